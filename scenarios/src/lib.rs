@@ -1,0 +1,1 @@
+//! The composition root: scenarios, the policy registry and the aril command.

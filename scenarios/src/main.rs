@@ -1,0 +1,2 @@
+//! The `aril` command.
+fn main() {}

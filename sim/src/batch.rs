@@ -1,0 +1,189 @@
+//! The batch of one step, as hardware sees it and as an executor sees it.
+
+use crate::time::Span;
+use crate::workload::{AdapterId, ReplicaId, RequestId};
+
+/// The part of a prompt that one step computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefill {
+    /// Tokens computed in this step.
+    pub chunk: u32,
+    /// Tokens of the same sequence whose KV is already there.
+    pub prefix: u32,
+}
+
+/// The rows of a batch that share one adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Rank of the adapter.
+    pub rank: u32,
+    /// Prefill tokens that use it.
+    pub prefill_rows: u32,
+    /// Decode rows that use it.
+    pub decode_rows: u32,
+}
+
+/// What one step computes, without ids: what a cost model prices and what calibration enumerates.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchShape<'a> {
+    /// Attended tokens of each decode row, the row's own token included.
+    pub decode_contexts: &'a [u32],
+    /// Sum of `decode_contexts`.
+    pub decode_context_sum: u64,
+    /// The prompts, or parts of prompts, computed in this step.
+    pub prefills: &'a [Prefill],
+    /// Rows by adapter. Rows of the base model are in none.
+    pub segments: &'a [Segment],
+    /// Adapter slots that the engine is configured with: some engines pay for idle ones. 0: LoRA is off.
+    pub lora_slots: u32,
+    /// The largest rank that a slot can hold.
+    pub lora_rank_max: u32,
+    /// Are adapter copies on their way to this GPU during the step?
+    pub copies_in_flight: bool,
+}
+
+impl BatchShape<'_> {
+    /// Decode rows of the step.
+    pub fn decode_rows(&self) -> u32 {
+        self.decode_contexts.len() as u32
+    }
+
+    /// Prefill tokens of the step.
+    pub fn prefill_tokens(&self) -> u32 {
+        self.prefills.iter().map(|prefill| prefill.chunk).sum()
+    }
+
+    /// Is every row a decode row?
+    pub fn is_decode_only(&self) -> bool {
+        self.prefills.is_empty()
+    }
+}
+
+/// What the next steps of a batch cost, exactly.
+///
+/// Step `j` (from 0) of the batch takes `first + j × increment`, for every `j < steps`, each row one token longer
+/// than in the step before. A model that promises nothing beyond the next step says `steps = 1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price {
+    /// The next step.
+    pub first: Span,
+    /// What each further step takes longer than the one before it.
+    pub increment: Span,
+    /// For how many steps this holds, at least 1. Above 1 only for batches of decode rows alone.
+    pub steps: u32,
+}
+
+impl Price {
+    /// The price of one step, with no promise beyond it.
+    pub fn once(span: Span) -> Price {
+        Price { first: span, increment: Span::ZERO, steps: 1 }
+    }
+
+    /// The exact sum of the first `steps` steps.
+    pub fn sum(&self, steps: u32) -> Span {
+        let k = u64::from(steps);
+        self.first * k + self.increment * (k * k.saturating_sub(1) / 2)
+    }
+
+    /// The least number of steps, at least 1 and at most `limit`, whose sum reaches `span`.
+    pub fn steps_to_reach(&self, span: Span, limit: u32) -> u32 {
+        let (mut low, mut high) = (1, limit.max(1));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.sum(middle) >= span { high = middle } else { low = middle + 1 }
+        }
+        low
+    }
+}
+
+/// The tokens that one sequence contributes to one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Whose tokens.
+    pub request: RequestId,
+    /// With which adapter.
+    pub adapter: Option<AdapterId>,
+    /// Tokens whose KV was there before the step.
+    pub context_before: u32,
+    /// Tokens computed in the step: 1 for a decode row.
+    pub tokens: u32,
+    /// Is it part of a prefill?
+    pub prefill: bool,
+    /// Does the step emit a token for this sequence?
+    pub emits: bool,
+}
+
+/// One step, or the first of a stretch, as an executor sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Where it runs.
+    pub replica: ReplicaId,
+    /// Who is in it; a real executor needs to know, a cost model does not.
+    pub slices: &'a [Slice],
+    /// What it is to the hardware.
+    pub shape: BatchShape<'a>,
+}
+
+/// Who runs a step and says how long it takes: a cost model or a real GPU. The engine cannot tell which.
+pub trait Executor {
+    /// How long do the next steps of this batch take?
+    fn run(&mut self, batch: &Batch<'_>) -> Price;
+
+    /// How many prices were asked for, and how many fell outside of what is known?
+    fn coverage(&self) -> Coverage {
+        Coverage::default()
+    }
+}
+
+/// What does a step cost on this model, engine and hardware?
+///
+/// Built once for a model, engine settings and profile. Knows no ids.
+pub trait CostModel {
+    /// How long do the next steps of a batch of this shape take?
+    fn price(&mut self, shape: &BatchShape<'_>) -> Price;
+
+    /// How many look-ups were made, and how many fell outside the profile's range?
+    fn coverage(&self) -> Coverage {
+        Coverage::default()
+    }
+}
+
+/// How often a cost model was asked, and how often beyond what it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Look-ups made.
+    pub lookups: u64,
+    /// Look-ups outside the range of the profile, by what was out of range.
+    pub outside: Vec<(&'static str, u64)>,
+}
+
+/// An executor that asks a cost model.
+#[derive(Clone, Debug)]
+pub struct Modelled<C>(pub C);
+
+impl<C: CostModel> Executor for Modelled<C> {
+    fn run(&mut self, batch: &Batch<'_>) -> Price {
+        self.0.price(&batch.shape)
+    }
+
+    fn coverage(&self) -> Coverage {
+        self.0.coverage()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_price_sums_to_its_steps_and_finds_its_boundaries() {
+        let price = Price { first: Span::from_ps(100), increment: Span::from_ps(3), steps: 50 };
+        let mut sum = Span::ZERO;
+        for k in 1..=50 {
+            sum += Span::from_ps(100 + 3 * (u64::from(k) - 1));
+            assert_eq!(price.sum(k), sum);
+            assert_eq!(price.steps_to_reach(sum, 50), k);
+            assert_eq!(price.steps_to_reach(sum + Span::from_ps(1), 50), (k + 1).min(50));
+        }
+    }
+}
