@@ -4,6 +4,8 @@
 
 pub mod batch;
 pub mod fact;
+pub mod gpu;
+pub mod model;
 pub mod random;
 pub mod settings;
 pub mod time;
