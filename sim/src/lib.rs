@@ -1,12 +1,21 @@
 //! The pure core of aril: time, requests, replicas, policies, cost models and facts.
 //!
-//! No files, no clocks, no threads. Read in this order: [`time`], [`workload`], [`batch`], [`settings`], [`fact`].
+//! No files, no clocks, no threads. Read in this order: [`time`], [`workload`], [`batch`], [`settings`], [`fact`], [`policy`],
+//! [`draft`], [`fleet`], [`engine`].
 
 pub mod batch;
+pub mod draft;
+pub mod engine;
+mod event;
 pub mod fact;
+pub mod fleet;
 pub mod gpu;
 pub mod model;
+pub mod policy;
 pub mod random;
+mod replica;
+mod residency;
+mod sequence;
 pub mod settings;
 pub mod time;
 pub mod workload;

@@ -1,0 +1,358 @@
+//! A batch under construction. It charges tokens, sequences, KV blocks and adapter residency, and it can refuse:
+//! a batcher cannot corrupt the books.
+
+use crate::fact::{Fact, LoadCause, Observer};
+use crate::policy::{Evictor, LoadMode, Preemptor, Requeue, Running};
+use crate::replica::{Replica, Row, SequenceKey, Waiting};
+use crate::residency::{self, Copy, Presence, Wish};
+use crate::settings::ReplicaSettings;
+use crate::time::{Span, Time};
+use crate::workload::{AdapterId, Catalog, RequestId};
+
+/// Why a draft refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The batch has `max_num_seqs` sequences.
+    Sequences,
+    /// The step has no token left, or not enough for an undivided prompt.
+    Tokens,
+    /// Not enough free KV blocks for the whole prompt.
+    KvBlocks,
+    /// The batch has `max_loras` distinct adapters, and this would be one more.
+    BatchAdapters,
+    /// No room for the adapter: everything on the GPU is in use.
+    AdapterMemory,
+    /// The adapter is on its way.
+    AdapterLoading,
+    /// It is in the draft already, or not in a state to be added.
+    Taken,
+}
+
+/// A sequence in a replica's queue, as a batcher sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Whose.
+    pub request: RequestId,
+    /// Its adapter.
+    pub adapter: Option<AdapterId>,
+    /// When its request reached the cluster.
+    pub arrival: Time,
+    /// Tokens to prefill: the prompt, and output that must be computed again.
+    pub tokens: u32,
+    /// Output tokens emitted before.
+    pub emitted: u32,
+}
+
+/// What changes besides the replica; the engine sees to it when the draft is done.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    pub(crate) copies: Vec<Copy>,
+    pub(crate) admitted: Vec<SequenceKey>,
+    pub(crate) refused: Vec<(SequenceKey, Refusal)>,
+    /// Preempted sequences, and the output tokens that each had emitted.
+    pub(crate) preempted: Vec<(SequenceKey, u32, Requeue)>,
+}
+
+impl Effects {
+    pub(crate) fn clear(&mut self) {
+        self.copies.clear();
+        self.admitted.clear();
+        self.refused.clear();
+        self.preempted.clear();
+    }
+}
+
+/// The next step of one replica, under construction.
+pub struct Draft<'a> {
+    pub(crate) now: Time,
+    pub(crate) replica: &'a mut Replica,
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) evictor: &'a mut dyn Evictor,
+    pub(crate) host_evictor: &'a mut dyn Evictor,
+    pub(crate) preemptor: &'a mut dyn Preemptor,
+    pub(crate) load_mode: LoadMode,
+    pub(crate) observer: &'a mut dyn Observer,
+    pub(crate) effects: &'a mut Effects,
+    pub(crate) tokens: u32,
+    pub(crate) stall: Span,
+    pub(crate) overhead: Span,
+    pub(crate) hold_steps: u32,
+    pub(crate) padding: Option<(u32, u32)>,
+}
+
+impl Draft<'_> {
+    /// What time is it?
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// How is the replica set?
+    pub fn settings(&self) -> &ReplicaSettings {
+        &self.replica.settings
+    }
+
+    /// How many steps has the replica done since the start of the run?
+    pub fn steps_done(&self) -> u64 {
+        self.replica.steps
+    }
+
+    /// The sequences in the batch, in the order of their admission; those that this draft admits come last.
+    pub fn running(&self) -> impl ExactSizeIterator<Item = Running> + '_ {
+        self.replica.rows.iter().map(|row| row.running)
+    }
+
+    /// How many sequences are in the batch?
+    pub fn running_len(&self) -> usize {
+        self.replica.rows.len()
+    }
+
+    /// How many sequences are in the queue, those that this draft admits included?
+    pub fn waiting_len(&self) -> usize {
+        self.replica.waiting.len()
+    }
+
+    /// The sequence at this position of the queue; none if the draft has admitted it.
+    pub fn waiting(&self, position: usize) -> Option<Queued> {
+        let waiting = &self.replica.waiting[position];
+        (!waiting.taken).then_some(Queued {
+            request: waiting.request,
+            adapter: waiting.adapter,
+            arrival: waiting.arrival,
+            tokens: waiting.tokens,
+            emitted: waiting.emitted,
+        })
+    }
+
+    /// Tokens in the draft so far.
+    pub fn tokens(&self) -> u32 {
+        self.tokens
+    }
+
+    /// Tokens that may still be added.
+    pub fn tokens_left(&self) -> u32 {
+        self.replica.settings.max_num_batched_tokens.saturating_sub(self.tokens)
+    }
+
+    /// Free KV blocks.
+    pub fn kv_blocks_free(&self) -> u32 {
+        self.replica.kv_free
+    }
+
+    /// KV blocks that `tokens` tokens take.
+    pub fn kv_blocks_for(&self, tokens: u32) -> u32 {
+        self.replica.blocks(tokens)
+    }
+
+    /// Is the adapter in use by the batch?
+    pub fn adapter_active(&self, adapter: AdapterId) -> bool {
+        self.replica.residency.is_active(adapter)
+    }
+
+    /// Distinct adapters in use by the batch.
+    pub fn adapters_active(&self) -> u32 {
+        self.replica.residency.active()
+    }
+
+    /// Adds one token of every sequence that decodes. Where KV blocks run out, the preemptor says who gives way.
+    /// Gives how many were preempted. A sequence for which the step has no token left is left out.
+    pub fn decode_all(&mut self) -> usize {
+        let preempted = self.make_blocks();
+        for row in &mut self.replica.rows {
+            if row.drafted == 0 && row.running.decodes() && self.tokens < self.replica.settings.max_num_batched_tokens {
+                row.drafted = 1;
+                self.tokens += 1;
+            }
+        }
+        self.replica.take_step_blocks();
+        preempted
+    }
+
+    fn make_blocks(&mut self) -> usize {
+        let mut preempted = 0;
+        loop {
+            let reserve = self.preemptor.reserve(self.replica.rows.len() as u32);
+            let needed = self.replica.decode_blocks_needed().max(reserve);
+            if self.replica.kv_free >= needed || self.replica.rows.is_empty() {
+                return preempted;
+            }
+            let undrafted = |row: &&Row| row.drafted == 0;
+            let candidates: Vec<Running> = self.replica.rows.iter().filter(undrafted).map(|row| row.running).collect();
+            if candidates.is_empty() {
+                return preempted;
+            }
+            let choice = self.preemptor.victim(&candidates);
+            assert!(choice < candidates.len(), "a preemptor chose position {choice} of {}", candidates.len());
+            let request = candidates[choice].request;
+            let position = self.replica.rows.iter().position(|row| row.running.request == request);
+            self.preempt(position.expect("the victim is in the batch"));
+            preempted += 1;
+        }
+    }
+
+    fn preempt(&mut self, position: usize) {
+        let row = self.replica.remove_row(self.now, position);
+        let fact =
+            Fact::Preempted { request: row.running.request, replica: self.replica.id, blocks: row.running.kv_blocks };
+        self.observer.observe(self.now, &fact);
+        let sequence = row.sequence.expect("a cancelled sequence leaves before the next step is composed");
+        let requeue = self.preemptor.requeue();
+        self.effects.preempted.push((sequence, row.running.emitted, requeue));
+        if requeue == Requeue::Replica {
+            self.replica.put_waiting(
+                Waiting {
+                    sequence,
+                    request: row.running.request,
+                    adapter: row.running.adapter,
+                    arrival: row.running.arrival,
+                    tokens: row.prompt + row.running.emitted,
+                    emitted: row.running.emitted,
+                    output: row.output,
+                    last_token: row.last_token,
+                    awaits: false,
+                    taken: false,
+                },
+                true,
+            );
+        }
+    }
+
+    /// Adds the next part, at most `tokens` tokens, of the prefill of the sequence at this position of the batch.
+    /// Gives how many tokens it is.
+    pub fn prefill(&mut self, position: usize, tokens: u32) -> Result<u32, Refusal> {
+        let left = self.tokens_left();
+        let row = &mut self.replica.rows[position];
+        if row.drafted > 0 || row.running.decodes() {
+            return Err(Refusal::Taken);
+        }
+        let chunk = tokens.min(left).min(row.running.target - row.running.computed);
+        if chunk == 0 {
+            return Err(Refusal::Tokens);
+        }
+        row.drafted = chunk;
+        self.tokens += chunk;
+        Ok(chunk)
+    }
+
+    /// Admits the sequence at this position of the queue with the whole of its prompt.
+    pub fn admit(&mut self, position: usize) -> Result<u32, Refusal> {
+        let whole = self.replica.waiting[position].tokens;
+        if !self.replica.is_full() && whole > self.tokens_left() {
+            return self.refuse(position, Refusal::Tokens);
+        }
+        self.admit_chunk(position, whole)
+    }
+
+    /// Admits the sequence at this position of the queue with the first part, at most `tokens` tokens, of its prompt.
+    /// KV blocks are taken for the whole prompt at once. Gives how many tokens it is.
+    ///
+    /// A missing adapter is loaded: the step waits for it, or the sequence waits and the draft refuses, as the load path says.
+    pub fn admit_chunk(&mut self, position: usize, tokens: u32) -> Result<u32, Refusal> {
+        let waiting = &self.replica.waiting[position];
+        if waiting.taken {
+            return Err(Refusal::Taken);
+        }
+        let chunk = tokens.min(self.tokens_left()).min(waiting.tokens);
+        if self.replica.is_full() {
+            return self.refuse(position, Refusal::Sequences);
+        }
+        if chunk == 0 {
+            return self.refuse(position, Refusal::Tokens);
+        }
+        let blocks = self.replica.blocks(waiting.tokens);
+        if blocks > self.replica.kv_free {
+            return self.refuse(position, Refusal::KvBlocks);
+        }
+        if let Some(adapter) = waiting.adapter
+            && let Err(refusal) = self.claim(position, adapter)
+        {
+            return self.refuse(position, refusal);
+        }
+        self.enter(position, chunk, blocks);
+        Ok(chunk)
+    }
+
+    fn refuse(&mut self, position: usize, refusal: Refusal) -> Result<u32, Refusal> {
+        self.effects.refused.push((self.replica.waiting[position].sequence, refusal));
+        Err(refusal)
+    }
+
+    /// May the sequence use its adapter in this step?
+    fn claim(&mut self, position: usize, adapter: AdapterId) -> Result<(), Refusal> {
+        let residency = &self.replica.residency;
+        if residency.active() >= self.replica.settings.max_loras && !residency.is_active(adapter) {
+            return Err(Refusal::BatchAdapters);
+        }
+        let ready = match residency.presence(adapter) {
+            Presence::Ready => return Ok(()),
+            Presence::Coming(ready) => ready,
+            Presence::Absent => {
+                let bytes = self.catalog.adapters[adapter.index()].bytes;
+                let wish = Wish { adapter, bytes, cause: LoadCause::Demand };
+                let copies = &mut self.effects.copies;
+                let (now, observer) = (self.now, &mut *self.observer);
+                let loaded = self.replica.residency.load(now, wish, self.evictor, self.host_evictor, observer, copies);
+                loaded.ok_or(Refusal::AdapterMemory)?
+            }
+        };
+        match self.load_mode {
+            LoadMode::Blocking => {
+                self.stall = self.stall.max(residency::wait(self.now, ready));
+                Ok(())
+            }
+            LoadMode::Overlapped => {
+                let waiting = &mut self.replica.waiting[position];
+                if !waiting.awaits {
+                    waiting.awaits = true;
+                    self.replica.residency.await_(adapter);
+                }
+                Err(Refusal::AdapterLoading)
+            }
+        }
+    }
+
+    fn enter(&mut self, position: usize, chunk: u32, blocks: u32) {
+        let replica = &mut *self.replica;
+        let waiting = &mut replica.waiting[position];
+        waiting.taken = true;
+        replica.kv_free -= blocks;
+        replica.admissions += 1;
+        if let Some(adapter) = waiting.adapter {
+            replica.residency.acquire(self.now, adapter);
+        }
+        self.tokens += chunk;
+        self.effects.admitted.push(waiting.sequence);
+        replica.rows.push(Row {
+            sequence: Some(waiting.sequence),
+            running: Running {
+                request: waiting.request,
+                adapter: waiting.adapter,
+                arrival: waiting.arrival,
+                admitted: replica.admissions,
+                computed: 0,
+                target: waiting.tokens,
+                emitted: waiting.emitted,
+                kv_blocks: blocks,
+            },
+            output: waiting.output,
+            last_token: waiting.last_token,
+            drafted: chunk,
+            prompt: waiting.tokens - waiting.emitted,
+        });
+    }
+
+    /// Adds `rows` rows of padding, each attending to `context` tokens: what a static batch computes for nobody.
+    pub fn pad(&mut self, rows: u32, context: u32) {
+        self.padding = Some((rows, context));
+    }
+
+    /// Makes the step longer by work that is no part of the model, and the step a stretch of its own.
+    pub fn overhead(&mut self, span: Span) {
+        self.overhead += span;
+        self.hold_steps = 1;
+    }
+
+    /// Asks the batcher again after at most `steps` steps, even if nothing changed.
+    pub fn hold_for(&mut self, steps: u32) {
+        self.hold_steps = self.hold_steps.min(steps.max(1));
+    }
+}

@@ -1,0 +1,394 @@
+//! The life of a step: composed, priced, cut short, done.
+
+use super::Engine;
+use crate::batch::{Batch, BatchShape, Prefill, Segment, Slice};
+use crate::draft::Draft;
+use crate::event::{Event, Kind};
+use crate::fact::{End, Fact, LoadCause, Row, Stretch, Tier};
+use crate::policy::LoadMode;
+use crate::replica::{InFlight, Replica};
+use crate::residency::{Presence, Wish};
+use crate::sequence::{Place, Wait};
+use crate::time::Span;
+use crate::workload::{AdapterId, Catalog, ReplicaId};
+
+impl Engine<'_, '_> {
+    /// Asks the batcher for the next step of an idle replica, and starts it.
+    pub(super) fn compose(&mut self, r: usize) {
+        let mind = &mut self.minds[r];
+        let replica = &mut self.replicas[r];
+        let changed = std::mem::take(&mut replica.changed);
+        self.effects.clear();
+        let mut draft = Draft {
+            now: self.now,
+            catalog: self.catalog,
+            evictor: &mut *mind.evictor,
+            host_evictor: &mut *mind.host_evictor,
+            preemptor: &mut *mind.preemptor,
+            load_mode: mind.load_path.mode(),
+            observer: &mut *self.observer,
+            effects: &mut self.effects,
+            tokens: 0,
+            stall: Span::ZERO,
+            overhead: Span::ZERO,
+            hold_steps: u32::MAX,
+            padding: None,
+            replica,
+        };
+        mind.batcher.compose(&mut draft);
+        let (stall, overhead, hold_steps, padding) = (draft.stall, draft.overhead, draft.hold_steps, draft.padding);
+        for position in (0..self.replicas[r].waiting.len()).rev() {
+            if self.replicas[r].waiting[position].taken {
+                self.replicas[r].take_waiting(position);
+            }
+        }
+        let preempted = self.settle_effects(r, changed, stall);
+        self.launch(r, stall, overhead, hold_steps, padding);
+        for key in preempted {
+            self.place(key);
+        }
+        if changed || !self.effects.admitted.is_empty() {
+            self.publish(r);
+        }
+    }
+
+    /// Tells the sequences what the draft did to them. Gives those that the router must place again.
+    fn settle_effects(&mut self, r: usize, changed: bool, stall: Span) -> Vec<u32> {
+        let id = ReplicaId(r as u32);
+        for copy in &self.effects.copies {
+            self.events.push(load_event(r, copy.adapter, copy.from, copy.done));
+        }
+        if changed {
+            for &(key, refusal) in &self.effects.refused {
+                self.sequences.get_mut(key).refused(self.now, refusal);
+            }
+        }
+        let mut homeless = Vec::new();
+        for &(key, emitted, requeue) in &self.effects.preempted {
+            let sequence = self.sequences.get_mut(key);
+            sequence.emitted = emitted;
+            sequence.preemptions += 1;
+            sequence.waits_for(self.now, Wait::Preemption);
+            sequence.place = Place::Waiting(id);
+            if requeue.is_cluster() {
+                sequence.place = Place::Nowhere;
+                homeless.push(key);
+            }
+        }
+        for &key in &self.effects.admitted {
+            let sequence = self.sequences.get_mut(key);
+            sequence.place = Place::Running(id);
+            sequence.scheduled.get_or_insert(self.now);
+            sequence.waits_for(self.now, if stall.is_zero() { Wait::Prefill } else { Wait::Load });
+            sequence.waits_for(self.now + stall, Wait::Prefill);
+            self.observer.observe(self.now, &Fact::Scheduled { request: sequence.id(), replica: id });
+        }
+        homeless
+    }
+
+    /// Prices the drafted rows and puts them in flight; nothing drafted: the replica is idle until something changes.
+    fn launch(&mut self, r: usize, stall: Span, overhead: Span, hold_steps: u32, padding: Option<(u32, u32)>) {
+        let replica = &mut self.replicas[r];
+        if replica.rows.iter().all(|row| row.drafted == 0) {
+            return;
+        }
+        shape(replica, self.catalog, padding);
+        let settings = &replica.settings;
+        let batch = Batch {
+            replica: replica.id,
+            slices: &replica.slices,
+            shape: BatchShape {
+                decode_context_sum: replica.contexts.iter().map(|&context| u64::from(context)).sum(),
+                decode_contexts: &replica.contexts,
+                prefills: &replica.prefills,
+                segments: &replica.segments,
+                lora_slots: settings.lora_slots,
+                lora_rank_max: settings.max_lora_rank,
+                copies_in_flight: replica.residency.copies_in_flight() > 0,
+            },
+        };
+        let mut price = self.executors[settings.executor].run(&batch);
+        assert!(price.steps > 0 && !price.first.is_zero(), "a step takes time");
+        let decode_context_sum = batch.shape.decode_context_sum;
+        let everybody = replica.rows.iter().all(|row| row.drafted > 0);
+        let steps = if !batch.shape.is_decode_only() || !everybody || !self.settings.stretches {
+            1
+        } else {
+            let finish = replica.rows.iter().map(|row| row.remaining()).min().unwrap_or(1);
+            let limit = price.steps.min(hold_steps).min(finish);
+            let reserve = self.minds[r].preemptor.reserve(replica.rows.len() as u32);
+            replica.steps_until_shortage(limit, reserve)
+        };
+        price.first += overhead;
+        let flight = InFlight {
+            start: self.now,
+            stall,
+            price,
+            steps,
+            padding_rows: padding.map_or(0, |(rows, _)| rows),
+            segments: replica.segments.len() as u32,
+            decode_context_sum,
+        };
+        replica.generation += 1;
+        let time = flight.end(steps);
+        replica.in_flight = Some(flight);
+        let number = replica.generation;
+        self.events.push(Event { time, kind: Kind::StepDone, replica: r as u32, number, detail: 0 });
+    }
+
+    /// Ends the stretch in flight at the first boundary from now on.
+    pub(super) fn cut(&mut self, r: usize) {
+        let Some(flight) = &self.replicas[r].in_flight else { return };
+        if flight.steps == 1 {
+            return;
+        }
+        let done = flight.steps_done(self.now);
+        if done > 0 && flight.end(done) == self.now {
+            // Step by step, this boundary would have been handled before anything else of this instant.
+            return self.finish_stretch(r, done);
+        }
+        let boundary = flight.next_boundary(self.now);
+        if boundary < flight.steps {
+            self.shorten(r, boundary);
+        }
+    }
+
+    fn shorten(&mut self, r: usize, steps: u32) {
+        let replica = &mut self.replicas[r];
+        replica.generation += 1;
+        let number = replica.generation;
+        let flight = replica.in_flight.as_mut().expect("a stretch in flight");
+        flight.steps = steps;
+        let time = flight.end(steps);
+        self.events.push(Event { time, kind: Kind::StepDone, replica: r as u32, number, detail: 0 });
+    }
+
+    /// Splits the stretch in flight: the steps that are over are told, the step that runs now goes on alone.
+    pub(super) fn split(&mut self, r: usize) {
+        let Some(flight) = &self.replicas[r].in_flight else { return };
+        let done = flight.steps_done(self.now);
+        if done > 0 && flight.end(done) == self.now {
+            return self.finish_stretch(r, done);
+        }
+        if done > 0 {
+            let rest = flight.clone();
+            self.tell_stretch(r, done);
+            let replica = &mut self.replicas[r];
+            let rows = replica.contexts.len() as u64;
+            let mut price = rest.price;
+            price.first += price.increment * u64::from(done);
+            replica.in_flight = Some(InFlight {
+                start: rest.end(done),
+                stall: Span::ZERO,
+                price,
+                steps: rest.steps - done,
+                decode_context_sum: rest.decode_context_sum + rows * u64::from(done),
+                ..rest
+            });
+            replica.take_step_blocks();
+        }
+        if self.replicas[r].in_flight.as_ref().is_some_and(|flight| flight.steps > 1) {
+            self.shorten(r, 1);
+        }
+    }
+
+    pub(super) fn step_done(&mut self, r: usize) {
+        let steps = self.replicas[r].in_flight.as_ref().expect("a step in flight").steps;
+        self.finish_stretch(r, steps);
+    }
+
+    /// The first `steps` steps of the stretch in flight are over, and no other is under way.
+    fn finish_stretch(&mut self, r: usize, steps: u32) {
+        self.tell_stretch(r, steps);
+        let replica = &mut self.replicas[r];
+        replica.in_flight = None;
+        replica.generation += 1;
+        for row in &mut replica.rows {
+            row.drafted = 0;
+        }
+        let mut freed = false;
+        let mut position = 0;
+        while position < self.replicas[r].rows.len() {
+            let row = &self.replicas[r].rows[position];
+            if row.sequence.is_some() && row.remaining() > 0 {
+                position += 1;
+                continue;
+            }
+            freed = true;
+            let row = self.replicas[r].remove_row(self.now, position);
+            if let Some(key) = row.sequence {
+                self.sequences.get_mut(key).emitted = row.running.emitted;
+                self.end(key, End::Finished);
+            }
+        }
+        if freed {
+            self.prefetch(r);
+            self.publish(r);
+            self.drain_queue();
+            self.power_off_if_drained(r);
+        }
+        self.wake(r);
+    }
+
+    /// Counts the first `steps` steps of the stretch in flight to its rows, and tells the fact.
+    fn tell_stretch(&mut self, r: usize, steps: u32) {
+        let replica = &mut self.replicas[r];
+        let flight = replica.in_flight.clone().expect("a stretch in flight");
+        let end = flight.end(steps);
+        let block_size = replica.settings.block_size;
+        self.rows.clear();
+        let mut blocks_taken = 0;
+        for row in replica.rows.iter_mut().filter(|row| row.drafted > 0) {
+            let prefill = !row.running.decodes();
+            let mut fact = Row {
+                request: row.running.request,
+                adapter: row.running.adapter,
+                previous_token: row.last_token,
+                tokens: row.drafted,
+                prefill,
+                emits: false,
+            };
+            if prefill {
+                row.running.computed += row.drafted;
+            } else {
+                row.running.computed += steps;
+                let blocks = row.running.computed.div_ceil(block_size).max(row.running.kv_blocks);
+                blocks_taken += blocks - row.running.kv_blocks;
+                row.running.kv_blocks = blocks;
+            }
+            if let Some(key) = row.sequence
+                && row.running.decodes()
+            {
+                fact.emits = true;
+                row.running.emitted += steps;
+                row.last_token = Some(end);
+                if prefill {
+                    let sequence = self.sequences.get_mut(key);
+                    if sequence.first_token.is_none() {
+                        sequence.first_token_at(end);
+                    }
+                }
+            }
+            self.rows.push(fact);
+        }
+        replica.kv_free = replica.kv_free.checked_sub(blocks_taken).expect("a stretch ends before KV blocks run out");
+        replica.steps += u64::from(steps);
+        let stretch = Stretch {
+            replica: replica.id,
+            start: flight.start,
+            stall: flight.stall,
+            first: flight.price.first,
+            increment: if steps > 1 { flight.price.increment } else { Span::ZERO },
+            steps,
+            rows: &self.rows,
+            padding_rows: flight.padding_rows,
+            segments: flight.segments,
+            decode_context_sum: flight.decode_context_sum,
+            kv_blocks_used: replica.settings.kv_blocks - replica.kv_free,
+            waiting: replica.waiting.len() as u32,
+        };
+        self.observer.observe(self.now, &Fact::Stretch(stretch));
+    }
+
+    pub(super) fn load_done(&mut self, r: usize, adapter: AdapterId, from: Tier) {
+        let bytes = self.catalog.adapters[adapter.index()].bytes;
+        let replica = &mut self.replicas[r];
+        replica.residency.arrived(self.now, adapter, from, &mut *self.observer, bytes);
+        if from == Tier::Host {
+            replica.changed = true;
+            self.wake(r);
+            self.power_off_if_drained(r);
+        }
+    }
+
+    /// Starts the copies that the load path wants ahead of need, first come, first served, while there is room.
+    /// Gives whether any was started.
+    pub(super) fn prefetch(&mut self, r: usize) -> bool {
+        let mind = &mut self.minds[r];
+        let replica = &mut self.replicas[r];
+        let ahead = mind.load_path.ahead().min(replica.waiting.len());
+        let overlapped = mind.load_path.mode() == LoadMode::Overlapped;
+        let copies_before = self.effects.copies.len();
+        for position in 0..ahead {
+            let waiting = &mut replica.waiting[position];
+            let Some(adapter) = waiting.adapter else { continue };
+            if waiting.awaits || waiting.taken {
+                continue;
+            }
+            if replica.residency.presence(adapter) == Presence::Absent {
+                let bytes = self.catalog.adapters[adapter.index()].bytes;
+                let wish = Wish { adapter, bytes, cause: LoadCause::Prefetch };
+                let (evictor, host_evictor) = (&mut *mind.evictor, &mut *mind.host_evictor);
+                let copies = &mut self.effects.copies;
+                let loaded = replica.residency.load(self.now, wish, evictor, host_evictor, &mut *self.observer, copies);
+                if loaded.is_none() {
+                    break;
+                }
+            }
+            waiting.awaits = true;
+            replica.residency.await_(adapter);
+            if overlapped && let Presence::Coming(_) = replica.residency.presence(adapter) {
+                self.sequences.get_mut(waiting.sequence).refused(self.now, crate::draft::Refusal::AdapterLoading);
+            }
+        }
+        let started = self.effects.copies.len() > copies_before;
+        for copy in self.effects.copies.drain(copies_before..) {
+            self.events.push(load_event(r, copy.adapter, copy.from, copy.done));
+        }
+        started
+    }
+}
+
+fn load_event(r: usize, adapter: AdapterId, from: Tier, done: crate::time::Time) -> Event {
+    let detail = if from == Tier::Disk { 0 } else { 1 };
+    Event { time: done, kind: Kind::LoadDone, replica: r as u32, number: adapter.0, detail }
+}
+
+/// Writes the drafted rows of the replica as slices, contexts, prefills and segments.
+fn shape(replica: &mut Replica, catalog: &Catalog, padding: Option<(u32, u32)>) {
+    replica.slices.clear();
+    replica.contexts.clear();
+    replica.prefills.clear();
+    replica.segment_rows.clear();
+    for row in replica.rows.iter().filter(|row| row.drafted > 0) {
+        let running = &row.running;
+        let prefill = !running.decodes();
+        replica.slices.push(Slice {
+            request: running.request,
+            adapter: running.adapter,
+            context_before: running.computed,
+            tokens: row.drafted,
+            prefill,
+            emits: running.computed + row.drafted >= running.target,
+        });
+        if prefill {
+            replica.prefills.push(Prefill { chunk: row.drafted, prefix: running.computed });
+        } else {
+            replica.contexts.push(running.computed + 1);
+        }
+        if let Some(adapter) = running.adapter {
+            let rows = if prefill { (row.drafted, 0) } else { (0, 1) };
+            replica.segment_rows.push((adapter, rows.0, rows.1));
+        }
+    }
+    if let Some((rows, context)) = padding {
+        replica.contexts.extend(std::iter::repeat_n(context, rows as usize));
+        if let Some(&(adapter, ..)) = replica.segment_rows.last() {
+            replica.segment_rows.push((adapter, 0, rows));
+        }
+    }
+    replica.segment_rows.sort_unstable_by_key(|&(adapter, ..)| adapter);
+    replica.segments.clear();
+    let mut last = None;
+    for &(adapter, prefill_rows, decode_rows) in &replica.segment_rows {
+        if last == Some(adapter) {
+            let segment = replica.segments.last_mut().expect("the segment of the row before");
+            segment.prefill_rows += prefill_rows;
+            segment.decode_rows += decode_rows;
+        } else {
+            let rank = catalog.adapters[adapter.index()].rank;
+            replica.segments.push(Segment { rank, prefill_rows, decode_rows });
+            last = Some(adapter);
+        }
+    }
+}

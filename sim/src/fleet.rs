@@ -1,0 +1,293 @@
+//! What a router sees: signals that the replicas published, from the truth to what a scraper saw seconds ago.
+//!
+//! Signals are indexed as they are published, so that a router need not scan the fleet for every arrival.
+
+use std::collections::BTreeSet;
+
+use crate::fact::Power;
+use crate::replica::Replica;
+use crate::settings::ReplicaSettings;
+use crate::time::Time;
+use crate::workload::{AdapterId, ReplicaId, RequestId};
+
+/// What a replica published of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AdapterSignal {
+    /// Not on the GPU, and nobody in the replica's queue wants it.
+    Absent,
+    /// Somebody in the queue wants it, and it is not on the GPU.
+    Waiting,
+    /// On the GPU or on its way, and idle.
+    Resident,
+    /// In use by the batch.
+    Active,
+}
+
+/// What a replica published of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// Sequences in its batch.
+    pub running: u32,
+    /// Sequences in its queue.
+    pub waiting: u32,
+    /// KV blocks free.
+    pub kv_blocks_free: u32,
+    /// KV blocks that the prefills of its queue will take.
+    pub kv_blocks_promised: u64,
+    /// Distinct adapters in use by its batch.
+    pub adapters_active: u32,
+    /// Distinct adapters wanted by its queue.
+    pub adapters_waiting: u32,
+    /// Adapters on its GPU or on their way.
+    pub adapters_resident: u32,
+}
+
+impl Signals {
+    /// Sequences that are the replica's responsibility: Punica's working set.
+    pub fn working_set(&self) -> u32 {
+        self.running + self.waiting
+    }
+
+    /// Free KV blocks that no prefill of the queue will take.
+    pub fn kv_blocks_uncommitted(&self) -> u32 {
+        u64::from(self.kv_blocks_free).saturating_sub(self.kv_blocks_promised) as u32
+    }
+}
+
+/// A sequence on a replica, as a migrator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Whose.
+    pub request: RequestId,
+    /// Its adapter.
+    pub adapter: Option<AdapterId>,
+    /// When its request reached the cluster.
+    pub arrival: Time,
+    /// Tokens that another replica would have to prefill: prompt and emitted output.
+    pub tokens: u32,
+}
+
+/// Published signals and their indexes.
+#[derive(Debug)]
+pub(crate) struct Board {
+    truth: bool,
+    counts: Vec<Signals>,
+    /// Replicas that take requests, by id.
+    available: Vec<ReplicaId>,
+    by_working_set: BTreeSet<(u32, ReplicaId)>,
+    /// Replicas that published an adapter as on the GPU.
+    holders: Vec<Vec<ReplicaId>>,
+    /// Stale boards keep the adapters that were published: (adapter, signal), by adapter.
+    adapters: Vec<Vec<(AdapterId, AdapterSignal)>>,
+}
+
+impl Board {
+    pub(crate) fn new(replicas: &[Replica], adapters: usize, truth: bool) -> Board {
+        let mut board = Board {
+            truth,
+            counts: vec![Signals::default(); replicas.len()],
+            available: Vec::new(),
+            by_working_set: BTreeSet::new(),
+            holders: vec![Vec::new(); adapters],
+            adapters: vec![Vec::new(); replicas.len()],
+        };
+        for replica in replicas {
+            board.power(replica);
+        }
+        board
+    }
+
+    /// A replica was acquired or let go of. Everybody knows at once.
+    pub(crate) fn power(&mut self, replica: &Replica) {
+        let entry = (self.counts[replica.id.index()].working_set(), replica.id);
+        match (replica.power == Power::On, self.available.binary_search(&replica.id)) {
+            (true, Err(position)) => {
+                self.available.insert(position, replica.id);
+                self.by_working_set.insert(entry);
+            }
+            (false, Ok(position)) => {
+                self.available.remove(position);
+                self.by_working_set.remove(&entry);
+            }
+            _ => {}
+        }
+    }
+
+    /// What entered and left the GPU memory of the replica is indexed.
+    pub(crate) fn publish_adapters(&mut self, replica: &mut Replica) {
+        for (adapter, entered) in replica.residency.changes.drain(..) {
+            let holders = &mut self.holders[adapter.index()];
+            match (entered, holders.binary_search(&replica.id)) {
+                (true, Err(position)) => holders.insert(position, replica.id),
+                (false, Ok(position)) => {
+                    holders.remove(position);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The replica publishes what is true of it now.
+    pub(crate) fn publish(&mut self, replica: &mut Replica, now: Time) {
+        let signals = Signals {
+            running: replica.rows.len() as u32 - replica.ghosts,
+            waiting: replica.waiting.len() as u32,
+            // Under perfect information it is read when it is asked for: it changes with every step.
+            kv_blocks_free: if self.truth { 0 } else { replica.kv_free_at(now) },
+            kv_blocks_promised: replica.waiting_blocks,
+            adapters_active: replica.residency.active(),
+            adapters_waiting: replica.waiting_adapters.len() as u32,
+            adapters_resident: replica.residency.resident(),
+        };
+        let before = std::mem::replace(&mut self.counts[replica.id.index()], signals);
+        if before.working_set() != signals.working_set()
+            && self.by_working_set.remove(&(before.working_set(), replica.id))
+        {
+            self.by_working_set.insert((signals.working_set(), replica.id));
+        }
+        self.publish_adapters(replica);
+        if !self.truth {
+            let published = &mut self.adapters[replica.id.index()];
+            published.clear();
+            published.extend(replica.residency.on_gpu().map(|(adapter, active)| {
+                (adapter, if active { AdapterSignal::Active } else { AdapterSignal::Resident })
+            }));
+            published.extend(
+                replica
+                    .waiting_adapters
+                    .keys()
+                    .filter(|&&adapter| !replica.residency.on_gpu().any(|(other, _)| other == adapter))
+                    .map(|&adapter| (adapter, AdapterSignal::Waiting)),
+            );
+            published.sort_unstable_by_key(|&(adapter, _)| adapter);
+        }
+    }
+}
+
+/// The replicas, as routers, migrators and scalers see them.
+#[derive(Clone, Copy)]
+pub struct Fleet<'a> {
+    pub(crate) now: Time,
+    pub(crate) replicas: &'a [Replica],
+    pub(crate) board: &'a Board,
+}
+
+impl<'a> Fleet<'a> {
+    /// What time is it?
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// How many replicas are there, on or off?
+    pub fn len(&self) -> usize {
+        self.replicas.len()
+    }
+
+    /// Is there no replica at all?
+    pub fn is_empty(&self) -> bool {
+        self.replicas.is_empty()
+    }
+
+    /// The replicas that take requests, by id.
+    pub fn available(&self) -> &'a [ReplicaId] {
+        &self.board.available
+    }
+
+    /// Does the replica take requests?
+    pub fn is_available(&self, replica: ReplicaId) -> bool {
+        self.replicas[replica.index()].power == Power::On
+    }
+
+    /// Is the replica paid for, and is it serving?
+    pub fn power(&self, replica: ReplicaId) -> Power {
+        self.replicas[replica.index()].power
+    }
+
+    /// How is the replica set?
+    pub fn settings(&self, replica: ReplicaId) -> &'a ReplicaSettings {
+        &self.replicas[replica.index()].settings
+    }
+
+    /// What did the replica publish?
+    pub fn signals(&self, replica: ReplicaId) -> Signals {
+        let mut signals = self.board.counts[replica.index()];
+        if self.board.truth {
+            signals.kv_blocks_free = self.replicas[replica.index()].kv_free_at(self.now);
+        }
+        signals
+    }
+
+    /// Sequences in its batch and in its queue; cheaper than all signals.
+    pub fn working_set(&self, replica: ReplicaId) -> u32 {
+        self.board.counts[replica.index()].working_set()
+    }
+
+    /// KV blocks that `tokens` tokens take on the replica.
+    pub fn kv_blocks_for(&self, replica: ReplicaId, tokens: u32) -> u32 {
+        self.replicas[replica.index()].blocks(tokens)
+    }
+
+    /// What did the replica publish of the adapter?
+    pub fn adapter(&self, replica: ReplicaId, adapter: AdapterId) -> AdapterSignal {
+        if !self.board.truth {
+            let published = &self.board.adapters[replica.index()];
+            return match published.binary_search_by_key(&adapter, |&(adapter, _)| adapter) {
+                Ok(position) => published[position].1,
+                Err(_) => AdapterSignal::Absent,
+            };
+        }
+        let replica = &self.replicas[replica.index()];
+        if replica.residency.is_active(adapter) {
+            AdapterSignal::Active
+        } else if replica.residency.holds(adapter) {
+            AdapterSignal::Resident
+        } else if replica.waiting_adapters.contains_key(&adapter) {
+            AdapterSignal::Waiting
+        } else {
+            AdapterSignal::Absent
+        }
+    }
+
+    /// How many sequences of the replica, in its batch and in its queue, use the adapter? Always the truth: for schedulers
+    /// that place every request themselves and therefore know.
+    pub fn sequences_with(&self, replica: ReplicaId, adapter: AdapterId) -> u32 {
+        let replica = &self.replicas[replica.index()];
+        replica.residency.users(adapter) + replica.waiting_adapters.get(&adapter).copied().unwrap_or(0)
+    }
+
+    /// Replicas, available or not, that published the adapter as on the GPU or on its way there, by id.
+    pub fn holders(&self, adapter: AdapterId) -> &'a [ReplicaId] {
+        &self.board.holders[adapter.index()]
+    }
+
+    /// Available replicas by (working set, id), smallest first; reverse it for the largest.
+    pub fn by_working_set(&self) -> impl DoubleEndedIterator<Item = (u32, ReplicaId)> + 'a {
+        self.board.by_working_set.iter().copied()
+    }
+
+    /// Available replicas whose working set is in the range, by (working set, id).
+    pub fn with_working_set(
+        &self,
+        range: std::ops::Range<u32>,
+    ) -> impl DoubleEndedIterator<Item = (u32, ReplicaId)> + 'a {
+        self.board.by_working_set.range((range.start, ReplicaId(0))..(range.end, ReplicaId(0))).copied()
+    }
+
+    /// The sequences of the replica: its batch in order of admission, then its queue. The truth at this moment.
+    pub fn sequences(&self, replica: ReplicaId) -> impl Iterator<Item = Placed> + 'a {
+        let replica = &self.replicas[replica.index()];
+        let now = self.now;
+        let rows = replica.rows.iter().filter(|row| row.sequence.is_some()).map(move |row| Placed {
+            request: row.running.request,
+            adapter: row.running.adapter,
+            arrival: row.running.arrival,
+            tokens: row.prompt + replica.emitted_at(row, now),
+        });
+        rows.chain(replica.waiting.iter().map(|waiting| Placed {
+            request: waiting.request,
+            adapter: waiting.adapter,
+            arrival: waiting.arrival,
+            tokens: waiting.tokens,
+        }))
+    }
+}

@@ -1,0 +1,310 @@
+//! One model instance: its queue, its batch, its KV blocks, its adapters and the step in flight.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::batch::{Prefill, Price, Segment, Slice};
+use crate::fact::Power;
+use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor, Running};
+use crate::residency::Residency;
+use crate::settings::ReplicaSettings;
+use crate::time::{Span, Time};
+use crate::workload::{AdapterId, ReplicaId, RequestId};
+
+/// Position of a live sequence in the engine's table.
+pub(crate) type SequenceKey = u32;
+
+/// A sequence in the batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// None: cancelled while a step was in flight; its tokens of that step are discarded at the end of it.
+    pub(crate) sequence: Option<SequenceKey>,
+    pub(crate) running: Running,
+    /// Output tokens at which it finishes: fate, no policy sees it.
+    pub(crate) output: u32,
+    pub(crate) last_token: Option<Time>,
+    /// Length of the prompt alone.
+    pub(crate) prompt: u32,
+    /// Tokens in the step that is being composed or in flight.
+    pub(crate) drafted: u32,
+}
+
+impl Row {
+    /// Output tokens to go.
+    pub(crate) fn remaining(&self) -> u32 {
+        self.output - self.running.emitted
+    }
+
+    /// KV blocks that it needs beyond those it has, after `steps` more decode steps.
+    fn blocks_missing(&self, steps: u32, block_size: u32) -> u32 {
+        (self.running.computed + steps).div_ceil(block_size).saturating_sub(self.running.kv_blocks)
+    }
+}
+
+/// A sequence in a replica's queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) sequence: SequenceKey,
+    pub(crate) request: RequestId,
+    pub(crate) adapter: Option<AdapterId>,
+    pub(crate) arrival: Time,
+    /// Tokens to prefill: prompt and recomputed output.
+    pub(crate) tokens: u32,
+    pub(crate) emitted: u32,
+    pub(crate) output: u32,
+    pub(crate) last_token: Option<Time>,
+    /// Does its adapter's entry count it?
+    pub(crate) awaits: bool,
+    /// Admitted by the draft under construction.
+    pub(crate) taken: bool,
+}
+
+/// The step or stretch that runs now.
+#[derive(Clone, Debug)]
+pub(crate) struct InFlight {
+    pub(crate) start: Time,
+    pub(crate) stall: Span,
+    pub(crate) price: Price,
+    pub(crate) steps: u32,
+    pub(crate) padding_rows: u32,
+    pub(crate) segments: u32,
+    pub(crate) decode_context_sum: u64,
+}
+
+impl InFlight {
+    /// When the first `steps` steps are over.
+    pub(crate) fn end(&self, steps: u32) -> Time {
+        self.start + self.stall + self.price.sum(steps)
+    }
+
+    /// Steps that are over at `now`.
+    pub(crate) fn steps_done(&self, now: Time) -> u32 {
+        let running = now.since(self.start).saturating_sub(self.stall);
+        if self.price.sum(self.steps) <= running {
+            return self.steps;
+        }
+        // The least number that reaches `running` is over only if it is reached exactly.
+        let reach = self.price.steps_to_reach(running, self.steps);
+        if self.price.sum(reach) == running && !running.is_zero() { reach } else { reach - 1 }
+    }
+
+    /// The first boundary between steps at or after `now`, as a number of steps.
+    pub(crate) fn next_boundary(&self, now: Time) -> u32 {
+        self.price.steps_to_reach(now.since(self.start).saturating_sub(self.stall), self.steps)
+    }
+}
+
+/// The policies that one replica has for itself.
+pub(crate) struct Mind {
+    pub(crate) batcher: Box<dyn Batcher>,
+    pub(crate) evictor: Box<dyn Evictor>,
+    pub(crate) host_evictor: Box<dyn Evictor>,
+    pub(crate) load_path: Box<dyn LoadPath>,
+    pub(crate) preemptor: Box<dyn Preemptor>,
+}
+
+impl Mind {
+    pub(crate) fn new(policies: &Policies) -> Mind {
+        Mind {
+            batcher: (policies.batcher)(),
+            evictor: (policies.evictor)(),
+            host_evictor: (policies.evictor)(),
+            load_path: (policies.load_path)(),
+            preemptor: (policies.preemptor)(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) id: ReplicaId,
+    pub(crate) settings: ReplicaSettings,
+    pub(crate) power: Power,
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// Blocks that the prefills of the queue will need.
+    pub(crate) waiting_blocks: u64,
+    /// Sequences in the queue by adapter.
+    pub(crate) waiting_adapters: BTreeMap<AdapterId, u32>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) ghosts: u32,
+    pub(crate) kv_free: u32,
+    pub(crate) residency: Residency,
+    pub(crate) in_flight: Option<InFlight>,
+    /// Tells the event of the step in flight from those of steps that were cut short.
+    pub(crate) generation: u32,
+    pub(crate) start_pending: bool,
+    /// Has anything changed since the batcher was last asked?
+    pub(crate) changed: bool,
+    pub(crate) admissions: u64,
+    /// Steps done since the start of the run.
+    pub(crate) steps: u64,
+    pub(crate) slices: Vec<Slice>,
+    pub(crate) contexts: Vec<u32>,
+    pub(crate) prefills: Vec<Prefill>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) segment_rows: Vec<(AdapterId, u32, u32)>,
+}
+
+impl Replica {
+    pub(crate) fn new(id: ReplicaId, settings: ReplicaSettings) -> Replica {
+        let residency =
+            Residency::new(id, settings.gpu_adapters, settings.host_adapters, settings.gpu_link, settings.disk_link);
+        Replica {
+            id,
+            power: if settings.starts_on { Power::On } else { Power::Off },
+            waiting: VecDeque::new(),
+            waiting_blocks: 0,
+            waiting_adapters: BTreeMap::new(),
+            rows: Vec::new(),
+            ghosts: 0,
+            kv_free: settings.kv_blocks,
+            residency,
+            in_flight: None,
+            generation: 0,
+            start_pending: false,
+            changed: false,
+            admissions: 0,
+            steps: 0,
+            slices: Vec::new(),
+            contexts: Vec::new(),
+            prefills: Vec::new(),
+            segments: Vec::new(),
+            segment_rows: Vec::new(),
+            settings,
+        }
+    }
+
+    pub(crate) fn blocks(&self, tokens: u32) -> u32 {
+        tokens.div_ceil(self.settings.block_size)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Blocks that the step being composed must find free if every decoding sequence takes part.
+    pub(crate) fn decode_blocks_needed(&self) -> u32 {
+        let needs = |row: &&Row| row.running.decodes() && row.drafted == 0;
+        self.rows.iter().filter(needs).map(|row| row.blocks_missing(1, self.settings.block_size)).sum()
+    }
+
+    /// Blocks that the decode rows of the step in flight take within `steps` steps, beyond those they have: the blocks of
+    /// the first step were taken when it was composed.
+    pub(crate) fn stretch_blocks(&self, steps: u32) -> u32 {
+        let decodes = |row: &&Row| row.drafted > 0 && row.running.decodes();
+        self.rows.iter().filter(decodes).map(|row| row.blocks_missing(steps, self.settings.block_size)).sum()
+    }
+
+    /// Takes the blocks of the step that runs now, for the rows that decode in it.
+    pub(crate) fn take_step_blocks(&mut self) {
+        for row in &mut self.rows {
+            if row.drafted > 0 && row.running.decodes() && row.blocks_missing(1, self.settings.block_size) > 0 {
+                row.running.kv_blocks += 1;
+                self.kv_free = self.kv_free.checked_sub(1).expect("the stretch had this block");
+            }
+        }
+    }
+
+    /// Is there no place in the batch?
+    pub(crate) fn is_full(&self) -> bool {
+        self.rows.len() as u32 >= self.settings.max_num_seqs
+    }
+
+    /// For how many steps, at most `limit`, do the free blocks last, with `reserve` free before each?
+    pub(crate) fn steps_until_shortage(&self, limit: u32, reserve: u32) -> u32 {
+        let rows = self.rows.len() as u32;
+        // The first step has its blocks already.
+        let lasts = |steps: u32| {
+            self.stretch_blocks(steps) <= self.kv_free
+                && (steps == 1 || self.kv_free - self.stretch_blocks(steps - 1) >= reserve)
+        };
+        // Enough for everybody, without counting.
+        if u64::from(rows) * u64::from(limit.div_ceil(self.settings.block_size)) + u64::from(reserve)
+            <= u64::from(self.kv_free)
+        {
+            return limit;
+        }
+        let (mut low, mut high) = (1, limit);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if lasts(middle) { low = middle } else { high = middle - 1 }
+        }
+        low
+    }
+
+    /// Blocks free at `now`, in the middle of a stretch as well: a step's blocks are taken when it starts.
+    pub(crate) fn kv_free_at(&self, now: Time) -> u32 {
+        let Some(flight) = &self.in_flight else { return self.kv_free };
+        let done = flight.steps_done(now);
+        // At a boundary itself the next step has not been composed.
+        let started = if done > 0 && flight.end(done) == now { done } else { (done + 1).min(flight.steps) };
+        self.kv_free - self.stretch_blocks(started)
+    }
+
+    /// Output tokens that the row has emitted at `now`.
+    pub(crate) fn emitted_at(&self, row: &Row, now: Time) -> u32 {
+        let steps = match &self.in_flight {
+            Some(flight) if row.drafted > 0 && row.running.decodes() => flight.steps_done(now),
+            _ => 0,
+        };
+        row.running.emitted + steps
+    }
+
+    pub(crate) fn take_waiting(&mut self, position: usize) -> Waiting {
+        let waiting = self.waiting.remove(position).expect("a position of the queue");
+        self.forget_waiting(&waiting);
+        waiting
+    }
+
+    pub(crate) fn forget_waiting(&mut self, waiting: &Waiting) {
+        self.waiting_blocks -= u64::from(self.blocks(waiting.tokens));
+        if let Some(adapter) = waiting.adapter {
+            if waiting.awaits {
+                self.residency.unawait(adapter);
+            }
+            let count = self.waiting_adapters.get_mut(&adapter).expect("the queue's adapters are counted");
+            *count -= 1;
+            if *count == 0 {
+                self.waiting_adapters.remove(&adapter);
+            }
+        }
+    }
+
+    pub(crate) fn put_waiting(&mut self, waiting: Waiting, front: bool) {
+        self.waiting_blocks += u64::from(self.blocks(waiting.tokens));
+        if let Some(adapter) = waiting.adapter {
+            *self.waiting_adapters.entry(adapter).or_default() += 1;
+        }
+        if front {
+            self.waiting.push_front(waiting)
+        } else {
+            self.waiting.push_back(waiting)
+        }
+        self.changed = true;
+    }
+
+    /// Takes a row out of the batch and frees what it held.
+    pub(crate) fn remove_row(&mut self, now: Time, position: usize) -> Row {
+        let row = self.rows.remove(position);
+        self.kv_free += row.running.kv_blocks;
+        assert!(self.kv_free <= self.settings.kv_blocks, "more KV blocks are free than there are");
+        if let Some(adapter) = row.running.adapter {
+            self.residency.release(now, adapter);
+        }
+        if row.sequence.is_none() {
+            self.ghosts -= 1;
+        }
+        self.changed = true;
+        row
+    }
+
+    /// Do the books balance?
+    pub(crate) fn check(&self) {
+        let held: u32 = self.rows.iter().map(|row| row.running.kv_blocks).sum();
+        assert_eq!(held + self.kv_free, self.settings.kv_blocks, "KV blocks of {:?}", self.id);
+        assert!(self.rows.len() as u32 <= self.settings.max_num_seqs, "more sequences than max_num_seqs");
+        let users = self.rows.iter().filter(|row| row.running.adapter.is_some()).count() as u32;
+        self.residency.check(users);
+        let blocks: u64 = self.waiting.iter().map(|waiting| u64::from(self.blocks(waiting.tokens))).sum();
+        assert_eq!(blocks, self.waiting_blocks, "blocks that the queue will need");
+    }
+}

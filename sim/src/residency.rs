@@ -1,0 +1,410 @@
+//! Which adapters are where: two memories (GPU, host) and two links (host to GPU, disk to host) of one replica.
+
+use std::collections::BTreeMap;
+
+use crate::fact::{Fact, LoadCause, Observer, Tier};
+use crate::policy::{Evictor, Idle};
+use crate::settings::{AdapterMemory, Link};
+use crate::time::{Span, Time};
+use crate::workload::{AdapterId, ReplicaId};
+
+/// An adapter in a memory, or on its way there.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) bytes: u64,
+    /// When its copy is there; in the past: it is.
+    pub(crate) ready: Time,
+    /// Has the event of its arrival been handled? Until then it cannot be evicted.
+    arrived: bool,
+    /// Sequences in the batch that use it. In the host: copies that read it.
+    pub(crate) users: u32,
+    /// Sequences in the queue that it was loaded for.
+    awaited: u32,
+    loaded: Time,
+    last_used: Time,
+    uses: u64,
+}
+
+/// One memory.
+#[derive(Debug)]
+struct Store {
+    memory: AdapterMemory,
+    bytes: u64,
+    entries: BTreeMap<AdapterId, Entry>,
+}
+
+impl Store {
+    fn new(memory: AdapterMemory) -> Store {
+        Store { memory, bytes: 0, entries: BTreeMap::new() }
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        match self.memory {
+            AdapterMemory::Slots(slots) => (self.entries.len() as u32) < slots,
+            AdapterMemory::Bytes(limit) => self.bytes + bytes <= limit,
+            AdapterMemory::Unbounded => true,
+        }
+    }
+
+    fn could_hold(&self, bytes: u64) -> bool {
+        match self.memory {
+            AdapterMemory::Slots(slots) => slots > 0,
+            AdapterMemory::Bytes(limit) => bytes <= limit,
+            AdapterMemory::Unbounded => true,
+        }
+    }
+
+    fn idle(&self, spare_awaited: bool) -> Vec<Idle> {
+        let idle = |entry: &Entry| entry.arrived && entry.users == 0 && !(spare_awaited && entry.awaited > 0);
+        self.entries
+            .iter()
+            .filter(|(_, entry)| idle(entry))
+            .map(|(&adapter, entry)| Idle {
+                adapter,
+                bytes: entry.bytes,
+                loaded: entry.loaded,
+                last_used: entry.last_used,
+                uses: entry.uses,
+            })
+            .collect()
+    }
+
+    fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) {
+        self.bytes += bytes;
+        let entry = Entry { bytes, ready, arrived: false, users: 0, awaited: 0, loaded: now, last_used: now, uses: 0 };
+        let before = self.entries.insert(adapter, entry);
+        assert!(before.is_none(), "adapter {adapter:?} is loaded twice");
+        if let AdapterMemory::Slots(slots) = self.memory {
+            assert!(self.entries.len() as u32 <= slots, "more adapters than slots");
+        }
+        if let AdapterMemory::Bytes(limit) = self.memory {
+            assert!(self.bytes <= limit, "more adapter bytes than memory");
+        }
+    }
+
+    fn remove(&mut self, adapter: AdapterId) -> Entry {
+        let entry = self.entries.remove(&adapter).expect("an evicted adapter was there");
+        self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
+        entry
+    }
+}
+
+/// A link's reservations from now on, in order of time: whoever is ready takes the first gap.
+#[derive(Debug)]
+struct Lane {
+    link: Link,
+    reserved: Vec<(Time, Time)>,
+}
+
+impl Lane {
+    fn reserve(&mut self, now: Time, earliest: Time, bytes: u64) -> (Time, Time) {
+        self.reserved.retain(|&(_, end)| end > now);
+        let duration = self.link.duration(bytes);
+        let mut start = earliest;
+        let mut position = self.reserved.len();
+        for (i, &(begin, end)) in self.reserved.iter().enumerate() {
+            if start + duration <= begin {
+                position = i;
+                break;
+            }
+            start = start.max(end);
+        }
+        self.reserved.insert(position, (start, start + duration));
+        (start, start + duration)
+    }
+}
+
+/// What a copy ends in, and when: an event for the engine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copy {
+    pub(crate) adapter: AdapterId,
+    pub(crate) from: Tier,
+    pub(crate) done: Time,
+}
+
+/// Is the adapter usable?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Ready,
+    Coming(Time),
+    Absent,
+}
+
+/// A load that can begin, and who it is for.
+pub(crate) struct Wish {
+    pub(crate) adapter: AdapterId,
+    pub(crate) bytes: u64,
+    pub(crate) cause: LoadCause,
+}
+
+#[derive(Debug)]
+pub(crate) struct Residency {
+    replica: ReplicaId,
+    gpu: Store,
+    host: Store,
+    gpu_lane: Lane,
+    disk_lane: Lane,
+    /// Distinct adapters that sequences in the batch use.
+    active: u32,
+    /// Copies to the GPU that have not arrived.
+    in_flight: u32,
+    /// What entered and left GPU memory since the router's board was last told.
+    pub(crate) changes: Vec<(AdapterId, bool)>,
+}
+
+impl Residency {
+    pub(crate) fn new(
+        replica: ReplicaId,
+        gpu: AdapterMemory,
+        host: AdapterMemory,
+        gpu_link: Link,
+        disk_link: Link,
+    ) -> Residency {
+        Residency {
+            replica,
+            gpu: Store::new(gpu),
+            host: Store::new(host),
+            gpu_lane: Lane { link: gpu_link, reserved: Vec::new() },
+            disk_lane: Lane { link: disk_link, reserved: Vec::new() },
+            active: 0,
+            in_flight: 0,
+            changes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn could_hold(&self, bytes: u64) -> bool {
+        self.gpu.could_hold(bytes)
+    }
+
+    pub(crate) fn presence(&self, adapter: AdapterId) -> Presence {
+        match self.gpu.entries.get(&adapter) {
+            None => Presence::Absent,
+            Some(entry) if entry.arrived => Presence::Ready,
+            Some(entry) => Presence::Coming(entry.ready),
+        }
+    }
+
+    pub(crate) fn active(&self) -> u32 {
+        self.active
+    }
+
+    pub(crate) fn is_active(&self, adapter: AdapterId) -> bool {
+        self.gpu.entries.get(&adapter).is_some_and(|entry| entry.users > 0)
+    }
+
+    pub(crate) fn holds(&self, adapter: AdapterId) -> bool {
+        self.gpu.entries.contains_key(&adapter)
+    }
+
+    pub(crate) fn users(&self, adapter: AdapterId) -> u32 {
+        self.gpu.entries.get(&adapter).map_or(0, |entry| entry.users)
+    }
+
+    /// Adapters in GPU memory or on their way there, and whether the batch uses them.
+    pub(crate) fn on_gpu(&self) -> impl Iterator<Item = (AdapterId, bool)> + '_ {
+        self.gpu.entries.iter().map(|(&adapter, entry)| (adapter, entry.users > 0))
+    }
+
+    pub(crate) fn copies_in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// The GPU is given back: what was on it is gone.
+    pub(crate) fn clear(&mut self) {
+        assert!(self.in_flight == 0 && self.active == 0, "a GPU that is in use is not given back");
+        for adapter in std::mem::take(&mut self.gpu.entries).into_keys() {
+            self.changes.push((adapter, false));
+        }
+        self.gpu.bytes = 0;
+    }
+
+    pub(crate) fn resident(&self) -> u32 {
+        self.gpu.entries.len() as u32
+    }
+
+    /// Starts the copies that bring an absent adapter to the GPU, if there is room or room can be made.
+    /// Gives when it will be there, or none if everything else is in use.
+    pub(crate) fn load(
+        &mut self,
+        now: Time,
+        wish: Wish,
+        evictor: &mut dyn Evictor,
+        host_evictor: &mut dyn Evictor,
+        observer: &mut dyn Observer,
+        copies: &mut Vec<Copy>,
+    ) -> Option<Time> {
+        let Wish { adapter, bytes, cause } = wish;
+        let spare_awaited = cause == LoadCause::Prefetch;
+        let made = make_room(&mut self.gpu, now, bytes, spare_awaited, evictor, |victim, entry| {
+            let fact = Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Gpu, bytes: entry.bytes };
+            observer.observe(now, &fact);
+            self.changes.push((victim, false));
+        });
+        if !made {
+            return None;
+        }
+        let in_host = self.bring_to_host(now, adapter, bytes, cause, host_evictor, observer, copies);
+        let (start, done) = self.gpu_lane.reserve(now, in_host, bytes);
+        if let Some(entry) = self.host.entries.get_mut(&adapter) {
+            entry.users += 1;
+            entry.uses += 1;
+            entry.last_used = now;
+        }
+        self.gpu.insert(adapter, bytes, now, done);
+        self.changes.push((adapter, true));
+        self.in_flight += 1;
+        copies.push(Copy { adapter, from: Tier::Host, done });
+        let fact = Fact::LoadStarted { replica: self.replica, adapter, from: Tier::Host, bytes, cause, start, done };
+        observer.observe(now, &fact);
+        Some(done)
+    }
+
+    /// When is the adapter in host memory? Starts the copy from disk if it is not on its way. A host memory that has no
+    /// room lets the copy pass through.
+    #[allow(clippy::too_many_arguments)]
+    fn bring_to_host(
+        &mut self,
+        now: Time,
+        adapter: AdapterId,
+        bytes: u64,
+        cause: LoadCause,
+        host_evictor: &mut dyn Evictor,
+        observer: &mut dyn Observer,
+        copies: &mut Vec<Copy>,
+    ) -> Time {
+        if self.host.memory == AdapterMemory::Unbounded {
+            return now;
+        }
+        if let Some(entry) = self.host.entries.get(&adapter) {
+            return entry.ready.max(now);
+        }
+        let made = make_room(&mut self.host, now, bytes, false, host_evictor, |victim, entry| {
+            let fact = Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Host, bytes: entry.bytes };
+            observer.observe(now, &fact);
+        });
+        let (start, done) = self.disk_lane.reserve(now, now, bytes);
+        if made {
+            self.host.insert(adapter, bytes, now, done);
+        }
+        copies.push(Copy { adapter, from: Tier::Disk, done });
+        let fact = Fact::LoadStarted { replica: self.replica, adapter, from: Tier::Disk, bytes, cause, start, done };
+        observer.observe(now, &fact);
+        done
+    }
+
+    /// A copy is there.
+    pub(crate) fn arrived(
+        &mut self,
+        now: Time,
+        adapter: AdapterId,
+        from: Tier,
+        observer: &mut dyn Observer,
+        bytes: u64,
+    ) {
+        match from {
+            Tier::Disk => {
+                if let Some(entry) = self.host.entries.get_mut(&adapter) {
+                    entry.arrived = true;
+                }
+            }
+            Tier::Host | Tier::Gpu => {
+                let entry = self.gpu.entries.get_mut(&adapter).expect("a copy arrives where room was made");
+                assert_eq!(entry.ready, now, "a copy arrives when it was due");
+                entry.arrived = true;
+                self.in_flight = self.in_flight.checked_sub(1).expect("copies in flight balance");
+                if let Some(entry) = self.host.entries.get_mut(&adapter) {
+                    entry.users = entry.users.checked_sub(1).expect("host readers balance");
+                }
+            }
+        }
+        observer.observe(now, &Fact::LoadDone { replica: self.replica, adapter, from, bytes });
+    }
+
+    /// A sequence of the queue counts on the adapter.
+    pub(crate) fn await_(&mut self, adapter: AdapterId) {
+        self.gpu.entries.get_mut(&adapter).expect("an awaited adapter is on its way").awaited += 1;
+    }
+
+    /// A sequence of the queue no longer counts on it. Demand may have evicted it meanwhile.
+    pub(crate) fn unawait(&mut self, adapter: AdapterId) {
+        if let Some(entry) = self.gpu.entries.get_mut(&adapter) {
+            entry.awaited = entry.awaited.saturating_sub(1);
+        }
+    }
+
+    /// A sequence in the batch begins to use it.
+    pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId) {
+        let entry = self.gpu.entries.get_mut(&adapter).expect("an adapter in use is on the GPU");
+        entry.users += 1;
+        entry.uses += 1;
+        entry.last_used = now;
+        self.active += u32::from(entry.users == 1);
+    }
+
+    /// A sequence in the batch no longer uses it.
+    pub(crate) fn release(&mut self, now: Time, adapter: AdapterId) {
+        let entry = self.gpu.entries.get_mut(&adapter).expect("an adapter in use stays on the GPU");
+        entry.users = entry.users.checked_sub(1).expect("adapter users balance");
+        entry.last_used = now;
+        self.active -= u32::from(entry.users == 0);
+    }
+
+    /// Do the books balance with `users` sequences using adapters?
+    pub(crate) fn check(&self, users: u32) {
+        assert_eq!(self.gpu.entries.values().map(|entry| entry.users).sum::<u32>(), users, "adapter users");
+        assert_eq!(
+            self.gpu.entries.values().filter(|entry| entry.users > 0).count() as u32,
+            self.active,
+            "active adapters"
+        );
+        assert_eq!(self.gpu.entries.values().map(|entry| entry.bytes).sum::<u64>(), self.gpu.bytes, "adapter bytes");
+    }
+}
+
+fn make_room(
+    store: &mut Store,
+    now: Time,
+    bytes: u64,
+    spare_awaited: bool,
+    evictor: &mut dyn Evictor,
+    mut evicted: impl FnMut(AdapterId, &Entry),
+) -> bool {
+    if !store.could_hold(bytes) {
+        return false;
+    }
+    if store.has_room(bytes) {
+        return true;
+    }
+    let mut idle = store.idle(true);
+    if idle.is_empty() && !spare_awaited {
+        idle = store.idle(false);
+    }
+    let mut victims = Vec::new();
+    let mut freed = 0;
+    let enough = |victims: usize, freed: u64| match store.memory {
+        AdapterMemory::Slots(slots) => (store.entries.len() - victims) < slots as usize,
+        AdapterMemory::Bytes(limit) => store.bytes - freed + bytes <= limit,
+        AdapterMemory::Unbounded => true,
+    };
+    // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
+    while !enough(victims.len(), freed) {
+        if idle.is_empty() {
+            return false;
+        }
+        let Some(position) = evictor.victim(now, &idle) else { return false };
+        assert!(position < idle.len(), "an evictor chose position {position} of {}", idle.len());
+        let victim = idle.remove(position);
+        freed += victim.bytes;
+        victims.push(victim.adapter);
+    }
+    for victim in victims {
+        let entry = store.remove(victim);
+        evicted(victim, &entry);
+    }
+    true
+}
+
+/// How long a step that needs the adapter at `now` waits for it.
+pub(crate) fn wait(now: Time, ready: Time) -> Span {
+    ready.max(now).since(now)
+}
