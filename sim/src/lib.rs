@@ -4,6 +4,7 @@
 //! [`draft`], [`fleet`], [`engine`].
 
 pub mod batch;
+pub mod cost;
 pub mod draft;
 pub mod engine;
 mod event;
@@ -12,6 +13,7 @@ pub mod fleet;
 pub mod gpu;
 pub mod model;
 pub mod policy;
+pub mod profile;
 pub mod random;
 mod replica;
 mod residency;

@@ -1,0 +1,193 @@
+//! A profile compiled into a price list: what a step costs, in nanoseconds of look-up and without allocating.
+
+mod attention;
+mod lora;
+mod rows;
+
+use crate::batch::{BatchShape, CostModel, Coverage, Price};
+use crate::profile::attention::PrefillAttention;
+use crate::profile::check::BadProfile;
+use crate::profile::lora::LoraKernel;
+use crate::profile::{HostCost, Profile, Range, Rows, Validity};
+use crate::time::Span;
+use attention::Attention;
+use lora::Lora;
+use rows::RowTable;
+
+/// A [`CostModel`] made of a [`Profile`] and the choice of a LoRA kernel.
+///
+/// A batch of decode rows alone is promised exactly: its constant part is rounded to a picosecond once, a token of
+/// context costs whole picoseconds, and so does a token of the longest context. `Price::steps` ends where another bound of
+/// the attention takes over or the longest context leaves the profile's range. A step with prompts is priced by itself.
+#[derive(Clone, Debug)]
+pub struct CompiledCost {
+    /// Without and with adapter copies beside the step.
+    tables: [Tables; 2],
+    validity: Validity,
+    counts: Counts,
+}
+
+/// What is known when the profile and the kernel are, times the slow-down of the moment.
+#[derive(Clone, Debug)]
+struct Tables {
+    slowdown: f64,
+    scale: f64,
+    /// The scale over all layers.
+    layers: f64,
+    gap_us: f64,
+    host: HostCost,
+    /// All that depends on the number of rows, before scale and slow-down.
+    all_rows: RowTable,
+    /// All that depends on the number of sequences, before scale and slow-down.
+    sequences: RowTable,
+    /// Scale and slow-down are in it.
+    attention: Attention,
+    prefill_attention: PrefillAttention,
+    lora: Lora,
+}
+
+/// Look-ups, and those out of range by reason.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    lookups: u64,
+    outside: [u64; OUTSIDE.len()],
+}
+
+/// Rows and sequences up to which sums are tabulated: what serving meets, and small enough to stay in a cache.
+const DENSE_ROWS: u32 = 8192;
+const DENSE_SEQUENCES: u32 = 1024;
+
+const OUTSIDE: [&str; 7] =
+    ["decode rows", "context", "rows in a step", "prefill chunk", "prefill prefix", "adapters in a step", "rank"];
+
+impl CompiledCost {
+    /// Makes the price list of a profile for one LoRA kernel.
+    ///
+    /// Configured slots and their largest rank are read from each [`BatchShape`].
+    ///
+    /// # Errors
+    /// When the profile has impossible figures, or none for the kernel; the message lists those it has.
+    pub fn compile(profile: &Profile, kernel: LoraKernel) -> Result<CompiledCost, BadProfile> {
+        profile.check()?;
+        let lora = Lora::compile(profile, kernel)?;
+        let tables = [1.0, profile.load.step_slowdown].map(|slowdown| Tables::compile(profile, lora.clone(), slowdown));
+        let cost = CompiledCost { tables, validity: profile.validity.clone(), counts: Counts::default() };
+        let one_row = BatchShape {
+            decode_contexts: &[1],
+            decode_context_sum: 1,
+            prefills: &[],
+            segments: &[],
+            lora_slots: 0,
+            lora_rank_max: 0,
+            copies_in_flight: false,
+        };
+        if cost.decode_price(&one_row, 1).first.is_zero() {
+            return Err(BadProfile {
+                profile: profile.name.clone(),
+                key: "whole_step".to_owned(),
+                problem: "a step of one row would take no time".to_owned(),
+            });
+        }
+        Ok(cost)
+    }
+
+    /// A batch of decode rows alone: affine in its contexts.
+    fn decode_price(&self, shape: &BatchShape<'_>, longest: u32) -> Price {
+        let tables = &self.tables[usize::from(shape.copies_in_flight)];
+        let rows = shape.decode_rows();
+        let mut price = tables.attention.price(rows, shape.decode_context_sum, longest);
+        price.first += tables.fixed(shape, rows, rows, 0.0);
+        // Beyond the range every step is a look-up of its own kind; within it, the promise ends where the range does.
+        if let Some(range) = self.validity.context
+            && longest <= range.max
+        {
+            price.steps = price.steps.min((range.max - longest).saturating_add(1));
+        }
+        price
+    }
+
+    /// A step with prompts.
+    fn mixed_price(&self, shape: &BatchShape<'_>, longest: u32) -> Price {
+        let tables = &self.tables[usize::from(shape.copies_in_flight)];
+        let (decode_rows, prompts) = (shape.decode_rows(), shape.prefills.len() as u32);
+        let rows = decode_rows.saturating_add(shape.prefill_tokens());
+        let attention = &tables.prefill_attention;
+        let prefill: f64 = shape.prefills.iter().map(|part| attention.prompt_us(part.chunk, part.prefix)).sum();
+        let fixed = tables.fixed(shape, rows, decode_rows.saturating_add(prompts), attention.us + prefill);
+        let decode = tables.attention.price(decode_rows, shape.decode_context_sum, longest).first;
+        Price::once(fixed + decode)
+    }
+
+    /// Counts what is out of range, once a look-up and reason.
+    fn count(&mut self, shape: &BatchShape<'_>, longest: u32) {
+        self.counts.lookups += 1;
+        let v = &self.validity;
+        let decode_rows = shape.decode_rows();
+        let outside = |range: Option<Range>, value: u32| range.is_some_and(|range| !range.contains(value));
+        let mut flags = [
+            decode_rows > 0 && outside(v.decode_rows, decode_rows),
+            decode_rows > 0 && outside(v.context, longest),
+            false,
+            false,
+            false,
+            !shape.segments.is_empty() && outside(v.segments, shape.segments.len() as u32),
+            v.rank.is_some() && shape.segments.iter().any(|segment| outside(v.rank, segment.rank)),
+        ];
+        if !shape.is_decode_only() {
+            flags[2] = outside(v.rows, decode_rows.saturating_add(shape.prefill_tokens()));
+            flags[3] = shape.prefills.iter().any(|part| outside(v.chunk, part.chunk));
+            flags[4] = shape.prefills.iter().any(|part| outside(v.prefix, part.prefix));
+        }
+        for (count, flag) in self.counts.outside.iter_mut().zip(flags) {
+            *count += u64::from(flag);
+        }
+    }
+}
+
+impl CostModel for CompiledCost {
+    fn price(&mut self, shape: &BatchShape<'_>) -> Price {
+        let longest = shape.decode_contexts.iter().copied().fold(0, u32::max);
+        self.count(shape, longest);
+        if shape.is_decode_only() { self.decode_price(shape, longest) } else { self.mixed_price(shape, longest) }
+    }
+
+    fn coverage(&self) -> Coverage {
+        let outside = OUTSIDE.into_iter().zip(self.counts.outside).filter(|(_, count)| *count > 0).collect();
+        Coverage { lookups: self.counts.lookups, outside }
+    }
+}
+
+impl Tables {
+    fn compile(profile: &Profile, lora: Lora, slowdown: f64) -> Tables {
+        let layers = f64::from(profile.model.layers);
+        let scale = profile.whole_step.scale;
+        Tables {
+            slowdown,
+            scale,
+            layers: layers * scale,
+            gap_us: profile.whole_step.us + profile.whole_step.us_per_layer * layers,
+            host: profile.host.clone(),
+            all_rows: RowTable::compile(profile, Rows::All, DENSE_ROWS),
+            sequences: RowTable::compile(profile, Rows::Sequences, DENSE_SEQUENCES),
+            attention: Attention::compile(&profile.decode_attention, layers * scale * slowdown),
+            prefill_attention: profile.prefill_attention.clone(),
+            lora,
+        }
+    }
+
+    /// Everything but decode attention, rounded once.
+    fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
+        let host = self.host.us
+            + self.host.us_per_sequence * f64::from(sequences)
+            + self.host.us_per_prompt * shape.prefills.len() as f64
+            + self.host.us_per_segment * shape.segments.len() as f64;
+        let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
+        let layers = self.layers * (prefill_attention_us + self.lora.us(shape));
+        ps((host + rows + layers + self.gap_us) * self.slowdown)
+    }
+}
+
+/// The one place where microseconds become time.
+fn ps(us: f64) -> Span {
+    Span::from_secs_f64(us * 1e-6)
+}

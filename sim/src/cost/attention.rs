@@ -1,0 +1,120 @@
+//! Decode attention in whole picoseconds: the largest of some affine bounds, and for how long it stays the largest.
+
+use crate::batch::Price;
+use crate::profile::attention::{DecodeAttention, DecodeBound};
+use crate::time::Span;
+
+/// Row counts up to which coefficients are tabulated.
+const DENSE_ROWS: u32 = 1024;
+
+/// All bounds, over all layers.
+#[derive(Clone, Debug)]
+pub(super) struct Attention {
+    bounds: Vec<Bound>,
+}
+
+#[derive(Clone, Debug)]
+struct Bound {
+    /// By decode rows.
+    dense: Vec<Coefficients>,
+    source: DecodeBound,
+    factor: f64,
+}
+
+/// Picoseconds: once, each token of context, each token of the longest context.
+#[derive(Clone, Copy, Debug)]
+struct Coefficients {
+    once: u64,
+    token: u64,
+    longest: u64,
+}
+
+impl Attention {
+    /// The bounds of one layer, times `factor`: the layers, the scale of whole steps, a slow-down.
+    pub(super) fn compile(attention: &DecodeAttention, factor: f64) -> Attention {
+        let bounds = attention.bounds.iter().map(|source| {
+            let dense = (0..=DENSE_ROWS).map(|rows| Coefficients::of(source, factor, rows)).collect();
+            Bound { dense, source: source.clone(), factor }
+        });
+        Attention { bounds: bounds.collect() }
+    }
+
+    /// What so many decode rows pay now, and with each further step, until another bound takes over.
+    pub(super) fn price(&self, rows: u32, context_sum: u64, longest: u32) -> Price {
+        let line = |bound: &Bound| {
+            let c = bound.at(rows);
+            let first = c.once + c.token * context_sum + c.longest * u64::from(longest);
+            (first, c.token * u64::from(rows) + c.longest)
+        };
+        // Of equal bounds the steeper one is the larger from the next step on.
+        let (first, increment) = self.bounds.iter().map(line).max().unwrap_or((0, 0));
+        let mut steps = u32::MAX;
+        if self.bounds.len() > 1 {
+            for (other_first, other_increment) in self.bounds.iter().map(line) {
+                if other_increment > increment {
+                    let holds_until = (first - other_first) / (other_increment - increment);
+                    steps = steps.min(u32::try_from(holds_until).unwrap_or(u32::MAX).saturating_add(1));
+                }
+            }
+        }
+        Price { first: Span::from_ps(first), increment: Span::from_ps(increment), steps }
+    }
+}
+
+impl Bound {
+    fn at(&self, rows: u32) -> Coefficients {
+        let dense = self.dense.get(rows as usize).copied();
+        dense.unwrap_or_else(|| Coefficients::of(&self.source, self.factor, rows))
+    }
+}
+
+impl Coefficients {
+    fn of(bound: &DecodeBound, factor: f64, rows: u32) -> Coefficients {
+        if rows == 0 {
+            return Coefficients { once: 0, token: 0, longest: 0 };
+        }
+        let [once, token, longest] = bound.at(f64::from(rows)).map(|us| (us * factor * 1e6).round() as u64);
+        Coefficients { once, token, longest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_bounds() -> Attention {
+        let bounds = vec![
+            DecodeBound::uniform("longest row", 2e-6, 0.0, 3e-6),
+            DecodeBound::uniform("bandwidth", 0.0, 1e-6, 0.0),
+        ];
+        Attention::compile(&DecodeAttention { bounds }, 1.0)
+    }
+
+    /// The largest bound at `step` steps from a batch, by hand.
+    fn by_hand(contexts: &[u32], step: u64) -> u64 {
+        let sum: u64 = contexts.iter().map(|&context| u64::from(context) + step).sum();
+        let longest = u64::from(*contexts.iter().max().unwrap()) + step;
+        (2 + 3 * longest).max(sum)
+    }
+
+    #[test]
+    fn a_promise_ends_exactly_where_another_bound_takes_over() {
+        let attention = two_bounds();
+        for contexts in [vec![1], vec![5, 5], vec![5, 5, 5, 5], vec![9, 1, 1, 1, 1], vec![90, 1, 1, 1, 1, 1, 1, 1]] {
+            let sum = contexts.iter().map(|&context| u64::from(context)).sum();
+            let price = attention.price(contexts.len() as u32, sum, *contexts.iter().max().unwrap());
+            for step in 0..price.steps.min(1000) {
+                let promised = price.first + price.increment * u64::from(step);
+                assert_eq!(promised.as_ps(), by_hand(&contexts, u64::from(step)), "{contexts:?}, step {step}");
+            }
+            if price.steps < u32::MAX {
+                let beyond = price.first + price.increment * u64::from(price.steps);
+                assert_ne!(
+                    beyond.as_ps(),
+                    by_hand(&contexts, u64::from(price.steps)),
+                    "{contexts:?} promised too little"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Is a profile one that prices can be made of?
+
+use std::fmt;
+
+use super::curve::{above_zero, finite, not_negative};
+use super::{Profile, Range, SCHEMA};
+
+/// Why a profile cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadProfile {
+    /// The profile's name.
+    pub profile: String,
+    /// Where in it, as a path of keys.
+    pub key: String,
+    /// What is wrong and what is needed.
+    pub problem: String,
+}
+
+impl fmt::Display for BadProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "profile `{}`: {}: {}", self.profile, self.key, self.problem)
+    }
+}
+
+impl std::error::Error for BadProfile {}
+
+impl Profile {
+    /// Is every figure possible?
+    ///
+    /// # Errors
+    /// The first that is not, with its key.
+    pub fn check(&self) -> Result<(), BadProfile> {
+        let bad = |key: &str| {
+            let (profile, key) = (self.name.clone(), key.to_owned());
+            move |problem: String| BadProfile { profile, key, problem }
+        };
+        if self.schema != SCHEMA {
+            return Err(bad("schema")(format!("{} is not the version {SCHEMA} that this build reads", self.schema)));
+        }
+        if self.name.trim().is_empty() {
+            return Err(bad("name")("it is empty".to_owned()));
+        }
+        self.model.check().map_err(bad("model"))?;
+        self.model.check_tensor_parallel(self.tensor_parallel).map_err(bad("tensor_parallel"))?;
+        self.gpu.check().map_err(bad("gpu"))?;
+        self.check_host().map_err(bad("host"))?;
+        self.check_whole_step().map_err(bad("whole_step"))?;
+        for operation in &self.operations {
+            operation.cost.check().map_err(bad(&format!("operations.{}", operation.name)))?;
+        }
+        self.prefill_attention.check().map_err(bad("prefill_attention"))?;
+        if self.decode_attention.bounds.is_empty() {
+            return Err(bad("decode_attention.bounds")("it is empty: at least one is needed".to_owned()));
+        }
+        for bound in &self.decode_attention.bounds {
+            bound.check().map_err(bad(&format!("decode_attention.{}", bound.name)))?;
+        }
+        for (kernel, cost) in &self.lora {
+            cost.check().map_err(bad(&format!("lora.{kernel}")))?;
+        }
+        self.check_load().map_err(bad("load"))?;
+        self.check_validity().map_err(bad("validity"))
+    }
+
+    fn check_host(&self) -> Result<(), String> {
+        let host = &self.host;
+        for (key, value) in [
+            ("us", host.us),
+            ("us_per_sequence", host.us_per_sequence),
+            ("us_per_prompt", host.us_per_prompt),
+            ("us_per_segment", host.us_per_segment),
+            ("us_per_collection", host.us_per_collection),
+        ] {
+            not_negative(key, value)?;
+        }
+        Ok(())
+    }
+
+    fn check_whole_step(&self) -> Result<(), String> {
+        above_zero("scale", self.whole_step.scale)?;
+        finite("us", self.whole_step.us)?;
+        finite("us_per_layer", self.whole_step.us_per_layer)
+    }
+
+    fn check_load(&self) -> Result<(), String> {
+        let load = &self.load;
+        not_negative("us", load.us)?;
+        above_zero("pinned_gigabytes_per_second", load.pinned_gigabytes_per_second)?;
+        above_zero("pageable_gigabytes_per_second", load.pageable_gigabytes_per_second)?;
+        for (key, factor) in [("copy_slowdown", load.copy_slowdown), ("step_slowdown", load.step_slowdown)] {
+            if !(factor.is_finite() && factor >= 1.0) {
+                return Err(format!("{key} is {factor}: a factor of at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_validity(&self) -> Result<(), String> {
+        let v = &self.validity;
+        let ranges: [(&str, Option<Range>); 7] = [
+            ("decode_rows", v.decode_rows),
+            ("context", v.context),
+            ("rows", v.rows),
+            ("chunk", v.chunk),
+            ("prefix", v.prefix),
+            ("segments", v.segments),
+            ("rank", v.rank),
+        ];
+        for (key, range) in ranges {
+            if let Some(range) = range
+                && range.min > range.max
+            {
+                return Err(format!("{key} goes from {} to {}: min must not be above max", range.min, range.max));
+            }
+        }
+        Ok(())
+    }
+}
