@@ -466,6 +466,9 @@ impl Engine<'_, '_> {
         let in_queue =
             || replica.waiting.iter().find(|waiting| waiting.request == request).map(|waiting| waiting.sequence);
         let Some(key) = in_batch.or_else(in_queue) else { return };
+        if self.misfit(key, to.index()).is_some() {
+            return;
+        }
         self.withdraw(key);
         self.sequences.get_mut(key).migrations += 1;
         self.observer.observe(self.now, &Fact::Migrated { request, from, to });

@@ -170,7 +170,7 @@ pub trait Migrator {
     /// How often is it asked?
     fn period(&self) -> Span;
 
-    /// Which sequences move now? A move to a replica that is off, or of a request that is not where it was said to be, is ignored.
+    /// Which sequences move now? A move to a replica that is off or too small, or of a request that is not where it was said to be, is ignored.
     fn plan(&mut self, fleet: &Fleet<'_>, random: &mut Stream) -> Vec<Move>;
 }
 

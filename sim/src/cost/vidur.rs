@@ -29,6 +29,10 @@ impl Grid {
     fn new(entries: &[(u32, u32, f64)]) -> Grid {
         let size = |pick: fn(&(u32, u32, f64)) -> u32| entries.iter().map(pick).max().map_or(0, |max| max as usize + 1);
         let (rows, columns) = (size(|entry| entry.0), size(|entry| entry.1));
+        // So sparse a table has holes: it is left empty, which is found below, before memory is asked for.
+        if rows * columns > 2 * entries.len() + rows + columns {
+            return Grid::default();
+        }
         let mut values = vec![f64::NAN; rows * columns];
         for &(row, column, value) in entries {
             values[row as usize * columns + column as usize] = value;
