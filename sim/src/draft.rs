@@ -62,6 +62,19 @@ impl Effects {
     }
 }
 
+/// How the shape that is priced differs from the rows of the batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Distortion {
+    /// Rows of padding, and the tokens that each attends to.
+    pub(crate) padding: Option<(u32, u32)>,
+    /// Prompts are computed, and decode rows attend, to at least so many tokens.
+    pub(crate) length: Option<u32>,
+    /// Whose segment all decode rows are counted to; none within: that of no adapter.
+    pub(crate) decode_adapter: Option<Option<AdapterId>>,
+    /// Rows that each prompt adds to its segment, however long it is.
+    pub(crate) prompt_rows: Option<u32>,
+}
+
 /// The next step of one replica, under construction.
 pub struct Draft<'a> {
     pub(crate) now: Time,
@@ -77,7 +90,7 @@ pub struct Draft<'a> {
     pub(crate) stall: Span,
     pub(crate) overhead: Span,
     pub(crate) hold_steps: u32,
-    pub(crate) padding: Option<(u32, u32)>,
+    pub(crate) distortion: Distortion,
 }
 
 impl Draft<'_> {
@@ -342,7 +355,25 @@ impl Draft<'_> {
 
     /// Adds `rows` rows of padding, each attending to `context` tokens: what a static batch computes for nobody.
     pub fn pad(&mut self, rows: u32, context: u32) {
-        self.padding = Some((rows, context));
+        self.distortion.padding = Some((rows, context));
+    }
+
+    /// Prices the sequences of the step as if each had at least `tokens` tokens: a prompt is computed, and a decode row
+    /// attends, to that length. What an engine pays that pads to the longest of a batch.
+    pub fn pad_to(&mut self, tokens: u32) {
+        self.distortion.length = Some(tokens);
+    }
+
+    /// Counts every decode row of the step to the segment of this adapter, whatever its own is: the fault of a program
+    /// that multiplies them with wrong weights. Prices it; tokens and books are untouched.
+    pub fn count_decodes_to(&mut self, adapter: Option<AdapterId>) {
+        self.distortion.decode_adapter = Some(adapter);
+    }
+
+    /// Counts each prompt of the step as `rows` rows of its segment, however long it is: the fault of a program that
+    /// adds the adapter to a part of the prompt only. Prices it; tokens and books are untouched.
+    pub fn count_prompts_as(&mut self, rows: u32) {
+        self.distortion.prompt_rows = Some(rows);
     }
 
     /// Makes the step longer by work that is no part of the model, and the step a stretch of its own.

@@ -40,6 +40,8 @@ pub struct Signals {
     pub adapters_waiting: u32,
     /// Adapters on its GPU or on their way.
     pub adapters_resident: u32,
+    /// Bytes of those.
+    pub adapter_bytes_resident: u64,
 }
 
 impl Signals {
@@ -138,6 +140,7 @@ impl Board {
             adapters_active: replica.residency.active(),
             adapters_waiting: replica.waiting_adapters.len() as u32,
             adapters_resident: replica.residency.resident(),
+            adapter_bytes_resident: replica.residency.resident_bytes(),
         };
         let before = std::mem::replace(&mut self.counts[replica.id.index()], signals);
         if before.working_set() != signals.working_set()
@@ -222,6 +225,11 @@ impl<'a> Fleet<'a> {
         self.board.counts[replica.index()].working_set()
     }
 
+    /// Sequences in its queue; cheaper than all signals.
+    pub fn waiting(&self, replica: ReplicaId) -> u32 {
+        self.board.counts[replica.index()].waiting
+    }
+
     /// KV blocks that `tokens` tokens take on the replica.
     pub fn kv_blocks_for(&self, replica: ReplicaId, tokens: u32) -> u32 {
         self.replicas[replica.index()].blocks(tokens)
@@ -246,6 +254,11 @@ impl<'a> Fleet<'a> {
         } else {
             AdapterSignal::Absent
         }
+    }
+
+    /// Is the adapter in the replica's host memory? Always the truth: what is in a host changes slowly.
+    pub fn is_in_host(&self, replica: ReplicaId, adapter: AdapterId) -> bool {
+        self.replicas[replica.index()].residency.in_host(adapter)
     }
 
     /// How many sequences of the replica, in its batch and in its queue, use the adapter? Always the truth: for schedulers

@@ -6,6 +6,20 @@
 //! A run may advance many equal decode steps at once, so a policy is asked when something changed, and perhaps, perhaps
 //! not, at the steps between: asked twice about the same state, it must answer the same.
 
+pub mod batcher;
+pub mod evictor;
+pub mod load_path;
+pub mod migrator;
+pub mod preemptor;
+pub mod router;
+pub mod scaler;
+mod tunable;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use tunable::Tunable;
+
 use crate::draft::Draft;
 use crate::fleet::Fleet;
 use crate::random::Stream;
@@ -82,7 +96,8 @@ pub trait Evictor {
 }
 
 /// How the engine treats a missing adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum LoadMode {
     /// The step that needs the adapter waits for the copy, and everybody in it too.
     Blocking,
@@ -131,7 +146,8 @@ impl Running {
 }
 
 /// Where a preempted sequence waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Requeue {
     /// At the head of its replica's queue.
     Replica,

@@ -222,6 +222,15 @@ impl Residency {
         self.gpu.entries.len() as u32
     }
 
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.gpu.bytes
+    }
+
+    /// Is it in host memory, or is there no end of it?
+    pub(crate) fn in_host(&self, adapter: AdapterId) -> bool {
+        self.host.memory == AdapterMemory::Unbounded || self.host.entries.contains_key(&adapter)
+    }
+
     /// Starts the copies that bring an absent adapter to the GPU, if there is room or room can be made.
     /// Gives when it will be there, or none if everything else is in use.
     pub(crate) fn load(

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::batch::{Batch, BatchShape, Prefill, Segment, Slice};
-use crate::draft::Draft;
+use crate::draft::{Distortion, Draft};
 use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, LoadCause, Row, Stretch, Tier};
 use crate::policy::LoadMode;
@@ -32,18 +32,19 @@ impl Engine<'_, '_> {
             stall: Span::ZERO,
             overhead: Span::ZERO,
             hold_steps: u32::MAX,
-            padding: None,
+            distortion: Distortion::default(),
             replica,
         };
         mind.batcher.compose(&mut draft);
-        let (stall, overhead, hold_steps, padding) = (draft.stall, draft.overhead, draft.hold_steps, draft.padding);
+        let (stall, overhead, hold_steps, distortion) =
+            (draft.stall, draft.overhead, draft.hold_steps, draft.distortion);
         for position in (0..self.replicas[r].waiting.len()).rev() {
             if self.replicas[r].waiting[position].taken {
                 self.replicas[r].take_waiting(position);
             }
         }
         let preempted = self.settle_effects(r, changed, stall);
-        self.launch(r, stall, overhead, hold_steps, padding);
+        self.launch(r, stall, overhead, hold_steps, distortion);
         for key in preempted {
             self.place(key);
         }
@@ -87,12 +88,12 @@ impl Engine<'_, '_> {
     }
 
     /// Prices the drafted rows and puts them in flight; nothing drafted: the replica is idle until something changes.
-    fn launch(&mut self, r: usize, stall: Span, overhead: Span, hold_steps: u32, padding: Option<(u32, u32)>) {
+    fn launch(&mut self, r: usize, stall: Span, overhead: Span, hold_steps: u32, distortion: Distortion) {
         let replica = &mut self.replicas[r];
         if replica.rows.iter().all(|row| row.drafted == 0) {
             return;
         }
-        shape(replica, self.catalog, padding);
+        shape(replica, self.catalog, &distortion);
         let settings = &replica.settings;
         let batch = Batch {
             replica: replica.id,
@@ -125,7 +126,7 @@ impl Engine<'_, '_> {
             stall,
             price,
             steps,
-            padding_rows: padding.map_or(0, |(rows, _)| rows),
+            padding_rows: distortion.padding.map_or(0, |(rows, _)| rows),
             segments: replica.segments.len() as u32,
             decode_context_sum,
         };
@@ -345,7 +346,8 @@ fn load_event(r: usize, adapter: AdapterId, from: Tier, done: crate::time::Time)
 }
 
 /// Writes the drafted rows of the replica as slices, contexts, prefills and segments.
-fn shape(replica: &mut Replica, catalog: &Catalog, padding: Option<(u32, u32)>) {
+fn shape(replica: &mut Replica, catalog: &Catalog, distortion: &Distortion) {
+    let length = distortion.length.unwrap_or(0);
     replica.slices.clear();
     replica.contexts.clear();
     replica.prefills.clear();
@@ -361,17 +363,23 @@ fn shape(replica: &mut Replica, catalog: &Catalog, padding: Option<(u32, u32)>) 
             prefill,
             emits: running.computed + row.drafted >= running.target,
         });
+        let mut adapter = running.adapter;
+        let mut rows = (0, 1);
         if prefill {
-            replica.prefills.push(Prefill { chunk: row.drafted, prefix: running.computed });
+            let chunk = row.drafted.max(length.saturating_sub(running.computed));
+            replica.prefills.push(Prefill { chunk, prefix: running.computed });
+            rows = (distortion.prompt_rows.unwrap_or(chunk), 0);
         } else {
-            replica.contexts.push(running.computed + 1);
+            replica.contexts.push((running.computed + 1).max(length));
+            adapter = distortion.decode_adapter.unwrap_or(adapter);
         }
-        if let Some(adapter) = running.adapter {
-            let rows = if prefill { (row.drafted, 0) } else { (0, 1) };
+        if let Some(adapter) = adapter {
             replica.segment_rows.push((adapter, rows.0, rows.1));
         }
     }
-    if let Some((rows, context)) = padding {
+    if let Some((rows, context)) = distortion.padding
+        && rows > 0
+    {
         replica.contexts.extend(std::iter::repeat_n(context, rows as usize));
         if let Some(&(adapter, ..)) = replica.segment_rows.last() {
             replica.segment_rows.push((adapter, 0, rows));

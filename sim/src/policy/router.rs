@@ -1,0 +1,85 @@
+//! Which replica takes the request? One rule a file.
+
+mod affinity_hard;
+mod affinity_soft;
+mod dedicated;
+mod least_loaded;
+mod power_of_two;
+mod punica_artifact;
+mod punica_paper;
+mod random;
+mod round_robin;
+mod scorers;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use affinity_hard::AffinityHard;
+pub use affinity_soft::AffinitySoft;
+pub use dedicated::{Assignment, Dedicated};
+pub use least_loaded::LeastLoaded;
+pub use power_of_two::PowerOfTwo;
+pub use punica_artifact::PunicaArtifact;
+pub use punica_paper::PunicaPaper;
+pub use random::Random;
+pub use round_robin::RoundRobin;
+pub use scorers::{Picker, Scorers};
+
+use crate::fleet::{Fleet, Signals};
+use crate::workload::ReplicaId;
+
+/// What is load?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    /// Sequences in the batch and in the queue.
+    #[default]
+    Requests,
+    /// Sequences in the queue, then those in the batch.
+    Waiting,
+    /// The share of KV blocks in use or promised to the queue.
+    Kv,
+}
+
+impl Load {
+    /// Smaller is less loaded.
+    fn of(self, fleet: &Fleet<'_>, replica: ReplicaId) -> (u64, u64) {
+        match self {
+            Load::Requests => (u64::from(fleet.working_set(replica)), 0),
+            Load::Waiting => {
+                let signals = fleet.signals(replica);
+                (u64::from(signals.waiting), u64::from(signals.running))
+            }
+            Load::Kv => {
+                let share = kv_used(fleet, replica, &fleet.signals(replica));
+                // Positive floats are ordered as their bits are.
+                (share.to_bits(), u64::from(fleet.working_set(replica)))
+            }
+        }
+    }
+}
+
+/// The share of a replica's KV blocks that are in use or promised to its queue: above 1 where the queue wants more than
+/// there is.
+fn kv_used(fleet: &Fleet<'_>, replica: ReplicaId, signals: &Signals) -> f64 {
+    let blocks = f64::from(fleet.settings(replica).kv_blocks);
+    (blocks - f64::from(signals.kv_blocks_free) + signals.kv_blocks_promised as f64).max(0.0) / blocks
+}
+
+/// The least loaded of some replicas; ties to the lowest id.
+fn least_of(fleet: &Fleet<'_>, load: Load, replicas: impl Iterator<Item = ReplicaId>) -> Option<ReplicaId> {
+    replicas.min_by_key(|&replica| (load.of(fleet, replica), replica))
+}
+
+/// The least loaded replica that takes requests; ties to the lowest id.
+fn least_loaded(fleet: &Fleet<'_>, load: Load) -> Option<ReplicaId> {
+    match load {
+        Load::Requests => fleet.by_working_set().next().map(|(_, replica)| replica),
+        Load::Waiting | Load::Kv => least_of(fleet, load, fleet.available().iter().copied()),
+    }
+}
+
+/// The largest batch of any replica of the fleet: replicas with more are full, whatever their settings.
+fn max_num_seqs(fleet: &Fleet<'_>) -> u32 {
+    (0..fleet.len() as u32).map(|id| fleet.settings(ReplicaId(id)).max_num_seqs).max().unwrap_or(0)
+}
