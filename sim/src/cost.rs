@@ -3,6 +3,7 @@
 mod attention;
 mod lora;
 mod rows;
+pub mod vidur;
 
 use crate::batch::{BatchShape, CostModel, Coverage, Price};
 use crate::profile::attention::PrefillAttention;
@@ -178,7 +179,7 @@ impl Tables {
     /// Everything but decode attention, rounded once.
     fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
         let host = self.host.us
-            + self.host.us_per_sequence * f64::from(sequences)
+            + self.host.us_per_sequence * f64::from(sequences.saturating_sub(1))
             + self.host.us_per_prompt * shape.prefills.len() as f64
             + self.host.us_per_segment * shape.segments.len() as f64;
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));

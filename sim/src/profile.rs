@@ -138,9 +138,9 @@ pub struct Provenance {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostCost {
-    /// Each step.
+    /// A step of one sequence.
     pub us: f64,
-    /// Each sequence of the step, decode row or prompt.
+    /// Each further sequence of the step, decode row or prompt.
     #[serde(default)]
     pub us_per_sequence: f64,
     /// Each prompt of the step, beyond that.

@@ -100,7 +100,8 @@ impl VidurCost {
             let at = |table: &Vec<f64>| table.get(rounded).or(table.last()).copied().unwrap_or(f64::NAN);
             *time = tables.operations.iter().map(at).sum::<f64>() + tables.kv_cache_save[count];
         }
-        let decode: Vec<_> = tables.decode.iter().map(|&(rows, context, ms)| (rows, context / CONTEXT_STEP, ms)).collect();
+        let decode: Vec<_> =
+            tables.decode.iter().map(|&(rows, context, ms)| (rows, context / CONTEXT_STEP, ms)).collect();
         let root = |square: u32| f64::from(square).sqrt().round() as u32;
         let prefill: Vec<_> =
             tables.prefill.iter().map(|&(context, square, ms)| (context / CONTEXT_STEP, root(square), ms)).collect();

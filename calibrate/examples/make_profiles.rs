@@ -1,0 +1,23 @@
+//! Makes every committed profile anew, from data sheets and published figures.
+//!
+//! `cargo run -p aril-calibrate --example make_profiles`
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use aril_calibrate::{embedded, published::textgen};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let data = home.join("../traces/data/punica_textgen_1024.csv.gz");
+    let mut csv = String::new();
+    flate2::read::GzDecoder::new(File::open(&data)?).read_to_string(&mut csv)?;
+    let requests = textgen::read_requests(&data.display().to_string(), &csv)?;
+    for (name, text) in embedded::make(&requests)? {
+        fs::write(home.join("profiles").join(format!("{name}.toml")), text)?;
+        println!("{name}");
+    }
+    Ok(())
+}
