@@ -1,0 +1,125 @@
+// Every instruction that plain C++ cannot say, one function each.
+//
+// The kernels include no CUDA header: NVRTC bundles none, and a user may have none. Under
+// ARIL_CPU the same names come from `shim/device.h`, where each is emulated for one fiber
+// per CUDA thread, so that the same kernel source runs under the address sanitizer.
+#pragma once
+
+#ifdef ARIL_CPU
+#include "device.h"
+#else
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL extern "C" __global__
+#define GRID_CONSTANT __grid_constant__
+
+extern __shared__ __align__(1024) u8 dynamic_shared[];
+DEVICE u8* shared_base() { return dynamic_shared; }
+DEVICE u32 thread_index() { return threadIdx.x; }
+DEVICE u32 block_index() { return blockIdx.x; }
+DEVICE void block_barrier() { __syncthreads(); }
+DEVICE void warp_barrier() { __syncwarp(); }
+
+DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+// 16 bytes global -> shared, asynchronous; `bytes` (0 or 16) are read, the rest is zero-filled.
+DEVICE void copy_async(void* shared, const void* global, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Returns when at most PENDING of this thread's newest groups are still in flight.
+template <int PENDING>
+DEVICE void copy_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// Programmatic dependent launch. `trigger`: the next kernel of the stream may start its blocks.
+// `wait`: everything that earlier kernels of the stream wrote is visible from here on.
+DEVICE void dependents_trigger() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+DEVICE void dependency_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// 16-byte accesses that another block, running now, may read or write.
+DEVICE float4 load_relaxed(const float4* p) {
+  float4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+}
+DEVICE void store_relaxed(float4* p, float4 v) {
+  asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+               : "memory");
+}
+DEVICE u32 float_bits(float v) { return __float_as_uint(v); }
+DEVICE float bits_float(u32 v) { return __uint_as_float(v); }
+// A thread that polls calls this between two looks.
+DEVICE void poll_pause() {}
+
+// 8×8 matrix of 16-bit elements, two a lane, transposed across the warp.
+DEVICE u32 matrix_transpose(u32 v) {
+  u32 out;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
+  return out;
+}
+
+struct Bf16 {
+  // low half = a, high half = b
+  static DEVICE u32 pack(float a, float b) {
+    u32 out;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(b), "f"(a));
+    return out;
+  }
+  static DEVICE float low(u32 v) { return __uint_as_float(v << 16); }
+  static DEVICE float high(u32 v) { return __uint_as_float(v & 0xffff0000u); }
+  static DEVICE float clamp(float v) { return v; }
+  // d(16×8) += a(16×16) · b(16×8), fp32 accumulators
+  static DEVICE void mma(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+};
+
+struct F16 {
+  static DEVICE u32 pack(float a, float b) {
+    u32 out;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(b), "f"(a));
+    return out;
+  }
+  static DEVICE float low(u32 v) {
+    float out;
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l;}" : "=f"(out) : "r"(v));
+    return out;
+  }
+  static DEVICE float high(u32 v) {
+    float out;
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h;}" : "=f"(out) : "r"(v));
+    return out;
+  }
+  // The largest finite half: a larger value would leave an infinity minus an infinity in the low part.
+  static DEVICE float clamp(float v) { return v > 65504.f ? 65504.f : (v < -65504.f ? -65504.f : v); }
+  static DEVICE void mma(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+};
+#endif

@@ -1,0 +1,150 @@
+// The GPU's primitives on a CPU: one fiber per CUDA thread, all blocks of a grid at once.
+//
+// A fiber runs until it needs others: a warp instruction waits for the 32 lanes, a barrier for the
+// block, the dependency wait for the grid. Differences from plain serial execution are on purpose:
+// an asynchronous copy happens when it is waited for and not before, what the preceding kernel
+// writes appears only when every thread has waited for it, and warps run in a shuffled order, so a
+// kernel that leans on luck fails here. What this cannot find are races of the memory model.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+typedef uint8_t u8;
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef unsigned long long u64;
+
+struct uint2 { u32 x, y; };
+struct alignas(16) uint4 { u32 x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
+inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline u32 min(u32 a, u32 b) { return a < b ? a : b; }
+
+#define DEVICE inline
+#define KERNEL static
+#define GRID_CONSTANT
+#define __launch_bounds__(...)
+
+struct Copy {
+  void* to;
+  const void* from;
+  u32 bytes;
+};
+
+enum class State { Ready, Warp, Block, Grid, Poll, Done };
+enum class Collective { None, Barrier, Transpose, MmaBf16, MmaF16 };
+
+struct Fiber {
+  u32 block, thread;
+  State state = State::Ready;
+  Collective collective = Collective::None;
+  u32 word[6];   // operands of a collective; word[0] is its result
+  float sum[4];  // accumulators
+  std::vector<std::vector<Copy>> groups;
+  std::vector<Copy> open;
+  bool waited = false;
+  void* stack_pointer = nullptr;
+  void* stack = nullptr;
+};
+
+extern Fiber* current;
+void yield(State state);
+[[noreturn]] void fail(const char* what);
+u8* shared_of(u32 block);
+
+inline u8* shared_base() { return shared_of(current->block); }
+inline u32 thread_index() { return current->thread; }
+inline u32 block_index() { return current->block; }
+inline void block_barrier() { yield(State::Block); }
+inline void collect(Collective which) {
+  current->collective = which;
+  yield(State::Warp);
+}
+inline void warp_barrier() { collect(Collective::Barrier); }
+
+inline void copy_async(void* shared, const void* global, u32 bytes) {
+  if ((uintptr_t)shared % 16 || (uintptr_t)global % 16) fail("an asynchronous copy is not aligned to 16 bytes");
+  if (bytes != 0 && bytes != 16) fail("an asynchronous copy reads neither 0 nor 16 bytes");
+  current->open.push_back({shared, global, bytes});
+}
+inline void copy_commit() {
+  current->groups.push_back(current->open);
+  current->open.clear();
+}
+void copy_finish(u32 pending);
+template <int PENDING>
+inline void copy_wait() { copy_finish(PENDING); }
+
+inline void dependents_trigger() {}
+inline void dependency_wait() {
+  yield(State::Grid);
+  current->waited = true;
+}
+
+inline float4 load_relaxed(const float4* p) { return *p; }
+inline void store_relaxed(float4* p, float4 v) { *p = v; }
+inline u32 float_bits(float v) {
+  u32 out;
+  memcpy(&out, &v, 4);
+  return out;
+}
+inline float bits_float(u32 v) {
+  float out;
+  memcpy(&out, &v, 4);
+  return out;
+}
+inline void poll_pause() { yield(State::Poll); }
+inline u32 matrix_transpose(u32 v) {
+  current->word[0] = v;
+  collect(Collective::Transpose);
+  return current->word[0];
+}
+
+inline void mma(Collective which, float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  u32 operands[6] = {a0, a1, a2, a3, b0, b1};
+  memcpy(current->word, operands, sizeof operands);
+  memcpy(current->sum, d, sizeof current->sum);
+  collect(which);
+  memcpy(d, current->sum, sizeof current->sum);
+}
+
+struct Bf16 {
+  static float decode(u32 bits) { return bits_float(bits << 16); }
+  static u32 encode(float v) {
+    u32 bits = float_bits(v);
+    if (v != v) return 0x7fff;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  }
+  static u32 pack(float a, float b) { return encode(a) | encode(b) << 16; }
+  static float low(u32 v) { return decode(v & 0xffff); }
+  static float high(u32 v) { return decode(v >> 16); }
+  static float clamp(float v) { return v; }
+  static void mma(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    ::mma(Collective::MmaBf16, d, a0, a1, a2, a3, b0, b1);
+  }
+};
+
+struct F16 {
+  static float decode(u32 bits) {
+    u16 half = (u16)bits;
+    _Float16 v;
+    memcpy(&v, &half, 2);
+    return (float)v;
+  }
+  static u32 encode(float v) {
+    _Float16 half = (_Float16)v;
+    u16 out;
+    memcpy(&out, &half, 2);
+    return out;
+  }
+  static u32 pack(float a, float b) { return encode(a) | encode(b) << 16; }
+  static float low(u32 v) { return decode(v & 0xffff); }
+  static float high(u32 v) { return decode(v >> 16); }
+  static float clamp(float v) { return v > 65504.f ? 65504.f : (v < -65504.f ? -65504.f : v); }
+  static void mma(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    ::mma(Collective::MmaF16, d, a0, a1, a2, a3, b0, b1);
+  }
+};

@@ -1,0 +1,306 @@
+// Runs one launch of a kernel on the CPU: `runner CASE RESULT`.
+//
+// A case is a stream of little-endian u64 words and raw bytes:
+//   kernel, blocks, threads, shared bytes, shuffle seed,
+//   buffers, then for each: bytes, flags (1 = appears only after the dependency wait, 2 = output), content,
+//   pointers, then for each: buffer that holds it (or all ones: the arguments), offset, target buffer, addend,
+//   argument bytes, content.
+// The result holds the output buffers, in order, back to back.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+
+#include "device.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#define SWITCH_FROM(save, bottom, size) __sanitizer_start_switch_fiber(save, bottom, size)
+#define SWITCH_DONE(save) __sanitizer_finish_switch_fiber(save, nullptr, nullptr)
+#else
+#define SWITCH_FROM(save, bottom, size)
+#define SWITCH_DONE(save)
+#endif
+
+#include "kernels.inc"  // written by the test: the variants, and `void call(u64 kernel, const void* arguments)`
+
+#if !defined(__x86_64__)
+#error "the fiber switch is written for x86-64"
+#endif
+extern "C" void switch_stack(void** save, void* load);
+asm(R"(
+.text
+.globl switch_stack
+.type switch_stack, @function
+switch_stack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size switch_stack, .-switch_stack
+)");
+
+constexpr size_t STACK = 256 * 1024;
+Fiber* current = nullptr;
+static void* scheduler_stack_pointer;
+static void* scheduler_fake = nullptr;
+static const void* scheduler_bottom = nullptr;
+static size_t scheduler_size = 0;
+static std::vector<std::unique_ptr<u8[], void (*)(void*)>> shared_memory;
+static u64 kernel_index;
+static const void* kernel_arguments;
+
+void fail(const char* what) {
+  if (current)
+    fprintf(stderr, "block %u thread %u: %s\n", current->block, current->thread, what);
+  else
+    fprintf(stderr, "%s\n", what);
+  exit(3);
+}
+
+u8* shared_of(u32 block) { return shared_memory[block].get(); }
+
+void yield(State state) {
+  Fiber* self = current;
+  self->state = state;
+  void* fake = nullptr;
+  (void)fake;
+  SWITCH_FROM(&fake, scheduler_bottom, scheduler_size);
+  switch_stack(&self->stack_pointer, scheduler_stack_pointer);
+  SWITCH_DONE(fake);
+}
+
+void copy_finish(u32 pending) {
+  auto& groups = current->groups;
+  while (groups.size() > pending) {
+    for (const Copy& copy : groups.front()) {
+      memcpy(copy.to, copy.from, copy.bytes);
+      memset((u8*)copy.to + copy.bytes, 0, 16 - copy.bytes);
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+static void fiber_main() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
+#endif
+  call(kernel_index, kernel_arguments);
+  for (auto& group : current->groups)
+    if (!group.empty()) fail("ended with asynchronous copies in flight");
+  if (!current->waited) fail("ended without waiting for the preceding kernel");
+  current->state = State::Done;
+  SWITCH_FROM(nullptr, scheduler_bottom, scheduler_size);
+  switch_stack(&current->stack_pointer, scheduler_stack_pointer);
+  abort();
+}
+
+static void start(Fiber& fiber) {
+  fiber.stack = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (fiber.stack == MAP_FAILED) fail("no memory for a fiber's stack");
+  void** top = (void**)((u8*)fiber.stack + STACK);
+  *--top = nullptr;             // fiber_main returns to nowhere; keeps the stack aligned as after a call
+  *--top = (void*)&fiber_main;  // popped by `ret`
+  for (int n = 0; n < 6; ++n) *--top = nullptr;
+  fiber.stack_pointer = top;
+}
+
+static void resume(Fiber& fiber) {
+  current = &fiber;
+  fiber.state = State::Ready;
+  SWITCH_FROM(&scheduler_fake, fiber.stack, STACK);
+  switch_stack(&scheduler_stack_pointer, fiber.stack_pointer);
+  SWITCH_DONE(scheduler_fake);
+  current = nullptr;
+}
+
+static float decode(Collective kind, u32 word, int half) {
+  u32 bits = half ? word >> 16 : word & 0xffff;
+  return kind == Collective::MmaBf16 ? Bf16::decode(bits) : F16::decode(bits);
+}
+
+static void perform(Fiber* lanes) {
+  Collective kind = lanes[0].collective;
+  if (kind == Collective::Transpose) {
+    u16 in[8][8];
+    for (int lane = 0; lane < 32; ++lane) memcpy(&in[lane / 4][lane % 4 * 2], &lanes[lane].word[0], 4);
+    for (int lane = 0; lane < 32; ++lane) {
+      int row = lane / 4, column = lane % 4 * 2;
+      lanes[lane].word[0] = in[column][row] | (u32)in[column + 1][row] << 16;
+    }
+  } else if (kind == Collective::MmaBf16 || kind == Collective::MmaF16) {
+    float a[16][16], b[16][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      int i = lane / 4, q = lane % 4;
+      for (int word = 0; word < 4; ++word)
+        for (int half = 0; half < 2; ++half)
+          a[i + word % 2 * 8][2 * q + word / 2 * 8 + half] = decode(kind, lanes[lane].word[word], half);
+      for (int word = 0; word < 2; ++word)
+        for (int half = 0; half < 2; ++half)
+          b[2 * q + word * 8 + half][i] = decode(kind, lanes[lane].word[4 + word], half);
+    }
+    for (int lane = 0; lane < 32; ++lane)
+      for (int e = 0; e < 4; ++e) {
+        int row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
+        float sum = lanes[lane].sum[e];
+        for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k][column];
+        lanes[lane].sum[e] = sum;
+      }
+  }
+}
+
+struct Buffer {
+  u64 bytes, flags;
+  u8* memory;
+  std::vector<u8> hidden;
+};
+
+static FILE* input;
+static u64 word() {
+  u64 v;
+  if (fread(&v, 8, 1, input) != 1) fail("the case ends early");
+  return v;
+}
+static void bytes(void* to, u64 count) {
+  if (count && fread(to, 1, count, input) != count) fail("the case ends early");
+}
+
+int main(int count, char** names) {
+  if (count != 3) fail("usage: runner CASE RESULT");
+  input = fopen(names[1], "rb");
+  if (!input) fail("the case cannot be read");
+  kernel_index = word();
+  const u32 blocks = (u32)word(), threads = (u32)word();
+  const u64 shared_bytes = word(), seed = word();
+  std::vector<Buffer> buffers(word());
+  for (Buffer& buffer : buffers) {
+    buffer.bytes = word();
+    buffer.flags = word();
+    buffer.memory = (u8*)aligned_alloc(16, (buffer.bytes + 15) / 16 * 16);
+#if defined(__SANITIZE_ADDRESS__)
+    if (buffer.bytes % 16) __asan_poison_memory_region(buffer.memory + buffer.bytes, 16 - buffer.bytes % 16);
+#endif
+    bytes(buffer.memory, buffer.bytes);
+  }
+  struct Pointer { u64 holder, offset, target, addend; };
+  std::vector<Pointer> pointers(word());
+  for (Pointer& pointer : pointers) pointer = {word(), word(), word(), word()};
+  std::vector<uint4> arguments((word() + 15) / 16);
+  fseek(input, -8, SEEK_CUR);
+  bytes(arguments.data(), word());
+  fclose(input);
+  for (const Pointer& pointer : pointers) {
+    u8* holder = pointer.holder == ~0ull ? (u8*)arguments.data() : buffers[pointer.holder].memory;
+    u64 address = (u64)(uintptr_t)buffers[pointer.target].memory + pointer.addend;
+    memcpy(holder + pointer.offset, &address, 8);
+  }
+  for (Buffer& buffer : buffers)
+    if (buffer.flags & 1) {
+      buffer.hidden.assign(buffer.memory, buffer.memory + buffer.bytes);
+      memset(buffer.memory, 0xff, buffer.bytes);
+    }
+  kernel_arguments = arguments.data();
+
+  for (u32 block = 0; block < blocks; ++block) {
+    u8* memory = (u8*)aligned_alloc(1024, (shared_bytes + 1023) / 1024 * 1024);
+    memset(memory, 0xff, (shared_bytes + 1023) / 1024 * 1024);
+#if defined(__SANITIZE_ADDRESS__)
+    if (shared_bytes % 1024) __asan_poison_memory_region(memory + shared_bytes, 1024 - shared_bytes % 1024);
+#endif
+    shared_memory.emplace_back(memory, &free);
+  }
+  std::vector<Fiber> fibers(size_t(blocks) * threads);
+  for (size_t n = 0; n < fibers.size(); ++n) {
+    fibers[n].block = (u32)(n / threads);
+    fibers[n].thread = (u32)(n % threads);
+    start(fibers[n]);
+  }
+
+  std::mt19937_64 shuffle(seed);
+  std::vector<u32> order(blocks * (threads / 32));
+  for (u32 n = 0; n < order.size(); ++n) order[n] = n;
+  bool revealed = false;
+  size_t done = 0, idle_rounds = 0;
+  while (done < fibers.size()) {
+    std::shuffle(order.begin(), order.end(), shuffle);
+    bool progress = false;
+    for (u32 warp : order) {
+      Fiber* lanes = &fibers[warp * 32];
+      for (;;) {
+        bool ran = false;
+        for (int lane = 0; lane < 32; ++lane)
+          if (lanes[lane].state == State::Ready) resume(lanes[lane]), ran = true;
+        progress |= ran;
+        int together = 0;
+        for (int lane = 0; lane < 32; ++lane) together += lanes[lane].state == State::Warp;
+        if (together == 0) break;
+        for (int lane = 0; lane < 32 && together == 32; ++lane)
+          if (lanes[lane].collective != lanes[0].collective) fail("the lanes of a warp execute different instructions");
+        if (together != 32) {
+          bool polling = false;
+          for (int lane = 0; lane < 32; ++lane) polling |= lanes[lane].state == State::Poll;
+          if (polling) break;
+          fail("a warp instruction misses some of its lanes");
+        }
+        perform(lanes);
+        for (int lane = 0; lane < 32; ++lane) lanes[lane].state = State::Ready;
+      }
+      for (int lane = 0; lane < 32; ++lane)
+        if (lanes[lane].state == State::Poll) lanes[lane].state = State::Ready, resume(lanes[lane]);
+    }
+    done = 0;
+    size_t at_grid = 0;
+    for (u32 block = 0; block < blocks; ++block) {
+      u32 at_barrier = 0, finished = 0;
+      Fiber* first = &fibers[size_t(block) * threads];
+      for (u32 thread = 0; thread < threads; ++thread) {
+        at_barrier += first[thread].state == State::Block;
+        finished += first[thread].state == State::Done;
+        at_grid += first[thread].state == State::Grid;
+      }
+      done += finished;
+      if (at_barrier && finished) fail("a barrier is waited for after a thread of its block has ended");
+      if (at_barrier == threads) {
+        for (u32 thread = 0; thread < threads; ++thread) first[thread].state = State::Ready;
+        progress = true;
+      }
+    }
+    if (at_grid && at_grid + done == fibers.size() && !revealed) {
+      for (Buffer& buffer : buffers) {
+        if (!(buffer.flags & 1) || buffer.bytes == 0) continue;
+        for (u64 n = 0; n < buffer.bytes; ++n)
+          if (buffer.memory[n] != 0xff) fail("a buffer was written before the dependency wait");
+        memcpy(buffer.memory, buffer.hidden.data(), buffer.bytes);
+      }
+      for (Fiber& fiber : fibers)
+        if (fiber.state == State::Grid) fiber.state = State::Ready;
+      revealed = progress = true;
+    }
+    idle_rounds = progress ? 0 : idle_rounds + 1;
+    if (idle_rounds > 1000) fail("no thread can go on");
+  }
+
+  FILE* output = fopen(names[2], "wb");
+  if (!output) fail("the result cannot be written");
+  for (const Buffer& buffer : buffers)
+    if (buffer.flags & 2) fwrite(buffer.memory, 1, buffer.bytes, output);
+  fclose(output);
+  for (Fiber& fiber : fibers) munmap(fiber.stack, STACK);
+  for (Buffer& buffer : buffers) free(buffer.memory);
+  return 0;
+}

@@ -1,0 +1,441 @@
+//! Shrink, expand and the fused pair on a GPU.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, sys};
+use cudarc::nvrtc::Ptx;
+
+use super::plan::{CELL_BYTES, Job, PROJECTIONS_MAX, Plan, Site};
+use super::variant::Variant;
+use crate::Error;
+use crate::cache::Cache;
+use crate::gpu::{Gpu, Overlap};
+use crate::source::Sources;
+
+/// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them.
+#[derive(Debug)]
+pub struct LoraKernels {
+    gpu: Gpu,
+    sources: Sources,
+    cache: Option<Cache>,
+    architecture: String,
+    loaded: Mutex<HashMap<Variant, Arc<Functions>>>,
+}
+
+#[derive(Debug)]
+struct Functions {
+    pair: CudaFunction,
+    shrink: CudaFunction,
+    expand: CudaFunction,
+    _module: Arc<CudaModule>,
+}
+
+/// A 16-bit row-major matrix in device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matrix {
+    /// Device address, a multiple of 16.
+    pub address: u64,
+    /// Rows.
+    pub rows: u32,
+    /// Columns.
+    pub columns: u32,
+    /// Elements from one row to the next, a multiple of 8.
+    pub stride: u32,
+}
+
+/// An fp32 row-major matrix in device memory: the intermediate v. A row holds the first `rank` columns of its segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Intermediate {
+    /// Device address, a multiple of 4.
+    pub address: u64,
+    /// Rows.
+    pub rows: u32,
+    /// Elements from one row to the next, at least the largest rank.
+    pub stride: u32,
+}
+
+/// Where the members of groups exchange partial sums. One for each stream: launches that may overlap in any other
+/// way than through [`Overlap::Programmatic`] must not share it.
+#[derive(Debug)]
+pub struct Inbox {
+    cells: CudaSlice<u32>,
+    count: u32,
+}
+
+/// A plan in device memory, ready to be launched any number of times and to be captured.
+#[derive(Debug)]
+pub struct LoadedPlan {
+    functions: Arc<Functions>,
+    variant: Variant,
+    site: Site,
+    jobs: CudaSlice<u8>,
+    capacity: u32,
+    threads: u32,
+    shared_bytes: u32,
+    inbox_cells: u32,
+    rows_end: u32,
+    rank_max: u32,
+    overlaps: bool,
+}
+
+/// The same layout as `Projection` in `lora.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct ProjectionArguments {
+    a_tiles: u64,
+    b_tiles: u64,
+    y: u64,
+    v: u64,
+    y_stride: u32,
+    v_stride: u32,
+    columns: u32,
+    reserved: u32,
+}
+
+/// The same layout as `Arguments` in `lora.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Arguments {
+    jobs: u64,
+    x: u64,
+    inbox: u64,
+    x_stride: u32,
+    inputs: u32,
+    job_count: u32,
+    reserved: u32,
+    projections: [ProjectionArguments; PROJECTIONS_MAX],
+}
+
+impl LoraKernels {
+    /// Kernels for this GPU from these sources; with `cache`, compiled once a machine.
+    pub fn new(gpu: &Gpu, sources: Sources, cache: Option<Cache>) -> Self {
+        let architecture = gpu.architecture();
+        LoraKernels { gpu: gpu.clone(), sources, cache, architecture, loaded: Mutex::default() }
+    }
+
+    /// The same, but compiled for another architecture that this GPU runs too: `sm_80` forces the path without
+    /// Hopper's instructions, which launches without overlap.
+    #[must_use]
+    pub fn with_architecture(mut self, architecture: &str) -> Self {
+        architecture.clone_into(&mut self.architecture);
+        self
+    }
+
+    fn functions(&self, variant: Variant) -> Result<Arc<Functions>, Error> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(functions) = loaded.get(&variant) {
+            return Ok(functions.clone());
+        }
+        let cubin = variant.unit(&self.architecture).compile(&self.sources, self.cache.as_ref())?;
+        let module = self
+            .gpu
+            .context()
+            .load_module(Ptx::from_binary(cubin.image))
+            .map_err(Error::driver("loading the LoRA kernels"))?;
+        let shared_max = self.gpu.chip().shared_bytes_block_max as i32;
+        let function = |name: &str| -> Result<CudaFunction, Error> {
+            let function = module.load_function(name).map_err(Error::driver(format!("finding kernel {name}")))?;
+            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function
+                .set_attribute(limit, shared_max)
+                .map_err(Error::driver(format!("giving {name} {shared_max} bytes of shared memory")))?;
+            let carveout = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            function
+                .set_attribute(carveout, 100)
+                .map_err(Error::driver(format!("preferring shared memory in {name}")))?;
+            Ok(function)
+        };
+        let functions = Arc::new(Functions {
+            pair: function("lora_pair")?,
+            shrink: function("lora_shrink")?,
+            expand: function("lora_expand")?,
+            _module: module.clone(),
+        });
+        loaded.insert(variant, functions.clone());
+        Ok(functions)
+    }
+
+    /// An inbox with this many cells of [`CELL_BYTES`], at least as many as any plan that will use it asks for.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or [`Error::Driver`].
+    pub fn inbox(&self, stream: &Arc<CudaStream>, cells: u32) -> Result<Inbox, Error> {
+        let words = cells.max(1) as usize * (CELL_BYTES / 4);
+        let memory = self.gpu.allocate::<u32>(stream, words, "the LoRA inbox")?;
+        let (address, _guard) = memory.device_ptr(stream);
+        // SAFETY: the allocation is `words` words long; all ones is the kernels' EMPTY.
+        unsafe { cudarc::driver::result::memset_d8_async(address, 0xff, words * 4, stream.cu_stream()) }
+            .map_err(Error::driver("emptying the LoRA inbox"))?;
+        drop(_guard);
+        Ok(Inbox { cells: memory, count: cells })
+    }
+
+    /// Copies a plan to the device and compiles its variant if that has not happened yet. `capacity`: blocks that a
+    /// launch has, at least as many as jobs; a captured launch keeps it when the plan is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the plan has more jobs than `capacity`; compiler and driver errors.
+    pub fn load(&self, stream: &Arc<CudaStream>, plan: &Plan, capacity: u32) -> Result<LoadedPlan, Error> {
+        let functions = self.functions(plan.variant())?;
+        let jobs = self.gpu.allocate::<u8>(stream, capacity.max(1) as usize * Job::BYTES, "the LoRA plan")?;
+        let mut loaded = LoadedPlan {
+            functions,
+            variant: plan.variant(),
+            site: plan.site().clone(),
+            jobs,
+            capacity,
+            threads: plan.variant().rows.shape().warps * 32,
+            shared_bytes: plan.shared_bytes(),
+            inbox_cells: plan.inbox_cells(),
+            rows_end: plan.rows_end(),
+            rank_max: plan.rank_max(),
+            overlaps: !matches!(self.architecture.as_str(), "sm_80" | "sm_86" | "sm_87" | "sm_89"),
+        };
+        loaded.write(stream, plan)?;
+        Ok(loaded)
+    }
+}
+
+impl LoadedPlan {
+    /// y += scale·(x·A)·B for every job of the plan, in one launch. `site` says where in the adapters the
+    /// projections lie: another one for each layer, with the shapes that the plan was made for. Bitwise reproducible for one plan.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the operands do not fit the plan; [`Error::Driver`] if the launch is refused.
+    ///
+    /// # Safety
+    /// The matrices must lie in live device memory of this GPU, x and y must not overlap, the plan's adapters must be
+    /// live and laid out for the plan's site, and nothing else may use `inbox` until the launch is complete, unless it
+    /// is ordered after it on the same stream. With [`Overlap::Programmatic`], see there.
+    pub unsafe fn pair(
+        &self,
+        stream: &Arc<CudaStream>,
+        site: &Site,
+        inbox: &mut Inbox,
+        x: Matrix,
+        y: &[Matrix],
+        overlap: Overlap,
+    ) -> Result<(), Error> {
+        self.check_inbox(inbox)?;
+        let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
+        self.set_outputs(&mut arguments, y)?;
+        // SAFETY: shapes were checked; the rest is the caller's promise.
+        unsafe { self.launch(stream, &self.functions.pair, &arguments, overlap) }
+    }
+
+    /// v = x·A for every job of the plan, one v a projection.
+    ///
+    /// # Errors
+    /// As [`LoadedPlan::pair`].
+    ///
+    /// # Safety
+    /// As [`LoadedPlan::pair`].
+    pub unsafe fn shrink(
+        &self,
+        stream: &Arc<CudaStream>,
+        site: &Site,
+        inbox: &mut Inbox,
+        x: Matrix,
+        v: &[Intermediate],
+        overlap: Overlap,
+    ) -> Result<(), Error> {
+        self.check_inbox(inbox)?;
+        let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
+        self.set_intermediates(&mut arguments, v)?;
+        // SAFETY: shapes were checked; the rest is the caller's promise.
+        unsafe { self.launch(stream, &self.functions.shrink, &arguments, overlap) }
+    }
+
+    /// y += scale·(v·B) for every job of the plan.
+    ///
+    /// # Errors
+    /// As [`LoadedPlan::pair`].
+    ///
+    /// # Safety
+    /// As [`LoadedPlan::pair`].
+    pub unsafe fn expand(
+        &self,
+        stream: &Arc<CudaStream>,
+        site: &Site,
+        v: &[Intermediate],
+        y: &[Matrix],
+        overlap: Overlap,
+    ) -> Result<(), Error> {
+        let mut arguments = self.arguments(stream, site, None, None)?;
+        self.set_intermediates(&mut arguments, v)?;
+        self.set_outputs(&mut arguments, y)?;
+        // SAFETY: shapes were checked; the rest is the caller's promise.
+        unsafe { self.launch(stream, &self.functions.expand, &arguments, overlap) }
+    }
+
+    /// # Safety
+    /// The arguments must describe live device memory, as [`LoadedPlan::pair`] demands.
+    unsafe fn launch(
+        &self,
+        stream: &Arc<CudaStream>,
+        function: &CudaFunction,
+        arguments: &Arguments,
+        overlap: Overlap,
+    ) -> Result<(), Error> {
+        if self.capacity == 0 {
+            return Ok(());
+        }
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: self.capacity,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: self.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared_bytes,
+            hStream: stream.cu_stream(),
+            attrs: &mut attribute,
+            numAttrs: u32::from(self.overlaps && overlap == Overlap::Programmatic),
+        };
+        let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
+        // SAFETY: one parameter of the kernel's own layout; the attribute outlives the call.
+        unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), parameters.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(Error::driver("launching a LoRA kernel"))
+    }
+
+    /// Replaces the plan in place; launches captured with it then run the new one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the new plan is for another site or variant, or needs more blocks, shared memory or inbox
+    /// than the first one had.
+    pub fn replace(&mut self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<(), Error> {
+        let why = if plan.variant() != self.variant {
+            Some(format!("it runs as {:?}, not {:?}", plan.variant(), self.variant))
+        } else if !plan.site().has_shapes_of(&self.site) {
+            Some("it is for another site".to_owned())
+        } else if plan.shared_bytes() > self.shared_bytes {
+            Some(format!("it needs {} bytes of shared memory, not {}", plan.shared_bytes(), self.shared_bytes))
+        } else if plan.inbox_cells() > self.inbox_cells {
+            Some(format!("it needs {} inbox cells, not {}", plan.inbox_cells(), self.inbox_cells))
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            return Err(Error::shape("replacing a plan", why + "; load it as a new one"));
+        }
+        self.rows_end = plan.rows_end();
+        self.rank_max = plan.rank_max();
+        self.write(stream, plan)
+    }
+
+    /// Blocks that a launch has.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    fn write(&mut self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<(), Error> {
+        if plan.jobs().len() > self.capacity as usize {
+            let why = format!("{} jobs do not fit a capacity of {}", plan.jobs().len(), self.capacity);
+            return Err(Error::shape("plan", why));
+        }
+        let blank = (plan.jobs().len()..self.capacity.max(1) as usize).map(|_| Job::default());
+        let bytes: Vec<u8> = plan.jobs().iter().copied().chain(blank).flat_map(Job::to_bytes).collect();
+        stream.memcpy_htod(&bytes, &mut self.jobs).map_err(Error::driver("copying a LoRA plan"))
+    }
+
+    fn check_inbox(&self, inbox: &Inbox) -> Result<(), Error> {
+        if inbox.count < self.inbox_cells {
+            let why = format!("has {} cells, the plan needs {}", inbox.count, self.inbox_cells);
+            return Err(Error::shape("inbox", why));
+        }
+        Ok(())
+    }
+
+    fn arguments(
+        &self,
+        stream: &Arc<CudaStream>,
+        site: &Site,
+        x: Option<Matrix>,
+        inbox: Option<&mut Inbox>,
+    ) -> Result<Arguments, Error> {
+        if !self.site.has_shapes_of(site) {
+            return Err(Error::shape("site", "its element or shapes are not those that the plan was made for"));
+        }
+        let mut arguments = Arguments {
+            jobs: self.jobs.device_ptr(stream).0,
+            inputs: self.site.inputs(),
+            job_count: self.capacity,
+            ..Arguments::default()
+        };
+        for (slot, place) in arguments.projections.iter_mut().zip(site.places()) {
+            slot.a_tiles = place.a_tiles;
+            slot.b_tiles = place.b_tiles;
+            slot.columns = place.shape.outputs;
+        }
+        if let Some(x) = x {
+            self.check_matrix("x", x, self.site.inputs())?;
+            arguments.x = x.address;
+            arguments.x_stride = x.stride;
+        }
+        if let Some(inbox) = inbox {
+            arguments.inbox = inbox.cells.device_ptr(stream).0;
+        }
+        Ok(arguments)
+    }
+
+    fn set_outputs(&self, arguments: &mut Arguments, y: &[Matrix]) -> Result<(), Error> {
+        self.check_count("y", y.len())?;
+        for (index, (slot, &y)) in arguments.projections.iter_mut().zip(y).enumerate() {
+            self.check_matrix(&format!("y of projection {index}"), y, self.site.places()[index].shape.outputs)?;
+            slot.y = y.address;
+            slot.y_stride = y.stride;
+        }
+        Ok(())
+    }
+
+    fn set_intermediates(&self, arguments: &mut Arguments, v: &[Intermediate]) -> Result<(), Error> {
+        self.check_count("v", v.len())?;
+        for (index, (slot, v)) in arguments.projections.iter_mut().zip(v).enumerate() {
+            let what = || format!("v of projection {index}");
+            if v.rows < self.rows_end || v.stride < self.rank_max {
+                let why = format!(
+                    "is {} rows × {}; the plan touches {} rows of rank up to {}",
+                    v.rows, v.stride, self.rows_end, self.rank_max
+                );
+                return Err(Error::shape(what(), why));
+            }
+            if v.address == 0 || !v.address.is_multiple_of(4) {
+                return Err(Error::shape(what(), format!("address {:#x} is null or misaligned", v.address)));
+            }
+            slot.v = v.address;
+            slot.v_stride = v.stride;
+        }
+        Ok(())
+    }
+
+    fn check_count(&self, what: &str, count: usize) -> Result<(), Error> {
+        let needed = self.site.places().len();
+        if count != needed {
+            return Err(Error::shape(what, format!("{count} matrices for {needed} projections")));
+        }
+        Ok(())
+    }
+
+    fn check_matrix(&self, what: &str, matrix: Matrix, columns: u32) -> Result<(), Error> {
+        let why = if matrix.columns != columns {
+            format!("has {} columns, the site {columns}", matrix.columns)
+        } else if matrix.rows < self.rows_end {
+            format!("has {} rows, the plan touches {}", matrix.rows, self.rows_end)
+        } else if matrix.stride < matrix.columns || !matrix.stride.is_multiple_of(8) {
+            format!("has a stride of {}; it must be a multiple of 8 and at least {}", matrix.stride, matrix.columns)
+        } else if matrix.address == 0 || !matrix.address.is_multiple_of(16) {
+            format!("address {:#x} is null or not a multiple of 16", matrix.address)
+        } else {
+            return Ok(());
+        };
+        Err(Error::shape(what, why))
+    }
+}

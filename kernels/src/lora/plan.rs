@@ -1,0 +1,495 @@
+//! Which block does what: decided once a step, from segments and ranks alone.
+//!
+//! A segment is cut into row tiles; a row tile and a projection make a *group*; the blocks of a group are its
+//! *members*, each with a slice of the inputs and a slice of the outputs. A plan gives each group as many members as
+//! its share of the bytes, such that all of them together fill the chip about once.
+
+use std::ops::Range;
+
+use super::layout::{self, Place, TILE_BYTES, TILE_WIDTH};
+use super::variant::{RowTile, Variant};
+use crate::{Element, Error};
+
+/// The projections that read the same x in one launch: q, k and v; gate and up; or a single one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    element: Element,
+    places: Vec<Place>,
+}
+
+/// The most projections that one launch serves.
+pub const PROJECTIONS_MAX: usize = 4;
+
+impl Site {
+    /// A site of one to four projections with the same input width.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are none or too many, or their input widths differ.
+    pub fn new(element: Element, places: &[Place]) -> Result<Self, Error> {
+        if places.is_empty() || places.len() > PROJECTIONS_MAX {
+            let why = format!("{} projections share a launch; 1 to {PROJECTIONS_MAX} can", places.len());
+            return Err(Error::shape("site", why));
+        }
+        if let Some(other) = places.iter().find(|place| place.shape.inputs != places[0].shape.inputs) {
+            return Err(Error::shape(
+                "site",
+                format!(
+                    "projections that share x must have one input width, not {} and {}",
+                    places[0].shape.inputs, other.shape.inputs
+                ),
+            ));
+        }
+        for place in places {
+            place.shape.check()?;
+        }
+        Ok(Site { element, places: places.to_vec() })
+    }
+
+    /// Number format of x, y and the weights.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Shapes and places of the projections.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// Width of x.
+    pub fn inputs(&self) -> u32 {
+        self.places[0].shape.inputs
+    }
+
+    /// Whether a plan for one serves the other: the same shapes, wherever they lie.
+    pub fn has_shapes_of(&self, other: &Site) -> bool {
+        let shapes = |site: &Site| site.places.iter().map(|place| place.shape).collect::<Vec<_>>();
+        self.element == other.element && shapes(self) == shapes(other)
+    }
+}
+
+/// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segment {
+    /// Rows of x and y; may be empty.
+    pub rows: Range<u32>,
+    /// Device address of the adapter's packed weights, 16-byte aligned.
+    pub weights: u64,
+    /// The adapter's rank, 1 to 256.
+    pub rank: u32,
+    /// What v·B is multiplied by.
+    pub scale: f32,
+}
+
+/// What the chip offers to a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chip {
+    /// Multiprocessors.
+    pub multiprocessors: u32,
+    /// Shared memory that one block may have.
+    pub shared_bytes_block_max: u32,
+}
+
+/// A plan's two choices, for measuring what they are worth. `None` leaves a choice to the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tuning {
+    /// Rows a group.
+    pub row_tile: Option<RowTile>,
+    /// Blocks over which all groups together are spread.
+    pub blocks: Option<u32>,
+}
+
+/// What one block does; the same fields as `Job` in `lora.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Job {
+    /// Device address of the adapter.
+    pub weights: u64,
+    /// First row.
+    pub row: u32,
+    /// Rows; zero for a block with nothing to do.
+    pub rows: u32,
+    /// Rank of the adapter.
+    pub rank: u32,
+    /// Index of the projection in its site.
+    pub projection: u32,
+    /// First input tile of this member.
+    pub k_tile: u32,
+    /// Input tiles of this member.
+    pub k_tiles: u32,
+    /// First output tile of this member.
+    pub column_tile: u32,
+    /// Output tiles of this member.
+    pub column_tiles: u32,
+    /// Which member of its group.
+    pub member: u32,
+    /// Members of the group.
+    pub members: u32,
+    /// The group's first inbox cell.
+    pub inbox: u32,
+    /// What v·B is multiplied by.
+    pub scale: f32,
+}
+
+impl Job {
+    /// Size in device memory.
+    pub const BYTES: usize = 64;
+
+    /// The bytes that the kernel reads.
+    pub fn to_bytes(self) -> [u8; Job::BYTES] {
+        let mut bytes = [0; Job::BYTES];
+        bytes[..8].copy_from_slice(&self.weights.to_le_bytes());
+        let words = [
+            self.row,
+            self.rows,
+            self.rank,
+            self.projection,
+            self.k_tile,
+            self.k_tiles,
+            self.column_tile,
+            self.column_tiles,
+            self.member,
+            self.members,
+            self.inbox,
+            self.scale.to_bits(),
+        ];
+        for (slot, word) in bytes[8..].chunks_exact_mut(4).zip(words) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// The work of one launch, block by block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    site: Site,
+    variant: Variant,
+    jobs: Vec<Job>,
+    shared_bytes: u32,
+    inbox_cells: u32,
+    rows_end: u32,
+    rank_max: u32,
+}
+
+/// Bytes of an inbox cell: partial sums of 16 ranks × 8 rows in fp32.
+pub const CELL_BYTES: usize = 512;
+
+struct Group {
+    segment: usize,
+    rows: Range<u32>,
+    projection: usize,
+    /// Bytes that the group moves: its share of the chip.
+    bytes: u64,
+    /// Inbox cells of one member's partial sums.
+    cells: u32,
+    members_max: u32,
+    members: u32,
+}
+
+impl Plan {
+    /// Plans one launch over these segments, which must be in row order and must not overlap.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a rank out of range, rows out of order, a misaligned address, or a rank and row tile
+    /// that need more shared memory than a block can have.
+    pub fn new(site: &Site, segments: &[Segment], chip: Chip, tuning: Tuning) -> Result<Self, Error> {
+        let rows_end = check_segments(segments)?;
+        let rank_max = segments.iter().filter(|s| !s.rows.is_empty()).map(|s| s.rank).max().unwrap_or(0);
+        let row_tile = match tuning.row_tile {
+            Some(chosen) if rank_max > chosen.rank_max() => {
+                let why = format!("{} rows a group hold ranks up to {}", chosen.rows(), chosen.rank_max());
+                return Err(Error::shape(format!("rank {rank_max}"), why));
+            }
+            Some(chosen) => chosen,
+            None => choose_row_tile(site, segments, rank_max, chip),
+        };
+        let mut groups = groups(site, segments, row_tile);
+        let blocks = tuning.blocks.unwrap_or_else(|| choose_blocks(&groups, chip));
+        share_blocks(&mut groups, blocks);
+        let mut plan = Plan {
+            site: site.clone(),
+            variant: Variant { element: site.element, rows: row_tile },
+            jobs: Vec::with_capacity(groups.iter().map(|group| group.members as usize).sum()),
+            shared_bytes: 0,
+            inbox_cells: 0,
+            rows_end,
+            rank_max,
+        };
+        for group in &groups {
+            plan.add(group, &segments[group.segment]);
+        }
+        if plan.shared_bytes > chip.shared_bytes_block_max {
+            let why = format!(
+                "needs {} bytes of shared memory a block, the GPU has {}; use a smaller row tile",
+                plan.shared_bytes, chip.shared_bytes_block_max
+            );
+            return Err(Error::shape(format!("rank {rank_max} with {} rows a group", row_tile.rows()), why));
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, group: &Group, segment: &Segment) {
+        let shape = self.site.places[group.projection].shape;
+        let (k_tiles, c_tiles) = (shape.inputs.div_ceil(TILE_WIDTH), shape.outputs.div_ceil(TILE_WIDTH));
+        let members = group.members;
+        for member in 0..members {
+            let k = slice(k_tiles, member, members);
+            let c = slice(c_tiles, member, members);
+            self.jobs.push(Job {
+                weights: segment.weights,
+                row: group.rows.start,
+                rows: group.rows.end - group.rows.start,
+                rank: segment.rank,
+                projection: group.projection as u32,
+                k_tile: k.start,
+                k_tiles: k.end - k.start,
+                column_tile: c.start,
+                column_tiles: c.end - c.start,
+                member,
+                members,
+                inbox: self.inbox_cells,
+                scale: segment.scale,
+            });
+        }
+        if members > 1 {
+            self.inbox_cells += members * members * group.cells;
+        }
+        self.shared_bytes = self.shared_bytes.max(shared_bytes(self.variant.rows, segment.rank, group.cells, members));
+    }
+
+    /// The site it was made for; it serves every site with the same shapes, as the same projections of all layers.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// The compiled form that runs it.
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// One job a block, in block order.
+    pub fn jobs(&self) -> &[Job] {
+        &self.jobs
+    }
+
+    /// Dynamic shared memory a block.
+    pub fn shared_bytes(&self) -> u32 {
+        self.shared_bytes
+    }
+
+    /// Inbox cells ([`CELL_BYTES`] each) that the members exchange their partial sums through.
+    pub fn inbox_cells(&self) -> u32 {
+        self.inbox_cells
+    }
+
+    /// One past the last row that it touches.
+    pub fn rows_end(&self) -> u32 {
+        self.rows_end
+    }
+
+    /// The largest rank in it.
+    pub fn rank_max(&self) -> u32 {
+        self.rank_max
+    }
+}
+
+fn check_segments(segments: &[Segment]) -> Result<u32, Error> {
+    let mut end = 0;
+    for (index, segment) in segments.iter().enumerate() {
+        let Range { start, end: stop } = segment.rows;
+        if start > stop || start < end {
+            let why = format!("rows {start}..{stop} after row {end}: segments must be in order and must not overlap");
+            return Err(Error::shape(format!("segment {index}"), why));
+        }
+        end = stop;
+        if start == stop {
+            continue;
+        }
+        layout::check_rank(segment.rank)?;
+        if segment.weights % 16 != 0 {
+            let why = format!("address {:#x} is not a multiple of 16", segment.weights);
+            return Err(Error::shape(format!("weights of segment {index}"), why));
+        }
+    }
+    Ok(end)
+}
+
+/// The `member`-th of `members` nearly equal parts of `tiles`.
+fn slice(tiles: u32, member: u32, members: u32) -> Range<u32> {
+    let cut = |n: u32| (u64::from(tiles) * u64::from(n) / u64::from(members)) as u32;
+    cut(member)..cut(member + 1)
+}
+
+/// Pairs of rank granules.
+fn pairs(rank: u32) -> u32 {
+    rank.div_ceil(16)
+}
+
+fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for (index, segment) in segments.iter().enumerate() {
+        let mut row = segment.rows.start;
+        while row < segment.rows.end {
+            let rows = row..segment.rows.end.min(row + row_tile.rows());
+            for (projection, place) in site.places.iter().enumerate() {
+                let (inputs, outputs) = (place.shape.inputs, place.shape.outputs);
+                let tiles = u64::from(inputs.div_ceil(TILE_WIDTH) + outputs.div_ceil(TILE_WIDTH));
+                let weights = tiles * u64::from(layout::granules(segment.rank)) * TILE_BYTES as u64;
+                let rows_count = rows.end - rows.start;
+                let activations = u64::from(rows_count) * 2 * (u64::from(inputs) + 2 * u64::from(outputs));
+                let cells = pairs(segment.rank) * rows_count.div_ceil(8);
+                groups.push(Group {
+                    segment: index,
+                    rows: rows.clone(),
+                    projection,
+                    bytes: weights + activations,
+                    cells,
+                    members_max: members_max(inputs, outputs, cells),
+                    members: 1,
+                });
+            }
+            row = rows.end;
+        }
+    }
+    groups
+}
+
+/// How many blocks may share a group: no more than there are tiles to share, and no more than make the exchange,
+/// which grows with their square, dearer than what it spreads.
+fn members_max(inputs: u32, outputs: u32, cells: u32) -> u32 {
+    let tiles = inputs.min(outputs).div_ceil(TILE_WIDTH);
+    let exchange = (512 / cells).max(4);
+    tiles.min(exchange).min(32)
+}
+
+/// The row tile for which the slowest resource of the chip is least busy.
+fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
+    let _ = (site, chip);
+    let rows_max = segments.iter().map(|s| s.rows.end - s.rows.start).max().unwrap_or(0);
+    let fits = |tile: &RowTile| tile.rank_max() >= rank_max;
+    RowTile::ALL.into_iter().filter(fits).find(|tile| tile.rows() >= rows_max.min(32)).unwrap_or(RowTile::Rows8)
+}
+
+/// How many blocks the groups are spread over: one a multiprocessor, so that the next launch's blocks, which load
+/// their weights early, find room beside them.
+fn choose_blocks(groups: &[Group], chip: Chip) -> u32 {
+    let _ = groups;
+    chip.multiprocessors
+}
+
+/// Gives each group members in proportion to its bytes, `blocks` in all at most, at least one each.
+fn share_blocks(groups: &mut [Group], blocks: u32) {
+    let total: u64 = groups.iter().map(|group| group.bytes).sum();
+    for group in groups.iter_mut() {
+        let share = (u64::from(blocks) * group.bytes / total.max(1)) as u32;
+        group.members = share.clamp(1, group.members_max.max(1));
+    }
+}
+
+/// Dynamic shared memory of a block: the ring, the warps' partial sums, and the members' where they are staged.
+fn shared_bytes(row_tile: RowTile, rank: u32, cells: u32, members: u32) -> u32 {
+    let shape = row_tile.shape();
+    let ring = shape.warps * shape.depth * 2 * TILE_BYTES as u32;
+    let mut splits = 1;
+    while splits * shape.pairs < pairs(rank) {
+        splits *= 2;
+    }
+    let partial = shape.warps / splits * cells;
+    let staged = if members > 1 && cells < shape.warps { members * cells } else { 0 };
+    ring + (partial + staged) * CELL_BYTES as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{AdapterLayout, ProjectionShape};
+    use super::*;
+
+    const CHIP: Chip = Chip { multiprocessors: 132, shared_bytes_block_max: 232_448 };
+
+    fn site(inputs: u32, outputs: &[u32]) -> Site {
+        let shapes: Vec<_> = outputs.iter().map(|&outputs| ProjectionShape { inputs, outputs }).collect();
+        let layout = AdapterLayout::new(&shapes).expect("multiples of 8");
+        Site::new(Element::Bf16, layout.places()).expect("one to four projections")
+    }
+
+    fn segment(rows: Range<u32>, rank: u32) -> Segment {
+        Segment { rows, weights: 4096, rank, scale: 1.0 }
+    }
+
+    #[test]
+    fn every_row_meets_every_tile_of_every_projection_exactly_once() {
+        let site = site(5120, &[5120, 1024, 40]);
+        let segments = [segment(0..1, 8), segment(1..1, 16), segment(4..71, 200), segment(71..72, 1)];
+        for row_tile in [RowTile::Rows8, RowTile::Rows16, RowTile::Rows32] {
+            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(400) };
+            let plan = Plan::new(&site, &segments, CHIP, tuning).expect("a valid batch");
+            for (projection, place) in site.places().iter().enumerate() {
+                let inputs = place.shape.inputs.div_ceil(32) as usize;
+                let outputs = place.shape.outputs.div_ceil(32) as usize;
+                let mut seen_inputs = vec![0; 72 * inputs];
+                let mut seen_outputs = vec![0; 72 * outputs];
+                for job in plan.jobs().iter().filter(|job| job.projection as usize == projection) {
+                    for row in job.row..job.row + job.rows {
+                        for tile in job.k_tile..job.k_tile + job.k_tiles {
+                            seen_inputs[row as usize * inputs + tile as usize] += 1;
+                        }
+                        for tile in job.column_tile..job.column_tile + job.column_tiles {
+                            seen_outputs[row as usize * outputs + tile as usize] += 1;
+                        }
+                    }
+                }
+                for (seen, tiles) in [(seen_inputs, inputs), (seen_outputs, outputs)] {
+                    for (row, counts) in seen.chunks_exact(tiles).enumerate() {
+                        let expected = i32::from(!(1..4).contains(&row));
+                        assert!(counts.iter().all(|&count| count == expected), "row {row}: {counts:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn inboxes_of_different_groups_do_not_overlap() {
+        let segments: Vec<_> = (0..20).map(|n| segment(n..n + 1, 8 * (n + 1))).collect();
+        let plan = Plan::new(&site(4096, &[4096]), &segments, CHIP, Tuning::default()).expect("a valid batch");
+        let mut end = 0;
+        for job in plan.jobs().iter().filter(|job| job.members > 1 && job.member == 0) {
+            assert!(job.inbox >= end);
+            end = job.inbox + job.members * job.members * pairs(job.rank);
+        }
+        assert_eq!(end, plan.inbox_cells());
+    }
+
+    #[test]
+    fn members_follow_the_bytes_of_a_mixed_batch() {
+        let segments: Vec<_> = [8, 64, 128, 8, 64, 128, 8, 64, 128]
+            .into_iter()
+            .zip(0..)
+            .map(|(rank, n)| segment(n..n + 1, rank))
+            .collect();
+        let plan = Plan::new(&site(4096, &[4096]), &segments, CHIP, Tuning::default()).expect("a valid batch");
+        let members = |rank| plan.jobs().iter().filter(|job| job.rank == rank).count();
+        assert!(members(8) < members(64) && members(64) < members(128));
+        assert!(plan.jobs().len() <= 132);
+    }
+
+    #[test]
+    fn bad_batches_are_refused() {
+        let site = site(4096, &[4096]);
+        let misaligned = Segment { weights: 8, ..segment(0..1, 16) };
+        for bad in [
+            vec![segment(0..1, 0)],
+            vec![segment(0..1, 257)],
+            vec![segment(0..2, 8), segment(1..3, 8)],
+            vec![misaligned],
+        ] {
+            let plan = Plan::new(&site, &bad, CHIP, Tuning::default());
+            assert!(matches!(plan, Err(Error::Shape { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_without_adapters_needs_no_block() {
+        let plan = Plan::new(&site(64, &[64]), &[segment(3..3, 16)], CHIP, Tuning::default()).expect("nothing to do");
+        assert!(plan.jobs().is_empty());
+    }
+}

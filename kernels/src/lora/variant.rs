@@ -1,0 +1,106 @@
+//! The compiled forms of `lora.cu`: one a number format and a row tile.
+
+use crate::Element;
+use crate::compile::Unit;
+
+/// One compiled form of the LoRA kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// Number format.
+    pub element: Element,
+    /// Rows that a group of blocks holds: 8, 16, 32 or 64.
+    pub rows: RowTile,
+}
+
+/// Rows of a segment that one group of blocks multiplies at once. More rows read the weights less often and hold
+/// more sums in registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RowTile {
+    /// 8 rows: decode.
+    Rows8,
+    /// 16 rows.
+    Rows16,
+    /// 32 rows.
+    Rows32,
+    /// 64 rows: prefill of ranks up to 128.
+    Rows64,
+}
+
+/// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Warps a block.
+    pub(crate) warps: u32,
+    /// Ring depth in units of two tiles, a warp.
+    pub(crate) depth: u32,
+    /// Pairs of rank granules whose sums one warp holds.
+    pub(crate) pairs: u32,
+    /// Tiles of x loaded ahead.
+    pub(crate) x_ahead: u32,
+    /// Tiles of y loaded ahead.
+    pub(crate) y_ahead: u32,
+    /// Blocks that share a multiprocessor, as far as registers go.
+    pub(crate) blocks_min: u32,
+}
+
+impl RowTile {
+    /// All row tiles, smallest first.
+    pub const ALL: [RowTile; 4] = [RowTile::Rows8, RowTile::Rows16, RowTile::Rows32, RowTile::Rows64];
+
+    /// Rows in the tile.
+    pub fn rows(self) -> u32 {
+        8 * self.tiles()
+    }
+
+    fn tiles(self) -> u32 {
+        match self {
+            RowTile::Rows8 => 1,
+            RowTile::Rows16 => 2,
+            RowTile::Rows32 => 4,
+            RowTile::Rows64 => 8,
+        }
+    }
+
+    pub(crate) fn shape(self) -> Shape {
+        let (depth, pairs, x_ahead, y_ahead, blocks_min) = match self {
+            RowTile::Rows8 => (12, 4, 4, 4, 2),
+            RowTile::Rows16 => (11, 2, 2, 2, 2),
+            RowTile::Rows32 => (8, 2, 1, 1, 2),
+            RowTile::Rows64 => (8, 1, 1, 1, 1),
+        };
+        Shape { warps: 8, depth, pairs, x_ahead, y_ahead, blocks_min }
+    }
+
+    /// The largest rank that the block's warps can accumulate.
+    pub fn rank_max(self) -> u32 {
+        let shape = self.shape();
+        (shape.pairs * shape.warps * 16).min(super::layout::RANK_MAX)
+    }
+}
+
+impl Variant {
+    /// Every variant.
+    pub fn all() -> impl Iterator<Item = Variant> {
+        Element::ALL.into_iter().flat_map(|element| RowTile::ALL.into_iter().map(move |rows| Variant { element, rows }))
+    }
+
+    /// What to compile for an architecture (`sm_80`, `sm_90a`, …).
+    pub fn unit(self, architecture: &str) -> Unit {
+        Unit { source: "lora.cu", architecture: architecture.to_owned(), defines: self.defines() }
+    }
+
+    /// The definitions that select this variant.
+    pub fn defines(self) -> Vec<(&'static str, String)> {
+        let shape = self.rows.shape();
+        vec![
+            ("ELEMENT", self.element.device_name().to_owned()),
+            ("NT", self.rows.tiles().to_string()),
+            ("WARPS", shape.warps.to_string()),
+            ("DEPTH", shape.depth.to_string()),
+            ("PAIRS", shape.pairs.to_string()),
+            ("XB", shape.x_ahead.to_string()),
+            ("YB", shape.y_ahead.to_string()),
+            ("MIN_BLOCKS", shape.blocks_min.to_string()),
+        ]
+    }
+}

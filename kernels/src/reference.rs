@@ -1,0 +1,3 @@
+//! The same formulas in float64 on the CPU, written for the reader and not for speed.
+
+pub mod lora;

@@ -1,0 +1,80 @@
+//! Where the kernel sources come from: built in, or a folder while a kernel is being worked on.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+
+/// The kernel sources and the header they share.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    folder: Option<PathBuf>,
+}
+
+const BUILT_IN: [(&str, &str); 3] = [
+    ("primitives.cuh", include_str!("../cu/primitives.cuh")),
+    ("lora.cu", include_str!("../cu/lora.cu")),
+    ("memory.cu", include_str!("../cu/memory.cu")),
+];
+
+/// The header that every source may include.
+pub const HEADER: &str = "primitives.cuh";
+
+impl Sources {
+    /// The sources that this crate was built with.
+    pub fn built_in() -> Self {
+        Sources { folder: None }
+    }
+
+    /// Sources read from a folder at each compilation, so that a kernel can be changed without a new build.
+    pub fn in_folder(folder: &Path) -> Self {
+        Sources { folder: Some(folder.to_owned()) }
+    }
+
+    /// The names of all sources, the header first.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    /// The text of one source.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is not built in or cannot be read from the folder.
+    pub fn text(&self, name: &str) -> Result<String, Error> {
+        match &self.folder {
+            Some(folder) => {
+                let path = folder.join(name);
+                std::fs::read_to_string(&path).map_err(|cause| Error::File {
+                    doing: "reading the kernel source",
+                    path,
+                    cause,
+                })
+            }
+            None => {
+                BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned()).ok_or_else(|| {
+                    Error::File {
+                        doing: "looking for the built-in kernel source",
+                        path: name.into(),
+                        cause: std::io::ErrorKind::NotFound.into(),
+                    }
+                })
+            }
+        }
+    }
+
+    /// SHA-256 over all sources, in hexadecimal: what a measurement names as its kernels.
+    ///
+    /// # Errors
+    /// As [`Sources::text`].
+    pub fn hash(&self) -> Result<String, Error> {
+        let mut hash = Sha256::new();
+        for name in Sources::names() {
+            hash.update(name.as_bytes());
+            hash.update([0]);
+            hash.update(self.text(name)?.as_bytes());
+            hash.update([0]);
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}

@@ -1,0 +1,176 @@
+//! How long does a captured sequence of launches take when the L2 cache is cold?
+//!
+//! One graph holds several calls. Before each replay 256 MiB are read, so that the cache holds none of the operands
+//! and no dirty line is written back inside the timed part; events are recorded around the replay.
+
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys,
+};
+use cudarc::nvrtc::Ptx;
+
+use crate::cache::Cache;
+use crate::compile::Unit;
+use crate::gpu::Gpu;
+use crate::source::Sources;
+use crate::{Element, Error};
+
+/// Bytes read before each replay: more than four times the L2 of any GPU known so far.
+const SWEEP_BYTES: usize = 256 << 20;
+
+/// Captures, replays and times on one stream.
+#[derive(Debug)]
+pub struct Stopwatch {
+    stream: Arc<CudaStream>,
+    _module: Arc<CudaModule>,
+    fill_f16: CudaFunction,
+    fill_bf16: CudaFunction,
+    read_all: CudaFunction,
+    copy_vectors: CudaFunction,
+    swept: CudaSlice<u8>,
+    sink: CudaSlice<u32>,
+    start: CudaEvent,
+    end: CudaEvent,
+    blocks: u32,
+}
+
+const THREADS: u32 = 256;
+
+impl Stopwatch {
+    /// A stopwatch on this stream, which must not be the default one.
+    ///
+    /// # Errors
+    /// Compiler and driver errors; 256 MiB of device memory must be free.
+    pub fn new(gpu: &Gpu, stream: &Arc<CudaStream>, sources: &Sources, cache: Option<&Cache>) -> Result<Self, Error> {
+        let unit = Unit { source: "memory.cu", architecture: gpu.architecture(), defines: Vec::new() };
+        let cubin = unit.compile(sources, cache)?;
+        let module = gpu
+            .context()
+            .load_module(Ptx::from_binary(cubin.image))
+            .map_err(Error::driver("loading the measuring kernels"))?;
+        let function = |name: &str| module.load_function(name).map_err(Error::driver(format!("finding kernel {name}")));
+        let event = || {
+            gpu.context()
+                .new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
+                .map_err(Error::driver("making an event"))
+        };
+        let mut swept = gpu.allocate::<u8>(stream, SWEEP_BYTES, "sweeping the L2 cache")?;
+        stream.memset_zeros(&mut swept).map_err(Error::driver("clearing the sweep buffer"))?;
+        Ok(Stopwatch {
+            fill_f16: function("fill_f16")?,
+            fill_bf16: function("fill_bf16")?,
+            read_all: function("read_all")?,
+            copy_vectors: function("copy_vectors")?,
+            swept,
+            sink: gpu.allocate(stream, 1, "the sweep's sink")?,
+            start: event()?,
+            end: event()?,
+            blocks: gpu.chip().multiprocessors * 8,
+            stream: stream.clone(),
+            _module: module,
+        })
+    }
+
+    fn config(&self) -> LaunchConfig {
+        LaunchConfig { grid_dim: (self.blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }
+    }
+
+    /// Fills a buffer with random values in ±`scale`, the same for the same seed.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn fill(&self, buffer: &mut CudaSlice<u16>, element: Element, seed: u64, scale: f32) -> Result<(), Error> {
+        let count = buffer.len() as u64 / 2;
+        let function = match element {
+            Element::F16 => &self.fill_f16,
+            Element::Bf16 => &self.fill_bf16,
+        };
+        let mut launch = self.stream.launch_builder(function);
+        launch.arg(&mut *buffer).arg(&count).arg(&seed).arg(&scale).arg(&self.blocks);
+        // SAFETY: the kernel writes `count` words of two elements, as many as the buffer holds.
+        unsafe { launch.launch(self.config()) }.map_err(Error::driver("filling a buffer")).map(|_| ())
+    }
+
+    /// Launches a plain kernel that copies `bytes` (a multiple of 16) and never lets its successor begin early: what a
+    /// call finds before it in a step whose GEMMs know nothing of programmatic launches.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    ///
+    /// # Safety
+    /// Both addresses must be multiples of 16 and lie in live device memory of at least `bytes`.
+    pub unsafe fn copy_uncooperatively(&self, to: u64, from: u64, bytes: usize) -> Result<(), Error> {
+        let count = (bytes / 16) as u64;
+        let mut launch = self.stream.launch_builder(&self.copy_vectors);
+        launch.arg(&to).arg(&from).arg(&count).arg(&self.blocks);
+        // SAFETY: the caller's promise.
+        unsafe { launch.launch(self.config()) }.map_err(Error::driver("launching a copy kernel")).map(|_| ())
+    }
+
+    /// Captures what `launches` does on the stream.
+    ///
+    /// # Errors
+    /// What `launches` returns, or [`Error::Driver`] if something in it cannot be captured.
+    pub fn capture(&self, launches: impl FnOnce() -> Result<(), Error>) -> Result<CudaGraph, Error> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(Error::driver("beginning a capture"))?;
+        let launched = launches();
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = self.stream.end_capture(flags).map_err(Error::driver("ending a capture"));
+        launched?;
+        graph?.ok_or_else(|| Error::Driver { doing: "ending a capture".to_owned(), code: "it is empty".to_owned() })
+    }
+
+    /// Microseconds of each of `repeats` replays with a cold L2, after one that is not counted.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn replays_us(&self, graph: &CudaGraph, repeats: usize) -> Result<Vec<f64>, Error> {
+        let timed = || Error::driver("timing a graph");
+        graph.upload().map_err(timed())?;
+        graph.launch().map_err(timed())?;
+        let mut samples = Vec::with_capacity(repeats);
+        for _ in 0..repeats {
+            self.sweep()?;
+            self.start.record(&self.stream).map_err(timed())?;
+            graph.launch().map_err(timed())?;
+            self.end.record(&self.stream).map_err(timed())?;
+            self.end.synchronize().map_err(timed())?;
+            samples.push(f64::from(self.start.elapsed_ms(&self.end).map_err(timed())?) * 1e3);
+        }
+        Ok(samples)
+    }
+
+    fn sweep(&self) -> Result<(), Error> {
+        let (vectors, _guard) = self.swept.device_ptr(&self.stream);
+        let (sink, _sink_guard) = self.sink.device_ptr(&self.stream);
+        let count = (SWEEP_BYTES / 16) as u64;
+        let mut launch = self.stream.launch_builder(&self.read_all);
+        launch.arg(&vectors).arg(&count).arg(&sink).arg(&self.blocks);
+        // SAFETY: the kernel reads `count` vectors of 16 bytes, all of the buffer, and writes at most one word.
+        unsafe { launch.launch(self.config()) }.map_err(Error::driver("sweeping the L2 cache")).map(|_| ())
+    }
+}
+
+/// Median and spread of samples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Summary {
+    /// The median.
+    pub median: f64,
+    /// The tenth percentile.
+    pub p10: f64,
+    /// The ninetieth percentile.
+    pub p90: f64,
+}
+
+impl Summary {
+    /// Of these samples; `None` if there are none.
+    pub fn of(samples: &[f64]) -> Option<Self> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let last = sorted.len().checked_sub(1)?;
+        let at = |share: f64| sorted[(share * last as f64).round() as usize];
+        Some(Summary { median: at(0.5), p10: at(0.1), p90: at(0.9) })
+    }
+}

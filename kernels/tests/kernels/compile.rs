@@ -1,0 +1,73 @@
+//! The real NVRTC, without a GPU: every kernel compiles, and fits the multiprocessor as its variant was designed to.
+
+use aril_kernels::compile::{self, Unit};
+use aril_kernels::lora::variant::{RowTile, Variant};
+use aril_kernels::source::Sources;
+
+fn nvrtc_is_here() -> bool {
+    match compile::nvrtc_version() {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            false
+        }
+    }
+}
+
+#[test]
+fn every_lora_kernel_fits_its_registers_on_both_architectures() {
+    if !nvrtc_is_here() {
+        return;
+    }
+    for architecture in ["sm_80", "sm_90a"] {
+        for variant in Variant::all() {
+            let cubin = variant.unit(architecture).compile(&Sources::built_in(), None).expect("it compiles");
+            assert_eq!(cubin.footprints.len(), 3, "pair, shrink and expand");
+            let registers_max = if variant.rows == RowTile::Rows64 { 255 } else { 128 };
+            for footprint in cubin.footprints {
+                let what = format!("{architecture} {variant:?} {footprint:?}");
+                assert!((32..=registers_max).contains(&footprint.registers), "{what}");
+                assert_eq!(footprint.spill_bytes, 0, "{what}");
+                assert_eq!(footprint.static_shared_bytes, 0, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_measuring_kernels_compile() {
+    if !nvrtc_is_here() {
+        return;
+    }
+    for architecture in ["sm_80", "sm_90a"] {
+        let unit = Unit { source: "memory.cu", architecture: architecture.to_owned(), defines: Vec::new() };
+        let cubin = unit.compile(&Sources::built_in(), None).expect("it compiles");
+        assert!(cubin.footprints.iter().all(|footprint| footprint.spill_bytes == 0), "{:?}", cubin.footprints);
+    }
+}
+
+#[test]
+fn a_compiler_error_reaches_the_caller_with_its_log() {
+    if !nvrtc_is_here() {
+        return;
+    }
+    let mut unit = Variant::all().next().expect("a variant").unit("sm_90a");
+    unit.defines.retain(|(name, _)| *name != "ELEMENT");
+    unit.defines.push(("ELEMENT", "Fp5".to_owned()));
+    let error = unit.compile(&Sources::built_in(), None).expect_err("there is no such format");
+    assert!(error.to_string().contains("Fp5"), "{error}");
+}
+
+#[test]
+fn a_second_compilation_comes_from_the_cache() {
+    if !nvrtc_is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cache = aril_kernels::cache::Cache::new(folder.path());
+    let unit = Unit { source: "memory.cu", architecture: "sm_80".to_owned(), defines: Vec::new() };
+    let first = unit.compile(&Sources::built_in(), Some(&cache)).expect("it compiles");
+    let second = unit.compile(&Sources::built_in(), Some(&cache)).expect("it is there");
+    assert!(!first.cached && second.cached);
+    assert_eq!(first.image, second.image);
+}

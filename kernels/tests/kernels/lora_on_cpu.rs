@@ -1,0 +1,255 @@
+//! Shrink, expand and pair on the CPU shim against float64, on the batches that break kernels.
+
+use std::path::Path;
+
+use aril_kernels::Element;
+use aril_kernels::lora::plan::{CELL_BYTES, Chip, Job, Plan, Tuning};
+use aril_kernels::lora::variant::RowTile;
+use aril_kernels::reference::lora::Deviation;
+
+use crate::batch::{Batch, Part};
+use crate::shim::{self, Buffer, Case, Pointer};
+
+const CHIP: Chip = Chip { multiprocessors: 12, shared_bytes_block_max: 232_448 };
+
+const fn part(rows: u32, rank: u32) -> Part {
+    Part { rows, rank }
+}
+
+fn bytes_of(words: &[u16]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn words_of(bytes: &[u8]) -> Vec<u16> {
+    bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+}
+
+fn floats_of(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+}
+
+/// Rows of `width` moved apart to rows of `stride`, the gaps filled with NaN.
+fn spread(words: &[u16], width: usize, stride: usize) -> Vec<u16> {
+    let mut out = Vec::new();
+    for row in words.chunks_exact(width) {
+        out.extend_from_slice(row);
+        out.extend(std::iter::repeat_n(u16::MAX, stride - width));
+    }
+    out.truncate(out.len().saturating_sub(stride - width));
+    out
+}
+
+fn gather(words: &[u16], width: usize, stride: usize) -> Vec<u16> {
+    words.chunks(stride).flat_map(|row| row[..width].to_vec()).collect()
+}
+
+struct Launch<'a> {
+    batch: &'a Batch,
+    plan: Plan,
+    seed: u64,
+}
+
+const PAIR: usize = 0;
+const SHRINK: usize = 1;
+const EXPAND: usize = 2;
+const GAP: usize = 8;
+
+impl Launch<'_> {
+    fn v_stride(&self) -> usize {
+        self.plan.rank_max() as usize + 1
+    }
+
+    /// Runs one kernel; `v` is the input of expand. Returns y or v of each projection.
+    fn run(&self, runner: &Path, kernel: usize, v: &[Vec<f32>]) -> Result<Vec<Vec<u8>>, String> {
+        let Launch { batch, plan, .. } = self;
+        let inputs = batch.site.inputs() as usize;
+        let buffer = |content: Vec<u8>, hidden, output| Buffer { content, hidden, output };
+        let blank = [Job::default(); 2];
+        let jobs: Vec<u8> = plan.jobs().iter().chain(&blank).copied().flat_map(Job::to_bytes).collect();
+        let x = if kernel == EXPAND { Vec::new() } else { spread(&batch.x, inputs, inputs + GAP) };
+        let mut buffers = vec![
+            buffer(jobs, false, false),
+            buffer(bytes_of(&x), true, false),
+            buffer(vec![0xff; plan.inbox_cells() as usize * CELL_BYTES], false, true),
+        ];
+        let pointer = |holder, offset, target| Pointer { holder, offset, target, addend: 0 };
+        let mut pointers = vec![pointer(None, 0, 0), pointer(None, 8, 1), pointer(None, 16, 2)];
+        let mut arguments = vec![0_u8; 40 + 4 * 48];
+        let mut put = |offset: usize, value: u32| arguments[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+        put(24, (inputs + GAP) as u32);
+        put(28, inputs as u32);
+        put(32, plan.jobs().len() as u32 + blank.len() as u32);
+        for (index, place) in batch.site.places().iter().enumerate() {
+            let at = 40 + index * 48;
+            let outputs = place.shape.outputs as usize;
+            put(at, place.a_tiles as u32);
+            put(at + 8, place.b_tiles as u32);
+            put(at + 32, (outputs + GAP) as u32);
+            put(at + 36, self.v_stride() as u32);
+            put(at + 40, outputs as u32);
+            if kernel != SHRINK {
+                pointers.push(pointer(None, at + 16, buffers.len()));
+                buffers.push(buffer(bytes_of(&spread(&batch.y[index], outputs, outputs + GAP)), true, true));
+            }
+            if kernel != PAIR {
+                let nan = vec![f32::NAN; batch.rows as usize * self.v_stride()];
+                let content = if kernel == EXPAND { &v[index] } else { &nan };
+                pointers.push(pointer(None, at + 24, buffers.len()));
+                buffers.push(buffer(content.iter().flat_map(|v| v.to_le_bytes()).collect(), true, kernel == SHRINK));
+            }
+        }
+        let first_adapter = buffers.len();
+        for adapter in &batch.adapters {
+            buffers.push(buffer(bytes_of(&adapter.packed), false, false));
+        }
+        for (index, job) in plan.jobs().iter().enumerate() {
+            let adapter = (job.weights / 4096 - 1) as usize;
+            pointers.push(pointer(Some(0), index * Job::BYTES, first_adapter + adapter));
+        }
+        let case = Case {
+            variant: plan.variant(),
+            kernel,
+            blocks: plan.jobs().len() + blank.len() + 1,
+            threads: 256,
+            shared_bytes: plan.shared_bytes() as usize,
+            seed: self.seed,
+            buffers,
+            pointers,
+            arguments,
+        };
+        let mut outputs = case.run(runner)?;
+        let inbox = outputs.remove(0);
+        if inbox.iter().any(|&byte| byte != 0xff) {
+            return Err("the inbox is not empty after the launch".to_owned());
+        }
+        Ok(outputs)
+    }
+
+    fn y_of(&self, outputs: &[Vec<u8>]) -> Vec<Vec<u16>> {
+        let widths = self.batch.site.places().iter().map(|place| place.shape.outputs as usize);
+        outputs.iter().zip(widths).map(|(bytes, width)| gather(&words_of(bytes), width, width + GAP)).collect()
+    }
+}
+
+fn close_enough(batch: &Batch, y: &[Vec<u16>], what: &str) {
+    let (norm, element) = match batch.site.element() {
+        Element::Bf16 => (1e-2, 0.15),
+        Element::F16 => (2e-3, 0.02),
+    };
+    for (projection, y) in y.iter().enumerate() {
+        let expected = batch.expected_y(projection);
+        let deviation = Deviation::of(batch.decode(y).into_iter().map(f64::from), &expected);
+        assert!(deviation.within(norm, element), "{what}, projection {projection}: {deviation:?}");
+        // Rows without an adapter are untouched, to the bit.
+        let outputs = batch.site.places()[projection].shape.outputs as usize;
+        for row in 0..batch.rows as usize {
+            let served = batch.segments.iter().any(|&(first, rows, ..)| (first..first + rows).contains(&(row as u32)));
+            let range = row * outputs..(row + 1) * outputs;
+            assert!(served || y[range.clone()] == batch.y[projection][range], "{what}: row {row} was written");
+        }
+    }
+}
+
+fn check(runner: &Path, batch: &Batch, tuning: Tuning, seed: u64) {
+    let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
+    let plan = Plan::new(&batch.site, &segments, CHIP, tuning).expect("a valid batch");
+    let what = format!("{:?}, {} blocks", plan.variant(), plan.jobs().len());
+    let launch = Launch { batch, plan, seed };
+    let run = |kernel, v: &[Vec<f32>]| match launch.run(runner, kernel, v) {
+        Ok(outputs) => outputs,
+        Err(error) => panic!("{what}, {}: {error}", shim::KERNELS[kernel]),
+    };
+
+    let y = launch.y_of(&run(PAIR, &[]));
+    close_enough(batch, &y, &what);
+    let again = Launch { batch, plan: launch.plan.clone(), seed: seed + 1 };
+    let repeated = again.run(runner, PAIR, &[]).expect("it ran before");
+    assert_eq!(again.y_of(&repeated), y, "{what}: another order of warps gives other bits");
+
+    let v: Vec<Vec<f32>> = run(SHRINK, &[]).iter().map(|bytes| floats_of(bytes)).collect();
+    let stride = launch.v_stride();
+    for (projection, v) in v.iter().enumerate() {
+        let expected = batch.expected_v(projection, stride, f64::NAN);
+        for (index, (&value, &expected)) in v.iter().zip(&expected).enumerate() {
+            let same = if expected.is_nan() { value.is_nan() } else { (f64::from(value) - expected).abs() < 1e-4 };
+            assert!(same, "{what}: v[{}][{}] is {value}, not {expected}", index / stride, index % stride);
+        }
+    }
+    close_enough(batch, &launch.y_of(&run(EXPAND, &v)), &format!("{what}, expand"));
+}
+
+/// Single rows, an empty segment, rows without an adapter, odd ranks, one long segment.
+const RAGGED: [Part; 9] =
+    [part(1, 16), part(1, 1), part(2, 0), part(0, 8), part(3, 13), part(1, 64), part(21, 24), part(1, 7), part(4, 0)];
+
+#[test]
+fn every_variant_agrees_with_float64_on_a_ragged_batch() {
+    let Some(runner) = shim::runner() else { return };
+    for element in Element::ALL {
+        for row_tile in RowTile::ALL {
+            let batch = Batch::new(element, 200, &[136, 40], &RAGGED, 7);
+            check(runner, &batch, Tuning { row_tile: Some(row_tile), blocks: Some(30) }, 1);
+        }
+    }
+}
+
+#[test]
+fn the_plan_s_own_choices_agree_with_float64() {
+    let Some(runner) = shim::runner() else { return };
+    let batches: [(&[Part], u32, &[u32]); 6] = [
+        (&[part(1, 16)], 1024, &[1024]),
+        (&[part(40, 8)], 64, &[512]),
+        (&[part(1, 8), part(1, 64), part(1, 128)], 256, &[320]),
+        (&[part(1, 256), part(2, 5)], 104, &[72, 8, 8]),
+        (&[part(67, 40), part(1, 16)], 8, &[8]),
+        (&[part(1, 3), part(1, 3), part(1, 3), part(1, 3), part(1, 3), part(1, 3)], 96, &[64, 64, 64, 24]),
+    ];
+    for (index, (parts, inputs, outputs)) in batches.into_iter().enumerate() {
+        let batch = Batch::new(Element::Bf16, inputs, outputs, parts, index as u64);
+        check(runner, &batch, Tuning::default(), index as u64);
+    }
+}
+
+#[test]
+fn members_of_a_group_exchange_their_sums_in_any_number() {
+    let Some(runner) = shim::runner() else { return };
+    for (blocks, rank) in [(2, 16), (3, 48), (16, 16), (7, 256)] {
+        let batch = Batch::new(Element::F16, 512, &[512], &[part(2, rank)], u64::from(blocks));
+        check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(blocks) }, 3);
+    }
+    let batch = Batch::new(Element::F16, 512, &[512], &[part(61, 70)], 9);
+    check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows64), blocks: Some(4) }, 3);
+}
+
+/// What the shim is for: each of these faults passes unnoticed on some GPU, some of the time.
+#[test]
+fn planted_faults_are_found() {
+    let faults = [
+        ("copy_wait<DEPTH - 1>();", "copy_wait<DEPTH>();", "an asynchronous copy used before it is waited for"),
+        ("nt * 8 + i < rows)", "nt * 8 + i < rows + 1)", "x read past its last row"),
+        ("column < projection.columns &&", "", "y read past its last column"),
+        ("  dependency_wait();\n\n  // y of", "\n  // y of", "x read before the preceding kernel is done"),
+    ];
+    let batch = Batch::new(Element::Bf16, 72, &[40], &[part(3, 16), part(1, 9)], 5);
+    let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
+    let plan = Plan::new(&batch.site, &segments, CHIP, Tuning { row_tile: None, blocks: Some(4) }).expect("valid");
+    let launch = Launch { batch: &batch, plan, seed: 11 };
+    for (index, (from, to, what)) in faults.into_iter().enumerate() {
+        let Some(runner) = shim::build(
+            &format!("fault{index}"),
+            |variant| variant == launch.plan.variant(),
+            |source| {
+                assert!(source.contains(from), "the fault to plant is no longer in the source: {from}");
+                source.replacen(from, to, 1)
+            },
+        ) else {
+            return;
+        };
+        let found = launch.run(&runner, PAIR, &[]).map_or(true, |outputs| {
+            let y = launch.y_of(&outputs);
+            let deviation = Deviation::of(batch.decode(&y[0]).into_iter().map(f64::from), &batch.expected_y(0));
+            !deviation.within(1e-2, 0.15)
+        });
+        assert!(found, "not found: {what}");
+    }
+}
