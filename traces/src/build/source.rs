@@ -1,0 +1,269 @@
+//! Where requests come from: the trace, cut and resampled, or a law.
+
+use aril_sim::random::stream;
+use aril_sim::time::Span;
+use rand::RngExt;
+
+use crate::arrivals::ArrivalLaw;
+use crate::build::{Context, synthetic};
+use crate::error::{TraceError, nearest};
+use crate::format::{Columns, Format};
+use crate::input::Source as File;
+use crate::read::{ReadOptions, read_source};
+use crate::resample::{resampled, resampled_rows};
+use crate::shipped;
+use crate::table::Table;
+use crate::traffic::{LengthsFrom, Start, TooLong, Traffic};
+use crate::workload::{Description, Source};
+
+/// What is offered, before anybody asks for whom.
+pub(crate) struct Offer {
+    pub(crate) table: Option<Table>,
+    pub(crate) source: Source,
+    pub(crate) span: Span,
+    pub(crate) requests: u64,
+}
+
+/// Reads the trace, if there is one, and decides when its requests come.
+pub(crate) fn offer(traffic: &Traffic, context: &Context<'_>, about: &mut Description) -> Result<Offer, TraceError> {
+    let Some(name) = &traffic.trace else { return drawn(traffic, about) };
+    let (table, shipped) = load(name, traffic.format, &traffic.columns, traffic, context)?;
+    about.name = name.clone();
+    about.source = shipped.map(|shipped| shipped.source.to_owned());
+    about.licence = shipped.map(|shipped| shipped.licence.to_owned());
+    let table = fit(table, name, traffic, context)?;
+    match &traffic.arrivals {
+        None | Some(ArrivalLaw::Trace) => replay(traffic, context, table, about),
+        Some(law) => retimed(traffic, context, table, law, about),
+    }
+}
+
+/// No trace: everything is drawn.
+fn drawn(traffic: &Traffic, about: &mut Description) -> Result<Offer, TraceError> {
+    let Some(law) = &traffic.arrivals else {
+        let advice = "name a `trace`, or set `arrivals`, as in `arrivals = { poisson = { rate = 5.0 } }`";
+        return Err(TraceError::setting("trace", "nothing says when requests come", advice));
+    };
+    no_start(traffic)?;
+    let (process, end_ps, limit, requests) = synthetic(law, traffic, None)?;
+    about.name = law_name(law);
+    about.assigned.push("arrivals, lengths and adapters are all drawn from laws".into());
+    let span = traffic.window.duration.filter(|_| *law != ArrivalLaw::Closed).unwrap_or(Span::ZERO);
+    let span = if span.is_zero() && *law != ArrivalLaw::Closed { expected_span(&process, requests) } else { span };
+    Ok(Offer { table: None, source: Source::Law { process, end_ps, limit, rows: None }, span, requests })
+}
+
+/// How long a law takes for so many requests, about.
+fn expected_span(process: &crate::arrivals::Process, requests: u64) -> Span {
+    let rate = process.expected(Span::from_secs(1_000_000)).unwrap_or(0.0) / 1e6;
+    if rate > 0.0 { Span::from_secs_f64(requests as f64 / rate) } else { Span::ZERO }
+}
+
+fn law_name(law: &ArrivalLaw) -> String {
+    match serde_json::to_value(law) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(serde_json::Value::Object(table)) => table.keys().next().cloned().unwrap_or_default(),
+        _ => "synthetic".into(),
+    }
+}
+
+fn no_start(traffic: &Traffic) -> Result<(), TraceError> {
+    if traffic.window.start.is_some() {
+        let advice = "leave out `start`: drawn arrivals begin at 0";
+        return Err(TraceError::setting("window.start", "there is no trace to begin in", advice));
+    }
+    Ok(())
+}
+
+/// The trace's own arrivals: jittered, cut to the window and, for further seeds, resampled.
+fn replay(
+    traffic: &Traffic,
+    context: &Context<'_>,
+    mut table: Table,
+    about: &mut Description,
+) -> Result<Offer, TraceError> {
+    if table.arrivals_ps.is_none() {
+        let advice = "choose a law under `arrivals`, such as `arrivals = \"closed\"` or `arrivals = { poisson = { rate = 5.0 } }`";
+        return Err(TraceError::setting("arrivals", "the trace has no arrival times", advice));
+    }
+    if let Some(jitter) = traffic.jitter {
+        spread(&mut table, jitter, context.seed);
+        table = table.sorted();
+        about.assigned.push(format!("arrivals moved later by a uniform draw of up to {jitter}"));
+    }
+    let start = begin(traffic, &table)?;
+    let all = table.arrivals_ps.as_deref().unwrap_or(&[]);
+    let end = traffic.window.duration.map_or(u64::MAX, |duration| start.saturating_add(duration.as_ps()));
+    let first = all.partition_point(|at| *at < start);
+    let last = all.partition_point(|at| *at < end);
+    let last = traffic
+        .requests
+        .map_or(last, |limit| last.min(first.saturating_add(usize::try_from(limit).unwrap_or(usize::MAX))));
+    if first == last {
+        let problem = format!("no request arrives in it; the trace lasts {}", Span::from_ps(table.span_ps()));
+        return Err(TraceError::setting("window", problem, "move it, or make it longer"));
+    }
+    let mut rows: Vec<(u64, u32)> = (first..last).map(|row| (all[row] - start, row as u32)).collect();
+    let n = rows.len() as u64;
+    let (head, tail) = (rows[0].0, rows[rows.len() - 1].0);
+    // A trace goes on for about one gap after its last request; only the resampling needs to know.
+    let span = traffic.window.duration.unwrap_or(Span::from_ps(tail));
+    if context.replica_of_seed > 0 {
+        let around = traffic.window.duration.map_or(tail + (tail - head) / (n - 1).max(1) + 1, Span::as_ps);
+        let mut random = stream(context.seed, "traffic.resample");
+        rows = resampled(&rows, around, &traffic.resample, &mut random);
+        if rows.is_empty() {
+            let problem = format!("no block of {} that was drawn has a request in it", traffic.resample.block);
+            return Err(TraceError::setting("resample.block", problem, "choose longer blocks"));
+        }
+        about.assigned.push(format!(
+            "the order of blocks of {} is drawn; what is in them is the trace's",
+            traffic.resample.block
+        ));
+    }
+    about.notes.append(&mut table.notes);
+    let requests = rows.len() as u64;
+    Ok(Offer { table: Some(table), source: Source::Rows(rows.into()), span, requests })
+}
+
+/// The trace's requests at other times.
+fn retimed(
+    traffic: &Traffic,
+    context: &Context<'_>,
+    mut table: Table,
+    law: &ArrivalLaw,
+    about: &mut Description,
+) -> Result<Offer, TraceError> {
+    no_start(traffic)?;
+    let (process, end_ps, limit, requests) = synthetic(law, traffic, Some(table.len() as u64))?;
+    let rows: Vec<u32> = if context.replica_of_seed == 0 {
+        (0..table.len() as u32).collect()
+    } else {
+        about.assigned.push("the order of blocks of the trace's rows is drawn".into());
+        resampled_rows(table.len(), &mut stream(context.seed, "traffic.resample"))
+    };
+    about.assigned.push(format!("arrivals: {}", law_name(law)));
+    about.notes.append(&mut table.notes);
+    let span = match (law, traffic.window.duration) {
+        (ArrivalLaw::Closed, _) => Span::ZERO,
+        (_, Some(duration)) => duration,
+        (_, None) => expected_span(&process, requests),
+    };
+    Ok(Offer {
+        table: Some(table),
+        source: Source::Law { process, end_ps, limit, rows: Some(rows.into()) },
+        span,
+        requests,
+    })
+}
+
+/// Where the window begins, ps from the start of the trace.
+fn begin(traffic: &Traffic, table: &Table) -> Result<u64, TraceError> {
+    match traffic.window.start {
+        None => Ok(0),
+        Some(Start::After(span)) => Ok(span.as_ps()),
+        Some(Start::Date(date)) => {
+            let Some(origin) = table.origin_unix_ps else {
+                let advice = "write a duration from the start of the trace, such as \"10m\"";
+                return Err(TraceError::setting("window.start", "the times of the trace are no dates", advice));
+            };
+            u64::try_from(date - origin).map_err(|_| {
+                let problem = format!("the trace begins later, at {}", Start::Date(origin));
+                TraceError::setting("window.start", problem, "begin within the trace")
+            })
+        }
+    }
+}
+
+fn spread(table: &mut Table, jitter: Span, seed: u64) {
+    let mut random = stream(seed, "traffic.jitter");
+    for at in table.arrivals_ps.iter_mut().flatten() {
+        *at = at.saturating_add(random.random_range(0..jitter.as_ps().max(1)));
+    }
+}
+
+/// Reads a trace by its shipped name or its path.
+fn load(
+    name: &str,
+    format: Option<Format>,
+    columns: &Columns,
+    traffic: &Traffic,
+    context: &Context<'_>,
+) -> Result<(Table, Option<&'static shipped::Shipped>), TraceError> {
+    let options = ReadOptions { arrival_unit: traffic.arrival_unit, sort: traffic.sort, failures: traffic.failures };
+    if let Some(shipped) = shipped::find(name) {
+        let file = File::shipped(shipped.name, shipped.bytes);
+        return Ok((read_source(&file, format.or(Some(shipped.format)), columns, &options)?, Some(shipped)));
+    }
+    let path = context.base.join(name);
+    if !path.exists() {
+        let shipped: Vec<&'static str> = shipped::shipped().iter().map(|shipped| shipped.name).collect();
+        return Err(TraceError::UnknownTrace {
+            nearest: nearest(name, shipped.iter().copied()),
+            name: name.to_owned(),
+            path,
+            shipped,
+        });
+    }
+    Ok((read_source(&File::file(&path), format, columns, &options)?, None))
+}
+
+/// The table that lengths are drawn from.
+pub(crate) fn lengths_table(
+    traffic: &Traffic,
+    from: &LengthsFrom,
+    context: &Context<'_>,
+    about: &mut Description,
+) -> Result<Table, TraceError> {
+    let unordered = Traffic { sort: Some(true), arrival_unit: None, ..traffic.clone() };
+    let (table, _) = load(&from.trace, from.format, &from.columns, &unordered, context)?;
+    let mut table = fit(table, &from.trace, traffic, context)?;
+    about.notes.append(&mut table.notes);
+    Ok(table)
+}
+
+/// Deals with prompts that leave the model no room.
+fn fit(mut table: Table, name: &str, traffic: &Traffic, context: &Context<'_>) -> Result<Table, TraceError> {
+    let longest = context.max_model_len - 1;
+    let drawn = traffic.input_tokens.is_some();
+    let too_long = table.input_tokens.iter().filter(|tokens| **tokens > longest).count();
+    if !drawn && too_long > 0 {
+        let problem = || {
+            let most = table.input_tokens.iter().max().copied().unwrap_or(0);
+            format!(
+                "{too_long} of {} prompts of {name} leave no room for output in a context of {} tokens; the longest has {most}",
+                table.len(),
+                context.max_model_len
+            )
+        };
+        match traffic.too_long {
+            TooLong::Refuse => {
+                let advice = "say what becomes of them: \"drop\" or \"clip\"; or serve a model with a longer context";
+                return Err(TraceError::setting("too_long", problem(), advice));
+            }
+            TooLong::Drop => {
+                let note = format!("{}: left out", problem());
+                let rows: Vec<usize> = (0..table.len()).filter(|row| table.input_tokens[*row] <= longest).collect();
+                if rows.is_empty() {
+                    return Err(TraceError::setting("too_long", problem(), "serve a model with a longer context"));
+                }
+                table = table.select(&rows);
+                table.notes.push(note);
+            }
+            TooLong::Clip => {
+                let note = format!("{}: cut to {longest} tokens", problem());
+                table.input_tokens.iter_mut().for_each(|tokens| *tokens = (*tokens).min(longest));
+                table.notes.push(note);
+            }
+        }
+    }
+    let room = |row: usize| context.max_model_len.saturating_sub(table.input_tokens[row]);
+    let stopped = (0..table.len()).filter(|row| table.output_tokens[*row] > room(*row)).count();
+    if !drawn && stopped > 0 {
+        table.notes.push(format!(
+            "{stopped} outputs of {name} end earlier, where the context of {} tokens is full",
+            context.max_model_len
+        ));
+    }
+    Ok(table)
+}

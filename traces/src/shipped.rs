@@ -1,0 +1,64 @@
+//! Traces that are part of the program, so that their names work from anywhere. Their sources and licences are in
+//! `data/SOURCES.md`.
+
+use crate::format::Format;
+
+/// A trace that is part of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shipped {
+    /// What `trace = …` calls it.
+    pub name: &'static str,
+    /// The file's name under `traces/data`.
+    pub file: &'static str,
+    /// The file's bytes, compressed as they are there.
+    pub bytes: &'static [u8],
+    /// Where it is from.
+    pub source: &'static str,
+    /// Under which licence, with whom to credit.
+    pub licence: &'static str,
+    /// What it is, and what was cut.
+    pub description: &'static str,
+    /// Its requests; for ServeGen, its clients.
+    pub rows: u64,
+    pub(crate) format: Format,
+}
+
+macro_rules! shipped {
+    ($({ $name:literal, $file:literal, $format:ident, $rows:literal, $licence:literal, $source:literal, $description:literal })*) => {
+        &[$(Shipped {
+            name: $name,
+            file: $file,
+            bytes: include_bytes!(concat!("../data/", $file)),
+            source: $source,
+            licence: $licence,
+            description: $description,
+            rows: $rows,
+            format: Format::$format,
+        }),*]
+    };
+}
+
+const SHIPPED: &[Shipped] = shipped![
+    { "azure-llm-2023-conv", "azure_llm_2023_conv.csv.gz", Azure, 15606,
+      "CC-BY-4.0, Azure Public Dataset, Microsoft; cite Patel et al., Splitwise, ISCA 2024",
+      "https://github.com/Azure/AzurePublicDataset, data/AzureLLMInferenceTrace_conv.csv",
+      "conversations on an Azure LLM service, 2023-11-16 18:15 to 19:00; arrivals and lengths, no tenants, no adapters" }
+    { "azure-llm-2023-code", "azure_llm_2023_code.csv.gz", Azure, 7717,
+      "CC-BY-4.0, Azure Public Dataset, Microsoft; cite Patel et al., Splitwise, ISCA 2024",
+      "https://github.com/Azure/AzurePublicDataset, data/AzureLLMInferenceTrace_code.csv",
+      "code completions on an Azure LLM service, 2023-11-16 18:17 to 19:00, in bursts; arrivals and lengths, no tenants, no adapters" }
+    { "punica-textgen-1024", "punica_textgen_1024.csv.gz", PunicaTextgen, 1024,
+      "facts computed from the rules of an Apache-2.0 program; credit Punica, Chen et al., MLSys 2024",
+      "https://github.com/punica-ai/punica, benchmarks/, seed 0xABCDABCD987",
+      "the 1,024 requests of Punica's text generation benchmark in queue order; adapters under four popularities, to be chosen by columns.adapter" }
+];
+
+/// The traces that are part of the program.
+pub fn shipped() -> &'static [Shipped] {
+    SHIPPED
+}
+
+/// The shipped trace of that name.
+pub(crate) fn find(name: &str) -> Option<&'static Shipped> {
+    SHIPPED.iter().find(|shipped| shipped.name == name)
+}

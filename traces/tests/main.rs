@@ -1,0 +1,5 @@
+//! What the crate promises, a module per behaviour.
+
+mod given;
+mod punica;
+mod scenario;
