@@ -8,6 +8,7 @@ mod build;
 mod cell;
 mod choice;
 mod error;
+mod fit;
 mod format;
 mod input;
 mod inspect;
@@ -20,6 +21,7 @@ mod rows;
 mod shipped;
 mod table;
 mod traffic;
+mod vidur_costs;
 mod workload;
 mod write;
 
@@ -27,14 +29,18 @@ pub use arrivals::{ArrivalLaw, MmppState, Phase};
 pub use build::Context;
 pub use cell::TimeUnit;
 pub use error::{Place, Position, TraceError};
+pub use fit::{Fit, GENTD26, Locality, Measured, fit};
 pub use format::{Columns, Format};
-pub use inspect::{Ids, Inspect, Inspection, LRU_SLOTS, Prefix, Sample, Spread, inspect, lru_hit_rates};
+pub use inspect::{
+    Ids, Inspect, Inspection, LRU_SLOTS, Prefix, SESSION_GAP, Sample, SessionFigures, Spread, inspect, lru_hit_rates,
+};
 pub use lengths::Length;
-pub use popularity::{Popularity, geometric_counts, uniform_sqrt_counts};
+pub use popularity::{Popularity, WorkingSet, geometric_counts, uniform_sqrt_counts};
 pub use predictor::Predictor;
 pub use read::{Failures, ReadOptions, read};
 pub use shipped::{Shipped, shipped};
 pub use table::{Names, Table};
 pub use traffic::{Client, ClosedLoop, LengthsFrom, MaxTokens, Rank, Resample, Start, TooLong, Traffic, Window};
+pub use vidur_costs::read_vidur_costs;
 pub use workload::{Description, Workload};
 pub use write::write;

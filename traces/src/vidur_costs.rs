@@ -93,13 +93,14 @@ fn read<const N: usize>(folder: &Path, name: &str, columns: [&str; N]) -> Result
         for (i, (value, position)) in row.iter_mut().zip(positions).enumerate() {
             let cell = record.get(position).unwrap_or_default().trim();
             let limit = if i + 1 < N { f64::from(u32::MAX) } else { f64::MAX };
-            *value = cell.parse().ok().filter(|&v: &f64| (0.0..=limit).contains(&v)).ok_or_else(|| TraceError::Value {
-                place: Place::line(path, line),
-                column: columns[i].to_owned(),
-                found: format!("`{cell}`"),
-                expected: "a number that is not negative".into(),
-                advice: "write the table again".into(),
-            })?;
+            *value =
+                cell.parse().ok().filter(|&v: &f64| (0.0..=limit).contains(&v)).ok_or_else(|| TraceError::Value {
+                    place: Place::line(path, line),
+                    column: columns[i].to_owned(),
+                    found: format!("`{cell}`"),
+                    expected: "a number that is not negative".into(),
+                    advice: "write the table again".into(),
+                })?;
         }
         rows.push(row);
     }

@@ -3,3 +3,4 @@
 mod given;
 mod punica;
 mod scenario;
+mod vidur;

@@ -18,11 +18,13 @@ use crate::policy::{Batcher, Tunable, tunable};
 pub struct PrefillFirst {
     /// Share of the KV blocks that a new prompt must leave free while others run.
     pub watermark: f64,
+    /// Does the token budget count every prompt of a step as long as the longest? vLLM did so up to 0.2, and Vidur does.
+    pub counts_padding: bool,
 }
 
 impl Default for PrefillFirst {
     fn default() -> PrefillFirst {
-        PrefillFirst { watermark: 0.01 }
+        PrefillFirst { watermark: 0.01, counts_padding: false }
     }
 }
 
@@ -39,11 +41,17 @@ impl Batcher for PrefillFirst {
     fn compose(&mut self, draft: &mut Draft<'_>) {
         let mut prompts = continue_prefills(draft, u32::MAX);
         let watermark = (f64::from(draft.settings().kv_blocks) * self.watermark) as u32;
+        let mut longest = 0;
         for position in 0..draft.waiting_len() {
             let Some(queued) = draft.waiting(position) else { continue };
             let left = draft.kv_blocks_free().checked_sub(draft.kv_blocks_for(queued.tokens));
             // Alone, it may have everything: otherwise it would wait for ever.
             if draft.running_len() > 0 && left.is_none_or(|left| left < watermark) {
+                break;
+            }
+            longest = longest.max(queued.tokens);
+            let padded = u64::from(longest) * u64::from(prompts + 1);
+            if self.counts_padding && prompts > 0 && padded > u64::from(draft.settings().max_num_batched_tokens) {
                 break;
             }
             match admit_whole(draft, position, &queued) {
