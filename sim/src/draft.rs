@@ -49,8 +49,8 @@ pub(crate) struct Effects {
     pub(crate) copies: Vec<Copy>,
     pub(crate) admitted: Vec<SequenceKey>,
     pub(crate) refused: Vec<(SequenceKey, Refusal)>,
-    /// Preempted sequences, and the output tokens that each had emitted.
-    pub(crate) preempted: Vec<(SequenceKey, u32, Requeue)>,
+    /// Preempted sequences, the output tokens that each had emitted, and when the last of them was there.
+    pub(crate) preempted: Vec<(SequenceKey, u32, Option<Time>, Requeue)>,
 }
 
 impl Effects {
@@ -209,7 +209,7 @@ impl Draft<'_> {
         self.observer.observe(self.now, &fact);
         let sequence = row.sequence.expect("a cancelled sequence leaves before the next step is composed");
         let requeue = self.preemptor.requeue();
-        self.effects.preempted.push((sequence, row.running.emitted, requeue));
+        self.effects.preempted.push((sequence, row.running.emitted, row.last_token, requeue));
         if requeue == Requeue::Replica {
             self.replica.put_waiting(
                 Waiting {
@@ -221,6 +221,7 @@ impl Draft<'_> {
                     emitted: row.running.emitted,
                     output: row.output,
                     last_token: row.last_token,
+                    since: self.now,
                     awaits: false,
                     taken: false,
                 },

@@ -94,6 +94,7 @@ pub fn run(
         effects: Effects::default(),
         rows: Vec::new(),
         offered: 0,
+        composed: (Time::ZERO, 0),
     };
     engine.start_clocks();
     engine.run(arrivals)
@@ -119,6 +120,9 @@ struct Engine<'a, 'x> {
     effects: Effects,
     rows: Vec<crate::fact::Row>,
     offered: u64,
+    /// The last instant at which a step was composed, and how many replicas, by id, have had their turn in it: where a step
+    /// of theirs ended at that instant, the next has begun.
+    composed: (Time, u32),
 }
 
 impl Engine<'_, '_> {
@@ -148,6 +152,10 @@ impl Engine<'_, '_> {
                 continue;
             }
             let Some(event) = self.events.pop() else { return Err(self.stalled()) };
+            if self.is_dead(&event) {
+                // Neither time nor the end of the run depends on how often a stretch was cut short.
+                continue;
+            }
             if event.time > horizon {
                 self.cut_at(horizon);
                 break;
@@ -171,27 +179,32 @@ impl Engine<'_, '_> {
         Ok(Ended { at: self.now, offered: self.offered, coverage })
     }
 
+    /// Is it the end of a step that was cut short, or the patience of a client whose request is over?
+    fn is_dead(&self, event: &Event) -> bool {
+        match event.kind {
+            Kind::StepDone => {
+                let replica = &self.replicas[event.replica as usize];
+                replica.generation != event.number || replica.in_flight.is_none()
+            }
+            Kind::Cancel => !self.sequences.is_alive(event.detail, RequestId(event.number)),
+            _ => false,
+        }
+    }
+
     fn handle(&mut self, event: Event) {
         let r = event.replica as usize;
         match event.kind {
-            Kind::StepDone => {
-                if self.replicas[r].generation == event.number && self.replicas[r].in_flight.is_some() {
-                    self.step_done(r);
-                }
-            }
+            Kind::StepDone => self.step_done(r),
             Kind::LoadDone => {
                 let from = if event.detail == 0 { Tier::Disk } else { Tier::Host };
                 self.load_done(r, crate::workload::AdapterId(event.number), from);
             }
-            Kind::Cancel => {
-                if self.sequences.is_alive(event.detail, RequestId(event.number)) {
-                    self.time_out(event.detail);
-                }
-            }
+            Kind::Cancel => self.time_out(event.detail),
             Kind::Arrival => unreachable!("arrivals are pulled from their source"),
             Kind::Tick => self.tick(event),
             Kind::StepStart => {
                 self.replicas[r].start_pending = false;
+                self.composed = (self.now, self.composed().max(event.replica + 1));
                 if self.replicas[r].in_flight.is_none() {
                     self.compose(r);
                 }
@@ -200,7 +213,12 @@ impl Engine<'_, '_> {
     }
 
     fn fleet(&self) -> Fleet<'_> {
-        Fleet { now: self.now, replicas: &self.replicas, board: &self.board }
+        Fleet { now: self.now, composed: self.composed(), replicas: &self.replicas, board: &self.board }
+    }
+
+    /// How many replicas have had their turn to compose a step at this instant?
+    fn composed(&self) -> u32 {
+        if self.composed.0 == self.now { self.composed.1 } else { 0 }
     }
 
     fn publish(&mut self, r: usize) {
@@ -232,7 +250,8 @@ impl Engine<'_, '_> {
         let sequence = self.sequences.get(key);
         let asked = Asked { request: &sequence.offered.request, emitted: sequence.emitted };
         if self.queue.is_empty() {
-            let fleet = Fleet { now: self.now, replicas: &self.replicas, board: &self.board };
+            let fleet =
+                Fleet { now: self.now, composed: self.composed(), replicas: &self.replicas, board: &self.board };
             match self.router.route(&asked, &fleet, &mut self.router_random) {
                 Route::To(replica) => return self.enqueue(key, replica),
                 Route::Reject => return self.end(key, End::Rejected(RejectReason::Router)),
@@ -256,7 +275,8 @@ impl Engine<'_, '_> {
         while let Some((&entry, &key)) = self.queue.first_key_value() {
             let sequence = self.sequences.get(key);
             let asked = Asked { request: &sequence.offered.request, emitted: sequence.emitted };
-            let fleet = Fleet { now: self.now, replicas: &self.replicas, board: &self.board };
+            let fleet =
+                Fleet { now: self.now, composed: self.composed(), replicas: &self.replicas, board: &self.board };
             let route = self.router.route(&asked, &fleet, &mut self.router_random);
             if route == Route::Hold {
                 return;
@@ -311,6 +331,7 @@ impl Engine<'_, '_> {
             emitted: sequence.emitted,
             output: sequence.offered.outcome.output_tokens,
             last_token: sequence.last_token,
+            since: self.now,
             awaits: false,
             taken: false,
         };
@@ -321,7 +342,10 @@ impl Engine<'_, '_> {
         let copies = self.prefetch(r);
         self.publish(r);
         // A full batch lets nobody in before somebody leaves, unless a copy beside it changes what its steps cost.
-        if copies || !self.replicas[r].is_full() || self.replicas[r].in_flight.is_none() {
+        let replica = &mut self.replicas[r];
+        let asleep = replica.in_flight.is_none() && !replica.start_pending;
+        if copies || !replica.is_full() || asleep {
+            replica.changed = true;
             self.wake(r);
         }
     }
@@ -355,8 +379,12 @@ impl Engine<'_, '_> {
     }
 
     fn time_out(&mut self, key: SequenceKey) {
+        let replica = self.sequences.get(key).replica;
         self.withdraw(key);
         self.end(key, End::TimedOut);
+        if let Some(replica) = replica {
+            self.power_off_if_drained(replica.index());
+        }
         self.drain_queue();
     }
 
@@ -368,10 +396,15 @@ impl Engine<'_, '_> {
                 self.queue.remove(&(queue_key, id));
             }
             Place::Waiting(replica) => {
-                let replica = &mut self.replicas[replica.index()];
+                let r = replica.index();
+                // Whoever stood behind it may be next: the batcher is asked again. What is over is told while it still waits.
+                self.split(r);
+                let replica = &mut self.replicas[r];
                 let position = replica.waiting.iter().position(|waiting| waiting.sequence == key);
                 replica.take_waiting(position.expect("a waiting sequence is in its queue"));
-                self.publish(self.sequences.get(key).replica.expect("it waits there").index());
+                replica.changed = true;
+                self.publish(r);
+                self.wake(r);
             }
             Place::Running(replica) => {
                 let r = replica.index();
@@ -391,7 +424,6 @@ impl Engine<'_, '_> {
                 }
                 self.publish(r);
                 self.wake(r);
-                self.power_off_if_drained(r);
             }
             Place::Nowhere => {}
         }
@@ -445,7 +477,8 @@ impl Engine<'_, '_> {
             }
             _ => {
                 let mut migrator = self.migrator.take().expect("a migrator ticks");
-                let fleet = Fleet { now: self.now, replicas: &self.replicas, board: &self.board };
+                let fleet =
+                    Fleet { now: self.now, composed: self.composed(), replicas: &self.replicas, board: &self.board };
                 let moves = migrator.plan(&fleet, &mut self.migrator_random);
                 let period = migrator.period();
                 self.migrator = Some(migrator);
@@ -481,11 +514,16 @@ impl Engine<'_, '_> {
         let Some(mut scaler) = self.scaler.take() else { return };
         let actions = scaler.plan(&self.fleet(), self.queue.len());
         self.scaler = Some(scaler);
+        let available = self.board.available();
         for action in actions {
             match action {
                 Scale::Acquire(replica) => self.acquire(replica.index()),
                 Scale::Release(replica) => self.release(replica.index()),
             }
+        }
+        // A replica that was draining takes requests again at once.
+        if self.board.available() > available {
+            self.drain_queue();
         }
     }
 

@@ -140,7 +140,7 @@ pub struct Stretch<'a> {
     pub decode_context_sum: u64,
     /// KV blocks in use at its end, before finished sequences let go of theirs.
     pub kv_blocks_used: u32,
-    /// Sequences waiting at this replica at its end.
+    /// Sequences waiting at this replica just before its end.
     pub waiting: u32,
 }
 

@@ -99,6 +99,11 @@ impl Board {
         board
     }
 
+    /// How many replicas take requests?
+    pub(crate) fn available(&self) -> usize {
+        self.available.len()
+    }
+
     /// A replica was acquired or let go of. Everybody knows at once.
     pub(crate) fn power(&mut self, replica: &Replica) {
         let entry = (self.counts[replica.id.index()].working_set(), replica.id);
@@ -135,7 +140,7 @@ impl Board {
             running: replica.rows.len() as u32 - replica.ghosts,
             waiting: replica.waiting.len() as u32,
             // Under perfect information it is read when it is asked for: it changes with every step.
-            kv_blocks_free: if self.truth { 0 } else { replica.kv_free_at(now) },
+            kv_blocks_free: if self.truth { 0 } else { replica.kv_free_at(now, false) },
             kv_blocks_promised: replica.waiting_blocks,
             adapters_active: replica.residency.active(),
             adapters_waiting: replica.waiting_adapters.len() as u32,
@@ -171,6 +176,8 @@ impl Board {
 #[derive(Clone, Copy)]
 pub struct Fleet<'a> {
     pub(crate) now: Time,
+    /// So many replicas, by id, have had their turn to compose a step at this instant.
+    pub(crate) composed: u32,
     pub(crate) replicas: &'a [Replica],
     pub(crate) board: &'a Board,
 }
@@ -215,7 +222,7 @@ impl<'a> Fleet<'a> {
     pub fn signals(&self, replica: ReplicaId) -> Signals {
         let mut signals = self.board.counts[replica.index()];
         if self.board.truth {
-            signals.kv_blocks_free = self.replicas[replica.index()].kv_free_at(self.now);
+            signals.kv_blocks_free = self.replicas[replica.index()].kv_free_at(self.now, replica.0 < self.composed);
         }
         signals
     }

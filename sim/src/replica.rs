@@ -52,6 +52,8 @@ pub(crate) struct Waiting {
     pub(crate) emitted: u32,
     pub(crate) output: u32,
     pub(crate) last_token: Option<Time>,
+    /// When it joined this queue.
+    pub(crate) since: Time,
     /// Does its adapter's entry count it?
     pub(crate) awaits: bool,
     /// Admitted by the draft under construction.
@@ -231,12 +233,13 @@ impl Replica {
         low
     }
 
-    /// Blocks free at `now`, in the middle of a stretch as well: a step's blocks are taken when it starts.
-    pub(crate) fn kv_free_at(&self, now: Time) -> u32 {
+    /// Blocks free at `now`, in the middle of a stretch as well: a step's blocks are taken when it starts. At a boundary between
+    /// steps that is so if the replica has had its turn to `compose`.
+    pub(crate) fn kv_free_at(&self, now: Time, composed: bool) -> u32 {
         let Some(flight) = &self.in_flight else { return self.kv_free };
         let done = flight.steps_done(now);
-        // At a boundary itself the next step has not been composed.
-        let started = if done > 0 && flight.end(done) == now { done } else { (done + 1).min(flight.steps) };
+        let between = done > 0 && flight.end(done) == now && !composed;
+        let started = if between { done } else { (done + 1).min(flight.steps) };
         self.kv_free - self.stretch_blocks(started)
     }
 
@@ -269,17 +272,19 @@ impl Replica {
         }
     }
 
+    /// Sequences that joined the queue before `time`. Those that joined it later are the last ones: who is put at the head of the
+    /// queue was in the batch before the step in flight began.
+    pub(crate) fn waiting_before(&self, time: Time) -> u32 {
+        let later = self.waiting.iter().rev().take_while(|waiting| waiting.since >= time).count();
+        (self.waiting.len() - later) as u32
+    }
+
     pub(crate) fn put_waiting(&mut self, waiting: Waiting, front: bool) {
         self.waiting_blocks += u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {
             *self.waiting_adapters.entry(adapter).or_default() += 1;
         }
-        if front {
-            self.waiting.push_front(waiting)
-        } else {
-            self.waiting.push_back(waiting)
-        }
-        self.changed = true;
+        if front { self.waiting.push_front(waiting) } else { self.waiting.push_back(waiting) }
     }
 
     /// Takes a row out of the batch and frees what it held.

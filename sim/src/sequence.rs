@@ -77,6 +77,11 @@ impl Sequence {
         if self.first_token.is_some() {
             return;
         }
+        if now < self.since {
+            // It leaves a step that is still stalled: the rest of the stall, counted when the step began, is not waited for.
+            self.waits.load -= self.since.since(now);
+            self.since = now;
+        }
         let span = now.since(self.since);
         match self.wait {
             Wait::Router => self.waits.router += span,

@@ -44,12 +44,16 @@ impl Engine<'_, '_> {
             }
         }
         let preempted = self.settle_effects(r, changed, stall);
+        // What the draft itself changed may let the batcher do more at the very next step.
+        let unsettled = self.replicas[r].changed;
+        let hold_steps = if unsettled { 1 } else { hold_steps };
         self.launch(r, stall, overhead, hold_steps, distortion);
+        let moved = unsettled || !self.effects.admitted.is_empty() || !self.effects.copies.is_empty();
+        if changed || moved {
+            self.publish(r);
+        }
         for key in preempted {
             self.place(key);
-        }
-        if changed || !self.effects.admitted.is_empty() {
-            self.publish(r);
         }
     }
 
@@ -65,9 +69,10 @@ impl Engine<'_, '_> {
             }
         }
         let mut homeless = Vec::new();
-        for &(key, emitted, requeue) in &self.effects.preempted {
+        for &(key, emitted, last_token, requeue) in &self.effects.preempted {
             let sequence = self.sequences.get_mut(key);
             sequence.emitted = emitted;
+            sequence.last_token = last_token;
             sequence.preemptions += 1;
             sequence.waits_for(self.now, Wait::Preemption);
             sequence.place = Place::Waiting(id);
@@ -144,11 +149,18 @@ impl Engine<'_, '_> {
             return;
         }
         let done = flight.steps_done(self.now);
-        if done > 0 && flight.end(done) == self.now {
-            // Step by step, this boundary would have been handled before anything else of this instant.
-            return self.finish_stretch(r, done);
+        if done == flight.steps {
+            // Its end is an event of this instant, and has its place in the order.
+            return;
         }
-        let boundary = flight.next_boundary(self.now);
+        let mut boundary = flight.next_boundary(self.now);
+        if done > 0 && flight.end(done) == self.now {
+            if r as u32 >= self.composed() {
+                // Step by step, this boundary would have been handled before anything else of this instant.
+                return self.finish_stretch(r, done);
+            }
+            boundary += 1;
+        }
         if boundary < flight.steps {
             self.shorten(r, boundary);
         }
@@ -168,7 +180,7 @@ impl Engine<'_, '_> {
     pub(super) fn split(&mut self, r: usize) {
         let Some(flight) = &self.replicas[r].in_flight else { return };
         let done = flight.steps_done(self.now);
-        if done > 0 && flight.end(done) == self.now {
+        if done > 0 && flight.end(done) == self.now && r as u32 >= self.composed() {
             return self.finish_stretch(r, done);
         }
         if done > 0 {
@@ -286,7 +298,7 @@ impl Engine<'_, '_> {
             segments: flight.segments,
             decode_context_sum: flight.decode_context_sum,
             kv_blocks_used: replica.settings.kv_blocks - replica.kv_free,
-            waiting: replica.waiting.len() as u32,
+            waiting: replica.waiting_before(end),
         };
         self.observer.observe(self.now, &Fact::Stretch(stretch));
     }
