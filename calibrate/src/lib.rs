@@ -1,12 +1,20 @@
 //! The bridge to hardware: makes, checks, compares and embeds cost profiles.
 //!
-//! Read in this order: [`text`] (the file), [`embedded`] (what ships), [`mod@derive`] (from data sheets), [`published`] (from papers).
+//! Read in this order: [`text`] (the file), [`embedded`] (what ships), [`mod@derive`] (from data sheets),
+//! [`published`] (from papers), [`mod@show`] and [`mod@diff`] (what a profile says).
 
 pub mod derive;
+pub mod diff;
 pub mod embedded;
 pub mod error;
+pub mod probe;
 pub mod published;
+pub mod show;
 pub mod text;
 
+pub use derive::derive;
+pub use diff::diff;
 pub use embedded::{Embedded, find, profiles, resolve};
 pub use error::CalibrateError;
+pub use show::show;
+pub use text::{check, read, write};

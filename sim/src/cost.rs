@@ -12,7 +12,7 @@ use crate::profile::lora::LoraKernel;
 use crate::profile::{HostCost, Profile, Range, Rows, Validity};
 use crate::time::Span;
 use attention::Attention;
-use lora::Lora;
+use lora::{Lora, Sums};
 use rows::RowTable;
 
 /// A [`CostModel`] made of a [`Profile`] and the choice of a LoRA kernel.
@@ -82,7 +82,7 @@ impl CompiledCost {
             lora_rank_max: 0,
             copies_in_flight: false,
         };
-        if cost.decode_price(&one_row, 1).first.is_zero() {
+        if cost.decode_price(&one_row, 1, &Sums::default()).first.is_zero() {
             return Err(BadProfile {
                 profile: profile.name.clone(),
                 key: "whole_step".to_owned(),
@@ -93,11 +93,11 @@ impl CompiledCost {
     }
 
     /// A batch of decode rows alone: affine in its contexts.
-    fn decode_price(&self, shape: &BatchShape<'_>, longest: u32) -> Price {
+    fn decode_price(&self, shape: &BatchShape<'_>, longest: u32, sums: &Sums) -> Price {
         let tables = &self.tables[usize::from(shape.copies_in_flight)];
         let rows = shape.decode_rows();
         let mut price = tables.attention.price(rows, shape.decode_context_sum, longest);
-        price.first += tables.fixed(shape, rows, rows, 0.0);
+        price.first += tables.fixed(shape, sums, rows, rows, 0.0);
         // Beyond the range every step is a look-up of its own kind; within it, the promise ends where the range does.
         if let Some(range) = self.validity.context
             && longest <= range.max
@@ -108,22 +108,24 @@ impl CompiledCost {
     }
 
     /// A step with prompts.
-    fn mixed_price(&self, shape: &BatchShape<'_>, longest: u32) -> Price {
+    fn mixed_price(&self, shape: &BatchShape<'_>, longest: u32, sums: &Sums) -> Price {
         let tables = &self.tables[usize::from(shape.copies_in_flight)];
         let (decode_rows, prompts) = (shape.decode_rows(), shape.prefills.len() as u32);
         let rows = decode_rows.saturating_add(shape.prefill_tokens());
         let attention = &tables.prefill_attention;
         let prefill: f64 = shape.prefills.iter().map(|part| attention.prompt_us(part.chunk, part.prefix)).sum();
-        let fixed = tables.fixed(shape, rows, decode_rows.saturating_add(prompts), attention.us + prefill);
+        let fixed = tables.fixed(shape, sums, rows, decode_rows.saturating_add(prompts), attention.us + prefill);
         let decode = tables.attention.price(decode_rows, shape.decode_context_sum, longest).first;
         Price::once(fixed + decode)
     }
 
     /// Counts what is out of range, once a look-up and reason.
-    fn count(&mut self, shape: &BatchShape<'_>, longest: u32) {
+    fn count(&mut self, shape: &BatchShape<'_>, longest: u32, sums: &Sums) {
         self.counts.lookups += 1;
         let v = &self.validity;
         let decode_rows = shape.decode_rows();
+        // A kernel that computes no adapters is in range whatever they are.
+        let adapters = !shape.segments.is_empty() && self.tables[0].lora.is_on();
         let outside = |range: Option<Range>, value: u32| range.is_some_and(|range| !range.contains(value));
         let mut flags = [
             decode_rows > 0 && outside(v.decode_rows, decode_rows),
@@ -131,8 +133,8 @@ impl CompiledCost {
             false,
             false,
             false,
-            !shape.segments.is_empty() && outside(v.segments, shape.segments.len() as u32),
-            v.rank.is_some() && shape.segments.iter().any(|segment| outside(v.rank, segment.rank)),
+            adapters && outside(v.segments, shape.segments.len() as u32),
+            adapters && (outside(v.rank, sums.rank_min) || outside(v.rank, sums.rank_max)),
         ];
         if !shape.is_decode_only() {
             flags[2] = outside(v.rows, decode_rows.saturating_add(shape.prefill_tokens()));
@@ -148,8 +150,13 @@ impl CompiledCost {
 impl CostModel for CompiledCost {
     fn price(&mut self, shape: &BatchShape<'_>) -> Price {
         let longest = shape.decode_contexts.iter().copied().fold(0, u32::max);
-        self.count(shape, longest);
-        if shape.is_decode_only() { self.decode_price(shape, longest) } else { self.mixed_price(shape, longest) }
+        let sums = Sums::of(shape.segments);
+        self.count(shape, longest, &sums);
+        if shape.is_decode_only() {
+            self.decode_price(shape, longest, &sums)
+        } else {
+            self.mixed_price(shape, longest, &sums)
+        }
     }
 
     fn coverage(&self) -> Coverage {
@@ -177,13 +184,13 @@ impl Tables {
     }
 
     /// Everything but decode attention, rounded once.
-    fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
+    fn fixed(&self, shape: &BatchShape<'_>, sums: &Sums, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
         let host = self.host.us
             + self.host.us_per_sequence * f64::from(sequences.saturating_sub(1))
             + self.host.us_per_prompt * shape.prefills.len() as f64
             + self.host.us_per_segment * shape.segments.len() as f64;
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
-        let layers = self.layers * (prefill_attention_us + self.lora.us(shape));
+        let layers = self.layers * (prefill_attention_us + self.lora.us(shape, sums));
         ps((host + rows + layers + self.gap_us) * self.slowdown)
     }
 }

@@ -63,6 +63,7 @@ pub struct Profile {
     pub decode_attention: DecodeAttention,
     /// The kernels that can add adapters, side by side. `none` and `merged` cost nothing and need no entry.
     #[serde(default)]
+    #[schemars(extend("propertyNames" = {"enum": LoraKernel::ALL.map(LoraKernel::as_str)}))]
     pub lora: BTreeMap<LoraKernel, LoraCost>,
     /// Copies of adapters to the GPU.
     pub load: LoadCost,

@@ -1,32 +1,51 @@
 //! What the adapters of a step cost, in each layer.
 
-use crate::batch::BatchShape;
+use crate::batch::{BatchShape, Segment};
 use crate::profile::Profile;
 use crate::profile::check::BadProfile;
-use crate::profile::lora::{LoraCost, LoraKernel, LoraQuantity};
+use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity};
 
 /// The figures of the chosen kernel; none if it is free.
 #[derive(Clone, Debug)]
-pub(super) struct Lora(Option<LoraCost>);
+pub(super) struct Lora(Option<Figures>);
 
-/// The quantities that a kernel's time can depend on.
+#[derive(Clone, Debug)]
+struct Figures {
+    cost: LoraCost,
+    /// Does a term count tiles? Each segment pays a division then.
+    counts_tiles: bool,
+}
+
+/// What one pass over the segments gives.
 #[derive(Clone, Copy, Debug, Default)]
-struct Quantities {
-    segments: u64,
+pub(super) struct Sums {
     decode_rows: u64,
     prefill_rows: u64,
-    tiles: u64,
     rank_sum: u64,
-    rank_max: u64,
     row_rank_sum: u64,
+    pub(super) rank_min: u32,
+    pub(super) rank_max: u32,
+}
+
+/// The quantities that a kernel's time can depend on.
+#[derive(Clone, Copy, Debug)]
+struct Quantities {
+    sums: Sums,
+    segments: u64,
+    tiles: u64,
     rank_slot: u64,
     slots: u64,
 }
 
 impl Lora {
     pub(super) fn compile(profile: &Profile, kernel: LoraKernel) -> Result<Lora, BadProfile> {
+        if kernel == LoraKernel::None {
+            return Ok(Lora(None));
+        }
         if let Some(cost) = profile.lora.get(&kernel) {
-            return Ok(Lora((kernel != LoraKernel::None).then(|| cost.clone())));
+            let mut terms = cost.bounds.iter().flat_map(|bound| &bound.terms);
+            let counts_tiles = terms.any(|term| term.over == LoraQuantity::Tiles);
+            return Ok(Lora(Some(Figures { cost: cost.clone(), counts_tiles })));
         }
         if kernel.is_free() {
             return Ok(Lora(None));
@@ -39,58 +58,75 @@ impl Lora {
         })
     }
 
+    /// Does it compute adapters at all?
+    pub(super) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Microseconds in each layer.
-    pub(super) fn us(&self, shape: &BatchShape<'_>) -> f64 {
-        let Some(cost) = &self.0 else { return 0.0 };
+    pub(super) fn us(&self, shape: &BatchShape<'_>, sums: &Sums) -> f64 {
+        let Some(Figures { cost, counts_tiles }) = &self.0 else { return 0.0 };
+        let slots = f64::from(shape.lora_slots);
         if shape.segments.is_empty() {
             let on = if shape.lora_slots > 0 { cost.idle_us } else { 0.0 };
-            return on + cost.idle_us_per_slot * f64::from(shape.lora_slots);
+            return on + cost.idle_us_per_slot * slots;
         }
-        let quantities = Quantities::of(shape, u64::from(cost.rows_per_tile.max(1)));
-        let bound = |bound: &crate::profile::lora::LoraBound| {
-            bound.terms.iter().map(|term| term.cost.us(quantities.get(term.over))).sum::<f64>()
+        let quantities = Quantities {
+            segments: shape.segments.len() as u64,
+            sums: *sums,
+            tiles: if *counts_tiles { tiles(shape.segments, cost.rows_per_tile.max(1)) } else { 0 },
+            // Where no slots are configured the widest adapter decides.
+            rank_slot: u64::from(shape.lora_rank_max.max(sums.rank_max)),
+            slots: u64::from(shape.lora_slots),
         };
+        let bound = |bound: &LoraBound| bound.terms.iter().map(|term| term.cost.us(quantities.get(term.over))).sum();
         let largest = cost.bounds.iter().map(bound).fold(0.0, f64::max);
-        cost.idle_us + cost.idle_us_per_slot * f64::from(shape.lora_slots) + cost.us + largest
+        cost.idle_us + cost.idle_us_per_slot * slots + cost.us + largest
+    }
+}
+
+/// Whole tiles of rows, over all segments.
+fn tiles(segments: &[Segment], rows_per_tile: u32) -> u64 {
+    let of = |segment: &Segment| {
+        u64::from((segment.prefill_rows.saturating_add(segment.decode_rows)).div_ceil(rows_per_tile))
+    };
+    segments.iter().map(of).sum()
+}
+
+impl Sums {
+    /// One pass over the segments: the hot loop of a look-up.
+    pub(super) fn of(segments: &[Segment]) -> Sums {
+        let mut sums = Sums { rank_min: u32::MAX, ..Sums::default() };
+        for segment in segments {
+            sums.decode_rows += u64::from(segment.decode_rows);
+            sums.prefill_rows += u64::from(segment.prefill_rows);
+            sums.rank_sum += u64::from(segment.rank);
+            // A step has fewer than 2^32 rows, and no more of one adapter.
+            sums.row_rank_sum +=
+                u64::from(segment.rank) * u64::from(segment.decode_rows.wrapping_add(segment.prefill_rows));
+            sums.rank_min = sums.rank_min.min(segment.rank);
+            sums.rank_max = sums.rank_max.max(segment.rank);
+        }
+        sums
     }
 }
 
 impl Quantities {
-    fn of(shape: &BatchShape<'_>, tile: u64) -> Quantities {
-        let mut sums = Quantities {
-            segments: shape.segments.len() as u64,
-            slots: u64::from(shape.lora_slots),
-            ..Quantities::default()
-        };
-        for segment in shape.segments {
-            let (rank, rows) =
-                (u64::from(segment.rank), u64::from(segment.prefill_rows) + u64::from(segment.decode_rows));
-            sums.decode_rows += u64::from(segment.decode_rows);
-            sums.prefill_rows += u64::from(segment.prefill_rows);
-            sums.tiles += rows.div_ceil(tile);
-            sums.rank_sum += rank;
-            sums.rank_max = sums.rank_max.max(rank);
-            sums.row_rank_sum += rows * rank;
-        }
-        // Where no slots are configured the widest adapter decides.
-        sums.rank_slot = u64::from(shape.lora_rank_max).max(sums.rank_max);
-        sums
-    }
-
     fn get(&self, quantity: LoraQuantity) -> f64 {
-        let rows = self.decode_rows + self.prefill_rows;
+        let Sums { decode_rows, prefill_rows, rank_sum, row_rank_sum, rank_max, .. } = self.sums;
+        let (rows, rank_max) = (decode_rows + prefill_rows, u64::from(rank_max));
         let value = match quantity {
             LoraQuantity::Segments => self.segments,
             LoraQuantity::Rows => rows,
-            LoraQuantity::DecodeRows => self.decode_rows,
-            LoraQuantity::PrefillRows => self.prefill_rows,
+            LoraQuantity::DecodeRows => decode_rows,
+            LoraQuantity::PrefillRows => prefill_rows,
             LoraQuantity::Tiles => self.tiles,
-            LoraQuantity::RankSum => self.rank_sum,
-            LoraQuantity::RankPadded => self.segments * self.rank_max,
+            LoraQuantity::RankSum => rank_sum,
+            LoraQuantity::RankPadded => self.segments * rank_max,
             LoraQuantity::RankSlot => self.segments * self.rank_slot,
             LoraQuantity::SlotRanks => self.slots * self.rank_slot,
-            LoraQuantity::RowRankSum => self.row_rank_sum,
-            LoraQuantity::RowRankPadded => rows * self.rank_max,
+            LoraQuantity::RowRankSum => row_rank_sum,
+            LoraQuantity::RowRankPadded => rows * rank_max,
             LoraQuantity::RowRankSlot => rows * self.rank_slot,
         };
         value as f64

@@ -66,7 +66,7 @@ impl LoraKernel {
 
 impl fmt::Display for LoraKernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.pad(self.as_str())
     }
 }
 

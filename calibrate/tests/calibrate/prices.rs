@@ -1,0 +1,148 @@
+//! Prices are exact, monotone, and honest about their range.
+
+use aril_calibrate::probe::Shape;
+use aril_calibrate::profiles;
+use aril_sim::batch::{BatchShape, CostModel, Prefill, Segment};
+use aril_sim::cost::CompiledCost;
+use aril_sim::profile::attention::DecodeBound;
+use aril_sim::profile::lora::LoraKernel;
+use aril_sim::profile::{Profile, Range};
+use aril_sim::time::Span;
+use proptest::prelude::*;
+
+fn profile(index: usize) -> Profile {
+    profiles()[index % profiles().len()].profile().unwrap()
+}
+
+/// A profile with several bounds of attention, a slow-down and overlap: everything that a measured one may have.
+fn intricate() -> Profile {
+    let mut profile = aril_calibrate::find("punica-a100-80gb-llama-2-7b").unwrap().profile().unwrap();
+    profile.load.step_slowdown = 1.37;
+    profile.whole_step.scale = 0.93;
+    profile.whole_step.us = -11.0;
+    profile.whole_step.us_per_layer = 0.7;
+    profile.validity.context = Some(Range { min: 1, max: 1500 });
+    profile.decode_attention.bounds.push(DecodeBound {
+        name: "few rows".to_owned(),
+        rows: vec![1.0, 8.0, 64.0],
+        us: vec![9.0, 7.0, 30.0],
+        us_per_token: vec![0.02, 0.003, 0.0101],
+        us_per_longest_token: vec![0.001, 0.02, 0.05],
+    });
+    profile
+}
+
+fn price(cost: &mut CompiledCost, shape: &Shape, copying: bool) -> aril_sim::batch::Price {
+    cost.price(&BatchShape { copies_in_flight: copying, ..shape.view() })
+}
+
+fn grown(shape: &Shape, steps: u32) -> Shape {
+    Shape { contexts: shape.contexts.iter().map(|context| context + steps).collect(), ..shape.clone() }
+}
+
+prop_compose! {
+    fn decode_batch()(contexts in prop::collection::vec(1_u32..3000, 1..64), adapters in 0_u32..33, rank in prop::sample::select(vec![8_u32, 16, 64, 128]))
+        -> Shape {
+        let rows = contexts.len() as u32;
+        let shape = Shape { contexts, ..Shape::default() };
+        if adapters == 0 { shape } else { shape.with_adapters(adapters.min(rows), rank) }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_promise_equals_pricing_step_by_step(shape in decode_batch(), index in 0_usize..100, copying: bool) {
+        for profile in [profile(index), intricate()] {
+            let mut cost = CompiledCost::compile(&profile, LoraKernel::None).unwrap();
+            let promise = price(&mut cost, &shape, copying);
+            prop_assert!(promise.steps >= 1);
+            let (mut sum, steps) = (Span::ZERO, promise.steps.min(700));
+            for step in 0..steps {
+                let single = price(&mut cost, &grown(&shape, step), copying).first;
+                prop_assert_eq!(single, promise.first + promise.increment * u64::from(step), "step {} of {}", step, promise.steps);
+                sum += single;
+            }
+            prop_assert_eq!(promise.sum(steps), sum);
+        }
+    }
+
+    #[test]
+    fn more_of_anything_never_costs_less(shape in decode_batch(), index in 0_usize..100, kernel in 0_usize..8, prompt in 1_u32..4000) {
+        let profile = profile(index);
+        let kernel = LoraKernel::ALL[kernel];
+        let Ok(mut cost) = CompiledCost::compile(&profile, kernel) else { return Ok(()) };
+        let base = price(&mut cost, &shape, false).first;
+        let mut longer = shape.clone();
+        longer.contexts[0] += 1;
+        let mut wider = shape.clone();
+        wider.contexts.push(1);
+        let mut prompted = shape.clone();
+        prompted.prefills.push(Prefill { chunk: prompt, prefix: 0 });
+        let mut more = vec![longer, wider, prompted.clone()];
+        if let Some(&first) = shape.segments.first() {
+            let mut another = shape.clone();
+            another.segments.push(Segment { decode_rows: 1, ..first });
+            another.contexts.push(1);
+            let mut higher = shape.clone();
+            higher.segments[0].rank *= 2;
+            let mut slots = shape.clone();
+            slots.slots += 8;
+            more.extend([another, higher, slots]);
+        }
+        for larger in more {
+            let price = price(&mut cost, &larger, false).first;
+            prop_assert!(price >= base, "{kernel}: {price} < {base} for {larger:?}");
+        }
+        let with_prompt = price(&mut cost, &prompted, false).first;
+        prompted.prefills[0].prefix += 100;
+        prop_assert!(price(&mut cost, &prompted, false).first >= with_prompt);
+    }
+
+    #[test]
+    fn copies_beside_a_step_slow_it_down_by_the_factor_of_the_profile(shape in decode_batch()) {
+        let profile = intricate();
+        let mut cost = CompiledCost::compile(&profile, LoraKernel::Sgmv).unwrap();
+        let (alone, beside) = (price(&mut cost, &shape, false).first, price(&mut cost, &shape, true).first);
+        let ratio = beside.as_secs_f64() / alone.as_secs_f64();
+        prop_assert!((ratio / profile.load.step_slowdown - 1.0).abs() < 1e-6, "{ratio}");
+    }
+}
+
+#[test]
+fn a_promise_ends_where_the_range_does_and_what_is_beyond_is_counted() {
+    let mut profile = intricate();
+    profile.decode_attention.bounds.truncate(1);
+    profile.validity.decode_rows = Some(Range { min: 1, max: 4 });
+    profile.validity.rank = Some(Range { min: 8, max: 64 });
+    let mut cost = CompiledCost::compile(&profile, LoraKernel::Sgmv).unwrap();
+    let inside = price(&mut cost, &Shape::decode(4, 1491), false);
+    assert_eq!(inside.steps, 10, "the last step within 1,500 tokens is the tenth");
+    assert_eq!(cost.coverage().outside, []);
+    assert_eq!(price(&mut cost, &Shape::decode(5, 1501), false).steps, u32::MAX);
+    price(&mut cost, &Shape::decode(4, 10).with_adapters(2, 128), false);
+    price(&mut cost, &Shape::prefill(512, 0), false);
+    let coverage = cost.coverage();
+    assert_eq!(coverage.lookups, 4);
+    assert_eq!(coverage.outside, [("decode rows", 1), ("context", 1), ("rank", 1)]);
+}
+
+#[test]
+fn the_three_figures_of_lora_are_told_apart() {
+    let mut profile = intricate();
+    let cost = profile.lora.get_mut(&LoraKernel::Sgmv).unwrap();
+    (cost.idle_us, cost.idle_us_per_slot, cost.us) = (3.0, 0.5, 20.0);
+    let figures = aril_calibrate::show::lora_figures(&profile, LoraKernel::Sgmv).unwrap();
+    let layers = f64::from(profile.model.layers) * profile.whole_step.scale;
+    assert!((figures.idle_us - layers * 3.5).abs() < 1e-3, "{}", figures.idle_us);
+    assert!(figures.fixed_us > layers * 23.5, "{}", figures.fixed_us);
+    let off = aril_calibrate::show::lora_figures(&profile, LoraKernel::Merged).unwrap();
+    assert_eq!((off.fixed_us, off.idle_us, off.segment_us), (0.0, 0.0, 0.0));
+}
+
+#[test]
+fn a_kernel_without_figures_is_refused_with_the_ones_there_are() {
+    let error = CompiledCost::compile(&intricate(), LoraKernel::Segmented).unwrap_err().to_string();
+    assert!(error.contains("lora.segmented") && error.contains("sgmv") && error.contains("none"), "{error}");
+}

@@ -1,0 +1,69 @@
+//! What ships is what the makers make, and is found by the names that scenarios use.
+
+use aril_calibrate::{CalibrateError, diff, embedded, find, profiles, resolve, show};
+use aril_sim::model::{Model, Precision};
+use aril_sim::profile::ProvenanceKind;
+
+use crate::requests;
+
+#[test]
+fn every_committed_profile_is_what_its_maker_makes() {
+    for (name, text) in embedded::make(&requests()).unwrap() {
+        let committed = find(&name).unwrap().text;
+        assert!(committed == text, "{name} is stale: cargo run -p aril-calibrate --example make_profiles");
+    }
+}
+
+#[test]
+fn every_shipped_profile_carries_the_name_and_the_provenance_that_it_claims() {
+    for embedded in profiles() {
+        let profile = embedded.profile().unwrap();
+        assert_eq!(profile.name, embedded.name());
+        assert_eq!((profile.model.name.as_str(), profile.tensor_parallel), (embedded.model, embedded.tensor_parallel));
+        let kind =
+            if embedded.family.starts_with("derived-") { ProvenanceKind::Derived } else { ProvenanceKind::Published };
+        assert_eq!(profile.provenance.kind, kind, "{}", profile.name);
+        assert!(!profile.provenance.source.is_empty() && !profile.assumptions.is_empty());
+        let page = show(&profile).unwrap().to_string();
+        assert!(page.contains(kind.as_str()) && page.contains(&profile.name), "{page}");
+    }
+}
+
+#[test]
+fn a_scenario_finds_a_profile_by_its_family_and_its_model() {
+    let model = Model::named("llama-2-13b").unwrap();
+    assert_eq!(resolve("punica-a100-80gb", &model, 1).unwrap().name, "punica-a100-80gb-llama-2-13b");
+    assert_eq!(resolve("punica-a100-80gb-llama-2-13b", &model, 1).unwrap().name, "punica-a100-80gb-llama-2-13b");
+    assert_eq!(resolve("derived-h200", &model, 1).unwrap().name, "derived-h200-llama-2-13b");
+    // Not committed, made on the spot.
+    assert_eq!(resolve("derived-l40s", &model, 1).unwrap().name, "derived-l40s-llama-2-13b");
+    assert_eq!(resolve("derived-h200", &model, 2).unwrap().tensor_parallel, 2);
+    let fp8 = Model::named("llama-3.1-8b").unwrap().with_weights(Precision::Fp8);
+    assert_eq!(resolve("derived-h100", &fp8, 1).unwrap().model.weights, Precision::Fp8);
+}
+
+#[test]
+fn what_is_not_there_is_refused_with_what_is() {
+    let model = Model::named("llama-3.1-8b").unwrap();
+    let error = resolve("punica-a100-80gb", &model, 1).unwrap_err();
+    assert!(matches!(error, CalibrateError::NotForModel { .. }) && error.to_string().contains("llama-2-7b"), "{error}");
+    let error = resolve("derived-h20", &model, 1).unwrap_err().to_string();
+    assert!(error.contains("did you mean `derived-h200`"), "{error}");
+    let large = Model::named("llama-3.1-70b").unwrap();
+    assert!(matches!(resolve("derived-h100", &large, 1), Err(CalibrateError::DoesNotFit(_))));
+}
+
+#[test]
+fn a_profile_differs_from_itself_in_nothing_and_from_another_in_what_they_share() {
+    let of = |name: &str| find(name).unwrap().profile().unwrap();
+    let own = of("derived-h200-llama-2-7b");
+    let same = diff(&own, &own).unwrap();
+    assert!(same.labels.is_empty() && same.only_one.is_empty());
+    assert!(same.parts.iter().all(|part| part.worst.1 == 0.0) && same.parts.len() >= 7);
+    // An H200 is an H100 with more bandwidth: only faster, and prefill least of all.
+    let other = diff(&of("derived-h100-llama-2-7b"), &own).unwrap();
+    let part = |name: &str| other.parts.iter().find(|part| part.part == name).unwrap();
+    assert!(part("decode steps").mean_signed_percent < part("prefill steps").mean_signed_percent);
+    assert!(part("decode steps").median_percent < (1.0 - 3350.0 / 4800.0) * 100.0);
+    assert!(other.labels.iter().any(|(key, from, to)| (*key, from.as_str(), to.as_str()) == ("gpu", "h100", "h200")));
+}
