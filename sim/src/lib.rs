@@ -4,6 +4,7 @@
 //! [`draft`], [`fleet`], [`engine`].
 
 pub mod batch;
+pub mod conformance;
 pub mod cost;
 pub mod draft;
 pub mod engine;

@@ -1,0 +1,80 @@
+//! A toy price list: steps priced by a handful of numbers, with promises of every kind that an executor may make.
+
+use crate::batch::{Batch, BatchShape, Executor, Price};
+use crate::time::Span;
+
+/// How far ahead does a price hold?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// Nothing beyond the next step; the price jumps from step to step.
+    Once,
+    /// Affine for at most so many steps.
+    Affine(u32),
+    /// A row more for each full tile of so many tokens of the longest context; affine until the next tile begins.
+    Tiled(u32),
+}
+
+/// What a step costs: a sum of parts, each a whole span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToyPrices {
+    /// Every step.
+    pub step: Span,
+    /// A decode row.
+    pub row: Span,
+    /// A token of a decode row's context.
+    pub context: Span,
+    /// A token of a prompt.
+    pub prompt_token: Span,
+    /// A segment.
+    pub segment: Span,
+    /// A step beside which adapters are copied.
+    pub copy: Span,
+    /// How far ahead the price holds.
+    pub promise: Promise,
+}
+
+impl ToyPrices {
+    /// The same price list with every span `times` as long.
+    pub fn times(&self, times: u64) -> ToyPrices {
+        ToyPrices {
+            step: self.step * times,
+            row: self.row * times,
+            context: self.context * times,
+            prompt_token: self.prompt_token * times,
+            segment: self.segment * times,
+            copy: self.copy * times,
+            promise: self.promise,
+        }
+    }
+
+    fn price(&self, shape: &BatchShape<'_>) -> Price {
+        let rows = u64::from(shape.decode_rows());
+        let mut first = self.step
+            + self.row * rows
+            + self.context * shape.decode_context_sum
+            + self.prompt_token * u64::from(shape.prefill_tokens())
+            + self.segment * shape.segments.len() as u64;
+        if shape.copies_in_flight {
+            first += self.copy;
+        }
+        if !shape.is_decode_only() {
+            return Price::once(first);
+        }
+        let increment = self.context * rows;
+        match self.promise {
+            Promise::Once => Price::once(first + self.step * (shape.decode_context_sum * 7 % 5)),
+            Promise::Affine(steps) => Price { first, increment, steps },
+            Promise::Tiled(tile) => {
+                let longest = shape.decode_contexts.iter().copied().max().unwrap_or(0);
+                first += self.row * u64::from(longest / tile);
+                Price { first, increment, steps: tile - longest % tile }
+            }
+        }
+    }
+}
+
+impl Executor for ToyPrices {
+    fn run(&mut self, batch: &Batch<'_>) -> Price {
+        self.price(&batch.shape)
+    }
+}

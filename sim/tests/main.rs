@@ -1,0 +1,3 @@
+//! The core from outside: one binary, a module per behaviour.
+
+mod truth;

@@ -1,0 +1,3 @@
+//! Oracles that nobody can tune to, and relations that must hold whatever the numbers are.
+
+mod differential;
