@@ -49,13 +49,15 @@ impl Batcher for PrefillFirst {
             if draft.running_len() > 0 && left.is_none_or(|left| left < watermark) {
                 break;
             }
-            longest = longest.max(queued.tokens);
-            let padded = u64::from(longest) * u64::from(prompts + 1);
+            let padded = u64::from(longest.max(queued.tokens)) * u64::from(prompts + 1);
             if self.counts_padding && prompts > 0 && padded > u64::from(draft.settings().max_num_batched_tokens) {
                 break;
             }
             match admit_whole(draft, position, &queued) {
-                Ok(_) => prompts += 1,
+                Ok(_) => {
+                    prompts += 1;
+                    longest = longest.max(queued.tokens);
+                }
                 Err(Refusal::BatchAdapters | Refusal::AdapterMemory | Refusal::AdapterLoading | Refusal::Taken) => {}
                 Err(_) => break,
             }

@@ -1,0 +1,12 @@
+//! Each built-in policy follows its rule: small scenarios made by hand, judged by the facts that they tell.
+
+mod batcher;
+mod evictor;
+mod load_path;
+mod migrator;
+mod preemptor;
+mod router;
+mod scaler;
+mod stage;
+mod table;
+mod textgen;
