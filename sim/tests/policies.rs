@@ -1,6 +1,7 @@
 //! Each built-in policy follows its rule: small scenarios made by hand, judged by the facts that they tell.
 
 mod batcher;
+mod conformance;
 mod evictor;
 mod load_path;
 mod migrator;
