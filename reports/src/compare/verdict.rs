@@ -1,0 +1,246 @@
+//! One sentence: who is better, by how much, how sure.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Basis, CONFIDENCE, Difference, PointComparison, PolicyRuns, difference};
+use crate::format;
+use crate::metric::{Better, Metric};
+use crate::statistics::t_interval;
+
+/// What can be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerdictKind {
+    /// One policy is better than every other one.
+    Better,
+    /// The best ones cannot be told apart.
+    CannotTell,
+    /// Nothing can be ranked: every policy is saturated.
+    Saturated,
+    /// There is nothing to compare with.
+    Alone,
+}
+
+/// One sentence, and what it rests on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Verdict {
+    /// What can be said.
+    pub kind: VerdictKind,
+    /// In words.
+    pub sentence: String,
+    /// The policy that is better than every other one.
+    pub winner: Option<String>,
+    /// It against the baseline, or else against the next best one.
+    pub difference: Option<Difference>,
+}
+
+/// The policy that does best on `metric`, of those that can be ranked; of all if none can.
+pub(super) fn best<'a, 'b>(metric: Metric, policies: &'b [PolicyRuns<'a>]) -> Option<&'b PolicyRuns<'a>> {
+    let ranked = rank(metric, policies);
+    ranked.first().copied().or_else(|| policies.iter().find(|policy| !policy.bound))
+}
+
+/// The policies that can be ranked, best first: not saturated, not a bound, with a value.
+fn rank<'a, 'b>(metric: Metric, policies: &'b [PolicyRuns<'a>]) -> Vec<&'b PolicyRuns<'a>> {
+    let mut ranked: Vec<_> = policies
+        .iter()
+        .filter(|policy| !policy.bound && !policy.is_saturated())
+        .filter_map(|policy| policy.mean(metric).map(|value| (value, policy)))
+        .collect();
+    // Stable: equals stay in the order of the scenario.
+    ranked.sort_by(|(a, _), (b, _)| match metric.better() {
+        Better::Higher => b.total_cmp(a),
+        Better::Lower => a.total_cmp(b),
+    });
+    ranked.into_iter().map(|(_, policy)| policy).collect()
+}
+
+impl Verdict {
+    /// Over the policies at one point.
+    pub(super) fn at_point(metric: Metric, policies: &[PolicyRuns<'_>], baseline: Option<&str>) -> Verdict {
+        let ranked = rank(metric, policies);
+        let saturated: Vec<&str> =
+            policies.iter().filter(|policy| !policy.bound && policy.is_saturated()).map(|p| p.policy).collect();
+        let tail = match saturated.as_slice() {
+            [] => String::new(),
+            names => format!(
+                " {} {} saturated and not ranked.",
+                format::list(names),
+                if names.len() == 1 { "is" } else { "are" }
+            ),
+        };
+        match ranked.as_slice() {
+            [] if saturated.is_empty() => {
+                Verdict::plain(VerdictKind::Alone, format!("No policy has a value for {}.", metric.title()))
+            }
+            [] => Verdict::plain(
+                VerdictKind::Saturated,
+                format!(
+                    "Nothing to rank: {} {} saturated at this load.",
+                    format::list(&saturated),
+                    if saturated.len() == 1 { "is" } else { "are all" }
+                ),
+            ),
+            [only] => Verdict::plain(VerdictKind::Alone, alone(metric, only, !saturated.is_empty()) + &tail),
+            [best, others @ ..] => {
+                let mut verdict = of_ranked(metric, best, others, baseline);
+                verdict.sentence += &tail;
+                verdict
+            }
+        }
+    }
+
+    /// Over all points of a sweep.
+    pub(super) fn over_points(metric: Metric, points: &[PointComparison]) -> Verdict {
+        if let [point] = points {
+            return point.verdict.clone();
+        }
+        let mut wins: Vec<(&str, usize)> = Vec::new();
+        for winner in points.iter().filter_map(|point| point.verdict.winner.as_deref()) {
+            match wins.iter_mut().find(|(name, _)| *name == winner) {
+                Some((_, count)) => *count += 1,
+                None => wins.push((winner, 1)),
+            }
+        }
+        wins.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let count = |kind| points.iter().filter(|point| point.verdict.kind == kind).count();
+        let mut parts: Vec<String> = wins
+            .iter()
+            .map(|(name, wins)| format!("{name} is best on {} at {wins} of {} points", metric.title(), points.len()))
+            .collect();
+        let unknown = count(VerdictKind::CannotTell);
+        if unknown > 0 {
+            parts.push(format!("nobody can be told to be best at {unknown}"));
+        }
+        let saturated = count(VerdictKind::Saturated);
+        if saturated > 0 {
+            parts.push(format!("every policy is saturated at {saturated}"));
+        }
+        if parts.is_empty() {
+            parts.push(format!("{} points, one policy to rank at each", points.len()));
+        }
+        let winner = wins.first().filter(|(_, count)| *count == points.len()).map(|(name, _)| (*name).to_owned());
+        let kind = match (&winner, unknown, saturated) {
+            (Some(_), _, _) => VerdictKind::Better,
+            (None, 0, all) if all == points.len() && all > 0 => VerdictKind::Saturated,
+            (None, 0, 0) if wins.is_empty() => VerdictKind::Alone,
+            _ => VerdictKind::CannotTell,
+        };
+        let sentence = parts.join("; ") + ".";
+        Verdict { kind, sentence: format::capital(&sentence), winner, difference: None }
+    }
+
+    fn plain(kind: VerdictKind, sentence: String) -> Verdict {
+        Verdict { kind, sentence, winner: None, difference: None }
+    }
+}
+
+/// What to say of a single policy that can be ranked.
+fn alone(metric: Metric, policy: &PolicyRuns<'_>, others_saturated: bool) -> String {
+    let value = policy.mean(metric).map_or_else(|| "?".to_owned(), |value| format::value(metric, value));
+    let spread = match t_interval(&policy.values(metric), CONFIDENCE) {
+        Some(interval) if interval.high > interval.low => format!(
+            " (95 % interval {} to {}, {} seeds)",
+            format::value(metric, interval.low),
+            format::value(metric, interval.high),
+            interval.samples
+        ),
+        _ => String::new(),
+    };
+    if others_saturated {
+        format!("Only {} keeps up with the load: {} {value}{spread}.", policy.policy, metric.title())
+    } else {
+        format!("{}: {} {value}{spread}; there is no other policy to compare with.", policy.policy, metric.title())
+    }
+}
+
+/// What to say of at least two policies that can be ranked.
+fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], baseline: Option<&str>) -> Verdict {
+    // The best one was picked after the fact: each of the comparisons it has to win gets its share of the 5 %.
+    let confidence = 1.0 - (1.0 - CONFIDENCE) / others.len() as f64;
+    let against = |other: &PolicyRuns<'_>, metric| difference(metric, best, other, confidence);
+    let is_beaten = |other: &PolicyRuns<'_>| against(other, metric).and_then(|d| d.is_better(metric)) == Some(true);
+    let equals: Vec<&PolicyRuns<'_>> = others.iter().copied().filter(|other| !is_beaten(other)).collect();
+    let opponent = others.iter().copied().find(|other| Some(other.policy) == baseline).unwrap_or(others[0]);
+    let opponent = if equals.is_empty() { opponent } else { equals[0] };
+    let difference = against(opponent, metric);
+    let value = best.mean(metric).map_or_else(String::new, |value| format::value(metric, value));
+    let corrected = if others.len() > 1 { ", corrected for picking the best" } else { "" };
+    let said = difference.as_ref().map(|d| said(metric, d, corrected)).unwrap_or_default();
+    if equals.is_empty() {
+        let role = if Some(opponent.policy) == baseline { "the baseline" } else { "the next best" };
+        let sentence = format!(
+            "{} is best on {}: {value}, {said} against {role}, {}.",
+            best.policy,
+            metric.title(),
+            opponent.policy
+        );
+        return Verdict { kind: VerdictKind::Better, sentence, winner: Some(best.policy.to_owned()), difference };
+    }
+    let names: Vec<&str> = std::iter::once(best.policy).chain(equals.iter().map(|other| other.policy)).collect();
+    let beaten: Vec<&str> = others.iter().map(|o| o.policy).filter(|name| !names.contains(name)).collect();
+    let mut sentence = match &difference {
+        Some(d) if d.mean == 0.0 => {
+            format!("Cannot tell {} apart on {}: both {value}", format::list(&names), metric.title())
+        }
+        _ => format!(
+            "Cannot tell {} apart on {}: {} {value}, {said} against {}",
+            format::list(&names),
+            metric.title(),
+            best.policy,
+            opponent.policy
+        ),
+    };
+    if !beaten.is_empty() {
+        sentence += &format!(
+            "; {} better than {}",
+            if names.len() == 2 { "both are" } else { "all are" },
+            format::list(&beaten)
+        );
+    }
+    if let Some(more) = second_opinion(metric, best, &equals, confidence) {
+        sentence += &more;
+    }
+    Verdict { kind: VerdictKind::CannotTell, sentence: sentence + ".", winner: None, difference }
+}
+
+/// Where policies tie on what decides, one difference in latency is worth a clause.
+fn second_opinion(
+    metric: Metric,
+    best: &PolicyRuns<'_>,
+    equals: &[&PolicyRuns<'_>],
+    confidence: f64,
+) -> Option<String> {
+    let [other] = equals else { return None };
+    let second = if metric == Metric::TtftP99 { Metric::TpotP99 } else { Metric::TtftP99 };
+    let d = difference(second, best, other, confidence)?;
+    d.is_better(second)?;
+    let relative = d.relative?;
+    let (who, than) = if relative < 0.0 { (best.policy, other.policy) } else { (other.policy, best.policy) };
+    let less = if relative < 0.0 { -relative } else { relative / (1.0 + relative) };
+    Some(format!("; {} of {who} is {} lower than that of {than}", second.title(), format::percent(less)))
+}
+
+/// A difference in words: relative where there is something to relate to.
+fn said(metric: Metric, d: &Difference, corrected: &str) -> String {
+    let scale = d.relative.filter(|_| d.mean != 0.0).map(|relative| relative / d.mean);
+    let write = |x: f64| match scale {
+        Some(scale) => format::signed_percent(x * scale),
+        None => format::signed(metric, x),
+    };
+    let basis = |n: usize| match d.basis {
+        Basis::Seeds => format!("{n} seeds"),
+        _ => format!("one seed, {n} blocks of time"),
+    };
+    match d.interval {
+        Some(interval) => format!(
+            "{} (95 % interval {} to {}, {}{corrected})",
+            write(d.mean),
+            write(interval.low),
+            write(interval.high),
+            basis(interval.samples)
+        ),
+        None => format!("{} (one seed: no interval)", write(d.mean)),
+    }
+}

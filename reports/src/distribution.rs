@@ -1,0 +1,121 @@
+//! Durations to be asked for percentiles: all of them while they are few, a histogram when they are many.
+
+use crate::histogram::{LogLinear, nearest_rank};
+
+/// Bucket width of histograms kept in place of samples: 2^-11, at most 0.05 % of the value.
+pub const BITS: u32 = 11;
+
+/// How long did it take, over many cases? In picoseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Distribution {
+    /// Every value, in order: percentiles are exact.
+    Exact(Vec<u64>),
+    /// Too many to keep: percentiles are within 0.025 %, mean and ends exact.
+    Bucketed(LogLinear<BITS>),
+}
+
+impl Default for Distribution {
+    fn default() -> Self {
+        Distribution::Exact(Vec::new())
+    }
+}
+
+impl Distribution {
+    /// Of these values; kept one by one if there are at most `keep`.
+    pub fn of(mut values: Vec<u64>, keep: usize) -> Distribution {
+        if values.len() > keep {
+            let mut histogram = LogLinear::default();
+            values.iter().for_each(|value| histogram.record(*value, 1));
+            return Distribution::Bucketed(histogram);
+        }
+        values.sort_unstable();
+        Distribution::Exact(values)
+    }
+
+    /// Of several distributions together.
+    pub fn pooled<'a>(parts: impl IntoIterator<Item = &'a Distribution>) -> Distribution {
+        let parts: Vec<_> = parts.into_iter().collect();
+        if let [only] = parts.as_slice() {
+            return (*only).clone();
+        }
+        let mut values = Vec::new();
+        for part in &parts {
+            match part {
+                Distribution::Exact(more) => values.extend_from_slice(more),
+                Distribution::Bucketed(_) => return Distribution::Bucketed(merged(&parts)),
+            }
+        }
+        values.sort_unstable();
+        Distribution::Exact(values)
+    }
+
+    /// How many values?
+    pub fn count(&self) -> u64 {
+        match self {
+            Distribution::Exact(values) => values.len() as u64,
+            Distribution::Bucketed(histogram) => histogram.count(),
+        }
+    }
+
+    /// The nearest-rank quantile, picoseconds: the least value that at least `q` of all values do not exceed.
+    pub fn quantile(&self, q: f64) -> Option<u64> {
+        match self {
+            Distribution::Exact(values) => nearest_rank(q, values.len() as u64).map(|rank| values[rank as usize - 1]),
+            Distribution::Bucketed(histogram) => histogram.quantile(q),
+        }
+    }
+
+    /// The sum of all values, picoseconds.
+    pub fn sum(&self) -> u128 {
+        match self {
+            Distribution::Exact(values) => values.iter().map(|value| u128::from(*value)).sum(),
+            Distribution::Bucketed(histogram) => histogram.sum(),
+        }
+    }
+
+    /// The mean, picoseconds; none of no values.
+    pub fn mean(&self) -> Option<f64> {
+        let count = self.count();
+        (count > 0).then(|| self.sum() as f64 / count as f64)
+    }
+
+    /// Are percentiles exact?
+    pub fn is_exact(&self) -> bool {
+        matches!(self, Distribution::Exact(_))
+    }
+}
+
+fn merged(parts: &[&Distribution]) -> LogLinear<BITS> {
+    let mut sum = LogLinear::default();
+    for part in parts {
+        match part {
+            Distribution::Exact(values) => values.iter().for_each(|value| sum.record(*value, 1)),
+            Distribution::Bucketed(histogram) => sum.merge(histogram),
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_nearest_rank_as_by_hand() {
+        let ten = Distribution::of((1..=10).rev().collect(), 100);
+        assert_eq!([0.0, 0.1, 0.5, 0.9, 0.91, 0.99, 1.0].map(|q| ten.quantile(q).unwrap()), [1, 1, 5, 9, 10, 10, 10]);
+        assert_eq!(Distribution::of((1..=100).collect(), 100).quantile(0.99), Some(99));
+        assert_eq!(Distribution::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn pooling_a_histogram_and_samples_keeps_count_and_sum() {
+        let few = Distribution::of(vec![1_000_000, 5_000_000], 2);
+        let many = Distribution::of((1..=1000).map(|i| i * 1_000_000).collect(), 10);
+        let pooled = Distribution::pooled([&few, &many]);
+        assert!(!pooled.is_exact());
+        assert_eq!(pooled.count(), 1002);
+        assert_eq!(pooled.sum(), few.sum() + many.sum());
+        assert_eq!(Distribution::pooled([&few, &few]).quantile(0.5), Some(1_000_000));
+    }
+}

@@ -1,0 +1,207 @@
+//! Counts of durations in buckets of equal relative width.
+
+/// How are many durations spread? Buckets are 2^-`BITS` of their value wide; count, sum, least and largest are exact.
+///
+/// Values below 2^(`BITS`+1) have a bucket each. The layout is that of an HDR histogram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLinear<const BITS: u32> {
+    buckets: Vec<u64>,
+    count: u64,
+    sum: u128,
+    min: u64,
+    max: u64,
+}
+
+impl<const BITS: u32> Default for LogLinear<BITS> {
+    fn default() -> Self {
+        LogLinear { buckets: Vec::new(), count: 0, sum: 0, min: u64::MAX, max: 0 }
+    }
+}
+
+/// The bucket of `value`.
+pub(crate) fn bucket_of<const BITS: u32>(value: u64) -> usize {
+    let exponent = 63 - (value | 1).leading_zeros();
+    let shift = exponent.saturating_sub(BITS);
+    ((u64::from(shift) << BITS) + (value >> shift)) as usize
+}
+
+/// The least and the largest value of a bucket.
+pub(crate) fn bounds_of<const BITS: u32>(bucket: usize) -> (u64, u64) {
+    let bucket = bucket as u64;
+    let shift = (bucket >> BITS).saturating_sub(1);
+    let base = bucket - (shift << BITS);
+    let low = base << shift;
+    (low, low + ((1u64 << shift) - 1))
+}
+
+impl<const BITS: u32> LogLinear<BITS> {
+    /// Counts `value` `times` times.
+    pub fn record(&mut self, value: u64, times: u64) {
+        if times == 0 {
+            return;
+        }
+        self.note(value, value, u128::from(value) * u128::from(times), times);
+        self.add(bucket_of::<BITS>(value), times);
+    }
+
+    /// Counts `first + i × increment` for every `i < steps`, each `times` times, at a cost that follows the buckets touched, not the steps.
+    pub fn record_affine(&mut self, first: u64, increment: u64, steps: u64, times: u64) {
+        if steps == 0 || times == 0 {
+            return;
+        }
+        let last = first + increment * (steps - 1);
+        // An affine run of whole numbers has a whole sum: the product is even.
+        let sum = (u128::from(first) + u128::from(last)) * u128::from(steps) / 2 * u128::from(times);
+        self.note(first, last, sum, steps * times);
+        for_each_affine_bucket::<BITS>(first, increment, steps, |bucket, count| self.add(bucket, count * times));
+    }
+
+    /// Adds the counts of another histogram.
+    pub fn merge(&mut self, other: &Self) {
+        if other.count == 0 {
+            return;
+        }
+        self.note(other.min, other.max, other.sum, other.count);
+        for (bucket, count) in other.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+            self.add(bucket, *count);
+        }
+    }
+
+    /// How many values?
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Their sum.
+    pub fn sum(&self) -> u128 {
+        self.sum
+    }
+
+    /// The least value; none of an empty histogram.
+    pub fn min(&self) -> Option<u64> {
+        (self.count > 0).then_some(self.min)
+    }
+
+    /// The largest value; none of an empty histogram.
+    pub fn max(&self) -> Option<u64> {
+        (self.count > 0).then_some(self.max)
+    }
+
+    /// The nearest-rank quantile, off by at most half a bucket; exact at both ends.
+    pub fn quantile(&self, q: f64) -> Option<u64> {
+        let rank = nearest_rank(q, self.count)?;
+        if rank == 1 {
+            return self.min();
+        }
+        if rank == self.count {
+            return self.max();
+        }
+        let mut seen = 0;
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            seen += count;
+            if seen >= rank {
+                let (low, high) = bounds_of::<BITS>(bucket);
+                return Some((low + (high - low) / 2).clamp(self.min, self.max));
+            }
+        }
+        None
+    }
+
+    /// The buckets that hold something: their middle and their count, in order.
+    pub fn nonempty(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.buckets.iter().enumerate().filter(|(_, count)| **count > 0).map(|(bucket, count)| {
+            let (low, high) = bounds_of::<BITS>(bucket);
+            ((low + (high - low) / 2).clamp(self.min, self.max), *count)
+        })
+    }
+
+    /// Counts into a bucket found by [`bucket_of`], without keeping the exact sum and ends up to date: [`LogLinear::note`] does.
+    pub(crate) fn add(&mut self, bucket: usize, count: u64) {
+        if bucket >= self.buckets.len() {
+            self.buckets.resize(bucket + 1, 0);
+        }
+        self.buckets[bucket] += count;
+    }
+
+    /// Keeps count, sum and ends up to date for values counted with [`LogLinear::add`].
+    pub(crate) fn note(&mut self, low: u64, high: u64, sum: u128, count: u64) {
+        self.count += count;
+        self.sum += sum;
+        self.min = self.min.min(low);
+        self.max = self.max.max(high);
+    }
+}
+
+/// Calls `each(bucket, count)` for the buckets that `first + i × increment`, `i < steps`, falls into.
+pub(crate) fn for_each_affine_bucket<const BITS: u32>(
+    first: u64,
+    increment: u64,
+    steps: u64,
+    mut each: impl FnMut(usize, u64),
+) {
+    if increment == 0 {
+        return each(bucket_of::<BITS>(first), steps);
+    }
+    let mut done = 0;
+    while done < steps {
+        let value = first + increment * done;
+        let bucket = bucket_of::<BITS>(value);
+        let (_, high) = bounds_of::<BITS>(bucket);
+        let here = ((high - value) / increment + 1).min(steps - done);
+        each(bucket, here);
+        done += here;
+    }
+}
+
+/// The rank, from 1, of the nearest-rank quantile `q` of `count` values; none of no values.
+pub(crate) fn nearest_rank(q: f64, count: u64) -> Option<u64> {
+    if count == 0 {
+        return None;
+    }
+    // A quantile such as 0.99 × 100 must be 99, not 100 for a rounding error above 99.
+    let exact = q * count as f64;
+    Some(((exact - exact.abs() * 1e-12).ceil() as u64).clamp(1, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn buckets_tile_the_whole_range_and_are_never_too_wide() {
+        for value in (0..64).flat_map(|bit| [1u64 << bit, (1 << bit) + 1, (1 << bit) - 1]).chain([u64::MAX, 0]) {
+            let (low, high) = bounds_of::<11>(bucket_of::<11>(value));
+            assert!(low <= value && value <= high, "{value}: {low}..={high}");
+            assert!((high - low) as f64 <= low as f64 * 0.0005, "{low}..={high}");
+            if high < u64::MAX {
+                assert_eq!(bucket_of::<11>(high + 1), bucket_of::<11>(high) + 1);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_affine_run_counts_the_same_as_its_values_one_by_one(
+            first in 0u64..1 << 40, increment in 0u64..1 << 30, steps in 1u64..400, times in 1u64..40,
+        ) {
+            let (mut run, mut single) = (LogLinear::<11>::default(), LogLinear::<11>::default());
+            run.record_affine(first, increment, steps, times);
+            (0..steps).for_each(|i| single.record(first + i * increment, times));
+            prop_assert_eq!(run, single);
+        }
+
+        #[test]
+        fn a_quantile_is_within_half_a_bucket_of_the_exact_one(
+            mut values in prop::collection::vec(0u64..1 << 45, 1..300), q in 0.0f64..=1.0,
+        ) {
+            let mut histogram = LogLinear::<11>::default();
+            values.iter().for_each(|value| histogram.record(*value, 1));
+            values.sort_unstable();
+            let exact = values[nearest_rank(q, values.len() as u64).unwrap() as usize - 1];
+            let found = histogram.quantile(q).unwrap();
+            prop_assert!(found.abs_diff(exact) as f64 <= exact as f64 * 0.00025 + 1.0, "{} {}", found, exact);
+            prop_assert_eq!(histogram.sum(), values.iter().map(|v| u128::from(*v)).sum::<u128>());
+        }
+    }
+}

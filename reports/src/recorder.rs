@@ -1,0 +1,365 @@
+//! Watches one run: streams its tables, and keeps what the metrics need.
+
+mod gaps;
+mod kept;
+mod occupancy;
+mod table;
+mod tables;
+
+use std::path::Path;
+
+use aril_sim::fact::{Fact, Life, LoadCause, Observer, Power, Stretch, Tier};
+use aril_sim::time::Time;
+use aril_sim::workload::{Catalog, Offered};
+
+pub(crate) use self::gaps::Gaps;
+pub(crate) use self::kept::{Ending, Kept, KeptAll, NONE};
+pub(crate) use self::occupancy::Occupancy;
+use self::tables::{Derived, Event, Tables};
+use crate::ReportError;
+use crate::metrics::{RunResult, measure};
+use crate::settings::RecorderSettings;
+use crate::time_bins::TimeBins;
+use crate::timeline::Timeline;
+
+/// Watches one run, and turns into its result when the run is over.
+///
+/// Observing cannot fail: the first refusal of the file system is kept, writing stops, and [`Recorder::finish`] returns it.
+pub struct Recorder {
+    pub(crate) catalog: Catalog,
+    pub(crate) settings: RecorderSettings,
+    pub(crate) kept: KeptAll,
+    pub(crate) gaps: Gaps,
+    pub(crate) occupancy: Occupancy,
+    pub(crate) counts: Counts,
+    pub(crate) series: TimeBins,
+    pub(crate) books: Books,
+    tables: Option<Tables>,
+    timeline: Option<Timeline>,
+    refusal: Option<ReportError>,
+}
+
+/// Series of [`Recorder::series`]: amounts in each bin, or levels integrated over it.
+pub(crate) mod series {
+    pub(crate) const OFFERED: usize = 0;
+    pub(crate) const FINISHED: usize = 1;
+    pub(crate) const OUTPUT_TOKENS: usize = 2;
+    pub(crate) const IN_SYSTEM: usize = 3;
+    pub(crate) const WAITING: usize = 4;
+    pub(crate) const BUSY_GPUS: usize = 5;
+    pub(crate) const HELD_GPUS: usize = 6;
+    pub(crate) const LEN: usize = 7;
+}
+
+/// What is only counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) loads_from_host: u64,
+    pub(crate) loads_from_disk: u64,
+    pub(crate) prefetches: u64,
+    pub(crate) bytes_loaded: u128,
+    pub(crate) evictions: u64,
+    pub(crate) preemptions: u64,
+    pub(crate) migrations: u64,
+    pub(crate) loads_by_adapter: Vec<u32>,
+}
+
+/// Conserved quantities, counted from outside of the engine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Books {
+    in_system: u64,
+    waiting: u64,
+    changed: u64,
+    pub(crate) area: u128,
+    pub(crate) sojourns: u128,
+    pub(crate) offered: u64,
+    ended: u64,
+    emitted_in_steps: u128,
+    emitted_in_lives: u128,
+    scheduled: Vec<u64>,
+    wrong_waits: Option<u32>,
+    last: u64,
+}
+
+impl Recorder {
+    /// Opens the tables and the timeline of a run in `dir`, which is there.
+    ///
+    /// # Errors
+    /// [`ReportError::Settings`] for settings that do not fit the catalog; anything the file system refuses.
+    pub fn create(dir: &Path, catalog: &Catalog, settings: RecorderSettings) -> Result<Recorder, ReportError> {
+        settings.check(catalog)?;
+        let tables = settings.tables.then(|| Tables::create(dir, catalog)).transpose()?;
+        let timeline = match settings.timeline_events {
+            0 => None,
+            events => Some(Timeline::create(&dir.join("timeline.json.gz"), events, settings.replica_gpus.len())?),
+        };
+        Ok(Recorder {
+            kept: KeptAll::default(),
+            gaps: Gaps::new(catalog, &settings),
+            occupancy: Occupancy::new(&settings),
+            counts: Counts { loads_by_adapter: vec![0; catalog.adapters.len()], ..Counts::default() },
+            series: TimeBins::new(series::LEN),
+            books: Books::default(),
+            tables,
+            timeline,
+            refusal: None,
+            catalog: catalog.clone(),
+            settings,
+        })
+    }
+
+    /// Closes the files and measures the run.
+    ///
+    /// # Errors
+    /// The first refusal of the file system; [`ReportError::Books`] if a request has no end, Little's law does not hold to the
+    /// picosecond, or tokens were lost; [`ReportError::Empty`] if nothing is left to measure.
+    pub fn finish(mut self, ended_at: Time) -> Result<RunResult, ReportError> {
+        if let Some(refusal) = self.refusal.take() {
+            return Err(refusal);
+        }
+        let ended_at = ended_at.as_ps().max(self.books.last);
+        if let Some(tables) = self.tables.take() {
+            tables.finish()?;
+        }
+        if let Some(timeline) = self.timeline.take() {
+            timeline.finish(ended_at)?;
+        }
+        self.books.check()?;
+        self.occupancy.close(ended_at, &mut self.series);
+        measure(self, ended_at)
+    }
+
+    fn offered(&mut self, now: u64, offered: &Offered) {
+        self.advance(now);
+        self.books.offered += 1;
+        self.books.in_system += 1;
+        self.books.waiting += 1;
+        self.series.count(series::OFFERED, now, 1);
+        self.gaps.arrived(offered);
+    }
+
+    fn scheduled(&mut self, now: u64, request: u32) {
+        let (word, bit) = (request as usize / 64, 1u64 << (request % 64));
+        if word >= self.books.scheduled.len() {
+            self.books.scheduled.resize(word + 1, 0);
+        }
+        if self.books.scheduled[word] & bit == 0 {
+            self.advance(now);
+            self.books.scheduled[word] |= bit;
+            self.books.waiting = self.books.waiting.saturating_sub(1);
+        }
+    }
+
+    /// Brings the areas under the numbers of requests in the system, and waiting, up to `now`.
+    fn advance(&mut self, now: u64) {
+        let Books { in_system, waiting, changed, .. } = self.books;
+        if now > changed {
+            self.books.area += u128::from(in_system) * u128::from(now - changed);
+            self.series.integrate(series::IN_SYSTEM, changed, now, in_system);
+            self.series.integrate(series::WAITING, changed, now, waiting);
+            self.books.changed = now;
+        }
+    }
+
+    fn ended(&mut self, now: Time, life: &Life<'_>) -> Result<(), ReportError> {
+        let request = &life.offered.request;
+        self.scheduled(now.as_ps(), request.id.0);
+        self.advance(now.as_ps());
+        let kept = Kept::of(now, life, &self.settings, &self.catalog);
+        self.books.end(&kept, life);
+        if kept.is_finished() {
+            self.series.count(series::FINISHED, now.as_ps(), 1);
+        }
+        self.kept.push(kept);
+        let Some(tables) = &mut self.tables else { return Ok(()) };
+        let rank =
+            request.adapter.and_then(|adapter| self.catalog.adapters.get(adapter.index())).map(|adapter| adapter.rank);
+        let times = Derived { ttft: kept.ttft(), tpot: kept.tpot(), e2e: kept.e2e(), good: kept.good };
+        tables.request(now, life, rank, times)
+    }
+
+    fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
+        let tally = self.gaps.stretch(stretch, self.settings.warmup.as_ps());
+        self.books.emitted_in_steps += u128::from(tally.emitting) * u128::from(stretch.steps);
+        let tokens = u64::from(tally.emitting) * u64::from(stretch.steps);
+        self.series.spread(series::OUTPUT_TOKENS, stretch.start.as_ps(), stretch.end().as_ps(), tokens);
+        self.occupancy.stretch(stretch, &mut self.series);
+        if let Some(tables) = &mut self.tables {
+            tables.stretch(stretch, tally.decode_rows, tally.prefill_tokens)?;
+        }
+        match &mut self.timeline {
+            Some(timeline) if timeline.is_open() => {
+                let pool = self.settings.replica_pool.get(stretch.replica.index()).map_or("", String::as_str);
+                timeline.stretch(stretch, pool)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn event(&mut self, now: Time, name: &'static str, event: Event) -> Result<(), ReportError> {
+        self.tables.as_mut().map_or(Ok(()), |tables| tables.event(now, name, event))
+    }
+
+    fn mark(&mut self, now: Time, replica: u32, name: &str) -> Result<(), ReportError> {
+        self.timeline.as_mut().map_or(Ok(()), |timeline| timeline.instant(replica, name, now.as_ps()))
+    }
+
+    fn load(&mut self, now: Time, fact: &Fact<'_>) -> Result<(), ReportError> {
+        let Fact::LoadStarted { replica, adapter, from, bytes, cause, start, done } = fact else { return Ok(()) };
+        match from {
+            Tier::Disk => self.counts.loads_from_disk += 1,
+            Tier::Host | Tier::Gpu => self.counts.loads_from_host += 1,
+        }
+        if let (Tier::Host, Some(loads)) = (from, self.counts.loads_by_adapter.get_mut(adapter.index())) {
+            *loads += 1;
+        }
+        self.counts.prefetches += u64::from(*cause == LoadCause::Prefetch);
+        self.counts.bytes_loaded += u128::from(*bytes);
+        let link = (start.as_ps(), done.as_ps());
+        if let Some(timeline) = &mut self.timeline {
+            let name = self.catalog.adapters.get(adapter.index()).map_or("?", |adapter| adapter.name.as_str());
+            timeline.load(replica.0, name, *bytes, link)?;
+        }
+        let event = Event {
+            replica: Some(replica.0),
+            adapter: Some(*adapter),
+            tier: Some(name_of(*from)),
+            bytes: Some(*bytes),
+            cause: Some(if *cause == LoadCause::Prefetch { "prefetch" } else { "demand" }),
+            link: Some(link),
+            ..Event::default()
+        };
+        self.event(now, "load", event)
+    }
+
+    fn take(&mut self, now: Time, fact: &Fact<'_>) -> Result<(), ReportError> {
+        match fact {
+            Fact::Offered(offered) => self.offered(now.as_ps(), offered),
+            Fact::Held(request) => {
+                return self.event(now, "held", Event { request: Some(request.0), ..Event::default() });
+            }
+            Fact::Routed { request, replica, recompute } => {
+                let event = Event {
+                    request: Some(request.0),
+                    replica: Some(replica.0),
+                    amount: Some(*recompute),
+                    ..Event::default()
+                };
+                return self.event(now, "routed", event);
+            }
+            Fact::Scheduled { request, .. } => self.scheduled(now.as_ps(), request.0),
+            Fact::LoadStarted { .. } => return self.load(now, fact),
+            // Its row was written when it began: links serve in order, so its end was known.
+            Fact::LoadDone { .. } => {}
+            Fact::Evicted { replica, adapter, tier, bytes } => {
+                self.counts.evictions += u64::from(*tier == Tier::Gpu);
+                let event = Event {
+                    replica: Some(replica.0),
+                    adapter: Some(*adapter),
+                    tier: Some(name_of(*tier)),
+                    bytes: Some(*bytes),
+                    ..Event::default()
+                };
+                return self.event(now, "evicted", event);
+            }
+            Fact::Stretch(stretch) => return self.stretch(stretch),
+            Fact::Preempted { request, replica, blocks } => {
+                self.counts.preemptions += 1;
+                self.mark(now, replica.0, "preempted")?;
+                let event = Event {
+                    request: Some(request.0),
+                    replica: Some(replica.0),
+                    amount: Some(*blocks),
+                    ..Event::default()
+                };
+                return self.event(now, "preempted", event);
+            }
+            Fact::Migrated { request, from, to } => {
+                self.counts.migrations += 1;
+                self.mark(now, from.0, "migrated away")?;
+                let event = Event {
+                    request: Some(request.0),
+                    replica: Some(from.0),
+                    to_replica: Some(to.0),
+                    ..Event::default()
+                };
+                return self.event(now, "migrated", event);
+            }
+            Fact::Power { replica, power } => {
+                self.occupancy.power(now.as_ps(), *replica, *power, &mut self.series);
+                let name = power_name(*power);
+                self.mark(now, replica.0, name)?;
+                return self.event(now, name, Event { replica: Some(replica.0), ..Event::default() });
+            }
+            Fact::Ended(life) => return self.ended(now, life),
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Recorder {
+    fn observe(&mut self, now: Time, fact: &Fact<'_>) {
+        if self.refusal.is_some() {
+            return;
+        }
+        self.books.last = self.books.last.max(now.as_ps());
+        self.refusal = self.take(now, fact).err();
+    }
+}
+
+impl Books {
+    fn end(&mut self, kept: &Kept, life: &Life<'_>) {
+        self.in_system = self.in_system.saturating_sub(1);
+        self.ended += 1;
+        self.sojourns += u128::from(kept.end - kept.arrival);
+        self.emitted_in_lives += u128::from(kept.emitted);
+        let whole = kept.ttft().unwrap_or(kept.end - kept.arrival);
+        if life.waits.total().as_ps() != whole && self.wrong_waits.is_none() {
+            self.wrong_waits = Some(life.offered.request.id.0);
+        }
+    }
+
+    /// Little's law as an identity, one end for each request, and no token lost.
+    fn check(&self) -> Result<(), ReportError> {
+        if self.offered != self.ended {
+            return Err(ReportError::Books(format!("{} requests were offered and {} ended", self.offered, self.ended)));
+        }
+        if self.area != self.sojourns {
+            return Err(ReportError::Books(format!(
+                "Little's law: requests in the system add up to {} ps over time, their stays to {} ps",
+                self.area, self.sojourns
+            )));
+        }
+        if self.emitted_in_steps != self.emitted_in_lives {
+            return Err(ReportError::Books(format!(
+                "steps emitted {} tokens, requests received {}",
+                self.emitted_in_steps, self.emitted_in_lives
+            )));
+        }
+        match self.wrong_waits {
+            Some(request) => Err(ReportError::Books(format!(
+                "the waits of request {request} do not add up to its time to first token"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a tier is called in the tables.
+fn name_of(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Gpu => "gpu",
+        Tier::Host => "host",
+        Tier::Disk => "disk",
+    }
+}
+
+/// How a change of power is called in the tables.
+fn power_name(power: Power) -> &'static str {
+    match power {
+        Power::Off => "power_off",
+        Power::Starting => "power_starting",
+        Power::On => "power_on",
+        Power::Draining => "power_draining",
+    }
+}

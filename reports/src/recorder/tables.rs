@@ -1,0 +1,282 @@
+//! The three tables of a run: requests, steps, events. Times are picoseconds since the start of the run.
+
+use std::path::Path;
+
+use aril_sim::fact::{End, Life, RejectReason, Stretch};
+use aril_sim::time::Time;
+use aril_sim::workload::{AdapterId, Catalog};
+use polars::prelude::*;
+
+use super::table::{ROWS, Table};
+use crate::ReportError;
+
+/// Declares the columns of a table, their order and how a buffered row group becomes a frame.
+macro_rules! columns {
+    ($(#[$doc:meta])* $name:ident of $row:ident { $($column:ident : $kind:ty),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Default)]
+        struct $name { $($column: Vec<$kind>),+ }
+
+        struct $row { $($column: $kind),+ }
+
+        impl $name {
+            fn take(&mut self) -> Vec<Column> {
+                vec![$(<$kind as Cell>::column(stringify!($column), std::mem::take(&mut self.$column))),+]
+            }
+
+            fn push(&mut self, row: $row) {
+                $(self.$column.push(row.$column);)+
+            }
+        }
+    };
+}
+
+/// What a column can hold.
+trait Cell: Sized {
+    fn column(name: &str, values: Vec<Self>) -> Column;
+}
+
+macro_rules! cell {
+    ($($kind:ty),+) => {
+        $(impl Cell for $kind {
+            fn column(name: &str, values: Vec<$kind>) -> Column {
+                Column::new(name.into(), values)
+            }
+        })+
+    };
+}
+
+cell!(u32, u64, Option<u32>, Option<u64>, bool, Option<bool>, &'static str, Option<&'static str>);
+
+columns! {
+    /// One row a request, in the order in which their lives ended.
+    Requests of RequestRow {
+        request: u32, arrival_ps: u64, prompt_tokens: u32, output_tokens: u32, emitted_tokens: u32, end: &'static str,
+        reject_reason: Option<&'static str>, replica: Option<u32>, scheduled_ps: Option<u64>, first_token_ps: Option<u64>, end_ps: u64,
+        ttft_ps: Option<u64>, tpot_ps: Option<u64>, e2e_ps: Option<u64>, wait_router_ps: u64, wait_queue_ps: u64, wait_slot_ps: u64,
+        wait_load_ps: u64, wait_prefill_ps: u64, wait_preemption_ps: u64, adapter_hit: Option<bool>, preemptions: u32, migrations: u32,
+        slo_met: bool,
+    }
+}
+
+columns! {
+    /// One row a stretch: step j (from 0) takes `first_ps + j × increment_ps`.
+    Steps of StepRow {
+        replica: u32, start_ps: u64, stall_ps: u64, first_ps: u64, increment_ps: u64, steps: u32, decode_rows: u32, prefill_tokens: u32,
+        prefill_rows: u32, segments: u32, padding_rows: u32, decode_context_sum: u64, kv_blocks_used: u32, waiting: u32,
+    }
+}
+
+columns! {
+    /// One row an event. What an event does not have is null.
+    Events of EventRow {
+        time_ps: u64, event: &'static str, request: Option<u32>, replica: Option<u32>, to_replica: Option<u32>,
+        tier: Option<&'static str>, bytes: Option<u64>, cause: Option<&'static str>, link_start_ps: Option<u64>, link_done_ps: Option<u64>,
+        amount: Option<u32>,
+    }
+}
+
+/// An event for the table; what it does not have is `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Event {
+    pub(crate) request: Option<u32>,
+    pub(crate) replica: Option<u32>,
+    pub(crate) to_replica: Option<u32>,
+    pub(crate) adapter: Option<AdapterId>,
+    pub(crate) tier: Option<&'static str>,
+    pub(crate) bytes: Option<u64>,
+    pub(crate) cause: Option<&'static str>,
+    pub(crate) link: Option<(u64, u64)>,
+    pub(crate) amount: Option<u32>,
+}
+
+/// The times of a request that follow from its life.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Derived {
+    pub(crate) ttft: Option<u64>,
+    pub(crate) tpot: Option<u64>,
+    pub(crate) e2e: Option<u64>,
+    pub(crate) good: bool,
+}
+
+/// The tables of one run.
+pub(crate) struct Tables {
+    requests: (Table, Requests, Names),
+    steps: (Table, Steps),
+    events: (Table, Events, Vec<u32>),
+    tenants: Vec<String>,
+    adapters: Vec<String>,
+}
+
+/// Tenants and adapters of the buffered rows, by id; `u32::MAX` is none.
+#[derive(Default)]
+struct Names {
+    tenant: Vec<u32>,
+    adapter: Vec<u32>,
+    rank: Vec<Option<u32>>,
+}
+
+impl Names {
+    fn take(&mut self, tenants: &[String], adapters: &[String]) -> Vec<Column> {
+        vec![
+            names("tenant", &std::mem::take(&mut self.tenant), tenants),
+            names("adapter", &std::mem::take(&mut self.adapter), adapters),
+            Column::new("rank".into(), std::mem::take(&mut self.rank)),
+        ]
+    }
+}
+
+impl Tables {
+    pub(crate) fn create(dir: &Path, catalog: &Catalog) -> Result<Tables, ReportError> {
+        let tenants: Vec<_> = catalog.tenants.iter().map(|tenant| tenant.name.clone()).collect();
+        let adapters: Vec<_> = catalog.adapters.iter().map(|adapter| adapter.name.clone()).collect();
+        let mut columns = Requests::default().take();
+        columns.extend(Names::default().take(&tenants, &adapters));
+        let requests = Table::create(&dir.join("requests.parquet"), columns)?;
+        let steps = Table::create(&dir.join("steps.parquet"), Steps::default().take())?;
+        let mut columns = Events::default().take();
+        columns.push(names("adapter", &[], &adapters));
+        let events = Table::create(&dir.join("events.parquet"), columns)?;
+        Ok(Tables {
+            requests: (requests, Requests::default(), Names::default()),
+            steps: (steps, Steps::default()),
+            events: (events, Events::default(), Vec::new()),
+            tenants,
+            adapters,
+        })
+    }
+
+    pub(crate) fn request(
+        &mut self,
+        now: Time,
+        life: &Life<'_>,
+        rank: Option<u32>,
+        times: Derived,
+    ) -> Result<(), ReportError> {
+        let request = &life.offered.request;
+        let waits = &life.waits;
+        let (end, reason) = name_of(life.end);
+        self.requests.2.tenant.push(request.tenant.0);
+        self.requests.2.adapter.push(request.adapter.map_or(u32::MAX, |adapter| adapter.0));
+        self.requests.2.rank.push(rank);
+        self.requests.1.push(RequestRow {
+            request: request.id.0,
+            arrival_ps: request.arrival.as_ps(),
+            prompt_tokens: request.prompt_tokens,
+            output_tokens: life.offered.outcome.output_tokens,
+            emitted_tokens: life.emitted,
+            end,
+            reject_reason: reason,
+            replica: life.replica.map(|replica| replica.0),
+            scheduled_ps: life.scheduled.map(Time::as_ps),
+            first_token_ps: life.first_token.map(Time::as_ps),
+            end_ps: now.as_ps(),
+            ttft_ps: times.ttft,
+            tpot_ps: times.tpot,
+            e2e_ps: times.e2e,
+            wait_router_ps: waits.router.as_ps(),
+            wait_queue_ps: waits.queue.as_ps(),
+            wait_slot_ps: waits.slot.as_ps(),
+            wait_load_ps: waits.load.as_ps(),
+            wait_prefill_ps: waits.prefill.as_ps(),
+            wait_preemption_ps: waits.preemption.as_ps(),
+            adapter_hit: life.adapter_hit,
+            preemptions: life.preemptions,
+            migrations: life.migrations,
+            slo_met: times.good,
+        });
+        if self.requests.1.request.len() >= ROWS { self.write_requests() } else { Ok(()) }
+    }
+
+    pub(crate) fn stretch(
+        &mut self,
+        stretch: &Stretch<'_>,
+        decode_rows: u32,
+        prefill_tokens: u32,
+    ) -> Result<(), ReportError> {
+        self.steps.1.push(StepRow {
+            replica: stretch.replica.0,
+            start_ps: stretch.start.as_ps(),
+            stall_ps: stretch.stall.as_ps(),
+            first_ps: stretch.first.as_ps(),
+            increment_ps: stretch.increment.as_ps(),
+            steps: stretch.steps,
+            decode_rows,
+            prefill_tokens,
+            prefill_rows: stretch.rows.len() as u32 - decode_rows,
+            segments: stretch.segments,
+            padding_rows: stretch.padding_rows,
+            decode_context_sum: stretch.decode_context_sum,
+            kv_blocks_used: stretch.kv_blocks_used,
+            waiting: stretch.waiting,
+        });
+        if self.steps.1.replica.len() >= ROWS { self.write_steps() } else { Ok(()) }
+    }
+
+    pub(crate) fn event(&mut self, now: Time, name: &'static str, event: Event) -> Result<(), ReportError> {
+        self.events.2.push(event.adapter.map_or(u32::MAX, |adapter| adapter.0));
+        self.events.1.push(EventRow {
+            time_ps: now.as_ps(),
+            event: name,
+            request: event.request,
+            replica: event.replica,
+            to_replica: event.to_replica,
+            tier: event.tier,
+            bytes: event.bytes,
+            cause: event.cause,
+            link_start_ps: event.link.map(|(start, _)| start),
+            link_done_ps: event.link.map(|(_, done)| done),
+            amount: event.amount,
+        });
+        if self.events.2.len() >= ROWS { self.write_events() } else { Ok(()) }
+    }
+
+    /// Writes what is buffered and the footers.
+    pub(crate) fn finish(mut self) -> Result<(), ReportError> {
+        self.write_requests()?;
+        self.write_steps()?;
+        self.write_events()?;
+        self.requests.0.finish()?;
+        self.steps.0.finish()?;
+        self.events.0.finish()
+    }
+
+    fn write_requests(&mut self) -> Result<(), ReportError> {
+        let (table, rows, ids) = &mut self.requests;
+        let height = rows.request.len();
+        let mut columns = rows.take();
+        columns.extend(ids.take(&self.tenants, &self.adapters));
+        table.write(height, columns)
+    }
+
+    fn write_steps(&mut self) -> Result<(), ReportError> {
+        let (table, rows) = &mut self.steps;
+        table.write(rows.replica.len(), rows.take())
+    }
+
+    fn write_events(&mut self) -> Result<(), ReportError> {
+        let (table, rows, ids) = &mut self.events;
+        let height = ids.len();
+        let mut columns = rows.take();
+        columns.push(names("adapter", &std::mem::take(ids), &self.adapters));
+        table.write(height, columns)
+    }
+}
+
+/// A column of names, where the rows hold positions in `table`; positions beyond it are null.
+fn names(column: &str, ids: &[u32], table: &[String]) -> Column {
+    let values = ids.iter().map(|id| table.get(*id as usize).map(String::as_str));
+    StringChunked::from_iter_options(column.into(), values).into_column()
+}
+
+/// How an end is called in the tables, and why it was a rejection.
+fn name_of(end: End) -> (&'static str, Option<&'static str>) {
+    match end {
+        End::Finished => ("finished", None),
+        End::TimedOut => ("timed_out", None),
+        End::Unfinished => ("unfinished", None),
+        End::Rejected(RejectReason::TooLong) => ("rejected", Some("too_long")),
+        End::Rejected(RejectReason::AdapterTooLarge) => ("rejected", Some("adapter_too_large")),
+        End::Rejected(RejectReason::Router) => ("rejected", Some("router")),
+    }
+}

@@ -1,0 +1,90 @@
+//! The comparison as plain text, for a terminal.
+
+use crate::compare::{Cell, Comparison, PointComparison, PolicyRow};
+use crate::format;
+use crate::metric::Metric;
+
+/// A table of texts: the caller draws it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TextTable {
+    /// What the rows are about: the point of a sweep; empty without one.
+    pub title: String,
+    /// Column headings.
+    pub headings: Vec<String>,
+    /// Rows, each as long as the headings.
+    pub rows: Vec<Vec<String>>,
+    /// One sentence below.
+    pub verdict: String,
+}
+
+/// The metrics of the first table, with the one that decides in front. Cost is in dollars where every pool has a price.
+pub(crate) fn leading(primary: Metric, points: &[PointComparison]) -> Vec<Metric> {
+    let priced =
+        points.iter().flat_map(|point| &point.policies).any(|row| row.value(Metric::UsdPerMillionTokens).is_some());
+    let cost = if priced { Metric::UsdPerMillionTokens } else { Metric::GpuHoursPerMillionTokens };
+    let mut metrics = vec![primary];
+    metrics.extend(
+        [Metric::Goodput, Metric::Attainment, Metric::TtftP99, Metric::TpotP99, cost]
+            .into_iter()
+            .filter(|m| *m != primary),
+    );
+    metrics
+}
+
+/// The comparison as texts: a table for each point of the sweep.
+pub fn tables(comparison: &Comparison) -> Vec<TextTable> {
+    let metrics = leading(comparison.primary, &comparison.points);
+    let mut headings = vec!["policy".to_owned()];
+    headings.extend(metrics.iter().map(|metric| metric.title().to_owned()));
+    comparison
+        .points
+        .iter()
+        .map(|point| TextTable {
+            title: point_name(&point.point),
+            headings: headings.clone(),
+            rows: point.policies.iter().map(|row| text_row(row, point, &metrics)).collect(),
+            verdict: point.verdict.sentence.clone(),
+        })
+        .collect()
+}
+
+/// Axes and values of a point in one line.
+pub(crate) fn point_name(point: &[(String, String)]) -> String {
+    point.iter().map(|(axis, value)| format!("{axis} = {value}")).collect::<Vec<_>>().join(", ")
+}
+
+fn text_row(row: &PolicyRow, point: &PointComparison, metrics: &[Metric]) -> Vec<String> {
+    let mut marks = Vec::new();
+    if row.policy == point.baseline {
+        marks.push("baseline");
+    }
+    if row.bound {
+        marks.push("bound");
+    }
+    if row.is_saturated() {
+        marks.push("saturated");
+    }
+    let name = if marks.is_empty() { row.policy.clone() } else { format!("{} ({})", row.policy, marks.join(", ")) };
+    let cells = metrics
+        .iter()
+        .map(|metric| row.cell(*metric).map_or_else(String::new, |cell| text_cell(cell, row.is_saturated())));
+    std::iter::once(name).chain(cells).collect()
+}
+
+fn text_cell(cell: &Cell, saturated: bool) -> String {
+    let Some(value) = cell.value else { return "–".to_owned() };
+    let value = format::value(cell.metric, value);
+    match &cell.difference {
+        _ if saturated => value,
+        None => value,
+        Some(difference) if difference.is_tie() => format!("{value} (tie)"),
+        Some(difference) => match (difference.relative, difference.interval) {
+            (Some(relative), Some(interval)) if difference.mean != 0.0 => {
+                let half = (interval.high - interval.low) / 2.0 * (relative / difference.mean).abs();
+                format!("{value} ({} ± {})", format::signed_percent(relative), format::percent(half))
+            }
+            (Some(relative), None) => format!("{value} ({})", format::signed_percent(relative)),
+            _ => format!("{value} ({})", format::signed(cell.metric, difference.mean)),
+        },
+    }
+}

@@ -1,0 +1,102 @@
+//! Quantities over time in a bounded number of equal bins, for runs whose length nobody knows beforehand.
+
+/// More bins than this are merged in pairs.
+const BINS_MAX: usize = 512;
+/// Where bins start: a millisecond each.
+const WIDTH_START_PS: u64 = 1_000_000_000;
+
+/// How much in each stretch of time? Several series over the same bins.
+///
+/// All series share one bin width, which doubles whenever the run outgrows the bins: totals stay exact.
+#[derive(Clone, Debug)]
+pub(crate) struct TimeBins {
+    width: u64,
+    series: Vec<Vec<u128>>,
+}
+
+impl TimeBins {
+    pub(crate) fn new(series: usize) -> TimeBins {
+        TimeBins { width: WIDTH_START_PS, series: vec![Vec::new(); series] }
+    }
+
+    /// Adds `amount` at the instant `at`.
+    pub(crate) fn count(&mut self, series: usize, at: u64, amount: u128) {
+        let bin = self.bin(at);
+        let values = &mut self.series[series];
+        if bin >= values.len() {
+            values.resize(bin + 1, 0);
+        }
+        values[bin] += amount;
+    }
+
+    /// Adds `level` times the time spent in each bin between two instants.
+    pub(crate) fn integrate(&mut self, series: usize, from: u64, to: u64, level: u64) {
+        if to <= from || level == 0 {
+            return;
+        }
+        let last = self.bin(to - 1);
+        let width = self.width;
+        let values = &mut self.series[series];
+        if last >= values.len() {
+            values.resize(last + 1, 0);
+        }
+        let first = (from / width) as usize;
+        for (bin, value) in values.iter_mut().enumerate().take(last + 1).skip(first) {
+            let low = from.max(bin as u64 * width);
+            let high = to.min((bin as u64 + 1).saturating_mul(width));
+            *value += u128::from(high - low) * u128::from(level);
+        }
+    }
+
+    /// Spreads `amount` evenly over the time between two instants, to the last unit.
+    pub(crate) fn spread(&mut self, series: usize, from: u64, to: u64, amount: u64) {
+        if to <= from {
+            return self.count(series, from, amount.into());
+        }
+        self.bin(to - 1);
+        let (length, mut done, mut at) = (u128::from(to - from), 0, from);
+        while at < to {
+            let next = to.min((at / self.width + 1).saturating_mul(self.width));
+            let until = u128::from(amount) * u128::from(next - from) / length;
+            self.count(series, at, until - done);
+            (done, at) = (until, next);
+        }
+    }
+
+    /// Bin width, picoseconds, and the series, each as long as it has something in it.
+    pub(crate) fn finish(self) -> (u64, Vec<Vec<u128>>) {
+        (self.width, self.series)
+    }
+
+    fn bin(&mut self, at: u64) -> usize {
+        while at / self.width >= BINS_MAX as u64 {
+            self.width *= 2;
+            for values in &mut self.series {
+                *values = values.chunks(2).map(|pair| pair.iter().sum()).collect();
+            }
+        }
+        (at / self.width) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_survive_every_doubling() {
+        let mut bins = TimeBins::new(2);
+        let mut total = 0;
+        for i in 0..1000u64 {
+            let (from, to) = (i * 7_000_000_123, i * 7_000_000_123 + 20_000_000_777);
+            bins.integrate(0, from, to, i % 5);
+            total += u128::from(to - from) * u128::from(i % 5);
+            bins.spread(1, from, to, 3);
+        }
+        let (width, series) = bins.finish();
+        assert_eq!(series[0].iter().sum::<u128>(), total);
+        assert_eq!(series[1].iter().sum::<u128>(), 3000);
+        assert!(width.is_power_of_two() || width % WIDTH_START_PS == 0);
+        assert!(series[0].len() <= BINS_MAX && series[0].len() > BINS_MAX / 4);
+    }
+}
