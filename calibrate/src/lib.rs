@@ -1,8 +1,9 @@
 //! The bridge to hardware: makes, checks, compares and embeds cost profiles.
 //!
 //! Read in this order: [`text`] (the file), [`embedded`] (what ships), [`mod@derive`] (from data sheets),
-//! [`published`] (from papers), [`mod@show`] and [`mod@diff`] (what a profile says).
+//! [`published`] (from papers), [`mod@show`], [`mod@diff`] and [`mod@check`] (what a profile says and whether to believe it).
 
+pub mod check;
 pub mod derive;
 pub mod diff;
 pub mod embedded;
@@ -12,9 +13,10 @@ pub mod published;
 pub mod show;
 pub mod text;
 
+pub use check::check;
 pub use derive::derive;
 pub use diff::diff;
 pub use embedded::{Embedded, find, profiles, resolve};
 pub use error::CalibrateError;
 pub use show::show;
-pub use text::{check, read, write};
+pub use text::{read, write};

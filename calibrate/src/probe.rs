@@ -1,4 +1,4 @@
-//! Shapes to ask a profile about: the questions behind [`crate::show`] and [`crate::diff`].
+//! Shapes to ask a profile about: the questions behind [`mod@crate::show`], [`mod@crate::diff`] and [`mod@crate::check`].
 
 use aril_sim::batch::{BatchShape, CostModel, Prefill, Segment};
 use aril_sim::cost::CompiledCost;

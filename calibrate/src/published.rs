@@ -5,6 +5,7 @@
 
 pub mod fit;
 mod lora;
+pub mod table;
 pub mod textgen;
 
 use std::collections::BTreeMap;

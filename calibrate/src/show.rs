@@ -114,7 +114,7 @@ pub fn lora_figures(profile: &Profile, kernel: LoraKernel) -> Result<LoraFigures
     let idle_us = probe.us(&idle) - probe.us(&Shape::decode(1, context));
     Ok(LoraFigures {
         kernel,
-        kind: profile.lora.get(&kernel).and_then(|cost| cost.kind).unwrap_or(profile.provenance.kind),
+        kind: profile.lora_kind(kernel),
         fixed_us: one,
         idle_us,
         segment_us: (segments - rows) / 31.0,

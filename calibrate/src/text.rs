@@ -15,16 +15,8 @@ use crate::error::CalibrateError;
 pub fn read(origin: &str, text: &str) -> Result<Profile, CalibrateError> {
     check_version(origin, text)?;
     let profile: Profile = parse(origin, text)?;
-    check(origin, &profile)?;
+    profile.check().map_err(|problem| CalibrateError::Figures { origin: origin.to_owned(), problem })?;
     Ok(profile)
-}
-
-/// Is every figure of the profile possible?
-///
-/// # Errors
-/// The first that is not.
-pub fn check(origin: &str, profile: &Profile) -> Result<(), CalibrateError> {
-    profile.check().map_err(|problem| CalibrateError::Figures { origin: origin.to_owned(), problem })
 }
 
 /// The profile as TOML; [`read`] gives it back.

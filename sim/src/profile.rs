@@ -78,6 +78,23 @@ pub struct Profile {
     pub assumptions: BTreeMap<String, Assumption>,
 }
 
+impl Profile {
+    /// How are the figures of this kernel known?
+    pub fn lora_kind(&self, kernel: LoraKernel) -> ProvenanceKind {
+        self.lora.get(&kernel).and_then(|cost| cost.kind).unwrap_or(self.provenance.kind)
+    }
+
+    /// How long does it take to merge another adapter into the weights?
+    pub fn switch_time(&self, kernel: LoraKernel) -> Span {
+        self.lora.get(&kernel).map_or(Span::ZERO, |cost| Span::from_secs_f64(cost.us_per_switch * 1e-6))
+    }
+
+    /// How long does one garbage collection take, where a batcher asks for it?
+    pub fn collection_time(&self) -> Span {
+        Span::from_secs_f64(self.host.us_per_collection * 1e-6)
+    }
+}
+
 /// How do we know?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

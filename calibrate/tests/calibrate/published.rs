@@ -1,6 +1,7 @@
 //! The paper's own figures against the profiles made of them.
 
 use aril_calibrate::probe::{Probe, Shape};
+use aril_calibrate::published::table::table;
 use aril_calibrate::published::textgen::{self, Batching};
 use aril_calibrate::published::{Popularity, System, facts, fit, fit_textgen, profile};
 use aril_sim::cost::CompiledCost;
@@ -8,13 +9,6 @@ use aril_sim::model::Model;
 use aril_sim::profile::lora::LoraKernel;
 
 use crate::requests;
-
-fn family(system: System) -> String {
-    match system {
-        System::Punica => "punica-a100-80gb".to_owned(),
-        other => format!("punica-a100-80gb-{}", other.as_str()),
-    }
-}
 
 fn models() -> [Model; 2] {
     ["llama-2-7b", "llama-2-13b"].map(|name| Model::named(name).unwrap())
@@ -43,7 +37,7 @@ fn the_two_fitted_figures_meet_their_anchors() {
     for model in models() {
         for system in System::ALL {
             let fitted = fit_textgen(&facts, &requests, system, &model).unwrap();
-            let profile = profile(&facts, &requests, &family(system), &model).unwrap();
+            let profile = profile(&facts, &requests, &system.family("a100-80gb"), &model).unwrap();
             // Prices are rounded to a picosecond a step.
             let identical =
                 total / fit::run(&profile, &requests, system, Popularity::Identical).unwrap().span.as_secs_f64();
@@ -68,7 +62,7 @@ fn every_judged_cell_of_the_text_generation_table_is_within_ten_percent_but_two(
     let mut beyond = Vec::new();
     for model in models() {
         for system in System::ALL {
-            let profile = profile(&facts, &requests, &family(system), &model).unwrap();
+            let profile = profile(&facts, &requests, &system.family("a100-80gb"), &model).unwrap();
             let cells = facts.tokens_per_second(system, &model).unwrap();
             for popularity in [Popularity::Distinct, Popularity::Uniform, Popularity::Skewed] {
                 let exempt = matches!(system, System::Deepspeed | System::Fastertransformer);
@@ -160,4 +154,11 @@ fn the_smaller_board_differs_by_its_bandwidth_alone() {
     };
     let (large, small) = (step("punica-a100-80gb"), step("punica-a100-40gb"));
     assert!(small > large && small < large * 2039.0 / 1555.0, "{small} and {large}");
+}
+
+#[test]
+fn the_notes_hold_the_table_that_the_fit_gives() {
+    let notes = include_str!("../../published/NOTES.md");
+    let table = table(&facts().unwrap(), &requests()).unwrap();
+    assert!(notes.contains(&table), "NOTES.md is stale: cargo run -p aril-calibrate --example textgen_fit\n{table}");
 }

@@ -60,7 +60,7 @@ fn any_gpu_and_model_that_fit_each_other_have_a_profile() {
                 match derive(&gpu, &model, degree) {
                     Ok(profile) => {
                         assert!(fits, "{}", profile.name);
-                        aril_calibrate::check(&profile.name, &profile).unwrap();
+                        assert_eq!(aril_calibrate::check(&profile).unwrap(), [], "{}", profile.name);
                     }
                     Err(CalibrateError::Split(_)) => assert!(model.check_tensor_parallel(degree).is_err()),
                     Err(CalibrateError::DoesNotFit(refusal)) => {

@@ -1,8 +1,11 @@
 //! What ships is what the makers make, and is found by the names that scenarios use.
 
-use aril_calibrate::{CalibrateError, diff, embedded, find, profiles, resolve, show};
+use aril_calibrate::check::Doubt;
+use aril_calibrate::{CalibrateError, check, diff, embedded, find, profiles, resolve, show};
 use aril_sim::model::{Model, Precision};
 use aril_sim::profile::ProvenanceKind;
+use aril_sim::profile::curve::Curve;
+use aril_sim::profile::lora::LoraKernel;
 
 use crate::requests;
 
@@ -27,6 +30,40 @@ fn every_shipped_profile_carries_the_name_and_the_provenance_that_it_claims() {
         let page = show(&profile).unwrap().to_string();
         assert!(page.contains(kind.as_str()) && page.contains(&profile.name), "{page}");
     }
+}
+
+#[test]
+fn nothing_about_a_shipped_profile_is_strange() {
+    for embedded in profiles() {
+        assert_eq!(check(&embedded.profile().unwrap()).unwrap(), [], "{}", embedded.name());
+    }
+}
+
+#[test]
+fn strange_profiles_raise_the_doubt_that_they_should() {
+    let mut profile = find("derived-h200-llama-2-7b").unwrap().profile().unwrap();
+    profile.provenance.kind = ProvenanceKind::Measured;
+    profile.whole_step.scale = 0.5;
+    let doubts = check(&profile).unwrap();
+    assert!(doubts.contains(&Doubt::NotHeldOut) && doubts.contains(&Doubt::NoRange));
+    assert!(doubts.contains(&Doubt::Unsaid { key: "driver" }));
+    assert!(doubts.iter().any(|doubt| matches!(doubt, Doubt::BelowRoofline { .. })));
+    assert!(!doubts.iter().any(|doubt| matches!(doubt, Doubt::Decreasing { .. })));
+    profile.operations[0].cost = Curve::Table { rows: vec![1.0, 64.0], us: vec![900.0, 100.0] };
+    let doubts = check(&profile).unwrap();
+    assert!(doubts.iter().any(|doubt| matches!(doubt, Doubt::Decreasing { .. })), "{doubts:?}");
+}
+
+/// 80 MB over PCIe Gen4 x16: the paper hopes for 2 ms, the link needs more.
+#[test]
+fn a_load_takes_what_the_link_needs() {
+    let profile = find("punica-a100-80gb-llama-2-7b").unwrap().profile().unwrap();
+    let (bytes, us) = show(&profile).unwrap().load;
+    assert_eq!(bytes, 79_953_920);
+    assert!((us - 79_953_920.0 / 31.5e3).abs() < 1e-3, "{us}");
+    assert!(profile.load.link(false).duration(bytes) > profile.load.link(true).duration(bytes));
+    assert!(profile.switch_time(LoraKernel::Merged) > profile.switch_time(LoraKernel::Sgmv));
+    assert_eq!(profile.lora_kind(LoraKernel::Bgmv), ProvenanceKind::Derived);
 }
 
 #[test]
