@@ -42,8 +42,10 @@ pub struct RandomPolicies {
     pub pass_over: u8,
     /// The batcher changes its mind after so many steps; 0: never.
     pub mood_steps: u32,
-    /// The batch is padded to `max_num_seqs` rows.
+    /// The batch is padded to `max_num_seqs` rows, and its rows to the longest.
     pub pads: bool,
+    /// Rows are counted to segments that are not theirs.
+    pub miscounts: bool,
     /// Chance that a batch has overhead, and how long it is.
     pub overhead: (u8, Span),
     /// Chance that an evictor refuses.
@@ -73,6 +75,7 @@ impl RandomPolicies {
         policies.prefill_alone = often(3);
         policies.stop_at_refusal = often(2);
         policies.pads = often(6);
+        policies.miscounts = often(6);
         policies.requeue_to_cluster = often(3);
         let (passes, moody, slow, chunks, few) = (often(3), often(3), often(4), often(2), often(3));
         let (migrates, scales, overlapped, reserves) = (often(3), often(3), often(2), often(4));
@@ -108,6 +111,7 @@ impl RandomPolicies {
             pass_over: 0,
             mood_steps: 0,
             pads: false,
+            miscounts: false,
             overhead: (0, Span::ZERO),
             evictor_refuses: 0,
             load_mode: LoadMode::Blocking,
@@ -283,6 +287,12 @@ impl Batcher for RandomBatcher {
             && let Some(longest) = longest
         {
             draft.pad(draft.settings().max_num_seqs - draft.running_len() as u32, longest);
+            draft.pad_to(longest);
+        }
+        if self.0.miscounts {
+            let adapter = draft.running().next().and_then(|running| running.adapter);
+            draft.count_decodes_to(adapter);
+            draft.count_prompts_as(1);
         }
     }
 }

@@ -123,13 +123,14 @@ impl RandomPolicies {
     /// Policies that are each a little simpler.
     pub fn smaller(&self) -> Vec<RandomPolicies> {
         let plain = RandomPolicies::plain(self.seed);
-        let changes: [fn(&mut RandomPolicies, &RandomPolicies); 18] = [
+        let changes: [fn(&mut RandomPolicies, &RandomPolicies); 19] = [
             |p, plain| p.migrator_period = plain.migrator_period,
             |p, plain| p.scaler_period = plain.scaler_period,
             |p, plain| p.hold = plain.hold,
             |p, plain| p.reject = plain.reject,
             |p, plain| p.queue_order = plain.queue_order,
             |p, plain| p.pads = plain.pads,
+            |p, plain| p.miscounts = plain.miscounts,
             |p, plain| p.overhead = plain.overhead,
             |p, plain| p.mood_steps = plain.mood_steps,
             |p, plain| p.pass_over = plain.pass_over,
