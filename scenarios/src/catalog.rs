@@ -1,0 +1,106 @@
+//! Who asks, against what the cluster can hold: SLO classes, ranks, sizes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aril_reports::SloClass;
+use aril_sim::settings::AdapterMemory;
+use aril_sim::workload::Catalog;
+
+use crate::document::read_text;
+use crate::error::ArilError;
+use crate::plan::beside;
+use crate::scenario::Scenario;
+use crate::setup::Setup;
+use crate::wrong::Wrong;
+
+/// Gives every tenant its class, and tells what the classes were promised.
+///
+/// # Errors
+/// A list of tenants that cannot be read or names nobody of the traffic; two classes for all others.
+pub(crate) fn classify(
+    scenario: &Scenario,
+    directory: &Path,
+    catalog: &mut Catalog,
+) -> Result<Vec<SloClass>, ArilError> {
+    let mut classes: Vec<SloClass> = Vec::new();
+    let mut rest = None;
+    let mut by_name: BTreeMap<String, u32> = BTreeMap::new();
+    for (position, (name, slo)) in (0..).zip(scenario.slo.iter()) {
+        let at = |key: &str, problem: String| Wrong {
+            path: ["slo", name, key].map(str::to_owned).to_vec(),
+            ..Wrong::new(problem)
+        };
+        if slo.attainment.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+            return Err(at("attainment", "a share of the requests: between 0 and 1".to_owned()).into());
+        }
+        classes.push(SloClass { name: name.to_owned(), ttft: slo.ttft, tpot: slo.tpot, attainment: slo.attainment });
+        match (&slo.tenants, rest) {
+            (None, None) => rest = Some(position),
+            (None, Some(first)) => {
+                let first = &classes[first as usize].name;
+                let problem = format!("both `{first}` and `{name}` are for all other tenants");
+                return Err(at("tenants", problem).help("give one of them `tenants = \"FILE\"`").into());
+            }
+            (Some(file), _) => {
+                let listed = read_text(&beside(directory, file))?;
+                for tenant in listed.lines().map(str::trim).filter(|line| !line.is_empty()) {
+                    by_name.insert(tenant.to_owned(), position);
+                }
+            }
+        }
+    }
+    if classes.is_empty() {
+        return Ok(classes);
+    }
+    let known = catalog.tenants.iter().filter(|tenant| by_name.contains_key(&tenant.name)).count();
+    if !by_name.is_empty() && known == 0 {
+        let problem = format!("none of the {} listed tenants is in the traffic", by_name.len());
+        return Err(Wrong::at("slo", problem).help("write tenants as the trace calls them, one a line").into());
+    }
+    let others = rest.unwrap_or_else(|| {
+        classes.push(SloClass { name: "others".to_owned(), ..SloClass::default() });
+        classes.len() as u32 - 1
+    });
+    for tenant in &mut catalog.tenants {
+        tenant.slo_class = by_name.get(&tenant.name).copied().unwrap_or(others);
+    }
+    Ok(classes)
+}
+
+/// Can the cluster hold every adapter of the traffic?
+///
+/// # Errors
+/// The first that no replica can hold, and why.
+pub(crate) fn check_adapters(setup: &Setup, catalog: &Catalog) -> Result<(), Wrong> {
+    let engine = setup.scenario.engine.kind();
+    let cluster = setup.cluster(0);
+    for adapter in &catalog.adapters {
+        let rank = adapter.rank;
+        let largest = cluster.replicas.iter().map(|replica| replica.max_lora_rank).max().unwrap_or(0);
+        if rank > largest {
+            let problem = format!("adapter `{}` has rank {rank}, and slots hold ranks up to {largest}", adapter.name);
+            let help = format!("set `engine.{engine}.max_lora_rank = {rank}`, or offer smaller ranks");
+            return Err(Wrong::at(&format!("engine.{engine}.max_lora_rank"), problem).help(help));
+        }
+        let room = |memory: AdapterMemory| match memory {
+            AdapterMemory::Bytes(bytes) => bytes,
+            AdapterMemory::Slots(0) => 0,
+            AdapterMemory::Slots(_) | AdapterMemory::Unbounded => u64::MAX,
+        };
+        let largest = cluster.replicas.iter().map(|replica| room(replica.gpu_adapters)).max().unwrap_or(0);
+        if adapter.bytes > largest {
+            let problem = format!(
+                "adapter `{}` of rank {rank} takes {} bytes, and the adapter memory has {largest}",
+                adapter.name, adapter.bytes
+            );
+            return Err(Wrong::at(&format!("engine.{engine}.gpu_adapters"), problem).help("give it more bytes"));
+        }
+        if cluster.replicas.iter().all(|replica| replica.max_loras == 0) {
+            let problem =
+                format!("`{}` and others want an adapter, and steps take none (`max_loras` is 0)", adapter.name);
+            return Err(Wrong::at(&format!("engine.{engine}.max_loras"), problem));
+        }
+    }
+    Ok(())
+}

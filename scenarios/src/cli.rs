@@ -1,0 +1,307 @@
+//! The command line: what it takes, and what it gives back.
+
+mod check;
+mod list;
+mod output;
+mod run;
+mod schema;
+mod trace;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use aril_sim::policy::{Batcher, Evictor, LoadPath, Migrator, Preemptor, Router, Scaler};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::builtin;
+use crate::error::ArilError;
+use crate::registry::{Registry, Tunables};
+
+/// The `aril` command with its registered policies.
+pub struct Cli {
+    registry: Registry,
+}
+
+impl Cli {
+    /// With the policies that come with aril.
+    pub fn new() -> Cli {
+        Cli { registry: builtin::registry() }
+    }
+
+    /// Registers a preset: TOML with the keys of a `[policy]` overlay.
+    ///
+    /// # Panics
+    /// When the name is taken or the text is not TOML.
+    pub fn preset(self, name: &str, text: &str) -> Cli {
+        Cli { registry: self.registry.preset(name, text) }
+    }
+
+    /// The registered policies.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Does what the program's arguments say.
+    pub fn run(&self) -> ExitCode {
+        self.run_with(std::env::args_os())
+    }
+
+    /// Does what `arguments` say; the first is the program's name.
+    pub fn run_with<A: Into<OsString> + Clone>(&self, arguments: impl IntoIterator<Item = A>) -> ExitCode {
+        let arguments = match Arguments::try_parse_from(arguments) {
+            Ok(arguments) => arguments,
+            Err(error) => {
+                // Help and version are no errors and go to standard output.
+                let _ = error.print();
+                return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            }
+        };
+        match self.perform(&arguments.command) {
+            Ok(code) => code,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "error: {error}");
+                error.exit_code()
+            }
+        }
+    }
+
+    fn perform(&self, command: &Command) -> Result<ExitCode, ArilError> {
+        match command {
+            Command::Run(arguments) => run::run(&self.registry, arguments),
+            Command::Check(arguments) => check::check(&self.registry, arguments),
+            Command::Trace { command } => trace::trace(command),
+            Command::List { what, format } => list::list(&self.registry, *what, *format),
+            Command::Schema { what } => schema::schema(&self.registry, *what),
+            Command::Completions { shell } => {
+                let mut text = Vec::new();
+                clap_complete::generate(*shell, &mut Arguments::command(), "aril", &mut text);
+                output::print(&String::from_utf8_lossy(&text))
+            }
+        }
+    }
+}
+
+impl Default for Cli {
+    fn default() -> Cli {
+        Cli::new()
+    }
+}
+
+macro_rules! registrations {
+    ($($(#[$doc:meta])* $method:ident $policy:ident;)*) => {
+        impl Cli {
+            $($(#[$doc])*
+            ///
+            /// # Panics
+            /// When the name is taken.
+            pub fn $method<P: $policy + Tunables>(self, name: &str) -> Cli {
+                Cli { registry: self.registry.$method::<P>(name) }
+            })*
+        }
+    };
+}
+
+registrations! {
+    /// Registers a router: which replica takes a request?
+    router Router;
+    /// Registers a batcher: what does the next step compute?
+    batcher Batcher;
+    /// Registers an evictor: which idle adapter makes room?
+    evictor Evictor;
+    /// Registers a load path: how do adapters come to the GPU?
+    load_path LoadPath;
+    /// Registers a preemptor: who gives way when KV blocks run out?
+    preemptor Preemptor;
+    /// Registers a migrator: who moves where?
+    migrator Migrator;
+    /// Registers a scaler: how many GPUs are held?
+    scaler Scaler;
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done; with [expect], every judged cell is within its tolerance
+    1  done, but a judged cell of [expect] is out of its tolerance
+    2  the command line, a scenario, a trace or a profile is wrong; or the run directory is already there
+    3  a simulation came to a standstill: a policy never serves somebody
+    4  the system refused to read or write, or a result could not be made
+  130  interrupted; nothing was left behind";
+
+/// Simulates clusters that serve many LoRA adapters over one base model: which policy serves whom how fast, and at what cost?
+#[derive(Debug, Parser)]
+#[command(name = "aril", version = VERSION, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ARIL_COMMIT"), ")");
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a scenario, or repeat a run from its manifest.toml.
+    #[command(after_help = EXIT_CODES)]
+    Run(RunArguments),
+    /// Validate a scenario and print it with every default written out.
+    Check(CheckArguments),
+    /// Look at, convert, or generate traces.
+    Trace {
+        #[command(subcommand)]
+        command: TraceCommand,
+    },
+    /// List what scenarios can name.
+    List {
+        /// What.
+        what: Listed,
+        /// As a table, or as JSON.
+        #[arg(long, default_value = "table")]
+        format: Format,
+    },
+    /// Print a JSON schema, for editors and programs.
+    Schema {
+        /// Of what.
+        #[arg(default_value = "scenario")]
+        what: Schema,
+    },
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
+}
+
+/// What changes a scenario before it is read.
+#[derive(Debug, clap::Args)]
+struct ScenarioArguments {
+    /// A scenario file, or the manifest.toml of a run.
+    scenario: PathBuf,
+    /// Set a value, as TOML or as text: --set engine.vllm.max_loras=16.
+    #[arg(long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+    /// The first seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many seeds, counted up from the first.
+    #[arg(long)]
+    seeds: Option<u32>,
+    /// Only this policy; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    policy: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArguments {
+    #[command(flatten)]
+    scenario: ScenarioArguments,
+    /// The run directory [default: runs/NAME].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Replace a run directory that is already there, once the new one is complete.
+    #[arg(long)]
+    force: bool,
+    /// A table for people, or JSON for programs, on standard output.
+    #[arg(long, default_value = "table")]
+    format: Format,
+    /// How many threads [default: all cores]. Results do not depend on it.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Write no requests.parquet, steps.parquet and events.parquet, and no timelines.
+    #[arg(long)]
+    no_tables: bool,
+    /// Draw no progress bar.
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArguments {
+    #[command(flatten)]
+    scenario: ScenarioArguments,
+    /// As TOML that can be run, or as JSON.
+    #[arg(long, default_value = "toml")]
+    format: CheckFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CheckFormat {
+    /// A scenario file.
+    Toml,
+    /// The same as JSON.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Listed {
+    /// Registered policies and presets.
+    Policies,
+    /// Shipped cost profiles.
+    Profiles,
+    /// Scenario files of this checkout.
+    Scenarios,
+    /// Shipped traces.
+    Traces,
+    /// Known models.
+    Models,
+    /// Known GPUs.
+    Gpus,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Schema {
+    /// Of scenario files.
+    Scenario,
+    /// Of summary.json.
+    Summary,
+    /// Of profiles.
+    Profile,
+}
+
+#[derive(Debug, Subcommand)]
+enum TraceCommand {
+    /// Say what is in a trace: rows, rates, lengths, tenants, adapters and their locality.
+    Inspect {
+        /// A shipped trace by its name, or a file.
+        trace: String,
+        /// How it is written, where its header does not say.
+        #[arg(long)]
+        trace_format: Option<String>,
+        /// A table for people, or JSON for programs.
+        #[arg(long, default_value = "table")]
+        format: Format,
+    },
+    /// Write a trace as the canonical table: .csv or .parquet, by the name of the output.
+    Convert {
+        /// A shipped trace by its name, or a file.
+        trace: String,
+        /// The file to write.
+        out: PathBuf,
+        /// How it is written, where its header does not say.
+        #[arg(long)]
+        trace_format: Option<String>,
+        /// Replace a file that is already there.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Write the traffic of a scenario as a trace.
+    Generate {
+        #[command(flatten)]
+        scenario: ScenarioArguments,
+        /// The file to write: .csv or .parquet.
+        #[arg(long)]
+        out: PathBuf,
+        /// Replace a file that is already there.
+        #[arg(long)]
+        force: bool,
+    },
+}

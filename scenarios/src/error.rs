@@ -1,0 +1,93 @@
+//! What can go wrong between a scenario and its results, and what the program's exit code says of it.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use aril_calibrate::CalibrateError;
+use aril_reports::ReportError;
+use aril_sim::engine::Stalled;
+use aril_traces::TraceError;
+
+use crate::wrong::Wrong;
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ArilError {
+    /// Something is wrong with a scenario.
+    #[error(transparent)]
+    Scenario(#[from] Wrong),
+    /// A file cannot be used as what it was given for.
+    #[error("{}: {problem}{}", path.display(), help_line(help))]
+    Input {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do; empty if nothing helps.
+        help: String,
+    },
+    /// Something is wrong with a trace or with a description of traffic.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// There is no usable profile.
+    #[error(transparent)]
+    Profile(#[from] CalibrateError),
+    /// A simulation came to a standstill with work left.
+    #[error(
+        "policy `{policy}`, seed {seed}: {stalled}\n  = help: the policy never lets these requests in: look at its batcher and router, or set a horizon"
+    )]
+    Stalled {
+        /// Under which policy.
+        policy: String,
+        /// With which seed.
+        seed: u64,
+        /// Who waits for what.
+        stalled: Stalled,
+    },
+    /// Results cannot be made or written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// The system refused to read or write.
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+fn help_line(help: &str) -> String {
+    if help.is_empty() { String::new() } else { format!("\n  = help: {help}") }
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            " (nothing was left behind: make room, or write elsewhere with --out)"
+        }
+        io::ErrorKind::PermissionDenied => " (choose a folder that you may write to)",
+        _ => "",
+    }
+}
+
+impl ArilError {
+    /// An error of the file system, with what was tried on which path.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ArilError {
+        let path = path.into();
+        move |source| ArilError::Io { action, path, source }
+    }
+
+    /// What the program exits with: 2 for what the user can put right, 3 for a stuck simulation, 4 for the system.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            ArilError::Scenario(_) | ArilError::Input { .. } | ArilError::Trace(_) | ArilError::Profile(_) => 2,
+            ArilError::Stalled { .. } => 3,
+            ArilError::Report(ReportError::Exists(_) | ReportError::NotARunDirectory { .. }) => 2,
+            ArilError::Report(_) | ArilError::Io { .. } => 4,
+        })
+    }
+}

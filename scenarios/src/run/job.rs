@@ -1,0 +1,120 @@
+//! One run: one policy at one point with one seed.
+
+use std::fs;
+use std::path::Path;
+
+use aril_reports::{Recorder, RecorderSettings, RunInfo, SloClass, Traffic};
+use aril_sim::engine;
+use aril_sim::time::Span;
+use aril_sim::workload::Catalog;
+use aril_traces::{Context, Workload};
+
+use super::progress::Progress;
+use super::{Finished, Which, now};
+use crate::catalog::{check_adapters, classify};
+use crate::error::ArilError;
+use crate::manifest::{self, Clock, Input};
+use crate::plan::Plan;
+use crate::setup::Setup;
+
+/// What is offered at a point with a seed, the same to every policy.
+pub(crate) struct Offer {
+    pub(crate) workload: Workload,
+    catalog: Catalog,
+    slo: Vec<SloClass>,
+}
+
+impl Offer {
+    /// Reads and prepares the traffic.
+    pub(crate) fn new(plan: &Plan, point: usize, seed: usize) -> Result<Offer, ArilError> {
+        let setup = &plan.variant(point, 0).setup;
+        let seed = plan.seeds[seed];
+        let context = Context {
+            base: &plan.directory,
+            seed,
+            replica_of_seed: u32::try_from(seed.wrapping_sub(plan.scenario.seed)).unwrap_or(u32::MAX),
+            adapter_bytes: &|rank| setup.adapter_bytes(rank),
+            max_model_len: setup.max_model_len,
+        };
+        let workload = setup.scenario.traffic.build(&context)?;
+        let mut catalog = workload.catalog.clone();
+        let slo = classify(&setup.scenario, &plan.directory, &mut catalog)?;
+        for policy in 0..plan.policies.len() {
+            check_adapters(&plan.variant(point, policy).setup, &catalog)?;
+        }
+        Ok(Offer { workload, catalog, slo })
+    }
+}
+
+/// What a recorder has to know of a setup.
+fn recorder_settings(setup: &Setup, offer: &Offer) -> RecorderSettings {
+    let scenario = &setup.scenario;
+    let cluster = setup.cluster(0);
+    let pools: Vec<String> = scenario.pool.names().map(str::to_owned).collect();
+    let prices = scenario.pool.iter().filter_map(|(name, pool)| Some((name.to_owned(), pool.usd_per_gpu_hour?)));
+    let closed = offer.workload.span().is_zero();
+    RecorderSettings {
+        replica_gpus: cluster.replicas.iter().map(|replica| replica.gpus).collect(),
+        replica_pool: setup.replica_pool.iter().map(|&pool| pools[pool].clone()).collect(),
+        replicas_on: cluster.replicas.iter().map(|replica| replica.starts_on).collect(),
+        replica_kv_blocks: cluster.replicas.iter().map(|replica| replica.kv_blocks).collect(),
+        slo: offer.slo.clone(),
+        traffic: if closed { Traffic::Closed } else { Traffic::Open },
+        warmup: warmup(setup),
+        drain: scenario.report.drain,
+        max_num_seqs: cluster.replicas.iter().map(|replica| replica.max_num_seqs).max().unwrap_or(1),
+        usd_per_gpu_hour: prices.collect(),
+        tables: scenario.report.tables,
+        timeline_events: scenario.report.timeline_events,
+        groups_kept: scenario.report.groups as usize,
+        ..RecorderSettings::default()
+    }
+}
+
+/// How much of the start is cut from averages.
+pub(super) fn warmup(setup: &Setup) -> Span {
+    setup.scenario.report.warmup.unwrap_or_else(|| setup.scenario.traffic.warmup())
+}
+
+/// Runs it and writes its folder.
+pub(super) fn run(
+    plan: &Plan,
+    which: Which,
+    offer: &Offer,
+    runs: &Path,
+    inputs: &[Input],
+    progress: &Progress,
+) -> Result<Finished, ArilError> {
+    let began = std::time::Instant::now();
+    let started = now();
+    let setup = &plan.variant(which.point, which.policy).setup;
+    let seed = plan.seeds[which.seed];
+    let info = RunInfo {
+        policy: plan.policies[which.policy].clone(),
+        seed,
+        point: plan.points[which.point].values.iter().map(|(path, node)| (path.clone(), node.label())).collect(),
+        bound: false,
+    };
+    let folder = runs.join(info.folder());
+    fs::create_dir_all(&folder).map_err(ArilError::io("create the folder", &folder))?;
+    let recorder = Recorder::create(&folder, &offer.catalog, recorder_settings(setup, offer))?;
+    let watch = progress.watch(offer.workload.len_hint());
+    let mut observer = (recorder, watch);
+    let ended = engine::run(
+        &setup.cluster(seed),
+        &offer.catalog,
+        &setup.policies(),
+        &mut setup.executors()?,
+        &mut *offer.workload.arrivals(),
+        &mut observer,
+    )
+    .map_err(|stalled| ArilError::Stalled { policy: info.policy.clone(), seed, stalled })?;
+    let (recorder, watch) = observer;
+    let result = recorder.finish(ended.at)?;
+    watch.finish();
+    let clock = Clock { started, wall_seconds: began.elapsed().as_secs_f64(), threads: 1 };
+    manifest::write_run(&folder.join("manifest.toml"), plan, (which.point, which.policy, seed), inputs, &clock)?;
+    let description = offer.workload.description();
+    let notes = description.assigned.iter().chain(&description.notes).cloned().collect();
+    Ok(Finished { info, result, coverage: ended.coverage, notes })
+}

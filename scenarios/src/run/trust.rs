@@ -1,0 +1,83 @@
+//! How far to trust the numbers of a run directory.
+
+use std::collections::BTreeMap;
+
+use aril_reports::{CoverageNote, ProfileNote, Provenance, Trust};
+use aril_sim::profile::ProvenanceKind;
+
+use super::Finished;
+use super::job::warmup;
+use crate::manifest::build;
+use crate::plan::Plan;
+
+/// What no run models, whatever the scenario.
+const NEVER_MODELLED: [&str; 7] = [
+    "prefix caching: prompts that share a beginning are computed in full",
+    "speculative decoding, beam search and structured output",
+    "the network, tokenisation and the HTTP front end",
+    "clients that try again",
+    "failures of GPUs and servers",
+    "disaggregated prefill and pipeline parallelism",
+    "sampled jitter: steps of one shape take one time",
+];
+
+pub(super) fn of(plan: &Plan, finished: &[Finished]) -> Trust {
+    Trust {
+        profiles: profiles(plan),
+        coverage: coverage(finished),
+        seeds: plan.seeds.clone(),
+        warmup: rule(plan),
+        not_modelled: not_modelled(finished),
+        build: format!("aril {} ({})", build().version, build().commit),
+    }
+}
+
+fn profiles(plan: &Plan) -> Vec<ProfileNote> {
+    let mut notes: Vec<ProfileNote> = Vec::new();
+    for profile in plan.variants.iter().flat_map(|variant| &variant.setup.profiles) {
+        if notes.iter().all(|note| note.name != profile.name) {
+            let kind = match profile.provenance.kind {
+                ProvenanceKind::Measured => Provenance::Measured,
+                ProvenanceKind::Published => Provenance::Published,
+                ProvenanceKind::Derived => Provenance::Derived,
+            };
+            notes.push(ProfileNote { name: profile.name.clone(), kind, source: profile.provenance.source.clone() });
+        }
+    }
+    notes
+}
+
+fn coverage(finished: &[Finished]) -> CoverageNote {
+    let mut outside: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut lookups = 0;
+    for coverage in finished.iter().flat_map(|run| &run.coverage) {
+        lookups += coverage.lookups;
+        for (what, count) in &coverage.outside {
+            *outside.entry(what).or_default() += count;
+        }
+    }
+    CoverageNote { lookups, outside: outside.into_iter().map(|(what, count)| (what.to_owned(), count)).collect() }
+}
+
+fn rule(plan: &Plan) -> String {
+    let setup = &plan.variants[0].setup;
+    let (warmup, drain) = (warmup(setup), setup.scenario.report.drain);
+    match (warmup.is_zero(), drain.is_zero()) {
+        (true, true) => "all requests count".to_owned(),
+        (false, true) => format!("requests of the first {warmup} do not count"),
+        (true, false) => format!("requests of the last {drain} do not count"),
+        (false, false) => format!("requests of the first {warmup} and the last {drain} do not count"),
+    }
+}
+
+/// What is never modelled, and what was drawn or repaired in the traffic.
+fn not_modelled(finished: &[Finished]) -> Vec<String> {
+    let mut notes: Vec<String> = NEVER_MODELLED.iter().map(|note| (*note).to_owned()).collect();
+    for note in finished.iter().flat_map(|run| &run.notes) {
+        let note = format!("traffic: {note}");
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    notes
+}

@@ -1,0 +1,138 @@
+//! Which profile does a pool mean, and which LoRA kernel of it?
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use aril_calibrate::{CalibrateError, profiles, resolve};
+use aril_sim::cost::CompiledCost;
+use aril_sim::gpu::Gpu;
+use aril_sim::model::Model;
+use aril_sim::profile::lora::LoraKernel;
+use aril_sim::profile::{Profile, ProvenanceKind};
+
+use crate::scenario::{Engine, Pool};
+use crate::wrong::{Wrong, suggest};
+
+/// The profile of a pool; writes its name into the pool.
+pub(super) fn of(name: &str, pool: &mut Pool, model: &Model, directory: &Path) -> Result<Profile, Wrong> {
+    let at = |key: &str, problem: String| Wrong {
+        path: vec!["pool".to_owned(), name.to_owned(), key.to_owned()],
+        ..Wrong::new(problem)
+    };
+    if pool.tensor_parallel == 0 {
+        return Err(at("tensor_parallel", "0 GPUs cannot hold a model".to_owned()).help("write 1 or more"));
+    }
+    model.check_tensor_parallel(pool.tensor_parallel).map_err(|problem| at("tensor_parallel", problem))?;
+    let gpu_name = pool.gpu.clone();
+    let gpu = |named: &str| {
+        let names: Vec<_> = Gpu::names().collect();
+        Gpu::named(named).ok_or_else(|| {
+            let key = if gpu_name.is_some() { "gpu" } else { "" };
+            let mut wrong = at(key, format!("there is no GPU `{named}`"));
+            wrong.path.retain(|key| !key.is_empty());
+            let hint = suggest(named, names.iter().copied(), "known GPUs");
+            wrong.help(if gpu_name.is_some() {
+                hint
+            } else {
+                format!("call the pool after its GPU, or set `gpu`; {hint}")
+            })
+        })
+    };
+    let wanted = pool.gpu.clone().unwrap_or_else(|| name.to_owned());
+    let profile = match pool.profile.clone() {
+        Some(file) if is_path(&file) => read(&file, directory).map_err(|problem| at("profile", problem))?,
+        Some(family) => resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &at))?,
+        None => {
+            let gpu = gpu(&wanted)?;
+            let family = default_family(&gpu, model, pool.tensor_parallel);
+            pool.profile = Some(family.clone());
+            resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &at))?
+        }
+    };
+    if profile.model != *model {
+        let (theirs, ours) = (describe(&profile.model), describe(model));
+        return Err(at("profile", format!("this profile is for {theirs}, and the scenario's model is {ours}")));
+    }
+    if profile.tensor_parallel != pool.tensor_parallel {
+        let problem =
+            format!("this profile is for {} GPUs a replica, not {}", profile.tensor_parallel, pool.tensor_parallel);
+        return Err(at("profile", problem));
+    }
+    // A pool that is called after no GPU takes the profile's.
+    if (pool.gpu.is_some() || Gpu::named(&wanted).is_some()) && gpu(&wanted)?.name != profile.gpu.name {
+        return Err(at("profile", format!("this profile is for {}, and the pool's GPU is {wanted}", profile.gpu.name)));
+    }
+    Ok(profile)
+}
+
+fn is_path(name: &str) -> bool {
+    name.contains(['/', '\\']) || name.ends_with(".toml") || name.ends_with(".profile")
+}
+
+fn read(file: &str, directory: &Path) -> Result<Profile, String> {
+    let path = directory.join(file);
+    let text = fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    aril_calibrate::text::read(&path.display().to_string(), &text).map_err(|error| error.to_string())
+}
+
+fn describe(model: &Model) -> String {
+    format!("{} ({:?} weights, {:?} KV cache)", model.name, model.weights, model.kv_cache).to_lowercase()
+}
+
+fn unresolved(error: CalibrateError, at: &dyn Fn(&str, String) -> Wrong) -> Wrong {
+    match error {
+        CalibrateError::Unknown { name, known, .. } => at("profile", format!("there is no profile `{name}`"))
+            .help(suggest(&name, known.iter().map(String::as_str), "known profiles")),
+        CalibrateError::DoesNotFit(problem) => at("replicas", problem.to_string()),
+        other => at("profile", other.to_string()),
+    }
+}
+
+/// The measured profile of this GPU and model if one ships, else the one derived from its data sheet.
+fn default_family(gpu: &Gpu, model: &Model, tensor_parallel: u32) -> String {
+    let measured = profiles().iter().find(|shipped| {
+        shipped.model == model.name
+            && shipped.tensor_parallel == tensor_parallel
+            && shipped.profile().is_ok_and(|profile| {
+                profile.gpu.name == gpu.name
+                    && profile.provenance.kind == ProvenanceKind::Measured
+                    && profile.model == *model
+            })
+    });
+    measured.map_or_else(|| format!("derived-{}", gpu.name), |shipped| shipped.family.to_owned())
+}
+
+/// The kernel that the engine names, or its usual one, as far as every profile has it.
+pub(super) fn kernel(engine: &Engine, profiles: &[Arc<Profile>]) -> Result<LoraKernel, Wrong> {
+    let has =
+        |kernel: LoraKernel| kernel.is_free() || profiles.iter().all(|profile| profile.lora.contains_key(&kernel));
+    let known = LoraKernel::ALL.into_iter().filter(|kernel| has(*kernel)).map(LoraKernel::as_str);
+    let key = format!("engine.{}.lora_kernel", engine.kind());
+    let usual: &[LoraKernel] = match engine {
+        Engine::Vllm(_) => &[LoraKernel::Padded, LoraKernel::Segmented, LoraKernel::Sgmv],
+        Engine::Aril(_) => &[LoraKernel::Segmented, LoraKernel::Sgmv, LoraKernel::Padded],
+    };
+    let kernel = match engine.settings().lora_kernel {
+        Some(kernel) if has(kernel) => kernel,
+        Some(kernel) => {
+            let names: Vec<_> = profiles.iter().map(|profile| profile.name.as_str()).collect();
+            return Err(Wrong::at(
+                &key,
+                format!("profile `{}` has no figures for the kernel `{kernel}`", names.join("`, `")),
+            )
+            .help(suggest(kernel.as_str(), known, "it has")));
+        }
+        None => match usual.iter().copied().find(|kernel| has(*kernel)) {
+            Some(kernel) => kernel,
+            None => {
+                return Err(Wrong::at(&key, "no usual LoRA kernel is in the profile: name one")
+                    .help(suggest("", known, "it has")));
+            }
+        },
+    };
+    for profile in profiles {
+        CompiledCost::compile(profile, kernel).map_err(|bad| Wrong::at(&key, bad.to_string()))?;
+    }
+    Ok(kernel)
+}

@@ -1,0 +1,148 @@
+//! `aril run`: what it writes, and that it does not depend on anything but its input.
+
+use super::bench::{Bench, SMALL};
+
+/// The files that hold results: all but the manifests, in which wall-clock times stand.
+fn results(bench: &Bench, folder: &str) -> Vec<(String, Vec<u8>)> {
+    let files = bench.files(folder).into_iter().filter(|name| !name.ends_with("manifest.toml"));
+    files.map(|name| (name.clone(), bench.read(&format!("{folder}/{name}")))).collect()
+}
+
+#[test]
+fn a_run_directory_holds_a_report_a_summary_and_a_folder_a_run() {
+    let bench = Bench::with(SMALL);
+    let told = bench.ok(&["run", "s.toml", "--seeds", "2"]);
+    for text in ["spread", "punica", "published", "report.html"] {
+        assert!(told.contains(text), "{text} is not in\n{told}");
+    }
+    let files = bench.files("runs/small");
+    for name in ["manifest.toml", "report.html", "summary.json"] {
+        assert!(files.contains(&name.to_owned()), "{name} is not in {files:?}");
+    }
+    for policy in ["spread", "punica"] {
+        for seed in [1, 2] {
+            for name in ["requests.parquet", "steps.parquet", "events.parquet", "manifest.toml", "timeline.json.gz"] {
+                let wanted = format!("{policy}/seed-{seed}/{name}");
+                assert!(files.iter().any(|file| file.ends_with(&wanted)), "{wanted} is not in {files:?}");
+            }
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(bench.path("runs")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["small"], "nothing temporary is left");
+}
+
+#[test]
+fn results_are_the_same_bytes_on_one_thread_and_on_two() {
+    let bench = Bench::with(SMALL);
+    bench.ok(&["run", "s.toml", "--seeds", "2", "--threads", "1", "--out", "one"]);
+    bench.ok(&["run", "s.toml", "--seeds", "2", "--threads", "2", "--out", "two"]);
+    let (one, two) = (results(&bench, "one"), results(&bench, "two"));
+    assert!(one.len() > 10);
+    assert_eq!(one.iter().map(|(name, _)| name).collect::<Vec<_>>(), two.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    for ((name, one), (_, two)) in one.iter().zip(&two) {
+        assert!(one == two, "{name} differs");
+    }
+}
+
+#[test]
+fn policies_see_the_same_requests_and_seeds_see_others() {
+    let bench = Bench::with(SMALL);
+    let json: serde_json::Value =
+        serde_json::from_str(&bench.ok(&["run", "s.toml", "--seeds", "2", "--format", "json"])).expect("JSON");
+    let runs = json["runs"].as_array().expect("runs");
+    let offered = |policy: &str, seed: u64| {
+        let run = runs.iter().find(|run| run["run"]["policy"] == policy && run["run"]["seed"] == seed).expect("the run");
+        run["metrics"]["offered_per_s"].as_f64().expect("a rate")
+    };
+    assert_eq!(offered("spread", 1), offered("punica", 1));
+    assert_eq!(offered("spread", 2), offered("punica", 2));
+    assert_ne!(offered("spread", 1), offered("spread", 2));
+}
+
+#[test]
+fn an_existing_run_directory_is_refused_and_replaced_only_by_force() {
+    let bench = Bench::with(SMALL);
+    bench.ok(&["run", "s.toml", "--out", "out"]);
+    let before = bench.read("out/summary.json");
+    let refused = bench.aril(&["run", "s.toml", "--out", "out", "--seed", "9"]);
+    assert_eq!((refused.code, refused.err.as_str()), (2, "error: out is already there: choose another --out, or replace it with --force\n"));
+    assert_eq!(bench.read("out/summary.json"), before);
+    bench.ok(&["run", "s.toml", "--out", "out", "--seed", "9", "--force"]);
+    assert_ne!(bench.read("out/summary.json"), before);
+}
+
+#[test]
+fn force_never_replaces_what_is_no_run_directory() {
+    let bench = Bench::with(SMALL);
+    bench.write("precious/thesis.tex", "years of work");
+    let refused = bench.aril(&["run", "s.toml", "--out", "precious", "--force"]);
+    assert_eq!(refused.code, 2, "{}", refused.err);
+    assert_eq!(bench.text("precious/thesis.tex"), "years of work");
+}
+
+#[test]
+fn one_policy_can_be_run_alone_and_gives_the_same_numbers() {
+    let bench = Bench::with(SMALL);
+    let all: serde_json::Value = serde_json::from_str(&bench.ok(&["run", "s.toml", "--format", "json", "--out", "all"])).expect("JSON");
+    let one: serde_json::Value =
+        serde_json::from_str(&bench.ok(&["run", "s.toml", "--policy", "punica", "--format", "json", "--out", "one"])).expect("JSON");
+    assert_eq!(one["runs"].as_array().expect("runs").len(), 1);
+    assert_eq!(one["runs"][0], all["runs"][1]);
+}
+
+#[test]
+fn no_tables_writes_none() {
+    let bench = Bench::with(SMALL);
+    bench.ok(&["run", "s.toml", "--no-tables", "--out", "out"]);
+    let files = bench.files("out");
+    assert!(files.iter().all(|name| !name.ends_with(".parquet") && !name.ends_with(".gz")), "{files:?}");
+}
+
+#[test]
+fn names_with_markup_stay_names() {
+    let markup = "<script>alert(1)</script>";
+    let bench = Bench::with(
+        &SMALL.replace("name = \"small\"", &format!("name = \"{markup}\"\ndescription = \"a <b>bold</b> \\u001b[31m claim\"")),
+    );
+    let bench_text = bench.text("s.toml").replace("spread = {", "\"../<i>x\" = {");
+    bench.write("s.toml", bench_text);
+    let told = bench.ok(&["run", "s.toml"]);
+    assert!(!told.contains('\u{1b}'), "control characters reach the terminal");
+    let folders: Vec<_> = std::fs::read_dir(bench.path("runs")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(folders.len(), 1);
+    let report = bench.text(&format!("runs/{}/report.html", folders[0].to_string_lossy()));
+    assert!(!report.contains(markup) && !report.contains("<b>bold</b>") && !report.contains("<i>x"), "markup reaches the page");
+    assert!(report.contains("&lt;script&gt;"));
+}
+
+#[test]
+fn a_simulation_that_stands_still_exits_with_3_and_says_who_waits() {
+    // A pinned set that fills the memory: the first request for another adapter waits for ever.
+    let bench = Bench::changed(
+        "[engine.aril]\nmax_num_seqs = 8",
+        "[evictor]\npinned = { ids = [0, 1, 2, 3, 4, 5, 6, 7] }\n\n[engine.aril]\nmax_num_seqs = 8\nmax_loras = 1\nmax_lora_rank = 16\ngpu_adapters = { slots = 1 }",
+    );
+    let done = bench.aril(&["run", "s.toml", "--policy", "spread"]);
+    assert_eq!(done.code, 3, "{}{}", done.err, done.out);
+    assert!(done.err.contains("the simulation is stuck at") && done.err.contains("policy `spread`, seed 1"), "{}", done.err);
+    assert!(bench.files("runs").is_empty(), "nothing is left behind");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_gives_one_clear_error() {
+    let bench = Bench::with(SMALL);
+    // A folder on a device that is always full does not exist; one that may not be written to comes near.
+    bench.write("closed/x", "");
+    let path = bench.path("closed");
+    let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(&path, permissions).unwrap();
+    let done = bench.aril(&["run", "s.toml", "--out", "closed/out"]);
+    if done.code == 0 {
+        eprintln!("skipped: this user may write everywhere");
+        return;
+    }
+    assert_eq!(done.code, 4, "{}", done.err);
+    assert!(done.err.starts_with("error: cannot create a temporary folder in closed: "), "{}", done.err);
+}
