@@ -25,6 +25,7 @@ pub struct CompiledCost {
     /// Without and with adapter copies beside the step.
     tables: [Tables; 2],
     validity: Validity,
+    merged: bool,
     counts: Counts,
 }
 
@@ -58,8 +59,16 @@ struct Counts {
 const DENSE_ROWS: u32 = 8192;
 const DENSE_SEQUENCES: u32 = 1024;
 
-const OUTSIDE: [&str; 7] =
-    ["decode rows", "context", "rows in a step", "prefill chunk", "prefill prefix", "adapters in a step", "rank"];
+const OUTSIDE: [&str; 8] = [
+    "decode rows",
+    "context",
+    "rows in a step",
+    "prefill chunk",
+    "prefill prefix",
+    "adapters in a step",
+    "rank",
+    "several adapters merged",
+];
 
 impl CompiledCost {
     /// Makes the price list of a profile for one LoRA kernel.
@@ -72,7 +81,12 @@ impl CompiledCost {
         profile.check()?;
         let lora = Lora::compile(profile, kernel)?;
         let tables = [1.0, profile.load.step_slowdown].map(|slowdown| Tables::compile(profile, lora.clone(), slowdown));
-        let cost = CompiledCost { tables, validity: profile.validity.clone(), counts: Counts::default() };
+        let cost = CompiledCost {
+            tables,
+            validity: profile.validity.clone(),
+            merged: kernel == LoraKernel::Merged,
+            counts: Counts::default(),
+        };
         let one_row = BatchShape {
             decode_contexts: &[1],
             decode_context_sum: 1,
@@ -135,6 +149,8 @@ impl CompiledCost {
             false,
             adapters && outside(v.segments, shape.segments.len() as u32),
             adapters && (outside(v.rank, sums.rank_min) || outside(v.rank, sums.rank_max)),
+            // Weights hold one adapter at a time: a step with two cannot exist.
+            self.merged && shape.segments.len() > 1,
         ];
         if !shape.is_decode_only() {
             flags[2] = outside(v.rows, decode_rows.saturating_add(shape.prefill_tokens()));

@@ -129,6 +129,15 @@ fn a_promise_ends_where_the_range_does_and_what_is_beyond_is_counted() {
 }
 
 #[test]
+fn two_adapters_merged_at_once_are_counted_as_impossible() {
+    let mut cost = CompiledCost::compile(&intricate(), LoraKernel::Merged).unwrap();
+    price(&mut cost, &Shape::decode(8, 100).with_adapters(1, 16), false);
+    assert_eq!(cost.coverage().outside, []);
+    price(&mut cost, &Shape::decode(8, 100).with_adapters(2, 16), false);
+    assert_eq!(cost.coverage().outside, [("several adapters merged", 1)]);
+}
+
+#[test]
 fn the_three_figures_of_lora_are_told_apart() {
     let mut profile = intricate();
     let cost = profile.lora.get_mut(&LoraKernel::Sgmv).unwrap();

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::gpu::Gpu;
 use crate::model::Model;
+use crate::model::lora::LoraTarget;
 
 /// What takes memory on each GPU of a replica, bytes, apart from the KV cache.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +99,21 @@ impl MemoryBudget {
         }
     }
 
+    /// The same budget with so many adapter slots reserved, each for the largest rank, as vLLM does.
+    ///
+    /// For a Llama model vLLM reserves for the embedding and the LM head too ([`LoraTarget::ALL`]).
+    pub fn with_slots(
+        mut self,
+        model: &Model,
+        tensor_parallel: u32,
+        slots: u32,
+        rank_max: u32,
+        targets: &[LoraTarget],
+    ) -> MemoryBudget {
+        self.adapter_bytes += u64::from(slots) * model.adapter_bytes_per_gpu(rank_max, targets, tensor_parallel);
+        self
+    }
+
     /// How many KV blocks fit?
     ///
     /// # Errors
@@ -131,7 +147,6 @@ pub fn activation_bytes(model: &Model, tensor_parallel: u32, rows: u32, sequence
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::lora::LoraTarget;
 
     /// Punica's artifact: 0.8 of the memory, weights at 2 bytes, and 38 adapters whose bytes it forgets to double.
     fn artifact(gpu: &str) -> MemoryBudget {
@@ -177,9 +192,10 @@ mod tests {
     #[test]
     fn slots_are_paid_in_blocks() {
         let model = Model::named("llama-3.1-8b").unwrap();
-        let mut budget = MemoryBudget::of(&Gpu::named("h200").unwrap(), &model, 1, 8192, 256);
+        let budget = MemoryBudget::of(&Gpu::named("h200").unwrap(), &model, 1, 8192, 256);
         let without = budget.kv_room().unwrap();
-        budget.adapter_bytes = 16 * model.adapter_bytes(64, &LoraTarget::LAYER);
+        let budget = budget.with_slots(&model, 1, 16, 64, &LoraTarget::LAYER);
+        assert_eq!(budget.adapter_bytes, 16 * model.adapter_bytes(64, &LoraTarget::LAYER));
         let with = budget.kv_room().unwrap();
         let lost = (without.blocks - with.blocks) as u64 * 16 * model.kv_bytes_per_token();
         assert!(lost.abs_diff(budget.adapter_bytes) <= 16 * model.kv_bytes_per_token());
