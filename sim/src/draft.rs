@@ -330,16 +330,14 @@ impl Draft<'_> {
         waiting.taken = true;
         replica.kv_free -= blocks;
         replica.admissions += 1;
-        if let Some(adapter) = waiting.adapter {
-            replica.residency.acquire(self.now, adapter);
-        }
         self.tokens += chunk;
         self.effects.admitted.push(waiting.sequence);
+        let adapter = waiting.adapter;
         replica.rows.push(Row {
             sequence: Some(waiting.sequence),
             running: Running {
                 request: waiting.request,
-                adapter: waiting.adapter,
+                adapter,
                 arrival: waiting.arrival,
                 admitted: replica.admissions,
                 computed: 0,
@@ -352,6 +350,9 @@ impl Draft<'_> {
             drafted: chunk,
             prompt: waiting.tokens - waiting.emitted,
         });
+        if let Some(adapter) = adapter {
+            replica.acquire(self.now, adapter, self.catalog.adapters[adapter.index()].rank);
+        }
     }
 
     /// Adds `rows` rows of padding, each attending to `context` tokens: what a static batch computes for nobody.

@@ -17,7 +17,10 @@ use crate::settings::{AdapterMemory, ClusterSettings};
 use crate::time::{Span, Time};
 use crate::workload::{Arrivals, Catalog, Offered, ReplicaId, RequestId};
 
+mod shape;
 mod step;
+
+use shape::Shape;
 
 /// Clocks may tick so often without anything else to come before the run counts as stuck.
 const IDLE_TICKS_MAX: u32 = 100_000;
@@ -92,6 +95,7 @@ pub fn run(
         sequences: Sequences::default(),
         events: EventQueue::default(),
         effects: Effects::default(),
+        shape: Shape::default(),
         rows: Vec::new(),
         offered: 0,
         composed: (Time::ZERO, 0),
@@ -118,6 +122,7 @@ struct Engine<'a, 'x> {
     sequences: Sequences,
     events: EventQueue,
     effects: Effects,
+    shape: Shape,
     rows: Vec<crate::fact::Row>,
     offered: u64,
     /// The last instant at which a step was composed, and how many replicas, by id, have had their turn in it: where a step

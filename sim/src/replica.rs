@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::batch::{Prefill, Price, Segment, Slice};
+use crate::batch::Price;
 use crate::fact::Power;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor, Running};
 use crate::residency::Residency;
@@ -40,6 +40,14 @@ impl Row {
     }
 }
 
+/// An adapter that rows of the batch use, and how many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Active {
+    pub(crate) adapter: AdapterId,
+    pub(crate) rank: u32,
+    pub(crate) rows: u32,
+}
+
 /// A sequence in a replica's queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
@@ -69,6 +77,8 @@ pub(crate) struct InFlight {
     pub(crate) steps: u32,
     pub(crate) padding_rows: u32,
     pub(crate) segments: u32,
+    /// Decode rows, those of padding included.
+    pub(crate) decode_rows: u32,
     pub(crate) decode_context_sum: u64,
 }
 
@@ -139,11 +149,8 @@ pub(crate) struct Replica {
     pub(crate) admissions: u64,
     /// Steps done since the start of the run.
     pub(crate) steps: u64,
-    pub(crate) slices: Vec<Slice>,
-    pub(crate) contexts: Vec<u32>,
-    pub(crate) prefills: Vec<Prefill>,
-    pub(crate) segments: Vec<Segment>,
-    pub(crate) segment_rows: Vec<(AdapterId, u32, u32)>,
+    /// Adapters of the batch, in order of adapter.
+    pub(crate) active: Vec<Active>,
 }
 
 impl Replica {
@@ -166,11 +173,7 @@ impl Replica {
             changed: false,
             admissions: 0,
             steps: 0,
-            slices: Vec::new(),
-            contexts: Vec::new(),
-            prefills: Vec::new(),
-            segments: Vec::new(),
-            segment_rows: Vec::new(),
+            active: Vec::new(),
             settings,
         }
     }
@@ -287,13 +290,33 @@ impl Replica {
         if front { self.waiting.push_front(waiting) } else { self.waiting.push_back(waiting) }
     }
 
+    /// A row that uses the adapter joins the batch.
+    pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId, rank: u32) {
+        self.residency.acquire(now, adapter);
+        match self.active.binary_search_by_key(&adapter, |active| active.adapter) {
+            Ok(position) => self.active[position].rows += 1,
+            Err(position) => self.active.insert(position, Active { adapter, rank, rows: 1 }),
+        }
+    }
+
+    /// A row that uses the adapter leaves the batch.
+    fn release(&mut self, now: Time, adapter: AdapterId) {
+        self.residency.release(now, adapter);
+        let position = self.active.binary_search_by_key(&adapter, |active| active.adapter);
+        let position = position.expect("the adapters of the batch are listed");
+        self.active[position].rows -= 1;
+        if self.active[position].rows == 0 {
+            self.active.remove(position);
+        }
+    }
+
     /// Takes a row out of the batch and frees what it held.
     pub(crate) fn remove_row(&mut self, now: Time, position: usize) -> Row {
         let row = self.rows.remove(position);
         self.kv_free += row.running.kv_blocks;
         assert!(self.kv_free <= self.settings.kv_blocks, "more KV blocks are free than there are");
         if let Some(adapter) = row.running.adapter {
-            self.residency.release(now, adapter);
+            self.release(now, adapter);
         }
         if row.sequence.is_none() {
             self.ghosts -= 1;
@@ -309,6 +332,7 @@ impl Replica {
         assert!(self.rows.len() as u32 <= self.settings.max_num_seqs, "more sequences than max_num_seqs");
         let users = self.rows.iter().filter(|row| row.running.adapter.is_some()).count() as u32;
         self.residency.check(users);
+        assert_eq!(self.active.iter().map(|active| active.rows).sum::<u32>(), users, "rows by adapter");
         let blocks: u64 = self.waiting.iter().map(|waiting| u64::from(self.blocks(waiting.tokens))).sum();
         assert_eq!(blocks, self.waiting_blocks, "blocks that the queue will need");
     }

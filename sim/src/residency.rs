@@ -1,7 +1,5 @@
 //! Which adapters are where: two memories (GPU, host) and two links (host to GPU, disk to host) of one replica.
 
-use std::collections::BTreeMap;
-
 use crate::fact::{Fact, LoadCause, Observer, Tier};
 use crate::policy::{Evictor, Idle};
 use crate::settings::{AdapterMemory, Link};
@@ -30,12 +28,25 @@ pub(crate) struct Entry {
 struct Store {
     memory: AdapterMemory,
     bytes: u64,
-    entries: BTreeMap<AdapterId, Entry>,
+    /// In order of adapter. They are few, and looking for room reads them all: they lie side by side.
+    entries: Vec<(AdapterId, Entry)>,
 }
 
 impl Store {
     fn new(memory: AdapterMemory) -> Store {
-        Store { memory, bytes: 0, entries: BTreeMap::new() }
+        Store { memory, bytes: 0, entries: Vec::new() }
+    }
+
+    fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
+        self.entries.binary_search_by_key(&adapter, |&(other, _)| other)
+    }
+
+    fn get(&self, adapter: AdapterId) -> Option<&Entry> {
+        self.position(adapter).ok().map(|position| &self.entries[position].1)
+    }
+
+    fn get_mut(&mut self, adapter: AdapterId) -> Option<&mut Entry> {
+        self.position(adapter).ok().map(|position| &mut self.entries[position].1)
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -56,24 +67,22 @@ impl Store {
 
     fn idle(&self, spare_awaited: bool) -> Vec<Idle> {
         let idle = |entry: &Entry| entry.arrived && entry.users == 0 && !(spare_awaited && entry.awaited > 0);
-        self.entries
-            .iter()
-            .filter(|(_, entry)| idle(entry))
-            .map(|(&adapter, entry)| Idle {
-                adapter,
-                bytes: entry.bytes,
-                loaded: entry.loaded,
-                last_used: entry.last_used,
-                uses: entry.uses,
-            })
-            .collect()
+        let mut all = Vec::with_capacity(self.entries.len());
+        all.extend(self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(adapter, entry)| Idle {
+            adapter: *adapter,
+            bytes: entry.bytes,
+            loaded: entry.loaded,
+            last_used: entry.last_used,
+            uses: entry.uses,
+        }));
+        all
     }
 
     fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) {
         self.bytes += bytes;
         let entry = Entry { bytes, ready, arrived: false, users: 0, awaited: 0, loaded: now, last_used: now, uses: 0 };
-        let before = self.entries.insert(adapter, entry);
-        assert!(before.is_none(), "adapter {adapter:?} is loaded twice");
+        let position = self.position(adapter).expect_err("an adapter is not loaded twice");
+        self.entries.insert(position, (adapter, entry));
         if let AdapterMemory::Slots(slots) = self.memory {
             assert!(self.entries.len() as u32 <= slots, "more adapters than slots");
         }
@@ -83,7 +92,7 @@ impl Store {
     }
 
     fn remove(&mut self, adapter: AdapterId) -> Entry {
-        let entry = self.entries.remove(&adapter).expect("an evicted adapter was there");
+        let (_, entry) = self.entries.remove(self.position(adapter).expect("an evicted adapter was there"));
         self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
         entry
     }
@@ -177,7 +186,7 @@ impl Residency {
     }
 
     pub(crate) fn presence(&self, adapter: AdapterId) -> Presence {
-        match self.gpu.entries.get(&adapter) {
+        match self.gpu.get(adapter) {
             None => Presence::Absent,
             Some(entry) if entry.arrived => Presence::Ready,
             Some(entry) => Presence::Coming(entry.ready),
@@ -189,20 +198,20 @@ impl Residency {
     }
 
     pub(crate) fn is_active(&self, adapter: AdapterId) -> bool {
-        self.gpu.entries.get(&adapter).is_some_and(|entry| entry.users > 0)
+        self.gpu.get(adapter).is_some_and(|entry| entry.users > 0)
     }
 
     pub(crate) fn holds(&self, adapter: AdapterId) -> bool {
-        self.gpu.entries.contains_key(&adapter)
+        self.gpu.position(adapter).is_ok()
     }
 
     pub(crate) fn users(&self, adapter: AdapterId) -> u32 {
-        self.gpu.entries.get(&adapter).map_or(0, |entry| entry.users)
+        self.gpu.get(adapter).map_or(0, |entry| entry.users)
     }
 
     /// Adapters in GPU memory or on their way there, and whether the batch uses them.
     pub(crate) fn on_gpu(&self) -> impl Iterator<Item = (AdapterId, bool)> + '_ {
-        self.gpu.entries.iter().map(|(&adapter, entry)| (adapter, entry.users > 0))
+        self.gpu.entries.iter().map(|(adapter, entry)| (*adapter, entry.users > 0))
     }
 
     pub(crate) fn copies_in_flight(&self) -> u32 {
@@ -212,7 +221,7 @@ impl Residency {
     /// The GPU is given back: what was on it is gone.
     pub(crate) fn clear(&mut self) {
         assert!(self.in_flight == 0 && self.active == 0, "a GPU that is in use is not given back");
-        for adapter in std::mem::take(&mut self.gpu.entries).into_keys() {
+        for (adapter, _) in self.gpu.entries.drain(..) {
             self.changes.push((adapter, false));
         }
         self.gpu.bytes = 0;
@@ -228,7 +237,7 @@ impl Residency {
 
     /// Is it in host memory, or is there no end of it?
     pub(crate) fn in_host(&self, adapter: AdapterId) -> bool {
-        self.host.memory == AdapterMemory::Unbounded || self.host.entries.contains_key(&adapter)
+        self.host.memory == AdapterMemory::Unbounded || self.host.position(adapter).is_ok()
     }
 
     /// Starts the copies that bring an absent adapter to the GPU, if there is room or room can be made.
@@ -254,7 +263,7 @@ impl Residency {
         }
         let in_host = self.bring_to_host(now, adapter, bytes, cause, host_evictor, observer, copies);
         let (start, done) = self.gpu_lane.reserve(now, in_host, bytes);
-        if let Some(entry) = self.host.entries.get_mut(&adapter) {
+        if let Some(entry) = self.host.get_mut(adapter) {
             entry.users += 1;
             entry.uses += 1;
             entry.last_used = now;
@@ -284,7 +293,7 @@ impl Residency {
         if self.host.memory == AdapterMemory::Unbounded {
             return now;
         }
-        if let Some(entry) = self.host.entries.get(&adapter) {
+        if let Some(entry) = self.host.get(adapter) {
             return entry.ready.max(now);
         }
         let made = make_room(&mut self.host, now, bytes, false, host_evictor, |victim, entry| {
@@ -312,16 +321,16 @@ impl Residency {
     ) {
         match from {
             Tier::Disk => {
-                if let Some(entry) = self.host.entries.get_mut(&adapter) {
+                if let Some(entry) = self.host.get_mut(adapter) {
                     entry.arrived = true;
                 }
             }
             Tier::Host | Tier::Gpu => {
-                let entry = self.gpu.entries.get_mut(&adapter).expect("a copy arrives where room was made");
+                let entry = self.gpu.get_mut(adapter).expect("a copy arrives where room was made");
                 assert_eq!(entry.ready, now, "a copy arrives when it was due");
                 entry.arrived = true;
                 self.in_flight = self.in_flight.checked_sub(1).expect("copies in flight balance");
-                if let Some(entry) = self.host.entries.get_mut(&adapter) {
+                if let Some(entry) = self.host.get_mut(adapter) {
                     entry.users = entry.users.checked_sub(1).expect("host readers balance");
                 }
             }
@@ -331,19 +340,19 @@ impl Residency {
 
     /// A sequence of the queue counts on the adapter.
     pub(crate) fn await_(&mut self, adapter: AdapterId) {
-        self.gpu.entries.get_mut(&adapter).expect("an awaited adapter is on its way").awaited += 1;
+        self.gpu.get_mut(adapter).expect("an awaited adapter is on its way").awaited += 1;
     }
 
     /// A sequence of the queue no longer counts on it. Demand may have evicted it meanwhile.
     pub(crate) fn unawait(&mut self, adapter: AdapterId) {
-        if let Some(entry) = self.gpu.entries.get_mut(&adapter) {
+        if let Some(entry) = self.gpu.get_mut(adapter) {
             entry.awaited = entry.awaited.saturating_sub(1);
         }
     }
 
     /// A sequence in the batch begins to use it.
     pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId) {
-        let entry = self.gpu.entries.get_mut(&adapter).expect("an adapter in use is on the GPU");
+        let entry = self.gpu.get_mut(adapter).expect("an adapter in use is on the GPU");
         entry.users += 1;
         entry.uses += 1;
         entry.last_used = now;
@@ -352,7 +361,7 @@ impl Residency {
 
     /// A sequence in the batch no longer uses it.
     pub(crate) fn release(&mut self, now: Time, adapter: AdapterId) {
-        let entry = self.gpu.entries.get_mut(&adapter).expect("an adapter in use stays on the GPU");
+        let entry = self.gpu.get_mut(adapter).expect("an adapter in use stays on the GPU");
         entry.users = entry.users.checked_sub(1).expect("adapter users balance");
         entry.last_used = now;
         self.active -= u32::from(entry.users == 0);
@@ -360,13 +369,13 @@ impl Residency {
 
     /// Do the books balance with `users` sequences using adapters?
     pub(crate) fn check(&self, users: u32) {
-        assert_eq!(self.gpu.entries.values().map(|entry| entry.users).sum::<u32>(), users, "adapter users");
+        assert_eq!(self.gpu.entries.iter().map(|(_, entry)| entry.users).sum::<u32>(), users, "adapter users");
         assert_eq!(
-            self.gpu.entries.values().filter(|entry| entry.users > 0).count() as u32,
+            self.gpu.entries.iter().filter(|(_, entry)| entry.users > 0).count() as u32,
             self.active,
             "active adapters"
         );
-        assert_eq!(self.gpu.entries.values().map(|entry| entry.bytes).sum::<u64>(), self.gpu.bytes, "adapter bytes");
+        assert_eq!(self.gpu.entries.iter().map(|(_, entry)| entry.bytes).sum::<u64>(), self.gpu.bytes, "adapter bytes");
     }
 }
 

@@ -1,16 +1,16 @@
 //! The life of a step: composed, priced, cut short, done.
 
 use super::Engine;
-use crate::batch::{Batch, BatchShape, Prefill, Segment, Slice};
+use crate::batch::{Batch, BatchShape};
 use crate::draft::{Distortion, Draft};
 use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, LoadCause, Row, Stretch, Tier};
 use crate::policy::LoadMode;
-use crate::replica::{InFlight, Replica};
+use crate::replica::InFlight;
 use crate::residency::{Presence, Wish};
 use crate::sequence::{Place, Wait};
 use crate::time::Span;
-use crate::workload::{AdapterId, Catalog, ReplicaId};
+use crate::workload::{AdapterId, ReplicaId};
 
 impl Engine<'_, '_> {
     /// Asks the batcher for the next step of an idle replica, and starts it.
@@ -95,19 +95,19 @@ impl Engine<'_, '_> {
     /// Prices the drafted rows and puts them in flight; nothing drafted: the replica is idle until something changes.
     fn launch(&mut self, r: usize, stall: Span, overhead: Span, hold_steps: u32, distortion: Distortion) {
         let replica = &mut self.replicas[r];
-        if replica.rows.iter().all(|row| row.drafted == 0) {
+        let shape = &mut self.shape;
+        if !shape.write(replica, self.catalog, &distortion) {
             return;
         }
-        shape(replica, self.catalog, &distortion);
         let settings = &replica.settings;
         let batch = Batch {
             replica: replica.id,
-            slices: &replica.slices,
+            slices: &shape.slices,
             shape: BatchShape {
-                decode_context_sum: replica.contexts.iter().map(|&context| u64::from(context)).sum(),
-                decode_contexts: &replica.contexts,
-                prefills: &replica.prefills,
-                segments: &replica.segments,
+                decode_context_sum: shape.context_sum,
+                decode_contexts: &shape.contexts,
+                prefills: &shape.prefills,
+                segments: &shape.segments,
                 lora_slots: settings.lora_slots,
                 lora_rank_max: settings.max_lora_rank,
                 copies_in_flight: replica.residency.copies_in_flight() > 0,
@@ -115,13 +115,10 @@ impl Engine<'_, '_> {
         };
         let mut price = self.executors[settings.executor].run(&batch);
         assert!(price.steps > 0 && !price.first.is_zero(), "a step takes time");
-        let decode_context_sum = batch.shape.decode_context_sum;
-        let everybody = replica.rows.iter().all(|row| row.drafted > 0);
-        let steps = if !batch.shape.is_decode_only() || !everybody || !self.settings.stretches {
+        let steps = if !batch.shape.is_decode_only() || !shape.everybody || !self.settings.stretches {
             1
         } else {
-            let finish = replica.rows.iter().map(|row| row.remaining()).min().unwrap_or(1);
-            let limit = price.steps.min(hold_steps).min(finish);
+            let limit = price.steps.min(hold_steps).min(shape.finish);
             let reserve = self.minds[r].preemptor.reserve(replica.rows.len() as u32);
             replica.steps_until_shortage(limit, reserve)
         };
@@ -132,8 +129,9 @@ impl Engine<'_, '_> {
             price,
             steps,
             padding_rows: distortion.padding.map_or(0, |(rows, _)| rows),
-            segments: replica.segments.len() as u32,
-            decode_context_sum,
+            segments: shape.segments.len() as u32,
+            decode_rows: shape.contexts.len() as u32,
+            decode_context_sum: shape.context_sum,
         };
         replica.generation += 1;
         let time = flight.end(steps);
@@ -187,7 +185,7 @@ impl Engine<'_, '_> {
             let rest = flight.clone();
             self.tell_stretch(r, done);
             let replica = &mut self.replicas[r];
-            let rows = replica.contexts.len() as u64;
+            let rows = u64::from(rest.decode_rows);
             let mut price = rest.price;
             price.first += price.increment * u64::from(done);
             replica.in_flight = Some(InFlight {
@@ -355,60 +353,4 @@ impl Engine<'_, '_> {
 fn load_event(r: usize, adapter: AdapterId, from: Tier, done: crate::time::Time) -> Event {
     let detail = if from == Tier::Disk { 0 } else { 1 };
     Event { time: done, kind: Kind::LoadDone, replica: r as u32, number: adapter.0, detail }
-}
-
-/// Writes the drafted rows of the replica as slices, contexts, prefills and segments.
-fn shape(replica: &mut Replica, catalog: &Catalog, distortion: &Distortion) {
-    let length = distortion.length.unwrap_or(0);
-    replica.slices.clear();
-    replica.contexts.clear();
-    replica.prefills.clear();
-    replica.segment_rows.clear();
-    for row in replica.rows.iter().filter(|row| row.drafted > 0) {
-        let running = &row.running;
-        let prefill = !running.decodes();
-        replica.slices.push(Slice {
-            request: running.request,
-            adapter: running.adapter,
-            context_before: running.computed,
-            tokens: row.drafted,
-            prefill,
-            emits: running.computed + row.drafted >= running.target,
-        });
-        let mut adapter = running.adapter;
-        let mut rows = (0, 1);
-        if prefill {
-            let chunk = row.drafted.max(length.saturating_sub(running.computed));
-            replica.prefills.push(Prefill { chunk, prefix: running.computed });
-            rows = (distortion.prompt_rows.unwrap_or(chunk), 0);
-        } else {
-            replica.contexts.push((running.computed + 1).max(length));
-            adapter = distortion.decode_adapter.unwrap_or(adapter);
-        }
-        if let Some(adapter) = adapter {
-            replica.segment_rows.push((adapter, rows.0, rows.1));
-        }
-    }
-    if let Some((rows, context)) = distortion.padding
-        && rows > 0
-    {
-        replica.contexts.extend(std::iter::repeat_n(context, rows as usize));
-        if let Some(&(adapter, ..)) = replica.segment_rows.last() {
-            replica.segment_rows.push((adapter, 0, rows));
-        }
-    }
-    replica.segment_rows.sort_unstable_by_key(|&(adapter, ..)| adapter);
-    replica.segments.clear();
-    let mut last = None;
-    for &(adapter, prefill_rows, decode_rows) in &replica.segment_rows {
-        if last == Some(adapter) {
-            let segment = replica.segments.last_mut().expect("the segment of the row before");
-            segment.prefill_rows += prefill_rows;
-            segment.decode_rows += decode_rows;
-        } else {
-            let rank = catalog.adapters[adapter.index()].rank;
-            replica.segments.push(Segment { rank, prefill_rows, decode_rows });
-            last = Some(adapter);
-        }
-    }
 }

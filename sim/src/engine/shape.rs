@@ -1,0 +1,122 @@
+//! What the drafted rows of a replica are to an executor: slices, contexts, prefills and segments.
+//!
+//! One set of buffers serves all replicas: what a thousand replicas touch in turn should be little.
+
+use crate::batch::{Prefill, Segment, Slice};
+use crate::draft::Distortion;
+use crate::replica::{Active, Replica, Row};
+use crate::workload::{AdapterId, Catalog};
+
+/// The buffers, and what else one pass over the rows tells.
+#[derive(Debug, Default)]
+pub(super) struct Shape {
+    pub(super) slices: Vec<Slice>,
+    pub(super) contexts: Vec<u32>,
+    pub(super) prefills: Vec<Prefill>,
+    pub(super) segments: Vec<Segment>,
+    /// Rows by adapter, in order of adapter.
+    rows: Vec<Share>,
+    /// Sum of the contexts.
+    pub(super) context_sum: u64,
+    /// Does every row of the batch take part?
+    pub(super) everybody: bool,
+    /// The fewest output tokens that a row has to go.
+    pub(super) finish: u32,
+}
+
+/// The rows of one adapter.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    adapter: AdapterId,
+    segment: Segment,
+}
+
+impl Shape {
+    /// Describes the drafted rows; false if there are none.
+    pub(super) fn write(&mut self, replica: &Replica, catalog: &Catalog, distortion: &Distortion) -> bool {
+        self.slices.clear();
+        self.contexts.clear();
+        self.prefills.clear();
+        self.rows.clear();
+        (self.context_sum, self.everybody, self.finish) = (0, true, u32::MAX);
+        let whole = |active: &Active| Share {
+            adapter: active.adapter,
+            segment: Segment { rank: active.rank, prefill_rows: 0, decode_rows: active.rows },
+        };
+        // As if every row decoded, with its own adapter; the rows that do not are corrected below.
+        self.rows.extend(replica.active.iter().map(whole));
+        let mut last = None;
+        for row in &replica.rows {
+            self.finish = self.finish.min(row.remaining());
+            if row.drafted == 0 {
+                self.everybody = false;
+                self.correct(row.running.adapter, |segment| segment.decode_rows -= 1);
+                continue;
+            }
+            last = self.row(row, catalog, distortion).or(last);
+        }
+        if self.slices.is_empty() {
+            return false;
+        }
+        if let Some((rows, context)) = distortion.padding
+            && rows > 0
+        {
+            self.contexts.extend(std::iter::repeat_n(context, rows as usize));
+            self.context_sum += u64::from(rows) * u64::from(context);
+            self.correct(last, |segment| segment.decode_rows += rows);
+        }
+        self.segments.clear();
+        let taken = |share: &&Share| share.segment.prefill_rows > 0 || share.segment.decode_rows > 0;
+        self.segments.extend(self.rows.iter().filter(taken).map(|share| share.segment));
+        true
+    }
+
+    /// Describes a drafted row. Gives the adapter that it is counted to.
+    fn row(&mut self, row: &Row, catalog: &Catalog, distortion: &Distortion) -> Option<AdapterId> {
+        let running = &row.running;
+        let prefill = !running.decodes();
+        let length = distortion.length.unwrap_or(0);
+        self.slices.push(Slice {
+            request: running.request,
+            adapter: running.adapter,
+            context_before: running.computed,
+            tokens: row.drafted,
+            prefill,
+            emits: running.computed + row.drafted >= running.target,
+        });
+        if prefill {
+            let chunk = row.drafted.max(length.saturating_sub(running.computed));
+            self.prefills.push(Prefill { chunk, prefix: running.computed });
+            let rows = distortion.prompt_rows.unwrap_or(chunk);
+            self.correct(running.adapter, |segment| {
+                segment.decode_rows -= 1;
+                segment.prefill_rows += rows;
+            });
+            return running.adapter;
+        }
+        let context = (running.computed + 1).max(length);
+        self.contexts.push(context);
+        self.context_sum += u64::from(context);
+        let Some(other) = distortion.decode_adapter else { return running.adapter };
+        self.correct(running.adapter, |segment| segment.decode_rows -= 1);
+        if let Some(adapter) = other
+            && let Err(position) = self.position(adapter)
+        {
+            let rank = catalog.adapters[adapter.index()].rank;
+            let segment = Segment { rank, prefill_rows: 0, decode_rows: 0 };
+            self.rows.insert(position, Share { adapter, segment });
+        }
+        self.correct(other, |segment| segment.decode_rows += 1);
+        other
+    }
+
+    fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
+        self.rows.binary_search_by_key(&adapter, |share| share.adapter)
+    }
+
+    fn correct(&mut self, adapter: Option<AdapterId>, change: impl FnOnce(&mut Segment)) {
+        let Some(adapter) = adapter else { return };
+        let position = self.position(adapter).expect("the adapters of the batch are listed");
+        change(&mut self.rows[position].segment);
+    }
+}
