@@ -5,9 +5,9 @@ mod cdf;
 pub(crate) mod colour;
 mod heat;
 mod over_time;
-mod plot;
+pub(crate) mod plot;
 mod popularity;
-mod scale;
+pub(crate) mod scale;
 mod sweep;
 
 pub(crate) use self::bars::{primary_bars, tail_bars};

@@ -13,6 +13,8 @@ use crate::ReportError;
 pub(crate) enum Mark {
     /// A line through points.
     Line { colour: RGBColor, width: u32, points: Vec<(f64, f64)> },
+    /// A band between two lines.
+    Band { colour: RGBColor, low: Vec<(f64, f64)>, high: Vec<(f64, f64)> },
     /// Dots.
     Dots { colour: RGBColor, points: Vec<(f64, f64)> },
     /// A filled rectangle.
@@ -38,7 +40,7 @@ pub(crate) struct Plot {
 }
 
 /// Full width.
-pub(crate) const WIDE: (u32, u32) = (1480, 600);
+pub(crate) const WIDE: (u32, u32) = (1880, 640);
 /// Two or three side by side.
 pub(crate) const SMALL: (u32, u32) = (980, 560);
 const FONT: i32 = 30;
@@ -105,6 +107,10 @@ impl Plot {
                     chart
                         .draw_series(std::iter::once(PathElement::new(points, colour.stroke_width(*width))))
                         .map_err(said)?;
+                }
+                Mark::Band { colour, low, high } => {
+                    let outline: Vec<_> = low.iter().chain(high.iter().rev()).map(|point| self.inside(*point)).collect();
+                    chart.draw_series(std::iter::once(Polygon::new(outline, colour.mix(0.18)))).map_err(said)?;
                 }
                 Mark::Dots { colour, points } => {
                     let dots = points.iter().map(|point| Circle::new(self.inside(*point), 7, colour.filled()));
