@@ -1,3 +1,7 @@
 //! Oracles that nobody can tune to, and relations that must hold whatever the numbers are.
 
 mod differential;
+mod metamorphic;
+mod queueing;
+mod stalled;
+mod station;
