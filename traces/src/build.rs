@@ -11,6 +11,7 @@ use aril_sim::time::Span;
 use crate::arrivals::{ArrivalLaw, Process, Times, not_negative, positive};
 use crate::error::TraceError;
 use crate::popularity::{Law, Popularity};
+use crate::servegen::Draws;
 use crate::traffic::{MaxTokens, Traffic};
 use crate::workload::{Description, Lengths, Plan, Source, Workload};
 
@@ -40,7 +41,8 @@ impl Traffic {
         let scale = traffic.rate_scale.unwrap_or(1.0);
         let offer = source::offer(&traffic, context, &mut description)?;
         let table = offer.table.map(Arc::new);
-        let lengths = traffic.lengths_plan(context, table.is_some(), &mut description)?;
+        let has_lengths = table.is_some() || matches!(offer.source, Source::Clients { .. });
+        let lengths = traffic.lengths_plan(context, has_lengths, &mut description)?;
         let popularity = traffic.popularity.clone().unwrap_or(Popularity::Trace);
         let listed =
             traffic.adapters.as_ref().map(|path| catalog::Listed::read(&context.base.join(path))).transpose()?;
@@ -51,11 +53,15 @@ impl Traffic {
                 let stream = aril_sim::random::stream(context.seed, "traffic.arrivals");
                 Times::new(process, stream, *end_ps, *limit).count() as u64
             }
+            Source::Clients { model, limit } if needs_count => {
+                Draws::new(model, context.seed).take(usize::try_from(*limit).unwrap_or(usize::MAX)).count() as u64
+            }
             _ => offer.requests,
         };
         let known = listed.as_ref().map(|listed| listed.len() as u32);
         let law = Law::new(&popularity, Some(requests), known)?;
-        let (catalog, who) = catalog::build(&traffic, context, table.as_deref(), listed, law, &mut description)?;
+        let (catalog, who) =
+            catalog::build(&traffic, context, table.as_deref(), &offer.clients, listed, law, &mut description)?;
         if scaled_end(offer.span, scale).is_none() {
             let problem = format!("{scale} stretches the traffic over more than 213 days");
             return Err(TraceError::setting("rate_scale", problem, "choose a larger one, or a shorter window"));
@@ -177,7 +183,7 @@ impl Traffic {
     fn lengths_plan(
         &self,
         context: &Context<'_>,
-        has_table: bool,
+        has_lengths: bool,
         description: &mut Description,
     ) -> Result<Lengths, TraceError> {
         let mut plan =
@@ -185,7 +191,7 @@ impl Traffic {
         if let Some(from) = &self.lengths {
             plan.from = Some(Arc::new(source::lengths_table(self, from, context, description)?));
             description.assigned.push(format!("lengths drawn from the rows of {}", from.trace));
-        } else if !has_table {
+        } else if !has_lengths {
             if self.input_tokens.is_none() {
                 let advice = "set `input_tokens`, or `lengths = { trace = … }`";
                 return Err(TraceError::setting("input_tokens", "nothing says how long prompts are", advice));
@@ -195,10 +201,10 @@ impl Traffic {
                 return Err(TraceError::setting("output_tokens", "nothing says how long outputs are", advice));
             }
         }
-        if has_table && plan.input.is_some() {
+        if has_lengths && plan.input.is_some() {
             description.assigned.push("prompt lengths drawn from a law".into());
         }
-        if has_table && (plan.output.is_some() || plan.total.is_some()) {
+        if has_lengths && (plan.output.is_some() || plan.total.is_some()) {
             description.assigned.push("output lengths drawn from a law".into());
         }
         Ok(plan)

@@ -93,9 +93,9 @@ impl Field<'_> {
         TraceError::Value {
             place: self.place.clone(),
             column: self.column.to_owned(),
-            found,
-            expected: expected.into(),
-            advice: advice.into(),
+            found: found.into(),
+            expected: expected.into().into(),
+            advice: advice.into().into(),
         }
     }
 
@@ -191,7 +191,7 @@ impl Field<'_> {
         if ps < 0 {
             return Err(self.wrong("a time from 0 on", "correct the row: a trace cannot begin before its start"));
         }
-        if unit.is_none() && ps >= SECONDS_MAX * scale {
+        if matches!(unit, None | Some(TimeUnit::S)) && ps >= SECONDS_MAX * scale {
             return Err(self.wrong(
                 "a number of seconds, and this would be beyond the year 5000",
                 "say what the unit is: `arrival_unit = \"ms\"` (or us, ns, ps)",

@@ -90,11 +90,11 @@ pub enum TraceError {
         /// In which column.
         column: String,
         /// What was found.
-        found: String,
+        found: Box<str>,
         /// What should stand there.
-        expected: String,
+        expected: Box<str>,
         /// What to do.
-        advice: String,
+        advice: Box<str>,
     },
     /// A trace has no rows.
     #[error("{place}: no requests in it{detail}", place = place)]
@@ -114,9 +114,9 @@ pub enum TraceError {
         /// The columns it has.
         columns: Vec<String>,
         /// The nearest name, as `, did you mean …?`.
-        nearest: String,
+        nearest: Box<str>,
         /// What to do.
-        advice: String,
+        advice: Box<str>,
     },
     /// Nobody knows this format.
     #[error("{place}: the format is not recognised (columns: {}); set `format`, or name the columns with `columns = {{ arrival = …, input_tokens = …, output_tokens = … }}`", .columns.join(", "))]

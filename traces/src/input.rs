@@ -42,6 +42,10 @@ impl<'a> Source<'a> {
         Source { name: path.into(), bytes: Bytes::File(path.into()) }
     }
 
+    pub(crate) fn owned(path: std::path::PathBuf) -> Source<'static> {
+        Source { name: path.clone().into(), bytes: Bytes::File(path.into()) }
+    }
+
     pub(crate) fn shipped(name: &'a str, bytes: &'static [u8]) -> Source<'a> {
         Source { name: Path::new(name).into(), bytes: Bytes::Shipped(bytes) }
     }

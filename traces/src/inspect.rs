@@ -2,6 +2,7 @@
 
 mod ids;
 mod locality;
+mod sessions;
 
 use aril_sim::time::Time;
 use serde::Serialize;
@@ -11,6 +12,7 @@ use crate::workload::Workload;
 
 pub use ids::Ids;
 pub use locality::{LRU_SLOTS, lru_hit_rates};
+pub use sessions::{SESSION_GAP, SessionFigures};
 
 /// Figures of a stream of requests.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,6 +39,8 @@ pub struct Inspection {
     pub tenants: Ids,
     /// Share of adapter uses that find theirs among the last so many distinct ones: (slots, hit rate). Requests to the base model are not counted.
     pub lru_hit_rate: Vec<(u32, f64)>,
+    /// Sessions of tenants, where there are arrivals, tenants and adapters.
+    pub sessions: Option<SessionFigures>,
     /// Blocks of prompts, where the trace has their hashes.
     pub prefix: Option<Prefix>,
 }
@@ -110,7 +114,7 @@ impl Inspect for Workload {
 /// What is in a table or a workload?
 pub fn inspect(of: &impl Inspect) -> Inspection {
     let (mut arrivals, mut inputs, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut adapters, mut tenants) = (Vec::new(), Vec::new());
+    let (mut adapters, mut tenants, mut uses) = (Vec::new(), Vec::new(), Vec::new());
     let (mut blocks, mut known, mut seen) = (0_u64, 0_u64, std::collections::HashSet::new());
     for sample in of.samples() {
         arrivals.extend(sample.arrival.map(Time::as_ps));
@@ -118,6 +122,9 @@ pub fn inspect(of: &impl Inspect) -> Inspection {
         outputs.push(sample.output_tokens);
         adapters.extend(sample.adapter);
         tenants.extend(sample.tenant);
+        if let (Some(at), Some(tenant), Some(adapter)) = (sample.arrival, sample.tenant, sample.adapter) {
+            uses.push((at, tenant, adapter));
+        }
         for hash in sample.prefix.iter().flat_map(|hashes| hashes.iter()) {
             blocks += 1;
             known += u64::from(!seen.insert(*hash));
@@ -140,6 +147,7 @@ pub fn inspect(of: &impl Inspect) -> Inspection {
         lru_hit_rate: if adapters.is_empty() { Vec::new() } else { lru_hit_rates(&adapters, &LRU_SLOTS) },
         adapters: Ids::of(&adapters),
         tenants: Ids::of(&tenants),
+        sessions: sessions::sessions(&uses),
         prefix: (blocks > 0).then(|| Prefix { blocks, hit_rate: known as f64 / blocks as f64 }),
     }
 }

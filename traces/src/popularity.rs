@@ -2,6 +2,7 @@
 
 mod chooser;
 mod counts;
+mod working_set;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use crate::choice::{choice, or_its_name};
 
 pub(crate) use chooser::{Chooser, Law};
 pub use counts::{geometric_counts, uniform_sqrt_counts};
+pub use working_set::WorkingSet;
 
 /// Adapters of a law that is told no number of them.
 pub(crate) const ADAPTERS: u32 = 512;
@@ -61,6 +63,8 @@ pub enum Popularity {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         adapters: Option<u32>,
     },
+    /// Tenants in sessions, with adapters that stick, out of a working set that drifts from day to day.
+    WorkingSet(WorkingSet),
 }
 
 choice!(Popularity);

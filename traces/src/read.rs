@@ -123,7 +123,7 @@ pub(crate) fn required(reader: &Reader, name: &str) -> Result<usize, TraceError>
         place: Place::file(&reader.file),
         column: name.to_owned(),
         columns: reader.columns().to_vec(),
-        nearest: nearest(name, reader.columns().iter().map(String::as_str)),
+        nearest: nearest(name, reader.columns().iter().map(String::as_str)).into(),
         advice: "Name the right one under `columns`, or set the right `format`".into(),
     })
 }

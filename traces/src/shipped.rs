@@ -51,6 +51,22 @@ const SHIPPED: &[Shipped] = shipped![
       "facts computed from the rules of an Apache-2.0 program; credit Punica, Chen et al., MLSys 2024",
       "https://github.com/punica-ai/punica, benchmarks/, seed 0xABCDABCD987",
       "the 1,024 requests of Punica's text generation benchmark in queue order; adapters under four popularities, to be chosen by columns.adapter" }
+    { "mooncake-conversation-5min", "mooncake_conversation_0-5min.jsonl.gz", Mooncake, 918,
+      "Apache-2.0, Mooncake authors; sliced by time and recompressed; cite Qin et al., Mooncake, FAST 2025",
+      "https://github.com/kvcache-ai/Mooncake, FAST25-release/traces/conversation_trace.jsonl",
+      "five minutes of long conversations on Kimi; arrivals in ticks of 3 s, lengths, hashes of 512-token blocks; no tenants, no adapters" }
+    { "ragpulse-day", "ragpulse_day0.jsonl.gz", Ragpulse, 1552,
+      "MIT, (c) 2025 zhengchao wang; sliced by time and recompressed",
+      "https://github.com/flashserve/RAGPulse, data/0_trace.jsonl",
+      "the first day of each of two weeks of a university's question answering, one over the other; arrivals, lengths, hashes of the prompt's parts" }
+    { "vidur-arxiv-lengths", "vidur_arxiv_lengths.csv.gz", Vidur, 8000,
+      "MIT, (c) Microsoft Corporation; cut and recompressed",
+      "https://github.com/microsoft/vidur, data/processed_traces/arxiv_summarization_stats_llama2_tokenizer_filtered_v2.csv",
+      "lengths of summaries of papers, with the Llama 2 tokenizer; no arrivals" }
+    { "servegen-m-small-4h", "servegen_m-small_8h-12h.tar.zst", Servegen, 43,
+      "Apache-2.0, Alibaba; sliced by time and recompressed; cite Xiang et al., ServeGen",
+      "https://github.com/alibaba/ServeGen, data/language/m-small/",
+      "rates and length histograms of 43 clients of a small model, 08:00 to 12:00 of the first day; not requests" }
 ];
 
 /// The traces that are part of the program.

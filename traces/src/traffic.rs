@@ -16,6 +16,7 @@ use crate::lengths::Length;
 use crate::popularity::Popularity;
 use crate::predictor::Predictor;
 use crate::read::Failures;
+use crate::servegen::Servegen;
 use crate::shipped::{self, Shipped};
 
 pub use parts::{Client, ClosedLoop, LengthsFrom, MaxTokens, Rank, Resample, Start, TooLong, Window};
@@ -102,6 +103,9 @@ pub struct Traffic {
     /// How clients behave.
     #[serde(default, skip_serializing_if = "is_default")]
     pub client: Client,
+    /// How requests are drawn, if the trace is ServeGen's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub servegen: Servegen,
     /// How further seeds of a replayed trace are made from it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resample: Resample,

@@ -81,8 +81,8 @@ fn read<const N: usize>(folder: &Path, name: &str, columns: [&str; N]) -> Result
             place: Place::file(path),
             column: column.to_owned(),
             columns: header.iter().map(str::to_owned).collect(),
-            nearest: String::new(),
-            advice: format!("a table of `{name}` has the columns {}", columns.join(", ")),
+            nearest: "".into(),
+            advice: format!("a table of `{name}` has the columns {}", columns.join(", ")).into(),
         })?;
     }
     let mut rows = Vec::new();
@@ -97,7 +97,7 @@ fn read<const N: usize>(folder: &Path, name: &str, columns: [&str; N]) -> Result
                 cell.parse().ok().filter(|&v: &f64| (0.0..=limit).contains(&v)).ok_or_else(|| TraceError::Value {
                     place: Place::line(path, line),
                     column: columns[i].to_owned(),
-                    found: format!("`{cell}`"),
+                    found: format!("`{cell}`").into(),
                     expected: "a number that is not negative".into(),
                     advice: "write the table again".into(),
                 })?;

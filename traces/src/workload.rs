@@ -12,6 +12,7 @@ use crate::arrivals::Process;
 use crate::lengths::Length;
 use crate::popularity::Law;
 use crate::predictor::Predictor;
+use crate::servegen::Model;
 use crate::table::{Names, Table};
 use crate::traffic::MaxTokens;
 
@@ -65,6 +66,8 @@ pub(crate) enum Source {
     Rows(Arc<[(u64, u32)]>),
     /// Drawn; the i-th request has the i-th of these rows, if there are any.
     Law { process: Process, end_ps: u64, limit: u64, rows: Option<Arc<[u32]>> },
+    /// Drawn client by client, at most `limit`; the client's position is its tenant's.
+    Clients { model: Model, limit: u64 },
 }
 
 /// Where lengths come from; what is none comes from the row.
@@ -79,7 +82,7 @@ pub(crate) struct Lengths {
 /// Whose requests they are.
 #[derive(Clone, Debug)]
 pub(crate) struct Who {
-    /// Of each tenant position of the table: its id.
+    /// Of each tenant position of the table, or of each client: its id.
     pub(crate) tenants: Vec<TenantId>,
     /// Of each adapter position of the table: its id; empty if adapters are not the table's.
     pub(crate) adapters: Vec<AdapterId>,

@@ -1,6 +1,14 @@
 //! What the crate promises, a module per behaviour.
 
+mod bad_input;
+mod canonical;
+mod determinism;
+mod formats;
 mod given;
+mod inspection;
+mod locality;
 mod punica;
+mod replay;
 mod scenario;
-mod vidur;
+mod servegen;
+mod synthetic;

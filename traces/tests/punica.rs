@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aril_sim::workload::Offered;
 use aril_traces::{geometric_counts, uniform_sqrt_counts};
 
 use crate::given::{build, requests};
@@ -56,4 +57,49 @@ fn the_artifact_s_own_requests_come_in_queue_order_under_four_popularities() {
         assert_eq!(workload.catalog.adapters.len(), adapters);
         assert_eq!(counts(&text)[0], most);
     }
+}
+
+#[test]
+fn the_lognormal_law_has_the_statistics_of_the_artifact_s_requests() {
+    let law = "input_tokens = { lognormal = { s = 0.8, loc = -1, scale = 18, min = 1, max = 2046 } }\ntotal_tokens = { uniform = [0, 2048] }";
+    let drawn = requests(&format!("closed-loop.requests = 100000\n{law}"));
+    let artifact = requests("trace = \"punica-textgen-1024\"\narrivals = \"closed\"");
+    let spread = |all: &[Offered], of: &dyn Fn(&Offered) -> u32| {
+        let mut lengths: Vec<u32> = all.iter().map(of).collect();
+        lengths.sort_unstable();
+        let mean = lengths.iter().map(|length| f64::from(*length)).sum::<f64>() / lengths.len() as f64;
+        (mean, f64::from(lengths[lengths.len() / 2]))
+    };
+    let input = |offered: &Offered| offered.request.prompt_tokens;
+    let output = |offered: &Offered| offered.outcome.output_tokens;
+    let ((mean, median), (artifact_mean, artifact_median)) = (spread(&drawn, &input), spread(&artifact, &input));
+    // Standard errors of 1,024 draws: 0.7 tokens for the mean prompt, 18 for the mean output.
+    assert!(
+        (mean - artifact_mean).abs() < 2.0 && (median - artifact_median).abs() <= 1.0,
+        "{mean} {artifact_mean} {median}"
+    );
+    let ((mean, median), (artifact_mean, artifact_median)) = (spread(&drawn, &output), spread(&artifact, &output));
+    assert!((mean - artifact_mean).abs() < 50.0 && (median - artifact_median).abs() < 80.0, "{mean} {artifact_mean}");
+    assert!(drawn.iter().all(|o| input(o) + output(o) <= 2048 && input(o) <= 2046 && output(o) >= 2));
+}
+
+#[test]
+fn the_cluster_hour_rises_and_falls_as_the_paper_says() {
+    let text = "arrivals.vary = { rps = 10.0 }\nwindow = { duration = \"1h\" }\ninput_tokens = 1\noutput_tokens = 1";
+    let workload = build(text);
+    // 10 · 1.2 / 2.2 requests a second on average.
+    assert_eq!(workload.len_hint(), 19_636);
+    let arrivals: Vec<f64> = workload.arrivals().map(|offered| offered.request.arrival.as_secs_f64()).collect();
+    assert!((arrivals.len() as f64 - 19_636.0).abs() < 4.0 * 19_636_f64.sqrt(), "{}", arrivals.len());
+    for (from, to) in [(0.0, 300.0), (900.0, 1200.0), (1650.0, 1950.0), (3300.0, 3600.0)] {
+        let rate = |t: f64| 10.0 * (1.2 - (std::f64::consts::TAU * t / 3600.0).cos()) / 2.2;
+        let expected: f64 = (0..300).map(|i| rate(from + f64::from(i) + 0.5)).sum();
+        let drawn = arrivals.iter().filter(|at| (from..to).contains(*at)).count() as f64;
+        assert!((drawn - expected).abs() < 4.5 * expected.sqrt(), "{from}: {drawn} of {expected:.0}");
+    }
+    let peak_first = build(
+        "arrivals.vary = { rps = 10.0, starts = \"peak\" }\nwindow = { duration = \"1h\" }\ninput_tokens = 1\noutput_tokens = 1",
+    );
+    let early = peak_first.arrivals().filter(|offered| offered.request.arrival.as_secs_f64() < 300.0).count();
+    assert!(early > 2_500, "{early}");
 }

@@ -79,3 +79,71 @@ fn an_unknown_trace_names_the_nearest_shipped_one() {
     let message = refusal("trace = \"azure-llm-2023-conf\"").to_string();
     assert!(message.contains("did you mean `azure-llm-2023-conv`?"), "{message}");
 }
+
+/// The `[traffic]` tables of the three scenarios that users wished for, with a trace that is there in place of the operator's own.
+#[test]
+fn the_wished_for_scenarios_are_read() {
+    let researcher = r#"
+        trace  = "azure-llm-2023-conv"
+        window = { duration = "40m", warmup = "5m" }
+        ranks  = { 8 = 0.4, 16 = 0.4, 64 = 0.2 }
+        popularity.working-set = { tenants = 128, adapters = 512, zipf_s = 0.9, sticky = 0.68, session_gap = "30m", drift_per_day = 0.7 }
+        output_predictor.noisy = { relative_error = 0.3 }
+    "#;
+    let workload = build(researcher);
+    assert_eq!((workload.catalog.tenants.len(), workload.catalog.adapters.len()), (128, 512));
+    assert!(
+        workload
+            .arrivals()
+            .all(|offered| offered.request.adapter.is_some() && offered.request.predicted_output_tokens.is_some())
+    );
+    for swept in ["\"working-set\"", "{ zipf = { s = 0.9 } }", "\"distinct\""] {
+        build(&format!("trace = \"azure-llm-2023-conv\"\npopularity = {swept}"));
+    }
+    let operator = traffic(
+        r#"
+        trace    = "prod/gateway.parquet"
+        columns  = { arrival = "ts", tenant = "org", adapter = "lora_name", input_tokens = "prompt_tokens", output_tokens = "completion_tokens", prefix = "block_hashes" }
+        adapters = "prod/adapters.csv"
+        window   = { start = 2026-11-16T08:00:00Z, duration = "4h", warmup = "10m" }
+        rate_scale = 1.5
+        client   = { timeout = "60s" }
+    "#,
+    );
+    let base = std::path::Path::new("/scenarios");
+    assert_eq!(operator.inputs(base), [base.join("prod/gateway.parquet"), base.join("prod/adapters.csv")]);
+    assert_eq!(
+        (operator.warmup().to_string(), operator.client_timeout().unwrap().to_string()),
+        ("400s".into(), "1m".into())
+    );
+}
+
+#[test]
+fn a_choice_s_default_is_its_name_alone_and_a_wrong_name_lists_the_right_ones() {
+    let read = |text: &str| toml::from_str::<aril_traces::Traffic>(text);
+    assert_eq!(read("popularity = \"working-set\"").unwrap(), read("popularity.working-set = {}").unwrap());
+    for (text, says) in [
+        ("popularity = \"popular\"", "`distinct`"),
+        ("popularity = 7", "string"),
+        ("popularity = { zipf = {}, distinct = {} }", "line 1"),
+        ("arrivals = { poisson = { rte = 1.0 } }", "rate"),
+        ("arrivals = \"poisson\"", "rate"),
+        ("window = { duration = 40 }", "duration"),
+        ("window = { start = \"tomorrow\" }", "2026-11-16T08:00:00Z"),
+        ("ranks = { sixteen = 1.0 }", "not a rank"),
+        ("input_tokens = -5", "line 1"),
+        ("input_tokens = 5000000000", "line 1"),
+    ] {
+        let message = read(text).unwrap_err().to_string();
+        assert!(message.contains(says) && message.contains("line 1"), "{text}: {message}");
+    }
+}
+
+#[test]
+fn the_schema_describes_what_is_read() {
+    let schema = schemars::schema_for!(aril_traces::Traffic);
+    let text = serde_json::to_string(&schema).unwrap();
+    for word in ["working-set", "closed-loop", "geometric", "relative_error", "additionalProperties"] {
+        assert!(text.contains(word), "{word}");
+    }
+}

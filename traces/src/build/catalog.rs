@@ -99,15 +99,22 @@ pub(crate) fn build(
     traffic: &Traffic,
     context: &Context<'_>,
     table: Option<&Table>,
+    clients: &[String],
     listed: Option<Listed>,
     law: Option<Law>,
     about: &mut Description,
 ) -> Result<(Catalog, Who), TraceError> {
     let popularity = traffic.popularity.as_ref().unwrap_or(&Popularity::Trace);
     let mut tenants = Tenants::default();
-    let names = table.and_then(|table| table.tenants.as_ref());
-    let trace_tenants: Vec<TenantId> =
-        names.iter().flat_map(|names| &names.names).map(|name| tenants.id(name)).collect();
+    let in_sessions = matches!(law, Some(Law::WorkingSet(_)));
+    // Sessions have tenants of their own: those of the trace do not come.
+    let names = table.and_then(|table| table.tenants.as_ref()).filter(|_| !in_sessions);
+    let trace_tenants: Vec<TenantId> = names
+        .iter()
+        .flat_map(|names| &names.names)
+        .chain(clients.iter().filter(|_| !in_sessions))
+        .map(|name| tenants.id(name))
+        .collect();
     let mut maker = Maker { traffic, context, adapters: Vec::new(), assumed: 0, drawn: 0 };
     let mut who = Who { tenants: trace_tenants, adapters: Vec::new(), nobody: TenantId(0), law, by_tenant: false };
     for row in listed.iter().flat_map(|listed| &listed.rows) {
@@ -117,13 +124,21 @@ pub(crate) fn build(
     match (&who.law, popularity) {
         (Some(law), _) => {
             if listed.is_none() {
-                generated(&mut maker, &mut tenants, law.adapters(), traffic, !who.tenants.is_empty());
+                generated(&mut maker, &mut tenants, law, traffic, !who.tenants.is_empty());
             } else if (law.adapters() as usize) > maker.adapters.len() {
                 let problem =
                     format!("the law draws {} adapters, the table lists {}", law.adapters(), maker.adapters.len());
                 return Err(TraceError::setting("adapters", problem, "list more, or let the law draw fewer"));
             }
-            about.assigned.push(format!("adapters drawn by the popularity law, {} of them", law.adapters()));
+            if in_sessions && tenants.list.is_empty() {
+                let problem = "the table of adapters names no tenants, and sessions are theirs";
+                return Err(TraceError::setting("adapters", problem, "add a column `tenant`, or leave out the table"));
+            }
+            let (count, what) = (
+                law.adapters(),
+                if in_sessions { "tenants and adapters by working set" } else { "adapters by popularity law" },
+            );
+            about.assigned.push(format!("{what}: drawn from {count} adapters"));
         }
         (None, Popularity::Tenant) => {
             if who.tenants.is_empty() {
@@ -152,7 +167,17 @@ pub(crate) fn build(
 }
 
 /// Adapters with numbers for names, and their tenants if the trace has none.
-fn generated(maker: &mut Maker<'_>, tenants: &mut Tenants, adapters: u32, traffic: &Traffic, has_tenants: bool) {
+fn generated(maker: &mut Maker<'_>, tenants: &mut Tenants, law: &Law, traffic: &Traffic, has_tenants: bool) {
+    let adapters = law.adapters();
+    if let Law::WorkingSet(law) = law {
+        for tenant in 0..law.tenants {
+            tenants.id(&format!("tenant-{tenant}"));
+        }
+        for (adapter, owner) in law.owners().into_iter().enumerate() {
+            maker.add(&format!("adapter-{adapter}"), Some(TenantId(owner)), None, None);
+        }
+        return;
+    }
     for adapter in 0..adapters {
         let owner =
             (!has_tenants).then(|| tenants.id(&format!("tenant-{}", adapter % traffic.tenants.unwrap_or(adapters))));

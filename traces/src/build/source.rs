@@ -8,9 +8,10 @@ use crate::arrivals::ArrivalLaw;
 use crate::build::{Context, synthetic};
 use crate::error::{TraceError, nearest};
 use crate::format::{Columns, Format};
-use crate::input::Source as File;
+use crate::input::{Content, Source as File};
 use crate::read::{ReadOptions, read_source};
 use crate::resample::{resampled, resampled_rows};
+use crate::servegen;
 use crate::shipped;
 use crate::table::Table;
 use crate::traffic::{LengthsFrom, Start, TooLong, Traffic};
@@ -22,15 +23,21 @@ pub(crate) struct Offer {
     pub(crate) source: Source,
     pub(crate) span: Span,
     pub(crate) requests: u64,
+    /// The clients, where requests are drawn client by client.
+    pub(crate) clients: Vec<String>,
 }
 
 /// Reads the trace, if there is one, and decides when its requests come.
 pub(crate) fn offer(traffic: &Traffic, context: &Context<'_>, about: &mut Description) -> Result<Offer, TraceError> {
     let Some(name) = &traffic.trace else { return drawn(traffic, about) };
-    let (table, shipped) = load(name, traffic.format, &traffic.columns, traffic, context)?;
+    let shipped = shipped::find(name);
     about.name = name.clone();
     about.source = shipped.map(|shipped| shipped.source.to_owned());
     about.licence = shipped.map(|shipped| shipped.licence.to_owned());
+    if is_servegen(name, traffic.format, context)? {
+        return clients(name, traffic, context, about);
+    }
+    let table = load(name, traffic.format, &traffic.columns, traffic, context)?;
     let table = fit(table, name, traffic, context)?;
     match &traffic.arrivals {
         None | Some(ArrivalLaw::Trace) => replay(traffic, context, table, about),
@@ -50,7 +57,8 @@ fn drawn(traffic: &Traffic, about: &mut Description) -> Result<Offer, TraceError
     about.assigned.push("arrivals, lengths and adapters are all drawn from laws".into());
     let span = traffic.window.duration.filter(|_| *law != ArrivalLaw::Closed).unwrap_or(Span::ZERO);
     let span = if span.is_zero() && *law != ArrivalLaw::Closed { expected_span(&process, requests) } else { span };
-    Ok(Offer { table: None, source: Source::Law { process, end_ps, limit, rows: None }, span, requests })
+    let source = Source::Law { process, end_ps, limit, rows: None };
+    Ok(Offer { table: None, source, span, requests, clients: Vec::new() })
 }
 
 /// How long a law takes for so many requests, about.
@@ -123,7 +131,7 @@ fn replay(
     }
     about.notes.append(&mut table.notes);
     let requests = rows.len() as u64;
-    Ok(Offer { table: Some(table), source: Source::Rows(rows.into()), span, requests })
+    Ok(Offer { table: Some(table), source: Source::Rows(rows.into()), span, requests, clients: Vec::new() })
 }
 
 /// The trace's requests at other times.
@@ -149,12 +157,8 @@ fn retimed(
         (_, Some(duration)) => duration,
         (_, None) => expected_span(&process, requests),
     };
-    Ok(Offer {
-        table: Some(table),
-        source: Source::Law { process, end_ps, limit, rows: Some(rows.into()) },
-        span,
-        requests,
-    })
+    let source = Source::Law { process, end_ps, limit, rows: Some(rows.into()) };
+    Ok(Offer { table: Some(table), source, span, requests, clients: Vec::new() })
 }
 
 /// Where the window begins, ps from the start of the trace.
@@ -182,6 +186,20 @@ fn spread(table: &mut Table, jitter: Span, seed: u64) {
     }
 }
 
+/// A shipped trace's bytes or a file; an error if there is neither.
+fn open<'a>(name: &'a str, context: &Context<'_>) -> Result<File<'a>, TraceError> {
+    if let Some(shipped) = shipped::find(name) {
+        return Ok(File::shipped(shipped.name, shipped.bytes));
+    }
+    let path = context.base.join(name);
+    if path.exists() {
+        return Ok(File::owned(path));
+    }
+    let shipped: Vec<&'static str> = shipped::shipped().iter().map(|shipped| shipped.name).collect();
+    let nearest = nearest(name, shipped.iter().copied());
+    Err(TraceError::UnknownTrace { nearest, name: name.to_owned(), path, shipped })
+}
+
 /// Reads a trace by its shipped name or its path.
 fn load(
     name: &str,
@@ -189,23 +207,53 @@ fn load(
     columns: &Columns,
     traffic: &Traffic,
     context: &Context<'_>,
-) -> Result<(Table, Option<&'static shipped::Shipped>), TraceError> {
+) -> Result<Table, TraceError> {
     let options = ReadOptions { arrival_unit: traffic.arrival_unit, sort: traffic.sort, failures: traffic.failures };
-    if let Some(shipped) = shipped::find(name) {
-        let file = File::shipped(shipped.name, shipped.bytes);
-        return Ok((read_source(&file, format.or(Some(shipped.format)), columns, &options)?, Some(shipped)));
+    let format = format.or(shipped::find(name).map(|shipped| shipped.format));
+    read_source(&open(name, context)?, format, columns, &options)
+}
+
+fn is_servegen(name: &str, format: Option<Format>, context: &Context<'_>) -> Result<bool, TraceError> {
+    if let Some(format) = format.or(shipped::find(name).map(|shipped| shipped.format)) {
+        return Ok(format == Format::Servegen);
     }
-    let path = context.base.join(name);
-    if !path.exists() {
-        let shipped: Vec<&'static str> = shipped::shipped().iter().map(|shipped| shipped.name).collect();
-        return Err(TraceError::UnknownTrace {
-            nearest: nearest(name, shipped.iter().copied()),
-            name: name.to_owned(),
-            path,
-            shipped,
-        });
+    let file = open(name, context)?;
+    Ok(context.base.join(name).is_dir() || matches!(file.open()?, Content::Tar(_)))
+}
+
+/// Requests drawn from ServeGen's clients.
+fn clients(name: &str, traffic: &Traffic, context: &Context<'_>, about: &mut Description) -> Result<Offer, TraceError> {
+    let of_rows = [
+        ("arrivals", traffic.arrivals.as_ref().is_some_and(|law| *law != ArrivalLaw::Trace)),
+        ("columns", !traffic.columns.is_empty()),
+        ("jitter", traffic.jitter.is_some()),
+    ];
+    if let Some((key, _)) = of_rows.iter().find(|(_, set)| *set) {
+        let advice = "leave it out; `servegen = { rate = … }` sets the rate";
+        return Err(TraceError::setting(*key, "ServeGen publishes rates and histograms, not requests", advice));
     }
-    Ok((read_source(&File::file(&path), format, columns, &options)?, None))
+    let start = match traffic.window.start {
+        None => Span::ZERO,
+        Some(Start::After(span)) => span,
+        Some(Start::Date(_)) => {
+            let advice = "write a duration from the start of the data, such as \"6h\"";
+            return Err(TraceError::setting("window.start", "the times of ServeGen are no dates", advice));
+        }
+    };
+    let folder = context.base.join(name);
+    let folder = (shipped::find(name).is_none() && folder.is_dir()).then_some(folder);
+    let data = servegen::read(&open(name, context)?, folder.as_deref())?;
+    let duration = traffic.window.duration.map(Span::as_secs_f64);
+    let model = servegen::Model::new(data, &traffic.servegen, start.as_secs_f64(), duration, about)?;
+    let limit = traffic.requests.unwrap_or(u64::from(u32::MAX));
+    let requests = limit.min(model.expected.round() as u64);
+    if requests >= u64::from(u32::MAX) {
+        let problem = format!("{:.0} requests are more than ids can count", model.expected);
+        return Err(TraceError::setting("servegen.rate", problem, "lower the rate, or shorten the window"));
+    }
+    let span = Span::from_secs_f64(model.end_s - model.start_s);
+    let clients = model.clients.iter().map(|client| client.name.clone()).collect();
+    Ok(Offer { table: None, source: Source::Clients { model, limit }, span, requests, clients })
 }
 
 /// The table that lengths are drawn from.
@@ -216,7 +264,7 @@ pub(crate) fn lengths_table(
     about: &mut Description,
 ) -> Result<Table, TraceError> {
     let unordered = Traffic { sort: Some(true), arrival_unit: None, ..traffic.clone() };
-    let (table, _) = load(&from.trace, from.format, &from.columns, &unordered, context)?;
+    let table = load(&from.trace, from.format, &from.columns, &unordered, context)?;
     let mut table = fit(table, &from.trace, traffic, context)?;
     about.notes.append(&mut table.notes);
     Ok(table)

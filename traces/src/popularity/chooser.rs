@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use aril_sim::random::Stream;
+use aril_sim::workload::Catalog;
 use rand::RngExt;
 
 use crate::arrivals::{not_negative, positive};
 use crate::error::TraceError;
 use crate::popularity::counts::{geometric_counts, uniform_sqrt_counts};
-use crate::popularity::{ADAPTERS, Popularity};
+use crate::popularity::working_set::Sessions;
+use crate::popularity::{ADAPTERS, Popularity, WorkingSet};
 
 /// More adapters than this would need gigabytes for their names alone.
 const ADAPTERS_MAX: u64 = 5_000_000;
@@ -27,6 +29,8 @@ pub(crate) enum Law {
         alpha: f64,
         adapters: u32,
     },
+    /// Tenants in sessions.
+    WorkingSet(WorkingSet),
 }
 
 impl Law {
@@ -81,6 +85,10 @@ impl Law {
                 alpha: positive("popularity.power.alpha", *alpha)?,
                 adapters: number("popularity.power.adapters", *adapters)?,
             },
+            Popularity::WorkingSet(law) => {
+                law.check()?;
+                Law::WorkingSet(WorkingSet { adapters: known.unwrap_or(law.adapters), ..*law })
+            }
         }))
     }
 
@@ -90,6 +98,7 @@ impl Law {
             Law::InOrder(n) | Law::Uniform(n) | Law::Power { adapters: n, .. } => *n,
             Law::Counts(counts) => counts.len() as u32,
             Law::Cumulative(sums) => sums.len() as u32,
+            Law::WorkingSet(law) => law.adapters,
         }
     }
 }
@@ -117,20 +126,32 @@ pub(crate) enum Chooser {
     InOrder { next: u32, adapters: u32 },
     Law(Law),
     Counts(Urn),
+    Sessions(Box<Sessions>),
 }
 
 impl Chooser {
-    pub(crate) fn new(law: &Law) -> Chooser {
+    /// `stream` is used only for what a law shuffles once.
+    pub(crate) fn new(law: &Law, catalog: &Catalog, stream: &mut Stream) -> Chooser {
         match law {
+            Law::WorkingSet(law) => Chooser::Sessions(Box::new(Sessions::new(law, catalog, stream))),
             Law::InOrder(adapters) => Chooser::InOrder { next: 0, adapters: *adapters },
             Law::Counts(counts) => Chooser::Counts(Urn::new(counts)),
             law => Chooser::Law(law.clone()),
         }
     }
 
-    /// The adapter of the next request.
-    pub(crate) fn next(&mut self, stream: &mut Stream) -> u32 {
+    /// Tenant, if the law says it, and adapter of the next request, which comes at `now_ps` in trace time.
+    pub(crate) fn next(&mut self, now_ps: u64, stream: &mut Stream) -> (Option<u32>, u32) {
+        if let Chooser::Sessions(sessions) = self {
+            let (tenant, adapter) = sessions.next(now_ps, stream);
+            return (Some(tenant), adapter);
+        }
+        (None, self.adapter(stream))
+    }
+
+    fn adapter(&mut self, stream: &mut Stream) -> u32 {
         match self {
+            Chooser::Sessions(_) => unreachable!("sessions have tenants"),
             Chooser::InOrder { next, adapters } => {
                 let adapter = *next % *adapters;
                 *next += 1;

@@ -7,6 +7,7 @@ use rand::RngExt;
 
 use crate::arrivals::Times;
 use crate::popularity::Chooser;
+use crate::servegen::Draws;
 use crate::table::Table;
 use crate::traffic::MaxTokens;
 use crate::workload::{Plan, Source, scaled};
@@ -33,6 +34,17 @@ pub(crate) struct Requests<'a> {
 enum Moments<'a> {
     Rows(std::slice::Iter<'a, (u64, u32)>),
     Law { times: Box<Times>, rows: Option<std::slice::Iter<'a, u32>> },
+    Clients(std::iter::Take<Draws<'a>>),
+}
+
+/// When a request comes, and what is known of it by then.
+struct Moment {
+    /// In trace time.
+    at_ps: u64,
+    /// Its row of the table.
+    row: Option<usize>,
+    /// Its client, with prompt and output.
+    client: Option<(u32, (u32, u32))>,
 }
 
 impl<'a> Requests<'a> {
@@ -44,6 +56,9 @@ impl<'a> Requests<'a> {
                 times: Box::new(Times::new(process, named("traffic.arrivals"), *end_ps, *limit)),
                 rows: rows.as_ref().map(|rows| rows.iter()),
             },
+            Source::Clients { model, limit } => {
+                Moments::Clients(Draws::new(model, plan.seed).take(usize::try_from(*limit).unwrap_or(usize::MAX)))
+            }
         };
         let streams = Streams {
             rows: named("traffic.lengths"),
@@ -53,31 +68,49 @@ impl<'a> Requests<'a> {
             base: named("traffic.base_share"),
             predictor: named("traffic.output_predictor"),
         };
-        Requests { catalog, plan, moments, chooser: plan.who.law.as_ref().map(Chooser::new), streams, next: 0 }
+        Requests {
+            catalog,
+            plan,
+            moments,
+            chooser: plan
+                .who
+                .law
+                .as_ref()
+                .map(|law| Chooser::new(law, catalog, &mut named("traffic.popularity.order"))),
+            streams,
+            next: 0,
+        }
     }
 
-    /// When the next request comes, ps in trace time, and its row.
-    fn moment(&mut self) -> Option<(u64, Option<usize>)> {
+    fn moment(&mut self) -> Option<Moment> {
         match &mut self.moments {
-            Moments::Rows(rows) => rows.next().map(|(at, row)| (*at, Some(*row as usize))),
+            Moments::Rows(rows) => {
+                rows.next().map(|(at, row)| Moment { at_ps: *at, row: Some(*row as usize), client: None })
+            }
             Moments::Law { times, rows } => {
                 let row = match rows {
                     None => None,
                     Some(rows) => Some(*rows.next()? as usize),
                 };
-                times.next().map(|at| (at, row))
+                times.next().map(|at_ps| Moment { at_ps, row, client: None })
             }
+            Moments::Clients(draws) => draws.next().map(|(at_ps, client, lengths)| Moment {
+                at_ps,
+                row: None,
+                client: Some((client, lengths)),
+            }),
         }
     }
 
     /// Prompt and output, tokens, and whether the prompt is the row's own.
-    fn lengths(&mut self, row: Option<usize>) -> (u32, u32, bool) {
+    fn lengths(&mut self, moment: &Moment) -> (u32, u32, bool) {
         let plan = self.plan;
         let of = |table: &Table, row: usize| (table.input_tokens[row], table.output_tokens[row]);
-        let (mut input, mut output) = match (&plan.lengths.from, row, &plan.table) {
+        let (mut input, mut output) = match (&plan.lengths.from, moment.row.zip(plan.table.as_deref()), moment.client) {
             (Some(table), _, _) => of(table, self.streams.rows.random_range(0..table.len())),
-            (None, Some(row), Some(table)) => of(table, row),
-            _ => (1, 1),
+            (None, Some((row, table)), _) => of(table, row),
+            (None, None, Some((_, lengths))) => lengths,
+            (None, None, None) => (1, 1),
         };
         let own = plan.lengths.from.is_none() && plan.lengths.input.is_none();
         if let Some(law) = &plan.lengths.input {
@@ -93,12 +126,16 @@ impl<'a> Requests<'a> {
         (input, output.max(1), own)
     }
 
-    fn who(&mut self, row: Option<usize>) -> (TenantId, Option<AdapterId>) {
+    fn who(&mut self, moment: &Moment) -> (TenantId, Option<AdapterId>) {
         let who = &self.plan.who;
-        let named = self.plan.table.as_ref().zip(row);
-        let tenant = named.and_then(|(table, row)| table.tenants.as_ref()?.get(row)).map(|t| who.tenants[t as usize]);
-        let adapter = match &mut self.chooser {
-            Some(chooser) => Some(AdapterId(chooser.next(&mut self.streams.popularity))),
+        let named = self.plan.table.as_ref().zip(moment.row);
+        let position = named.and_then(|(table, row)| table.tenants.as_ref()?.get(row));
+        let position = position.or(moment.client.map(|(client, _)| client));
+        let tenant = position.and_then(|position| who.tenants.get(position as usize)).copied();
+        let drawn = self.chooser.as_mut().map(|chooser| chooser.next(moment.at_ps, &mut self.streams.popularity));
+        let tenant = drawn.and_then(|(tenant, _)| tenant).map(TenantId).or(tenant);
+        let adapter = match drawn {
+            Some((_, adapter)) => Some(AdapterId(adapter)),
             None if who.by_tenant => tenant.map(|tenant| AdapterId(tenant.0)),
             None if who.adapters.is_empty() => None,
             None => named.and_then(|(table, row)| table.adapters.as_ref()?.get(row)).map(|a| who.adapters[a as usize]),
@@ -113,10 +150,10 @@ impl Iterator for Requests<'_> {
     type Item = Offered;
 
     fn next(&mut self) -> Option<Offered> {
-        let (at_ps, row) = self.moment()?;
-        let plan = self.plan;
-        let (prompt_tokens, output, own) = self.lengths(row);
-        let (tenant, adapter) = self.who(row);
+        let moment = self.moment()?;
+        let (plan, row) = (self.plan, moment.row);
+        let (prompt_tokens, output, own) = self.lengths(&moment);
+        let (tenant, adapter) = self.who(&moment);
         let room = plan.max_model_len - prompt_tokens;
         let sent = plan.table.as_ref().zip(row).and_then(|(table, row)| Some(table.max_tokens.as_ref()?[row]));
         let cap = match (plan.cap, sent) {
@@ -136,7 +173,7 @@ impl Iterator for Requests<'_> {
                 id,
                 tenant,
                 adapter,
-                arrival: Time::ZERO + scaled(Span::from_ps(at_ps), plan.scale),
+                arrival: Time::ZERO + scaled(Span::from_ps(moment.at_ps), plan.scale),
                 prompt_tokens,
                 max_tokens: cap,
                 predicted_output_tokens: predicted,
