@@ -2,10 +2,12 @@
 
 mod check;
 mod list;
-mod output;
+pub(crate) mod output;
 mod run;
 mod schema;
 mod trace;
+
+pub(crate) use run::placed;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -16,9 +18,9 @@ use aril_sim::policy::{Batcher, Evictor, LoadPath, Migrator, Preemptor, Router, 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::builtin;
 use crate::error::ArilError;
 use crate::registry::{Registry, Tunables};
+use crate::{builtin, compare_command, regress};
 
 /// The `aril` command with its registered policies.
 pub struct Cli {
@@ -74,6 +76,16 @@ impl Cli {
             Command::Check(arguments) => check::check(&self.registry, arguments),
             Command::Trace { command } => trace::trace(command),
             Command::List { what, format } => list::list(&self.registry, *what, *format),
+            Command::Compare(arguments) => {
+                let (text, code) = compare_command::compare(arguments)?;
+                output::print(&text)?;
+                Ok(code)
+            }
+            Command::Regress(arguments) => {
+                let (text, code) = regress::regress(&self.registry, arguments)?;
+                output::print(&text)?;
+                Ok(code)
+            }
             Command::Schema { what } => schema::schema(&self.registry, *what),
             Command::Completions { shell } => {
                 let mut text = Vec::new();
@@ -145,6 +157,12 @@ enum Command {
     /// Run a scenario, or repeat a run from its manifest.toml.
     #[command(after_help = EXIT_CODES)]
     Run(RunArguments),
+    /// Compare two runs: what moved, by how much, and is it real?
+    #[command(after_help = compare_command::EXIT_CODES)]
+    Compare(compare_command::CompareArguments),
+    /// Run a folder of scenarios against their committed baselines, for CI.
+    #[command(after_help = regress::EXIT_CODES)]
+    Regress(regress::RegressArguments),
     /// Validate a scenario and print it with every default written out.
     Check(CheckArguments),
     /// Look at, convert, or generate traces.

@@ -86,7 +86,12 @@ impl ArilError {
         ExitCode::from(match self {
             ArilError::Scenario(_) | ArilError::Input { .. } | ArilError::Trace(_) | ArilError::Profile(_) => 2,
             ArilError::Stalled { .. } => 3,
-            ArilError::Report(ReportError::Exists(_) | ReportError::NotARunDirectory { .. }) => 2,
+            ArilError::Report(
+                ReportError::Exists(_)
+                | ReportError::NotARunDirectory { .. }
+                | ReportError::NotComparable(_)
+                | ReportError::Unusable { .. },
+            ) => 2,
             ArilError::Report(_) | ArilError::Io { .. } => 4,
         })
     }

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
+use aril_reports::change::Recorded;
 use aril_reports::{Existing, Expectation, ReportInput, RunDir, RunInfo, RunResult, Summary};
 use aril_sim::batch::Coverage;
 use rayon::prelude::*;
@@ -180,7 +181,7 @@ fn report_input(plan: &Plan, finished: Vec<Finished>) -> Result<ReportInput, Ari
 }
 
 /// The date and time, to the second.
-fn now() -> String {
+pub(crate) fn now() -> String {
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let date = i64::try_from(seconds).ok().and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0));
     date.map_or_else(String::new, |date| date.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
@@ -206,4 +207,16 @@ pub fn check(plan: &Plan) -> Result<(), ArilError> {
 /// Whatever is wrong with it.
 pub fn offer(plan: &Plan, point: usize, seed: usize) -> Result<aril_traces::Workload, ArilError> {
     Ok(job::Offer::new(plan, point, seed)?.workload)
+}
+
+/// What every policy gives at a point with a seed, both by position; nothing is written.
+///
+/// # Errors
+/// Whatever is wrong with the traffic; the first policy that comes to a standstill.
+pub(crate) fn recorded(plan: &Plan, point: usize, seed: usize) -> Result<Vec<Recorded>, ArilError> {
+    let offer = job::Offer::new(plan, point, seed)?;
+    (0..plan.policies.len())
+        .into_par_iter()
+        .map(|policy| job::record(plan, Which { point, policy, seed }, &offer))
+        .collect()
 }

@@ -19,7 +19,7 @@ pub(super) fn print(text: &str) -> Result<ExitCode, ArilError> {
 }
 
 /// Draws a table.
-pub(super) fn table(headings: &[String], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(headings: &[String], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|text| crate::source::printable(text)));

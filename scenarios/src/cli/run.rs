@@ -56,7 +56,7 @@ pub(super) fn run(registry: &Registry, arguments: &RunArguments) -> Result<ExitC
 }
 
 /// A problem found later than the tree was read still has its line.
-pub(super) fn placed(document: &Document, error: ArilError) -> ArilError {
+pub(crate) fn placed(document: &Document, error: ArilError) -> ArilError {
     match error {
         ArilError::Scenario(wrong) => document.root.place(wrong).into(),
         other => other,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use aril_reports::change::{FactDigest, Recorded};
 use aril_reports::{Recorder, RecorderSettings, RunInfo, SloClass, Traffic};
 use aril_sim::engine;
 use aril_sim::time::Span;
@@ -76,6 +77,36 @@ pub(super) fn warmup(setup: &Setup) -> Span {
     setup.scenario.report.warmup.unwrap_or_else(|| setup.scenario.traffic.warmup())
 }
 
+fn info(plan: &Plan, which: Which) -> RunInfo {
+    RunInfo {
+        policy: plan.policies[which.policy].clone(),
+        seed: plan.seeds[which.seed],
+        point: plan.points[which.point].values.iter().map(|(path, node)| (path.clone(), node.label())).collect(),
+        bound: false,
+    }
+}
+
+/// Runs it, writes nothing, and keeps what changes are judged by.
+pub(super) fn record(plan: &Plan, which: Which, offer: &Offer) -> Result<Recorded, ArilError> {
+    let setup = &plan.variant(which.point, which.policy).setup;
+    let (info, seed) = (info(plan, which), plan.seeds[which.seed]);
+    let settings = RecorderSettings { tables: false, timeline_events: 0, ..recorder_settings(setup, offer) };
+    let recorder = Recorder::create(Path::new(""), &offer.catalog, settings)?;
+    let mut observer = (recorder, FactDigest::default());
+    let ended = engine::run(
+        &setup.cluster(seed),
+        &offer.catalog,
+        &setup.policies(),
+        &mut setup.executors()?,
+        &mut *offer.workload.arrivals(),
+        &mut observer,
+    )
+    .map_err(|stalled| ArilError::Stalled { policy: info.policy.clone(), seed, stalled })?;
+    let (recorder, digest) = observer;
+    let result = recorder.finish(ended.at)?;
+    Ok(Recorded::of(&info, &result.metrics, Some(digest.finish())))
+}
+
 /// Runs it and writes its folder.
 pub(super) fn run(
     plan: &Plan,
@@ -89,12 +120,7 @@ pub(super) fn run(
     let started = now();
     let setup = &plan.variant(which.point, which.policy).setup;
     let seed = plan.seeds[which.seed];
-    let info = RunInfo {
-        policy: plan.policies[which.policy].clone(),
-        seed,
-        point: plan.points[which.point].values.iter().map(|(path, node)| (path.clone(), node.label())).collect(),
-        bound: false,
-    };
+    let info = info(plan, which);
     let folder = runs.join(info.folder());
     fs::create_dir_all(&folder).map_err(ArilError::io("create the folder", &folder))?;
     let recorder = Recorder::create(&folder, &offer.catalog, recorder_settings(setup, offer))?;
