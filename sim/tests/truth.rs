@@ -3,5 +3,6 @@
 mod differential;
 mod metamorphic;
 mod queueing;
+mod regressions;
 mod stalled;
 mod station;

@@ -170,7 +170,8 @@ impl Draw {
     }
 
     fn offered(&mut self, catalog: &Catalog, unit: Span) -> Vec<Offered> {
-        let count = 1 + self.below(14);
+        let crowd = if self.one_in(8) { 60 } else { 14 };
+        let count = 1 + self.below(crowd);
         let (gap, prompt_max, output_max) = (1 + self.below(80), 1 + self.below(24), 1 + self.below(40));
         let adapters = catalog.adapters.len() as u32;
         let mut arrival = Time::ZERO;
@@ -202,6 +203,7 @@ impl Draw {
         let all_bytes: u64 = catalog.adapters.iter().map(|adapter| adapter.bytes).sum();
         let in_bytes = AdapterMemory::Bytes(20 + u64::from(self.below(30)));
         let gpu_adapters = match self.below(3) {
+            0 if self.any => AdapterMemory::Slots(1 + self.below(max_loras + 1)),
             0 => AdapterMemory::Slots(max_loras + self.below(2)),
             1 if self.any => in_bytes,
             1 => AdapterMemory::Bytes(all_bytes),

@@ -1,14 +1,15 @@
 //! Many decode steps advanced at once tell the same facts as a naive run, step by step, under random policies.
 //!
+//! What failed once is written down in `regressions`.
 //! `ARIL_SOAK_SEEDS=1000000..1200000 cargo test --release -p aril-sim soak -- --ignored` looks further than CI does.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use aril_sim::conformance::{RandomPolicies, Scenario, Terrain, differs, shrink, watched};
+use aril_sim::fact::{End, Fact, LoadCause, Observer, Power, RejectReason, Tier};
 use aril_sim::random;
-
-/// Seeds of every failure that was ever found here: they stay fixed.
-const ONCE_FAILED: &[u64] = &[2, 6, 16, 33, 183, 8782, 19759, 26333];
+use aril_sim::time::Time;
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -65,14 +66,72 @@ fn many_steps_at_once_are_the_same_steps_and_the_books_balance() {
 }
 
 #[test]
-fn what_once_failed_stays_fixed() {
-    check(ONCE_FAILED.iter().copied());
-}
-
-#[test]
 #[ignore = "a soak for idle hours: set ARIL_SOAK_SEEDS=from..to"]
 fn soak() {
     let range = std::env::var("ARIL_SOAK_SEEDS").expect("ARIL_SOAK_SEEDS=from..to says which seeds");
     let (from, to) = range.split_once("..").expect("ARIL_SOAK_SEEDS=from..to");
     check(from.parse::<u64>().expect("a number")..to.parse().expect("a number"));
+}
+
+/// How often each kind of fact is told.
+#[derive(Debug, Default)]
+struct Reach {
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Observer for Reach {
+    fn observe(&mut self, _: Time, fact: &Fact<'_>) {
+        let mut count = |what, times: u32| *self.counts.entry(what).or_default() += u64::from(times);
+        match fact {
+            Fact::Held(_) => count("held", 1),
+            Fact::Routed { recompute, .. } => count("routed again", u32::from(*recompute > 0)),
+            Fact::Preempted { .. } => count("preempted", 1),
+            Fact::Migrated { .. } => count("migrated", 1),
+            Fact::Power { power, .. } => count(if *power == Power::Off { "powered off" } else { "power" }, 1),
+            Fact::Evicted { tier, .. } => {
+                count(if *tier == Tier::Gpu { "evicted" } else { "evicted from the host" }, 1)
+            }
+            Fact::LoadStarted { from: Tier::Disk, .. } => count("loaded from disk", 1),
+            Fact::LoadStarted { cause: LoadCause::Prefetch, .. } => count("fetched ahead", 1),
+            Fact::LoadStarted { .. } => count("loaded", 1),
+            Fact::Stretch(stretch) => {
+                count("steps", stretch.steps);
+                count("stretches", u32::from(stretch.steps > 1));
+                count("stalled steps", u32::from(!stretch.stall.is_zero()));
+                count("padded steps", u32::from(stretch.padding_rows > 0));
+                let mixed = stretch.decode_rows() > 0 && stretch.prefill_tokens() > 0;
+                count("mixed steps", u32::from(mixed));
+                count("chunks", stretch.rows.iter().filter(|row| row.prefill && !row.emits).count() as u32);
+                let discarded = stretch.rows.iter().filter(|row| !row.prefill && !row.emits).count();
+                count("discarded tokens", discarded as u32);
+            }
+            Fact::Ended(life) => count(
+                match life.end {
+                    End::Finished => "finished",
+                    End::TimedOut => "timed out",
+                    End::Unfinished => "unfinished",
+                    End::Rejected(RejectReason::Router) => "turned away",
+                    End::Rejected(RejectReason::TooLong) => "too long",
+                    End::Rejected(RejectReason::AdapterTooLarge) => "adapter too large",
+                },
+                1,
+            ),
+            Fact::Offered(_) | Fact::Scheduled { .. } | Fact::LoadDone { .. } => {}
+        }
+    }
+}
+
+#[test]
+fn the_random_cases_reach_everything_that_can_happen() {
+    let mut reach = Reach::default();
+    let mut stalls = 0;
+    for seed in 1..=1_000 {
+        let case = Case::draw(seed);
+        stalls += u64::from(case.scenario.run(&case.policies.make(), true, &mut reach).is_err());
+    }
+    assert_eq!(reach.counts.len(), 24, "{reach:?}");
+    for (what, &count) in &reach.counts {
+        assert!(count >= 100, "{what}: {count} in a thousand cases");
+    }
+    assert!(stalls < 50, "{stalls} of a thousand cases stall");
 }
