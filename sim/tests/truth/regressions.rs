@@ -132,8 +132,9 @@ fn a_client_may_give_up_while_its_step_is_stalled() {
 #[test]
 fn who_stood_behind_a_request_that_left_the_queue_is_tried_at_the_next_step() {
     let asks = [(0, None, 20, 26), (20, None, 30, 1), (290, None, 2, 1)];
-    let scenario = scenario(vec![replica(4, 1, 47); 2], prices([50, 20, 10, 10]), &asks);
+    let mut scenario = scenario(vec![replica(4, 1, 47); 2], prices([50, 20, 10, 10]), &asks);
     for seed in 0..100 {
+        scenario.settings.seed = seed;
         holds(&scenario, &RandomPolicies { migrator_period: Some(ps(200)), ..RandomPolicies::plain(seed) });
     }
 }
