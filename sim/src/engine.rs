@@ -575,6 +575,7 @@ impl Engine<'_, '_> {
         self.replicas[r].power = power;
         self.board.power(&self.replicas[r]);
         self.board.publish_adapters(&mut self.replicas[r]);
+        self.publish(r);
         self.observer.observe(self.now, &Fact::Power { replica: ReplicaId(r as u32), power });
     }
 

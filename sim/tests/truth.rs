@@ -4,5 +4,6 @@ mod differential;
 mod metamorphic;
 mod queueing;
 mod regressions;
+mod signals;
 mod stalled;
 mod station;

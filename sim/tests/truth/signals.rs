@@ -1,0 +1,200 @@
+//! What routers see is what was published: the truth, counted here from facts alone, or what was true at the last tick.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use aril_sim::conformance::{RandomPolicies, Scenario, Terrain};
+use aril_sim::fact::{End, Fact, Observer, Power, Tier};
+use aril_sim::fleet::{Fleet, Signals};
+use aril_sim::policy::{Asked, Make, Policies, Route, Router};
+use aril_sim::random::{self, Stream};
+use aril_sim::time::{Span, Time};
+use aril_sim::workload::{ReplicaId, RequestId};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Count {
+    running: u32,
+    waiting: u32,
+    resident: u32,
+    on: bool,
+}
+
+/// Where everybody is, by facts.
+#[derive(Debug, Default)]
+struct Tally {
+    replicas: Vec<Count>,
+    places: BTreeMap<RequestId, (ReplicaId, bool)>,
+    /// Preempted requests leave their replica.
+    to_cluster: bool,
+    compared: u64,
+}
+
+impl Tally {
+    fn leaves(&mut self, request: RequestId) {
+        if let Some((replica, running)) = self.places.remove(&request) {
+            let count = &mut self.replicas[replica.index()];
+            if running { count.running -= 1 } else { count.waiting -= 1 }
+        }
+    }
+
+    fn told(&mut self, fact: &Fact<'_>) {
+        match *fact {
+            Fact::Routed { request, replica, .. } => {
+                self.places.insert(request, (replica, false));
+                self.replicas[replica.index()].waiting += 1;
+            }
+            Fact::Scheduled { request, replica } => {
+                self.leaves(request);
+                self.places.insert(request, (replica, true));
+                self.replicas[replica.index()].running += 1;
+            }
+            Fact::Preempted { request, replica, .. } => {
+                self.leaves(request);
+                if !self.to_cluster {
+                    self.places.insert(request, (replica, false));
+                    self.replicas[replica.index()].waiting += 1;
+                }
+            }
+            Fact::Migrated { request, .. } => self.leaves(request),
+            Fact::Ended(ref life) => self.leaves(life.offered.request.id),
+            Fact::LoadStarted { replica, from: Tier::Host, .. } => self.replicas[replica.index()].resident += 1,
+            Fact::Evicted { replica, tier: Tier::Gpu, .. } => self.replicas[replica.index()].resident -= 1,
+            Fact::Power { replica, power } => {
+                let count = &mut self.replicas[replica.index()];
+                count.on = power == Power::On;
+                if power == Power::Off {
+                    count.resident = 0;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+struct Watch(Arc<Mutex<Tally>>);
+
+impl Observer for Watch {
+    fn observe(&mut self, _: Time, fact: &Fact<'_>) {
+        self.0.lock().unwrap().told(fact);
+    }
+}
+
+/// Compares what it sees before it asks another router.
+struct Suspicious {
+    tally: Arc<Mutex<Tally>>,
+    inner: Box<dyn Router>,
+}
+
+impl Router for Suspicious {
+    fn route(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>, random: &mut Stream) -> Route {
+        let mut tally = self.tally.lock().unwrap();
+        tally.compared += 1;
+        let mut by_working_set = Vec::new();
+        for (id, count) in (0..).map(ReplicaId).zip(&tally.replicas) {
+            let seen = fleet.signals(id);
+            let told = (seen.running, seen.waiting, seen.adapters_resident, fleet.is_available(id));
+            assert_eq!(told, (count.running, count.waiting, count.resident, count.on), "{id:?}, at {}", fleet.now());
+            assert_eq!(fleet.available().contains(&id), count.on);
+            if count.on {
+                by_working_set.push((count.running + count.waiting, id));
+            }
+        }
+        by_working_set.sort();
+        assert!(fleet.by_working_set().eq(by_working_set.iter().copied()));
+        let small = by_working_set.iter().copied().filter(|(size, _)| (1..4).contains(size));
+        assert!(fleet.with_working_set(1..4).eq(small));
+        drop(tally);
+        self.inner.route(asked, fleet, random)
+    }
+
+    fn queue_key(&self, asked: &Asked<'_>) -> u64 {
+        self.inner.queue_key(asked)
+    }
+}
+
+fn with_router(
+    random: &RandomPolicies,
+    wrap: impl Fn(Box<dyn Router>) -> Box<dyn Router> + Send + Sync + 'static,
+) -> Policies {
+    let policies = random.make();
+    let make: Make<dyn Router> = policies.router;
+    Policies { router: Box::new(move || wrap(make())), ..policies }
+}
+
+#[test]
+fn without_delay_routers_see_the_truth() {
+    let mut compared = 0;
+    for seed in 0..2_000 {
+        let mut scenario = Scenario::draw(seed, Terrain::Any);
+        scenario.settings.signals_interval = Span::ZERO;
+        let random = RandomPolicies::draw(&mut random::stream(seed, "signals"), scenario.unit);
+        let on = |replica: &aril_sim::settings::ReplicaSettings| Count { on: replica.starts_on, ..Count::default() };
+        let tally = Tally {
+            replicas: scenario.settings.replicas.iter().map(on).collect(),
+            to_cluster: random.requeue_to_cluster,
+            ..Tally::default()
+        };
+        let tally = Arc::new(Mutex::new(tally));
+        let shared = Arc::clone(&tally);
+        let policies = with_router(&random, move |inner| Box::new(Suspicious { tally: Arc::clone(&shared), inner }));
+        let _ = scenario.run(&policies, seed % 2 == 0, &mut Watch(Arc::clone(&tally)));
+        compared += tally.lock().unwrap().compared;
+    }
+    assert!(compared > 20_000, "{compared} comparisons");
+}
+
+/// Remembers what it saw since the last tick.
+struct Forgetful {
+    interval: Span,
+    tick: u64,
+    seen: Vec<Signals>,
+    stale: Arc<Mutex<u64>>,
+    inner: Box<dyn Router>,
+}
+
+impl Router for Forgetful {
+    fn route(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>, random: &mut Stream) -> Route {
+        // At a tick itself an arrival comes first.
+        let tick = fleet.now().as_ps() / self.interval.as_ps();
+        let on_tick = fleet.now().as_ps().is_multiple_of(self.interval.as_ps());
+        let seen: Vec<Signals> = (0..fleet.len() as u32).map(|id| fleet.signals(ReplicaId(id))).collect();
+        if !on_tick {
+            if tick == self.tick {
+                assert_eq!(seen, self.seen, "signals change between ticks, at {}", fleet.now());
+                *self.stale.lock().unwrap() += 1;
+            }
+            (self.tick, self.seen) = (tick, seen);
+        }
+        self.inner.route(asked, fleet, random)
+    }
+}
+
+#[test]
+fn with_delay_routers_see_what_was_true_at_the_last_tick() {
+    let stale = Arc::new(Mutex::new(0));
+    let mut finished = 0;
+    for seed in 0..500 {
+        let mut scenario = Scenario::draw(seed, Terrain::Serveable);
+        let interval = scenario.unit * 97;
+        scenario.settings.signals_interval = interval;
+        let shared = Arc::clone(&stale);
+        let policies = with_router(&RandomPolicies::plain(seed), move |inner| {
+            let stale = Arc::clone(&shared);
+            Box::new(Forgetful { interval, tick: u64::MAX, seen: Vec::new(), stale, inner })
+        });
+        let mut ends = Ends(0);
+        scenario.run(&policies, true, &mut ends).expect("it is served");
+        finished += ends.0;
+    }
+    assert!(*stale.lock().unwrap() > 1_000 && finished > 1_000);
+}
+
+struct Ends(u64);
+
+impl Observer for Ends {
+    fn observe(&mut self, _: Time, fact: &Fact<'_>) {
+        if let Fact::Ended(life) = fact {
+            self.0 += u64::from(life.end == End::Finished);
+        }
+    }
+}
