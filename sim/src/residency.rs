@@ -28,25 +28,30 @@ pub(crate) struct Entry {
 struct Store {
     memory: AdapterMemory,
     bytes: u64,
-    /// In order of adapter. They are few, and looking for room reads them all: they lie side by side.
-    entries: Vec<(AdapterId, Entry)>,
+    /// The adapters in order, and apart from them what is known of each: to find one is to read few lines of memory.
+    adapters: Vec<AdapterId>,
+    entries: Vec<Entry>,
 }
 
 impl Store {
     fn new(memory: AdapterMemory) -> Store {
-        Store { memory, bytes: 0, entries: Vec::new() }
+        Store { memory, bytes: 0, adapters: Vec::new(), entries: Vec::new() }
     }
 
     fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
-        self.entries.binary_search_by_key(&adapter, |&(other, _)| other)
+        self.adapters.binary_search(&adapter)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (AdapterId, &Entry)> {
+        self.adapters.iter().copied().zip(&self.entries)
     }
 
     fn get(&self, adapter: AdapterId) -> Option<&Entry> {
-        self.position(adapter).ok().map(|position| &self.entries[position].1)
+        self.position(adapter).ok().map(|position| &self.entries[position])
     }
 
     fn get_mut(&mut self, adapter: AdapterId) -> Option<&mut Entry> {
-        self.position(adapter).ok().map(|position| &mut self.entries[position].1)
+        self.position(adapter).ok().map(|position| &mut self.entries[position])
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -68,8 +73,8 @@ impl Store {
     fn idle(&self, spare_awaited: bool) -> Vec<Idle> {
         let idle = |entry: &Entry| entry.arrived && entry.users == 0 && !(spare_awaited && entry.awaited > 0);
         let mut all = Vec::with_capacity(self.entries.len());
-        all.extend(self.entries.iter().filter(|(_, entry)| idle(entry)).map(|(adapter, entry)| Idle {
-            adapter: *adapter,
+        all.extend(self.all().filter(|(_, entry)| idle(entry)).map(|(adapter, entry)| Idle {
+            adapter,
             bytes: entry.bytes,
             loaded: entry.loaded,
             last_used: entry.last_used,
@@ -82,7 +87,8 @@ impl Store {
         self.bytes += bytes;
         let entry = Entry { bytes, ready, arrived: false, users: 0, awaited: 0, loaded: now, last_used: now, uses: 0 };
         let position = self.position(adapter).expect_err("an adapter is not loaded twice");
-        self.entries.insert(position, (adapter, entry));
+        self.adapters.insert(position, adapter);
+        self.entries.insert(position, entry);
         if let AdapterMemory::Slots(slots) = self.memory {
             assert!(self.entries.len() as u32 <= slots, "more adapters than slots");
         }
@@ -92,7 +98,9 @@ impl Store {
     }
 
     fn remove(&mut self, adapter: AdapterId) -> Entry {
-        let (_, entry) = self.entries.remove(self.position(adapter).expect("an evicted adapter was there"));
+        let position = self.position(adapter).expect("an evicted adapter was there");
+        self.adapters.remove(position);
+        let entry = self.entries.remove(position);
         self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
         entry
     }
@@ -211,7 +219,7 @@ impl Residency {
 
     /// Adapters in GPU memory or on their way there, and whether the batch uses them.
     pub(crate) fn on_gpu(&self) -> impl Iterator<Item = (AdapterId, bool)> + '_ {
-        self.gpu.entries.iter().map(|(adapter, entry)| (*adapter, entry.users > 0))
+        self.gpu.all().map(|(adapter, entry)| (adapter, entry.users > 0))
     }
 
     pub(crate) fn copies_in_flight(&self) -> u32 {
@@ -221,9 +229,8 @@ impl Residency {
     /// The GPU is given back: what was on it is gone.
     pub(crate) fn clear(&mut self) {
         assert!(self.in_flight == 0 && self.active == 0, "a GPU that is in use is not given back");
-        for (adapter, _) in self.gpu.entries.drain(..) {
-            self.changes.push((adapter, false));
-        }
+        self.changes.extend(self.gpu.adapters.drain(..).map(|adapter| (adapter, false)));
+        self.gpu.entries.clear();
         self.gpu.bytes = 0;
     }
 
@@ -369,13 +376,13 @@ impl Residency {
 
     /// Do the books balance with `users` sequences using adapters?
     pub(crate) fn check(&self, users: u32) {
-        assert_eq!(self.gpu.entries.iter().map(|(_, entry)| entry.users).sum::<u32>(), users, "adapter users");
+        assert_eq!(self.gpu.entries.iter().map(|entry| entry.users).sum::<u32>(), users, "adapter users");
         assert_eq!(
-            self.gpu.entries.iter().filter(|(_, entry)| entry.users > 0).count() as u32,
+            self.gpu.entries.iter().filter(|entry| entry.users > 0).count() as u32,
             self.active,
             "active adapters"
         );
-        assert_eq!(self.gpu.entries.iter().map(|(_, entry)| entry.bytes).sum::<u64>(), self.gpu.bytes, "adapter bytes");
+        assert_eq!(self.gpu.entries.iter().map(|entry| entry.bytes).sum::<u64>(), self.gpu.bytes, "adapter bytes");
     }
 }
 

@@ -262,10 +262,10 @@ impl Engine<'_, '_> {
             if prefill {
                 row.running.computed += row.drafted;
             } else {
+                let blocks = row.blocks_missing(steps, block_size);
                 row.running.computed += steps;
-                let blocks = row.running.computed.div_ceil(block_size).max(row.running.kv_blocks);
-                blocks_taken += blocks - row.running.kv_blocks;
-                row.running.kv_blocks = blocks;
+                row.running.kv_blocks += blocks;
+                blocks_taken += blocks;
             }
             if let Some(key) = row.sequence
                 && row.running.decodes()
