@@ -355,13 +355,15 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds `rows` rows of padding, each attending to `context` tokens: what a static batch computes for nobody.
+    /// Adds `rows` rows of padding, each attending to `context` tokens: what a static batch computes for nobody. Like
+    /// those of all rows, contexts of padding grow by a token a step while the batcher is not asked again.
     pub fn pad(&mut self, rows: u32, context: u32) {
         self.distortion.padding = Some((rows, context));
     }
 
     /// Prices the sequences of the step as if each had at least `tokens` tokens: a prompt is computed, and a decode row
-    /// attends, to that length. What an engine pays that pads to the longest of a batch.
+    /// attends, to that length. What an engine pays that pads to the longest of a batch. The length grows by a token a step
+    /// while the batcher is not asked again.
     pub fn pad_to(&mut self, tokens: u32) {
         self.distortion.length = Some(tokens);
     }

@@ -299,7 +299,8 @@ impl Engine<'_, '_> {
     fn misfit(&self, key: SequenceKey, r: usize) -> Option<RejectReason> {
         let offered = &self.sequences.get(key).offered;
         let replica = &self.replicas[r];
-        let tokens = u64::from(offered.request.prompt_tokens) + u64::from(offered.outcome.output_tokens);
+        // Nobody attends to the last token: its KV is never computed.
+        let tokens = u64::from(offered.request.prompt_tokens) + u64::from(offered.outcome.output_tokens) - 1;
         let blocks = tokens.div_ceil(u64::from(replica.settings.block_size));
         if blocks + u64::from(self.minds[r].preemptor.reserve(1)) > u64::from(replica.settings.kv_blocks) {
             return Some(RejectReason::TooLong);

@@ -163,7 +163,7 @@ pub trait Preemptor {
     /// Where does it wait?
     fn requeue(&self) -> Requeue;
 
-    /// How many blocks must be free before a step with `running` sequences, beyond what the step itself needs?
+    /// How many blocks must at least be free before a step with `running` sequences takes its own?
     fn reserve(&self, running: u32) -> u32 {
         let _ = running;
         0

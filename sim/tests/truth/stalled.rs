@@ -95,6 +95,21 @@ fn a_prompt_that_fits_no_step_stalls_under_a_batcher_that_does_not_divide_it() {
 }
 
 #[test]
+fn a_request_that_fills_the_memory_exactly_is_served_and_one_token_more_is_turned_away() {
+    // 10 prompt and 39 output tokens: the KV of the last is never computed.
+    let mut settings = servers(1, 8, Span::ZERO);
+    (settings.replicas[0].block_size, settings.replicas[0].kv_blocks) = (16, 3);
+    for (output_tokens, fits) in [(39, true), (40, false)] {
+        let offered = poisson(&mut random::stream(1, "memory"), 10.0, 3, |_, offered| {
+            offered.outcome.output_tokens = output_tokens;
+            offered.request.prompt_tokens = 10;
+        });
+        let seen = visits(&settings, &catalog(0), &first_come(u32::MAX), Second, offered).expect("all end");
+        assert!(seen.iter().all(|visit| visit.finished == fits), "{output_tokens}: {seen:?}");
+    }
+}
+
+#[test]
 fn a_client_that_gives_up_ends_the_wait() {
     let policies = Policies { router: Box::new(|| Box::new(HoldsForEver)), ..first_come(1) };
     let mut settings = servers(1, 1, Span::ZERO);
