@@ -7,3 +7,4 @@ mod regressions;
 mod signals;
 mod stalled;
 mod station;
+mod waits;

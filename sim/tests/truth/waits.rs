@@ -1,0 +1,148 @@
+//! Where the time before the first token goes, to the picosecond, in cases that can be reckoned by hand. Every step takes a second.
+
+use aril_sim::batch::{Batch, Executor, Price};
+use aril_sim::engine;
+use aril_sim::fact::{Fact, Observer, Waits};
+use aril_sim::policy::{LoadMode, LoadPath, Policies};
+use aril_sim::settings::ClusterSettings;
+use aril_sim::time::{Span, Time};
+use aril_sim::workload::{AdapterId, Offered, Outcome, Request, RequestId, TenantId};
+
+use super::station::{catalog, first_come, servers};
+
+const SECOND: Span = Span::from_secs(1);
+
+struct Second;
+
+impl Executor for Second {
+    fn run(&mut self, batch: &Batch<'_>) -> Price {
+        let steps = if batch.shape.is_decode_only() { u32::MAX } else { 1 };
+        Price { first: SECOND, increment: Span::ZERO, steps }
+    }
+}
+
+struct Join;
+
+impl LoadPath for Join {
+    fn mode(&self) -> LoadMode {
+        LoadMode::Overlapped
+    }
+}
+
+/// What was told of one request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    waits: Waits,
+    /// Seconds.
+    first_token: f64,
+    end: f64,
+    preemptions: u32,
+    hit: Option<bool>,
+}
+
+#[derive(Default)]
+struct Lives(Vec<Seen>);
+
+impl Observer for Lives {
+    fn observe(&mut self, now: Time, fact: &Fact<'_>) {
+        if let Fact::Ended(life) = fact {
+            let position = life.offered.request.id.index();
+            self.0.resize(self.0.len().max(position + 1), Seen::default());
+            self.0[position] = Seen {
+                waits: life.waits,
+                first_token: life.first_token.map_or(f64::NAN, Time::as_secs_f64),
+                end: now.as_secs_f64(),
+                preemptions: life.preemptions,
+                hit: life.adapter_hit,
+            };
+        }
+    }
+}
+
+/// Arrival (ms), adapter, prompt tokens, output tokens.
+type Asks = (u64, Option<u32>, u32, u32);
+
+fn lives(settings: &ClusterSettings, policies: &Policies, asks: &[Asks]) -> Vec<Seen> {
+    let offered = asks.iter().zip(0..).map(|(&(arrival, adapter, prompt_tokens, output_tokens), id)| {
+        let request = Request {
+            id: RequestId(id),
+            tenant: TenantId(0),
+            adapter: adapter.map(AdapterId),
+            arrival: Time::ZERO + Span::from_ms(arrival),
+            prompt_tokens,
+            max_tokens: output_tokens,
+            predicted_output_tokens: None,
+            prefix: None,
+        };
+        Offered { request, outcome: Outcome { output_tokens } }
+    });
+    let mut lives = Lives::default();
+    let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Second)];
+    let mut arrivals = offered.collect::<Vec<_>>().into_iter();
+    engine::run(settings, &catalog(4), policies, &mut executors, &mut arrivals, &mut lives).expect("all are served");
+    lives.0
+}
+
+fn waits(change: impl FnOnce(&mut Waits)) -> Waits {
+    let mut waits = Waits::default();
+    change(&mut waits);
+    waits
+}
+
+#[test]
+fn a_cold_adapter_stalls_its_step_for_exactly_one_load() {
+    let settings = servers(1, 4, Span::from_ms(300));
+    let seen =
+        lives(&settings, &first_come(u32::MAX), &[(0, Some(0), 1, 1), (5_000, Some(0), 1, 1), (9_000, Some(1), 1, 1)]);
+    let cold = waits(|w| (w.load, w.prefill) = (Span::from_ms(300), SECOND));
+    assert_eq!(seen[0].waits, cold);
+    assert_eq!(seen[1].waits, waits(|w| w.prefill = SECOND));
+    assert_eq!(seen[2].waits, cold);
+    assert_eq!(seen.iter().map(|s| s.hit).collect::<Vec<_>>(), [Some(false), Some(true), Some(false)]);
+}
+
+#[test]
+fn a_load_beside_running_steps_is_waited_for_until_the_step_after_it() {
+    let policies = Policies { load_path: Box::new(|| Box::new(Join)), ..first_come(u32::MAX) };
+    let settings = servers(1, 4, Span::from_ms(2_300));
+    // Request 0 decodes from 1 s on, second by second. Request 1 is seen at 2 s; its copy is there at 4.3 s, a step ends at 5 s.
+    let seen = lives(&settings, &policies, &[(0, None, 1, 20), (1_500, Some(0), 1, 1)]);
+    let expected = waits(|w| (w.queue, w.load, w.prefill) = (Span::from_ms(500), SECOND * 3, SECOND));
+    assert_eq!(seen[1].waits, expected);
+    assert_eq!(seen[0].end, 20.0, "steps went on");
+}
+
+#[test]
+fn who_finds_the_only_slot_in_use_waits_for_the_slot() {
+    let settings = servers(1, 4, Span::from_ms(100));
+    // Adapter 0 is in use until 4.1 s: a load, a prefill and three decodes.
+    let seen = lives(&settings, &first_come(u32::MAX), &[(0, Some(0), 1, 4), (600, Some(1), 1, 1)]);
+    let expected = waits(|w| {
+        (w.queue, w.slot) = (Span::from_ms(500), SECOND * 3);
+        (w.load, w.prefill) = (Span::from_ms(100), SECOND);
+    });
+    assert_eq!(seen[1].waits, expected);
+}
+
+#[test]
+fn who_finds_no_place_in_the_batch_waits_in_the_queue_and_who_is_held_waits_for_the_router() {
+    let asks = [(0, None, 1, 3), (500, None, 1, 1)];
+    let in_replica = lives(&servers(1, 1, Span::ZERO), &first_come(u32::MAX), &asks);
+    assert_eq!(in_replica[1].waits, waits(|w| (w.queue, w.prefill) = (Span::from_ms(2_500), SECOND)));
+    let in_cluster = lives(&servers(1, 1, Span::ZERO), &first_come(1), &asks);
+    assert_eq!(in_cluster[1].waits, waits(|w| (w.router, w.prefill) = (Span::from_ms(2_500), SECOND)));
+}
+
+#[test]
+fn a_preempted_sequence_goes_first_again_and_computes_its_tokens_again() {
+    let mut settings = servers(1, 4, Span::ZERO);
+    (settings.replicas[0].block_size, settings.replicas[0].kv_blocks) = (1, 10);
+    // Two of 3 + 7 blocks cannot grow together. At 2 s each has computed 4 tokens, at 3 s 5: no block is left, and the
+    // newer one gives way with 3 tokens out. Request 2 came before that, and still stands behind it.
+    let seen = lives(&settings, &first_come(u32::MAX), &[(0, None, 3, 7), (0, None, 3, 7), (2_500, None, 1, 1)]);
+    assert_eq!((seen[0].preemptions, seen[0].end), (0, 7.0));
+    // Alone from 7 s on: a prefill of 3 + 3 tokens emits the fourth, and three decodes follow.
+    assert_eq!((seen[1].preemptions, seen[1].end), (1, 11.0));
+    assert_eq!((seen[1].first_token, seen[1].waits), (1.0, waits(|w| w.prefill = SECOND)));
+    assert_eq!(seen[2].first_token, 8.0, "together with the prefill of request 1");
+}
