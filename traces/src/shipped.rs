@@ -1,7 +1,11 @@
 //! Traces that are part of the program, so that their names work from anywhere. Their sources and licences are in
 //! `data/SOURCES.md`.
 
-use crate::format::Format;
+use crate::error::TraceError;
+use crate::format::{Columns, Format};
+use crate::input::Source;
+use crate::read::{ReadOptions, read_source};
+use crate::table::Table;
 
 /// A trace that is part of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,17 @@ const SHIPPED: &[Shipped] = shipped![
       "https://github.com/alibaba/ServeGen, data/language/m-small/",
       "rates and length histograms of 43 clients of a small model, 08:00 to 12:00 of the first day; not requests" }
 ];
+
+impl Shipped {
+    /// Its requests as a table.
+    ///
+    /// # Errors
+    /// ServeGen's samples hold no requests: they are drawn by a workload.
+    pub fn read(&self) -> Result<Table, TraceError> {
+        let source = Source::shipped(self.name, self.bytes);
+        read_source(&source, Some(self.format), &Columns::default(), &ReadOptions::default())
+    }
+}
 
 /// The traces that are part of the program.
 pub fn shipped() -> &'static [Shipped] {

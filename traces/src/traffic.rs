@@ -115,12 +115,20 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// A folder's files by name; a file, or what is not there, as it is.
+fn files_of(path: PathBuf) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(&path) else { return vec![path] };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    files
+}
+
 impl Traffic {
-    /// The files that the traffic is read from, absolute or relative as `base` is. Shipped traces are in
+    /// The files that the traffic is read from, those of a folder each; absolute or relative as `base` is. Shipped traces are in
     /// [`Traffic::shipped_inputs`].
     pub fn inputs(&self, base: &Path) -> Vec<PathBuf> {
         let files = self.traces().filter(|name| shipped::find(name).is_none()).map(|name| base.join(name));
-        files.chain(self.adapters.iter().map(|path| base.join(path))).collect()
+        files.chain(self.adapters.iter().map(|path| base.join(path))).flat_map(files_of).collect()
     }
 
     /// The shipped traces that the traffic is read from.

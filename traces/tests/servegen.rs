@@ -139,3 +139,57 @@ fn rates_without_lengths_need_lengths_from_elsewhere() {
     let error = try_build(text, path.parent().unwrap(), 1, 0).unwrap_err();
     assert!(error.to_string().contains("no published lengths"), "{error}");
 }
+
+#[test]
+fn a_folder_of_client_files_is_read_as_an_archive_is_and_each_file_is_an_input() {
+    let shipped = aril_traces::shipped().iter().find(|shipped| shipped.name == "servegen-m-small-4h").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = zstd::stream::decode_all(shipped.bytes).unwrap();
+    tar::Archive::new(bytes.as_slice()).unpack(folder.path()).unwrap();
+    let name = "data/language/m-small";
+    let text = |trace: &str| format!("trace = {trace:?}\nservegen.rate = 1.0\nrequests = 200");
+    let from_folder = try_build(&text(name), folder.path(), 1, 0).unwrap();
+    let from_archive = try_build(&text(shipped.name), folder.path(), 1, 0).unwrap();
+    assert_eq!(from_folder.arrivals().collect::<Vec<_>>(), from_archive.arrivals().collect::<Vec<_>>());
+    assert_eq!(crate::given::traffic(&text(name)).inputs(folder.path()).len(), 43 + 38);
+    assert_eq!(crate::given::traffic(&text(shipped.name)).shipped_inputs(), [shipped]);
+}
+
+#[test]
+fn damage_in_an_archive_is_named_with_the_file_inside() {
+    for (name, content, says) in [
+        ("chunk-0-trace.csv", "0,1.0,1.0,Gamma,1.0,1.0\n600,1.0", "chunk-0-trace.csv:2"),
+        ("chunk-0-trace.csv", "0,-1.0,1.0,Gamma,1.0,1.0\n", "column `rate`"),
+        ("chunk-0-trace.csv", "0,1.0,1.0,Pareto,1.0,1.0\n", "\"Pareto\""),
+        ("chunk-0-trace.csv", "600,1,1,Gamma,1,1\n0,1,1,Gamma,1,1\n", "before the one above"),
+        ("chunk-0-trace.csv", "", "a line a window"),
+        ("chunk-0-dataset.json", "{\"0\": {\"input_tokens\": \"{x}\"}}", "input_tokens"),
+        ("chunk-0-dataset.json", "{\"0\": ", "chunk-0-dataset.json"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("chunk-0-trace.csv"), "0,1.0,1.0,Gamma,1.0,1.0\n").unwrap();
+        std::fs::write(folder.path().join(name), content).unwrap();
+        let error = try_build("trace = \".\"\nformat = \"servegen\"", folder.path(), 1, 0).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+}
+
+#[test]
+fn gaps_fill_their_window_with_the_published_burstiness() {
+    let folder = tempfile::tempdir().unwrap();
+    let lengths = "{\"0\": {\"input_tokens\": \"{10: 1.0}\", \"output_tokens\": \"{5: 1.0}\"}}";
+    std::fs::write(folder.path().join("chunk-0-dataset.json"), lengths).unwrap();
+    // Weibull of shape 0.5 has a coefficient of variation of √5, Gamma of shape 0.25 one of 2; the scales are wrong on purpose.
+    for (law, shape, cv) in [("Weibull", 0.5, 5.0_f64.sqrt()), ("Gamma", 0.25, 2.0), ("Gamma", 4.0, 0.5)] {
+        let rows: String = (0..20).map(|i| format!("{},5.0,{cv},{law},{shape},123.0\n", i * 600)).collect();
+        std::fs::write(folder.path().join("chunk-0-trace.csv"), rows).unwrap();
+        let workload = try_build("trace = \".\"\nformat = \"servegen\"", folder.path(), 1, 0).unwrap();
+        let figures = aril_traces::inspect(&workload);
+        assert_eq!(figures.requests, 60_000);
+        assert!(
+            (figures.gap_cv.unwrap() / cv - 1.0).abs() < 0.05,
+            "{law} {shape}: {:?} in place of {cv}",
+            figures.gap_cv
+        );
+    }
+}

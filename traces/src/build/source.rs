@@ -111,6 +111,20 @@ fn replay(
         let problem = format!("no request arrives in it; the trace lasts {}", Span::from_ps(table.span_ps()));
         return Err(TraceError::setting("window", problem, "move it, or make it longer"));
     }
+    if let Some(duration) = traffic.window.duration
+        && last == all.len()
+    {
+        // A quiet end is part of a trace; a window that goes on without it would dilute every rate.
+        let over = end.saturating_sub(all[last - 1]);
+        if over > (duration.as_ps() / 20).max(Span::from_secs(60).as_ps()) {
+            let problem = format!(
+                "the window ends {} after the last request; the trace lasts {}",
+                whole_seconds(over),
+                whole_seconds(all[last - 1])
+            );
+            return Err(TraceError::setting("window.duration", problem, "make it shorter, or begin it earlier"));
+        }
+    }
     let mut rows: Vec<(u64, u32)> = (first..last).map(|row| (all[row] - start, row as u32)).collect();
     let n = rows.len() as u64;
     let (head, tail) = (rows[0].0, rows[rows.len() - 1].0);
@@ -132,6 +146,11 @@ fn replay(
     about.notes.append(&mut table.notes);
     let requests = rows.len() as u64;
     Ok(Offer { table: Some(table), source: Source::Rows(rows.into()), span, requests, clients: Vec::new() })
+}
+
+/// For people: no fractions of a second.
+fn whole_seconds(ps: u64) -> Span {
+    Span::from_secs(ps / 1_000_000_000_000)
 }
 
 /// The trace's requests at other times.
