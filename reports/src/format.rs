@@ -104,16 +104,43 @@ pub fn share(x: f64) -> String {
     format!("{percent:.1} %")
 }
 
-/// A relative size as a percentage with three significant digits.
+/// A relative size as a percentage: three significant digits, at most two decimals.
 pub fn percent(x: f64) -> String {
     let percent = x * 100.0;
-    if percent.abs() < 0.005 { "0 %".to_owned() } else { format!("{} %", number(percent)) }
+    match percent.abs() {
+        size if size < 0.005 => "0 %".to_owned(),
+        size if size < 0.995 => format!("{percent:.2} %").replace('-', "−"),
+        _ => format!("{} %", number(percent)),
+    }
 }
 
-/// As [`percent`], with its sign.
+/// As [`percent`], with its sign; what is more than ten times as much is told as a factor.
 pub fn signed_percent(x: f64) -> String {
+    if x > 9.0 {
+        return format!("{}×", number(1.0 + x));
+    }
     let text = percent(x);
     if x > 0.0 && text != "0 %" { format!("+{text}") } else { text }
+}
+
+/// A difference with the half width of its interval: `−15.9 ± 2.0 %`. `scale` turns the difference into a part of a baseline;
+/// without it, shares differ in percentage points and the rest in its own unit.
+pub fn plus_minus(metric: Metric, mean: f64, half: f64, scale: Option<f64>) -> String {
+    let (mean, half, unit) = match (scale, metric.unit()) {
+        (Some(scale), _) if mean * scale > 9.0 => {
+            return format!("{}× ± {}", number(1.0 + mean * scale), number(half * scale.abs()));
+        }
+        (Some(scale), _) => (mean * scale * 100.0, half * scale.abs() * 100.0, " %"),
+        (None, Unit::Share) => (mean * 100.0, half * 100.0, " pp"),
+        (None, _) => return format!("{} ± {}", signed(metric, mean), value(metric, half)),
+    };
+    let digits = if half > 0.0 { (1 - half.log10().floor() as i32).clamp(0, 2) as usize } else { 2 };
+    let write = |x: f64| {
+        let text = format!("{x:.digits$}");
+        if text.trim_start_matches(['-', '0', '.']).is_empty() { format!("{:.digits$}", 0.0) } else { commas(&text) }
+    };
+    let sign = if mean > 0.0 && write(mean) != write(0.0) { "+" } else { "" };
+    format!("{sign}{} ± {}{unit}", write(mean), write(half))
 }
 
 /// A value of a metric with its unit.
@@ -189,6 +216,22 @@ mod tests {
         ] {
             assert_eq!(seconds(s), text);
         }
+    }
+
+    #[test]
+    fn a_difference_has_no_more_digits_than_its_interval_deserves() {
+        let text = |mean: f64, half: f64| plus_minus(Metric::Goodput, mean, half, Some(1.0));
+        assert_eq!(text(-0.159, 0.0196), "−15.9 ± 2.0 %");
+        assert_eq!(text(0.000_758, 0.000_4), "+0.08 ± 0.04 %");
+        assert_eq!(text(0.25, 0.131), "+25 ± 13 %");
+        assert_eq!(text(0.0, 0.0), "0.00 ± 0.00 %");
+        assert_eq!(text(-0.000_001, 0.001), "0.00 ± 0.10 %");
+        assert_eq!(text(164.0, 13.0), "165× ± 13.0");
+        assert_eq!(plus_minus(Metric::Attainment, -0.158, 0.016, None), "−15.8 ± 1.6 pp");
+        assert_eq!(
+            [signed_percent(0.000_758), signed_percent(0.0504), signed_percent(-0.2)],
+            ["+0.08 %", "+5.04 %", "−20.0 %"]
+        );
     }
 
     #[test]

@@ -45,14 +45,14 @@ pub(crate) fn report(input: &ReportInput, summary: &Summary) -> Result<String, R
         (opening::opening(input, summary, &points)?)
         @if !input.expectations.is_empty() { (expectations::expectations(&input.expectations)) }
         @if let [point] = points.as_slice() {
-            (sections(input, point)?)
+            (sections(input, point, true)?)
         } @else {
             section {
                 h2 id="points" { "Each point of the sweep" }
                 @for point in points.iter().take(POINTS_IN_FULL) {
                     details.point {
                         summary { h3 { (point.name) } p { (point.comparison.verdict.sentence) } }
-                        (sections(input, point)?)
+                        (sections(input, point, false)?)
                     }
                 }
                 @if points.len() > POINTS_IN_FULL {
@@ -80,10 +80,10 @@ pub(crate) fn report(input: &ReportInput, summary: &Summary) -> Result<String, R
 }
 
 /// Everything below the first screen, of one point.
-fn sections(input: &ReportInput, point: &Point<'_>) -> Result<Markup, ReportError> {
+fn sections(input: &ReportInput, point: &Point<'_>, is_only: bool) -> Result<Markup, ReportError> {
     Ok(html! {
         (latency::latencies(point))
-        (figures::latencies(input, point)?)
+        (figures::latencies(input, point, is_only)?)
         (figures::tail(input, point)?)
         (figures::batches(input, point)?)
         (figures::over_time(input, point)?)

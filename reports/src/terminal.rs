@@ -2,7 +2,7 @@
 
 use crate::compare::{Cell, Comparison, PointComparison, PolicyRow};
 use crate::format;
-use crate::metric::Metric;
+use crate::metric::{Metric, Unit};
 
 /// A table of texts: the caller draws it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,13 +78,18 @@ fn text_cell(cell: &Cell, saturated: bool) -> String {
         _ if saturated => value,
         None => value,
         Some(difference) if difference.is_tie() => format!("{value} (tie)"),
-        Some(difference) => match (difference.relative, difference.interval) {
-            (Some(relative), Some(interval)) if difference.mean != 0.0 => {
-                let half = (interval.high - interval.low) / 2.0 * (relative / difference.mean).abs();
-                format!("{value} ({} ± {})", format::signed_percent(relative), format::percent(half))
+        Some(difference) => {
+            let scale = difference
+                .relative
+                .filter(|_| cell.metric.unit() != Unit::Share)
+                .map(|relative| relative / difference.mean);
+            match difference.interval {
+                Some(interval) => {
+                    let half = (interval.high - interval.low) / 2.0;
+                    format!("{value} ({})", format::plus_minus(cell.metric, difference.mean, half, scale))
+                }
+                None => format!("{value} ({})", format::signed(cell.metric, difference.mean)),
             }
-            (Some(relative), None) => format!("{value} ({})", format::signed_percent(relative)),
-            _ => format!("{value} ({})", format::signed(cell.metric, difference.mean)),
-        },
+        }
     }
 }

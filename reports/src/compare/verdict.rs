@@ -234,13 +234,12 @@ fn said(metric: Metric, d: &Difference, corrected: &str) -> String {
         _ => format!("one seed, {n} blocks of time"),
     };
     match d.interval {
-        Some(interval) => format!(
-            "{} (95 % interval {} to {}, {}{corrected})",
-            write(d.mean),
-            write(interval.low),
-            write(interval.high),
-            basis(interval.samples)
-        ),
+        Some(interval) => {
+            // One percent sign for both ends.
+            let (low, high) = (write(interval.low), write(interval.high));
+            let low = if high.ends_with(" %") { low.trim_end_matches(" %").to_owned() } else { low };
+            format!("{} (95 % interval {low} to {high}, {}{corrected})", write(d.mean), basis(interval.samples))
+        }
         None => format!("{} (one seed: no interval)", write(d.mean)),
     }
 }

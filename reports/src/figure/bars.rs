@@ -111,7 +111,7 @@ fn bars(name: String, names: Vec<&str>, x: Scale, marks: Vec<Mark>) -> Plot {
     let names = names.iter().map(|name| shorten(name)).collect();
     Plot {
         name,
-        size: (1480, height),
+        size: (1880, height),
         x,
         y: Scale::names(names).downwards(),
         x_label: String::new(),

@@ -37,9 +37,12 @@ pub(crate) fn cdf(
     let x = Scale::log(low.max(high / 1e6) * 0.9, high * 1.1, format::axis_seconds);
     let y = Scale::linear(0.0, 1.0, 5, true, |share| format!("{:.0} %", share * 100.0));
     let mut marks = Vec::new();
-    for (name, limit) in limits.iter().filter(|(_, limit)| *limit > ends(&x).0 && *limit < ends(&x).1) {
+    let (left, right) = ends(&x);
+    for (index, (name, limit)) in limits.iter().filter(|(_, limit)| *limit > left && *limit < right).enumerate() {
         marks.push(Mark::Line { colour: colour::RULE, width: 2, points: vec![(*limit, 0.0), (*limit, 1.0)] });
-        marks.push(Mark::Text { text: name.clone(), at: (*limit, 0.06), right: true });
+        // Names of close limits must not lie over each other, nor outside.
+        let is_left = (limit / left).ln() < 0.6 * (right / left).ln();
+        marks.push(Mark::Text { text: name.clone(), at: (*limit, 0.06 + 0.09 * index as f64), right: is_left });
     }
     for (index, distribution) in distributions.iter().enumerate() {
         let points: Vec<(f64, f64)> = (0..=POINTS)

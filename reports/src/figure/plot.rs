@@ -109,7 +109,8 @@ impl Plot {
                         .map_err(said)?;
                 }
                 Mark::Band { colour, low, high } => {
-                    let outline: Vec<_> = low.iter().chain(high.iter().rev()).map(|point| self.inside(*point)).collect();
+                    let outline: Vec<_> =
+                        low.iter().chain(high.iter().rev()).map(|point| self.inside(*point)).collect();
                     chart.draw_series(std::iter::once(Polygon::new(outline, colour.mix(0.18)))).map_err(said)?;
                 }
                 Mark::Dots { colour, points } => {

@@ -200,7 +200,7 @@ fn window(kept: &KeptAll, settings: &crate::settings::RecorderSettings) -> Resul
             if end <= start || !kept.iter().any(|request| (start..=end).contains(&request.arrival)) {
                 return Err(ReportError::Empty(format!(
                     "requests arrive until {}, of which the warm-up ({}) and the drain ({}) leave nothing: shorten them, or offer more",
-                    aril_sim::time::Time::from_ps(last_arrival),
+                    crate::format::seconds(last_arrival as f64 / PS),
                     settings.warmup,
                     settings.drain
                 )));

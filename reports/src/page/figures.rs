@@ -25,12 +25,15 @@ pub(super) fn limits(point: &Point<'_>, of: fn(&SloClass) -> Option<aril_sim::ti
     limits
 }
 
-pub(super) fn latencies(input: &ReportInput, point: &Point<'_>) -> Result<Markup, ReportError> {
+/// Distributions; that of first tokens is left out where the first screen shows it.
+pub(super) fn latencies(input: &ReportInput, point: &Point<'_>, is_only: bool) -> Result<Markup, ReportError> {
     let first = cdf("Time to first token", &point.policies, |d| &d.ttft, &limits(point, |class| class.ttft), true)?;
     let each = cdf("Time per output token", &point.policies, |d| &d.tpot, &limits(point, |class| class.tpot), true)?;
     let gaps = cdf("Gaps between tokens", &point.policies, |d| &d.itl, &[], true)?;
     let end = cdf("End to end", &point.policies, |d| &d.e2e, &[], true)?;
-    Ok(html! { div.grid { @for drawn in [&first, &each, &gaps, &end] { (figure(drawn, input)) } } })
+    let closed = point.policies.iter().flat_map(|policy| &policy.runs).all(|(_, run)| run.metrics.saturation.is_none());
+    let shown = if is_only && !closed { vec![&each, &gaps, &end] } else { vec![&first, &each, &gaps, &end] };
+    Ok(html! { div.grid { @for drawn in shown { (figure(drawn, input)) } } })
 }
 
 pub(super) fn tail(input: &ReportInput, point: &Point<'_>) -> Result<Markup, ReportError> {

@@ -34,7 +34,7 @@ pub(super) fn latencies(point: &Point<'_>) -> Markup {
                                 @let latency = of(policy);
                                 tr.off[policy.bound || row.is_saturated()] {
                                     @if index == 0 { th scope="rowgroup" rowspan=(LATENCIES.len()) { (policy_name(&policy.policy, policy.bound, row.is_saturated())) } }
-                                    td { (name) }
+                                    td.text { (name) }
                                     td { (format::count(latency.count)) }
                                     @for value in [latency.mean, latency.p50, latency.p90, latency.p99, latency.max] { td { (seconds(value)) } }
                                 }

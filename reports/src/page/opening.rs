@@ -111,7 +111,7 @@ fn heading(metric: Metric) -> String {
 
 fn role(row: &PolicyRow, comparison: &PointComparison) -> String {
     if row.policy == comparison.baseline {
-        return "the others are compared with it".to_owned();
+        return "baseline".to_owned();
     }
     row.saturated_reason.clone().filter(|_| row.is_saturated()).unwrap_or_default()
 }
@@ -146,17 +146,20 @@ fn against(metric: Metric, difference: &Difference) -> Markup {
         .relative
         .filter(|_| difference.mean != 0.0 && metric.unit() != Unit::Share)
         .map(|relative| relative / difference.mean);
-    let write = |x: f64| scale.map_or_else(|| format::signed(metric, x), |scale| format::signed_percent(x * scale));
-    let text = match (difference.mean == 0.0, difference.interval) {
-        (true, None) => "the same".to_owned(),
-        (true, Some(interval)) if interval.low == interval.high => "the same".to_owned(),
-        (_, Some(interval)) if difference.is_tie() => {
-            format!("tie ({} to {})", write(interval.low), write(interval.high))
+    let text = match difference.interval {
+        None if difference.mean == 0.0 => "the same".to_owned(),
+        Some(interval) if difference.mean == 0.0 && interval.low == interval.high => "the same".to_owned(),
+        None => format!(
+            "{}, no interval",
+            scale.map_or_else(
+                || format::signed(metric, difference.mean),
+                |s| format::signed_percent(difference.mean * s)
+            )
+        ),
+        Some(interval) => {
+            let text = format::plus_minus(metric, difference.mean, (interval.high - interval.low) / 2.0, scale);
+            if difference.is_tie() { format!("tie: {text}") } else { text }
         }
-        (_, Some(interval)) => {
-            format!("{} ({} to {})", write(difference.mean), write(interval.low), write(interval.high))
-        }
-        (_, None) => format!("{}, no interval", write(difference.mean)),
     };
     html! { span class=(class) { (text) } }
 }
@@ -169,11 +172,11 @@ fn basis(comparison: &PointComparison) -> String {
         .find_map(|difference| difference.interval.map(|interval| (difference.basis, interval.samples)));
     match interval {
         Some((Basis::Seeds, n)) => format!(
-            "Differences to {}, paired over {n} seeds on the same requests; in brackets the 95 % interval. A tie is a difference that cannot be told from zero.",
+            "Below each value, the difference to {} with the half width of its 95 % interval, paired over {n} seeds on the same requests. A tie cannot be told from zero.",
             comparison.baseline
         ),
         Some((_, n)) => format!(
-            "Differences to {} on the same requests; in brackets the 95 % interval from {n} blocks of time of the only seed, taken as independent: more seeds would be better.",
+            "Below each value, the difference to {} on the same requests with the half width of its 95 % interval, from {n} blocks of time of the only seed, taken as independent: more seeds would be better.",
             comparison.baseline
         ),
         None => "No intervals: one seed, and too little time for blocks, or nothing to compare with.".to_owned(),

@@ -18,9 +18,9 @@ p{margin:.4em 0}
 .question{color:var(--soft);max-width:75ch}
 .verdict{font-size:1.5rem;line-height:1.35;font-weight:600;margin:.5em 0 .7em;max-width:60ch;letter-spacing:-.01em;overflow-wrap:anywhere}
 .note{color:var(--soft);font-size:.88rem;font-weight:400}
-.trust{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:1px;background:var(--line);border:1px solid var(--line);border-radius:8px;overflow:hidden;margin:0 0 1.4em;font-size:.86rem}
-.trust>div{background:var(--card);padding:8px 12px}
-.trust .wide{grid-column:1/-1}
+.trust{display:flex;flex-wrap:wrap;gap:1px;background:var(--line);border:1px solid var(--line);border-radius:8px;overflow:hidden;margin:0 0 1.4em;font-size:.86rem}
+.trust>div{background:var(--card);padding:8px 12px;flex:1 1 190px}
+.trust .wide{flex-basis:100%}
 .trust dt,.trust b{display:block;color:var(--soft);font-weight:500;font-size:.76rem;letter-spacing:.02em}
 .trust .warn{box-shadow:inset 4px 0 0 var(--worse)}
 .kind{display:inline-block;padding:0 .5em;border-radius:4px;font-size:.74rem;font-weight:600;line-height:1.55;white-space:nowrap;vertical-align:1px}
@@ -53,7 +53,7 @@ figure{margin:1.4em 0;min-width:0}
 figcaption{font-size:.98rem;line-height:1.45}
 figcaption .kind{font-weight:500}
 .plot{overflow-x:auto}
-.plot svg{display:block;width:100%;min-width:600px;max-width:1130px;height:auto}
+.plot svg{display:block;width:100%;min-width:700px;max-width:940px;height:auto}
 .small .plot svg{min-width:340px}
 svg text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));gap:4px 36px}
@@ -73,7 +73,7 @@ dt{font-weight:600}dd{margin:0;color:var(--soft);max-width:80ch}
 .warning{background:var(--mark);border-left:4px solid var(--published);padding:8px 12px;margin:.8em 0;font-size:.9rem}
 nav{font-size:.86rem;display:flex;flex-wrap:wrap;gap:4px 16px;margin-top:1.2em;color:var(--soft)}
 @media (max-width:640px){main{padding:18px 14px 32px}.verdict{font-size:1.2rem}h2{font-size:1.12rem}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.7em}
-.trust{grid-template-columns:1fr 1fr}tbody th{max-width:11em;white-space:normal;overflow-wrap:anywhere}}
+.trust>div{flex-basis:140px}tbody th{min-width:6.5em;max-width:10em;white-space:normal;overflow-wrap:break-word}}
 @media (prefers-color-scheme:dark){:root{--paper:#13161a;--card:#1b1f25;--ink:#e8eaed;--soft:#a2abb7;--line:#2d333b;--link:#8ab8ff;--better:#5fd6a8;--worse:#ff8f70;
 --rule:#e8eaed;--published:#f0bf5a;--derived:#cfa6ff;--measured:#5fd6a8;--mark:#2b2416}}
 @media print{.plot,.scroll{overflow:visible}details{display:block}}
