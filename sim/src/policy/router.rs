@@ -25,7 +25,7 @@ pub use random::Random;
 pub use round_robin::RoundRobin;
 pub use scorers::{Picker, Scorers};
 
-use crate::fleet::{Fleet, Signals};
+use crate::fleet::Fleet;
 use crate::workload::ReplicaId;
 
 /// What is load?
@@ -47,11 +47,11 @@ impl Load {
         match self {
             Load::Requests => (u64::from(fleet.working_set(replica)), 0),
             Load::Waiting => {
-                let signals = fleet.signals(replica);
-                (u64::from(signals.waiting), u64::from(signals.running))
+                let counts = fleet.counts(replica);
+                (u64::from(counts.waiting), u64::from(counts.running))
             }
             Load::Kv => {
-                let share = kv_used(fleet, replica, &fleet.signals(replica));
+                let share = kv_used(fleet, replica);
                 // Positive floats are ordered as their bits are.
                 (share.to_bits(), u64::from(fleet.working_set(replica)))
             }
@@ -59,9 +59,17 @@ impl Load {
     }
 }
 
+/// Has the replica so many KV blocks free that no prefill of its queue will take? Most that have not are told so by a
+/// count that needs no look at the step in flight.
+fn has_blocks(fleet: &Fleet<'_>, replica: ReplicaId, blocks: u64) -> bool {
+    u64::from(fleet.counts(replica).kv_blocks_uncommitted()) >= blocks
+        && u64::from(fleet.signals(replica).kv_blocks_uncommitted()) >= blocks
+}
+
 /// The share of a replica's KV blocks that are in use or promised to its queue: above 1 where the queue wants more than
 /// there is.
-fn kv_used(fleet: &Fleet<'_>, replica: ReplicaId, signals: &Signals) -> f64 {
+fn kv_used(fleet: &Fleet<'_>, replica: ReplicaId) -> f64 {
+    let signals = fleet.signals(replica);
     let blocks = f64::from(fleet.settings(replica).kv_blocks);
     (blocks - f64::from(signals.kv_blocks_free) + signals.kv_blocks_promised as f64).max(0.0) / blocks
 }

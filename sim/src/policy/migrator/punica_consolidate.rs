@@ -79,7 +79,8 @@ impl PunicaConsolidate {
         }
         let spare = u64::from(self.spare_blocks_per_sequence) * (u64::from(sequences) + 1);
         let needed = u64::from(promised.1) + u64::from(fleet.kv_blocks_for(replica, tokens)) + spare;
-        u64::from(fleet.signals(replica).kv_blocks_uncommitted()) >= needed
+        u64::from(fleet.counts(replica).kv_blocks_uncommitted()) >= needed
+            && u64::from(fleet.signals(replica).kv_blocks_uncommitted()) >= needed
     }
 
     /// The largest working set, promises included, that takes the sequence; ties to the highest id.

@@ -12,8 +12,8 @@ use std::cmp::Reverse;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::max_num_seqs;
 use super::punica_paper::has_place;
+use super::{has_blocks, max_num_seqs};
 use crate::fleet::Fleet;
 use crate::policy::{Asked, Route, Router, Tunable};
 use crate::random::Stream;
@@ -57,11 +57,11 @@ impl Router for PunicaArtifact {
             if !has_place(fleet, replica, working_set, self.working_set_max) {
                 continue;
             }
-            let free = fleet.signals(replica).kv_blocks_uncommitted();
             let spare = u64::from(self.spare_blocks_per_sequence) * (u64::from(working_set) + 1);
-            if u64::from(free) < u64::from(fleet.kv_blocks_for(replica, tokens)) + spare {
+            if !has_blocks(fleet, replica, u64::from(fleet.kv_blocks_for(replica, tokens)) + spare) {
                 continue;
             }
+            let free = fleet.signals(replica).kv_blocks_uncommitted();
             let same = asked.request.adapter.map_or(0, |adapter| fleet.sequences_with(replica, adapter));
             let key = (same, Reverse(free), replica);
             if best.is_none_or(|best| key > best) {

@@ -10,7 +10,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::max_num_seqs;
+use super::{has_blocks, max_num_seqs};
 use crate::fleet::Fleet;
 use crate::policy::{Asked, Route, Router, Tunable};
 use crate::random::Stream;
@@ -43,9 +43,8 @@ impl Router for PunicaPaper {
         let limit = *self.limit.get_or_insert_with(|| max_num_seqs(fleet));
         let tokens = asked.tokens();
         let fits = |&(working_set, replica): &(u32, ReplicaId)| {
-            let needed = fleet.kv_blocks_for(replica, tokens);
             has_place(fleet, replica, working_set, self.working_set_max)
-                && fleet.signals(replica).kv_blocks_uncommitted() >= needed
+                && has_blocks(fleet, replica, fleet.kv_blocks_for(replica, tokens).into())
         };
         let chosen = fleet.with_working_set(0..limit).rev().find(fits);
         chosen.map_or(Route::Hold, |(_, replica)| Route::To(replica))

@@ -113,59 +113,63 @@ fn range(values: impl Iterator<Item = u32>) -> (u32, u32) {
     values.fold((u32::MAX, 0), |(least, most), value| (least.min(value), most.max(value)))
 }
 
-fn lora_affinity(fleet: &Fleet<'_>, replica: ReplicaId, signals: &Signals, adapter: AdapterId) -> f64 {
-    let signal = fleet.adapter(replica, adapter);
-    if signal == AdapterSignal::Active {
+fn lora_affinity(fleet: &Fleet<'_>, replica: ReplicaId, counts: &Signals, adapter: AdapterId) -> f64 {
+    if holds(fleet, replica, adapter) && fleet.adapter(replica, adapter) == AdapterSignal::Active {
         1.0
-    } else if signals.adapters_active + signals.adapters_waiting < fleet.settings(replica).max_loras {
+    } else if counts.adapters_active + counts.adapters_waiting < fleet.settings(replica).max_loras {
         0.8
-    } else if signal == AdapterSignal::Waiting {
+    } else if counts.waiting > 0 && fleet.adapter(replica, adapter) == AdapterSignal::Waiting {
         0.6
     } else {
         0.0
     }
 }
 
-fn residency(fleet: &Fleet<'_>, replica: ReplicaId, signals: &Signals, adapter: AdapterId) -> f64 {
-    let has_free_slot = match fleet.settings(replica).gpu_adapters {
-        AdapterMemory::Slots(slots) => signals.adapters_resident < slots,
-        AdapterMemory::Bytes(bytes) => signals.adapter_bytes_resident < bytes,
+fn residency(fleet: &Fleet<'_>, replica: ReplicaId, counts: &Signals, adapter: AdapterId) -> f64 {
+    let has_free_slot = || match fleet.settings(replica).gpu_adapters {
+        AdapterMemory::Slots(slots) => counts.adapters_resident < slots,
+        AdapterMemory::Bytes(bytes) => counts.adapter_bytes_resident < bytes,
         AdapterMemory::Unbounded => true,
     };
-    if fleet.adapter(replica, adapter) >= AdapterSignal::Resident {
+    if holds(fleet, replica, adapter) {
         1.0
     } else if fleet.is_in_host(replica, adapter) {
         0.7
-    } else if has_free_slot {
+    } else if has_free_slot() {
         0.6
-    } else if signals.adapters_resident > signals.adapters_active {
+    } else if counts.adapters_resident > counts.adapters_active {
         0.3
     } else {
         0.0
     }
 }
 
+/// Is the adapter on the GPU or on its way? Most replicas have it not, and the list of holders is short.
+fn holds(fleet: &Fleet<'_>, replica: ReplicaId, adapter: AdapterId) -> bool {
+    fleet.holders(adapter).binary_search(&replica).is_ok()
+}
+
 impl Scorers {
     fn score(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>) {
         let available = fleet.available();
-        let queues = range(available.iter().map(|&replica| fleet.waiting(replica)));
+        let queues = range(available.iter().map(|&replica| fleet.counts(replica).waiting));
         let loads =
             range(fleet.by_working_set().next().into_iter().chain(fleet.by_working_set().next_back()).map(|(n, _)| n));
         self.scores.clear();
         for &replica in available {
-            let signals = fleet.signals(replica);
+            let signals = fleet.counts(replica);
             let mut score = self.queue * nearness(signals.waiting, queues);
             score += self.load * nearness(signals.working_set(), loads);
             if self.kv_utilization > 0.0 {
-                score += self.kv_utilization * (1.0 - kv_used(fleet, replica, &signals)).max(0.0);
+                score += self.kv_utilization * (1.0 - kv_used(fleet, replica)).max(0.0);
             }
             score += match asked.request.adapter {
                 None => self.lora_affinity + self.residency,
                 Some(adapter) => {
                     let affinity = self.lora_affinity > 0.0;
                     let place = self.residency > 0.0;
-                    (if affinity { self.lora_affinity * lora_affinity(fleet, replica, &signals, adapter) } else { 0.0 })
-                        + (if place { self.residency * residency(fleet, replica, &signals, adapter) } else { 0.0 })
+                    (if affinity { self.lora_affinity * lora_affinity(fleet, replica, signals, adapter) } else { 0.0 })
+                        + (if place { self.residency * residency(fleet, replica, signals, adapter) } else { 0.0 })
                 }
             };
             self.scores.push((score, replica));

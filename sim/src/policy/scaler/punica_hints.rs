@@ -5,6 +5,8 @@
 //! and the rule below are ours. An idle replica is kept as long as it is the only lightly loaded one: else the first
 //! hint would ask for it again at once.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,10 +28,10 @@ pub struct PunicaHints {
     pub idle_for: Span,
     /// Replicas that are never released.
     pub min_on: u32,
-    /// Since when each replica has been found idle.
+    /// Since when idle replicas have been found so.
     #[serde(skip)]
     #[schemars(skip)]
-    idle_since: Vec<Option<Time>>,
+    idle: BTreeMap<ReplicaId, Time>,
     /// Acquired, and not yet serving when it was last looked at.
     #[serde(skip)]
     #[schemars(skip)]
@@ -43,7 +45,7 @@ impl Default for PunicaHints {
             light_batch: 8,
             idle_for: Span::from_secs(60),
             min_on: 1,
-            idle_since: Vec::new(),
+            idle: BTreeMap::new(),
             starting: Vec::new(),
         }
     }
@@ -86,11 +88,11 @@ impl PunicaHints {
         let mut light = light;
         let mut actions = Vec::new();
         for (_, replica) in fleet.with_working_set(0..1) {
-            let since = *self.idle_since[replica.index()].get_or_insert(now);
+            let since = *self.idle.entry(replica).or_insert(now);
             if now < since.saturating_add(self.idle_for) || light <= 1 || on <= self.min_on as usize {
                 continue;
             }
-            self.idle_since[replica.index()] = None;
+            self.idle.remove(&replica);
             actions.push(Scale::Release(replica));
             on -= 1;
             light -= 1;
@@ -105,18 +107,15 @@ impl Scaler for PunicaHints {
     }
 
     fn plan(&mut self, fleet: &Fleet<'_>, held: usize) -> Vec<Scale> {
-        self.idle_since.resize(fleet.len(), None);
+        self.idle.retain(|&replica, _| fleet.is_available(replica) && fleet.working_set(replica) == 0);
         self.starting.retain(|&replica| fleet.power(replica) == Power::Starting);
-        // Whoever waits will take the places of the replicas that are starting; beyond them more are needed.
-        let places = fleet.settings(ReplicaId(0)).max_num_seqs.max(1) as usize;
         let starting = self.starting.len();
-        let light = fleet.with_working_set(0..self.light_batch.saturating_add(1)).count();
         if held > 0 {
+            // Whoever waits will take the places of the replicas that are starting; beyond them more are needed.
+            let places = fleet.settings(ReplicaId(0)).max_num_seqs.max(1) as usize;
             return self.acquire(fleet, held.div_ceil(places).saturating_sub(starting));
         }
-        for (_, replica) in fleet.with_working_set(1..u32::MAX) {
-            self.idle_since[replica.index()] = None;
-        }
+        let light = fleet.with_working_set(0..self.light_batch.saturating_add(1)).count();
         if light == 0 {
             return self.acquire(fleet, 1_usize.saturating_sub(starting));
         }
