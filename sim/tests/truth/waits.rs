@@ -3,10 +3,11 @@
 use aril_sim::batch::{Batch, Executor, Price};
 use aril_sim::engine;
 use aril_sim::fact::{Fact, Observer, Waits};
-use aril_sim::policy::{LoadMode, LoadPath, Policies};
+use aril_sim::fleet::Fleet;
+use aril_sim::policy::{LoadMode, LoadPath, Make, Policies, Scale, Scaler};
 use aril_sim::settings::ClusterSettings;
 use aril_sim::time::{Span, Time};
-use aril_sim::workload::{AdapterId, Offered, Outcome, Request, RequestId, TenantId};
+use aril_sim::workload::{AdapterId, Offered, Outcome, ReplicaId, Request, RequestId, TenantId};
 
 use super::station::{catalog, first_come, servers};
 
@@ -145,4 +146,29 @@ fn a_preempted_sequence_goes_first_again_and_computes_its_tokens_again() {
     assert_eq!((seen[1].preemptions, seen[1].end), (1, 11.0));
     assert_eq!((seen[1].first_token, seen[1].waits), (1.0, waits(|w| w.prefill = SECOND)));
     assert_eq!(seen[2].first_token, 8.0, "together with the prefill of request 1");
+}
+
+/// Lets go of the replica after one second, and wants it back after three.
+struct Fickle;
+
+impl Scaler for Fickle {
+    fn period(&self) -> Span {
+        SECOND
+    }
+
+    fn plan(&mut self, fleet: &Fleet<'_>, _: usize) -> Vec<Scale> {
+        match fleet.now().as_secs_f64() {
+            1.0 => vec![Scale::Release(ReplicaId(0))],
+            3.0 => vec![Scale::Acquire(ReplicaId(0))],
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[test]
+fn a_draining_replica_that_is_wanted_back_takes_who_was_held_meanwhile() {
+    let scaler: Option<Make<dyn Scaler>> = Some(Box::new(|| Box::new(Fickle)));
+    let policies = Policies { scaler, ..first_come(u32::MAX) };
+    let seen = lives(&servers(1, 4, Span::ZERO), &policies, &[(0, None, 1, 20), (2_500, None, 1, 1)]);
+    assert_eq!(seen[1].waits, waits(|w| (w.router, w.prefill) = (Span::from_ms(500), SECOND)));
 }
