@@ -19,10 +19,14 @@
 // before the wait for the preceding kernel. Weights and jobs must therefore be complete before
 // that kernel started; x, v and y need not.
 //
-// Exchange: each member writes its partial sums into an inbox of each other member and polls its
-// own. An empty word holds EMPTY, which no sum produces, so the data are their own flags; the
-// reader puts EMPTY back. Polling is free of deadlock because blocks start in the order of their
-// index, a group's blocks are neighbours, and a group fits on the chip.
+// Exchange: each member writes its partial sums into an inbox of each other member. Where the members
+// are a cluster, inboxes lie in shared memory and a transaction barrier counts the bytes that arrived.
+// Otherwise they lie in global memory, where an empty word holds EMPTY, which no sum produces, so the
+// data are their own flags, and the reader puts EMPTY back. Polling is free of deadlock because blocks
+// start in the order of their index, a group's blocks are neighbours, and a group fits on the chip.
+//
+// At decode a launch lasts some thousand cycles, and what counts is the number of dependent
+// instructions after the wait: addresses are made before it, and warps share the exchange.
 //
 // Bound by: the bytes of the weights (decode), of x and y (prefill), and one exchange through L2.
 #include "primitives.cuh"
@@ -36,23 +40,20 @@
 #ifndef WARPS
 #define WARPS 8
 #endif
-#ifndef DEPTH  // ring depth in units of two tiles
-#define DEPTH 12
-#endif
 #ifndef PAIRS  // rank pairs (16 ranks) that one warp accumulates
-#define PAIRS 4
-#endif
-#ifndef XB  // input tiles of x that a warp loads ahead
-#define XB 4
-#endif
-#ifndef YB  // output tiles of y that a warp loads ahead
-#define YB 4
+#define PAIRS 2
 #endif
 #ifndef MIN_BLOCKS
 #define MIN_BLOCKS 2
 #endif
 
-struct Job {
+// Units that a warp takes from its ring at once, in the shrink and in the expand: more of them hide more
+// latency and hold more registers. With Y_AHEAD, y of the next batch is asked for before this one is multiplied.
+constexpr int BATCH_IN = NT == 1 ? 4 : NT == 2 ? 2 : 1;
+constexpr int BATCH_OUT = NT == 1 ? 4 : NT == 2 ? 2 : 1;
+constexpr bool Y_AHEAD = NT == 2 || NT == 8;
+
+struct alignas(16) Job {
   u64 weights;  // address of the adapter's packed weights
   u32 row, rows;
   u32 rank, projection;
@@ -78,20 +79,25 @@ struct Arguments {
   const void* x;
   float4* inbox;
   u32 x_stride, inputs;
-  u32 job_count, reserved;
+  u32 job_count;
+  u32 cluster;  // whether the members of a group are a cluster
+  u32 depth;    // of a warp's ring, in units
+  u32 reserved;
   Projection projections[4];
 };
 
 enum Mode { SHRINK, EXPAND, PAIR };
 
+static_assert(WARPS == 8, "the exchange is shared among eight warps");
+constexpr u32 WARP_BITS = 3;
 constexpr u32 EMPTY = 0xffffffffu;
 constexpr u32 TILE = 512, UNIT = 2 * TILE;
 
 // The weights of one warp, in the order in which it will use them: units of two tiles (16 ranks),
 // in runs of consecutive units, the runs a fixed stride apart; first the runs of A, then those of B.
 struct Runs {
-  const u8* start;
-  u64 stride;  // bytes between the starts of consecutive runs
+  const u8* start;  // of the next unit
+  int skip;         // bytes from the end of one run to the start of the next
   u32 runs;
   u32 units;   // in one run
   u32 tiles;   // in one run: 2·units, or one fewer where the rank has an odd granule
@@ -100,38 +106,82 @@ struct Runs {
 struct Stream {
   u8* ring;  // this lane's 16 bytes of slot 0
   Runs now, next;
-  u32 unit;
+  u32 depth;        // slots
+  u32 unit;         // in the run
+  u32 left;         // units not asked for yet
+  u32 unread;       // units asked for and not taken
   u32 fill, drain;  // slots
 
+  // Asks for the next unit. There must be one left.
   DEVICE void issue() {
-    if (now.runs == 0) {
-      now = next;
-      next.runs = 0;
-    }
-    if (now.runs != 0) {
-      const u8* from = now.start + unit * UNIT;
-      u8* to = ring + fill * UNIT;
-      copy_async(to, from, 16);
-      bool second = 2 * unit + 1 < now.tiles;
-      copy_async(to + TILE, second ? from + TILE : from, second ? 16 : 0);
-      if (++unit == now.units) {
-        unit = 0;
-        now.start += now.stride;
-        --now.runs;
-      }
-    }
-    fill = fill + 1 == DEPTH ? 0 : fill + 1;
+    u8* to = ring + fill * UNIT;
+    copy_async(to, now.start, 16);
+    copy_async(to + TILE, now.start + TILE, 2 * unit + 1 < now.tiles ? 16 : 0);
     copy_commit();
+    now.start += UNIT;
+    if (++unit == now.units) {
+      unit = 0;
+      now.start += now.skip;
+      if (--now.runs == 0) now = next;
+    }
+    fill = fill + 1 == depth ? 0 : fill + 1;
+    --left;
+    ++unread;
   }
 
-  // The oldest unit; its slot is refilled at once.
-  DEVICE void take(uint4& first, uint4& second) {
-    copy_wait<DEPTH - 1>();
-    const u8* from = ring + drain * UNIT;
-    first = *(const uint4*)from;
-    second = *(const uint4*)(from + TILE);
-    drain = drain + 1 == DEPTH ? 0 : drain + 1;
-    issue();
+  // Asks for as many units as the ring holds.
+  DEVICE void begin() {
+    if (now.runs == 0) now = next;
+    unread = min(left, depth);
+    left -= unread;
+    fill = unread == depth ? 0 : unread;
+    u8* to = ring;
+    for (u32 room = unread; room > 0;) {
+      // One run, or what of it fits.
+      u32 count = min(room, now.units), size = now.tiles;
+      room -= count;
+#pragma unroll 1
+      for (u32 n = 0; n < count; ++n, size -= 2) {
+        copy_async(to, now.start, 16);
+        copy_async(to + TILE, now.start + TILE, size > 1 ? 16 : 0);
+        copy_commit();
+        now.start += UNIT;
+        to += UNIT;
+      }
+      unit = count;
+      if (unit == now.units) {
+        unit = 0;
+        now.start += now.skip;
+        if (--now.runs == 0) now = next;
+      }
+    }
+  }
+
+  // The `count` oldest units, at most COUNT; their slots are refilled at once.
+  template <int COUNT>
+  DEVICE void take(uint4 (&units)[COUNT][2], u32 count) {
+    // Units arrive in order, so those after these may still be on their way.
+    unread -= count;
+    if (unread >= 7)
+      copy_wait<7>();
+    else if (unread >= 4)
+      copy_wait<4>();
+    else if (unread >= 2)
+      copy_wait<2>();
+    else
+      copy_wait<0>();
+#pragma unroll
+    for (int n = 0; n < COUNT; ++n)
+      if (COUNT == 1 || n < count) {
+        const u8* from = ring + drain * UNIT;
+        units[n][0] = *(const uint4*)from;
+        units[n][1] = *(const uint4*)(from + TILE);
+        drain = drain + 1 == depth ? 0 : drain + 1;
+      }
+    if (left == 0) return;
+    const u32 refill = min(left, count);
+#pragma unroll 1
+    for (u32 n = 0; n < refill; ++n) issue();
   }
 };
 
@@ -141,10 +191,14 @@ DEVICE bool arrived(const float4& v) {
 DEVICE float never_empty(float v) { return float_bits(v) == EMPTY ? bits_float(0x7fffffffu) : v; }
 DEVICE float4 add(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
-// Waits for up to COUNT cells, takes them, leaves them empty. Null cells are skipped.
+DEVICE float4 empty_cell() {
+  const float empty = bits_float(EMPTY);
+  return make_float4(empty, empty, empty, empty);
+}
+
+// Waits for up to COUNT cells in global memory, takes them, leaves them empty. Null cells are skipped.
 template <int COUNT>
 DEVICE void receive(float4* (&cells)[COUNT], float4 (&values)[COUNT]) {
-  const float empty = bits_float(EMPTY);
 #pragma unroll
   for (int i = 0; i < COUNT; ++i)
     if (cells[i]) values[i] = load_relaxed(cells[i]);
@@ -155,8 +209,24 @@ DEVICE void receive(float4* (&cells)[COUNT], float4 (&values)[COUNT]) {
         poll_pause();
         values[i] = load_relaxed(cells[i]);
       }
-      store_relaxed(cells[i], make_float4(empty, empty, empty, empty));
+      store_relaxed(cells[i], empty_cell());
     }
+}
+
+// The sum of `count` cells, `stride` vectors apart, in order.
+DEVICE float4 sum_of(const float4* cells, u32 count, u32 stride) {
+  float4 sum = cells[0];
+  if (count == 8) {
+    float4 others[7];
+#pragma unroll
+    for (int n = 0; n < 7; ++n) others[n] = cells[(n + 1) * stride];
+#pragma unroll
+    for (int n = 0; n < 7; ++n) sum = add(sum, others[n]);
+  } else {
+#pragma unroll 3
+    for (u32 n = 1; n < count; ++n) sum = add(sum, cells[n * stride]);
+  }
+  return sum;
 }
 
 // Sums as the shrink left them (rank = i, rows 2q and 2q+1; rank i+8) → the right operand of the
@@ -170,17 +240,212 @@ DEVICE uint4 split(float4 sum, float scale) {
   return make_uint4(high01, high23, low01, low23);
 }
 
+// x of this lane: row i of each row tile, 8 inputs of each input tile.
+struct Inputs {
+  const u8* base;  // this lane's first input of its row of the first row tile
+  u32 row_step;    // bytes between row tiles
+  u32 step;        // bytes between this warp's input tiles
+  u32 tiles;       // input tiles of this warp
+  u32 here;        // those in which this lane's inputs exist
+  u32 rows;        // rows of the tile from this lane's on: row tile nt has one if 8·nt < rows
+
+  template <int COUNT>
+  DEVICE void load(uint4 (&into)[COUNT][NT], u32 tile) const {
+    const u8* from = base + u64(tile) * step;
+#pragma unroll
+    for (int b = 0; b < COUNT; ++b)
+#pragma unroll
+      for (int nt = 0; nt < NT; ++nt) {
+        into[b][nt] = make_uint4(0, 0, 0, 0);
+        if (tile + b < here && nt * 8 < (int)rows) into[b][nt] = *(const uint4*)(from + b * step + u64(nt) * row_step);
+      }
+  }
+};
+
+// Partial sums of PAIRS_HERE rank pairs over this warp's inputs.
+template <int PAIRS_HERE>
+DEVICE void multiply_inputs(Stream& stream, const Inputs& x, u32 row_tiles, float (&sums)[PAIRS][NT][4]) {
+  constexpr int TILES = BATCH_IN / PAIRS_HERE > 0 ? BATCH_IN / PAIRS_HERE : 1;
+  uint4 now[TILES][NT], ahead[TILES][NT];
+  x.load(now, 0);
+#pragma unroll 1
+  for (u32 tile = 0; tile < x.tiles; tile += TILES) {
+    x.load(ahead, tile + TILES);
+    uint4 units[TILES * PAIRS_HERE][2];
+    u32 here = min((u32)TILES, x.tiles - tile);
+    stream.take(units, here * PAIRS_HERE);
+#pragma unroll
+    for (int b = 0; b < TILES; ++b)
+      if (b == 0 || b < here)
+#pragma unroll
+        for (int p = 0; p < PAIRS_HERE; ++p)
+#pragma unroll
+          for (int nt = 0; nt < NT; ++nt)
+            if (nt < row_tiles) {
+              uint4 a = units[b * PAIRS_HERE + p][0], c = units[b * PAIRS_HERE + p][1];
+              ELEMENT::mma(sums[p][nt], a.x, c.x, a.y, c.y, now[b][nt].x, now[b][nt].y);
+              ELEMENT::mma(sums[p][nt], a.z, c.z, a.w, c.w, now[b][nt].z, now[b][nt].w);
+            }
+#pragma unroll
+    for (int b = 0; b < TILES; ++b)
+#pragma unroll
+      for (int nt = 0; nt < NT; ++nt) now[b][nt] = ahead[b][nt];
+  }
+}
+
+// y of this lane: rows 2q and 2q + 1 of each row tile, 4 columns of each output tile.
+struct Outputs {
+  static constexpr u32 STEP = WARPS * 64;  // bytes between this warp's output tiles
+
+  u8* base;  // this lane's first column of its first row
+  u32 row_bytes;
+  u32 tiles;  // output tiles of this warp
+  u32 here;   // those in which this lane's columns exist
+  u32 rows;   // rows of the tile from this lane's first on
+
+  template <int COUNT>
+  DEVICE void load(uint2 (&into)[COUNT][NT][2], u32 tile) const {
+    const u8* from = base + tile * STEP;
+#pragma unroll
+    for (int nt = 0; nt < NT; ++nt)
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd)
+        if (nt * 8 + odd < (int)rows)
+#pragma unroll
+          for (int b = 0; b < COUNT; ++b)
+            if (tile + b < here) into[b][nt][odd] = *(const uint2*)(from + u64(nt * 8 + odd) * row_bytes + b * STEP);
+  }
+
+  DEVICE void add(const uint2 (&before)[NT][2], const float (&sums)[2][NT][4], u32 tile) const {
+    if (tile >= here) return;
+    u8* to = base + tile * STEP;
+#pragma unroll
+    for (int nt = 0; nt < NT; ++nt)
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd)
+        if (nt * 8 + odd < (int)rows) {
+          uint2 y = before[nt][odd];
+          y.x = ELEMENT::pack(ELEMENT::low(y.x) + sums[0][nt][odd], ELEMENT::high(y.x) + sums[0][nt][2 + odd]);
+          y.y = ELEMENT::pack(ELEMENT::low(y.y) + sums[1][nt][odd], ELEMENT::high(y.y) + sums[1][nt][2 + odd]);
+          *(uint2*)(to + u64(nt * 8 + odd) * row_bytes) = y;
+        }
+  }
+};
+
+// Adds this lane's share of one unit: 32 outputs × 16 ranks times v, high part and low part.
+template <int STRIDE>
+DEVICE void multiply_ranks(float (&sums)[2][NT][4], const uint4 (&unit)[2], const uint4* v, u32 row_tiles) {
+  uint4 a = unit[0], c = unit[1];
+#pragma unroll
+  for (int nt = 0; nt < NT; ++nt)
+    if (nt < row_tiles) {
+      uint4 part = v[nt * STRIDE];
+      ELEMENT::mma(sums[0][nt], a.x, a.y, c.x, c.y, part.x, part.y);
+      ELEMENT::mma(sums[1][nt], a.z, a.w, c.z, c.w, part.x, part.y);
+      ELEMENT::mma(sums[0][nt], a.x, a.y, c.x, c.y, part.z, part.w);
+      ELEMENT::mma(sums[1][nt], a.z, a.w, c.z, c.w, part.z, part.w);
+    }
+}
+
+// Output tiles that one batch of units completes, for a rank of this many pairs.
+constexpr int tiles_in_batch(int pairs) { return BATCH_OUT / pairs > 0 ? BATCH_OUT / pairs : 1; }
+
+// y += v·B over this warp's outputs, TILES of them at once, each of `pairs` units.
+template <int TILES, int PAIRS_HERE>
+DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* operand, u32 pairs, u32 row_tiles,
+                             uint2 (&first)[BATCH_OUT][NT][2]) {
+  // A short rank's v stays in registers.
+  constexpr bool IN_REGISTERS = PAIRS_HERE > 0 && PAIRS_HERE * NT <= 2;
+  uint4 held[IN_REGISTERS ? PAIRS_HERE : 1][NT];
+#pragma unroll
+  for (int p = 0; p < PAIRS_HERE && IN_REGISTERS; ++p)
+#pragma unroll
+    for (int nt = 0; nt < NT; ++nt)
+      if (nt < row_tiles) held[p][nt] = operand[(p * row_tiles + nt) * 32];
+  uint2 now[TILES][NT][2], ahead[TILES][NT][2];
+#pragma unroll
+  for (int b = 0; b < TILES; ++b)
+#pragma unroll
+    for (int nt = 0; nt < NT; ++nt)
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd) now[b][nt][odd] = first[b][nt][odd];
+#pragma unroll 1
+  for (u32 tile = 0; tile < y.tiles; tile += TILES) {
+    if (Y_AHEAD) y.load(ahead, tile + TILES);
+    float sums[TILES][2][NT][4];
+#pragma unroll
+    for (int b = 0; b < TILES; ++b)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int nt = 0; nt < NT; ++nt)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sums[b][half][nt][e] = 0.f;
+    u32 here = min((u32)TILES, y.tiles - tile);
+    if (PAIRS_HERE > 0) {
+      uint4 units[TILES * (PAIRS_HERE > 0 ? PAIRS_HERE : 1)][2];
+      stream.take(units, here * PAIRS_HERE);
+#pragma unroll
+      for (int b = 0; b < TILES; ++b)
+        if (b == 0 || b < here)
+#pragma unroll
+          for (int p = 0; p < PAIRS_HERE; ++p)
+            if (IN_REGISTERS)
+              multiply_ranks<1>(sums[b], units[b * PAIRS_HERE + p], held[p], row_tiles);
+            else
+              multiply_ranks<32>(sums[b], units[b * PAIRS_HERE + p], operand + p * row_tiles * 32, row_tiles);
+    } else {
+#pragma unroll 1
+      for (u32 pair = 0; pair < pairs; pair += BATCH_OUT) {
+        uint4 units[BATCH_OUT][2];
+        u32 count = min((u32)BATCH_OUT, pairs - pair);
+        stream.take(units, count);
+#pragma unroll
+        for (int p = 0; p < BATCH_OUT; ++p)
+          if (p == 0 || p < count) multiply_ranks<32>(sums[0], units[p], operand + (pair + p) * row_tiles * 32, row_tiles);
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < TILES; ++b)
+      if (b == 0 || b < here) y.add(now[b], sums[b], tile + b);
+    if (!Y_AHEAD && tile + TILES < y.tiles) y.load(now, tile + TILES);
+#pragma unroll
+    for (int b = 0; b < TILES && Y_AHEAD; ++b)
+#pragma unroll
+      for (int nt = 0; nt < NT; ++nt)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) now[b][nt][odd] = ahead[b][nt][odd];
+  }
+}
+
+// How many of `tiles` tiles, `step` apart from `first` on, begin below `end`. Only the last one may not.
+DEVICE u32 tiles_below(u32 first, u32 step, u32 end, u32 tiles) {
+  return tiles > 0 && first + (tiles - 1) * step >= end ? tiles - 1 : tiles;
+}
+
+DEVICE Job job_of(const Job* jobs, u32 block) {
+  union {
+    uint4 words[4];
+    Job job;
+  } loaded;
+  const uint4* from = (const uint4*)(jobs + block);
+#pragma unroll
+  for (int n = 0; n < 4; ++n) loaded.words[n] = from[n];
+  return loaded.job;
+}
+
 template <Mode MODE>
 DEVICE void lora(const Arguments& args) {
   dependents_trigger();
-  u32 block = block_index();
-  u32 rows = 0;
-  if (block < args.job_count) rows = args.jobs[block].rows;
-  if (rows == 0) {
+  const u32 block = block_index();
+  Job job;
+  job.rows = 0;
+  if (block < args.job_count) job = job_of(args.jobs, block);
+  if (job.rows == 0) {
     dependency_wait();
     return;
   }
-  const Job job = args.jobs[block];
+  const u32 rows = job.rows;
   const Projection& projection = args.projections[job.projection];
   const u32 lane = thread_index() % 32, warp = thread_index() / 32;
   const u32 i = lane / 4, q = lane % 4;
@@ -190,71 +455,81 @@ DEVICE void lora(const Arguments& args) {
   const u32 cells = pairs * row_tiles;  // of 16 ranks × 8 rows, 512 bytes in fp32
 
   // Shrink: warps share the inputs, and the ranks too where one warp cannot accumulate them all.
-  u32 splits = 1;
-  while (splits * PAIRS < pairs) splits *= 2;
-  const u32 k_warps = WARPS / splits;
-  const u32 k_warp = warp % k_warps, pairs_each = (pairs + splits - 1) / splits;
-  const u32 pair_begin = min(pairs, warp / k_warps * pairs_each), my_pairs = min(pairs_each, pairs - pair_begin);
+  u32 split_bits = 0;
+  while ((PAIRS << split_bits) < pairs) ++split_bits;
+  const u32 k_bits = WARP_BITS - split_bits, k_warps = 1u << k_bits;
+  const u32 k_warp = warp & (k_warps - 1), pairs_each = (pairs + (1u << split_bits) - 1) >> split_bits;
+  const u32 pair_begin = min(pairs, (warp >> k_bits) * pairs_each), my_pairs = min(pairs_each, pairs - pair_begin);
   u32 my_inputs = 0, my_columns = 0;  // tiles
-  if (MODE != EXPAND && my_pairs && job.k_tiles > k_warp) my_inputs = (job.k_tiles - k_warp - 1) / k_warps + 1;
+  if (MODE != EXPAND && my_pairs && job.k_tiles > k_warp) my_inputs = ((job.k_tiles - k_warp - 1) >> k_bits) + 1;
   if (MODE != SHRINK && job.column_tiles > warp) my_columns = (job.column_tiles - warp - 1) / WARPS + 1;
 
   u8* const ring = shared_base();
-  float4* const partial = (float4*)(ring + WARPS * DEPTH * UNIT);              // [k warp][cell][lane]
+  float4* const partial = (float4*)(ring + WARPS * args.depth * UNIT);         // [k warp][cell][lane]
   float4* const stage = partial + (MODE == EXPAND ? 1 : k_warps) * cells * 32;  // [member][cell][lane]
-  uint4* const operand = (uint4*)partial;                                      // [cell][lane]
+  const u32 members = job.members, me = job.member;
+  // v as the expand's operand, [cell][lane]: in the place where this member would send sums to itself. It must not
+  // take the place of sums that another warp has yet to read.
+  const bool few = cells < WARPS;
+  uint4* const operand = (uint4*)(MODE == PAIR && few && members > 1 ? stage + me * cells * 32 : partial);
+  u64* const inbox_barrier = (u64*)(stage + members * cells * 32);  // with a cluster
 
   Stream stream;
-  stream.ring = ring + warp * DEPTH * UNIT + lane * 16;
-  stream.unit = stream.fill = stream.drain = 0;
+  stream.ring = ring + warp * args.depth * UNIT + lane * 16;
+  stream.depth = args.depth;
+  stream.unit = stream.fill = stream.drain = stream.unread = 0;
   const u8* weights = (const u8*)job.weights + lane * 16;
   stream.now.start =
       weights + (projection.a_tiles * granules + u64(job.k_tile + k_warp) * granules + 2 * pair_begin) * TILE;
-  stream.now.stride = u64(k_warps) * granules * TILE;
+  stream.now.skip = int(k_warps * granules * TILE) - int(my_pairs * UNIT);
   stream.now.runs = my_inputs;
   stream.now.units = my_pairs;
   stream.now.tiles = min(2 * my_pairs, granules - min(granules, 2 * pair_begin));
   stream.next.start = weights + (projection.b_tiles * granules + u64(job.column_tile + warp) * granules) * TILE;
-  stream.next.stride = u64(WARPS) * granules * TILE;
+  stream.next.skip = int(WARPS * granules * TILE) - int(pairs * UNIT);
   stream.next.runs = my_columns;
   stream.next.units = pairs;
   stream.next.tiles = granules;
-#pragma unroll 1
-  for (u32 n = 0; n < DEPTH; ++n) stream.issue();
+  stream.left = my_inputs * my_pairs + my_columns * pairs;
+  stream.begin();
+
+  // The exchange: a cell belongs to `share` warps, which divide the other members among themselves.
+  const bool cluster = MODE != EXPAND && members > 1 && args.cluster;
+  const u32 share_bits = cells == 1 ? 3 : cells == 2 ? 2 : cells <= 4 ? 1 : 0, share = 1u << share_bits;
+  const u32 my_cell = warp >> share_bits, sub = warp & (share - 1);
+  if (cluster) {
+    if (thread_index() == 0) {
+      u32 expected = MODE == PAIR ? cells : cells > me ? (cells - me - 1) / members + 1 : 0;
+      barrier_init(inbox_barrier, (members - 1) * expected * TILE);
+    }
+    cluster_arrive();
+  }
+
+  Inputs x;
+  {
+    const u32 first = (job.k_tile + k_warp) * 32 + 8 * q;
+    x.base = (const u8*)args.x + (u64(job.row + i) * args.x_stride + first) * 2;
+    x.row_step = args.x_stride * 16;
+    x.step = k_warps * 64;
+    x.tiles = my_inputs;
+    x.here = tiles_below(first, k_warps * 32, args.inputs, my_inputs);
+    x.rows = rows - min(rows, i);
+  }
+  Outputs y;
+  {
+    const u32 first = (job.column_tile + warp) * 32 + 4 * i;
+    y.row_bytes = projection.y_stride * 2;
+    y.base = (u8*)projection.y + u64(job.row + 2 * q) * y.row_bytes + u64(first) * 2;
+    y.tiles = my_columns;
+    y.here = tiles_below(first, WARPS * 32, projection.columns, my_columns);
+    y.rows = rows - min(rows, 2 * q);
+  }
+  uint2 y_first[BATCH_OUT][NT][2];
+  if (cluster) cluster_wait();
 
   dependency_wait();
 
-  // y of the first output tiles: asked for now, used last.
-  const u64 y_row_bytes = u64(projection.y_stride) * 2;
-  u8* const y_base = (u8*)projection.y + (job.row + 2 * q) * y_row_bytes;
-  uint2 y_now[YB][NT][2];
-  auto column_of = [&](u32 n) { return (job.column_tile + warp + n * WARPS) * 32 + 4 * i; };
-  auto load_y = [&](uint2(&into)[YB][NT][2], u32 first) {
-#pragma unroll
-    for (int b = 0; b < YB; ++b)
-#pragma unroll
-      for (int nt = 0; nt < NT; ++nt)
-#pragma unroll
-        for (int odd = 0; odd < 2; ++odd) {
-          u32 column = column_of(first + b);
-          if (first + b < my_columns && column < projection.columns && nt * 8 + 2 * q + odd < rows)
-            into[b][nt][odd] = *(const uint2*)(y_base + (nt * 8 + odd) * y_row_bytes + u64(column) * 2);
-        }
-  };
-
   if (MODE != EXPAND) {
-    const u8* const x_base = (const u8*)args.x + (u64(job.row) + i) * args.x_stride * 2;
-    auto load_x = [&](uint4(&into)[XB][NT], u32 first) {
-#pragma unroll
-      for (int b = 0; b < XB; ++b)
-#pragma unroll
-        for (int nt = 0; nt < NT; ++nt) {
-          u32 input = (job.k_tile + k_warp + (first + b) * k_warps) * 32 + 8 * q;
-          into[b][nt] = make_uint4(0, 0, 0, 0);
-          if (first + b < my_inputs && input < args.inputs && nt * 8 + i < rows)
-            into[b][nt] = *(const uint4*)(x_base + (u64(nt * 8) * args.x_stride + input) * 2);
-        }
-    };
     float sums[PAIRS][NT][4];
 #pragma unroll
     for (int p = 0; p < PAIRS; ++p)
@@ -262,35 +537,10 @@ DEVICE void lora(const Arguments& args) {
       for (int nt = 0; nt < NT; ++nt)
 #pragma unroll
         for (int e = 0; e < 4; ++e) sums[p][nt][e] = 0.f;
-
-    uint4 x_now[XB][NT], x_next[XB][NT];
-    load_x(x_now, 0);
-    if (MODE == PAIR) load_y(y_now, 0);
-#pragma unroll 1
-    for (u32 k = 0; k < my_inputs; k += XB) {
-      load_x(x_next, k + XB);
-#pragma unroll
-      for (int b = 0; b < XB; ++b)
-        if (k + b < my_inputs) {
-#pragma unroll
-          for (int p = 0; p < PAIRS; ++p)
-            if (p < my_pairs) {
-              uint4 a, c;
-              stream.take(a, c);
-#pragma unroll
-              for (int nt = 0; nt < NT; ++nt)
-                if (nt < row_tiles) {
-                  ELEMENT::mma(sums[p][nt], a.x, c.x, a.y, c.y, x_now[b][nt].x, x_now[b][nt].y);
-                  ELEMENT::mma(sums[p][nt], a.z, c.z, a.w, c.w, x_now[b][nt].z, x_now[b][nt].w);
-                }
-            }
-        }
-#pragma unroll
-      for (int b = 0; b < XB; ++b)
-#pragma unroll
-        for (int nt = 0; nt < NT; ++nt) x_now[b][nt] = x_next[b][nt];
-    }
-
+    if (my_pairs == 1) multiply_inputs<1>(stream, x, row_tiles, sums);
+    if (PAIRS >= 2 && my_pairs == 2) multiply_inputs<PAIRS >= 2 ? 2 : 1>(stream, x, row_tiles, sums);
+    if (PAIRS >= 3 && my_pairs == 3) multiply_inputs<PAIRS >= 3 ? 3 : 1>(stream, x, row_tiles, sums);
+    if (PAIRS >= 4 && my_pairs == 4) multiply_inputs<PAIRS >= 4 ? 4 : 1>(stream, x, row_tiles, sums);
 #pragma unroll
     for (int p = 0; p < PAIRS; ++p)
       if (p < my_pairs)
@@ -302,55 +552,61 @@ DEVICE void lora(const Arguments& args) {
     block_barrier();
 
     // The block's sums, in the order of its warps; other members' shares leave at once.
-    const u32 members = job.members, me = job.member;
+    const u32 cell_step = few ? cells : WARPS;
     auto inbox = [&](u32 reader, u32 writer, u32 cell) {
       return args.inbox + ((u64(job.inbox) + (reader * members + writer) * cells + cell) * 32 + lane);
     };
-    for (u32 cell = warp; cell < cells; cell += WARPS) {
-      float4 sum = partial[cell * 32 + lane];
-      for (u32 w = 1; w < k_warps; ++w) sum = add(sum, partial[(w * cells + cell) * 32 + lane]);
+    float4 mine = empty_cell();
+    for (u32 cell = my_cell; cell < cells && (sub == 0 || members > 1); cell += cell_step) {
+      mine = sum_of(partial + cell * 32 + lane, k_warps, cells * 32);
       if (members > 1) {
-        sum.x = never_empty(sum.x), sum.y = never_empty(sum.y), sum.z = never_empty(sum.z), sum.w = never_empty(sum.w);
-        for (u32 reader = 0; reader < members; ++reader)
-          if (reader != me && (MODE == PAIR || reader == cell % members)) store_relaxed(inbox(reader, me, cell), sum);
+        if (!cluster) {
+          mine.x = never_empty(mine.x), mine.y = never_empty(mine.y);
+          mine.z = never_empty(mine.z), mine.w = never_empty(mine.w);
+        }
+        for (u32 reader = sub; reader < members; reader += share) {
+          if (reader == me || (MODE == SHRINK && reader != cell % members)) continue;
+          if (cluster)
+            store_async(stage + (me * cells + cell) * 32 + lane, inbox_barrier, reader, mine);
+          else
+            store_relaxed(inbox(reader, me, cell), mine);
+        }
       }
-      if (members > 1 && cells < WARPS)
-        stage[(me * cells + cell) * 32 + lane] = sum;
-      else
-        partial[cell * 32 + lane] = sum;  // read back by this lane alone
+      if (!few) partial[cell * 32 + lane] = mine;  // read back by this lane alone
     }
 
-    const bool staged = members > 1 && cells < WARPS;
+    // y of the first output tiles: asked for while the sums travel.
+    if (MODE == PAIR) y.load(y_first, 0);
+
+    const bool staged = members > 1 && !cluster && few;
     if (staged) {
-      // Fewer cells than warps: all warps fetch, so that no warp waits twice.
-      const u32 items = (members - 1) * cells;
-      for (u32 first = warp; first < items; first += 4 * WARPS) {
-        float4* from[4];
-        float4 values[4];
+      if (my_cell < cells && (MODE == PAIR || my_cell % members == me))
+        for (u32 first = sub; first < members; first += 4 * share) {
+          float4* from[4];
+          float4 values[4];
 #pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          u32 item = first + n * WARPS, cell = item % cells, writer = item / cells;
-          writer += writer >= me;
-          from[n] = item < items && (MODE == PAIR || cell % members == me) ? inbox(me, writer, cell) : nullptr;
-        }
-        receive(from, values);
+          for (int n = 0; n < 4; ++n) {
+            u32 writer = first + n * share;
+            from[n] = writer < members && writer != me ? inbox(me, writer, my_cell) : nullptr;
+          }
+          receive(from, values);
 #pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          u32 item = first + n * WARPS, cell = item % cells, writer = item / cells;
-          writer += writer >= me;
-          if (from[n]) stage[(writer * cells + cell) * 32 + lane] = values[n];
+          for (int n = 0; n < 4; ++n)
+            if (from[n]) stage[((first + n * share) * cells + my_cell) * 32 + lane] = values[n];
         }
-      }
       block_barrier();
     }
-    for (u32 cell = warp; cell < cells; cell += WARPS) {
+    if (cluster) barrier_wait(inbox_barrier);
+    for (u32 cell = my_cell; cell < cells && sub == 0; cell += cell_step) {
       if (MODE == SHRINK && cell % members != me) continue;
-      float4 sum;
-      if (staged) {
-        sum = stage[cell * 32 + lane];
-        for (u32 writer = 1; writer < members; ++writer) sum = add(sum, stage[(writer * cells + cell) * 32 + lane]);
-      } else {
-        float4 mine = partial[cell * 32 + lane];
+      if (!few) mine = partial[cell * 32 + lane];
+      float4 sum = mine;
+      if (cluster || staged) {
+        const float4* from = stage + cell * 32 + lane;
+        sum = me == 0 ? mine : from[0];
+#pragma unroll 4
+        for (u32 writer = 1; writer < members; ++writer) sum = add(sum, writer == me ? mine : from[writer * cells * 32]);
+      } else if (members > 1) {
         sum = make_float4(0.f, 0.f, 0.f, 0.f);
         for (u32 first = 0; first < members; first += 4) {
           float4* from[4];
@@ -377,12 +633,12 @@ DEVICE void lora(const Arguments& args) {
         if (row + 1 < rows && rank + 8 < job.rank) v[8] = sum.w;
       } else {
         uint4 parts = split(sum, job.scale);
-        operand[cell * 32 + lane] = make_uint4(matrix_transpose(parts.x), matrix_transpose(parts.y),
-                                               matrix_transpose(parts.z), matrix_transpose(parts.w));
+        parts = make_uint4(matrix_transpose(parts.x), matrix_transpose(parts.y), matrix_transpose(parts.z),
+                           matrix_transpose(parts.w));
+        operand[cell * 32 + lane] = parts;
       }
     }
   } else {
-    load_y(y_now, 0);
     for (u32 cell = warp; cell < cells; cell += WARPS) {
       u32 rank = cell / row_tiles * 16 + 2 * q, row = cell % row_tiles * 8 + i;
       const float* v = projection.v + u64(job.row + row) * projection.v_stride + rank;
@@ -393,58 +649,18 @@ DEVICE void lora(const Arguments& args) {
       if (row < rows && rank + 9 < job.rank) sum.w = v[9];
       operand[cell * 32 + lane] = split(sum, job.scale);
     }
+    y.load(y_first, 0);
   }
 
   if (MODE != SHRINK) {
     block_barrier();
-    uint2 y_next[YB][NT][2];
-#pragma unroll 1
-    for (u32 n = 0; n < my_columns; n += YB) {
-      load_y(y_next, n + YB);
-#pragma unroll
-      for (int b = 0; b < YB; ++b)
-        if (n + b < my_columns) {
-          float sums[2][NT][4];
-#pragma unroll
-          for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int nt = 0; nt < NT; ++nt)
-#pragma unroll
-              for (int e = 0; e < 4; ++e) sums[half][nt][e] = 0.f;
-#pragma unroll 1
-          for (u32 p = 0; p < pairs; ++p) {
-            uint4 a, c;
-            stream.take(a, c);
-#pragma unroll
-            for (int nt = 0; nt < NT; ++nt)
-              if (nt < row_tiles) {
-                uint4 v = operand[(p * row_tiles + nt) * 32 + lane];
-                ELEMENT::mma(sums[0][nt], a.x, a.y, c.x, c.y, v.x, v.y);
-                ELEMENT::mma(sums[1][nt], a.z, a.w, c.z, c.w, v.x, v.y);
-                ELEMENT::mma(sums[0][nt], a.x, a.y, c.x, c.y, v.z, v.w);
-                ELEMENT::mma(sums[1][nt], a.z, a.w, c.z, c.w, v.z, v.w);
-              }
-          }
-          u32 column = column_of(n + b);
-          if (column < projection.columns)
-#pragma unroll
-            for (int nt = 0; nt < NT; ++nt)
-#pragma unroll
-              for (int odd = 0; odd < 2; ++odd)
-                if (nt * 8 + 2 * q + odd < rows) {
-                  uint2 y = y_now[b][nt][odd];
-                  y.x = ELEMENT::pack(ELEMENT::low(y.x) + sums[0][nt][odd], ELEMENT::high(y.x) + sums[0][nt][2 + odd]);
-                  y.y = ELEMENT::pack(ELEMENT::low(y.y) + sums[1][nt][odd], ELEMENT::high(y.y) + sums[1][nt][2 + odd]);
-                  *(uint2*)(y_base + (nt * 8 + odd) * y_row_bytes + u64(column) * 2) = y;
-                }
-        }
-#pragma unroll
-      for (int b = 0; b < YB; ++b)
-#pragma unroll
-        for (int nt = 0; nt < NT; ++nt)
-#pragma unroll
-          for (int odd = 0; odd < 2; ++odd) y_now[b][nt][odd] = y_next[b][nt][odd];
-    }
+    const uint4* v = operand + lane;
+    if (pairs == 1)
+      multiply_outputs<tiles_in_batch(1), 1>(stream, y, v, pairs, row_tiles, y_first);
+    else if (BATCH_OUT >= 4 && pairs == 2)
+      multiply_outputs<tiles_in_batch(2), 2>(stream, y, v, pairs, row_tiles, y_first);
+    else
+      multiply_outputs<1, 0>(stream, y, v, pairs, row_tiles, y_first);
   }
   copy_wait<0>();
 }

@@ -35,5 +35,11 @@ KERNEL void read_all(const uint4* vectors, u64 count, u32* sink, u32 blocks) {
 
 // y[n] = x[n]: a kernel like those before a LoRA call in a step, which never triggers its dependents.
 KERNEL void copy_vectors(uint4* y, const uint4* x, u64 count, u32 blocks) {
-  for (u64 n = u64(block_index()) * 256 + thread_index(); n < count; n += u64(blocks) * 256) y[n] = x[n];
+  const u64 stride = u64(blocks) * 256;
+  u64 n = u64(block_index()) * 256 + thread_index();
+  for (; n + 3 * stride < count; n += 4 * stride) {
+    uint4 a = x[n], b = x[n + stride], c = x[n + 2 * stride], d = x[n + 3 * stride];
+    y[n] = a, y[n + stride] = b, y[n + 2 * stride] = c, y[n + 3 * stride] = d;
+  }
+  for (; n < count; n += stride) y[n] = x[n];
 }

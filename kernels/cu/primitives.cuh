@@ -66,6 +66,49 @@ DEVICE void store_relaxed(float4* p, float4 v) {
   asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
                : "memory");
 }
+
+// A transaction barrier in shared memory, which other blocks of a cluster complete by storing.
+// `barrier_init`, by one thread: the barrier opens when `bytes` have been stored.
+DEVICE void barrier_init(u64* barrier, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{.reg .b64 state; mbarrier.init.shared::cta.b64 [%0], 1; "
+      "mbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1; fence.mbarrier_init.release.cluster;}" ::"r"(
+          shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
+#endif
+}
+DEVICE void barrier_wait(u64* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{.reg .pred done; again%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0; @!done bra again%=;}" ::"r"(
+          shared_address(barrier))
+      : "memory");
+#endif
+}
+// `to` and `barrier` are where they would lie in this block's shared memory; they are those of block `rank`.
+DEVICE void store_async(float4* to, u64* barrier, u32 rank, float4 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{.reg .b32 to, bar; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 bar, %1, %2; "
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [bar];}" ::"r"(
+          shared_address(to)),
+      "r"(shared_address(barrier)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+      : "memory");
+#endif
+}
+// Every block of the cluster has started, and its barriers are initialised, when the wait returns.
+DEVICE void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+DEVICE void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
 DEVICE u32 float_bits(float v) { return __float_as_uint(v); }
 DEVICE float bits_float(u32 v) { return __uint_as_float(v); }
 // A thread that polls calls this between two looks.

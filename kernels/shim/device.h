@@ -97,6 +97,25 @@ inline float bits_float(u32 v) {
   return out;
 }
 inline void poll_pause() { yield(State::Poll); }
+
+// The shared memory of a cluster. A launch synchronises it once.
+extern u32 cluster_blocks;
+extern std::vector<u32> cluster_arrivals;
+inline u8* in_cluster(void* p, u32 rank) {
+  if (rank >= cluster_blocks) fail("a store to a block outside the cluster");
+  u32 block = current->block / cluster_blocks * cluster_blocks + rank;
+  return shared_of(block) + ((u8*)p - shared_of(current->block));
+}
+inline void barrier_init(u64* barrier, u32 bytes) { *barrier = bytes; }
+inline void barrier_wait(u64* barrier) {
+  while (*barrier != 0) yield(State::Poll);
+}
+inline void store_async(float4* to, u64* barrier, u32 rank, float4 v) {
+  *(float4*)in_cluster(to, rank) = v;
+  *(u64*)in_cluster(barrier, rank) -= 16;
+}
+inline void cluster_arrive() { ++cluster_arrivals[current->block / cluster_blocks]; }
+void cluster_wait();
 inline u32 matrix_transpose(u32 v) {
   current->word[0] = v;
   collect(Collective::Transpose);

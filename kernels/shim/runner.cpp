@@ -1,7 +1,7 @@
 // Runs one launch of a kernel on the CPU: `runner CASE RESULT`.
 //
 // A case is a stream of little-endian u64 words and raw bytes:
-//   kernel, blocks, threads, shared bytes, shuffle seed,
+//   kernel, blocks, threads, shared bytes, blocks in a cluster, shuffle seed,
 //   buffers, then for each: bytes, flags (1 = appears only after the dependency wait, 2 = output), content,
 //   pointers, then for each: buffer that holds it (or all ones: the arguments), offset, target buffer, addend,
 //   argument bytes, content.
@@ -83,6 +83,13 @@ void yield(State state) {
   SWITCH_FROM(&fake, scheduler_bottom, scheduler_size);
   switch_stack(&self->stack_pointer, scheduler_stack_pointer);
   SWITCH_DONE(fake);
+}
+
+u32 cluster_blocks = 1;
+std::vector<u32> cluster_arrivals;
+static u32 threads_in_block;
+void cluster_wait() {
+  while (cluster_arrivals[current->block / cluster_blocks] < cluster_blocks * threads_in_block) yield(State::Poll);
 }
 
 void copy_finish(u32 pending) {
@@ -186,7 +193,12 @@ int main(int count, char** names) {
   if (!input) fail("the case cannot be read");
   kernel_index = word();
   const u32 blocks = (u32)word(), threads = (u32)word();
-  const u64 shared_bytes = word(), seed = word();
+  const u64 shared_bytes = word();
+  cluster_blocks = (u32)word();
+  const u64 seed = word();
+  if (cluster_blocks == 0 || blocks % cluster_blocks) fail("the grid is not made of whole clusters");
+  cluster_arrivals.assign(blocks / cluster_blocks, 0);
+  threads_in_block = threads;
   std::vector<Buffer> buffers(word());
   for (Buffer& buffer : buffers) {
     buffer.bytes = word();

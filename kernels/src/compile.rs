@@ -13,7 +13,7 @@ use crate::{Error, cache};
 pub struct Unit {
     /// File name among the [`Sources`].
     pub source: &'static str,
-    /// `sm_80`, `sm_90a`, …
+    /// `sm_80`, `sm_90a`, … for machine code; `compute_80`, … for PTX, which the driver compiles for a newer GPU.
     pub architecture: String,
     /// Preprocessor definitions, name and value.
     pub defines: Vec<(&'static str, String)>,
@@ -22,7 +22,7 @@ pub struct Unit {
 /// A compiled unit.
 #[derive(Debug, Clone)]
 pub struct Cubin {
-    /// The machine code, an ELF file.
+    /// The machine code, an ELF file; or PTX text.
     pub image: Vec<u8>,
     /// The assembler's report, one entry a kernel. Empty when the image came from the cache.
     pub footprints: Vec<Footprint>,
@@ -70,9 +70,11 @@ impl Unit {
         let mut options = vec![
             "--std=c++17".to_owned(),
             format!("--gpu-architecture={}", self.architecture),
-            "--ptxas-options=-v".to_owned(),
             "-default-device".to_owned(),
         ];
+        if !self.architecture.starts_with("compute_") {
+            options.push("--ptxas-options=-v".to_owned());
+        }
         options.extend(self.defines.iter().map(|(name, value)| format!("-D{name}={value}")));
         options
     }
@@ -129,7 +131,7 @@ impl Unit {
         if compiled != sys::nvrtcResult::NVRTC_SUCCESS {
             return Err(failed(format!("{compiled:?}\n{log}")));
         }
-        let image = program.cubin().map_err(failed)?;
+        let image = program.image(self.architecture.starts_with("compute_")).map_err(failed)?;
         Ok(Cubin { image, footprints: footprints(&log), cached: false })
     }
 }
@@ -149,17 +151,22 @@ impl Program {
         }
     }
 
-    fn cubin(&self) -> Result<Vec<u8>, String> {
+    fn image(&self, ptx: bool) -> Result<Vec<u8>, String> {
         let mut size = 0;
         // SAFETY: as above.
         let (result, image) = unsafe {
-            sys::nvrtcGetCUBINSize(self.0, &mut size);
+            if ptx {
+                sys::nvrtcGetPTXSize(self.0, &mut size);
+            } else {
+                sys::nvrtcGetCUBINSize(self.0, &mut size);
+            }
             let mut image = vec![0_u8; size];
-            (sys::nvrtcGetCUBIN(self.0, image.as_mut_ptr().cast()), image)
+            let into = image.as_mut_ptr().cast();
+            (if ptx { sys::nvrtcGetPTX(self.0, into) } else { sys::nvrtcGetCUBIN(self.0, into) }, image)
         };
         match result {
             sys::nvrtcResult::NVRTC_SUCCESS if size > 0 => Ok(image),
-            other => Err(format!("no cubin for this architecture: {other:?}")),
+            other => Err(format!("no code for this architecture: {other:?}")),
         }
     }
 }

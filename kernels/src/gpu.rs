@@ -112,7 +112,11 @@ impl Gpu {
 
     /// What a plan must know.
     pub fn chip(&self) -> Chip {
-        Chip { multiprocessors: self.multiprocessors, shared_bytes_block_max: self.shared_bytes_block_max }
+        Chip {
+            multiprocessors: self.multiprocessors,
+            shared_bytes_block_max: self.shared_bytes_block_max,
+            cluster_max: if self.compute_capability == (9, 0) { 16 } else { 1 },
+        }
     }
 
     /// A new stream, which does not wait for the default one.

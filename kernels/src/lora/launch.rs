@@ -74,7 +74,9 @@ pub struct LoadedPlan {
     capacity: u32,
     threads: u32,
     shared_bytes: u32,
+    depth: u32,
     inbox_cells: u32,
+    cluster: u32,
     rows_end: u32,
     rank_max: u32,
     overlaps: bool,
@@ -104,6 +106,8 @@ struct Arguments {
     x_stride: u32,
     inputs: u32,
     job_count: u32,
+    cluster: u32,
+    depth: u32,
     reserved: u32,
     projections: [ProjectionArguments; PROJECTIONS_MAX],
 }
@@ -115,12 +119,17 @@ impl LoraKernels {
         LoraKernels { gpu: gpu.clone(), sources, cache, architecture, loaded: Mutex::default() }
     }
 
-    /// The same, but compiled for another architecture that this GPU runs too: `sm_80` forces the path without
+    /// The same, but compiled for another architecture that this GPU runs too: `compute_80` forces the path without
     /// Hopper's instructions, which launches without overlap.
     #[must_use]
     pub fn with_architecture(mut self, architecture: &str) -> Self {
         architecture.clone_into(&mut self.architecture);
         self
+    }
+
+    /// Whether the architecture has programmatic launches and clusters.
+    fn overlaps(&self) -> bool {
+        !self.architecture.contains("_8")
     }
 
     fn functions(&self, variant: Variant) -> Result<Arc<Functions>, Error> {
@@ -141,6 +150,10 @@ impl LoraKernels {
             function
                 .set_attribute(limit, shared_max)
                 .map_err(Error::driver(format!("giving {name} {shared_max} bytes of shared memory")))?;
+            if self.gpu.chip().cluster_max > 8 && self.overlaps() {
+                let large = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+                function.set_attribute(large, 1).map_err(Error::driver(format!("allowing {name} large clusters")))?;
+            }
             let carveout = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
             function
                 .set_attribute(carveout, 100)
@@ -179,6 +192,10 @@ impl LoraKernels {
     /// [`Error::Shape`] if the plan has more jobs than `capacity`; compiler and driver errors.
     pub fn load(&self, stream: &Arc<CudaStream>, plan: &Plan, capacity: u32) -> Result<LoadedPlan, Error> {
         let functions = self.functions(plan.variant())?;
+        let capacity = capacity.next_multiple_of(plan.cluster());
+        if plan.cluster() > 1 && !self.overlaps() {
+            return Err(Error::shape("plan", format!("wants clusters, which {} does not have", self.architecture)));
+        }
         let jobs = self.gpu.allocate::<u8>(stream, capacity.max(1) as usize * Job::BYTES, "the LoRA plan")?;
         let mut loaded = LoadedPlan {
             functions,
@@ -188,10 +205,12 @@ impl LoraKernels {
             capacity,
             threads: plan.variant().rows.shape().warps * 32,
             shared_bytes: plan.shared_bytes(),
+            depth: plan.depth(),
             inbox_cells: plan.inbox_cells(),
+            cluster: plan.cluster(),
             rows_end: plan.rows_end(),
             rank_max: plan.rank_max(),
-            overlaps: !matches!(self.architecture.as_str(), "sm_80" | "sm_86" | "sm_87" | "sm_89"),
+            overlaps: self.overlaps(),
         };
         loaded.write(stream, plan)?;
         Ok(loaded)
@@ -264,6 +283,7 @@ impl LoadedPlan {
         overlap: Overlap,
     ) -> Result<(), Error> {
         let mut arguments = self.arguments(stream, site, None, None)?;
+        arguments.cluster = 0;
         self.set_intermediates(&mut arguments, v)?;
         self.set_outputs(&mut arguments, y)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
@@ -282,11 +302,22 @@ impl LoadedPlan {
         if self.capacity == 0 {
             return Ok(());
         }
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
+        let mut attributes = Vec::with_capacity(2);
+        if self.overlaps && overlap == Overlap::Programmatic {
+            attributes.push(sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            });
+        }
+        if arguments.cluster != 0 {
+            let dimension = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.cluster, y: 1, z: 1 };
+            attributes.push(sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { clusterDim: dimension },
+            });
+        }
         let config = sys::CUlaunchConfig {
             gridDimX: self.capacity,
             gridDimY: 1,
@@ -296,11 +327,11 @@ impl LoadedPlan {
             blockDimZ: 1,
             sharedMemBytes: self.shared_bytes,
             hStream: stream.cu_stream(),
-            attrs: &mut attribute,
-            numAttrs: u32::from(self.overlaps && overlap == Overlap::Programmatic),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
         };
         let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
-        // SAFETY: one parameter of the kernel's own layout; the attribute outlives the call.
+        // SAFETY: one parameter of the kernel's own layout; the attributes outlive the call.
         unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), parameters.as_mut_ptr(), std::ptr::null_mut()) }
             .result()
             .map_err(Error::driver("launching a LoRA kernel"))
@@ -316,8 +347,16 @@ impl LoadedPlan {
             Some(format!("it runs as {:?}, not {:?}", plan.variant(), self.variant))
         } else if !plan.site().has_shapes_of(&self.site) {
             Some("it is for another site".to_owned())
-        } else if plan.shared_bytes() > self.shared_bytes {
-            Some(format!("it needs {} bytes of shared memory, not {}", plan.shared_bytes(), self.shared_bytes))
+        } else if plan.shared_bytes() > self.shared_bytes || plan.depth() != self.depth {
+            Some(format!(
+                "it needs {} bytes of shared memory with rings of {}, not {} with {}",
+                plan.shared_bytes(),
+                plan.depth(),
+                self.shared_bytes,
+                self.depth
+            ))
+        } else if plan.cluster() != self.cluster {
+            Some(format!("its clusters have {} blocks, not {}", plan.cluster(), self.cluster))
         } else if plan.inbox_cells() > self.inbox_cells {
             Some(format!("it needs {} inbox cells, not {}", plan.inbox_cells(), self.inbox_cells))
         } else {
@@ -368,6 +407,8 @@ impl LoadedPlan {
             jobs: self.jobs.device_ptr(stream).0,
             inputs: self.site.inputs(),
             job_count: self.capacity,
+            cluster: u32::from(self.cluster > 1),
+            depth: self.depth,
             ..Arguments::default()
         };
         for (slot, place) in arguments.projections.iter_mut().zip(site.places()) {

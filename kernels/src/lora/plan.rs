@@ -87,15 +87,29 @@ pub struct Chip {
     pub multiprocessors: u32,
     /// Shared memory that one block may have.
     pub shared_bytes_block_max: u32,
+    /// Blocks in the largest cluster: 16 on Hopper, 1 where there are no clusters.
+    pub cluster_max: u32,
 }
 
-/// A plan's two choices, for measuring what they are worth. `None` leaves a choice to the plan.
+/// A plan's choices, for measuring what they are worth. `None` leaves a choice to the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tuning {
     /// Rows a group.
     pub row_tile: Option<RowTile>,
     /// Blocks over which all groups together are spread.
     pub blocks: Option<u32>,
+    /// How members exchange their sums.
+    pub exchange: Option<Exchange>,
+}
+
+/// How the members of a group exchange their partial sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchange {
+    /// Through the shared memory of a cluster: quick, but every group must have the same number of members, a power
+    /// of two.
+    Cluster,
+    /// Through global memory: any number of members for any group.
+    Global,
 }
 
 /// What one block does; the same fields as `Job` in `lora.cu`.
@@ -165,7 +179,9 @@ pub struct Plan {
     variant: Variant,
     jobs: Vec<Job>,
     shared_bytes: u32,
+    depth: u32,
     inbox_cells: u32,
+    cluster: u32,
     rows_end: u32,
     rank_max: u32,
 }
@@ -181,6 +197,8 @@ struct Group {
     bytes: u64,
     /// Inbox cells of one member's partial sums.
     cells: u32,
+    /// More output than input.
+    widens: bool,
     members_max: u32,
     members: u32,
 }
@@ -203,20 +221,25 @@ impl Plan {
             None => choose_row_tile(site, segments, rank_max, chip),
         };
         let mut groups = groups(site, segments, row_tile);
-        let blocks = tuning.blocks.unwrap_or_else(|| choose_blocks(&groups, chip));
-        share_blocks(&mut groups, blocks);
+        let cluster = share_blocks(&mut groups, segments, row_tile, chip, tuning);
         let mut plan = Plan {
             site: site.clone(),
             variant: Variant { element: site.element, rows: row_tile },
             jobs: Vec::with_capacity(groups.iter().map(|group| group.members as usize).sum()),
             shared_bytes: 0,
+            depth: 0,
             inbox_cells: 0,
+            cluster,
             rows_end,
             rank_max,
         };
         for group in &groups {
             plan.add(group, &segments[group.segment]);
         }
+        let (blocks, exchange) = (plan.jobs.len() as u32, plan.shared_bytes);
+        let depth = ring(row_tile, exchange, blocks, chip).unwrap_or_else(|| ring_alone(row_tile, exchange, chip));
+        plan.depth = depth;
+        plan.shared_bytes += depth * ring_slot(row_tile);
         if plan.shared_bytes > chip.shared_bytes_block_max {
             let why = format!(
                 "needs {} bytes of shared memory a block, the GPU has {}; use a smaller row tile",
@@ -250,10 +273,11 @@ impl Plan {
                 scale: segment.scale,
             });
         }
-        if members > 1 {
+        if members > 1 && self.cluster == 1 {
             self.inbox_cells += members * members * group.cells;
         }
-        self.shared_bytes = self.shared_bytes.max(shared_bytes(self.variant.rows, segment.rank, group.cells, members));
+        let exchange = exchange_bytes(self.variant.rows, segment.rank, group.cells, members, self.cluster > 1);
+        self.shared_bytes = self.shared_bytes.max(exchange);
     }
 
     /// The site it was made for; it serves every site with the same shapes, as the same projections of all layers.
@@ -276,9 +300,19 @@ impl Plan {
         self.shared_bytes
     }
 
+    /// Depth of a warp's ring, in units of two tiles.
+    pub fn depth(&self) -> u32 {
+        self.depth
+    }
+
     /// Inbox cells ([`CELL_BYTES`] each) that the members exchange their partial sums through.
     pub fn inbox_cells(&self) -> u32 {
         self.inbox_cells
+    }
+
+    /// Blocks in a cluster: the members of every group, or 1 where they exchange through global memory.
+    pub fn cluster(&self) -> u32 {
+        self.cluster
     }
 
     /// One past the last row that it touches.
@@ -333,7 +367,8 @@ fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Vec<Group> {
             for (projection, place) in site.places.iter().enumerate() {
                 let (inputs, outputs) = (place.shape.inputs, place.shape.outputs);
                 let tiles = u64::from(inputs.div_ceil(TILE_WIDTH) + outputs.div_ceil(TILE_WIDTH));
-                let weights = tiles * u64::from(layout::granules(segment.rank)) * TILE_BYTES as u64;
+                // Tiles travel in pairs, so an odd granule costs time as two.
+                let weights = tiles * 2 * u64::from(pairs(segment.rank)) * TILE_BYTES as u64;
                 let rows_count = rows.end - rows.start;
                 let activations = u64::from(rows_count) * 2 * (u64::from(inputs) + 2 * u64::from(outputs));
                 let cells = pairs(segment.rank) * rows_count.div_ceil(8);
@@ -343,6 +378,7 @@ fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Vec<Group> {
                     projection,
                     bytes: weights + activations,
                     cells,
+                    widens: outputs >= inputs,
                     members_max: members_max(inputs, outputs, cells),
                     members: 1,
                 });
@@ -361,41 +397,133 @@ fn members_max(inputs: u32, outputs: u32, cells: u32) -> u32 {
     tiles.min(exchange).min(32)
 }
 
-/// The row tile for which the slowest resource of the chip is least busy.
+/// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
+/// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue.
 fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
-    let _ = (site, chip);
-    let rows_max = segments.iter().map(|s| s.rows.end - s.rows.start).max().unwrap_or(0);
-    let fits = |tile: &RowTile| tile.rank_max() >= rank_max;
-    RowTile::ALL.into_iter().filter(fits).find(|tile| tile.rows() >= rows_max.min(32)).unwrap_or(RowTile::Rows8)
+    let groups = |tile: RowTile| -> u32 {
+        segments.iter().map(|s| (s.rows.end - s.rows.start).div_ceil(tile.rows())).sum::<u32>()
+            * site.places.len() as u32
+    };
+    let room = |tile: RowTile| if tile == RowTile::Rows8 { chip.multiprocessors } else { 2 * chip.multiprocessors };
+    let one_tile = |tile: RowTile| segments.iter().all(|s| s.rows.end - s.rows.start <= tile.rows());
+    let fits: Vec<RowTile> = RowTile::ALL.into_iter().filter(|tile| tile.rank_max() >= rank_max).collect();
+    let enough = fits.iter().copied().find(|&tile| groups(tile) <= room(tile) || one_tile(tile));
+    enough.or(fits.into_iter().filter(|tile| tile.rows() <= 32).next_back()).unwrap_or(RowTile::Rows8)
 }
 
-/// How many blocks the groups are spread over: one a multiprocessor, so that the next launch's blocks, which load
-/// their weights early, find room beside them.
-fn choose_blocks(groups: &[Group], chip: Chip) -> u32 {
-    let _ = groups;
-    chip.multiprocessors
-}
-
-/// Gives each group members in proportion to its bytes, `blocks` in all at most, at least one each.
-fn share_blocks(groups: &mut [Group], blocks: u32) {
+/// Gives each group members and returns the blocks in a cluster, or 1 where sums go through global memory.
+///
+/// All groups get the same number of members, a power of two, and become clusters, where that suits them: the exchange
+/// is quicker. Otherwise they get members in proportion to their bytes. Either way all blocks together fill the chip
+/// once or twice: the next launch's blocks load their weights early, and need room beside them.
+fn share_blocks(groups: &mut [Group], segments: &[Segment], row_tile: RowTile, chip: Chip, tuning: Tuning) -> u32 {
     let total: u64 = groups.iter().map(|group| group.bytes).sum();
+    let wanted = match tuning.blocks {
+        Some(blocks) => blocks / (groups.len() as u32).max(1),
+        None => choose_members(groups, chip),
+    };
+    if tuning.exchange != Some(Exchange::Global) && chip.cluster_max > 1 && !groups.is_empty() {
+        let most = groups.iter().map(|group| group.members_max).min().unwrap_or(1).min(chip.cluster_max).max(1);
+        let mut members = 1 << wanted.clamp(1, most).ilog2();
+        // Blocks of which not two fit one multiprocessor cannot overlap, and their clusters pack badly.
+        let exchange = |group: &Group, members: u32| {
+            exchange_bytes(row_tile, segments[group.segment].rank, group.cells, members, members > 1)
+        };
+        let count = groups.len() as u32;
+        let fits = |members: u32| {
+            groups.iter().all(|group| ring(row_tile, exchange(group, members), count * members, chip).is_some())
+        };
+        while members > 1 && tuning.exchange.is_none() && !fits(members) {
+            members /= 2;
+        }
+        if tuning.exchange.is_some() || !prefers_global(groups, members, chip) {
+            groups.iter_mut().for_each(|group| group.members = members);
+            return members;
+        }
+    }
+    let blocks = tuning.blocks.unwrap_or(chip.multiprocessors * 3 / 2);
     for group in groups.iter_mut() {
         let share = (u64::from(blocks) * group.bytes / total.max(1)) as u32;
         group.members = share.clamp(1, group.members_max.max(1));
     }
+    1
 }
 
-/// Dynamic shared memory of a block: the ring, the warps' partial sums, and the members' where they are staged.
-fn shared_bytes(row_tile: RowTile, rank: u32, cells: u32, members: u32) -> u32 {
+/// Members of each group: enough to fill the chip, but no block with less than about 64 KiB, the size below which more
+/// blocks only add to the exchange; a few groups are split further, since then nothing else hides their latency.
+fn choose_members(groups: &[Group], chip: Chip) -> u32 {
+    let count = (groups.len() as u32).max(1);
+    let slots = chip.multiprocessors;
+    let (bytes_min, bytes_max) = byte_range(groups);
+    if bytes_max > 2 * bytes_min {
+        // Lopsided: the largest group decides, so all get as many as find room.
+        return (2 * slots / count).clamp(1, 8);
+    }
+    let fill = 1 << (slots / count).max(1).ilog2();
+    let doubled_fits = count * fill * 2 <= 2 * slots;
+    let fill = if doubled_fits && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
+    let worth = if count <= 6 { 8 } else { (bytes_max >> 16).clamp(1, 8).max((bytes_max >> 17).min(16)) as u32 };
+    fill.min(1 << worth.ilog2())
+}
+
+/// Whether sums had better go through global memory: large groups of small rank that the chip cannot split evenly write
+/// for so long that further blocks are worth a slower exchange, and one block a lopsided group would leave the largest
+/// alone.
+fn prefers_global(groups: &[Group], members: u32, chip: Chip) -> bool {
+    let (bytes_min, bytes_max) = byte_range(groups);
+    let count = groups.len() as u32;
+    let exchanges_little = groups.iter().all(|group| group.cells == 1 && group.widens);
+    let large = exchanges_little
+        && bytes_max >= 700 << 10
+        && count * 8 > chip.multiprocessors
+        && count * members < chip.multiprocessors;
+    let lopsided = bytes_max > 2 * bytes_min && members < 4;
+    large || lopsided
+}
+
+fn byte_range(groups: &[Group]) -> (u64, u64) {
+    let bytes = groups.iter().map(|group| group.bytes);
+    (bytes.clone().min().unwrap_or(0), bytes.max().unwrap_or(0))
+}
+
+/// A ring that is no deeper than this starves its warps.
+const RING_DEPTH_USEFUL: u32 = 5;
+
+/// Depth of the ring beside these bytes of exchange, such that the blocks of the next launch find room too: beside each
+/// block, or on other multiprocessors where this launch leaves half of them free. `None` if it would be too short.
+fn ring(row_tile: RowTile, exchange_bytes: u32, blocks: u32, chip: Chip) -> Option<u32> {
+    // The driver keeps 1 KiB of shared memory a block for itself.
+    let half = (chip.shared_bytes_block_max + 1024) / 2 - 1024;
+    let beside = half.saturating_sub(exchange_bytes) / ring_slot(row_tile);
+    let alone = ring_alone(row_tile, exchange_bytes, chip);
+    if row_tile.shape().blocks_min > 1 && beside > RING_DEPTH_USEFUL {
+        Some(beside.min(row_tile.shape().depth_max))
+    } else {
+        (2 * blocks <= chip.multiprocessors && alone > RING_DEPTH_USEFUL).then_some(alone)
+    }
+}
+
+/// Depth of the ring of a block that has a multiprocessor for itself.
+fn ring_alone(row_tile: RowTile, exchange_bytes: u32, chip: Chip) -> u32 {
+    let slots = chip.shared_bytes_block_max.saturating_sub(exchange_bytes) / ring_slot(row_tile);
+    slots.clamp(4, row_tile.shape().depth_max)
+}
+
+fn ring_slot(row_tile: RowTile) -> u32 {
+    row_tile.shape().warps * 2 * TILE_BYTES as u32
+}
+
+/// Shared memory of the exchange: the warps' partial sums, and the members' where they are staged.
+fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: u32, cluster: bool) -> u32 {
     let shape = row_tile.shape();
-    let ring = shape.warps * shape.depth * 2 * TILE_BYTES as u32;
     let mut splits = 1;
     while splits * shape.pairs < pairs(rank) {
         splits *= 2;
     }
     let partial = shape.warps / splits * cells;
-    let staged = if members > 1 && cells < shape.warps { members * cells } else { 0 };
-    ring + (partial + staged) * CELL_BYTES as u32
+    let staged = if members > 1 && (cluster || cells < shape.warps) { members * cells } else { 0 };
+    // With a cluster, a barrier of 8 bytes follows.
+    (partial + staged) * CELL_BYTES as u32 + if cluster { 16 } else { 0 }
 }
 
 #[cfg(test)]
@@ -403,7 +531,7 @@ mod tests {
     use super::super::layout::{AdapterLayout, ProjectionShape};
     use super::*;
 
-    const CHIP: Chip = Chip { multiprocessors: 132, shared_bytes_block_max: 232_448 };
+    const CHIP: Chip = Chip { multiprocessors: 132, shared_bytes_block_max: 232_448, cluster_max: 16 };
 
     fn site(inputs: u32, outputs: &[u32]) -> Site {
         let shapes: Vec<_> = outputs.iter().map(|&outputs| ProjectionShape { inputs, outputs }).collect();
@@ -418,9 +546,9 @@ mod tests {
     #[test]
     fn every_row_meets_every_tile_of_every_projection_exactly_once() {
         let site = site(5120, &[5120, 1024, 40]);
-        let segments = [segment(0..1, 8), segment(1..1, 16), segment(4..71, 200), segment(71..72, 1)];
+        let segments = [segment(0..1, 8), segment(1..1, 16), segment(4..71, 100), segment(71..72, 1)];
         for row_tile in [RowTile::Rows8, RowTile::Rows16, RowTile::Rows32] {
-            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(400) };
+            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(400), exchange: None };
             let plan = Plan::new(&site, &segments, CHIP, tuning).expect("a valid batch");
             for (projection, place) in site.places().iter().enumerate() {
                 let inputs = place.shape.inputs.div_ceil(32) as usize;
@@ -450,7 +578,8 @@ mod tests {
     #[test]
     fn inboxes_of_different_groups_do_not_overlap() {
         let segments: Vec<_> = (0..20).map(|n| segment(n..n + 1, 8 * (n + 1))).collect();
-        let plan = Plan::new(&site(4096, &[4096]), &segments, CHIP, Tuning::default()).expect("a valid batch");
+        let tuning = Tuning { exchange: Some(Exchange::Global), ..Tuning::default() };
+        let plan = Plan::new(&site(4096, &[4096]), &segments, CHIP, tuning).expect("a valid batch");
         let mut end = 0;
         for job in plan.jobs().iter().filter(|job| job.members > 1 && job.member == 0) {
             assert!(job.inbox >= end);
@@ -461,15 +590,26 @@ mod tests {
 
     #[test]
     fn members_follow_the_bytes_of_a_mixed_batch() {
-        let segments: Vec<_> = [8, 64, 128, 8, 64, 128, 8, 64, 128]
-            .into_iter()
-            .zip(0..)
-            .map(|(rank, n)| segment(n..n + 1, rank))
-            .collect();
-        let plan = Plan::new(&site(4096, &[4096]), &segments, CHIP, Tuning::default()).expect("a valid batch");
+        let ranks = [8, 64, 128].into_iter().cycle().take(9);
+        let segments: Vec<_> = ranks.zip(0..).map(|(rank, n)| segment(n..n + 1, rank)).collect();
+        let tuning = Tuning { exchange: Some(Exchange::Global), ..Tuning::default() };
+        let plan = Plan::new(&site(4096, &[4096]), &segments, CHIP, tuning).expect("a valid batch");
         let members = |rank| plan.jobs().iter().filter(|job| job.rank == rank).count();
         assert!(members(8) < members(64) && members(64) < members(128));
-        assert!(plan.jobs().len() <= 132);
+        assert!(plan.jobs().len() <= 198);
+    }
+
+    #[test]
+    fn clusters_are_whole_and_leave_room_for_the_next_launch() {
+        for (rank, rows, outputs) in [(16, 1, 4096), (64, 8, 8192), (128, 4, 1024), (256, 2, 4096), (8, 32, 512)] {
+            let segments: Vec<_> = (0..rows).map(|n| segment(n * 8..n * 8 + 8, rank)).collect();
+            let plan = Plan::new(&site(4096, &[outputs]), &segments, CHIP, Tuning::default()).expect("a valid batch");
+            let what = format!("rank {rank}, {rows} groups");
+            assert_eq!(plan.jobs().len() % plan.cluster() as usize, 0, "{what}");
+            let two_fit = 2 * (plan.shared_bytes() + 1024) <= 233_472;
+            let half_is_free = 2 * plan.jobs().len() <= 132;
+            assert!(two_fit || half_is_free, "{what}: {} bytes", plan.shared_bytes());
+        }
     }
 
     #[test]

@@ -31,14 +31,10 @@ pub enum RowTile {
 pub(crate) struct Shape {
     /// Warps a block.
     pub(crate) warps: u32,
-    /// Ring depth in units of two tiles, a warp.
-    pub(crate) depth: u32,
+    /// Deepest ring in units of two tiles, a warp.
+    pub(crate) depth_max: u32,
     /// Pairs of rank granules whose sums one warp holds.
     pub(crate) pairs: u32,
-    /// Tiles of x loaded ahead.
-    pub(crate) x_ahead: u32,
-    /// Tiles of y loaded ahead.
-    pub(crate) y_ahead: u32,
     /// Blocks that share a multiprocessor, as far as registers go.
     pub(crate) blocks_min: u32,
 }
@@ -62,13 +58,13 @@ impl RowTile {
     }
 
     pub(crate) fn shape(self) -> Shape {
-        let (depth, pairs, x_ahead, y_ahead, blocks_min) = match self {
-            RowTile::Rows8 => (12, 4, 4, 4, 2),
-            RowTile::Rows16 => (11, 2, 2, 2, 2),
-            RowTile::Rows32 => (8, 2, 1, 1, 2),
-            RowTile::Rows64 => (8, 1, 1, 1, 1),
+        let (depth_max, pairs, blocks_min) = match self {
+            RowTile::Rows8 => (11, 2, 2),
+            RowTile::Rows16 => (11, 1, 2),
+            RowTile::Rows32 => (8, 1, 2),
+            RowTile::Rows64 => (8, 1, 1),
         };
-        Shape { warps: 8, depth, pairs, x_ahead, y_ahead, blocks_min }
+        Shape { warps: 8, depth_max, pairs, blocks_min }
     }
 
     /// The largest rank that the block's warps can accumulate.
@@ -96,10 +92,7 @@ impl Variant {
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.rows.tiles().to_string()),
             ("WARPS", shape.warps.to_string()),
-            ("DEPTH", shape.depth.to_string()),
             ("PAIRS", shape.pairs.to_string()),
-            ("XB", shape.x_ahead.to_string()),
-            ("YB", shape.y_ahead.to_string()),
             ("MIN_BLOCKS", shape.blocks_min.to_string()),
         ]
     }

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use aril_kernels::Element;
-use aril_kernels::lora::plan::{CELL_BYTES, Chip, Job, Plan, Tuning};
+use aril_kernels::lora::plan::{CELL_BYTES, Chip, Exchange, Job, Plan, Tuning};
 use aril_kernels::lora::variant::RowTile;
 use aril_kernels::reference::lora::Deviation;
 
 use crate::batch::{Batch, Part};
 use crate::shim::{self, Buffer, Case, Pointer};
 
-const CHIP: Chip = Chip { multiprocessors: 12, shared_bytes_block_max: 232_448 };
+const CHIP: Chip = Chip { multiprocessors: 12, shared_bytes_block_max: 232_448, cluster_max: 16 };
 
 const fn part(rows: u32, rank: u32) -> Part {
     Part { rows, rank }
@@ -74,13 +74,17 @@ impl Launch<'_> {
         ];
         let pointer = |holder, offset, target| Pointer { holder, offset, target, addend: 0 };
         let mut pointers = vec![pointer(None, 0, 0), pointer(None, 8, 1), pointer(None, 16, 2)];
-        let mut arguments = vec![0_u8; 40 + 4 * 48];
+        let mut arguments = vec![0_u8; 48 + 4 * 48];
         let mut put = |offset: usize, value: u32| arguments[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
         put(24, (inputs + GAP) as u32);
         put(28, inputs as u32);
         put(32, plan.jobs().len() as u32 + blank.len() as u32);
+        // Expand exchanges nothing and is launched without clusters.
+        let cluster = if kernel == EXPAND { 1 } else { plan.cluster() as usize };
+        put(36, u32::from(cluster > 1));
+        put(40, plan.depth());
         for (index, place) in batch.site.places().iter().enumerate() {
-            let at = 40 + index * 48;
+            let at = 48 + index * 48;
             let outputs = place.shape.outputs as usize;
             put(at, place.a_tiles as u32);
             put(at + 8, place.b_tiles as u32);
@@ -109,9 +113,10 @@ impl Launch<'_> {
         let case = Case {
             variant: plan.variant(),
             kernel,
-            blocks: plan.jobs().len() + blank.len() + 1,
+            blocks: (plan.jobs().len() + blank.len() + 1).next_multiple_of(cluster),
             threads: 256,
             shared_bytes: plan.shared_bytes() as usize,
+            cluster,
             seed: self.seed,
             buffers,
             pointers,
@@ -153,7 +158,7 @@ fn close_enough(batch: &Batch, y: &[Vec<u16>], what: &str) {
 fn check(runner: &Path, batch: &Batch, tuning: Tuning, seed: u64) {
     let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
     let plan = Plan::new(&batch.site, &segments, CHIP, tuning).expect("a valid batch");
-    let what = format!("{:?}, {} blocks", plan.variant(), plan.jobs().len());
+    let what = format!("{:?}, {} blocks in clusters of {}", plan.variant(), plan.jobs().len(), plan.cluster());
     let launch = Launch { batch, plan, seed };
     let run = |kernel, v: &[Vec<f32>]| match launch.run(runner, kernel, v) {
         Ok(outputs) => outputs,
@@ -188,7 +193,7 @@ fn every_variant_agrees_with_float64_on_a_ragged_batch() {
     for element in Element::ALL {
         for row_tile in RowTile::ALL {
             let batch = Batch::new(element, 200, &[136, 40], &RAGGED, 7);
-            check(runner, &batch, Tuning { row_tile: Some(row_tile), blocks: Some(30) }, 1);
+            check(runner, &batch, Tuning { row_tile: Some(row_tile), blocks: Some(30), exchange: None }, 1);
         }
     }
 }
@@ -206,33 +211,44 @@ fn the_plan_s_own_choices_agree_with_float64() {
     ];
     for (index, (parts, inputs, outputs)) in batches.into_iter().enumerate() {
         let batch = Batch::new(Element::Bf16, inputs, outputs, parts, index as u64);
-        check(runner, &batch, Tuning::default(), index as u64);
+        for exchange in [None, Some(Exchange::Global)] {
+            // As many blocks as multiprocessors leave the groups of a mixed batch unequal in members.
+            let blocks = exchange.map(|_| CHIP.multiprocessors);
+            check(runner, &batch, Tuning { exchange, blocks, row_tile: None }, index as u64);
+        }
     }
 }
 
 #[test]
 fn members_of_a_group_exchange_their_sums_in_any_number() {
     let Some(runner) = shim::runner() else { return };
-    for (blocks, rank) in [(2, 16), (3, 48), (16, 16), (7, 256)] {
-        let batch = Batch::new(Element::F16, 512, &[512], &[part(2, rank)], u64::from(blocks));
-        check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(blocks) }, 3);
+    for exchange in [Exchange::Global, Exchange::Cluster] {
+        let exchange = Some(exchange);
+        for (blocks, rank, seed) in [(2, 16, 1), (3, 48, 3), (4, 64, 5), (8, 32, 7), (16, 16, 9), (7, 256, 11)] {
+            let batch = Batch::new(Element::F16, 512, &[512], &[part(2, rank)], seed);
+            check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(blocks), exchange }, seed);
+        }
+        let batch = Batch::new(Element::F16, 512, &[512], &[part(61, 70)], 9);
+        check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows64), blocks: Some(4), exchange }, 3);
     }
-    let batch = Batch::new(Element::F16, 512, &[512], &[part(61, 70)], 9);
-    check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows64), blocks: Some(4) }, 3);
 }
 
 /// What the shim is for: each of these faults passes unnoticed on some GPU, some of the time.
 #[test]
 fn planted_faults_are_found() {
     let faults = [
-        ("copy_wait<DEPTH - 1>();", "copy_wait<DEPTH>();", "an asynchronous copy used before it is waited for"),
-        ("nt * 8 + i < rows)", "nt * 8 + i < rows + 1)", "x read past its last row"),
-        ("column < projection.columns &&", "", "y read past its last column"),
-        ("  dependency_wait();\n\n  // y of", "\n  // y of", "x read before the preceding kernel is done"),
+        (
+            "    else\n      copy_wait<0>();",
+            "    else\n      copy_wait<12>();",
+            "an asynchronous copy used before it is waited for",
+        ),
+        ("x.rows = rows - min(rows, i);", "x.rows = rows + 1 - min(rows, i);", "x read past its last row"),
+        ("tiles_below(first, WARPS * 32, projection.columns, my_columns)", "my_columns", "y read past its last column"),
+        ("  dependency_wait();\n\n  if (MODE", "  if (MODE", "x read before the preceding kernel is done"),
     ];
     let batch = Batch::new(Element::Bf16, 72, &[40], &[part(3, 16), part(1, 9)], 5);
     let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
-    let plan = Plan::new(&batch.site, &segments, CHIP, Tuning { row_tile: None, blocks: Some(4) }).expect("valid");
+    let plan = Plan::new(&batch.site, &segments, CHIP, Tuning { blocks: Some(4), ..Tuning::default() }).expect("valid");
     let launch = Launch { batch: &batch, plan, seed: 11 };
     for (index, (from, to, what)) in faults.into_iter().enumerate() {
         let Some(runner) = shim::build(

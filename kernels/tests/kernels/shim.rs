@@ -31,6 +31,8 @@ pub(crate) struct Case {
     pub(crate) blocks: usize,
     pub(crate) threads: usize,
     pub(crate) shared_bytes: usize,
+    /// Blocks in a cluster.
+    pub(crate) cluster: usize,
     pub(crate) seed: u64,
     pub(crate) buffers: Vec<Buffer>,
     pub(crate) pointers: Vec<Pointer>,
@@ -45,7 +47,9 @@ impl Case {
         let mut bytes = Vec::new();
         let word = |bytes: &mut Vec<u8>, value: usize| bytes.extend((value as u64).to_le_bytes());
         word(&mut bytes, variant * KERNELS.len() + self.kernel);
-        for value in [self.blocks, self.threads, self.shared_bytes, self.seed as usize, self.buffers.len()] {
+        for value in
+            [self.blocks, self.threads, self.shared_bytes, self.cluster, self.seed as usize, self.buffers.len()]
+        {
             word(&mut bytes, value);
         }
         for buffer in &self.buffers {

@@ -1,0 +1,378 @@
+//! One point on the GPU: its buffers, its check against float64, its time.
+
+use std::sync::Arc;
+
+use aril_kernels::gpu::{Gpu, Overlap};
+use aril_kernels::lora::launch::{Inbox, Intermediate, LoadedPlan, LoraKernels, Matrix};
+use aril_kernels::lora::layout::{AdapterLayout, ProjectionShape};
+use aril_kernels::lora::plan::{Plan, Segment, Site, Tuning};
+use aril_kernels::reference::lora::{Deviation, Weights, expand, shrink};
+use aril_kernels::timing::{Stopwatch, Summary};
+use aril_kernels::{Element, Error};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, sys};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::points::Point;
+
+pub(crate) struct Bench {
+    pub(crate) gpu: Gpu,
+    pub(crate) stream: Arc<CudaStream>,
+    pub(crate) kernels: LoraKernels,
+    pub(crate) ampere: LoraKernels,
+    pub(crate) stopwatch: Stopwatch,
+    pub(crate) inbox: Inbox,
+    pub(crate) repeats: usize,
+}
+
+/// Which kernel, and what runs before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Pair,
+    Shrink,
+    Expand,
+}
+
+/// What precedes each call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The same call on another layer's weights, back to back, overlapping as programmatic launches do.
+    Itself,
+    /// The same, but each call begins when the one before it is finished.
+    ItselfPlain,
+    /// A kernel that does not let its successor begin early; its own time is subtracted.
+    Uncooperative,
+}
+
+/// The buffers of one point: `sets` layers of weights, activations that are warm or rotate.
+pub(crate) struct Prepared {
+    layout: AdapterLayout,
+    element: Element,
+    _weights: CudaSlice<u16>,
+    pub(crate) segments: Vec<Segment>,
+    x: Vec<CudaSlice<u16>>,
+    y: Vec<CudaSlice<u16>>,
+    v: Vec<CudaSlice<f32>>,
+    v_stride: u32,
+    pub(crate) sets: usize,
+    rows: u32,
+    inputs: u32,
+    outputs: u32,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl Bench {
+    fn address<T>(&self, slice: &CudaSlice<T>) -> u64 {
+        slice.device_ptr(&self.stream).0
+    }
+
+    pub(crate) fn prepare(&self, point: &Point) -> Result<Prepared, Error> {
+        let (element, rows) = (point.element, point.rows());
+        let sets = (512 * MIB).div_ceil(point.bytes("pair")).clamp(4, 32) as usize;
+        let shape = ProjectionShape { inputs: point.inputs, outputs: point.outputs };
+        let layout = AdapterLayout::new(&vec![shape; sets])?;
+        let total = point.segments.iter().map(|&(_, rank)| layout.elements(rank)).sum();
+        let mut weights = self.gpu.allocate::<u16>(&self.stream, total, "the adapters")?;
+        self.stopwatch.fill(&mut weights, element, 1, 0.02)?;
+        let (base, mut row, mut offset) = (self.address(&weights), 0, 0);
+        let mut segments = Vec::new();
+        for &(count, rank) in &point.segments {
+            segments.push(Segment { rows: row..row + count, weights: base + offset as u64 * 2, rank, scale: 1.0 });
+            row += count;
+            offset += layout.elements(rank);
+        }
+        let activations = 2 * u64::from(rows) * u64::from(point.inputs + point.outputs);
+        let copies = if activations <= 4 * MIB { 1 } else { (128 * MIB).div_ceil(activations) as usize };
+        let v_stride = point.segments.iter().map(|&(_, rank)| rank).max().unwrap_or(1).next_multiple_of(4);
+        let (mut x, mut y, mut v) = (Vec::new(), Vec::new(), Vec::new());
+        for copy in 0..copies as u64 {
+            let mut buffer = self.gpu.allocate::<u16>(&self.stream, (rows * point.inputs) as usize, "x")?;
+            self.stopwatch.fill(&mut buffer, element, 2 + copy, 1.0)?;
+            x.push(buffer);
+            let mut buffer = self.gpu.allocate::<u16>(&self.stream, (rows * point.outputs) as usize, "y")?;
+            self.stopwatch.fill(&mut buffer, element, 1000 + copy, 1.0)?;
+            y.push(buffer);
+            let length = (rows * v_stride) as usize;
+            v.push(self.stream.clone_htod(&vec![0.5_f32; length]).map_err(driver("filling v"))?);
+        }
+        let (inputs, outputs) = (point.inputs, point.outputs);
+        Ok(Prepared { layout, element, _weights: weights, segments, x, y, v, v_stride, sets, rows, inputs, outputs })
+    }
+
+    pub(crate) fn plan(&self, prepared: &Prepared, tuning: Tuning) -> Result<Plan, Error> {
+        let site = Site::new(prepared.element, &prepared.layout.places()[..1])?;
+        Plan::new(&site, &prepared.segments, self.gpu.chip(), tuning)
+    }
+
+    /// Microseconds a call, as the median over replays of a graph of `sets` calls, and all samples.
+    pub(crate) fn time(
+        &mut self,
+        prepared: &Prepared,
+        plan: &Plan,
+        call: Call,
+        before: Before,
+        repeats: usize,
+    ) -> Result<(Summary, Vec<f64>), Error> {
+        if plan.inbox_cells() > 1 << 18 {
+            return Err(Error::Shape { what: "inbox".to_owned(), why: "over 128 MiB".to_owned() });
+        }
+        let loaded = self.kernels.load(&self.stream, plan, plan.jobs().len() as u32)?;
+        let with = self.graph(prepared, &loaded, Some(call), before)?;
+        let mut samples = self.stopwatch.replays_us(&with, repeats)?;
+        if before == Before::Uncooperative {
+            let without = self.graph(prepared, &loaded, None, before)?;
+            let alone = Summary::of(&self.stopwatch.replays_us(&without, repeats)?).expect("at least one replay");
+            samples.iter_mut().for_each(|sample| *sample -= alone.median);
+        }
+        samples.iter_mut().for_each(|sample| *sample /= prepared.sets as f64);
+        Ok((Summary::of(&samples).expect("at least one replay"), samples))
+    }
+
+    fn graph(
+        &mut self,
+        prepared: &Prepared,
+        loaded: &LoadedPlan,
+        call: Option<Call>,
+        before: Before,
+    ) -> Result<cudarc::driver::CudaGraph, Error> {
+        let Bench { stream, stopwatch, inbox, .. } = self;
+        let overlap = if before == Before::ItselfPlain { Overlap::None } else { Overlap::Programmatic };
+        stopwatch.capture(|| {
+            for set in 0..prepared.sets {
+                let copy = set % prepared.x.len();
+                let x = matrix(stream, &prepared.x[copy], prepared.rows, prepared.inputs);
+                let y = [matrix(stream, &prepared.y[copy], prepared.rows, prepared.outputs)];
+                let v = [prepared.intermediate(stream, copy)];
+                let site = Site::new(prepared.element, &prepared.layout.places()[set..=set])?;
+                if before == Before::Uncooperative {
+                    // A few rows' worth of bytes from the far end of v's neighbours to y would do; x is copied to
+                    // itself, so that the call finds it just written, as in a step.
+                    let bytes = (u64::from(prepared.rows * prepared.inputs) * 2).min(MIB) as usize / 16 * 16;
+                    // SAFETY: x is that long; source and destination are the same vectors.
+                    unsafe { stopwatch.copy_uncooperatively(x.address, x.address, bytes)? };
+                }
+                // SAFETY: all buffers live in `prepared`, laid out for `site`; one stream.
+                unsafe {
+                    match call {
+                        Some(Call::Pair) => loaded.pair(stream, &site, inbox, x, &y, overlap)?,
+                        Some(Call::Shrink) => loaded.shrink(stream, &site, inbox, x, &v, overlap)?,
+                        Some(Call::Expand) => loaded.expand(stream, &site, &v, &y, overlap)?,
+                        None => {}
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Microseconds of a device copy that moves the same bytes (half read, half written), timed the same way: the
+    /// driver's copy and a kernel's, whichever is faster.
+    pub(crate) fn time_copy(&mut self, bytes: u64, sets: usize) -> Result<Summary, Error> {
+        let (driver, kernel) = (self.time_one_copy(bytes, sets, false)?, self.time_one_copy(bytes, sets, true)?);
+        Ok(if driver.median < kernel.median { driver } else { kernel })
+    }
+
+    fn time_one_copy(&mut self, bytes: u64, sets: usize, kernel: bool) -> Result<Summary, Error> {
+        let half = (bytes / 2).next_multiple_of(16) as usize;
+        let length = half * sets / 2 + 8;
+        let from = self.gpu.allocate::<u16>(&self.stream, length, "a copy's source")?;
+        let to = self.gpu.allocate::<u16>(&self.stream, length, "a copy's target")?;
+        let (from_buffer, to_buffer) = (from, to);
+        let (from, to) = (self.address(&from_buffer), self.address(&to_buffer));
+        let stream = self.stream.clone();
+        let graph = self.stopwatch.capture(|| {
+            for set in 0..sets {
+                let offset = (set * half) as u64;
+                if kernel {
+                    // SAFETY: as below.
+                    unsafe { self.stopwatch.copy_uncooperatively(to + offset, from + offset, half)? };
+                    continue;
+                }
+                // SAFETY: both buffers hold `sets` times `half` bytes and live until the replays are done.
+                unsafe { sys::cuMemcpyDtoDAsync_v2(to + offset, from + offset, half, stream.cu_stream()) }
+                    .result()
+                    .map_err(driver("capturing a copy"))?;
+            }
+            Ok(())
+        })?;
+        let samples: Vec<f64> =
+            self.stopwatch.replays_us(&graph, self.repeats)?.iter().map(|sample| sample / sets as f64).collect();
+        Ok(Summary::of(&samples).expect("at least one replay"))
+    }
+
+    /// Runs pair, shrink and expand on fresh random inputs; returns the worst deviations of y, and whether the same
+    /// launches in a graph gave the same bits. v and the guard behind y are poisoned.
+    pub(crate) fn check(&mut self, point: &Point, tuning: Tuning, seed: u64, ampere: bool) -> Result<Checked, Error> {
+        let inputs = Inputs::draw(point, seed);
+        let kernels = if ampere { &self.ampere } else { &self.kernels };
+        let stream = &self.stream;
+        let shape = ProjectionShape { inputs: point.inputs, outputs: point.outputs };
+        let layout = AdapterLayout::new(&[shape])?;
+        let mut packed = Vec::new();
+        let (mut segments, mut row) = (Vec::new(), 0);
+        for (&(rows, rank), (a, b)) in point.segments.iter().zip(&inputs.weights) {
+            let offset = packed.len();
+            packed.resize(offset + layout.elements(rank), 0);
+            layout.pack(0, rank, a, b, &mut packed[offset..])?;
+            segments.push(Segment { rows: row..row + rows, weights: offset as u64 * 2, rank, scale: 0.75 });
+            row += rows;
+        }
+        let weights = stream.clone_htod(&packed).map_err(driver("uploading adapters"))?;
+        let base = self.address(&weights);
+        segments.iter_mut().for_each(|segment| segment.weights += base);
+        let site = Site::new(point.element, layout.places())?;
+        let mut chip = self.gpu.chip();
+        if ampere {
+            chip.cluster_max = 1;
+        }
+        let plan = Plan::new(&site, &segments, chip, tuning)?;
+        let loaded = kernels.load(stream, &plan, plan.jobs().len() as u32 + 3)?;
+        let x = stream.clone_htod(&inputs.x).map_err(driver("uploading x"))?;
+        let guarded: Vec<u16> = inputs.y.iter().copied().chain([GUARD; 4096]).collect();
+        let v_stride = plan.rank_max().max(1);
+        let poison = vec![f32::NAN; (point.rows() * v_stride) as usize + 4096];
+        let x_matrix = matrix(stream, &x, point.rows(), point.inputs);
+        let mut results = Vec::new();
+        for how in 0..3 {
+            let y = stream.clone_htod(&guarded).map_err(driver("uploading y"))?;
+            let v = stream.clone_htod(&poison).map_err(driver("poisoning v"))?;
+            let y_matrix = [matrix(stream, &y, point.rows(), point.outputs)];
+            let v_matrix = [Intermediate { address: self.address(&v), rows: point.rows(), stride: v_stride }];
+            let inbox = &mut self.inbox;
+            let overlap = Overlap::Programmatic;
+            stream.synchronize().map_err(driver("uploading"))?;
+            // SAFETY: all buffers live until the synchronisation below; one stream.
+            let mut pair = || unsafe { loaded.pair(stream, &site, inbox, x_matrix, &y_matrix, overlap) };
+            match how {
+                0 => pair()?,
+                1 => self.stopwatch.capture(pair)?.launch().map_err(driver("replaying"))?,
+                // SAFETY: as above.
+                _ => unsafe {
+                    loaded.shrink(stream, &site, inbox, x_matrix, &v_matrix, overlap)?;
+                    loaded.expand(stream, &site, &v_matrix, &y_matrix, overlap)?;
+                },
+            }
+            stream.synchronize().map_err(driver("running a check"))?;
+            results.push(stream.clone_dtoh(&y).map_err(driver("downloading y"))?);
+        }
+        let expected = inputs.expected(point, 0.75);
+        let length = inputs.y.len();
+        let deviation = |result: &Vec<u16>| {
+            Deviation::of(result[..length].iter().map(|&bits| f64::from(point.element.decode(bits))), &expected)
+        };
+        Ok(Checked {
+            pair: deviation(&results[0]),
+            separate: deviation(&results[2]),
+            graph_is_equal: results[0] == results[1],
+            guard_is_whole: results.iter().all(|result| result[length..].iter().all(|&bits| bits == GUARD)),
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checked {
+    pub(crate) pair: Deviation,
+    pub(crate) separate: Deviation,
+    pub(crate) graph_is_equal: bool,
+    pub(crate) guard_is_whole: bool,
+}
+
+impl Checked {
+    pub(crate) fn passes(&self, element: Element) -> bool {
+        let (norm, largest) = if element == Element::Bf16 { (1e-2, 0.15) } else { (2e-3, 0.02) };
+        let close = self.pair.within(norm, largest) && self.separate.within(norm, largest);
+        close && self.graph_is_equal && self.guard_is_whole
+    }
+}
+
+const GUARD: u16 = 0x7fc1;
+
+fn driver(doing: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> Error {
+    move |code| Error::Driver { doing: doing.to_owned(), code: format!("{code:?}") }
+}
+
+fn matrix(stream: &Arc<CudaStream>, slice: &CudaSlice<u16>, rows: u32, columns: u32) -> Matrix {
+    Matrix { address: slice.device_ptr(stream).0, rows, columns, stride: columns }
+}
+
+impl Prepared {
+    fn intermediate(&self, stream: &Arc<CudaStream>, copy: usize) -> Intermediate {
+        Intermediate { address: self.v[copy].device_ptr(stream).0, rows: self.rows, stride: self.v_stride }
+    }
+
+    pub(crate) fn activations_are_warm(&self) -> bool {
+        self.x.len() == 1
+    }
+}
+
+/// Fresh random inputs of a check, as bits.
+struct Inputs {
+    weights: Vec<(Vec<u16>, Vec<u16>)>,
+    x: Vec<u16>,
+    y: Vec<u16>,
+}
+
+impl Inputs {
+    fn draw(point: &Point, seed: u64) -> Inputs {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut draw = |count: u32, scale: f32| -> Vec<u16> {
+            (0..count).map(|_| point.element.encode((random.random::<f32>() * 2.0 - 1.0) * scale)).collect()
+        };
+        // x·A has a standard deviation of about one third, (x·A)·B of about one.
+        let a_scale = 1.0 / (point.inputs as f32).sqrt();
+        let weights = point
+            .segments
+            .iter()
+            .map(|&(_, rank)| {
+                let b_scale = 4.0 / (rank as f32).sqrt();
+                (draw(point.inputs * rank, a_scale), draw(rank * point.outputs, b_scale))
+            })
+            .collect();
+        let (rows, inputs, outputs) = (point.rows(), point.inputs, point.outputs);
+        Inputs { weights, x: draw(rows * inputs, 1.0), y: draw(rows * outputs, 1.0) }
+    }
+
+    /// y after the pair, in float64, on all cores.
+    fn expected(&self, point: &Point, scale: f32) -> Vec<f64> {
+        let (inputs, outputs) = (point.inputs as usize, point.outputs as usize);
+        let decode = |bits: &[u16]| -> Vec<f32> { bits.iter().map(|&bits| point.element.decode(bits)).collect() };
+        // Work is split by rows, so that one long segment keeps all cores busy too.
+        let mut tasks = Vec::new();
+        let mut row = 0;
+        for (index, &(rows, _)) in point.segments.iter().enumerate() {
+            for first in (0..rows as usize).step_by(64) {
+                tasks.push((index, row + first, (rows as usize - first).min(64)));
+            }
+            row += rows as usize;
+        }
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let mut parts: Vec<(usize, Vec<f64>)> = Vec::new();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..std::thread::available_parallelism().map_or(4, usize::from))
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut done = Vec::new();
+                        while let Some(&(index, first, rows)) =
+                            tasks.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                        {
+                            let (a, b) = &self.weights[index];
+                            let (a, b) = (decode(a), decode(b));
+                            let weights = Weights { a: &a, b: &b, rank: point.segments[index].1 as usize };
+                            let x = decode(&self.x[first * inputs..(first + rows) * inputs]);
+                            let y = decode(&self.y[first * outputs..(first + rows) * outputs]);
+                            let v = shrink(&x, inputs, weights);
+                            done.push((first, expand(&y, outputs, &v, scale, weights)));
+                        }
+                        done
+                    })
+                })
+                .collect();
+            for worker in workers {
+                parts.extend(worker.join().expect("a reference thread"));
+            }
+        });
+        parts.sort_unstable_by_key(|&(first, _)| first);
+        parts.into_iter().flat_map(|(_, part)| part).collect()
+    }
+}

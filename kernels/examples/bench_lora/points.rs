@@ -1,0 +1,174 @@
+//! The batches that are measured: the 40 points at which public kernels were measured, and others.
+
+use aril_kernels::Element;
+
+/// One batch: consecutive segments of (rows, rank), each with an adapter of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Point {
+    /// `table` for the 40 points of the published comparison, `figure` for those of Punica's figures, `other`.
+    pub(crate) group: &'static str,
+    pub(crate) element: Element,
+    pub(crate) inputs: u32,
+    pub(crate) outputs: u32,
+    pub(crate) batch: String,
+    pub(crate) segments: Vec<(u32, u32)>,
+}
+
+impl Point {
+    pub(crate) fn rows(&self) -> u32 {
+        self.segments.iter().map(|&(rows, _)| rows).sum()
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}→{} {}", self.element.name(), self.inputs, self.outputs, self.batch)
+    }
+
+    fn ranks(&self) -> u64 {
+        self.segments.iter().filter(|(rows, _)| *rows > 0).map(|&(_, rank)| u64::from(rank)).sum()
+    }
+
+    /// Minimal bytes: every used adapter's weights once, and the activations. v is fp16 or bf16 in this count,
+    /// as it is for every peer, although ours is fp32.
+    pub(crate) fn bytes(&self, kernel: &str) -> u64 {
+        let rows = u64::from(self.rows());
+        let (inputs, outputs) = (u64::from(self.inputs), u64::from(self.outputs));
+        let v: u64 = self.segments.iter().map(|&(rows, rank)| u64::from(rows) * u64::from(rank)).sum();
+        let (a, b) = (self.ranks() * inputs, self.ranks() * outputs);
+        2 * match kernel {
+            "shrink" => a + rows * inputs + v,
+            "expand" => b + v + 2 * rows * outputs,
+            _ => a + b + rows * (inputs + 2 * outputs),
+        }
+    }
+}
+
+/// Rows of each adapter, by the popularity generator of Punica's benchmarks.
+fn popularity(name: &str, rows: u32) -> Vec<u32> {
+    match name {
+        "distinct" => vec![1; rows as usize],
+        "identical" => vec![rows],
+        "uniform" => {
+            let adapters = f64::from(rows).sqrt().ceil() as u32;
+            (0..adapters).map(|n| rows / adapters + u32::from(n < rows % adapters)).collect()
+        }
+        "skewed" => {
+            let (mut lengths, mut next, mut sum) = (Vec::new(), 1.0_f64, 0);
+            while sum + (next as u32) < rows {
+                lengths.push(next as u32);
+                sum += next as u32;
+                next *= 1.5;
+            }
+            lengths.push(rows - sum);
+            lengths.sort_unstable_by(|a, b| b.cmp(a));
+            lengths
+        }
+        other => {
+            // prefill<segments>x<rows>
+            let (segments, rows) = other.trim_start_matches("prefill").split_once('x').expect("prefill<n>x<rows>");
+            let parse = |text: &str| text.parse::<u32>().expect("a number");
+            vec![parse(rows); parse(segments) as usize]
+        }
+    }
+}
+
+fn point(group: &'static str, element: Element, shape: (u32, u32), rank: u32, rows: u32, name: &str) -> Point {
+    let segments = popularity(name, rows).into_iter().map(|rows| (rows, rank)).collect();
+    Point { group, element, inputs: shape.0, outputs: shape.1, batch: format!("r{rank} {rows} {name}"), segments }
+}
+
+fn mixed(shape: (u32, u32), batch: &str, segments: &[(u32, u32)]) -> Point {
+    Point {
+        group: "other",
+        element: Element::Bf16,
+        inputs: shape.0,
+        outputs: shape.1,
+        batch: batch.to_owned(),
+        segments: segments.to_vec(),
+    }
+}
+
+/// The 40 points of the comparison of public kernels.
+pub(crate) fn table() -> Vec<Point> {
+    let square = (4096, 4096);
+    let bf16 = |shape, rank, rows, name| point("table", Element::Bf16, shape, rank, rows, name);
+    let fp16 = |shape, rank, rows, name| point("table", Element::F16, shape, rank, rows, name);
+    let mut points = Vec::new();
+    points.extend([1, 4, 16, 32, 64, 128, 256].map(|rows| bf16(square, 16, rows, "distinct")));
+    for name in ["uniform", "skewed", "identical"] {
+        points.extend([16, 64, 256].map(|rows| bf16(square, 16, rows, name)));
+    }
+    points.extend([8, 32, 64, 128].map(|rank| bf16(square, rank, 32, "distinct")));
+    points.push(bf16(square, 64, 64, "uniform"));
+    let shapes = [
+        (4096, 11008),
+        (11008, 4096),
+        (4096, 14336),
+        (14336, 4096),
+        (4096, 1024),
+        (8192, 8192),
+        (8192, 28672),
+        (28672, 8192),
+    ];
+    points.extend(shapes.map(|shape| bf16(shape, 16, 32, "distinct")));
+    points.extend([(4096, 14336), (14336, 4096), (8192, 8192), (28672, 8192)].map(|s| bf16(s, 64, 64, "uniform")));
+    points.push(fp16(square, 16, 32, "distinct"));
+    points.push(fp16(square, 16, 64, "uniform"));
+    points.push(bf16(square, 16, 2048, "prefill4x512"));
+    points.push(bf16(square, 16, 2048, "prefill1x2048"));
+    points.push(bf16(square, 16, 4096, "prefill32x128"));
+    points.push(bf16(square, 64, 2048, "prefill4x512"));
+    points.push(bf16((4096, 14336), 16, 2048, "prefill4x512"));
+    points
+}
+
+/// Points that no tuning looked at: other widths, odd and mixed ranks, lopsided segments.
+pub(crate) fn others() -> Vec<Point> {
+    let bf16 = |shape, rank, rows, name| point("other", Element::Bf16, shape, rank, rows, name);
+    let mut points = vec![
+        bf16((2048, 8192), 16, 32, "distinct"),
+        bf16((3072, 8192), 16, 32, "distinct"),
+        bf16((12288, 12288), 16, 32, "distinct"),
+        bf16((5120, 27648), 16, 32, "distinct"),
+        bf16((1536, 8960), 16, 32, "distinct"),
+        bf16((1536, 8960), 64, 64, "uniform"),
+        bf16((5120, 5120), 16, 1, "distinct"),
+        bf16((5120, 13824), 16, 48, "distinct"),
+        bf16((4096, 4096), 16, 512, "distinct"),
+        bf16((4096, 4096), 16, 512, "uniform"),
+        bf16((4096, 4096), 16, 3, "identical"),
+        bf16((4096, 4096), 5, 32, "distinct"),
+        bf16((4096, 4096), 24, 32, "distinct"),
+        bf16((4096, 4096), 100, 16, "distinct"),
+        bf16((4096, 4096), 256, 8, "distinct"),
+        bf16((4096, 4096), 16, 100, "skewed"),
+        bf16((3072, 3072), 32, 1000, "prefill4x250"),
+    ];
+    let cycle: Vec<(u32, u32)> = [8, 64, 128].into_iter().cycle().take(30).map(|rank| (1, rank)).collect();
+    points.push(mixed((4096, 4096), "30 rows of ranks 8+64+128", &cycle));
+    points.push(mixed((4096, 11008), "30 rows of ranks 8+64+128", &cycle));
+    let mut lopsided = vec![(200, 16)];
+    lopsided.extend([(1, 16); 31]);
+    points.push(mixed((4096, 4096), "one segment of 200 rows and 31 single rows, r16", &lopsided));
+    let mut one_prefill = vec![(512, 16)];
+    one_prefill.extend([(1, 16); 31]);
+    points.push(mixed((4096, 4096), "one prefill of 512 rows and 31 single rows, r16", &one_prefill));
+    let odd: Vec<(u32, u32)> = (1..=40).map(|n| (n % 4, 1 + n * 3)).collect();
+    points.push(mixed((4096, 4096), "40 segments of 0 to 3 rows, ranks 4 to 121", &odd));
+    points
+}
+
+/// The batches of Punica's figures 7 to 9: 1 to 64 rows, four popularities; the projection of figure 8 at rank 16 and a
+/// square one at the ranks of figure 9.
+pub(crate) fn figures() -> Vec<Point> {
+    let mut points = Vec::new();
+    for (shape, rank) in
+        [((4096, 11008), 16), ((4096, 4096), 8), ((4096, 4096), 16), ((4096, 4096), 32), ((4096, 4096), 64)]
+    {
+        for name in ["distinct", "uniform", "skewed", "identical"] {
+            for rows in [1, 2, 4, 8, 16, 32, 48, 64] {
+                points.push(point("figure", Element::F16, shape, rank, rows, name));
+            }
+        }
+    }
+    points
+}
