@@ -222,7 +222,7 @@ impl Draft<'_> {
                     output: row.output,
                     last_token: row.last_token,
                     since: self.now,
-                    awaits: false,
+                    awaits: None,
                     taken: false,
                 },
                 true,
@@ -315,9 +315,8 @@ impl Draft<'_> {
             }
             LoadMode::Overlapped => {
                 let waiting = &mut self.replica.waiting[position];
-                if !waiting.awaits {
-                    waiting.awaits = true;
-                    self.replica.residency.await_(adapter);
+                if !self.replica.residency.is_awaited(adapter, waiting.awaits) {
+                    waiting.awaits = Some(self.replica.residency.await_(adapter));
                 }
                 Err(Refusal::AdapterLoading)
             }

@@ -338,7 +338,7 @@ impl Engine<'_, '_> {
             output: sequence.offered.outcome.output_tokens,
             last_token: sequence.last_token,
             since: self.now,
-            awaits: false,
+            awaits: None,
             taken: false,
         };
         if first && let Some(adapter) = request.adapter {

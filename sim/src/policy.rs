@@ -111,7 +111,8 @@ pub trait LoadPath {
     fn mode(&self) -> LoadMode;
 
     /// For how many requests at the head of a replica's queue are copies started ahead of need? 0: on demand only.
-    /// A copy ahead of need only ever takes free room or that of idle adapters which nobody in the queue waits for.
+    /// A copy ahead of need only ever takes free room or that of idle adapters which were not fetched for somebody in the
+    /// queue.
     fn ahead(&self) -> usize {
         0
     }

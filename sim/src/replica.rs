@@ -67,8 +67,8 @@ pub(crate) struct Waiting {
     pub(crate) last_token: Option<Time>,
     /// When it joined this queue.
     pub(crate) since: Time,
-    /// Does its adapter's entry count it?
-    pub(crate) awaits: bool,
+    /// The copy of its adapter that it counts on, and that is kept for it.
+    pub(crate) awaits: Option<u32>,
     /// Admitted by the draft under construction.
     pub(crate) taken: bool,
 }
@@ -269,8 +269,8 @@ impl Replica {
     pub(crate) fn forget_waiting(&mut self, waiting: &Waiting) {
         self.waiting_blocks -= u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {
-            if waiting.awaits {
-                self.residency.unawait(adapter);
+            if let Some(copy) = waiting.awaits {
+                self.residency.unawait(adapter, copy);
             }
             let count = self.waiting_adapters.get_mut(&adapter).expect("the queue's adapters are counted");
             *count -= 1;

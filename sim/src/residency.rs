@@ -18,6 +18,8 @@ pub(crate) struct Entry {
     pub(crate) users: u32,
     /// Sequences in the queue that it was loaded for.
     awaited: u32,
+    /// Tells this copy from earlier ones of the same adapter.
+    number: u32,
     loaded: Time,
     last_used: Time,
     uses: u64,
@@ -28,6 +30,8 @@ pub(crate) struct Entry {
 struct Store {
     memory: AdapterMemory,
     bytes: u64,
+    /// Copies ever begun.
+    inserted: u32,
     /// The adapters in order, and apart from them what is known of each: to find one is to read few lines of memory.
     adapters: Vec<AdapterId>,
     entries: Vec<Entry>,
@@ -35,7 +39,7 @@ struct Store {
 
 impl Store {
     fn new(memory: AdapterMemory) -> Store {
-        Store { memory, bytes: 0, adapters: Vec::new(), entries: Vec::new() }
+        Store { memory, bytes: 0, inserted: 0, adapters: Vec::new(), entries: Vec::new() }
     }
 
     fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
@@ -85,7 +89,10 @@ impl Store {
 
     fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) {
         self.bytes += bytes;
-        let entry = Entry { bytes, ready, arrived: false, users: 0, awaited: 0, loaded: now, last_used: now, uses: 0 };
+        self.inserted = self.inserted.wrapping_add(1);
+        let number = self.inserted;
+        let (loaded, last_used) = (now, now);
+        let entry = Entry { bytes, ready, arrived: false, users: 0, awaited: 0, number, loaded, last_used, uses: 0 };
         let position = self.position(adapter).expect_err("an adapter is not loaded twice");
         self.adapters.insert(position, adapter);
         self.entries.insert(position, entry);
@@ -345,15 +352,24 @@ impl Residency {
         observer.observe(now, &Fact::LoadDone { replica: self.replica, adapter, from, bytes });
     }
 
-    /// A sequence of the queue counts on the adapter.
-    pub(crate) fn await_(&mut self, adapter: AdapterId) {
-        self.gpu.get_mut(adapter).expect("an awaited adapter is on its way").awaited += 1;
+    /// A sequence of the queue counts on the adapter. Gives the number of the copy that it counts on.
+    pub(crate) fn await_(&mut self, adapter: AdapterId) -> u32 {
+        let entry = self.gpu.get_mut(adapter).expect("an awaited adapter is on its way");
+        entry.awaited += 1;
+        entry.number
     }
 
-    /// A sequence of the queue no longer counts on it. Demand may have evicted it meanwhile.
-    pub(crate) fn unawait(&mut self, adapter: AdapterId) {
-        if let Some(entry) = self.gpu.get_mut(adapter) {
-            entry.awaited = entry.awaited.saturating_sub(1);
+    /// Does the sequence count on the copy that is there or on its way? Demand may have evicted the one it counted on.
+    pub(crate) fn is_awaited(&self, adapter: AdapterId, copy: Option<u32>) -> bool {
+        copy.is_some() && self.gpu.get(adapter).map(|entry| entry.number) == copy
+    }
+
+    /// A sequence of the queue no longer counts on this copy of the adapter.
+    pub(crate) fn unawait(&mut self, adapter: AdapterId, copy: u32) {
+        if let Some(entry) = self.gpu.get_mut(adapter)
+            && entry.number == copy
+        {
+            entry.awaited = entry.awaited.checked_sub(1).expect("those who await a copy balance");
         }
     }
 
@@ -401,9 +417,7 @@ fn make_room(
         return true;
     }
     let mut idle = store.idle(true);
-    if idle.is_empty() && !spare_awaited {
-        idle = store.idle(false);
-    }
+    let mut all = spare_awaited;
     let mut victims = Vec::new();
     let mut freed = 0;
     let enough = |victims: usize, freed: u64| match store.memory {
@@ -413,6 +427,12 @@ fn make_room(
     };
     // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
     while !enough(victims.len(), freed) {
+        if idle.is_empty() && !all {
+            // Nothing else is left: demand goes before those that wait for what was fetched for them.
+            idle = store.idle(false);
+            idle.retain(|idle| !victims.contains(&idle.adapter));
+            all = true;
+        }
         if idle.is_empty() {
             return false;
         }
@@ -432,4 +452,44 @@ fn make_room(
 /// How long a step that needs the adapter at `now` waits for it.
 pub(crate) fn wait(now: Time, ready: Time) -> Span {
     ready.max(now).since(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct First;
+
+    impl Evictor for First {
+        fn victim(&mut self, _: Time, _: &[Idle]) -> Option<usize> {
+            Some(0)
+        }
+    }
+
+    fn load(residency: &mut Residency, adapter: u32, bytes: u64, cause: LoadCause) -> Option<Time> {
+        let wish = Wish { adapter: AdapterId(adapter), bytes, cause };
+        let loaded = residency.load(Time::ZERO, wish, &mut First, &mut First, &mut (), &mut Vec::new());
+        if loaded.is_some() {
+            residency.arrived(Time::ZERO, AdapterId(adapter), Tier::Host, &mut (), bytes);
+        }
+        loaded
+    }
+
+    #[test]
+    fn demand_takes_idle_adapters_first_and_awaited_ones_if_that_is_not_enough() {
+        let memory = (AdapterMemory::Bytes(30), AdapterMemory::Unbounded);
+        let mut residency = Residency::new(ReplicaId(0), memory.0, memory.1, Link::INSTANT, Link::INSTANT);
+        load(&mut residency, 0, 11, LoadCause::Prefetch).unwrap();
+        let copy = residency.await_(AdapterId(0));
+        load(&mut residency, 1, 11, LoadCause::Prefetch).unwrap();
+        assert_eq!(load(&mut residency, 2, 20, LoadCause::Prefetch), None, "a prefetch leaves awaited adapters alone");
+        load(&mut residency, 3, 9, LoadCause::Demand).expect("there is room");
+        load(&mut residency, 2, 11, LoadCause::Demand).expect("adapter 1 makes room");
+        assert!(residency.holds(AdapterId(0)) && !residency.holds(AdapterId(1)));
+        load(&mut residency, 4, 30, LoadCause::Demand).expect("everybody makes room");
+        assert!(!residency.is_awaited(AdapterId(0), Some(copy)));
+        load(&mut residency, 0, 11, LoadCause::Demand).expect("and back");
+        assert!(!residency.is_awaited(AdapterId(0), Some(copy)), "another copy of the same adapter");
+        residency.unawait(AdapterId(0), copy);
+    }
 }

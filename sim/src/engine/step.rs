@@ -323,7 +323,7 @@ impl Engine<'_, '_> {
         for position in 0..ahead {
             let waiting = &mut replica.waiting[position];
             let Some(adapter) = waiting.adapter else { continue };
-            if waiting.awaits || waiting.taken {
+            if waiting.taken || replica.residency.is_awaited(adapter, waiting.awaits) {
                 continue;
             }
             if replica.residency.presence(adapter) == Presence::Absent {
@@ -336,8 +336,7 @@ impl Engine<'_, '_> {
                     break;
                 }
             }
-            waiting.awaits = true;
-            replica.residency.await_(adapter);
+            waiting.awaits = Some(replica.residency.await_(adapter));
             if overlapped && let Presence::Coming(_) = replica.residency.presence(adapter) {
                 self.sequences.get_mut(waiting.sequence).refused(self.now, crate::draft::Refusal::AdapterLoading);
             }
