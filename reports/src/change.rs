@@ -29,7 +29,7 @@ mod write;
 
 pub use self::baseline::{Baseline, PolicyBaseline, SUFFIX as BASELINE_SUFFIX};
 pub use self::change_point::{ChangePoint, change_points};
-pub use self::chart::{Chart, charts, level_changes};
+pub use self::chart::{Chart, Drawn, charts};
 pub use self::comparable::{Aspect, Unlike};
 pub use self::compared::{Compared, Finding, Row, Rules, RunCount, Subject, Verdict, compare_recordings};
 pub use self::estimate::{Estimate, Pairing, Scale};

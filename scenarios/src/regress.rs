@@ -2,7 +2,11 @@
 //!
 //! Read in this order: [`folder`] (what lies in it), [`runs`] (running all of it), [`judge`] (against the baselines), [`speed`].
 
+#[cfg(test)]
+mod acceptance;
 mod commit;
+#[cfg(test)]
+mod coverage;
 mod folder;
 mod judge;
 mod lock;
@@ -87,19 +91,25 @@ pub(crate) fn regress(registry: &Registry, arguments: &RegressArguments) -> Resu
         .build()
         .map_err(|error| ArilError::io("start threads for", &arguments.out)(std::io::Error::other(error)))?;
     let ran = pool.install(|| runs::all(registry, &folder));
-    let commit = arguments.commit.clone().unwrap_or_else(|| commit::name(&folder));
-    let at = crate::run::now();
-    let mut scenarios = Vec::with_capacity(ran.len());
-    for (scenario, ran) in folder.scenarios.iter().zip(ran) {
-        let writing = judge::Writing { update: arguments.update, record: arguments.record, commit: &commit, at: &at };
-        scenarios.push(judge::judge(scenario, ran, &rules, &writing)?);
-    }
-    scenarios.extend(folder.orphans.iter().map(|orphan| judge::orphan(orphan)));
-    drop(lock);
     let speed = match &arguments.speed_base {
         Some(base) => Some(speed::measure(&folder, base, arguments.pairs, folder.rules.speed)?),
         None => None,
     };
+    let commit = arguments.commit.clone().unwrap_or_else(|| commit::name(&folder));
+    let at = crate::run::now();
+    let writing = judge::Writing {
+        update: arguments.update,
+        record: arguments.record,
+        commit: &commit,
+        at: &at,
+        speed: speed.as_ref(),
+    };
+    let mut scenarios = Vec::with_capacity(ran.len());
+    for (scenario, ran) in folder.scenarios.iter().zip(ran) {
+        scenarios.push(judge::judge(scenario, ran, &rules, &writing)?);
+    }
+    scenarios.extend(folder.orphans.iter().map(|orphan| judge::orphan(orphan)));
+    drop(lock);
     let outcome = Regression::overall(&scenarios, speed.as_ref());
     let regression = Regression {
         schema: SCHEMA.to_owned(),

@@ -3,9 +3,11 @@
 mod integration {
     mod bench;
     mod checks;
+    mod compare;
     mod errors;
     mod files;
     mod manifests;
+    mod regress;
     mod runs;
     mod sweeps;
     mod traces;

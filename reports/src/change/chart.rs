@@ -3,6 +3,7 @@
 use super::change_point::{ChangePoint, change_points};
 use super::estimate::Scale as ChangeScale;
 use super::history::{Entry, History, Level};
+use super::speed::{Quantity, SpeedRules};
 use super::watched::{Thresholds, WATCHED, key, scale_of};
 use crate::ReportError;
 use crate::figure::colour;
@@ -18,11 +19,23 @@ const NAMES: usize = 10;
 /// So many policies are drawn.
 const PANELS_MAX: usize = 12;
 
+/// What is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drawn {
+    /// A metric of each policy: what is simulated.
+    Behaviour(Metric),
+    /// What it took to simulate it.
+    Speed(Quantity),
+}
+
+/// What policy a chart of the simulator's speed is of.
+const PROGRAM: &str = "the simulator";
+
 /// A metric of a scenario over its recorded commits.
 #[derive(Clone, Debug)]
 pub struct Chart {
-    /// Which metric.
-    pub metric: Metric,
+    /// What.
+    pub drawn: Drawn,
     /// The drawing, to be placed in a page.
     pub svg: String,
     /// The drawing, to be a file of its own.
@@ -40,68 +53,124 @@ struct Panel {
     changes: Vec<ChangePoint>,
 }
 
-/// A chart for each watched metric of which the history has a value, in the order of [`WATCHED`].
+/// A chart for each watched metric of which the history has a value, in the order of [`WATCHED`], then of the simulator's speed.
 ///
 /// # Errors
 /// [`ReportError::Figure`] with what the plotter said.
-pub fn charts(scenario: &str, history: &History, thresholds: &Thresholds) -> Result<Vec<Chart>, ReportError> {
+pub fn charts(
+    scenario: &str,
+    history: &History,
+    thresholds: &Thresholds,
+    speed: &SpeedRules,
+) -> Result<Vec<Chart>, ReportError> {
+    let matters = Matters { thresholds, speed };
+    let behaviour = WATCHED.into_iter().map(Drawn::Behaviour);
     let mut charts = Vec::new();
-    for metric in WATCHED {
-        let panels: Vec<Panel> = history
-            .policies()
+    for drawn in behaviour.chain(Quantity::ALL.into_iter().map(Drawn::Speed)) {
+        let policies = match drawn {
+            Drawn::Behaviour(_) => history.policies(),
+            Drawn::Speed(_) => vec![PROGRAM],
+        };
+        let panels: Vec<Panel> = policies
             .into_iter()
-            .filter_map(|policy| Panel::new(policy, metric, &history.entries, thresholds))
+            .filter_map(|policy| Panel::new(policy, drawn, &history.entries, matters))
             .take(PANELS_MAX)
             .collect();
         if panels.is_empty() {
             continue;
         }
-        let drawn: Vec<String> = panels
+        let pictures: Vec<String> = panels
             .iter()
             .enumerate()
-            .map(|(index, panel)| panel.draw(scenario, metric, index, &history.entries, thresholds))
+            .map(|(index, panel)| panel.draw(scenario, drawn, index, &history.entries, matters))
             .collect::<Result<_, _>>()?;
         let changes = panels
             .iter()
             .flat_map(|panel| panel.changes.iter().map(|change| (panel.policy.clone(), *change)))
             .collect();
         charts.push(Chart {
-            metric,
-            svg: stacked(&drawn, &name(scenario, metric), false),
-            file: stacked(&drawn, &name(scenario, metric), true),
+            drawn,
+            svg: stacked(&pictures, &name(scenario, drawn), false),
+            file: stacked(&pictures, &name(scenario, drawn), true),
             changes,
-            commits: history.entries.len(),
+            commits: panels.iter().map(|panel| panel.levels.len()).max().unwrap_or(0),
         });
     }
     Ok(charts)
 }
 
-/// Where the level of a metric of a policy changed; positions are those of the entries.
-pub fn level_changes(policy: &str, metric: Metric, entries: &[Entry], thresholds: &Thresholds) -> Vec<ChangePoint> {
-    Panel::new(policy, metric, entries, thresholds).map(|panel| panel.changes).unwrap_or_default()
+fn name(scenario: &str, drawn: Drawn) -> String {
+    format!("{scenario}: {} over the recorded commits", drawn.title())
 }
 
-fn name(scenario: &str, metric: Metric) -> String {
-    format!("{scenario}: {} over the recorded commits", metric.title())
+/// How large a change has to be to matter.
+#[derive(Clone, Copy)]
+struct Matters<'a> {
+    thresholds: &'a Thresholds,
+    speed: &'a SpeedRules,
 }
 
-/// The least change that matters, in units of the metric, around this level.
-fn least(metric: Metric, level: f64, thresholds: &Thresholds) -> f64 {
-    match scale_of(metric) {
-        ChangeScale::Ratio if level > 0.0 => thresholds.least(metric, ChangeScale::Ratio, level) * level,
-        _ => thresholds.least(metric, ChangeScale::Difference, level),
+impl Matters<'_> {
+    /// The least change that matters, in units of what is drawn, around this level.
+    fn least(self, drawn: Drawn, level: f64) -> f64 {
+        match drawn {
+            Drawn::Behaviour(metric) if scale_of(metric) == ChangeScale::Ratio && level > 0.0 => {
+                self.thresholds.least(metric, ChangeScale::Ratio, level) * level
+            }
+            Drawn::Behaviour(metric) => self.thresholds.least(metric, ChangeScale::Difference, level),
+            Drawn::Speed(quantity) => self.speed.least(quantity) * level,
+        }
+    }
+}
+
+impl Drawn {
+    /// As headings say it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Drawn::Behaviour(metric) => metric.title(),
+            Drawn::Speed(quantity) => quantity.name(),
+        }
+    }
+
+    /// As files are called.
+    pub fn key(self) -> String {
+        match self {
+            Drawn::Behaviour(metric) => key(metric),
+            Drawn::Speed(quantity) => quantity.name().replace(' ', "-"),
+        }
+    }
+
+    fn level(self, entry: &Entry, policy: &str) -> Option<Level> {
+        match self {
+            Drawn::Behaviour(metric) => entry.level(policy, &key(metric)),
+            Drawn::Speed(quantity) => entry.speed_level(quantity),
+        }
+    }
+
+    fn writer(self) -> fn(f64) -> String {
+        match self {
+            Drawn::Speed(Quantity::WallTime) => format::axis_seconds,
+            Drawn::Speed(Quantity::Instructions) => format::axis,
+            Drawn::Behaviour(metric) => match metric.unit() {
+                Unit::Seconds => format::axis_seconds,
+                Unit::Share => percent_at_axis,
+                _ => format::axis,
+            },
+        }
     }
 }
 
 impl Panel {
-    fn new(policy: &str, metric: Metric, entries: &[Entry], thresholds: &Thresholds) -> Option<Panel> {
-        let key = key(metric);
-        let levels: Vec<(usize, Level)> =
-            entries.iter().enumerate().filter_map(|(index, entry)| Some((index, entry.level(policy, &key)?))).collect();
+    fn new(policy: &str, drawn: Drawn, entries: &[Entry], matters: Matters<'_>) -> Option<Panel> {
+        let levels: Vec<(usize, Level)> = entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| Some((index, drawn.level(entry, policy)?)))
+            .collect();
         let means: Vec<f64> = levels.iter().map(|(_, level)| level.mean).collect();
         let middle = median(&means)?;
         // Positions among the values become positions among the commits.
-        let changes = change_points(&means, least(metric, middle, thresholds) * (1.0 - 1e-6))
+        let changes = change_points(&means, matters.least(drawn, middle) * (1.0 - 1e-6))
             .into_iter()
             .map(|change| ChangePoint { at: levels[change.at].0, ..change })
             .collect();
@@ -111,13 +180,13 @@ impl Panel {
     fn draw(
         &self,
         scenario: &str,
-        metric: Metric,
+        drawn: Drawn,
         index: usize,
         entries: &[Entry],
-        thresholds: &Thresholds,
+        matters: Matters<'_>,
     ) -> Result<String, ReportError> {
         let colour = colour::series(index);
-        let y = self.y_scale(metric, thresholds);
+        let y = self.y_scale(drawn, matters);
         let (low, high) = crate::figure::plot::ends(&y);
         let at = |(x, level): &(usize, Level)| (*x as f64, level.mean);
         let end = |which: fn((f64, f64)) -> f64| {
@@ -135,16 +204,16 @@ impl Panel {
             let right = change.at * 3 < entries.len() * 2;
             // Neighbouring marks take turns in height, so that their texts do not meet.
             let height = if number % 2 == 0 { 0.95 } else { 0.82 };
-            let text = format!("{} {}", moved(metric, change), short(&entries[change.at].commit));
+            let text = format!("{} {}", moved(drawn, change), short(&entries[change.at].commit));
             marks.push(Mark::Text { text, at: (change.at as f64 - 0.5, low + (high - low) * height), right });
         }
         Plot {
-            name: format!("{}, {}", name(scenario, metric), self.policy),
+            name: format!("{}, {}", name(scenario, drawn), self.policy),
             size: PANEL,
             x: Scale::names(commit_names(entries)),
             y,
             x_label: String::new(),
-            y_label: format!("{} · {}", metric.title(), self.policy),
+            y_label: format!("{} · {}", drawn.title(), self.policy),
             left: 150,
             grid: (false, true),
             marks,
@@ -153,26 +222,21 @@ impl Panel {
     }
 
     /// Around the means, with as much of the bands as leaves changes visible.
-    fn y_scale(&self, metric: Metric, thresholds: &Thresholds) -> Scale {
+    fn y_scale(&self, drawn: Drawn, matters: Matters<'_>) -> Scale {
         let range = |values: &mut dyn Iterator<Item = f64>| {
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)))
         };
         let (low, high) = range(&mut self.levels.iter().map(|(_, level)| level.mean));
         let (band_low, band_high) =
             range(&mut self.levels.iter().filter_map(|(_, level)| level.interval).flat_map(|(low, high)| [low, high]));
-        let least = least(metric, low.midpoint(high), thresholds);
+        let least = matters.least(drawn, low.midpoint(high));
         let room = (high - low).max(4.0 * least).max(high.abs() * 1e-3).max(1e-12);
         let mut bottom = low - (low - band_low).clamp(0.15 * room, room);
         let top = high + (band_high - high).clamp(0.25 * room, room);
         if low >= 0.0 {
             bottom = bottom.max(0.0);
         }
-        let write = match metric.unit() {
-            Unit::Seconds => format::axis_seconds,
-            Unit::Share => percent_at_axis,
-            _ => format::axis,
-        };
-        Scale::linear(bottom, top, 4, false, write)
+        Scale::linear(bottom, top, 4, false, drawn.writer())
     }
 }
 
@@ -181,10 +245,12 @@ fn percent_at_axis(share: f64) -> String {
 }
 
 /// By how much the level changed.
-pub(crate) fn moved(metric: Metric, change: &ChangePoint) -> String {
-    match scale_of(metric) {
-        ChangeScale::Ratio if change.before > 0.0 => format::signed_percent(change.after / change.before - 1.0),
-        _ => format::signed(metric, change.after - change.before),
+pub(crate) fn moved(drawn: Drawn, change: &ChangePoint) -> String {
+    match drawn {
+        Drawn::Behaviour(metric) if scale_of(metric) == ChangeScale::Difference || change.before <= 0.0 => {
+            format::signed(metric, change.after - change.before)
+        }
+        _ => format::signed_percent(change.after / change.before - 1.0),
     }
 }
 
@@ -257,6 +323,7 @@ mod tests {
                 commit: format!("{index:07x}"),
                 at: String::new(),
                 series: BTreeMap::from([("changed".to_owned(), level(mean)), ("other".to_owned(), level(0.5))]),
+                speed: BTreeMap::new(),
             }
         };
         History { entries: (0..30).map(entry).collect() }
@@ -264,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_planted_change_point_is_found_and_drawn() {
-        let charts = charts("planted", &history(19, 0.04), &Thresholds::default()).unwrap();
+        let charts = charts("planted", &history(19, 0.04), &Thresholds::default(), &SpeedRules::default()).unwrap();
         let [chart] = charts.as_slice() else { panic!("{}", charts.len()) };
         let [(policy, change)] = chart.changes.as_slice() else { panic!("{:?}", chart.changes) };
         assert_eq!((policy.as_str(), change.at), ("changed", 19));
@@ -282,7 +349,9 @@ mod tests {
     fn noise_and_what_does_not_matter_are_not_marked() {
         for rise in [0.0, 0.005] {
             assert!(
-                charts("quiet", &history(19, rise), &Thresholds::default()).unwrap()[0].changes.is_empty(),
+                charts("quiet", &history(19, rise), &Thresholds::default(), &SpeedRules::default()).unwrap()[0]
+                    .changes
+                    .is_empty(),
                 "{rise}"
             );
         }
@@ -295,7 +364,7 @@ mod tests {
         history.entries.iter_mut().for_each(|entry| {
             entry.series.insert("<script>".to_owned(), series.clone());
         });
-        let chart = &charts("<b>", &history, &Thresholds::default()).unwrap()[0];
+        let chart = &charts("<b>", &history, &Thresholds::default(), &SpeedRules::default()).unwrap()[0];
         assert!(!chart.file.contains("<script>") && !chart.file.contains("<b>"));
     }
 }

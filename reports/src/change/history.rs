@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::baseline::save_whole;
 use super::matched::label;
 use super::recording::Recording;
+use super::speed::Quantity;
 use super::watched::{WATCHED, key};
 use crate::ReportError;
 use crate::statistics::t_interval;
@@ -40,6 +41,9 @@ pub struct Entry {
     pub at: String,
     /// By policy, then by metric: mean, and the ends of its interval over seeds where there is one.
     pub series: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
+    /// The simulator's own speed, where it was measured: by quantity, mean and the ends of its interval over runs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub speed: BTreeMap<Quantity, Vec<f64>>,
 }
 
 /// A value at a commit.
@@ -65,24 +69,38 @@ impl Entry {
                 if values.is_empty() {
                     continue;
                 }
-                let level = match t_interval(&values, CONFIDENCE) {
-                    Some(interval) => vec![interval.mean, interval.low, interval.high],
-                    None => vec![values[0]],
-                };
-                metrics.insert(key(metric), level.into_iter().map(six_digits).collect());
+                metrics.insert(key(metric), recorded(&values));
             }
         }
-        Entry { schema: SCHEMA, commit: commit.to_owned(), at: at.to_owned(), series }
+        Entry { schema: SCHEMA, commit: commit.to_owned(), at: at.to_owned(), series, speed: BTreeMap::new() }
     }
 
     /// The value of a series.
     pub fn level(&self, policy: &str, metric: &str) -> Option<Level> {
-        match self.series.get(policy)?.get(metric)?.as_slice() {
-            [mean] => Some(Level { mean: *mean, interval: None }),
-            [mean, low, high] => Some(Level { mean: *mean, interval: Some((*low, *high)) }),
-            _ => None,
-        }
+        level_of(self.series.get(policy)?.get(metric)?)
     }
+
+    /// The speed of the simulator.
+    pub fn speed_level(&self, quantity: Quantity) -> Option<Level> {
+        level_of(self.speed.get(&quantity)?)
+    }
+}
+
+fn level_of(recorded: &[f64]) -> Option<Level> {
+    match recorded {
+        [mean] => Some(Level { mean: *mean, interval: None }),
+        [mean, low, high] => Some(Level { mean: *mean, interval: Some((*low, *high)) }),
+        _ => None,
+    }
+}
+
+/// Mean and the ends of its interval, as a history keeps them; none of no values.
+pub(super) fn recorded(values: &[f64]) -> Vec<f64> {
+    let level = match t_interval(values, CONFIDENCE) {
+        Some(interval) => vec![interval.mean, interval.low, interval.high],
+        None => values.to_vec(),
+    };
+    level.into_iter().map(six_digits).collect()
 }
 
 impl History {

@@ -2,10 +2,10 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::chart::{Chart, moved, short};
+use super::chart::{Chart, Drawn, moved, short};
 use super::compared::{Compared, Row, Verdict};
 use super::regression::{Outcome, Regression, ScenarioOutcome};
-use super::speed::Speed;
+use super::speed::{Quantity, Speed};
 use crate::format;
 use crate::metric::Metric;
 use crate::page::style::style;
@@ -21,6 +21,7 @@ const MORE_STYLE: &str = "
 .outcome.cannot-run{background:var(--ink);border-color:var(--ink);color:var(--paper)}
 .outcome.changed{border-color:var(--published);color:var(--published)}
 .outcome.better{border-color:var(--better);color:var(--better)}
+th.text{text-align:left;padding-left:14px}td.text{padding-left:14px}
 td.text.soft{color:var(--soft)}
 section.scenario{border-top:1px solid var(--line);margin-top:2em}
 section.scenario>h2{margin-top:1em}
@@ -92,9 +93,10 @@ fn overview(order: &[(&ScenarioOutcome, &[Chart])]) -> Markup {
         div.scroll {
             table.lead {
                 thead { tr {
-                    @for heading in ["scenario", "", "identical runs", "worse", "better", "cannot tell", "changes of level recorded", "what moved most"] {
+                    @for heading in ["scenario", "", "identical runs", "worse", "better", "cannot tell", "changes of level recorded"] {
                         th scope="col" { (heading) }
                     }
+                    th.text scope="col" { "what moved most" }
                 } }
                 tbody { @for (scenario, charts) in order { (overview_row(scenario, charts)) } }
             }
@@ -217,17 +219,27 @@ fn figures(scenario: &ScenarioOutcome, charts: &[Chart]) -> Markup {
         rows.into_iter()
             .any(|row| row.subject.metric == metric && matches!(row.verdict, Verdict::Worse | Verdict::Better))
     };
-    let (shown, linked): (Vec<&Chart>, Vec<&Chart>) = charts
-        .iter()
-        .partition(|chart| SHOWN.contains(&chart.metric) || !chart.changes.is_empty() || has_moved(chart.metric));
-    let mut shown = shown;
-    shown.sort_by_key(|chart| (chart.changes.is_empty(), !has_moved(chart.metric)));
+    let is_moved = |chart: &Chart| matches!(chart.drawn, Drawn::Behaviour(metric) if has_moved(metric));
+    let is_shown = |chart: &Chart| match chart.drawn {
+        Drawn::Behaviour(metric) => SHOWN.contains(&metric),
+        Drawn::Speed(quantity) => quantity == Quantity::Instructions,
+    };
+    let (mut moved, stayed): (Vec<&Chart>, Vec<&Chart>) =
+        charts.iter().partition(|chart| !chart.changes.is_empty() || is_moved(chart));
+    moved.sort_by_key(|chart| (!is_moved(chart), chart.changes.is_empty()));
+    let (shown, linked): (Vec<&Chart>, Vec<&Chart>) = stayed.into_iter().partition(|chart| is_shown(chart));
     html! {
+        @if !moved.is_empty() {
+            div.grid { @for chart in moved { (figure(scenario, chart)) } }
+        }
         @if !shown.is_empty() {
-            div.grid { @for chart in shown { (figure(scenario, chart)) } }
+            details.data {
+                summary { "Without a change of level: " @for (index, chart) in shown.iter().enumerate() { @if index > 0 { ", " } (chart.drawn.title()) } }
+                div.grid { @for chart in &shown { (figure(scenario, chart)) } }
+            }
         }
         @if !linked.is_empty() {
-            p.note { "As files: " @for (index, chart) in linked.iter().enumerate() { @if index > 0 { ", " } a href=(file(scenario, chart)) { (chart.metric.title()) } } "." }
+            p.note { "As files: " @for (index, chart) in linked.iter().enumerate() { @if index > 0 { ", " } a href=(file(scenario, chart)) { (chart.drawn.title()) } } "." }
         }
     }
 }
@@ -237,11 +249,11 @@ fn figure(scenario: &ScenarioOutcome, chart: &Chart) -> Markup {
     html! {
         figure.small {
             figcaption {
-                b { (chart.metric.title()) } " "
+                b { (chart.drawn.title()) } " "
                 span.note {
                     "over " (chart.commits) " recorded commits, this one last"
                     @for (policy, change) in &chart.changes {
-                        "; " (policy) " " (moved(chart.metric, change)) " at " (entries.get(change.at).map(|entry| short(&entry.commit)).unwrap_or_default())
+                        "; " (policy) " " (moved(chart.drawn, change)) " at " (entries.get(change.at).map(|entry| short(&entry.commit)).unwrap_or_default())
                     }
                     ". " a href=(file(scenario, chart)) { "file" }
                 }
@@ -254,7 +266,7 @@ fn figure(scenario: &ScenarioOutcome, chart: &Chart) -> Markup {
 /// Where the chart lies, relative to the page.
 pub(crate) fn file(scenario: &ScenarioOutcome, chart: &Chart) -> String {
     let kept = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-    format!("plots/{}.{}.svg", scenario.name().chars().map(kept).collect::<String>(), super::watched::key(chart.metric))
+    format!("plots/{}.{}.svg", scenario.name().chars().map(kept).collect::<String>(), chart.drawn.key())
 }
 
 fn speed_section(speed: &Speed) -> Markup {

@@ -128,5 +128,18 @@ pub fn scenario_digest(scenario: &Table, inputs: &[String]) -> String {
     NOT_THE_QUESTION.iter().for_each(|key| {
         asked.remove(*key);
     });
+    // Profiles are an aspect of their own, and so are the files that they are read from.
+    let mut profiles: Vec<String> = Vec::new();
+    for key in ["pool", "policy"] {
+        let tables = asked.get_mut(key).and_then(Value::as_table_mut);
+        for (_, table) in tables.into_iter().flatten() {
+            let profile = table.as_table_mut().and_then(|table| table.remove("profile"));
+            profiles.extend(profile.and_then(|profile| profile.as_str().map(str::to_owned)));
+        }
+    }
+    let is_profile = |input: &&String| {
+        profiles.iter().any(|name| input.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(' ')))
+    };
+    let inputs: Vec<&str> = inputs.iter().filter(|input| !is_profile(input)).map(String::as_str).collect();
     digest_of(&format!("{asked}\n{}", inputs.join("\n")))
 }

@@ -1,10 +1,13 @@
 //! Is the simulator itself faster or slower? Judged by repeated paired runs, and by thresholds of its own.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::compared::Verdict;
 use super::estimate::{Estimate, Scale};
+use super::history::recorded;
 use super::holm::holm;
 use super::regression::Outcome;
 use crate::format;
@@ -27,6 +30,9 @@ impl Quantity {
             Quantity::WallTime => "wall time",
         }
     }
+
+    /// All of them.
+    pub const ALL: [Quantity; 2] = [Quantity::Instructions, Quantity::WallTime];
 
     /// What its counts repeat to at best: a spread found by few runs is never taken to be smaller.
     fn spread_least(self) -> f64 {
@@ -52,6 +58,16 @@ pub struct SpeedRules {
 impl Default for SpeedRules {
     fn default() -> SpeedRules {
         SpeedRules { alpha: 0.01, instructions: 0.01, wall_time: 0.05 }
+    }
+}
+
+impl SpeedRules {
+    /// The least change of a quantity that matters, a share.
+    pub fn least(&self, quantity: Quantity) -> f64 {
+        match quantity {
+            Quantity::Instructions => self.instructions,
+            Quantity::WallTime => self.wall_time,
+        }
     }
 }
 
@@ -81,6 +97,9 @@ pub struct SpeedRow {
     pub least: f64,
     /// What that makes.
     pub verdict: Verdict,
+    /// The new program's mean and the ends of its interval, for its history.
+    #[serde(skip)]
+    pub level: Vec<f64>,
 }
 
 /// The simulator's own speed against that of another build.
@@ -117,10 +136,7 @@ impl Speed {
             .zip(estimates)
             .zip(holm(&p_values))
             .map(|((samples, estimate), p)| {
-                let least = match samples.quantity {
-                    Quantity::Instructions => rules.instructions,
-                    Quantity::WallTime => rules.wall_time,
-                };
+                let least = rules.least(samples.quantity);
                 SpeedRow {
                     scenario: samples.scenario.clone(),
                     quantity: samples.quantity,
@@ -128,10 +144,17 @@ impl Speed {
                     p_corrected: estimate.and_then(|estimate| estimate.p).map(|_| p),
                     least,
                     verdict: verdict(estimate, p, least, rules.alpha),
+                    level: recorded(&samples.pairs.iter().map(|(_, new)| *new).collect::<Vec<_>>()),
                 }
             })
             .collect();
         Speed { base: base.to_owned(), rules, rows, notes }
+    }
+
+    /// What a history of this scenario keeps of it.
+    pub fn levels(&self, scenario: &str) -> BTreeMap<Quantity, Vec<f64>> {
+        let rows = self.rows.iter().filter(|row| row.scenario == scenario && !row.level.is_empty());
+        rows.map(|row| (row.quantity, row.level.clone())).collect()
     }
 
     /// What it makes of the whole: slower is worse; what cannot be told of noise is no change.

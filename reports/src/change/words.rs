@@ -91,8 +91,10 @@ impl Compared {
         for (rows, name) in [(&worse, "worse"), (&better, "better")] {
             if let Some(first) = rows.first() {
                 let more = if rows.len() > 1 { format!(", and {} more", rows.len() - 1) } else { String::new() };
+                // The verdict over all leads the sentence: it need not be said twice.
+                let lead = if self.verdict.name() == name { String::new() } else { format!("{name}: ") };
                 parts.push(format!(
-                    "{name}: {} of {} {} ({}){more}",
+                    "{lead}{} of {} {} ({}){more}",
                     first.subject.metric.title(),
                     first.of_whom(),
                     first.change(),

@@ -16,10 +16,11 @@ use crate::run_dir::MARKER;
 /// # Errors
 /// Anything the file system refuses; a figure that cannot be drawn.
 pub fn write_regression(regression: &Regression, dir: &Path) -> Result<(), ReportError> {
+    let speed = regression.speed.as_ref().map(|speed| speed.rules).unwrap_or_default();
     let drawn: Vec<Vec<Chart>> = regression
         .scenarios
         .iter()
-        .map(|scenario| charts(scenario.name(), &scenario.history, &regression.rules.thresholds))
+        .map(|scenario| charts(scenario.name(), &scenario.history, &regression.rules.thresholds, &speed))
         .collect::<Result<_, _>>()?;
     let plots = dir.join("plots");
     fs::create_dir_all(&plots).map_err(ReportError::io("create the folder", &plots))?;

@@ -135,10 +135,11 @@ fn list(path: &Path) -> Result<Vec<String>, ArilError> {
 }
 
 fn rules(path: &Path) -> Result<FolderRules, ArilError> {
-    if !path.exists() {
-        return Ok(FolderRules::default());
-    }
-    let text = crate::document::read_text(path)?;
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(FolderRules::default()),
+        Err(error) => return Err(ArilError::io("read", path)(error)),
+    };
     let node = Node::parse(&Source::new(path.display().to_string(), text))?;
     Ok(node.read::<FolderRules>().map_err(|wrong| node.place(wrong))?)
 }

@@ -1,7 +1,7 @@
 //! What a scenario gave, against what its baseline says.
 
 use aril_reports::change::{
-    Aspect, Baseline, Entry, History, Outcome, Recording, Rules, ScenarioOutcome, compare_recordings,
+    Aspect, Baseline, Entry, History, Outcome, Recording, Rules, ScenarioOutcome, Speed, compare_recordings,
 };
 
 use super::folder::ScenarioFile;
@@ -14,6 +14,7 @@ pub(super) struct Writing<'a> {
     pub(super) record: bool,
     pub(super) commit: &'a str,
     pub(super) at: &'a str,
+    pub(super) speed: Option<&'a Speed>,
 }
 
 /// Judges one scenario, and writes its baseline and history where that was asked for.
@@ -41,7 +42,8 @@ pub(super) fn judge(
         }
     };
     let mut outcome = against(scenario, &recording, rules, outcome);
-    let now = Entry::of(&recording, writing.commit, writing.at);
+    let mut now = Entry::of(&recording, writing.commit, writing.at);
+    now.speed = writing.speed.map(|speed| speed.levels(outcome.name())).unwrap_or_default();
     let mut history = match History::read(&scenario.history) {
         Ok(history) => history,
         Err(error) => {
@@ -50,6 +52,16 @@ pub(super) fn judge(
             return Ok(outcome);
         }
     };
+    if let Some(policy) = idle(&recording) {
+        // Nothing to watch, and nothing that an update should agree to.
+        if outcome.outcome != Outcome::Worse {
+            outcome.outcome = Outcome::CannotRun;
+            outcome.problem = Some(format!(
+                "`{policy}` finishes no request: there is nothing to compare. Offer more, or run longer."
+            ));
+        }
+        return Ok(outcome);
+    }
     if writing.update && outcome.outcome != Outcome::Unchanged {
         Baseline::of(&recording)?.write(&scenario.baseline)?;
         outcome = agreed(outcome);
@@ -102,6 +114,12 @@ fn against(scenario: &ScenarioFile, recording: &Recording, rules: &Rules, outcom
                 .to_owned(),
         ),
     }
+}
+
+/// A policy that finishes nothing with any seed.
+fn idle(recording: &Recording) -> Option<&str> {
+    let finishes = |policy: &str| recording.runs.iter().any(|run| run.run.policy == policy && run.finished > 0);
+    recording.runs.iter().map(|run| run.run.policy.as_str()).find(|policy| !finishes(policy))
 }
 
 /// After an update: what could not be compared before can be from now on.

@@ -41,7 +41,7 @@ pub(super) fn all(registry: &Registry, folder: &Folder) -> Vec<Result<Ran, Strin
     folder.scenarios.par_iter().map(guarded).collect()
 }
 
-fn one(registry: &Registry, scenario: &ScenarioFile) -> Result<Ran, ArilError> {
+pub(super) fn one(registry: &Registry, scenario: &ScenarioFile) -> Result<Ran, ArilError> {
     let set = vec!["report.tables=false".to_owned(), "report.timeline_events=0".to_owned()];
     let document = Document::load(&scenario.path, &Changes { set, ..Changes::default() })?;
     let plan = Plan::new(&document, registry, &[])?;
