@@ -3,7 +3,8 @@
 //! `cargo run --release -p aril-kernels --example bench_lora -- --out results.json`
 //!
 //! Options: `--points table|others|figures|all`, `--only TEXT` (in the point's name), `--sweep` (every row tile and several
-//! spreads, to choose the plan's rules by), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`.
+//! spreads, to choose the plan's rules by), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
+//! `--check-only` (for compute-sanitizer).
 
 mod bench;
 mod points;
@@ -31,6 +32,7 @@ struct Options {
     only: String,
     sweep: bool,
     check: bool,
+    time: bool,
     sources: Option<PathBuf>,
     repeats: usize,
 }
@@ -42,6 +44,7 @@ fn options() -> Result<Options, String> {
         only: String::new(),
         sweep: false,
         check: true,
+        time: true,
         sources: None,
         repeats: 50,
     };
@@ -56,6 +59,7 @@ fn options() -> Result<Options, String> {
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
             "--sweep" => options.sweep = true,
             "--no-check" => options.check = false,
+            "--check-only" => options.time = false,
             other => return Err(format!("unknown option {other}; see the head of examples/bench_lora/main.rs")),
         }
     }
@@ -135,6 +139,11 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
             "element_max": checked.pair.element_max.max(checked.separate.element_max),
             "relative_norm_sm_80": ampere.pair.relative_norm,
         });
+    }
+    if !options.time {
+        let name = point.name();
+        println!("{name}: {}", if correct == Value::Bool(true) { "right" } else { "wrong" });
+        return Ok(json!({ "point": name, "correct": correct, "deviation": deviation }));
     }
     let prepared = bench.prepare(point)?;
     let plan = bench.plan(&prepared, Tuning::default())?;

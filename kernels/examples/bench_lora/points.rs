@@ -121,7 +121,7 @@ pub(crate) fn table() -> Vec<Point> {
     points
 }
 
-/// Points that no tuning looked at: other widths, odd and mixed ranks, lopsided segments.
+/// Points that the published comparison does not have: other widths, odd and mixed ranks, lopsided segments.
 pub(crate) fn others() -> Vec<Point> {
     let bf16 = |shape, rank, rows, name| point("other", Element::Bf16, shape, rank, rows, name);
     let mut points = vec![

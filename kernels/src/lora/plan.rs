@@ -408,7 +408,7 @@ fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip)
     let one_tile = |tile: RowTile| segments.iter().all(|s| s.rows.end - s.rows.start <= tile.rows());
     let fits: Vec<RowTile> = RowTile::ALL.into_iter().filter(|tile| tile.rank_max() >= rank_max).collect();
     let enough = fits.iter().copied().find(|&tile| groups(tile) <= room(tile) || one_tile(tile));
-    enough.or(fits.into_iter().filter(|tile| tile.rows() <= 32).next_back()).unwrap_or(RowTile::Rows8)
+    enough.or(fits.into_iter().rfind(|tile| tile.rows() <= 32)).unwrap_or(RowTile::Rows8)
 }
 
 /// Gives each group members and returns the blocks in a cluster, or 1 where sums go through global memory.

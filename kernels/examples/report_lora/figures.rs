@@ -1,0 +1,170 @@
+//! The figures, as SVG.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use crate::{Measured, Peers};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+const COLOURS: [RGBColor; 5] = [
+    RGBColor(31, 119, 180),
+    RGBColor(214, 39, 40),
+    RGBColor(44, 160, 44),
+    RGBColor(148, 103, 189),
+    RGBColor(120, 120, 120),
+];
+const POPULARITIES: [&str; 4] = ["distinct", "uniform", "skewed", "identical"];
+
+/// One named curve.
+struct Curve {
+    name: String,
+    points: Vec<(f64, f64)>,
+    /// Dots without a line between them.
+    scattered: bool,
+}
+
+pub(crate) fn draw(folder: &Path, points: &[Measured<'_>], peers: &Peers) -> Outcome {
+    pair(&folder.join("pair.svg"), points, peers)?;
+    let figure: Vec<&Measured<'_>> = points.iter().filter(|point| point.text("group") == "figure").collect();
+    roofline(&folder.join("figure-7.svg"), &figure)?;
+    let operator = POPULARITIES.map(|popularity| Curve {
+        name: popularity.to_owned(),
+        points: select(&figure, 11008, 16, popularity, |point| point.median("pair_us")),
+        scattered: false,
+    });
+    chart(&folder.join("figure-8.svg"), "pair 4096 → 11008, rank 16, fp16", "rows", "microseconds", &operator)?;
+    let by_rank: Vec<Curve> = [8, 16, 32, 64]
+        .into_iter()
+        .flat_map(|rank| ["distinct", "identical"].map(|popularity| (rank, popularity)))
+        .map(|(rank, popularity)| Curve {
+            name: format!("rank {rank}, {popularity}"),
+            points: select(&figure, 4096, rank, popularity, |point| point.median("expand_us")),
+            scattered: false,
+        })
+        .collect();
+    chart(&folder.join("figure-9.svg"), "expand to 4096, fp16", "rows", "microseconds", &by_rank)
+}
+
+/// (rows, value) of one rank and popularity, by rows.
+fn select(
+    points: &[&Measured<'_>],
+    outputs: u32,
+    rank: u32,
+    popularity: &str,
+    value: impl Fn(&Measured<'_>) -> f64,
+) -> Vec<(f64, f64)> {
+    let mut found: Vec<(f64, f64)> = points
+        .iter()
+        .filter(|point| point.number("outputs") == f64::from(outputs))
+        .filter_map(|point| {
+            let (found_rank, rows, name) = point.batch()?;
+            (found_rank == rank && name == popularity).then(|| (f64::from(rows), value(point)))
+        })
+        .collect();
+    found.sort_by(|a, b| a.0.total_cmp(&b.0));
+    found
+}
+
+fn pair(path: &Path, points: &[Measured<'_>], peers: &Peers) -> Outcome {
+    let table: Vec<&Measured<'_>> = points.iter().filter(|point| point.text("group") == "table").collect();
+    let megabytes = |point: &Measured<'_>| point.bytes("pair") / 1e6;
+    let line = |name: &str, fixed: f64, rate: f64| Curve {
+        name: name.to_owned(),
+        points: (0..=60)
+            .map(|n| 0.25 * 1.09_f64.powi(n * 2 / 2))
+            .map(|megabytes| (megabytes, fixed + megabytes / rate))
+            .filter(|(megabytes, _)| *megabytes < 200.0)
+            .collect(),
+        scattered: false,
+    };
+    let peer = |pick: fn((f64, &str, f64)) -> f64| -> Vec<(f64, f64)> {
+        table
+            .iter()
+            .filter_map(|point| Some((megabytes(point), pick(peers.find("pair", point)?.best()))))
+            .filter(|(_, us)| us.is_finite())
+            .collect()
+    };
+    let curves = [
+        Curve {
+            name: "ours".to_owned(),
+            points: table.iter().map(|point| (megabytes(point), point.median("pair_us"))).collect(),
+            scattered: true,
+        },
+        Curve { name: "best peer".to_owned(), points: peer(|best| best.0), scattered: true },
+        Curve { name: "vLLM".to_owned(), points: peer(|best| best.2), scattered: true },
+        line("target: 3.0 µs + bytes / 3.70 TB/s", 3.0, 3.70),
+        line("yardstick: 1.75 µs + bytes / 4.257 TB/s", 1.75, 4.257),
+    ];
+    chart(path, "pair, 40 points", "minimal megabytes", "microseconds", &curves)
+}
+
+/// GFLOP/s over FLOP per byte of the expand 16 → 4096, under the two roofs of the chip.
+fn roofline(path: &Path, points: &[&Measured<'_>]) -> Outcome {
+    let at = |point: &Measured<'_>| {
+        let rows = point.number("rows");
+        let flop = rows * 16.0 * 4096.0 * 2.0;
+        // Punica counts y once: rows·(16 + outputs) + weights.
+        let adapters = point.0["segments"].as_array().map_or(0.0, |segments| segments.len() as f64);
+        let bytes = (rows * (16.0 + 4096.0) + adapters * 16.0 * 4096.0) * 2.0;
+        (flop / bytes, flop / point.median("expand_us") / 1e3)
+    };
+    let mut curves: Vec<Curve> = POPULARITIES
+        .iter()
+        .map(|&popularity| Curve {
+            name: popularity.to_owned(),
+            points: points
+                .iter()
+                .filter(|point| point.number("outputs") == 4096.0)
+                .filter(|point| point.batch().is_some_and(|(rank, _, name)| rank == 16 && name == popularity))
+                .map(|point| at(point))
+                .collect(),
+            scattered: true,
+        })
+        .collect();
+    let roof = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
+    curves.push(Curve {
+        name: "4.257 TB/s".to_owned(),
+        points: roof.iter().map(|&intensity| (intensity, intensity * 4257.0)).collect(),
+        scattered: false,
+    });
+    chart(path, "roofline of the expand 16 → 4096, fp16, 1 to 64 rows", "FLOP per byte", "GFLOP/s", &curves)
+}
+
+/// A chart with both axes logarithmic.
+fn chart(path: &Path, title: &str, x_name: &str, y_name: &str, curves: &[Curve]) -> Outcome {
+    let all = || curves.iter().flat_map(|curve| curve.points.iter().copied());
+    let bounds = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)))
+    };
+    let (x_low, x_high) = bounds(&mut all().map(|point| point.0));
+    let (y_low, y_high) = bounds(&mut all().map(|point| point.1));
+    let area = SVGBackend::new(path, (860, 520)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(42)
+        .y_label_area_size(60)
+        .build_cartesian_2d((x_low * 0.9..x_high * 1.1).log_scale(), (y_low * 0.85..y_high * 1.15).log_scale())?;
+    chart.configure_mesh().x_desc(x_name).y_desc(y_name).light_line_style(WHITE).draw()?;
+    for (index, curve) in curves.iter().enumerate() {
+        let colour = COLOURS[index % COLOURS.len()];
+        let colour = if index < COLOURS.len() { colour.mix(1.0) } else { colour.mix(0.5) };
+        let drawn = if curve.scattered {
+            chart.draw_series(curve.points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?
+        } else {
+            chart.draw_series(LineSeries::new(curve.points.iter().copied(), colour.stroke_width(2)))?
+        };
+        drawn.label(&curve.name).legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 12, y + 4)], colour.filled()));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
