@@ -7,9 +7,8 @@ use aril_reports::SloClass;
 use aril_sim::settings::AdapterMemory;
 use aril_sim::workload::Catalog;
 
-use crate::document::read_text;
+use crate::document::read_named;
 use crate::error::ArilError;
-use crate::plan::beside;
 use crate::scenario::Scenario;
 use crate::setup::Setup;
 use crate::wrong::Wrong;
@@ -43,7 +42,7 @@ pub(crate) fn classify(
                 return Err(at("tenants", problem).help("give one of them `tenants = \"FILE\"`").into());
             }
             (Some(file), _) => {
-                let listed = read_text(&beside(directory, file))?;
+                let listed = read_named(directory, file, &format!("slo.{name}.tenants"))?;
                 for tenant in listed.lines().map(str::trim).filter(|line| !line.is_empty()) {
                     by_name.insert(tenant.to_owned(), position);
                 }

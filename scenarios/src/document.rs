@@ -74,8 +74,25 @@ impl Document {
     }
 }
 
-/// A file as text, or what is wrong with it.
+/// A file that a setting names, as text.
+pub(crate) fn read_named(directory: &Path, file: &Path, key: &str) -> Result<String, ArilError> {
+    let path = crate::plan::beside(directory, file);
+    match text_of(&path, |_| String::new()) {
+        Err(ArilError::Input { problem, help, .. }) if !path.is_file() => {
+            let wrong = Wrong::at(key, format!("{}: {problem}", path.display()));
+            Err(if help.is_empty() { wrong.help("paths are relative to the scenario file") } else { wrong }.into())
+        }
+        other => other,
+    }
+}
+
+/// A TOML file as text, or what is wrong with it.
 pub(crate) fn read_text(path: &Path) -> Result<String, ArilError> {
+    text_of(path, near)
+}
+
+/// A file as text; `missing` helps where there is none.
+fn text_of(path: &Path, missing: impl FnOnce(&Path) -> String) -> Result<String, ArilError> {
     let input =
         |problem: &str, help: String| ArilError::Input { path: path.to_owned(), problem: problem.to_owned(), help };
     if path.is_dir() {
@@ -87,20 +104,18 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ArilError> {
         return Err(input("this is a folder, not a scenario", help));
     }
     let bytes = fs::read(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => input("there is no such file", near(path)),
+        std::io::ErrorKind::NotFound => input("there is no such file", missing(path)),
         _ => ArilError::Io { action: "read", path: path.to_owned(), source: error },
     })?;
     match String::from_utf8(bytes) {
-        Ok(text) if text.contains('\0') => {
-            Err(input("this is not text: it contains zero bytes", "a scenario is a TOML file".to_owned()))
-        }
+        Ok(text) if text.contains('\0') => Err(input("this is not text: it contains zero bytes", String::new())),
         Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
             Err(input(
                 &format!("line {line}: this is not text in UTF-8 (byte {at} of the file)"),
-                "a scenario is a TOML file in UTF-8".to_owned(),
+                "save it as UTF-8".to_owned(),
             ))
         }
     }

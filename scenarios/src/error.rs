@@ -9,7 +9,7 @@ use aril_reports::ReportError;
 use aril_sim::engine::Stalled;
 use aril_traces::TraceError;
 
-use crate::wrong::Wrong;
+use crate::wrong::{Wrong, suggest};
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +27,9 @@ pub enum ArilError {
         /// What to do; empty if nothing helps.
         help: String,
     },
-    /// Something is wrong with a trace or with a description of traffic.
+    /// Something is wrong with a trace.
     #[error(transparent)]
-    Trace(#[from] TraceError),
+    Trace(TraceError),
     /// There is no usable profile.
     #[error(transparent)]
     Profile(#[from] CalibrateError),
@@ -58,6 +58,24 @@ pub enum ArilError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+/// What is wrong with the `[traffic]` of a scenario has a place in it; what is wrong with a trace has one of its own.
+impl From<TraceError> for ArilError {
+    fn from(error: TraceError) -> ArilError {
+        match error {
+            TraceError::Setting { key, problem, advice } => {
+                Wrong::at(&format!("traffic.{key}"), problem).help(advice).into()
+            }
+            TraceError::UnknownTrace { name, shipped, .. } => {
+                let help = suggest(&name, shipped.into_iter(), "shipped are");
+                Wrong::at("traffic.trace", format!("there is no such file and no shipped trace `{name}`"))
+                    .help(help)
+                    .into()
+            }
+            other => ArilError::Trace(other),
+        }
+    }
 }
 
 fn help_line(help: &str) -> String {

@@ -8,7 +8,7 @@ use crate::node::{Entry, KeyPath, Node, Value};
 use crate::registry::Registry;
 use crate::scenario::{BATCHER_KEYS, ENGINE_KEYS, POLICY_KEYS, Scenario, Seeds, Steps};
 use crate::setup::Setup;
-use crate::wrong::{Wrong, suggest};
+use crate::wrong::{UNKNOWN_KEY, Wrong, suggest};
 
 /// The most runs that one command begins: more is a mistake in a sweep.
 const RUNS_MAX: usize = 100_000;
@@ -280,7 +280,7 @@ fn apply_keys(tree: &mut Node, keys: &Node) -> Result<(), Wrong> {
             key if BATCHER_KEYS.contains(&key) => set_in_batcher(tree, one(key), node)?,
             key => {
                 let known = ["preset", "profile"].into_iter().chain(POLICY_KEYS).chain(BATCHER_KEYS).chain(ENGINE_KEYS);
-                return Err(Wrong::new(format!("unknown key `{key}`"))
+                return Err(Wrong::new(format!("{UNKNOWN_KEY}`{key}`"))
                     .help(suggest(key, known, "a policy may set"))
                     .from_origin(origin)
                     .within(key));

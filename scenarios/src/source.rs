@@ -53,6 +53,10 @@ impl Origin {
 
     /// The place, and its line with the piece underlined.
     pub fn excerpt(&self) -> String {
+        // The whole text, such as where a key is missing at the top.
+        if self.span.end == 0 {
+            return format!(" --> {}", printable(&self.source.label));
+        }
         let (line, column) = self.line_column();
         let start = self.start();
         let text = &self.source.text;

@@ -48,16 +48,23 @@ impl Wrong {
 
     /// The setting's keys, joined by dots.
     pub fn key(&self) -> String {
-        self.path.iter().map(|key| quote_key(key)).collect::<Vec<_>>().join(".")
+        join(&self.path)
     }
 }
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let problem = printable(&self.problem);
-        match self.path.is_empty() || problem.starts_with("unknown key") {
-            true => f.write_str(&problem)?,
-            false => write!(f, "`{}`: {problem}", self.key())?,
+        match self.path.split_last() {
+            // The key is in the message: the path says where it stands.
+            Some((_, above)) if problem.starts_with(UNKNOWN_KEY) => {
+                f.write_str(&problem)?;
+                if !above.is_empty() {
+                    write!(f, " in `{}`", printable(&join(above)))?;
+                }
+            }
+            Some(_) => write!(f, "`{}`: {problem}", printable(&self.key()))?,
+            None => f.write_str(&problem)?,
         }
         if let Some(origin) = &self.origin {
             write!(f, "\n{}", origin.excerpt())?;
@@ -70,6 +77,13 @@ impl fmt::Display for Wrong {
 }
 
 impl std::error::Error for Wrong {}
+
+/// How a message about a key that nobody knows begins.
+pub(crate) const UNKNOWN_KEY: &str = "unknown key ";
+
+fn join(path: &[String]) -> String {
+    path.iter().map(|key| quote_key(key)).collect::<Vec<_>>().join(".")
+}
 
 /// Errors of serde, told as people need them.
 impl serde::de::Error for Wrong {
@@ -86,7 +100,7 @@ impl serde::de::Error for Wrong {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Wrong {
-        let wrong = Wrong::new(format!("unknown key `{field}`"));
+        let wrong = Wrong::new(format!("{UNKNOWN_KEY}`{field}`"));
         if expected.is_empty() {
             return wrong.help("there are no keys here");
         }

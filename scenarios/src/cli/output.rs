@@ -21,7 +21,7 @@ pub(super) fn print(text: &str) -> Result<ExitCode, ArilError> {
 /// Draws a table.
 pub(crate) fn table(headings: &[String], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(|text| crate::source::printable(text)));
     for row in rows {
         table.add_row(row.iter().map(|text| crate::source::printable(text)));

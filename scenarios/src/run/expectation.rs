@@ -6,7 +6,7 @@ use aril_reports::statistics::t_interval;
 use aril_reports::{Expectation, ExpectedCell, Metric};
 
 use super::Finished;
-use crate::document::read_text;
+use crate::document::read_named;
 use crate::error::ArilError;
 use crate::plan::{Plan, beside};
 use crate::scenario::Expect;
@@ -38,7 +38,7 @@ impl Published {
     pub(crate) fn read(plan: &Plan, expect: &Expect) -> Result<Published, ArilError> {
         let path = beside(&plan.directory, &expect.table);
         let input = |problem: String, help: String| ArilError::Input { path: path.clone(), problem, help };
-        let text = read_text(&path)?;
+        let text = read_named(&plan.directory, &expect.table, "expect.table")?;
         let comments = text.lines().take_while(|line| line.starts_with('#'));
         let source = comments.map(|line| line.trim_start_matches('#').trim()).collect::<Vec<_>>().join(" ");
         let mut reader =

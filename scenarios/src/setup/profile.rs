@@ -40,14 +40,15 @@ pub(super) fn of(name: &str, pool: &mut Pool, model: &Model, directory: &Path) -
         })
     };
     let wanted = pool.gpu.clone().unwrap_or_else(|| name.to_owned());
+    let what = format!("{} on {} × {wanted}", model.name, pool.tensor_parallel);
     let profile = match pool.profile.clone() {
         Some(file) if is_path(&file) => read(&file, directory).map_err(|problem| at("profile", problem))?,
-        Some(family) => resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &at))?,
+        Some(family) => resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &what, &at))?,
         None => {
             let gpu = gpu(&wanted)?;
             let family = default_family(&gpu, model, pool.tensor_parallel);
             pool.profile = Some(family.clone());
-            resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &at))?
+            resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &what, &at))?
         }
     };
     if profile.model != *model {
@@ -80,11 +81,11 @@ fn describe(model: &Model) -> String {
     format!("{} ({:?} weights, {:?} KV cache)", model.name, model.weights, model.kv_cache).to_lowercase()
 }
 
-fn unresolved(error: CalibrateError, at: &dyn Fn(&str, String) -> Wrong) -> Wrong {
+fn unresolved(error: CalibrateError, what: &str, at: &dyn Fn(&str, String) -> Wrong) -> Wrong {
     match error {
         CalibrateError::Unknown { name, known, .. } => at("profile", format!("there is no profile `{name}`"))
             .help(suggest(&name, known.iter().map(String::as_str), "known profiles")),
-        CalibrateError::DoesNotFit(problem) => at("replicas", problem.to_string()),
+        CalibrateError::DoesNotFit(problem) => at("replicas", format!("{what}: {problem}")),
         other => at("profile", other.to_string()),
     }
 }

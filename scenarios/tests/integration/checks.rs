@@ -8,7 +8,8 @@ fn what_check_prints_checks_to_itself() {
         SMALL.to_owned(),
         SMALL.replace("[engine.aril]\nmax_num_seqs = 8", "[engine.vllm]\nmax_loras = 4\nlora_kernel = \"sgmv\""),
         SMALL.replace("[policy]\nspread = { router = \"least-loaded\" }\npunica = { preset = \"punica-paper\" }\n", ""),
-        SMALL.to_owned() + "[sweep]\n\"traffic.rate_scale\" = { from = 1, to = 4, points = 3, spacing = \"log\" }\n\"engine.aril.max_num_seqs\" = [4, 8]\n",
+        SMALL.to_owned()
+            + "[sweep]\n\"traffic.rate_scale\" = { from = 1, to = 4, points = 3, spacing = \"log\" }\n\"engine.aril.max_num_seqs\" = [4, 8]\n",
     ] {
         let bench = Bench::with(&text);
         let first = bench.ok(&["check", "s.toml"]);
@@ -73,13 +74,19 @@ fn an_overlay_goes_over_its_preset_and_its_preset_over_the_base() {
 fn a_batcher_that_collects_garbage_pays_what_the_profile_says() {
     let bench = Bench::changed(
         "punica = { preset = \"punica-paper\" }",
-        "hf = { gc_every = 16, batcher = \"static-consecutive\", lora_kernel = \"loop\", profile = \"punica-a100-80gb-hf\" }",
+        "hf = { gc_every = 16, batcher = \"static-consecutive\", lora_kernel = \"loop\", profile = \"profiles/hf.toml\" }",
     );
-    let json: serde_json::Value = serde_json::from_str(&bench.ok(&["check", "s.toml", "--format", "json"])).expect("JSON");
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../calibrate/profiles/punica-a100-80gb-hf-llama-2-7b.toml");
+    let profile = std::fs::read_to_string(shipped).expect("the profile is there");
+    assert!(profile.contains("us_per_collection = 0.0\n"));
+    bench.write("profiles/hf.toml", profile.replace("us_per_collection = 0.0\n", "us_per_collection = 1500.0\n"));
+    let json: serde_json::Value =
+        serde_json::from_str(&bench.ok(&["check", "s.toml", "--format", "json"])).expect("JSON");
     let batcher = &json["policy"]["hf"]["batcher"]["static-consecutive"];
     assert_eq!(batcher["gc_every"], 16);
-    assert_eq!(json["policy"]["hf"]["profile"], "punica-a100-80gb-hf");
-    assert!(batcher["gc_cost"].as_str().is_some_and(|cost| cost != "0s"), "{batcher}");
+    assert_eq!(batcher["gc_cost"], "1500us");
+    assert_eq!(json["policy"]["hf"]["profile"], "profiles/hf.toml");
+    bench.ok(&["run", "s.toml", "--policy", "hf"]);
 }
 
 #[test]

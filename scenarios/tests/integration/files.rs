@@ -21,7 +21,8 @@ fn every_scenario_that_comes_with_aril_checks() {
     let files = scenarios();
     assert!(files.len() >= 4);
     for file in files {
-        let output = Command::new(env!("CARGO_BIN_EXE_aril")).arg("check").arg(&file).output().expect("the program starts");
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_aril")).arg("check").arg(&file).output().expect("the program starts");
         assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     }
 }

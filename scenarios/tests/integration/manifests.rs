@@ -18,18 +18,25 @@ fn a_whole_run_directory_is_repeated_from_its_manifest() {
 
 #[test]
 fn one_run_is_repeated_from_its_own_manifest() {
-    let swept = SMALL.to_owned() + "[sweep]\n\"engine.aril.max_num_seqs\" = [4, 8]\n\"traffic.popularity\" = [\"distinct\", { zipf = { s = 0.5, adapters = 8 } }]\n";
+    let swept = SMALL.to_owned()
+        + "[sweep]\n\"engine.aril.max_num_seqs\" = [4, 8]\n\"traffic.popularity\" = [\"distinct\", { zipf = { s = 0.5, adapters = 8 } }]\n";
     let bench = Bench::with(&swept);
     bench.ok(&["run", "s.toml", "--seeds", "2", "--out", "first"]);
-    let runs: Vec<String> =
-        bench.files("first").into_iter().filter_map(|name| name.strip_suffix("/manifest.toml").map(str::to_owned)).collect();
+    let runs: Vec<String> = bench
+        .files("first")
+        .into_iter()
+        .filter_map(|name| name.strip_suffix("/manifest.toml").map(str::to_owned))
+        .collect();
     assert_eq!(runs.len(), 4 * 2 * 2);
     for run in runs.iter().step_by(3) {
         let manifest = format!("first/{run}/manifest.toml");
         bench.ok(&["run", &manifest, "--out", "again", "--force"]);
         for table in TABLES {
             let name = bench.files("again").into_iter().find(|name| name.ends_with(table)).expect("the table");
-            assert!(bench.read(&format!("first/{run}/{table}")) == bench.read(&format!("again/{name}")), "{run}/{table} differs");
+            assert!(
+                bench.read(&format!("first/{run}/{table}")) == bench.read(&format!("again/{name}")),
+                "{run}/{table} differs"
+            );
         }
     }
 }
@@ -48,5 +55,9 @@ fn a_run_whose_input_has_changed_is_not_repeated() {
     bench.write("t.csv", traffic.replace("30", "31"));
     let done = bench.aril(&["run", "first/manifest.toml", "--out", "third"]);
     assert_eq!(done.code, 2);
-    assert!(done.err.starts_with("error: t.csv is no longer the file of that run: its contents have changed\n"), "{}", done.err);
+    assert!(
+        done.err.starts_with("error: t.csv is no longer the file of that run: its contents have changed\n"),
+        "{}",
+        done.err
+    );
 }

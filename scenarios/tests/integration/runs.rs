@@ -38,7 +38,10 @@ fn results_are_the_same_bytes_on_one_thread_and_on_two() {
     bench.ok(&["run", "s.toml", "--seeds", "2", "--threads", "2", "--out", "two"]);
     let (one, two) = (results(&bench, "one"), results(&bench, "two"));
     assert!(one.len() > 10);
-    assert_eq!(one.iter().map(|(name, _)| name).collect::<Vec<_>>(), two.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    assert_eq!(
+        one.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        two.iter().map(|(name, _)| name).collect::<Vec<_>>()
+    );
     for ((name, one), (_, two)) in one.iter().zip(&two) {
         assert!(one == two, "{name} differs");
     }
@@ -51,7 +54,8 @@ fn policies_see_the_same_requests_and_seeds_see_others() {
         serde_json::from_str(&bench.ok(&["run", "s.toml", "--seeds", "2", "--format", "json"])).expect("JSON");
     let runs = json["runs"].as_array().expect("runs");
     let offered = |policy: &str, seed: u64| {
-        let run = runs.iter().find(|run| run["run"]["policy"] == policy && run["run"]["seed"] == seed).expect("the run");
+        let run =
+            runs.iter().find(|run| run["run"]["policy"] == policy && run["run"]["seed"] == seed).expect("the run");
         run["metrics"]["offered_per_s"].as_f64().expect("a rate")
     };
     assert_eq!(offered("spread", 1), offered("punica", 1));
@@ -65,7 +69,10 @@ fn an_existing_run_directory_is_refused_and_replaced_only_by_force() {
     bench.ok(&["run", "s.toml", "--out", "out"]);
     let before = bench.read("out/summary.json");
     let refused = bench.aril(&["run", "s.toml", "--out", "out", "--seed", "9"]);
-    assert_eq!((refused.code, refused.err.as_str()), (2, "error: out is already there: choose another --out, or replace it with --force\n"));
+    assert_eq!(
+        (refused.code, refused.err.as_str()),
+        (2, "error: out is already there: choose another --out, or replace it with --force\n")
+    );
     assert_eq!(bench.read("out/summary.json"), before);
     bench.ok(&["run", "s.toml", "--out", "out", "--seed", "9", "--force"]);
     assert_ne!(bench.read("out/summary.json"), before);
@@ -83,9 +90,11 @@ fn force_never_replaces_what_is_no_run_directory() {
 #[test]
 fn one_policy_can_be_run_alone_and_gives_the_same_numbers() {
     let bench = Bench::with(SMALL);
-    let all: serde_json::Value = serde_json::from_str(&bench.ok(&["run", "s.toml", "--format", "json", "--out", "all"])).expect("JSON");
+    let all: serde_json::Value =
+        serde_json::from_str(&bench.ok(&["run", "s.toml", "--format", "json", "--out", "all"])).expect("JSON");
     let one: serde_json::Value =
-        serde_json::from_str(&bench.ok(&["run", "s.toml", "--policy", "punica", "--format", "json", "--out", "one"])).expect("JSON");
+        serde_json::from_str(&bench.ok(&["run", "s.toml", "--policy", "punica", "--format", "json", "--out", "one"]))
+            .expect("JSON");
     assert_eq!(one["runs"].as_array().expect("runs").len(), 1);
     assert_eq!(one["runs"][0], all["runs"][1]);
 }
@@ -101,9 +110,10 @@ fn no_tables_writes_none() {
 #[test]
 fn names_with_markup_stay_names() {
     let markup = "<script>alert(1)</script>";
-    let bench = Bench::with(
-        &SMALL.replace("name = \"small\"", &format!("name = \"{markup}\"\ndescription = \"a <b>bold</b> \\u001b[31m claim\"")),
-    );
+    let bench = Bench::with(&SMALL.replace(
+        "name = \"small\"",
+        &format!("name = \"{markup}\"\ndescription = \"a <b>bold</b> \\u001b[31m claim\""),
+    ));
     let bench_text = bench.text("s.toml").replace("spread = {", "\"../<i>x\" = {");
     bench.write("s.toml", bench_text);
     let told = bench.ok(&["run", "s.toml"]);
@@ -111,7 +121,10 @@ fn names_with_markup_stay_names() {
     let folders: Vec<_> = std::fs::read_dir(bench.path("runs")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(folders.len(), 1);
     let report = bench.text(&format!("runs/{}/report.html", folders[0].to_string_lossy()));
-    assert!(!report.contains(markup) && !report.contains("<b>bold</b>") && !report.contains("<i>x"), "markup reaches the page");
+    assert!(
+        !report.contains(markup) && !report.contains("<b>bold</b>") && !report.contains("<i>x"),
+        "markup reaches the page"
+    );
     assert!(report.contains("&lt;script&gt;"));
 }
 
@@ -124,7 +137,11 @@ fn a_simulation_that_stands_still_exits_with_3_and_says_who_waits() {
     );
     let done = bench.aril(&["run", "s.toml", "--policy", "spread"]);
     assert_eq!(done.code, 3, "{}{}", done.err, done.out);
-    assert!(done.err.contains("the simulation is stuck at") && done.err.contains("policy `spread`, seed 1"), "{}", done.err);
+    assert!(
+        done.err.contains("the simulation is stuck at") && done.err.contains("policy `spread`, seed 1"),
+        "{}",
+        done.err
+    );
     assert!(bench.files("runs").is_empty(), "nothing is left behind");
 }
 

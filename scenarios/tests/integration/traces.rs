@@ -8,7 +8,8 @@ fn a_shipped_trace_is_inspected_by_its_name() {
     let told = bench.ok(&["trace", "inspect", "azure-llm-2023-code"]);
     assert!(told.contains("requests"), "{told}");
     let json: serde_json::Value =
-        serde_json::from_str(&bench.ok(&["trace", "inspect", "punica-textgen-1024", "--format", "json"])).expect("JSON");
+        serde_json::from_str(&bench.ok(&["trace", "inspect", "punica-textgen-1024", "--format", "json"]))
+            .expect("JSON");
     assert_eq!(json["requests"], 1024);
 }
 
