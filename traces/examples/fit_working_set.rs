@@ -4,6 +4,7 @@
 //!
 //! The result is the default of `popularity.working-set`.
 
+use aril_sim::time::Span;
 use aril_traces::{Context, Fit, GENTD26, Locality, Popularity, TraceError, Traffic, WorkingSet, fit, inspect};
 
 /// As many uses as the measured stream has, at its rate in active hours (22.9 an hour), in 0.38 of all hours.
@@ -20,8 +21,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let measured = Locality::from(GENTD26);
     // What the trace shows directly: Zipf's exponent, repeats, and uses of adapters that several tenants share. There are 874
     // adapters, of which the stream shows 389; it shows 239 tenants, so they are taken to be as many more, 537.
-    let start =
-        WorkingSet { tenants: 537, adapters: 874, zipf_s: 0.85, sticky: 0.682, shared: 0.24, ..WorkingSet::default() };
+    // The search begins with what the trace suggests of the rest (uses of a session, pauses) and with even chances.
+    let start = WorkingSet {
+        tenants: 537,
+        adapters: 874,
+        zipf_s: 0.85,
+        sticky: 0.682,
+        shared: 0.24,
+        session_requests: 7.6,
+        pause: Span::from_secs(111),
+        pause_sigma: 1.93,
+        drift_per_day: 0.5,
+        returning: 0.5,
+        fresh: 0.5,
+        ..WorkingSet::default()
+    };
     let found = fit(&traffic, &start, &measured, &[1, 2, 3, 4, 5, 6, 7, 8], rounds)?;
     println!("{}", toml::to_string(&found.law)?);
     show("measured", &measured);

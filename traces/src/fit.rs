@@ -91,7 +91,7 @@ impl Locality {
         self.hit_rate_error(other)
             + 0.3 * ratio(self.adapters, other.adapters)
             + 0.2 * (self.repeats - other.repeats).abs()
-            + 0.05 * ratio(self.sessions, other.sessions)
+            + 0.2 * ratio(self.sessions, other.sessions)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Files and distributions become a workload.
 //!
 //! Read in this order: [`Traffic`] (what a scenario says), [`Traffic::build`], [`Workload`] (what the simulator draws
-//! from), [`read`] and [`Table`] (foreign files), [`shipped`] (traces that are part of the program).
+//! from), [`read()`] and [`Table`] (foreign files), [`shipped()`] (traces that are part of the program).
 
 mod arrivals;
 mod build;

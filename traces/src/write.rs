@@ -25,7 +25,7 @@ enum Packing {
     Zstd,
 }
 
-/// Writes a table that [`read`](crate::read) reads back as it is. The name decides: `.csv`, `.jsonl` or `.parquet`, and `.gz` or
+/// Writes a table that [`read()`](crate::read()) reads back as it is. The name decides: `.csv`, `.jsonl` or `.parquet`, and `.gz` or
 /// `.zst` after the first two. Nothing half-written is left: the file gets its name when it is complete.
 ///
 /// Columns: `request`, `arrival_s` (CSV, exact decimals) or `arrival_ps`, `tenant`, `adapter`, `rank`, `input_tokens`,

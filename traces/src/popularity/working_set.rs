@@ -75,13 +75,13 @@ impl Default for WorkingSet {
             zipf_s: 0.85,
             sticky: 0.682,
             session_gap: Span::from_secs(1_800),
-            drift_per_day: 1.0,
-            session_requests: 3.532,
-            returning: 0.781,
-            fresh: 0.338,
+            drift_per_day: 0.719,
+            session_requests: 5.229,
+            returning: 0.67,
+            fresh: 0.389,
             shared: 0.24,
-            pause: Span::from_secs(391),
-            pause_sigma: 0.637,
+            pause: Span::from_secs(355),
+            pause_sigma: 0.723,
         }
     }
 }
