@@ -1,4 +1,4 @@
-//! On a GPU: `cargo test -p aril-kernels -- --ignored`.
+//! What opening a GPU says, with or without one. The kernels' checks on a GPU are `kernels/ci/gpu.sh`.
 
 use aril_kernels::Error;
 use aril_kernels::gpu::Gpu;

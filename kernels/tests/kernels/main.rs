@@ -1,4 +1,4 @@
-//! The kernels on a CPU, through the real compiler, and (ignored by default) on a GPU.
+//! The kernels on a CPU and through the real compiler; on a GPU they are checked by `kernels/ci/gpu.sh`.
 
 mod batch;
 mod compile;
