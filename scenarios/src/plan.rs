@@ -69,6 +69,7 @@ impl Plan {
     /// Whatever is wrong, at whichever point, with its place.
     pub fn new(document: &Document, registry: &Registry, only: &[String]) -> Result<Plan, ArilError> {
         let mut tree = document.root.clone();
+        let names = policy_names(&tree);
         let overlays = overlays(&mut tree, only)?;
         let axes = tree.take("sweep").map(axes).transpose()?.unwrap_or_default();
         let points = combinations(&axes)?;
@@ -98,7 +99,7 @@ impl Plan {
             None => vec![scenario.seed],
         };
         let policies: Vec<String> = overlays.iter().map(|overlay| overlay.name.clone()).collect();
-        check_baseline(&scenario, &policies).map_err(|wrong| document.root.place(wrong))?;
+        check_baseline(&scenario, &names).map_err(|wrong| document.root.place(wrong))?;
         let mut plan = Plan { scenario, directory: document.directory.clone(), points, policies, variants, seeds };
         plan.write_out();
         Ok(plan)
@@ -308,6 +309,13 @@ fn set_in_batcher(tree: &mut Node, key: (String, crate::source::Origin), node: &
     }
     tree.set(&[one("batcher"), one(&name), key.clone()], node.clone());
     Ok(())
+}
+
+/// The policies of the file, whichever of them are run.
+fn policy_names(tree: &Node) -> Vec<String> {
+    let named =
+        tree.get(&["policy"]).map(|policies| policies.entries().iter().map(|entry| entry.key.clone()).collect());
+    named.unwrap_or_default()
 }
 
 /// The whole file as settings, with the first point's values in their places.

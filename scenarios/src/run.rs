@@ -168,7 +168,9 @@ fn report_input(plan: &Plan, finished: Vec<Finished>) -> Result<ReportInput, Ari
         None => Vec::new(),
     };
     let compare = plan.scenario.compare.as_ref();
-    let baseline = compare.and_then(|compare| compare.baseline.clone()).filter(|name| name != BEST);
+    let baseline = compare
+        .and_then(|compare| compare.baseline.clone())
+        .filter(|name| name != BEST && plan.policies.contains(name));
     Ok(ReportInput {
         name: plan.scenario.name.clone(),
         description: plan.scenario.description.clone(),

@@ -1,6 +1,6 @@
 //! `aril trace`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use aril_traces::{
@@ -97,7 +97,7 @@ fn refuse_existing(out: &Path, force: bool) -> Result<(), ArilError> {
     Ok(())
 }
 
-fn save(out: &PathBuf, table: &Table) -> Result<ExitCode, ArilError> {
+fn save(out: &Path, table: &Table) -> Result<ExitCode, ArilError> {
     write(out, table)?;
     output::print(&format!("{} requests in {}\n", table.len(), out.display()))
 }

@@ -145,21 +145,46 @@ fn a_simulation_that_stands_still_exits_with_3_and_says_who_waits() {
     assert!(bench.files("runs").is_empty(), "nothing is left behind");
 }
 
-#[cfg(target_os = "linux")]
+/// A limit on the size of files fails in the middle of writing, as a full disk does.
+#[cfg(unix)]
 #[test]
-fn a_full_disk_gives_one_clear_error() {
+fn a_disk_that_takes_no_more_gives_one_clear_error_and_nothing_half_written() {
     let bench = Bench::with(SMALL);
-    // A folder on a device that is always full does not exist; one that may not be written to comes near.
-    bench.write("closed/x", "");
-    let path = bench.path("closed");
-    let mut permissions = std::fs::metadata(&path).unwrap().permissions();
-    permissions.set_readonly(true);
-    std::fs::set_permissions(&path, permissions).unwrap();
-    let done = bench.aril(&["run", "s.toml", "--out", "closed/out"]);
-    if done.code == 0 {
-        eprintln!("skipped: this user may write everywhere");
-        return;
+    let output = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" run s.toml --out out", env!("CARGO_BIN_EXE_aril")])
+        .current_dir(bench.path(""))
+        .output()
+        .expect("the shell starts");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{err}");
+    assert!(err.starts_with("error: cannot ") && err.trim_end().lines().count() == 1, "{err}");
+    assert_eq!(bench.files(""), ["s.toml"], "nothing half-written is left");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let bench = Bench::changed("requests = 60", "requests = 3000000");
+    let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_aril"))
+        .args(["run", "s.toml", "--out", "out"])
+        .current_dir(bench.path(""))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let began = std::time::Instant::now();
+    while !bench.files("").iter().any(|name| name.ends_with("requests.parquet")) {
+        assert!(began.elapsed().as_secs() < 60, "the run never began to write");
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    assert_eq!(done.code, 4, "{}", done.err);
-    assert!(done.err.starts_with("error: cannot create a temporary folder in closed: "), "{}", done.err);
+    let killed =
+        std::process::Command::new("kill").args(["-INT", &run.id().to_string()]).status().expect("kill is there");
+    assert!(killed.success());
+    assert_eq!(run.wait().expect("it ends").code(), Some(130));
+    assert_eq!(bench.files(""), ["s.toml"]);
+}
+
+#[test]
+fn a_baseline_that_is_not_run_is_no_mistake() {
+    let bench = Bench::changed("[policy]", "[compare]\nbaseline = \"spread\"\n\n[policy]");
+    bench.ok(&["run", "s.toml", "--policy", "punica"]);
 }
