@@ -239,17 +239,25 @@ pub(crate) fn difference(
     Some(Difference { mean, interval, relative: (base != 0.0).then(|| mean / base), basis })
 }
 
-/// The interval of a difference from the differences in blocks of time, laid around the difference of the whole window.
+/// The interval of a difference from blocks of time, laid around the difference of the whole window.
+///
+/// Blocks of the same window hold the same requests and are paired; in a closed loop each policy has a window of its own.
 fn by_blocks(metric: Metric, run: &RunMetrics, other: &RunMetrics, mean: f64, confidence: f64) -> Option<Interval> {
-    let differences: Vec<f64> = run
-        .blocks
-        .iter()
-        .zip(&other.blocks)
-        .filter_map(|(block, other)| Some(metric.of_block(block)? - metric.of_block(other)?))
-        .collect();
-    let interval = t_interval(&differences, confidence)?;
-    let half = (interval.high - interval.low) / 2.0;
-    Some(Interval { mean, low: mean - half, high: mean + half, samples: interval.samples })
+    let values = |run: &RunMetrics| run.blocks.iter().map(|block| metric.of_block(block)).collect::<Vec<_>>();
+    let (values, others) = (values(run), values(other));
+    let (half, samples) = if run.window == other.window {
+        let differences: Vec<f64> =
+            values.iter().zip(&others).filter_map(|(value, other)| Some((*value)? - (*other)?)).collect();
+        let interval = t_interval(&differences, confidence)?;
+        ((interval.high - interval.low) / 2.0, interval.samples)
+    } else {
+        let [one, two] =
+            [values, others].map(|values| t_interval(&values.into_iter().flatten().collect::<Vec<_>>(), confidence));
+        let (one, two) = (one?, two?);
+        // Both half widths contain their own t: more than Welch's, never less.
+        ((one.high - one.low).hypot(two.high - two.low) / 2.0, one.samples.min(two.samples))
+    };
+    Some(Interval { mean, low: mean - half, high: mean + half, samples })
 }
 
 impl PolicyRuns<'_> {

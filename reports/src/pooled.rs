@@ -7,6 +7,9 @@ use crate::compare::PolicyRuns;
 use crate::distribution::Distribution;
 use crate::metrics::{Distributions, Group, Latency, PopularityClass, RunMetrics, Tail};
 
+/// Tenants, and adapters, of a pooled policy: what a page shows. Each run has more of its own.
+pub(crate) const GROUPS: usize = 20;
+
 /// A policy over its seeds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pooled {
@@ -30,11 +33,11 @@ pub struct Pooled {
     pub queueing: Latency,
     /// The p99 of the time to first token taken apart: each run's own, weighted with its requests.
     pub tail: Tail,
-    /// Tenants: counts are sums, the rest means over the runs that have them.
+    /// The twenty tenants with the most requests: counts are sums, the rest means over the runs that have them.
     pub by_tenant: Vec<Group>,
-    /// Adapters: counts are sums, the rest means over the runs that have them.
+    /// The twenty adapters with the most requests: counts are sums, the rest means over the runs that have them.
     pub by_adapter: Vec<Group>,
-    /// The five worst tenants of [`Pooled::by_tenant`], and of each run's own worst.
+    /// The five worst of the tenants that are among the worst of a run.
     pub worst: Vec<Group>,
     /// Adapters by popularity: counts are sums, the rest means over the runs.
     pub by_popularity: Vec<PopularityClass>,
@@ -87,6 +90,7 @@ fn merge<'a>(runs: impl Iterator<Item = &'a [Group]>) -> Vec<Group> {
     let mut merged: Vec<Group> = by_name.into_values().map(|groups| merge_one(&groups)).collect();
     // Stable, and by name before: the order does not depend on anything else.
     merged.sort_by_key(|group| std::cmp::Reverse(group.offered));
+    merged.truncate(GROUPS);
     merged
 }
 

@@ -93,7 +93,7 @@ impl Default for RecorderSettings {
             timeline_events: 50_000,
             gaps_by_group: true,
             samples_kept: 1_000_000,
-            groups_kept: 200,
+            groups_kept: 100,
         }
     }
 }

@@ -33,7 +33,7 @@ pub fn write(input: &ReportInput, dir: &Path) -> Result<Written, ReportError> {
     let report = dir.join("report.html");
     save(&report, |out| out.write_all(html.as_bytes()))?;
     let path = dir.join("summary.json");
-    let mut json = serde_json::to_vec_pretty(&summary)?;
+    let mut json = serde_json::to_vec(&summary)?;
     json.push(b'\n');
     save(&path, |out| out.write_all(&json))?;
     Ok(Written { report, summary: path, comparison: summary.comparison })

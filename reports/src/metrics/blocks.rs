@@ -28,6 +28,12 @@ pub struct Block {
     pub e2e_p99: Option<f64>,
     /// Output tokens of requests that finished in it, per second.
     pub output_tokens_per_s: f64,
+    /// Prompt and output tokens of requests that finished in it, per second.
+    #[serde(default)]
+    pub total_tokens_per_s: f64,
+    /// Requests that finished in it, per second.
+    #[serde(default)]
+    pub requests_per_s: f64,
     /// GPU-hours held in it.
     pub gpu_hours: f64,
     /// GPU-hours for a million output tokens.
@@ -55,7 +61,10 @@ pub(crate) fn blocks(
             parts[block_of(request.arrival)].arrived(request);
         }
         if request.is_finished() && (start..=end).contains(&request.end) {
-            parts[block_of(request.end)].tokens += u64::from(request.emitted);
+            let part = &mut parts[block_of(request.end)];
+            part.finished += 1;
+            part.tokens += u64::from(request.emitted);
+            part.prompt_tokens += u64::from(request.prompt);
         }
     }
     let seconds = width as f64 / 1e12;
@@ -67,7 +76,9 @@ pub(crate) fn blocks(
 struct Part {
     offered: u64,
     good: u64,
+    finished: u64,
     tokens: u64,
+    prompt_tokens: u64,
     ttft: Vec<u64>,
     tpot: Vec<u64>,
     e2e: Vec<u64>,
@@ -93,6 +104,8 @@ impl Part {
             goodput_per_s: self.good as f64 / seconds,
             attainment: (self.offered > 0).then(|| self.good as f64 / self.offered as f64),
             output_tokens_per_s: self.tokens as f64 / seconds,
+            total_tokens_per_s: (self.tokens + self.prompt_tokens) as f64 / seconds,
+            requests_per_s: self.finished as f64 / seconds,
             gpu_hours,
             gpu_hours_per_million_tokens: per_million(gpu_hours),
             usd_per_million_tokens: usd.and_then(per_million),

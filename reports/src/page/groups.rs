@@ -7,8 +7,7 @@ use crate::format;
 use crate::metric::Metric;
 use crate::metrics::Group;
 
-/// Rows of a table of groups.
-const ROWS: usize = 20;
+use crate::pooled::GROUPS as ROWS;
 
 pub(super) fn adapters(point: &Point<'_>) -> Markup {
     let headings = [

@@ -7,7 +7,7 @@ use crate::ReportError;
 use crate::compare::{Basis, Cell, Difference, PointComparison, PolicyRow, PolicyRuns};
 use crate::figure::{cdf, primary_bars, sweep_lines};
 use crate::format;
-use crate::input::ReportInput;
+use crate::input::{ProfileNote, Provenance, ReportInput};
 use crate::metric::{Metric, Unit};
 use crate::summary::Summary;
 use crate::terminal::{leading, point_name};
@@ -41,12 +41,15 @@ fn trust(input: &ReportInput, points: &[Point<'_>]) -> Markup {
     let measured: u64 = runs.iter().flat_map(|policy| &policy.runs).map(|(_, run)| run.metrics.measured.offered).sum();
     html! {
         div.trust {
-            @for profile in &trust.profiles {
-                div { b { "costs" } span class={ "kind " (profile.kind.name()) } { (profile.kind.name()) } " " (profile.name) " " span.note { (profile.source) } }
+            @for (kind, source, names) in profiles(&trust.profiles) {
+                div title=(names.join(", ")) {
+                    b { "costs" }
+                    span class={ "kind " (kind.name()) } { (kind.name()) } " " (few(&names)) " " span.note { (source) }
+                }
             }
             div.warn[outside > 0] {
                 b { "look-ups out of range" }
-                (format::share(of_all)) " of " (format::count(trust.coverage.lookups))
+                @if outside == 0 { "none of " } @else { (format::share(of_all)) " of " } (format::count(trust.coverage.lookups))
                 @for (what, count) in trust.coverage.outside.iter().filter(|(_, count)| *count > 0) { " " span.note { (what) ": " (format::count(*count)) } }
             }
             div { b { "seeds" } (seeds(&trust.seeds)) @if trust.seeds.len() == 1 { " " span.note { "intervals from blocks of time" } } }
@@ -54,6 +57,26 @@ fn trust(input: &ReportInput, points: &[Point<'_>]) -> Markup {
             @if saturated > 0 { div.warn { b { "saturated" } (saturated) " of " (runs.len()) " policies, not ranked" } }
             @if !trust.not_modelled.is_empty() { div.wide { b { "not modelled" } (trust.not_modelled.join(" · ")) } }
         }
+    }
+}
+
+/// Profiles of the same kind and source together: names in order of first appearance.
+fn profiles(profiles: &[ProfileNote]) -> Vec<(Provenance, &str, Vec<&str>)> {
+    let mut groups: Vec<(Provenance, &str, Vec<&str>)> = Vec::new();
+    for profile in profiles {
+        match groups.iter_mut().find(|(kind, source, _)| (*kind, *source) == (profile.kind, profile.source.as_str())) {
+            Some((_, _, names)) => names.push(&profile.name),
+            None => groups.push((profile.kind, &profile.source, vec![&profile.name])),
+        }
+    }
+    groups
+}
+
+/// The first names of a long list.
+fn few(names: &[&str]) -> String {
+    match names {
+        [a, b, rest @ ..] if rest.len() > 1 => format!("{a}, {b} and {} more", rest.len()),
+        _ => format::list(names),
     }
 }
 
@@ -193,7 +216,7 @@ fn sweep_table(input: &ReportInput, points: &[Point<'_>]) -> Markup {
                 tbody {
                     @for point in points {
                         tr {
-                            th scope="row" { (point_name(&point.comparison.point)) }
+                            th.point scope="row" { @for (axis, value) in &point.comparison.point { span.against { (axis) } (value) } }
                             @for name in &policies {
                                 td {
                                     @let row = point.comparison.policies.iter().zip(&point.policies).find(|(row, _)| row.policy == *name);

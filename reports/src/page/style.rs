@@ -46,6 +46,7 @@ table.lead td>a:hover{text-decoration:underline}
 table.lead .primary{background:var(--card);padding-left:12px}
 .against{display:block;font-size:.8rem;color:var(--soft);font-weight:400}
 .better{color:var(--better)}.worse{color:var(--worse)}
+tbody th.point{white-space:normal;min-width:10em}
 tr.off td,tr.off th{color:var(--soft)}
 tr.fitted td,tr.fitted th{color:var(--soft);background:var(--card)}
 tr.exempt td,tr.exempt th{color:var(--soft);font-style:italic}

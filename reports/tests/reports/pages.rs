@@ -290,6 +290,28 @@ fn a_closed_loop_is_ranked_by_what_decides() {
 }
 
 #[test]
+fn a_closed_loop_with_one_seed_has_intervals_from_the_blocks_of_each_window() {
+    let runs = [("small", 4), ("large", 16)].map(|(policy, batch)| {
+        let setup = Setup { rate_per_s: 1e9, requests: 600, batch, ..Setup::new(Route::LeastLoaded, 1) };
+        let settings = RecorderSettings { traffic: Traffic::Closed, ..settings(&setup) };
+        (RunInfo { policy: policy.to_owned(), seed: 1, ..RunInfo::default() }, record(&setup, settings).1.unwrap())
+    });
+    let input = ReportInput { primary: Metric::TotalTokenThroughput, ..of_runs(runs.to_vec(), &[1]) };
+    let verdict = compare(&input).verdict;
+    assert_eq!(verdict.winner.as_deref(), Some("large"), "{}", verdict.sentence);
+    let half = |run: &RunResult| {
+        let values: Vec<f64> = run.metrics.blocks.iter().map(|block| block.total_tokens_per_s).collect();
+        let mean = values.iter().sum::<f64>() / 20.0;
+        let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 19.0;
+        // 2.0930 is the tabled 97.5 % quantile of Student's t at 19 degrees of freedom.
+        2.093_024 * (variance / 20.0).sqrt()
+    };
+    let interval = verdict.difference.unwrap().interval.unwrap();
+    let expected = half(&input.runs[0].1).hypot(half(&input.runs[1].1));
+    assert!(((interval.high - interval.low) / 2.0 / expected - 1.0).abs() < 1e-4, "{interval:?} {expected}");
+}
+
+#[test]
 fn runs_with_other_requests_are_noted() {
     let runs = [("a", 800), ("b", 700)].map(|(policy, requests)| {
         let setup = Setup { requests, rate_per_s: 20.0, ..Setup::new(Route::RoundRobin, 1) };
