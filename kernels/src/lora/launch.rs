@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, sys};
@@ -80,6 +81,10 @@ pub struct LoadedPlan {
     rows_end: u32,
     rank_max: u32,
     overlaps: bool,
+    /// The fewest rows, and the shortest row of v, of all operands that a launch was given: what a captured launch
+    /// still holds when the plan is replaced.
+    rows_given: AtomicU32,
+    v_stride_given: AtomicU32,
 }
 
 /// The same layout as `Projection` in `lora.cu`.
@@ -211,6 +216,8 @@ impl LoraKernels {
             rows_end: plan.rows_end(),
             rank_max: plan.rank_max(),
             overlaps: self.overlaps(),
+            rows_given: AtomicU32::new(u32::MAX),
+            v_stride_given: AtomicU32::new(u32::MAX),
         };
         loaded.write(stream, plan)?;
         Ok(loaded)
@@ -340,8 +347,8 @@ impl LoadedPlan {
     /// Replaces the plan in place; launches captured with it then run the new one.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the new plan is for another site or variant, or needs more blocks, shared memory or inbox
-    /// than the first one had.
+    /// [`Error::Shape`] if the new plan is for another site or variant, needs more blocks, shared memory or inbox than the
+    /// first one had, or touches more rows than operands that it was launched with have.
     pub fn replace(&mut self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<(), Error> {
         let why = if plan.variant() != self.variant {
             Some(format!("it runs as {:?}, not {:?}", plan.variant(), self.variant))
@@ -354,6 +361,12 @@ impl LoadedPlan {
                 plan.depth(),
                 self.shared_bytes,
                 self.depth
+            ))
+        } else if plan.rows_end() > *self.rows_given.get_mut() || plan.rank_max() > *self.v_stride_given.get_mut() {
+            Some(format!(
+                "it touches {} rows of rank up to {}, more than operands it was launched with have",
+                plan.rows_end(),
+                plan.rank_max()
             ))
         } else if plan.cluster() != self.cluster {
             Some(format!("its clusters have {} blocks, not {}", plan.cluster(), self.cluster))
@@ -451,6 +464,8 @@ impl LoadedPlan {
             if v.address == 0 || !v.address.is_multiple_of(4) {
                 return Err(Error::shape(what(), format!("address {:#x} is null or misaligned", v.address)));
             }
+            self.rows_given.fetch_min(v.rows, Ordering::Relaxed);
+            self.v_stride_given.fetch_min(v.stride, Ordering::Relaxed);
             slot.v = v.address;
             slot.v_stride = v.stride;
         }
@@ -475,6 +490,7 @@ impl LoadedPlan {
         } else if matrix.address == 0 || !matrix.address.is_multiple_of(16) {
             format!("address {:#x} is null or not a multiple of 16", matrix.address)
         } else {
+            self.rows_given.fetch_min(matrix.rows, Ordering::Relaxed);
             return Ok(());
         };
         Err(Error::shape(what, why))

@@ -417,6 +417,10 @@ fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip)
 /// is quicker. Otherwise they get members in proportion to their bytes. Either way all blocks together fill the chip
 /// once or twice: the next launch's blocks load their weights early, and need room beside them.
 fn share_blocks(groups: &mut [Group], segments: &[Segment], row_tile: RowTile, chip: Chip, tuning: Tuning) -> u32 {
+    // Members poll for one another, so all of them must find room at once, also on a small slice of a GPU.
+    for group in groups.iter_mut() {
+        group.members_max = group.members_max.min(chip.multiprocessors).max(1);
+    }
     let total: u64 = groups.iter().map(|group| group.bytes).sum();
     let wanted = match tuning.blocks {
         Some(blocks) => blocks / (groups.len() as u32).max(1),
@@ -609,6 +613,16 @@ mod tests {
             let two_fit = 2 * (plan.shared_bytes() + 1024) <= 233_472;
             let half_is_free = 2 * plan.jobs().len() <= 132;
             assert!(two_fit || half_is_free, "{what}: {} bytes", plan.shared_bytes());
+        }
+    }
+
+    #[test]
+    fn a_group_never_has_more_members_than_a_small_gpu_has_room_for() {
+        let chip = Chip { multiprocessors: 14, ..CHIP };
+        for exchange in [None, Some(Exchange::Global), Some(Exchange::Cluster)] {
+            let tuning = Tuning { exchange, blocks: Some(1000), ..Tuning::default() };
+            let plan = Plan::new(&site(8192, &[8192]), &[segment(0..1, 16)], chip, tuning).expect("a valid batch");
+            assert!(plan.jobs().iter().all(|job| job.members <= 14), "{exchange:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use aril_kernels::reference::lora::Deviation;
 use crate::batch::{Batch, Part};
 use crate::shim::{self, Buffer, Case, Pointer};
 
-const CHIP: Chip = Chip { multiprocessors: 12, shared_bytes_block_max: 232_448, cluster_max: 16 };
+const CHIP: Chip = Chip { multiprocessors: 16, shared_bytes_block_max: 232_448, cluster_max: 16 };
 
 const fn part(rows: u32, rank: u32) -> Part {
     Part { rows, rank }
