@@ -178,7 +178,12 @@ fn table(rows: &[&Row]) -> Markup {
     html! {
         div.scroll {
             table.moved {
-                thead { tr { @for heading in ["policy", "metric", "base", "new", "change", "interval", "matters from", "p, corrected", "verdict"] { th scope="col" { (heading) } } } }
+                thead { tr {
+                    @for heading in ["policy", "metric", "base", "new", "change", "interval", "matters from", "p, corrected"] {
+                        th scope="col" { (heading) }
+                    }
+                    th.text scope="col" { "verdict" }
+                } }
                 tbody {
                     @for row in rows {
                         @let (base, new) = row.values();

@@ -45,6 +45,10 @@ punica-paper = { preset = "punica-paper" }
 
 /// A scenario with a profile whose steps take `scale` times as long.
 fn record(folder: &TempDir, scale: f64, head: &str) -> Recording {
+    record_of(folder, scale, &format!("{head}\n{SCENARIO}"))
+}
+
+fn record_of(folder: &TempDir, scale: f64, scenario: &str) -> Recording {
     let mut profile = aril_calibrate::resolve(
         "punica-a100-80gb",
         &aril_sim::model::Model::named("llama-2-7b").expect("a known model"),
@@ -54,7 +58,7 @@ fn record(folder: &TempDir, scale: f64, head: &str) -> Recording {
     profile.whole_step.scale = scale;
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("the file can be written");
     write("p.toml", &aril_calibrate::text::write(&profile));
-    write("s.toml", &format!("{head}\n{SCENARIO}"));
+    write("s.toml", scenario);
     let path = |name: String| folder.path().join(name);
     let scenario = ScenarioFile {
         file: "s.toml".to_owned(),
@@ -72,27 +76,24 @@ fn through_a_baseline(folder: &TempDir, recording: &Recording) -> Recording {
     Baseline::read(&path).expect("it can be read").recording(&path)
 }
 
+/// The p99 of a few hundred requests jumps by percents when any cost changes a little, as batches form otherwise; that of
+/// thousands moves with the cost.
 #[test]
 fn two_percent_more_ttft_is_caught_with_twenty_seeds_at_one_percent() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let base = through_a_baseline(&folder, &record(&folder, 1.0, "seeds = 20"));
-    let new = record(&folder, 1.0265, "seeds = 20");
+    let long = SCENARIO.replace("= 150", "= 4000").replace("punica-paper = { preset = \"punica-paper\" }\n", "");
+    let scenario = format!("seeds = 20\n{long}");
+    let base = through_a_baseline(&folder, &record_of(&folder, 1.0, &scenario));
+    let new = record_of(&folder, 1.023, &scenario);
+    assert_eq!((new.runs.len(), new.runs[0].offered), (20, 4000));
     let compared = compare_recordings(&base, &new, &Rules::default(), &[Aspect::Profile]).expect("comparable");
     assert_eq!(compared.rules.alpha, 0.01);
     assert_eq!(compared.unlike.len(), 1, "only the profile differs: {:?}", compared.unlike);
     assert_eq!(compared.verdict, Verdict::Worse, "{}", compared.sentence());
-    for policy in ["least-loaded", "punica-paper"] {
-        let row = compared
-            .rows
-            .iter()
-            .find(|row| {
-                row.subject.policy == policy && row.subject.class.is_none() && row.subject.metric == Metric::TtftP99
-            })
-            .expect("the row");
-        let change = row.estimate.expect("an estimate").change;
-        assert!((0.015..0.025).contains(&change), "planted were 2 %: {change}");
-        assert_eq!(row.verdict, Verdict::Worse, "{policy}: {} ({})", row.change(), row.interval());
-    }
+    let row = compared.rows.iter().find(|row| row.subject.metric == Metric::TtftP99).expect("the row");
+    let change = row.estimate.expect("an estimate").change;
+    assert!((0.0175..0.0225).contains(&change), "planted were 2 %: {change}");
+    assert_eq!(row.verdict, Verdict::Worse, "{} ({})", row.change(), row.interval());
 }
 
 #[test]
