@@ -142,6 +142,16 @@ pub(crate) fn for_each_affine_bucket<const BITS: u32>(
     if increment == 0 {
         return each(bucket_of::<BITS>(first), steps);
     }
+    let (low, high) = bounds_of::<BITS>(bucket_of::<BITS>(first));
+    if increment > (high - low) / 4 {
+        // Few steps share a bucket: finding how many costs more than counting them one by one.
+        let mut value = first;
+        for _ in 0..steps {
+            each(bucket_of::<BITS>(value), 1);
+            value = value.wrapping_add(increment);
+        }
+        return;
+    }
     let mut done = 0;
     while done < steps {
         let value = first + increment * done;
