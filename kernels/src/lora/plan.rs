@@ -6,9 +6,13 @@
 
 use std::ops::Range;
 
-use super::layout::{self, Place, TILE_BYTES, TILE_WIDTH};
+use super::layout::{self, Place, TILE_WIDTH};
 use super::variant::{RowTile, Variant};
 use crate::{Element, Error};
+
+mod rules;
+
+use rules::{Group, choose_row_tile, exchange_bytes, groups, ring, ring_alone, ring_slot, share_blocks};
 
 /// The projections that read the same x in one launch: q, k and v; gate and up; or a single one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,20 +193,6 @@ pub struct Plan {
 /// Bytes of an inbox cell: partial sums of 16 ranks × 8 rows in fp32.
 pub const CELL_BYTES: usize = 512;
 
-struct Group {
-    segment: usize,
-    rows: Range<u32>,
-    projection: usize,
-    /// Bytes that the group moves: its share of the chip.
-    bytes: u64,
-    /// Inbox cells of one member's partial sums.
-    cells: u32,
-    /// More output than input.
-    widens: bool,
-    members_max: u32,
-    members: u32,
-}
-
 impl Plan {
     /// Plans one launch over these segments, which must be in row order and must not overlap.
     ///
@@ -353,183 +343,6 @@ fn slice(tiles: u32, member: u32, members: u32) -> Range<u32> {
     cut(member)..cut(member + 1)
 }
 
-/// Pairs of rank granules.
-fn pairs(rank: u32) -> u32 {
-    rank.div_ceil(16)
-}
-
-fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Vec<Group> {
-    let mut groups = Vec::new();
-    for (index, segment) in segments.iter().enumerate() {
-        let mut row = segment.rows.start;
-        while row < segment.rows.end {
-            let rows = row..segment.rows.end.min(row + row_tile.rows());
-            for (projection, place) in site.places.iter().enumerate() {
-                let (inputs, outputs) = (place.shape.inputs, place.shape.outputs);
-                let tiles = u64::from(inputs.div_ceil(TILE_WIDTH) + outputs.div_ceil(TILE_WIDTH));
-                // Tiles travel in pairs, so an odd granule costs time as two.
-                let weights = tiles * 2 * u64::from(pairs(segment.rank)) * TILE_BYTES as u64;
-                let rows_count = rows.end - rows.start;
-                let activations = u64::from(rows_count) * 2 * (u64::from(inputs) + 2 * u64::from(outputs));
-                let cells = pairs(segment.rank) * rows_count.div_ceil(8);
-                groups.push(Group {
-                    segment: index,
-                    rows: rows.clone(),
-                    projection,
-                    bytes: weights + activations,
-                    cells,
-                    widens: outputs >= inputs,
-                    members_max: members_max(inputs, outputs, cells),
-                    members: 1,
-                });
-            }
-            row = rows.end;
-        }
-    }
-    groups
-}
-
-/// How many blocks may share a group: no more than there are tiles to share, and no more than make the exchange,
-/// which grows with their square, dearer than what it spreads.
-fn members_max(inputs: u32, outputs: u32, cells: u32) -> u32 {
-    let tiles = inputs.min(outputs).div_ceil(TILE_WIDTH);
-    let exchange = (512 / cells).max(4);
-    tiles.min(exchange).min(32)
-}
-
-/// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
-/// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue.
-fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
-    let groups = |tile: RowTile| -> u32 {
-        segments.iter().map(|s| (s.rows.end - s.rows.start).div_ceil(tile.rows())).sum::<u32>()
-            * site.places.len() as u32
-    };
-    let room = |tile: RowTile| if tile == RowTile::Rows8 { chip.multiprocessors } else { 2 * chip.multiprocessors };
-    let one_tile = |tile: RowTile| segments.iter().all(|s| s.rows.end - s.rows.start <= tile.rows());
-    let fits: Vec<RowTile> = RowTile::ALL.into_iter().filter(|tile| tile.rank_max() >= rank_max).collect();
-    let enough = fits.iter().copied().find(|&tile| groups(tile) <= room(tile) || one_tile(tile));
-    enough.or(fits.into_iter().rfind(|tile| tile.rows() <= 32)).unwrap_or(RowTile::Rows8)
-}
-
-/// Gives each group members and returns the blocks in a cluster, or 1 where sums go through global memory.
-///
-/// All groups get the same number of members, a power of two, and become clusters, where that suits them: the exchange
-/// is quicker. Otherwise they get members in proportion to their bytes. Either way all blocks together fill the chip
-/// once or twice: the next launch's blocks load their weights early, and need room beside them.
-fn share_blocks(groups: &mut [Group], segments: &[Segment], row_tile: RowTile, chip: Chip, tuning: Tuning) -> u32 {
-    // Members poll for one another, so all of them must find room at once, also on a small slice of a GPU.
-    for group in groups.iter_mut() {
-        group.members_max = group.members_max.min(chip.multiprocessors).max(1);
-    }
-    let total: u64 = groups.iter().map(|group| group.bytes).sum();
-    let wanted = match tuning.blocks {
-        Some(blocks) => blocks / (groups.len() as u32).max(1),
-        None => choose_members(groups, chip),
-    };
-    if tuning.exchange != Some(Exchange::Global) && chip.cluster_max > 1 && !groups.is_empty() {
-        let most = groups.iter().map(|group| group.members_max).min().unwrap_or(1).min(chip.cluster_max).max(1);
-        let mut members = 1 << wanted.clamp(1, most).ilog2();
-        // Blocks of which not two fit one multiprocessor cannot overlap, and their clusters pack badly.
-        let exchange = |group: &Group, members: u32| {
-            exchange_bytes(row_tile, segments[group.segment].rank, group.cells, members, members > 1)
-        };
-        let count = groups.len() as u32;
-        let fits = |members: u32| {
-            groups.iter().all(|group| ring(row_tile, exchange(group, members), count * members, chip).is_some())
-        };
-        while members > 1 && tuning.exchange.is_none() && !fits(members) {
-            members /= 2;
-        }
-        if tuning.exchange.is_some() || !prefers_global(groups, members, chip) {
-            groups.iter_mut().for_each(|group| group.members = members);
-            return members;
-        }
-    }
-    let blocks = tuning.blocks.unwrap_or(chip.multiprocessors * 3 / 2);
-    for group in groups.iter_mut() {
-        let share = (u64::from(blocks) * group.bytes / total.max(1)) as u32;
-        group.members = share.clamp(1, group.members_max.max(1));
-    }
-    1
-}
-
-/// Members of each group: enough to fill the chip, but no block with less than about 64 KiB, the size below which more
-/// blocks only add to the exchange; a few groups are split further, since then nothing else hides their latency.
-fn choose_members(groups: &[Group], chip: Chip) -> u32 {
-    let count = (groups.len() as u32).max(1);
-    let slots = chip.multiprocessors;
-    let (bytes_min, bytes_max) = byte_range(groups);
-    if bytes_max > 2 * bytes_min {
-        // Lopsided: the largest group decides, so all get as many as find room.
-        return (2 * slots / count).clamp(1, 8);
-    }
-    let fill = 1 << (slots / count).max(1).ilog2();
-    let doubled_fits = count * fill * 2 <= 2 * slots;
-    let fill = if doubled_fits && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
-    let worth = if count <= 6 { 8 } else { (bytes_max >> 16).clamp(1, 8).max((bytes_max >> 17).min(16)) as u32 };
-    fill.min(1 << worth.ilog2())
-}
-
-/// Whether sums had better go through global memory: large groups of small rank that the chip cannot split evenly write
-/// for so long that further blocks are worth a slower exchange, and one block a lopsided group would leave the largest
-/// alone.
-fn prefers_global(groups: &[Group], members: u32, chip: Chip) -> bool {
-    let (bytes_min, bytes_max) = byte_range(groups);
-    let count = groups.len() as u32;
-    let exchanges_little = groups.iter().all(|group| group.cells == 1 && group.widens);
-    let large = exchanges_little
-        && bytes_max >= 700 << 10
-        && count * 8 > chip.multiprocessors
-        && count * members < chip.multiprocessors;
-    let lopsided = bytes_max > 2 * bytes_min && members < 4;
-    large || lopsided
-}
-
-fn byte_range(groups: &[Group]) -> (u64, u64) {
-    let bytes = groups.iter().map(|group| group.bytes);
-    (bytes.clone().min().unwrap_or(0), bytes.max().unwrap_or(0))
-}
-
-/// A ring that is no deeper than this starves its warps.
-const RING_DEPTH_USEFUL: u32 = 5;
-
-/// Depth of the ring beside these bytes of exchange, such that the blocks of the next launch find room too: beside each
-/// block, or on other multiprocessors where this launch leaves half of them free. `None` if it would be too short.
-fn ring(row_tile: RowTile, exchange_bytes: u32, blocks: u32, chip: Chip) -> Option<u32> {
-    // The driver keeps 1 KiB of shared memory a block for itself.
-    let half = (chip.shared_bytes_block_max + 1024) / 2 - 1024;
-    let beside = half.saturating_sub(exchange_bytes) / ring_slot(row_tile);
-    let alone = ring_alone(row_tile, exchange_bytes, chip);
-    if row_tile.shape().blocks_min > 1 && beside > RING_DEPTH_USEFUL {
-        Some(beside.min(row_tile.shape().depth_max))
-    } else {
-        (2 * blocks <= chip.multiprocessors && alone > RING_DEPTH_USEFUL).then_some(alone)
-    }
-}
-
-/// Depth of the ring of a block that has a multiprocessor for itself.
-fn ring_alone(row_tile: RowTile, exchange_bytes: u32, chip: Chip) -> u32 {
-    let slots = chip.shared_bytes_block_max.saturating_sub(exchange_bytes) / ring_slot(row_tile);
-    slots.clamp(4, row_tile.shape().depth_max)
-}
-
-fn ring_slot(row_tile: RowTile) -> u32 {
-    row_tile.shape().warps * 2 * TILE_BYTES as u32
-}
-
-/// Shared memory of the exchange: the warps' partial sums, and the members' where they are staged.
-fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: u32, cluster: bool) -> u32 {
-    let shape = row_tile.shape();
-    let mut splits = 1;
-    while splits * shape.pairs < pairs(rank) {
-        splits *= 2;
-    }
-    let partial = shape.warps / splits * cells;
-    let staged = if members > 1 && (cluster || cells < shape.warps) { members * cells } else { 0 };
-    // With a cluster, a barrier of 8 bytes follows.
-    (partial + staged) * CELL_BYTES as u32 + if cluster { 16 } else { 0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::layout::{AdapterLayout, ProjectionShape};
@@ -587,7 +400,7 @@ mod tests {
         let mut end = 0;
         for job in plan.jobs().iter().filter(|job| job.members > 1 && job.member == 0) {
             assert!(job.inbox >= end);
-            end = job.inbox + job.members * job.members * pairs(job.rank);
+            end = job.inbox + job.members * job.members * rules::pairs(job.rank);
         }
         assert_eq!(end, plan.inbox_cells());
     }
