@@ -25,7 +25,8 @@ pub struct RunInfo {
 impl RunInfo {
     /// The folder of the run inside the run directory, with `/` between its parts: unique, and safe on every file system.
     pub fn folder(&self) -> String {
-        let mut parts: Vec<String> = Vec::new();
+        // Below a folder of their own: no policy can be called `report.html`.
+        let mut parts = vec!["runs".to_owned()];
         if !self.point.is_empty() {
             let point: Vec<_> = self.point.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
             parts.push(file_name(&point.join(",")));
@@ -144,10 +145,10 @@ mod tests {
     #[test]
     fn folders_are_safe_and_different_names_never_share_one() {
         let folder = |policy: &str| RunInfo { policy: policy.to_owned(), seed: 7, ..RunInfo::default() }.folder();
-        assert_eq!(folder("punica-paper"), "punica-paper/seed-7");
+        assert_eq!(folder("punica-paper"), "runs/punica-paper/seed-7");
         for (a, b) in [("a/b", "a-b"), ("../x", "x"), ("A", "a"), ("", "-"), ("<b>", "-b-")] {
             assert_ne!(folder(a), folder(b));
-            assert!(!folder(a).contains("..") && folder(a).matches('/').count() == 1, "{}", folder(a));
+            assert!(!folder(a).contains("..") && folder(a).matches('/').count() == 2, "{}", folder(a));
         }
     }
 }

@@ -203,7 +203,7 @@ fn the_page_stands_alone_and_every_figure_has_its_table() {
         assert!(figure.contains("as a table") && figure.contains("<td>"), "{}", &figure[..300]);
         assert!(figure.contains("published costs"), "{}", &figure[..300]);
     }
-    assert!(page.contains("href=\"a/seed-1/manifest.toml\"") && page.contains("prefers-color-scheme:dark"));
+    assert!(page.contains("href=\"runs/a/seed-1/manifest.toml\"") && page.contains("prefers-color-scheme:dark"));
     assert!(page.len() < 2_000_000, "{}", page.len());
 }
 

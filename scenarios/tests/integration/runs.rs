@@ -22,8 +22,8 @@ fn a_run_directory_holds_a_report_a_summary_and_a_folder_a_run() {
     for policy in ["spread", "punica"] {
         for seed in [1, 2] {
             for name in ["requests.parquet", "steps.parquet", "events.parquet", "manifest.toml", "timeline.json.gz"] {
-                let wanted = format!("{policy}/seed-{seed}/{name}");
-                assert!(files.iter().any(|file| file.ends_with(&wanted)), "{wanted} is not in {files:?}");
+                let wanted = format!("runs/{policy}/seed-{seed}/{name}");
+                assert!(files.contains(&wanted), "{wanted} is not in {files:?}");
             }
         }
     }
@@ -187,4 +187,35 @@ fn an_interrupt_leaves_nothing_behind() {
 fn a_baseline_that_is_not_run_is_no_mistake() {
     let bench = Bench::changed("[policy]", "[compare]\nbaseline = \"spread\"\n\n[policy]");
     bench.ok(&["run", "s.toml", "--policy", "punica"]);
+}
+
+#[test]
+fn classes_pools_and_prices_reach_the_summary() {
+    let text = SMALL
+        .replace("replicas = 2\n", "replicas = 1\nusd_per_gpu_hour = 2.0\n")
+        .replace(
+            "[slo.all]",
+            "[pool.spot]\nreplicas = 2\ngpu = \"a100-80gb\"\nprofile = \"punica-a100-80gb\"\nusd_per_gpu_hour = 1.0\nstartup = \"5s\"\nstarts_on = 1\n\n[slo.gold]\ntenants = \"gold.txt\"\nttft = \"200ms\"\n\n[slo.all]",
+        )
+        .replace("{ preset = \"punica-paper\" }", "{ preset = \"punica-consolidate\" }");
+    let bench = Bench::with(&text);
+    bench.write("gold.txt", "tenant-1\ntenant-2\nsomebody-else\n");
+    let json: serde_json::Value =
+        serde_json::from_str(&bench.ok(&["run", "s.toml", "--format", "json"])).expect("JSON");
+    for run in json["runs"].as_array().expect("runs") {
+        let classes = run["metrics"]["classes"].as_array().expect("classes");
+        let names: Vec<_> = classes.iter().map(|class| class["name"].as_str().expect("a name")).collect();
+        assert_eq!(names, ["gold", "all"]);
+        let offered: u64 = classes.iter().map(|class| class["offered"].as_u64().expect("a number")).sum();
+        assert_eq!(offered, 60);
+        assert!(classes.iter().all(|class| class["offered"] != 0));
+        assert!(run["metrics"]["cost"]["usd_per_million_tokens"].as_f64().is_some_and(|usd| usd > 0.0));
+    }
+    let hours = |policy: usize| json["runs"][policy]["metrics"]["gpu"]["hours_held"].as_f64().expect("hours");
+    let run_s = json["runs"][0]["metrics"]["window"]["run_s"].as_f64().expect("seconds");
+    assert!((hours(0) - 2.0 * run_s / 3600.0).abs() < 1e-9, "two replicas of three are on: {} in {run_s} s", hours(0));
+    bench.write("gold.txt", "nobody\n");
+    let done = bench.aril(&["check", "s.toml"]);
+    assert_eq!(done.code, 2);
+    assert!(done.err.starts_with("error: `slo`: none of the 1 listed tenants is in the traffic\n"), "{}", done.err);
 }
