@@ -5,6 +5,9 @@
 /// Values below 2^(`BITS`+1) have a bucket each. The layout is that of an HDR histogram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLinear<const BITS: u32> {
+    /// The first bucket that holds something.
+    first: usize,
+    /// Counts from there to the last bucket that holds something.
     buckets: Vec<u64>,
     count: u64,
     sum: u128,
@@ -14,7 +17,7 @@ pub struct LogLinear<const BITS: u32> {
 
 impl<const BITS: u32> Default for LogLinear<BITS> {
     fn default() -> Self {
-        LogLinear { buckets: Vec::new(), count: 0, sum: 0, min: u64::MAX, max: 0 }
+        LogLinear { first: 0, buckets: Vec::new(), count: 0, sum: 0, min: u64::MAX, max: 0 }
     }
 }
 
@@ -32,6 +35,12 @@ pub(crate) fn bounds_of<const BITS: u32>(bucket: usize) -> (u64, u64) {
     let base = bucket - (shift << BITS);
     let low = base << shift;
     (low, low + ((1u64 << shift) - 1))
+}
+
+/// The value that stands for a bucket.
+fn middle_of<const BITS: u32>(bucket: usize) -> u64 {
+    let (low, high) = bounds_of::<BITS>(bucket);
+    low + (high - low) / 2
 }
 
 impl<const BITS: u32> LogLinear<BITS> {
@@ -62,8 +71,27 @@ impl<const BITS: u32> LogLinear<BITS> {
             return;
         }
         self.note(other.min, other.max, other.sum, other.count);
-        for (bucket, count) in other.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
-            self.add(bucket, *count);
+        for (place, count) in other.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+            self.add(other.first + place, *count);
+        }
+    }
+
+    /// Adds the buckets by which `total` has grown since it was `since`; of these values only the sum is known exactly.
+    pub(crate) fn merge_growth(&mut self, total: &Self, since: &Self, sum: u128) {
+        let (mut low, mut high, mut grown) = (u64::MAX, 0, 0);
+        for (place, count) in total.buckets.iter().enumerate() {
+            let bucket = total.first + place;
+            let before =
+                bucket.checked_sub(since.first).and_then(|place| since.buckets.get(place)).copied().unwrap_or(0);
+            if *count > before {
+                self.add(bucket, count - before);
+                grown += count - before;
+                let middle = middle_of::<BITS>(bucket);
+                (low, high) = (low.min(middle), high.max(middle));
+            }
+        }
+        if grown > 0 {
+            self.note(low, high, sum, grown);
         }
     }
 
@@ -97,30 +125,33 @@ impl<const BITS: u32> LogLinear<BITS> {
             return self.max();
         }
         let mut seen = 0;
-        for (bucket, count) in self.buckets.iter().enumerate() {
+        let place = self.buckets.iter().position(|count| {
             seen += count;
-            if seen >= rank {
-                let (low, high) = bounds_of::<BITS>(bucket);
-                return Some((low + (high - low) / 2).clamp(self.min, self.max));
-            }
-        }
-        None
+            seen >= rank
+        })?;
+        Some(middle_of::<BITS>(self.first + place).clamp(self.min, self.max))
     }
 
     /// The buckets that hold something: their middle and their count, in order.
     pub fn nonempty(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.buckets.iter().enumerate().filter(|(_, count)| **count > 0).map(|(bucket, count)| {
-            let (low, high) = bounds_of::<BITS>(bucket);
-            ((low + (high - low) / 2).clamp(self.min, self.max), *count)
-        })
+        let nonempty = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+        nonempty.map(|(place, count)| (middle_of::<BITS>(self.first + place).clamp(self.min, self.max), *count))
     }
 
     /// Counts into a bucket found by [`bucket_of`], without keeping the exact sum and ends up to date: [`LogLinear::note`] does.
     pub(crate) fn add(&mut self, bucket: usize, count: u64) {
-        if bucket >= self.buckets.len() {
-            self.buckets.resize(bucket + 1, 0);
+        if self.buckets.is_empty() {
+            self.first = bucket;
         }
-        self.buckets[bucket] += count;
+        if bucket < self.first {
+            self.buckets.splice(0..0, std::iter::repeat_n(0, self.first - bucket));
+            self.first = bucket;
+        }
+        let place = bucket - self.first;
+        if place >= self.buckets.len() {
+            self.buckets.resize(place + 1, 0);
+        }
+        self.buckets[place] += count;
     }
 
     /// Keeps count, sum and ends up to date for values counted with [`LogLinear::add`].

@@ -1,6 +1,7 @@
 //! Watches one run: streams its tables, and keeps what the metrics need.
 
 mod gaps;
+mod group_gaps;
 mod kept;
 mod occupancy;
 mod table;
@@ -13,6 +14,7 @@ use aril_sim::time::Time;
 use aril_sim::workload::{Catalog, Offered};
 
 pub(crate) use self::gaps::Gaps;
+pub(crate) use self::group_gaps::GROUP_BITS;
 pub(crate) use self::kept::{Ending, Kept, KeptAll, NONE};
 pub(crate) use self::occupancy::Occupancy;
 use self::tables::{Derived, Event, Tables};

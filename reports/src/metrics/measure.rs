@@ -10,7 +10,7 @@ use super::{
 use crate::ReportError;
 use crate::distribution::Distribution;
 use crate::histogram::LogLinear;
-use crate::recorder::{Ending, Gaps, Kept, KeptAll, Recorder};
+use crate::recorder::{Ending, GROUP_BITS, Kept, KeptAll, Recorder};
 use crate::settings::{SloClass, Traffic};
 use crate::statistics::jain;
 
@@ -20,6 +20,7 @@ const PS_PER_HOUR: f64 = 3.6e15;
 /// Measures a run that ended at `ended_at` picoseconds.
 pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, ReportError> {
     let Recorder { catalog, settings, kept, gaps, occupancy, counts, series, books, .. } = recorder;
+    let (gaps, gaps_of_tenants, gaps_of_adapters) = gaps.finish();
     let (start, end, rule) = window(&kept, &settings)?;
     let is_measured = |request: &Kept| match settings.traffic {
         Traffic::Open => (start..=end).contains(&request.arrival),
@@ -41,7 +42,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     let (tpot, tpot_all) = latency(Kept::tpot);
     let (e2e, e2e_all) = latency(Kept::e2e);
     let (queueing, queueing_all) = latency(Kept::wait);
-    let itl = Latency::of_histogram(&gaps.all);
+    let itl = Latency::of_histogram(&gaps);
 
     let prices = prices(&settings);
     let measured_counts = count(measured());
@@ -66,7 +67,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     let adapters = Grouped::by(&kept, catalog.adapters.len(), is_measured, |request| request.adapter);
     let tenant_group = |id: u32, members: super::groups::Members<'_>| {
         let mut group = members.measure(tenant_name(&catalog, id), window_s);
-        group.itl = gaps.tenants.get(id as usize).map(Latency::of_histogram).unwrap_or_default();
+        group.itl = gaps_of_tenants.get(id as usize).map(Latency::of_histogram).unwrap_or_default();
         group
     };
     let by_tenant =
@@ -78,7 +79,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
             let adapter = &catalog.adapters[id as usize];
             let mut group = members.measure(&adapter.name, window_s);
             group.rank = Some(adapter.rank);
-            group.itl = gaps.adapters.get(id as usize).map(Latency::of_histogram).unwrap_or_default();
+            group.itl = gaps_of_adapters.get(id as usize).map(Latency::of_histogram).unwrap_or_default();
             group.loads = counts.loads_by_adapter.get(id as usize).copied();
             group
         })
@@ -107,7 +108,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
             .slo
             .iter()
             .enumerate()
-            .map(|(index, class)| class_metrics(index, class, &kept, &catalog, &gaps, is_measured))
+            .map(|(index, class)| class_metrics(index, class, &kept, &catalog, &gaps_of_tenants, is_measured))
             .collect(),
         ttft,
         tpot,
@@ -142,7 +143,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         by_adapter,
         by_popularity: adapters.by_popularity(&kept),
     };
-    let itl = Distribution::Bucketed(gaps.all);
+    let itl = Distribution::Bucketed(gaps);
     let distributions = Distributions { ttft: ttft_all, tpot: tpot_all, itl, e2e: e2e_all, queueing: queueing_all };
     let heat = Heat::of(occupancy.rows, settings.max_num_seqs);
     let tables = ["requests.parquet", "steps.parquet", "events.parquet"].iter().filter(|_| settings.tables);
@@ -157,7 +158,7 @@ fn class_metrics(
     class: &SloClass,
     kept: &KeptAll,
     catalog: &Catalog,
-    gaps: &Gaps,
+    gaps_of_tenants: &[LogLinear<GROUP_BITS>],
     is_measured: impl Fn(&Kept) -> bool,
 ) -> ClassMetrics {
     let is_of_class =
@@ -167,7 +168,7 @@ fn class_metrics(
         |what: fn(&Kept) -> Option<u64>| Latency::of_values(&mut members().filter_map(what).collect::<Vec<_>>());
     let counts = count(members());
     let mut itl = LogLinear::default();
-    gaps.tenants.iter().enumerate().filter(|(tenant, _)| is_of_class(*tenant)).for_each(|(_, gaps)| itl.merge(gaps));
+    gaps_of_tenants.iter().enumerate().filter(|(tenant, _)| is_of_class(*tenant)).for_each(|(_, gaps)| itl.merge(gaps));
     ClassMetrics {
         name: class.name.clone(),
         offered: counts.offered,

@@ -3,26 +3,16 @@
 use aril_sim::fact::Stretch;
 use aril_sim::workload::{Catalog, Offered};
 
+use super::group_gaps::{GROUP_BITS, GROUPS_MAX, GroupGaps};
 use crate::distribution::BITS;
-use crate::histogram::{LogLinear, bucket_of, for_each_affine_bucket};
+use crate::histogram::LogLinear;
 use crate::settings::RecorderSettings;
-
-/// Bucket width of gaps by tenant and by adapter: 2^-6, at most 1.6 %.
-const GROUP_BITS: u32 = 6;
-/// More groups than this get no gaps of their own: their histograms leave the caches, and every row of every stretch misses.
-const GROUPS_MAX: usize = 1_000;
 
 /// Token gaps of a run: all together, by tenant and by adapter.
 pub(crate) struct Gaps {
     pub(crate) all: LogLinear<BITS>,
-    /// By tenant; empty if not kept.
-    pub(crate) tenants: Vec<LogLinear<GROUP_BITS>>,
-    /// By adapter; empty if not kept. Requests of the base model are in none.
-    pub(crate) adapters: Vec<LogLinear<GROUP_BITS>>,
-    /// Tenant of each request, while anything is kept by tenant.
-    tenant_of: Vec<u32>,
-    /// Buckets of the gaps inside the current stretch.
-    run: Vec<(usize, u64)>,
+    /// None: not kept.
+    groups: Option<GroupGaps>,
 }
 
 /// What one look at the rows of a stretch tells.
@@ -35,22 +25,22 @@ pub(crate) struct Tally {
 
 impl Gaps {
     pub(crate) fn new(catalog: &Catalog, settings: &RecorderSettings) -> Gaps {
-        let groups = |len: usize| {
-            if settings.gaps_by_group && len <= GROUPS_MAX { vec![LogLinear::default(); len] } else { Vec::new() }
-        };
-        Gaps {
-            all: LogLinear::default(),
-            tenants: groups(catalog.tenants.len()),
-            adapters: groups(catalog.adapters.len()),
-            tenant_of: Vec::new(),
-            run: Vec::new(),
-        }
+        let (tenants, adapters) = (catalog.tenants.len(), catalog.adapters.len());
+        let groups = (settings.gaps_by_group && tenants.max(adapters) <= GROUPS_MAX)
+            .then(|| GroupGaps::new(tenants, adapters, settings.replica_gpus.len()));
+        Gaps { all: LogLinear::default(), groups }
     }
 
     pub(crate) fn arrived(&mut self, offered: &Offered) {
-        if !self.tenants.is_empty() {
-            self.tenant_of.push(offered.request.tenant.0);
+        if let Some(groups) = &mut self.groups {
+            groups.arrived(offered.request.tenant.0);
         }
+    }
+
+    /// All gaps, those by tenant and those by adapter; the latter are empty if they were not kept.
+    pub(crate) fn finish(self) -> (LogLinear<BITS>, Vec<LogLinear<GROUP_BITS>>, Vec<LogLinear<GROUP_BITS>>) {
+        let (tenants, adapters) = self.groups.map(GroupGaps::finish).unwrap_or_default();
+        (self.all, tenants, adapters)
     }
 
     /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up).
@@ -80,45 +70,10 @@ impl Gaps {
             let (first, increment) = (stretch.first.as_ps() + stretch.increment.as_ps(), stretch.increment.as_ps());
             let more = u64::from(stretch.steps.saturating_sub(1));
             self.all.record_affine(first, increment, more, u64::from(tally.emitting));
-            if !self.tenants.is_empty() || !self.adapters.is_empty() {
-                self.by_group(stretch, first_end, (first, increment, more));
+            if let Some(groups) = &mut self.groups {
+                groups.stretch(stretch);
             }
         }
         tally
-    }
-
-    fn by_group(&mut self, stretch: &Stretch<'_>, first_end: u64, (first, increment, more): (u64, u64, u64)) {
-        self.run.clear();
-        if more > 0 {
-            for_each_affine_bucket::<GROUP_BITS>(first, increment, more, |bucket, count| {
-                self.run.push((bucket, count))
-            });
-        }
-        let last = first + increment * more.saturating_sub(1);
-        let sum = if more > 0 { (u128::from(first) + u128::from(last)) * u128::from(more) / 2 } else { 0 };
-        let note = |group: &mut LogLinear<GROUP_BITS>, gap: Option<(u64, usize)>, run: &[(usize, u64)]| {
-            if let Some((gap, bucket)) = gap {
-                group.note(gap, gap, gap.into(), 1);
-                group.add(bucket, 1);
-            }
-            if more > 0 {
-                group.note(first, last, sum, more);
-                run.iter().for_each(|(bucket, count)| group.add(*bucket, *count));
-            }
-        };
-        for row in stretch.rows.iter().filter(|row| row.emits) {
-            let gap = row.previous_token.map(|previous| {
-                let gap = first_end.saturating_sub(previous.as_ps());
-                (gap, bucket_of::<GROUP_BITS>(gap))
-            });
-            let tenant =
-                self.tenant_of.get(row.request.index()).and_then(|tenant| self.tenants.get_mut(*tenant as usize));
-            if let Some(group) = tenant {
-                note(group, gap, &self.run);
-            }
-            if let Some(group) = row.adapter.and_then(|adapter| self.adapters.get_mut(adapter.index())) {
-                note(group, gap, &self.run);
-            }
-        }
     }
 }
