@@ -29,7 +29,7 @@ const UPDATE: &str = "look at what moved with `aril regress`, then write it anew
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
-    /// [`SCHEMA`].
+    /// The version of the format.
     pub schema: u32,
     /// Name of the scenario.
     pub name: String,

@@ -33,7 +33,7 @@ pub struct History {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// [`SCHEMA`].
+    /// The version of the format.
     pub schema: u32,
     /// Name of the commit; with a `+` where the checkout held more than that.
     pub commit: String,

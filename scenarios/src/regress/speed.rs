@@ -11,7 +11,7 @@ use super::folder::{Folder, ScenarioFile};
 use crate::error::ArilError;
 
 /// Counts of instructions repeat almost exactly, and counting slows a run fifty times: few pairs are enough.
-const COUNTED_PAIRS: usize = 3;
+const COUNTED_PAIRS: usize = 5;
 
 /// Runs every scenario with both programs.
 ///
