@@ -245,7 +245,8 @@ pub(crate) fn difference(
 fn by_blocks(metric: Metric, run: &RunMetrics, other: &RunMetrics, mean: f64, confidence: f64) -> Option<Interval> {
     let values = |run: &RunMetrics| run.blocks.iter().map(|block| metric.of_block(block)).collect::<Vec<_>>();
     let (values, others) = (values(run), values(other));
-    let (half, samples) = if run.window == other.window {
+    let span = |run: &RunMetrics| (run.window.start_s, run.window.end_s);
+    let (half, samples) = if span(run) == span(other) {
         let differences: Vec<f64> =
             values.iter().zip(&others).filter_map(|(value, other)| Some((*value)? - (*other)?)).collect();
         let interval = t_interval(&differences, confidence)?;

@@ -41,6 +41,10 @@ impl TimeBins {
             values.resize(last + 1, 0);
         }
         let first = (from / width) as usize;
+        if first == last {
+            values[last] += u128::from(to - from) * u128::from(level);
+            return;
+        }
         for (bin, value) in values.iter_mut().enumerate().take(last + 1).skip(first) {
             let low = from.max(bin as u64 * width);
             let high = to.min((bin as u64 + 1).saturating_mul(width));
@@ -53,7 +57,9 @@ impl TimeBins {
         if to <= from {
             return self.count(series, from, amount.into());
         }
-        self.bin(to - 1);
+        if (from / self.width) as usize == self.bin(to - 1) {
+            return self.count(series, from, amount.into());
+        }
         let (length, mut done, mut at) = (u128::from(to - from), 0, from);
         while at < to {
             let next = to.min((at / self.width + 1).saturating_mul(self.width));

@@ -31,6 +31,9 @@ pub struct Verdict {
     pub sentence: String,
     /// The policy that is better than every other one.
     pub winner: Option<String>,
+    /// The policy that does best, and those that cannot be told from it.
+    #[serde(default)]
+    pub leaders: Vec<String>,
     /// It against the baseline, or else against the next best one.
     pub difference: Option<Difference>,
 }
@@ -96,29 +99,21 @@ impl Verdict {
         if let [point] = points {
             return point.verdict.clone();
         }
-        let mut wins: Vec<(&str, usize)> = Vec::new();
-        for winner in points.iter().filter_map(|point| point.verdict.winner.as_deref()) {
-            match wins.iter_mut().find(|(name, _)| *name == winner) {
-                Some((_, count)) => *count += 1,
-                None => wins.push((winner, 1)),
-            }
-        }
-        wins.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let wins = tally(points.iter().filter_map(|point| point.verdict.winner.as_deref()));
+        let is_tie = |point: &&PointComparison| point.verdict.kind == VerdictKind::CannotTell;
+        let leaders = tally(points.iter().filter(is_tie).flat_map(|point| &point.verdict.leaders).map(String::as_str));
         let count = |kind| points.iter().filter(|point| point.verdict.kind == kind).count();
-        let mut parts: Vec<String> = wins
-            .iter()
-            .map(|(name, wins)| format!("{name} is best on {} at {wins} of {} points", metric.title(), points.len()))
-            .collect();
-        let unknown = count(VerdictKind::CannotTell);
+        let (unknown, saturated) = (count(VerdictKind::CannotTell), count(VerdictKind::Saturated));
+        let mut parts: Vec<String> = wins.iter().map(|(name, wins)| format!("{name} is best at {wins}")).collect();
         if unknown > 0 {
-            parts.push(format!("nobody can be told to be best at {unknown}"));
+            let often: Vec<String> = leaders.iter().take(3).map(|(name, times)| format!("{name} at {times}")).collect();
+            parts.push(format!("no single best can be told at {unknown} (among the best: {})", often.join(", ")));
         }
-        let saturated = count(VerdictKind::Saturated);
         if saturated > 0 {
             parts.push(format!("every policy is saturated at {saturated}"));
         }
         if parts.is_empty() {
-            parts.push(format!("{} points, one policy to rank at each", points.len()));
+            parts.push("one policy to rank at each".to_owned());
         }
         let winner = wins.first().filter(|(_, count)| *count == points.len()).map(|(name, _)| (*name).to_owned());
         let kind = match (&winner, unknown, saturated) {
@@ -127,13 +122,26 @@ impl Verdict {
             (None, 0, 0) if wins.is_empty() => VerdictKind::Alone,
             _ => VerdictKind::CannotTell,
         };
-        let sentence = parts.join("; ") + ".";
-        Verdict { kind, sentence: format::capital(&sentence), winner, difference: None }
+        let sentence = format!("On {} over {} points: {}.", metric.title(), points.len(), parts.join("; "));
+        Verdict { kind, sentence, winner, leaders: Vec::new(), difference: None }
     }
 
     fn plain(kind: VerdictKind, sentence: String) -> Verdict {
-        Verdict { kind, sentence, winner: None, difference: None }
+        Verdict { kind, sentence, winner: None, leaders: Vec::new(), difference: None }
     }
+}
+
+/// How often each name occurs, the most frequent first, ties in order of first appearance.
+fn tally<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, usize)> {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for name in names {
+        match counts.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts
 }
 
 /// What to say of a single policy that can be ranked.
@@ -176,7 +184,13 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
             metric.title(),
             opponent.policy
         );
-        return Verdict { kind: VerdictKind::Better, sentence, winner: Some(best.policy.to_owned()), difference };
+        return Verdict {
+            kind: VerdictKind::Better,
+            sentence,
+            winner: Some(best.policy.to_owned()),
+            leaders: vec![best.policy.to_owned()],
+            difference,
+        };
     }
     let names: Vec<&str> = std::iter::once(best.policy).chain(equals.iter().map(|other| other.policy)).collect();
     let beaten: Vec<&str> = others.iter().map(|o| o.policy).filter(|name| !names.contains(name)).collect();
@@ -202,7 +216,8 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
     if let Some(more) = second_opinion(metric, best, &equals, confidence) {
         sentence += &more;
     }
-    Verdict { kind: VerdictKind::CannotTell, sentence: sentence + ".", winner: None, difference }
+    let leaders = names.iter().map(|name| (*name).to_owned()).collect();
+    Verdict { kind: VerdictKind::CannotTell, sentence: sentence + ".", winner: None, leaders, difference }
 }
 
 /// Where policies tie on what decides, one difference in latency is worth a clause.

@@ -84,9 +84,20 @@ pub(crate) fn sweep_lines(
     });
     Ok(Figure {
         title: title.to_owned(),
-        note: "Dots without a line: saturated.".to_owned(),
+        note: if all().any(|(_, saturated)| saturated) {
+            "Dots without a line: saturated.".to_owned()
+        } else {
+            String::new()
+        },
         svg: plot.draw()?,
-        legend: policies.iter().enumerate().map(|(index, name)| (colour::series_class(index), name.clone())).collect(),
+        legend: policies
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                let bound = points.iter().flat_map(|point| &point.policies).any(|row| row.policy == *name && row.bound);
+                (colour::series_class(index), if bound { format!("{name} (bound)") } else { name.clone() })
+            })
+            .collect(),
         table: FigureTable { headings, rows: rows.collect() },
         small,
     })

@@ -22,9 +22,9 @@ fn one(table: &Expectation) -> Markup {
         h3 { (table.title) }
         p {
             @if judged > 0 { b { (holds) " of " (judged) } " judged cells are within their tolerance." } @else { "No cell was judged." }
-            @if fitted > 0 { " " (fitted) " cells were fitted (grey): they validate nothing." }
-            @if exempt > 0 { " " (exempt) " are exempt, for the reason given." }
-            @if missing > 0 { " " (missing) " have no run." }
+            @if fitted > 0 { " " (fitted) " fitted (grey), which validates nothing." }
+            @if exempt > 0 { " " (exempt) " exempt, for the reason given." }
+            @if missing > 0 { " " (missing) " without a run." }
         }
         p.note { span.kind.published { "published" } " " (table.source) }
         div.scroll {

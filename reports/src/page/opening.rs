@@ -212,7 +212,7 @@ fn sweep_table(input: &ReportInput, points: &[Point<'_>]) -> Markup {
     html! {
         div.scroll {
             table.lead {
-                thead { tr { th scope="col" { "point" } @for policy in &policies { th scope="col" { (policy) } } th scope="col" { "verdict" } } }
+                thead { tr { th scope="col" { "point" } @for policy in &policies { th scope="col" { (policy_name(policy, is_bound(points, policy), false)) } } th.text scope="col" { "verdict" } } }
                 tbody {
                     @for point in points {
                         tr {
@@ -244,6 +244,10 @@ fn short(verdict: &crate::compare::Verdict) -> String {
         (VerdictKind::Saturated, _) => "all saturated".to_owned(),
         _ => "nothing to compare".to_owned(),
     }
+}
+
+fn is_bound(points: &[Point<'_>], policy: &str) -> bool {
+    points.iter().flat_map(|point| &point.comparison.policies).any(|row| row.policy == policy && row.bound)
 }
 
 /// Policies in order of first appearance.
@@ -307,18 +311,18 @@ fn lead_figure(input: &ReportInput, points: &[Point<'_>]) -> Result<Markup, Repo
             None => charts.push((key, vec![point.comparison])),
         }
     }
-    let small = charts.len() > 1;
+    let metrics =
+        if input.primary == Metric::TtftP99 { vec![input.primary] } else { vec![input.primary, Metric::TtftP99] };
+    let small = charts.len() * metrics.len() > 1;
     let mut drawn = Vec::new();
-    for metric in
-        [input.primary, Metric::TtftP99].into_iter().take(if input.primary == Metric::TtftP99 { 1 } else { 2 })
-    {
+    for metric in metrics {
         for (key, members) in &charts {
             let title = if key.is_empty() {
                 format::capital(metric.title())
             } else {
                 format!("{}, {}", format::capital(metric.title()), point_name(key))
             };
-            drawn.push(sweep_lines(metric, along, members, &policies, &title, small || metric != input.primary)?);
+            drawn.push(sweep_lines(metric, along, members, &policies, &title, small)?);
         }
     }
     Ok(html! { div.grid[small] { @for drawn in &drawn { (figure(drawn, input)) } } })

@@ -37,7 +37,7 @@ th:first-child,td:first-child{text-align:left}
 th:last-child,td:last-child{padding-right:4px}
 thead th{font-weight:500;color:var(--soft);font-size:.82rem;vertical-align:bottom;white-space:normal;min-width:5em}
 tbody th{font-weight:600;max-width:24em;overflow:hidden;text-overflow:ellipsis}
-td.text{text-align:left;white-space:normal}
+td.text,th.text{text-align:left;white-space:normal}
 td a{color:inherit;text-decoration-color:var(--line)}
 td a:hover{text-decoration-color:currentColor}
 table.lead td,table.lead th{padding-top:9px;padding-bottom:9px}

@@ -138,7 +138,17 @@ fn a_single_seed_has_intervals_from_blocks_and_says_so() {
     let input = input(&[("a", Route::LeastLoaded), ("b", Route::ByAdapter)], &[1], 40.0);
     let comparison = compare(&input);
     let difference = comparison.verdict.difference.clone().unwrap();
-    assert_eq!(difference.interval.unwrap().samples, 20);
+    let interval = difference.interval.unwrap();
+    assert_eq!(interval.samples, 20);
+    // Paired block by block, though the runs end at different times.
+    let goodput = |run: &RunResult| run.metrics.blocks.iter().map(|block| block.goodput_per_s).collect::<Vec<_>>();
+    let (a, b) = (goodput(&input.runs[0].1), goodput(&input.runs[1].1));
+    let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+    let mean = differences.iter().sum::<f64>() / 20.0;
+    let deviation = (differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / 19.0).sqrt();
+    // 2.0930 is the tabled 97.5 % quantile of Student's t at 19 degrees of freedom.
+    let half = 2.093_024 * deviation / 20f64.sqrt();
+    assert!(((interval.high - interval.low) / 2.0 / half - 1.0).abs() < 1e-4, "{interval:?} {half}");
     assert!(comparison.verdict.sentence.contains("one seed, 20 blocks of time"), "{}", comparison.verdict.sentence);
     assert!(html(&input).contains("20 blocks of time of the only seed"));
 }
@@ -267,7 +277,14 @@ fn a_sweep_has_a_line_for_each_policy_and_a_verdict_over_all_points() {
         tables(&comparison).iter().map(|table| table.title.as_str()).collect::<Vec<_>>(),
         ["rate = 10", "rate = 30", "rate = 40"]
     );
-    assert!(comparison.verdict.sentence.contains("of 3 points"), "{}", comparison.verdict.sentence);
+    assert!(
+        comparison
+            .verdict
+            .sentence
+            .starts_with("On goodput over 3 points: a is best at 1; no single best can be told at 2 ("),
+        "{}",
+        comparison.verdict.sentence
+    );
     let page = html(&input);
     assert!(page.contains("Each point of the sweep") && page.matches("<details class=\"point\">").count() == 3);
 }
