@@ -163,6 +163,20 @@ fn alone(metric: Metric, policy: &PolicyRuns<'_>, others_saturated: bool) -> Str
     }
 }
 
+/// A headline names so many policies and counts the rest.
+const NAMED_MAX: usize = 6;
+
+/// The first of the names, and how many more there are.
+fn some(names: &[&str]) -> String {
+    if names.len() <= NAMED_MAX {
+        return format::list(names);
+    }
+    let more = format!("{} more", names.len() - NAMED_MAX + 1);
+    let mut shown = names[..NAMED_MAX - 1].to_vec();
+    shown.push(&more);
+    format::list(&shown)
+}
+
 /// What to say of at least two policies that can be ranked.
 fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], baseline: Option<&str>) -> Verdict {
     // The best one was picked after the fact: each of the comparisons it has to win gets its share of the 5 %.
@@ -196,22 +210,21 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
     let beaten: Vec<&str> = others.iter().map(|o| o.policy).filter(|name| !names.contains(name)).collect();
     let mut sentence = match &difference {
         Some(d) if d.mean == 0.0 => {
-            format!("Cannot tell {} apart on {}: both {value}", format::list(&names), metric.title())
+            let who =
+                if names.len() == 2 { "both".to_owned() } else { format!("{} and {}", best.policy, opponent.policy) };
+            format!("Cannot tell {} apart on {}: {who} {value}", some(&names), metric.title())
         }
         _ => format!(
             "Cannot tell {} apart on {}: {} {value}, {said} against {}",
-            format::list(&names),
+            some(&names),
             metric.title(),
             best.policy,
             opponent.policy
         ),
     };
     if !beaten.is_empty() {
-        sentence += &format!(
-            "; {} better than {}",
-            if names.len() == 2 { "both are" } else { "all are" },
-            format::list(&beaten)
-        );
+        // Only the best was held against them.
+        sentence += &format!("; {} is better than {}", best.policy, some(&beaten));
     }
     if let Some(more) = second_opinion(metric, best, &equals, confidence) {
         sentence += &more;
