@@ -10,12 +10,11 @@ fn main() {
     println!("cargo:rustc-env=ARIL_RUSTC={}", compiler.unwrap_or_else(|| "unknown".to_owned()));
     println!("cargo:rustc-env=ARIL_TARGET={}", std::env::var("TARGET").unwrap_or_else(|_| "unknown".to_owned()));
     println!("cargo:rerun-if-changed=build.rs");
-    // A new commit is a new build: the log of HEAD grows with each.
-    if let Some(directory) = run("git", &["rev-parse", "--git-dir"]) {
-        let log = Path::new(&directory).join("logs/HEAD");
-        if log.is_file() {
-            println!("cargo:rerun-if-changed={}", log.display());
-        }
+    // A new commit is a new build: the log of HEAD grows with each. The path is relative, so that another checkout which
+    // shares the target directory watches its own.
+    let log = Path::new("../.git/logs/HEAD");
+    if log.is_file() {
+        println!("cargo:rerun-if-changed={}", log.display());
     }
 }
 
