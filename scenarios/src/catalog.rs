@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aril_reports::SloClass;
-use aril_sim::settings::AdapterMemory;
+use aril_sim::settings::{AdapterMemory, ReplicaSettings};
 use aril_sim::workload::Catalog;
 
 use crate::document::read_named;
@@ -87,13 +87,21 @@ pub(crate) fn check_adapters(setup: &Setup, catalog: &Catalog) -> Result<(), Wro
             AdapterMemory::Slots(0) => 0,
             AdapterMemory::Slots(_) | AdapterMemory::Unbounded => u64::MAX,
         };
-        let largest = cluster.replicas.iter().map(|replica| room(replica.gpu_adapters)).max().unwrap_or(0);
-        if adapter.bytes > largest {
-            let problem = format!(
-                "adapter `{}` of rank {rank} takes {} bytes, and the adapter memory has {largest}",
-                adapter.name, adapter.bytes
-            );
-            return Err(Wrong::at(&format!("engine.{engine}.gpu_adapters"), problem).help("give it more bytes"));
+        let largest = |memory: fn(&ReplicaSettings) -> AdapterMemory| {
+            cluster.replicas.iter().map(|replica| room(memory(replica))).max().unwrap_or(0)
+        };
+        let memories = [
+            ("gpu_adapters", "the adapter memory", largest(|replica| replica.gpu_adapters)),
+            ("host_adapters", "the host", largest(|replica| replica.host_adapters)),
+        ];
+        for (key, place, largest) in memories {
+            if adapter.bytes > largest {
+                let problem = format!(
+                    "adapter `{}` of rank {rank} takes {} bytes, and {place} has {largest}",
+                    adapter.name, adapter.bytes
+                );
+                return Err(Wrong::at(&format!("engine.{engine}.{key}"), problem).help("give it more bytes"));
+            }
         }
         if cluster.replicas.iter().all(|replica| replica.max_loras == 0) {
             let problem =

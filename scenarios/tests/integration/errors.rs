@@ -226,6 +226,21 @@ gpu_adapters = { bytes = "10MB" }"#,
 }
 
 #[test]
+fn an_adapter_larger_than_the_host_is_refused() {
+    changed(
+        r#"max_num_seqs = 8"#,
+        r#"max_num_seqs = 8
+host_adapters = { bytes = "10MB" }"#,
+        r#"error: `engine.aril.host_adapters`: adapter `adapter-0` of rank 16 takes 79953920 bytes, and the host has 10000000
+  --> s.toml:16:1
+   |
+16 | host_adapters = { bytes = "10MB" }
+   | ^^^^^^^^^^^^^
+  = help: give it more bytes"#,
+    );
+}
+
+#[test]
 fn bytes_have_a_unit() {
     changed(
         r#"max_num_seqs = 8"#,
