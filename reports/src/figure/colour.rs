@@ -12,7 +12,7 @@ pub(crate) const GRID: RGBColor = RGBColor(0xE3, 0xE6, 0xEA);
 pub(crate) const RULE: RGBColor = RGBColor(0x1F, 0x23, 0x29);
 
 /// Series, light and dark: told apart by hue and by lightness.
-const SERIES: [(RGBColor, &str); 8] = [
+const SERIES: [(RGBColor, &str); 14] = [
     (RGBColor(0x24, 0x6B, 0xCE), "#6EA8FF"),
     (RGBColor(0xD1, 0x4B, 0x1F), "#FF8F66"),
     (RGBColor(0x12, 0x87, 0x66), "#4FD1A5"),
@@ -21,6 +21,12 @@ const SERIES: [(RGBColor, &str); 8] = [
     (RGBColor(0xC2, 0x3B, 0x7E), "#FF86BC"),
     (RGBColor(0x1B, 0x87, 0xA6), "#62CDE8"),
     (RGBColor(0x6B, 0x70, 0x78), "#AEB4BD"),
+    (RGBColor(0x2A, 0x2F, 0x8F), "#8F96FF"),
+    (RGBColor(0x6E, 0x8B, 0x00), "#B4D93F"),
+    (RGBColor(0x8C, 0x1C, 0x2E), "#FF5C73"),
+    (RGBColor(0x7A, 0x4A, 0x24), "#D09A6C"),
+    (RGBColor(0x00, 0x55, 0x5A), "#2BB3B8"),
+    (RGBColor(0xD6, 0x2F, 0xD0), "#FF8AF5"),
 ];
 
 /// Steps of a quantity, from little to much, light and dark.
@@ -36,7 +42,7 @@ const HEAT: [(RGBColor, &str); 9] = [
     (RGBColor(0x08, 0x2F, 0x61), "#D2EBFF"),
 ];
 
-/// The colour of series `index`; they repeat after eight.
+/// The colour of series `index`; they repeat after fourteen.
 pub(crate) fn series(index: usize) -> RGBColor {
     SERIES[index % SERIES.len()].0
 }
