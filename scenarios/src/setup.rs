@@ -78,6 +78,10 @@ impl Setup {
         let choices = Choices::read(tree, registry, &scenario.engine, &profiles[0]).map_err(place)?;
         choices.write_to(&mut scenario);
         let (replicas, replica_pool) = memory::replicas(&scenario, &model, &profiles).map_err(place)?;
+        if choices.scaler.is_none() && replicas.iter().all(|replica| !replica.starts_on) {
+            let problem = "no replica is on at the start, and there is no scaler that could acquire one";
+            return Err(place(Wrong::at("pool", problem).help("raise `starts_on`, or choose a scaler")).into());
+        }
         Ok(Setup { scenario, model, profiles, kernel, replica_pool, max_model_len, replicas, choices })
     }
 

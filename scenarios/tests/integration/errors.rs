@@ -917,3 +917,18 @@ fn broken_traces_are_told_with_their_line() {
         assert!(bench.files("runs").is_empty(), "nothing is left behind");
     }
 }
+
+#[test]
+fn a_pool_that_nobody_can_switch_on_is_refused() {
+    changed(
+        r#"replicas = 2"#,
+        r#"replicas = 2
+starts_on = 0"#,
+        r#"error: `pool`: no replica is on at the start, and there is no scaler that could acquire one
+  --> s.toml:17:2
+   |
+17 | [pool.a100-80gb]
+   |  ^^^^
+  = help: raise `starts_on`, or choose a scaler"#,
+    );
+}
