@@ -8,12 +8,12 @@ use crate::draft::Effects;
 use crate::event::{Event, EventQueue, Kind, Tick};
 use crate::fact::{End, Fact, Life, Observer, Power, RejectReason, Tier};
 use crate::fleet::{Board, Fleet};
-use crate::policy::{Asked, Migrator, Move, Policies, Requeue, Route, Router, Scale, Scaler};
+use crate::policy::{Asked, Migrator, Move, Policies, Route, Router, Scale, Scaler};
 use crate::random::{self, Stream};
 use crate::replica::{Mind, Replica, SequenceKey, Waiting};
 use crate::residency::Presence;
 use crate::sequence::{Place, Sequence, Sequences, Wait};
-use crate::settings::{AdapterMemory, ClusterSettings};
+use crate::settings::ClusterSettings;
 use crate::time::{Span, Time};
 use crate::workload::{Arrivals, Catalog, Offered, ReplicaId, RequestId};
 
@@ -629,26 +629,5 @@ impl Engine<'_, '_> {
         let keys = self.sequences.keys();
         let waiting = keys.iter().take(3).map(|&key| self.sequences.get(key)).map(|s| (s.id(), what(s))).collect();
         Stalled { at: self.now, waiting, count: keys.len() }
-    }
-}
-
-/// Can everything that the settings name be told apart and used?
-impl ClusterSettings {
-    /// # Panics
-    /// On settings that no cluster can have; scenarios are checked before.
-    pub fn check(&self) {
-        for replica in &self.replicas {
-            assert!(replica.max_num_seqs > 0 && replica.max_num_batched_tokens > 0, "a replica takes requests");
-            assert!(replica.block_size > 0 && replica.kv_blocks > 0, "a replica has KV memory");
-            if let AdapterMemory::Slots(slots) = replica.gpu_adapters {
-                assert!(slots >= replica.max_loras, "every adapter of a batch has a slot");
-            }
-        }
-    }
-}
-
-impl Requeue {
-    fn is_cluster(self) -> bool {
-        self == Requeue::Cluster
     }
 }

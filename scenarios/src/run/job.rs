@@ -5,7 +5,8 @@ use std::path::Path;
 
 use aril_reports::change::{FactDigest, Recorded};
 use aril_reports::{Recorder, RecorderSettings, RunInfo, SloClass, Traffic};
-use aril_sim::engine;
+use aril_sim::engine::{self, Ended};
+use aril_sim::fact::Observer;
 use aril_sim::time::Span;
 use aril_sim::workload::Catalog;
 use aril_traces::{Context, Workload};
@@ -86,6 +87,25 @@ fn info(plan: &Plan, which: Which) -> RunInfo {
     }
 }
 
+/// The run itself, watched by `observer`.
+fn simulate(
+    setup: &Setup,
+    seed: u64,
+    policy: &str,
+    offer: &Offer,
+    observer: &mut dyn Observer,
+) -> Result<Ended, ArilError> {
+    engine::run(
+        &setup.cluster(seed),
+        &offer.catalog,
+        &setup.policies(),
+        &mut setup.executors()?,
+        &mut *offer.workload.arrivals(),
+        observer,
+    )
+    .map_err(|stalled| ArilError::Stalled { policy: policy.to_owned(), seed, stalled })
+}
+
 /// Runs it, writes nothing, and keeps what changes are judged by.
 pub(super) fn record(plan: &Plan, which: Which, offer: &Offer) -> Result<Recorded, ArilError> {
     let setup = &plan.variant(which.point, which.policy).setup;
@@ -93,15 +113,7 @@ pub(super) fn record(plan: &Plan, which: Which, offer: &Offer) -> Result<Recorde
     let settings = RecorderSettings { tables: false, timeline_events: 0, ..recorder_settings(setup, offer) };
     let recorder = Recorder::create(Path::new(""), &offer.catalog, settings)?;
     let mut observer = (recorder, FactDigest::default());
-    let ended = engine::run(
-        &setup.cluster(seed),
-        &offer.catalog,
-        &setup.policies(),
-        &mut setup.executors()?,
-        &mut *offer.workload.arrivals(),
-        &mut observer,
-    )
-    .map_err(|stalled| ArilError::Stalled { policy: info.policy.clone(), seed, stalled })?;
+    let ended = simulate(setup, seed, &info.policy, offer, &mut observer)?;
     let (recorder, digest) = observer;
     let result = recorder.finish(ended.at)?;
     Ok(Recorded::of(&info, &result.metrics, Some(digest.finish())))
@@ -126,15 +138,7 @@ pub(super) fn run(
     let recorder = Recorder::create(&folder, &offer.catalog, recorder_settings(setup, offer))?;
     let watch = progress.watch(offer.workload.len_hint());
     let mut observer = (recorder, watch);
-    let ended = engine::run(
-        &setup.cluster(seed),
-        &offer.catalog,
-        &setup.policies(),
-        &mut setup.executors()?,
-        &mut *offer.workload.arrivals(),
-        &mut observer,
-    )
-    .map_err(|stalled| ArilError::Stalled { policy: info.policy.clone(), seed, stalled })?;
+    let ended = simulate(setup, seed, &info.policy, offer, &mut observer)?;
     let (recorder, watch) = observer;
     let result = recorder.finish(ended.at)?;
     watch.finish();

@@ -5,7 +5,7 @@ use crate::batch::{Batch, BatchShape};
 use crate::draft::{Distortion, Draft};
 use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, LoadCause, Row, Stretch, Tier};
-use crate::policy::LoadMode;
+use crate::policy::{LoadMode, Requeue};
 use crate::replica::InFlight;
 use crate::residency::{Presence, Wish};
 use crate::sequence::{Place, Wait};
@@ -76,7 +76,7 @@ impl Engine<'_, '_> {
             sequence.preemptions += 1;
             sequence.waits_for(self.now, Wait::Preemption);
             sequence.place = Place::Waiting(id);
-            if requeue.is_cluster() {
+            if requeue == Requeue::Cluster {
                 sequence.place = Place::Nowhere;
                 homeless.push(key);
             }
