@@ -105,6 +105,7 @@ impl Engine<'_, '_> {
             arrival: request.arrival,
             tokens: request.prompt_tokens + sequence.emitted,
             emitted: sequence.emitted,
+            max_tokens: request.max_tokens,
             output: sequence.offered.outcome.output_tokens,
             last_token: sequence.last_token,
             since: self.now,
@@ -197,6 +198,7 @@ impl Engine<'_, '_> {
                     replica.ghosts += 1;
                 } else {
                     replica.remove_row(self.now, position);
+                    self.offload_idle(r);
                 }
                 self.publish(r);
                 self.wake(r);
