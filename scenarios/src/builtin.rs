@@ -117,6 +117,7 @@ evictor = "at-once"
 load_path = { next-in-queue = { late = "blocking" } }
 preemptor = { newest = { by = "admission", requeue = "replica" } }
 gpu_adapters = "unbounded"
+block_size = 1
 "#,
         )
         .preset(

@@ -138,7 +138,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
             request_seconds: books.area as f64 / PS,
             in_system_mean: books.area as f64 / ended_at.max(1) as f64,
         },
-        blocks: blocks(&kept, &occupancy, (start, end), prices.as_deref(), is_measured),
+        blocks: blocks(&kept, &occupancy, (start, end), prices.as_deref(), settings.traffic, is_measured),
         by_tenant,
         by_adapter,
         by_popularity: adapters.by_popularity(&kept),

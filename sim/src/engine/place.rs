@@ -160,6 +160,7 @@ impl Engine<'_, '_> {
         self.withdraw(key);
         self.end(key, End::TimedOut);
         if let Some(replica) = replica {
+            self.offload_idle(replica.index());
             self.power_off_if_drained(replica.index());
         }
         self.drain_queue();
@@ -198,7 +199,6 @@ impl Engine<'_, '_> {
                     replica.ghosts += 1;
                 } else {
                     replica.remove_row(self.now, position);
-                    self.offload_idle(r);
                 }
                 self.publish(r);
                 self.wake(r);

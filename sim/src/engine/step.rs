@@ -318,9 +318,11 @@ impl Engine<'_, '_> {
 
     /// Sequences left the batch: adapters that nobody uses any more go with them, where the evictor keeps none.
     pub(super) fn offload_idle(&mut self, r: usize) {
-        if !self.minds[r].evictor.keeps_idle() {
-            self.replicas[r].residency.offload_idle(self.now, &mut *self.observer);
+        if self.minds[r].evictor.keeps_idle() {
+            return;
         }
+        self.replicas[r].residency.offload_idle(self.now, &mut *self.observer);
+        self.publish(r);
     }
 
     /// Starts the copies that the load path wants ahead of need, first come, first served, while there is room.

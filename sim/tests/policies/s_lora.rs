@@ -11,8 +11,9 @@ fn rows(play: &Play) -> Vec<(Vec<u32>, Vec<u32>)> {
     steps.flat_map(|steps| vec![(steps.prompts.clone(), steps.decodes.clone()); steps.steps as usize]).collect()
 }
 
+/// With pages of one token, as S-LoRA has them.
 fn stage() -> Stage {
-    Stage::of(1).batcher(SLora::default())
+    Stage::of(1).each(|replica| replica.block_size = 1).blocks(16_000).batcher(SLora::default())
 }
 
 #[test]
@@ -32,10 +33,10 @@ fn an_idle_replica_serves_whoever_comes_at_once() {
 #[test]
 fn nobody_is_admitted_while_the_batch_could_run_out_of_memory() {
     // 64 slots. Together they come to 18 + 2 · 19 = 56 when the shorter ends: both at once.
-    let together = stage().blocks(4).ask(0, None, 8, 30).ask(0, None, 8, 20).play();
+    let together = stage().blocks(64).ask(0, None, 8, 30).ask(0, None, 8, 20).play();
     assert_eq!(together.steps[0].prompts, [0, 1]);
     // 18 + 2 · 23 = 64 are too many. After n decode steps of the first it is 74 − n: the eleventh makes room.
-    let apart = stage().blocks(4).ask(0, None, 8, 30).ask(0, None, 8, 24).play();
+    let apart = stage().blocks(64).ask(0, None, 8, 30).ask(0, None, 8, 24).play();
     let rows = rows(&apart);
     assert_eq!(rows[0], (vec![0], vec![]));
     assert!(rows[1..12].iter().all(|row| *row == (vec![], vec![0])), "{rows:?}");
@@ -46,15 +47,15 @@ fn nobody_is_admitted_while_the_batch_could_run_out_of_memory() {
 #[test]
 fn adapters_take_their_slots_out_of_the_same_pool() {
     // 256 slots, 64 for each adapter of rank 16. Two outputs of 56 come to 18 + 2 · 55 = 128.
-    let two = stage().blocks(16).ask(0, 0, 8, 56).ask(0, 1, 8, 56).play();
+    let two = stage().blocks(256).ask(0, 0, 8, 56).ask(0, 1, 8, 56).play();
     assert_eq!(two.steps[0].prompts, [0]);
-    let one = stage().blocks(16).ask(0, 0, 8, 56).ask(0, 0, 8, 56).play();
+    let one = stage().blocks(256).ask(0, 0, 8, 56).ask(0, 0, 8, 56).play();
     assert_eq!(one.steps[0].prompts, [0, 1]);
 }
 
 #[test]
 fn a_cap_beyond_the_pool_is_served_alone() {
-    let play = stage().blocks(4).ask(0, 0, 8, 40).ask(0, 1, 8, 40).play();
+    let play = stage().blocks(64).ask(0, 0, 8, 40).ask(0, 1, 8, 40).play();
     assert_eq!(play.order(), [0, 1], "64 slots for the adapter alone leave none, and yet nobody waits for ever");
 }
 

@@ -7,7 +7,8 @@
 //! already uses go first (§5, adapter clustering).
 //!
 //! Caps decide: `max_tokens = "output"` offers requests as S-LoRA's benchmark does, who know how long they will be. Give the
-//! adapters no memory of their own (`gpu_adapters = "unbounded"`), since this rule takes it out of the KV pool.
+//! adapters no memory of their own (`gpu_adapters = "unbounded"`), since this rule takes it out of the KV pool, and pages of one
+//! token (`block_size = 1`): what a larger block leaves empty is not in the sum.
 
 use std::collections::BTreeSet;
 
