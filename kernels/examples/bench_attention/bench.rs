@@ -61,8 +61,14 @@ impl Prepared<'_> {
 
 /// A loaded plan of either kernel.
 pub(crate) enum Loaded {
-    Decode(DecodeAttention),
+    Decode(Box<DecodeAttention>),
     Prefill(PrefillAttention),
+}
+
+impl Loaded {
+    pub(crate) fn decode(plan: DecodeAttention) -> Self {
+        Loaded::Decode(Box::new(plan))
+    }
 }
 
 const GUARD: u16 = 0x7fc1;
@@ -142,7 +148,7 @@ impl Bench {
             let plan = self.decode_plan(prepared, tuning.decode)?;
             let workers = plan.workers().len() as u32;
             let capacity = DecodeCapacity { workers: workers + 3, sequences: prepared.point.sequences.len() as u32 };
-            return Ok(Loaded::Decode(DecodeAttention::load(compiler, &self.stream, &plan, capacity)?));
+            return Ok(Loaded::decode(DecodeAttention::load(compiler, &self.stream, &plan, capacity)?));
         }
         let plan = self.prefill_plan(prepared, tuning.prefill)?;
         let tiles = plan.tiles().len() as u32;

@@ -210,7 +210,7 @@ fn replacement_is_exact(bench: &Bench) -> Result<bool, Error> {
     let whole = bench.decode_plan(&prepared, DecodeTuning::default())?;
     let part = bench.decode_plan_of(&prepared, &short, DecodeTuning::default())?;
     let capacity = DecodeCapacity { workers: whole.workers().len() as u32, sequences: 32 };
-    let mut loaded = Loaded::Decode(DecodeAttention::load(&bench.compiler, &bench.stream, &whole, capacity)?);
+    let mut loaded = Loaded::decode(DecodeAttention::load(&bench.compiler, &bench.stream, &whole, capacity)?);
     let graph = bench.stopwatch.capture(|| bench.launch(&prepared, &loaded, 0, Overlap::Programmatic))?;
     let replay = || {
         graph.launch().map_err(|code| Error::Driver { doing: "replaying".to_owned(), code: format!("{code:?}") })?;
@@ -221,7 +221,7 @@ fn replacement_is_exact(bench: &Bench) -> Result<bool, Error> {
         decode.replace(&bench.stream, &part)?;
     }
     let after = replay()?;
-    let fresh = Loaded::Decode(DecodeAttention::load(&bench.compiler, &bench.stream, &part, capacity)?);
+    let fresh = Loaded::decode(DecodeAttention::load(&bench.compiler, &bench.stream, &part, capacity)?);
     bench.launch(&prepared, &fresh, 0, Overlap::None)?;
     Ok(after == prepared.result(&bench.stream)? && after != before)
 }

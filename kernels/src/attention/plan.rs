@@ -353,3 +353,139 @@ impl Extent {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Element;
+
+    const CHIP: Chip = Chip { multiprocessors: 132, shared_bytes_block_max: 232_448, cluster_max: 16 };
+
+    fn shape(heads: u32, kv_heads: u32, head_dim: u32) -> AttentionShape {
+        AttentionShape { element: Element::Bf16, heads, kv_heads, head_dim }
+    }
+
+    /// Sequences of these contexts, one after the other in a table that lists blocks from the last to the first.
+    fn sequences(contexts: &[u32]) -> (Vec<DecodeSequence>, Vec<u32>) {
+        let mut sequences = Vec::new();
+        let mut next = 0;
+        for (row, &context) in (0..).zip(contexts) {
+            sequences.push(DecodeSequence { row, context, table: next });
+            next += blocks_of(context);
+        }
+        (sequences, (0..next).rev().collect())
+    }
+
+    #[test]
+    fn every_block_of_every_group_has_exactly_one_worker() {
+        for (shape, contexts) in [
+            (shape(32, 8, 128), vec![1, 5000, 16, 17, 333, 1, 1]),
+            (shape(7, 7, 64), vec![2048; 9]),
+            (shape(24, 2, 128), vec![100_000]),
+            (shape(1, 1, 64), vec![1]),
+        ] {
+            let (sequences, table) = sequences(&contexts);
+            let plan =
+                DecodePlan::new(shape, &sequences, &table, CHIP, DecodeTuning::default()).expect("a valid batch");
+            let groups = groups(&shape);
+            let mut seen: Vec<Vec<u32>> =
+                contexts.iter().map(|&context| vec![0; (blocks_of(context) * groups) as usize]).collect();
+            for (number, worker) in plan.workers().iter().enumerate() {
+                let (mut sequence, mut group, mut block) = (worker.sequence as usize, worker.group, worker.block);
+                // What the kernel derives a part's place from.
+                let blocks = blocks_of(contexts[sequence]);
+                let unit = plan.sequences[sequence].1 + group * blocks + block;
+                assert_eq!(unit / worker.quota, number as u32);
+                for _ in 0..worker.units {
+                    let blocks = blocks_of(contexts[sequence]);
+                    seen[sequence][(group * blocks + block) as usize] += 1;
+                    block += 1;
+                    if block == blocks {
+                        (block, group) = (0, group + 1);
+                    }
+                    if group == groups {
+                        (group, sequence) = (0, sequence + 1);
+                    }
+                }
+            }
+            assert!(seen.iter().flatten().all(|&count| count == 1), "{contexts:?}");
+            let most = plan.workers().iter().map(|worker| worker.units).max();
+            let total: u32 = plan.workers().iter().map(|worker| worker.units).sum();
+            assert_eq!(most, Some(total.div_ceil(264).max(UNITS_MIN).min(total)), "the work is even");
+            assert!(plan.workers().len() as u32 <= DecodePlan::workers_max(&shape, CHIP).expect("a valid shape"));
+        }
+    }
+
+    #[test]
+    fn two_blocks_share_a_multiprocessor_of_a_large_gpu_and_one_fits_a_small_one() {
+        for kv_heads in [1, 2, 4, 8] {
+            for head_dim in [64, 128] {
+                let shape = shape(8, kv_heads, head_dim);
+                let two = |depth| {
+                    let variant = Variant::Decode { element: shape.element, head_dim, depth };
+                    2 * (variant.shared_bytes(shape.queries()) + 1024) <= 233_472
+                };
+                let (depth, resident) = ring(&shape, CHIP, DecodeTuning::default()).expect("it fits");
+                assert!(resident == 2 && two(depth) && depth == depths(head_dim)[0], "{shape:?}");
+                let small = Chip { multiprocessors: 46, shared_bytes_block_max: 101_376, cluster_max: 1 };
+                assert!(ring(&shape, small, DecodeTuning::default()).is_ok(), "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sequences_that_their_table_does_not_hold_are_refused() {
+        let new = |sequence, table: &[u32]| {
+            DecodePlan::new(shape(8, 8, 128), &[sequence], table, CHIP, DecodeTuning::default())
+        };
+        let sequence = DecodeSequence { row: 0, context: 17, table: 1 };
+        let plan = new(sequence, &[9, 4, 7]).expect("two blocks from entry 1 on");
+        assert_eq!(plan.extent, Extent { rows: 1, blocks: 8, entries: 3 });
+        for (sequence, table) in [
+            (sequence, &[9, 4][..]),
+            (DecodeSequence { context: 0, ..sequence }, &[9, 4, 7]),
+            (DecodeSequence { table: u32::MAX, ..sequence }, &[9, 4, 7]),
+            (DecodeSequence { row: u32::MAX, ..sequence }, &[9, 4, 7]),
+            (sequence, &[9, u32::MAX, 7]),
+        ] {
+            assert!(matches!(new(sequence, table), Err(Error::Shape { .. })), "{sequence:?} in {table:?}");
+        }
+        let prefill = PrefillSequence { row: 0, tokens: 16, prefix: u32::MAX - 3, table: 0 };
+        let plan = PrefillPlan::new(shape(8, 8, 128), &[prefill], &[0], CHIP, PrefillTuning::default());
+        assert!(matches!(plan, Err(Error::Shape { .. })));
+    }
+
+    #[test]
+    fn every_new_token_has_one_tile_and_the_longest_come_first() {
+        let sequences = [(0, 300, 5), (512, 1, 0), (600, 0, 0), (700, 129, 4000)]
+            .map(|(row, tokens, prefix)| PrefillSequence { row, tokens, prefix, table: 0 });
+        let table: Vec<u32> = (0..300).collect();
+        for fragments in [1, 2] {
+            let tuning = PrefillTuning { fragments: Some(fragments) };
+            let plan = PrefillPlan::new(shape(8, 2, 128), &sequences, &table, CHIP, tuning).expect("a valid batch");
+            let mut seen = vec![0; 900];
+            for tile in plan.tiles() {
+                assert!(tile.rows <= 64 * fragments && tile.rows > 0);
+                for row in tile.row..tile.row + tile.rows {
+                    seen[row as usize] += 1;
+                    let sequence =
+                        sequences.iter().find(|s| (s.row..s.row + s.tokens).contains(&row)).expect("its rows");
+                    assert_eq!(tile.position + row - tile.row, sequence.prefix + row - sequence.row);
+                }
+            }
+            let expected = |row: u32| u32::from(sequences.iter().any(|s| (s.row..s.row + s.tokens).contains(&row)));
+            assert!((0..).zip(&seen).all(|(row, &count)| count == expected(row)));
+            assert!(plan.tiles().is_sorted_by_key(|tile| std::cmp::Reverse(tile.position + tile.rows)));
+        }
+    }
+
+    #[test]
+    fn the_work_of_a_causal_prompt_is_half_of_a_square() {
+        let sequence = PrefillSequence { row: 0, tokens: 4096, prefix: 0, table: 0 };
+        let table: Vec<u32> = (0..256).collect();
+        let plan = PrefillPlan::new(shape(32, 32, 128), &[sequence], &table, CHIP, PrefillTuning::default());
+        let square = 4.0 * 4096.0 * 4096.0 * 32.0 * 128.0;
+        let share = plan.expect("a valid batch").flops() / square;
+        assert!((share - 0.5).abs() < 2e-4, "{share}");
+    }
+}
