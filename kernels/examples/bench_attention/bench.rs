@@ -42,7 +42,7 @@ pub(crate) struct Tuning {
 
 /// The buffers of one point: `caches` layers of keys and values, one q, one result.
 pub(crate) struct Prepared<'a> {
-    point: &'a Point,
+    pub(crate) point: &'a Point,
     caches: Vec<CudaSlice<u16>>,
     blocks: u32,
     table: Vec<u32>,

@@ -27,7 +27,7 @@ use aril_kernels::{Element, Error};
 use cudarc::driver::DevicePtr;
 use serde_json::{Map, Value, json};
 
-use bench::{Bench, Checked, Loaded, Tuning, median};
+use bench::{Bench, Checked, Loaded, Prepared, Tuning, median};
 use points::Point;
 
 struct Options {
@@ -248,6 +248,7 @@ fn time(
     put("target", json!(point.target));
     put("layers", json!(layers));
     put("us", json!(us));
+    put("plan_host_us", json!(plan_host_us(bench, &prepared)?));
     put("samples_us", json!(samples.iter().map(|sample| (sample * 1e3).round() / 1e3).collect::<Vec<_>>()));
     if point.kernel == "decode" {
         let plan = bench.decode_plan(&prepared, DecodeTuning::default())?;
@@ -290,6 +291,21 @@ fn time(
         put("others_us", Value::Object(others));
     }
     Ok(())
+}
+
+/// Host time of making the plan, as the median of twenty.
+fn plan_host_us(bench: &Bench, prepared: &Prepared<'_>) -> Result<f64, Error> {
+    let mut samples = Vec::new();
+    for _ in 0..20 {
+        let begin = Instant::now();
+        if prepared.point.kernel == "decode" {
+            bench.decode_plan(prepared, DecodeTuning::default())?;
+        } else {
+            bench.prefill_plan(prepared, PrefillTuning::default())?;
+        }
+        samples.push(begin.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(median(&samples))
 }
 
 fn alternatives(bench: &Bench, point: &Point) -> Vec<(String, Tuning)> {
