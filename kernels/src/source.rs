@@ -12,9 +12,10 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
+    ("attention_simple.cu", include_str!("../cu/attention_simple.cu")),
     ("embedding.cu", include_str!("../cu/embedding.cu")),
     ("gemm.cu", include_str!("../cu/gemm.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
