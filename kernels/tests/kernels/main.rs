@@ -2,7 +2,9 @@
 
 mod batch;
 mod compile;
+mod gemm_on_cpu;
 mod gpu;
 mod lora_on_cpu;
 mod memory_on_cpu;
 mod shim;
+mod step_on_cpu;
