@@ -5,6 +5,7 @@
 //! Reading order: [`shape`] (which model), [`settings`] (what memory and which LoRA path), [`sequence`] (what goes into a
 //! step and what comes out), [`weights`] (where numbers come from).
 
+mod attend;
 mod batch;
 mod engine;
 mod forward;

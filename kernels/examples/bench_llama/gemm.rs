@@ -46,9 +46,15 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
     };
     let mut wrong = 0;
     for element in Element::ALL {
-        for (rows, inputs, outputs) in
-            [(1, 4096, 4096), (3, 72, 40), (8, 64, 128), (17, 200, 1000), (32, 1024, 512), (33, 4096, 136), (64, 520, 4096)]
-        {
+        for (rows, inputs, outputs) in [
+            (1, 4096, 4096),
+            (3, 72, 40),
+            (8, 64, 128),
+            (17, 200, 1000),
+            (32, 1024, 512),
+            (33, 4096, 136),
+            (64, 520, 4096),
+        ] {
             wrong += bench.check(GemmShape::dense(element, rows, inputs, outputs))?;
         }
     }
@@ -161,9 +167,8 @@ impl Bench {
         let (base, x_at, y_at) = (self.address(&weights), self.address(&x), self.address(&y));
         let addresses: Vec<u64> = (0..sets as u64).map(|set| base + set * matrix * 2).collect();
         // SAFETY: all matrices live until this function returns, and it waits for what it launched.
-        let plan = unsafe {
-            self.library.plan(&self.stream, shape, Some(Trial { weights: &addresses, x: x_at, y: y_at }))?
-        };
+        let plan =
+            unsafe { self.library.plan(&self.stream, shape, Some(Trial { weights: &addresses, x: x_at, y: y_at }))? };
         let library = self.stopwatch.capture(|| {
             for &w in &addresses {
                 // SAFETY: as above.

@@ -85,7 +85,9 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
     let point = Point { rows: 32, context: 1024, adapters: 32, rank: 16 };
     let operations = operations(&mut llama, options, name, point)?;
     let served = serve(&mut llama, name, point)?;
-    Ok(json!({ "model": name, "steps": steps, "operations": operations, "served": served, "gemms": llama.gemm_plans() }))
+    Ok(
+        json!({ "model": name, "steps": steps, "operations": operations, "served": served, "gemms": llama.gemm_plans() }),
+    )
 }
 
 /// Sequences of a decode step, with blocks of their own.

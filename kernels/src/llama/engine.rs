@@ -5,13 +5,16 @@ use std::time::Instant;
 
 use cudarc::driver::{CudaEvent, CudaStream, sys};
 
+use super::attend::Attention;
 use super::batch::{Batch, bucket};
 use super::forward::{Forward, Gemms, LoraSites, Metrics};
 use super::graphs::Graphs;
 use super::kernels::StepKernels;
-use super::metadata::Metadata;
 use super::memory::{Activations, Buffer, KvCache, Slot, Weights, adapter_layout};
-use super::{AdapterWeights, Half, LlamaSettings, LlamaShape, LoraPath, ModelWeights, Projection, Sequence, StepResult};
+use super::metadata::Metadata;
+use super::{
+    AdapterWeights, Half, LlamaSettings, LlamaShape, LoraPath, ModelWeights, Projection, Sequence, StepResult,
+};
 use crate::gpu::Gpu;
 use crate::lora::launch::LoraKernels;
 use crate::lora::layout::{self, AdapterLayout};
@@ -40,6 +43,7 @@ pub struct Llama {
     pub(super) slots: Vec<Slot>,
     pub(super) layout: AdapterLayout,
     pub(super) metadata: Metadata,
+    pub(super) attention: Attention,
     pub(super) graphs: Graphs,
     events: [CudaEvent; 2],
 }
@@ -97,7 +101,8 @@ impl Llama {
             weights: Weights::load(gpu, &stream, &shape, settings.element, &stopwatch, weights)?,
             activations: Activations::new(gpu, &stream, &shape, &settings)?,
             kv: KvCache::new(gpu, &stream, &shape, &settings)?,
-            metadata: Metadata::new(gpu, &stream, &shape, &settings, &compiler)?,
+            metadata: Metadata::new(gpu, &stream, &settings)?,
+            attention: Attention::new(&compiler, &stream, &shape, &settings, gpu.chip())?,
             graphs: Graphs::default(),
             events: [event()?, event()?],
             side: gpu.stream()?,
@@ -151,13 +156,7 @@ impl Llama {
     ///
     /// # Errors
     /// [`Error::Shape`] for a slot or rank that does not exist, or weights of another length; [`Error::Driver`].
-    pub fn load_adapter(
-        &mut self,
-        slot: u32,
-        rank: u32,
-        scale: f32,
-        weights: AdapterWeights<'_>,
-    ) -> Result<(), Error> {
+    pub fn load_adapter(&mut self, slot: u32, rank: u32, scale: f32, weights: AdapterWeights<'_>) -> Result<(), Error> {
         self.check_slot(slot, rank)?;
         let (element, layers) = (self.settings.element, self.shape.layers);
         let layout = &self.layout;
@@ -212,7 +211,8 @@ impl Llama {
         self.prepare(&metrics)?;
         let mut set = self.plan_adapters(&batch)?;
         self.events[0].record(&self.stream).map_err(timed())?;
-        self.metadata.upload(&self.stream, &batch, sequences, &metrics)?;
+        let table = self.attention.plan(&self.stream, &batch, sequences)?;
+        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
         if batch.is_decode() {
             self.launch_graph(&metrics, &mut set)?;
         } else {

@@ -10,6 +10,7 @@ use super::engine::Llama;
 use super::kernels::{NormArguments, RopeArguments};
 use super::{GemmPath, LlamaSettings, LlamaShape, LoraOrder, LoraPath, Operation, Projection};
 use crate::Error;
+use crate::attention::operands::KvCache;
 use crate::gemm::GemmShape;
 use crate::gemm::cublaslt::{CublasLt, CublasLtPlan, Trial};
 use crate::gemm::few_rows::{self, FewRows, FewRowsPlan};
@@ -94,11 +95,7 @@ pub(crate) struct Gemms {
 }
 
 impl Gemms {
-    pub(crate) fn new(
-        compiler: &Compiler,
-        stream: &Arc<CudaStream>,
-        settings: &LlamaSettings,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(compiler: &Compiler, stream: &Arc<CudaStream>, settings: &LlamaSettings) -> Result<Self, Error> {
         let library = CublasLt::open(compiler.gpu(), stream)?;
         let few = FewRows::new(compiler, stream)?;
         Ok(Gemms { library, few, path: settings.gemm, plans: HashMap::new() })
@@ -245,8 +242,8 @@ impl<'a> Forward<'a> {
                 // SAFETY: as above.
                 unsafe { kernels.rope(stream, rows, arguments, overlap) }
             }
-            Operation::DecodeAttention => self.attention(layer, overlap),
-            Operation::PrefillAttention => Ok(()),
+            Operation::DecodeAttention => self.attention(layer, false, overlap),
+            Operation::PrefillAttention => self.attention(layer, true, overlap),
             // SAFETY: as above.
             Operation::Activation => unsafe {
                 let delta = self.delta(a.delta_gate_up.address);
@@ -264,9 +261,20 @@ impl<'a> Forward<'a> {
         }
     }
 
-    fn attention(&self, layer: u32, overlap: Overlap) -> Result<(), Error> {
-        let Llama { stream, activations: a, metadata, kv, .. } = self.llama;
-        metadata.simple_attention(stream, &self.llama.shape, &self.metrics, a.q.address, a.attended.address, kv.layer(layer), overlap)
+    fn attention(&self, layer: u32, prefill: bool, overlap: Overlap) -> Result<(), Error> {
+        let Llama { stream, activations: a, metadata, kv, attention, shape, settings, .. } = self.llama;
+        let columns = shape.query_width();
+        let matrix = |address| Matrix { address, rows: bucket(settings.rows_max), columns, stride: columns };
+        let (q, out) = (matrix(a.q.address), matrix(a.attended.address));
+        let cache = KvCache { address: kv.layer(layer), blocks: settings.kv_blocks };
+        // SAFETY: as in `run`; the block table was copied before the step's first launch, which does not overlap.
+        unsafe {
+            if prefill {
+                attention.prefill(stream, q, cache, metadata.table(), out, overlap)
+            } else {
+                attention.decode(stream, q, cache, metadata.table(), out, overlap)
+            }
+        }
     }
 
     /// Whether adapters add to this step.

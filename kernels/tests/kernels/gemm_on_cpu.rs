@@ -28,9 +28,8 @@ fn bytes<T: Copy, const N: usize>(values: impl IntoIterator<Item = T>, encode: i
 /// y of one launch, its guard and the inbox checked.
 fn run(runner: &Runner, element: Element, rows: u32, inputs: u32, outputs: u32, blocks_max: u32, seed: u64) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut draw = |count: u32| -> Vec<u16> {
-        (0..count).map(|_| element.encode(random.random::<f32>() * 2.0 - 1.0)).collect()
-    };
+    let mut draw =
+        |count: u32| -> Vec<u16> { (0..count).map(|_| element.encode(random.random::<f32>() * 2.0 - 1.0)).collect() };
     let (x_stride, y_stride) = (inputs + 8, outputs + 16);
     let (w, x) = (draw(outputs * inputs), draw(rows * x_stride));
     let variant = Variant::of(element, rows);
@@ -64,8 +63,7 @@ fn run(runner: &Runner, element: Element, rows: u32, inputs: u32, outputs: u32, 
         Err(error) => panic!("{what}: {error}"),
     };
     assert!(results.pop().expect("the inbox").iter().all(|&byte| byte == 0xff), "{what}: the inbox is not empty");
-    let result: Vec<u16> =
-        results[0].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    let result: Vec<u16> = results[0].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
     let decode = |bits: &[u16]| bits.iter().map(|&bits| element.decode(bits)).collect::<Vec<f32>>();
     let weights = decode(&w);
     for (row, line) in result.chunks_exact(y_stride as usize).enumerate() {

@@ -117,11 +117,9 @@ fn close(format: Element, result: &[u16], expected: &[f64], what: &str) {
 fn the_norm_adds_what_came_before_and_leaves_the_delta_zero() {
     let Some(runner) = runner() else { return };
     for format in Element::ALL {
-        for (width, vectors, with_y, with_delta, slots) in [
-            (72, 1, false, false, None),
-            (2048, 1, true, false, None),
-            (2056, 2, true, true, Some([1_i32, -1, 0])),
-        ] {
+        for (width, vectors, with_y, with_delta, slots) in
+            [(72, 1, false, false, None), (2048, 1, true, false, None), (2056, 2, true, true, Some([1_i32, -1, 0]))]
+        {
             let mut draw = Draw(ChaCha8Rng::seed_from_u64(1), format);
             let rows = 3;
             let [h, y, d] = [(); 3].map(|()| draw.values(rows * width, 2.0));
@@ -286,7 +284,10 @@ fn sampling_takes_the_lowest_index_of_the_largest_logit() {
         logits[vocab..2 * vocab].iter_mut().for_each(|bits| *bits |= 0x8000);
         logits[2 * vocab + 17] = nan;
         logits[3 * vocab..4 * vocab].fill(nan);
-        logits[4 * vocab..5 * vocab].iter_mut().enumerate().for_each(|(n, bits)| *bits = (n as u16 % 3 == 0) as u16 * 0x8000);
+        logits[4 * vocab..5 * vocab]
+            .iter_mut()
+            .enumerate()
+            .for_each(|(n, bits)| *bits = (n as u16 % 3 == 0) as u16 * 0x8000);
         logits[5 * vocab..].fill(format.encode(-1.5));
         let partial = vec![0xff_u8; rows * parts * 8];
         let tokens = words(&vec![u32::MAX; rows]);
