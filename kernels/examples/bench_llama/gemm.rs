@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aril_kernels::cache::Cache;
 use aril_kernels::gemm::GemmShape;
 use aril_kernels::gemm::cublaslt::{CublasLt, Trial};
-use aril_kernels::gemm::few_rows::FewRows;
+use aril_kernels::gemm::few_rows::{FewRows, Tuning};
 use aril_kernels::gpu::{Gpu, Overlap};
 use aril_kernels::program::Compiler;
 use aril_kernels::reference::llama::multiply;
@@ -178,20 +178,37 @@ impl Bench {
         })?;
         let each = |samples: Vec<f64>| -> Vec<f64> { samples.into_iter().map(|us| us / sets as f64).collect() };
         let library = each(self.stopwatch.replays_us(&library, self.repeats)?);
-        let own = if shape.rows <= 64 {
-            let plan = self.few.plan(shape)?;
+        let run_own = |tuning: Tuning, overlap: Overlap| -> Result<Vec<f64>, Error> {
+            let plan = self.few.plan_with(shape, tuning)?;
             let graph = self.stopwatch.capture(|| {
                 for &w in &addresses {
                     // SAFETY: as above.
-                    unsafe { self.few.launch(&self.stream, &plan, w, x_at, y_at, Overlap::Programmatic)? };
+                    unsafe { self.few.launch(&self.stream, &plan, w, x_at, y_at, overlap)? };
                 }
                 Ok(())
             })?;
-            each(self.stopwatch.replays_us(&graph, self.repeats)?)
-        } else {
-            Vec::new()
+            Ok(each(self.stopwatch.replays_us(&graph, self.repeats)?))
         };
         let median = |samples: &[f64]| Summary::of(samples).map_or(f64::NAN, |summary| summary.median);
+        let own = if shape.rows <= 64 { run_own(Tuning::default(), Overlap::Programmatic)? } else { Vec::new() };
+        if shape.rows == 32 || shape.rows == 64 {
+            let mut line = "     tuned:".to_owned();
+            let chip = self.gpu.chip().multiprocessors;
+            for (blocks, stages, overlap) in [
+                (chip, 4, Overlap::None),
+                (chip, 3, Overlap::Programmatic),
+                (chip, 6, Overlap::Programmatic),
+                (chip, 8, Overlap::Programmatic),
+                (2 * chip, 4, Overlap::Programmatic),
+                (2 * chip, 3, Overlap::Programmatic),
+            ] {
+                let tuning = Tuning { blocks: Some(blocks), stages: Some(stages) };
+                let figure = run_own(tuning, overlap).map_or(f64::NAN, |samples| median(&samples));
+                line +=
+                    &format!(" {blocks}×{stages}{} {figure:.2}", if overlap == Overlap::None { " plain" } else { "" });
+            }
+            println!("{line}");
+        }
         println!(
             "gemm {:>3} rows {:>5}→{:<5} own {:7.2} us {:5.0} GB/s, cublaslt {:7.2} us {:5.0} GB/s ({:?})",
             shape.rows,
