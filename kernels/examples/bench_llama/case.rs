@@ -110,7 +110,14 @@ impl Case {
         let mut llama = Llama::open(gpu, self.shape, settings, build, ModelWeights::Given(&mut give))?;
         for (slot, adapter) in self.adapters.iter().enumerate() {
             let mut give = |layer, projection, half| Ok(adapter.weights[&(layer, projection, half)].clone());
-            llama.load_adapter(slot as u32, adapter.rank, adapter.scale, AdapterWeights::Given(&mut give))?;
+            // Both ways in, slot by slot.
+            if slot % 2 == 0 {
+                llama.load_adapter(slot as u32, adapter.rank, adapter.scale, AdapterWeights::Given(&mut give))?;
+            } else {
+                let pinned = llama.pin_adapter(adapter.rank, adapter.scale, AdapterWeights::Given(&mut give))?;
+                let loading = llama.begin_load(slot as u32, &pinned)?;
+                llama.finish_load(loading)?;
+            }
         }
         Ok(llama)
     }
