@@ -5,7 +5,8 @@
 //! Parts: `gemm` (both ways to multiply, checked and timed), `check` (a tiny model over several mixed steps against
 //! float64, in and out of graphs, the path for older GPUs too), `hf FOLDER` (the case that `ci/hf_check.py` wrote),
 //! `step` (whole steps with and without adapters, and each operation alone).
-//! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one).
+//! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one), `--quick` (one model, for
+//! compute-sanitizer).
 
 mod case;
 mod check;
@@ -28,6 +29,7 @@ pub(crate) struct Options {
     pub(crate) build: Build,
     pub(crate) repeats: usize,
     pub(crate) model: String,
+    pub(crate) quick: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -38,6 +40,7 @@ fn options() -> Result<Options, String> {
         build: Build::default(),
         repeats: 20,
         model: String::new(),
+        quick: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -46,6 +49,7 @@ fn options() -> Result<Options, String> {
             "--out" => options.out = value()?.into(),
             "--sources" => options.build.sources = Some(value()?.into()),
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
+            "--quick" => options.quick = true,
             "--model" => options.model = value()?,
             "hf" => {
                 options.folder = value()?.into();
@@ -97,7 +101,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if wrong > 0 { Err("something is wrong".into()) } else { Ok(()) }
 }
 
-/// Clocks, temperature and power as the driver reports them.
+/// Clocks, temperature, power and driver version as the driver reports them.
 fn clocks() -> String {
     let output = Command::new("nvidia-smi")
         .args(["--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw,driver_version", "--format=csv,noheader"])
