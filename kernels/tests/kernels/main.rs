@@ -3,7 +3,9 @@
 mod attention_on_cpu;
 mod batch;
 mod compile;
+mod gemm_on_cpu;
 mod gpu;
 mod lora_on_cpu;
 mod memory_on_cpu;
 mod shim;
+mod step_on_cpu;
