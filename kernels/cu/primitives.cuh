@@ -140,6 +140,8 @@ DEVICE void load_matrices_transposed(u32 (&out)[4], const void* shared) {
 
 // The value of lane `lane ^ mask`.
 DEVICE float shuffle_xor(float v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+// Whether any lane of the warp says so.
+DEVICE bool any_lane(bool v) { return __any_sync(0xffffffffu, v); }
 // 2^v with an error of two units in the last place; 0 for minus infinity.
 DEVICE float exp2_fast(float v) {
   float out;

@@ -37,7 +37,7 @@ struct Copy {
 };
 
 enum class State { Ready, Warp, Block, Grid, Poll, Done };
-enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, MmaBf16, MmaF16 };
+enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, Any, MmaBf16, MmaF16 };
 
 struct Fiber {
   u32 block, thread;
@@ -141,6 +141,11 @@ inline float shuffle_xor(float v, u32 mask) {
   current->word[1] = mask;
   collect(Collective::ShuffleXor);
   return bits_float(current->word[0]);
+}
+inline bool any_lane(bool v) {
+  current->word[0] = v;
+  collect(Collective::Any);
+  return current->word[0];
 }
 inline float exp2_fast(float v) { return exp2f(v); }
 inline u32 count_arrival(u32* counter) { return (*counter)++; }

@@ -6,7 +6,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use super::operands::{self, Given};
 use super::operands::{BlockTable, KvCache};
-use super::plan::DecodePlan;
+use super::plan::{DecodePlan, WORKER_BYTES};
 use super::variant::{QUERIES_MAX, THREADS, Variant};
 use crate::Error;
 use crate::gpu::{Gpu, Overlap};
@@ -75,14 +75,14 @@ impl DecodeAttention {
         let slots = 2 * capacity.workers.max(1) as usize;
         let queries = plan.shape.queries().min(QUERIES_MAX) as usize;
         let sums = slots * queries * plan.shape.head_dim as usize;
-        let mut counters = gpu.allocate::<u32>(stream, capacity.workers as usize, "arrival counters")?;
+        let mut counters = gpu.allocate::<u32>(stream, capacity.workers as usize * 4, "arrival counters")?;
         stream.memset_zeros(&mut counters).map_err(Error::driver("clearing arrival counters"))?;
         let mut loaded = DecodeAttention {
             kernel,
             plan: plan.clone(),
             capacity,
             given: Given::nothing(),
-            workers: gpu.allocate(stream, capacity.workers as usize * 32, "a decode plan")?,
+            workers: gpu.allocate(stream, capacity.workers as usize * WORKER_BYTES, "a decode plan")?,
             sequences: gpu.allocate(stream, capacity.sequences as usize * 16, "a decode plan's sequences")?,
             partial: gpu.allocate(stream, sums, "partial sums of attention")?,
             statistics: gpu.allocate(stream, slots * QUERIES_MAX as usize * 4, "partial statistics of attention")?,

@@ -1,9 +1,10 @@
 //! Which block does what in the attention of a step: decided once, from lengths alone.
 //!
 //! **Decode.** A *unit* is one KV block of one group of queries. All units of all sequences stand in one line, by sequence, then
-//! group, then block, and every worker (a CUDA block) gets the same number of consecutive ones. So the chip is full
-//! whether there are many short sequences or one long one. Where a sequence's group is cut, its parts are added up by the
-//! worker that finishes last, in the order of the line.
+//! group, then block; before the units of each (sequence, group) the line has empty places for what it costs to begin and
+//! end one. Every worker (a CUDA block) gets the same number of consecutive places. So the chip is full whether there are
+//! many short sequences or one long one. Where a (sequence, group) is cut, its parts are added up by the worker that finishes
+//! last, in the order of the line.
 //!
 //! **Prefill.** A *tile* is up to 64 or 128 new tokens of one sequence; a CUDA block serves a tile and a head. Tiles with the most
 //! keys come first, so that the work ends evenly.
@@ -45,7 +46,12 @@ pub struct DecodeTuning {
     pub workers: Option<u32>,
     /// KV blocks in a warp's ring.
     pub depth: Option<u32>,
+    /// Empty places before the units of each (sequence, group).
+    pub empty: Option<u32>,
 }
+
+/// Empty places before the units of each (sequence, group): to begin and end one takes as long as this many units.
+const EMPTY: u32 = 2;
 
 /// Fewest units of a worker: one for each of its warps.
 const UNITS_MIN: u32 = 4;
@@ -61,17 +67,23 @@ pub struct Worker {
     pub block: u32,
     /// Units; zero for a worker with nothing to do.
     pub units: u32,
-    /// Units of every worker but the last.
+    /// Places in the line of every worker but the last.
     pub quota: u32,
 }
+
+const WORKER_WORDS: usize = 12;
+
+/// Size of a worker in device memory.
+pub const WORKER_BYTES: usize = WORKER_WORDS * 4;
 
 /// The work of one decode launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodePlan {
     pub(crate) shape: AttentionShape,
     pub(crate) depth: u32,
+    empty: u32,
     pub(crate) workers: Vec<Worker>,
-    /// Sequences, each with its first unit in the line.
+    /// Sequences, each with its place in the line.
     pub(crate) sequences: Vec<(DecodeSequence, u32)>,
     pub(crate) extent: Extent,
 }
@@ -94,22 +106,24 @@ impl DecodePlan {
         let groups = groups(&shape);
         let mut extent = Extent::default();
         let mut placed = Vec::with_capacity(sequences.len());
-        let mut units = 0_u64;
+        let empty = tuning.empty.unwrap_or(EMPTY);
+        let mut places = 0_u64;
         for (index, sequence) in sequences.iter().enumerate() {
             if sequence.context == 0 {
                 return Err(Error::shape(format!("sequence {index}"), "has no token to attend to"));
             }
             extent.include(index, sequence.row, 1, u64::from(sequence.context), sequence.table, table)?;
-            placed.push((*sequence, units as u32));
-            units += u64::from(blocks_of(sequence.context)) * u64::from(groups);
-            if units > u64::from(u32::MAX) {
+            placed.push((*sequence, places as u32));
+            places += (u64::from(blocks_of(sequence.context)) + u64::from(empty)) * u64::from(groups);
+            if places > u64::from(u32::MAX / 2) {
                 return Err(Error::shape("decode batch", "has more KV blocks times heads than can be counted"));
             }
         }
         let most = tuning.workers.unwrap_or(chip.multiprocessors * resident).max(1);
-        let quota = (units as u32).div_ceil(most).max(UNITS_MIN);
-        let workers = cut(&placed, units as u32, quota, groups);
-        Ok(DecodePlan { shape, depth, workers, sequences: placed, extent })
+        let quota = (places as u32).div_ceil(most).max(UNITS_MIN + empty);
+        let line = Line { places: places as u32, empty, groups };
+        let workers = line.cut(&placed, quota);
+        Ok(DecodePlan { shape, depth, empty, workers, sequences: placed, extent })
     }
 
     /// Workers of the largest plan that this chip gets without tuning: the capacity that fits every step.
@@ -138,21 +152,24 @@ impl DecodePlan {
 
     /// The bytes that the kernel reads of workers; `count` of them, the rest with nothing to do.
     pub fn worker_bytes(&self, count: usize) -> Vec<u8> {
-        let blank = std::iter::repeat(Worker::default());
-        let words = self.workers.iter().copied().chain(blank).take(count);
-        words
-            .flat_map(|w| [w.sequence, w.group, w.block, w.units, w.quota, 0, 0, 0])
-            .flat_map(u32::to_le_bytes)
-            .collect()
+        let mut words: Vec<u32> = Vec::with_capacity(count * WORKER_WORDS);
+        for worker in self.workers.iter().take(count) {
+            let Worker { sequence, group, block, units, quota } = *worker;
+            words.extend([sequence, group, block, units, quota, self.empty, 0, 0]);
+            words.extend(self.sequence_words(sequence as usize));
+        }
+        words.resize(count * WORKER_WORDS, 0);
+        words.into_iter().flat_map(u32::to_le_bytes).collect()
     }
 
     /// The bytes that the kernel reads of sequences.
     pub fn sequence_bytes(&self) -> Vec<u8> {
-        let words = self
-            .sequences
-            .iter()
-            .flat_map(|&(sequence, first_unit)| [sequence.row, sequence.context, sequence.table, first_unit]);
-        words.flat_map(u32::to_le_bytes).collect()
+        (0..self.sequences.len()).flat_map(|index| self.sequence_words(index)).flat_map(u32::to_le_bytes).collect()
+    }
+
+    fn sequence_words(&self, index: usize) -> [u32; 4] {
+        let (sequence, place) = self.sequences[index];
+        [sequence.row, sequence.context, sequence.table, place]
     }
 
     /// The fewest bytes that the launch moves: keys, values, q and the result, each once.
@@ -187,28 +204,49 @@ fn ring(shape: &AttentionShape, chip: Chip, tuning: DecodeTuning) -> Result<(u32
     })
 }
 
-/// Cuts the line of units into workers of `quota`.
-fn cut(sequences: &[(DecodeSequence, u32)], units: u32, quota: u32, groups: u32) -> Vec<Worker> {
-    let mut index = 0;
-    (0..units.div_ceil(quota))
-        .map(|worker| {
-            let first = worker * quota;
-            while index + 1 < sequences.len() && sequences[index + 1].1 <= first {
+/// All units, with empty places between.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    places: u32,
+    empty: u32,
+    groups: u32,
+}
+
+impl Line {
+    /// Cuts the line into workers of `quota` places, more than there are empty ones in a row: each has a unit.
+    fn cut(self, sequences: &[(DecodeSequence, u32)], quota: u32) -> Vec<Worker> {
+        let Line { places, empty, groups } = self;
+        let mut index = 0;
+        let mut workers: Vec<Worker> = Vec::new();
+        for begin in (0..places).step_by(quota as usize) {
+            while index + 1 < sequences.len() && sequences[index + 1].1 <= begin {
                 index += 1;
             }
-            let (sequence, first_unit) = sequences[index];
-            let blocks = blocks_of(sequence.context);
-            let inside = first - first_unit;
-            debug_assert!(inside < blocks * groups);
-            Worker {
-                sequence: index as u32,
-                group: inside / blocks,
-                block: inside % blocks,
-                units: quota.min(units - first),
-                quota,
-            }
-        })
-        .collect()
+            let (sequence, first) = sequences[index];
+            let width = blocks_of(sequence.context) + empty;
+            let (group, inside) = ((begin - first) / width, (begin - first) % width);
+            debug_assert!(group < groups);
+            let (sequence, block) = (index as u32, inside.saturating_sub(empty));
+            workers.push(Worker { sequence, group, block, units: 0, quota });
+        }
+        for (number, worker) in (0..).zip(&mut workers) {
+            let end = places.min((number + 1) * quota);
+            worker.units = self.units_before(sequences, end) - self.units_before(sequences, number * quota);
+        }
+        workers
+    }
+
+    /// Units at places below `end`.
+    fn units_before(self, sequences: &[(DecodeSequence, u32)], end: u32) -> u32 {
+        let Line { empty, groups, .. } = self;
+        let index = sequences.partition_point(|&(_, first)| first < end);
+        let whole = sequences[..index.saturating_sub(1)].len() as u32;
+        let Some(&(sequence, first)) = sequences[..index].last() else { return 0 };
+        let width = blocks_of(sequence.context) + empty;
+        let (group, inside) = ((end - first) / width, (end - first) % width);
+        // What precedes this sequence, less its empty places; its whole groups; and a part of one.
+        first - whole * groups * empty + group * (width - empty) + inside.saturating_sub(empty)
+    }
 }
 
 /// Up to 64 or 128 new tokens of one sequence; the same fields as `Tile` in `prefill_attention.cu`.
@@ -309,12 +347,19 @@ fn tiles(sequence: PrefillSequence, rows: u32) -> impl Iterator<Item = Tile> {
     })
 }
 
-/// Tall tiles read keys half as often; short ones waste fewer rows and fill the chip with less work.
+/// Tall tiles read keys half as often, which makes their rows cheaper; short ones waste fewer rows and end more evenly. The
+/// shorter makespan of the two, by rules of thumb from measured batches.
 fn choose_fragments(shape: &AttentionShape, sequences: &[PrefillSequence], chip: Chip) -> u32 {
-    let tall: u32 = sequences.iter().map(|sequence| sequence.tokens.div_ceil(128)).sum();
-    let short: u32 = sequences.iter().map(|sequence| sequence.tokens.div_ceil(64)).sum();
-    let few_blocks = tall * shape.heads < 2 * chip.multiprocessors;
-    if short == tall || few_blocks { 1 } else { 2 }
+    let makespan = |fragments: u32, cost: f64| {
+        // A tile's keys and, in units of keys, what it costs to begin and end one.
+        let keys = |tile: Tile| f64::from(tile.position + tile.rows) + 160.0;
+        let tiles = sequences.iter().flat_map(|&sequence| tiles(sequence, 64 * fragments));
+        let (total, longest) =
+            tiles.map(keys).fold((0.0, 0.0), |(total, longest), keys| (total + keys, f64::max(longest, keys)));
+        let slots = f64::from(2 * chip.multiprocessors);
+        cost * f64::from(fragments) * f64::max(total * f64::from(shape.heads) / slots, longest)
+    };
+    if makespan(1, 1.135) < makespan(2, 1.0) { 1 } else { 2 }
 }
 
 fn flops(shape: &AttentionShape, sequence: PrefillSequence) -> f64 {
@@ -392,13 +437,13 @@ mod tests {
                 contexts.iter().map(|&context| vec![0; (blocks_of(context) * groups) as usize]).collect();
             for (number, worker) in plan.workers().iter().enumerate() {
                 let (mut sequence, mut group, mut block) = (worker.sequence as usize, worker.group, worker.block);
-                // What the kernel derives a part's place from.
-                let blocks = blocks_of(contexts[sequence]);
-                let unit = plan.sequences[sequence].1 + group * blocks + block;
-                assert_eq!(unit / worker.quota, number as u32);
+                assert!(worker.units > 0);
                 for _ in 0..worker.units {
                     let blocks = blocks_of(contexts[sequence]);
                     seen[sequence][(group * blocks + block) as usize] += 1;
+                    // What the kernel derives the parts of a (sequence, group) from.
+                    let place = plan.sequences[sequence].1 + group * (blocks + plan.empty) + plan.empty + block;
+                    assert_eq!(place / worker.quota, number as u32);
                     block += 1;
                     if block == blocks {
                         (block, group) = (0, group + 1);
@@ -409,9 +454,8 @@ mod tests {
                 }
             }
             assert!(seen.iter().flatten().all(|&count| count == 1), "{contexts:?}");
-            let most = plan.workers().iter().map(|worker| worker.units).max();
-            let total: u32 = plan.workers().iter().map(|worker| worker.units).sum();
-            assert_eq!(most, Some(total.div_ceil(264).max(UNITS_MIN).min(total)), "the work is even");
+            let places: u32 = contexts.iter().map(|&context| (blocks_of(context) + EMPTY) * groups).sum();
+            assert_eq!(plan.workers()[0].quota, places.div_ceil(264).max(UNITS_MIN + EMPTY), "the work is even");
             assert!(plan.workers().len() as u32 <= DecodePlan::workers_max(&shape, CHIP).expect("a valid shape"));
         }
     }
@@ -477,6 +521,24 @@ mod tests {
             assert!((0..).zip(&seen).all(|(row, &count)| count == expected(row)));
             assert!(plan.tiles().is_sorted_by_key(|tile| std::cmp::Reverse(tile.position + tile.rows)));
         }
+    }
+
+    #[test]
+    fn tiles_are_tall_where_they_fill_the_chip_and_their_rows() {
+        let table: Vec<u32> = (0..1000).collect();
+        let fragments = |shape, sequences: &[(u32, u32)]| {
+            let sequences: Vec<_> = sequences
+                .iter()
+                .map(|&(prefix, tokens)| PrefillSequence { row: 0, tokens, prefix, table: 0 })
+                .collect();
+            let plan = PrefillPlan::new(shape, &sequences, &table, CHIP, PrefillTuning::default());
+            plan.expect("a valid batch").fragments
+        };
+        assert_eq!(fragments(shape(32, 32, 128), &[(0, 4096)]), 2);
+        assert_eq!(fragments(shape(32, 32, 128), &[(0, 2048)]), 2);
+        assert_eq!(fragments(shape(8, 1, 128), &[(0, 4096)]), 1);
+        assert_eq!(fragments(shape(32, 8, 128), &[(8192, 512)]), 1);
+        assert_eq!(fragments(shape(32, 8, 128), &[(0, 30); 64]), 1);
     }
 
     #[test]
