@@ -1,21 +1,23 @@
-// out[row of sequence s][head h] = softmax(scale · q[row][h] · K_s[h / group]ᵀ) · V_s[h / group]   for one new token a sequence.
+// out[row of sequence s][head h] = softmax(scale · q[row][h] · K_s[h / group]ᵀ) · V_s[h / group]   for one new token a
+// sequence.
 //
-// Layouts. q and out are [rows][stride], 16-bit, a row holds its heads one after the other, HEAD_DIM elements each; strides
-// in elements. K and V of one layer are paged: [page][kv head][k, v][16 tokens][HEAD_DIM]. The pages of a sequence are listed
-// in `table`, from its own offset on; its last page may be partly filled and what lies behind is never used.
+// Layouts. q and out are [rows][stride], 16-bit, a row holds its heads one after the other, HEAD_DIM elements each;
+// strides in elements. K and V of one layer are paged: [page][kv head][k, v][16 tokens][HEAD_DIM]. The pages of a
+// sequence are listed in `table`, from its own offset on; its last page may be partly filled and what lies behind is
+// never used.
 //
-// A *unit* is one page of one group of queries: the (at most 8) query heads that read the same K and V. All units stand in one
-// line, by sequence, then group, then page; before the units of each (sequence, group) the line has some empty places, for what
-// it costs to begin and end one. The plan cuts the line into equal parts, one a block; a block's part is a run of *pieces*,
-// each within one (sequence, group). The warps of a block take its units in turn, so that pieces of any length keep all of them
-// busy, and keep fetching across the ends of pieces.
+// A *unit* is one page of one group of queries: the (at most 8) query heads that read the same K and V. All units stand
+// in one line, by sequence, then group, then page; before the units of each (sequence, group) the line has some empty
+// places, for what it costs to begin and end one. The plan cuts the line into equal parts, one a block; a block's part
+// is a run of *pieces*, each within one (sequence, group). The warps of a block take its units in turn, so that pieces
+// of any length keep all of them busy, and keep fetching across the ends of pieces.
 //
-// A warp multiplies keys as the left operand, Kᵀ-wise: scores[16 tokens][8 queries], sums[dims][8 queries]. One query a KV head
-// leaves seven of eight columns idle, which costs nothing: 16 matrix instructions take a tenth of the time in which 8 KiB arrive.
+// A warp multiplies keys as the left operand: scores[16 tokens][8 queries] = K · qᵀ, sums[dims][8 queries] = Vᵀ · pᵀ.
+// One query a KV head leaves seven of eight columns idle, which costs nothing: the kernel waits for bytes.
 //
-// A piece that covers all pages of its (sequence, group) is written to out at once. Otherwise the block leaves its sums in
-// `partial`, and whoever arrives last adds all of them up, in the order of the line: the same bits whoever it is. More than
-// BUNDLE parts are added up in two levels, so that no block has to read them all.
+// A piece that covers all pages of its (sequence, group) is written to out at once. Otherwise the block leaves its sums
+// in `partial`, and whoever arrives last adds all of them up, in the order of the line: the same bits whoever it is.
+// More than BUNDLE parts are added up in two levels, so that no block has to read them all.
 //
 // Nothing but the plan is read before the wait for the preceding kernel, which appends the new tokens' K and V.
 //
@@ -237,7 +239,8 @@ DEVICE void write(const Arguments& args, u32 row, u32 head, u32 lane, float4 sum
   *(uint2*)(args.out + (u64(row) * args.out_stride + head * HEAD_DIM + lane * 4) * 2) = packed;
 }
 
-// Where the sums of one part lie. Part 0 is the last piece of worker `first`, part n the first piece of worker `first + n`.
+// Where the sums of one part lie: part 0 is the last piece of worker `first`, part n the first piece of the n-th worker
+// after it.
 DEVICE u32 slot_of(u32 first, u32 part) { return part == 0 ? 2 * first + 1 : 2 * (first + part); }
 
 // The units of one (sequence, group) that a worker has.
@@ -271,7 +274,8 @@ struct Parts {
   u32 first, count;  // workers
   u32 queries;       // a row of `partial`
 
-  // Adds up `number` parts of one query, `step` apart from `part` on, in order. Into out, or back into the place of `part`.
+  // Adds up `number` parts of one query, `step` apart from `part` on, in order. Into out, or back into the place of
+  // `part`.
   DEVICE void add(u32 part, u32 number, u32 step, u32 query, const Piece& piece, bool finally, u32 lane) const {
     float top = bits_float(0xff800000u);
     for (u32 n = lane; n < number; n += 32)
@@ -314,7 +318,8 @@ struct Parts {
   }
 };
 
-// Whether this block is the last of `number` to come here; the counter is then back at zero. Before, the block's stores.
+// Whether this block is the last of `number` to come here; the counter is then back at zero. Before, the block's
+// stores.
 DEVICE bool is_last(u32* counter, u32 number, u32* said) {
   block_barrier();
   if (thread_index() == 0) {

@@ -1,19 +1,20 @@
-// out[row][head h] = softmax(scale · q[row][h] · Kᵀ) · V over the tokens up to and including row's own, for runs of new tokens
-// whose K and V, and those of all earlier tokens, lie in pages.
+// out[row][head h] = softmax(scale · q[row][h] · Kᵀ) · V over the tokens up to and including row's own, for runs of new
+// tokens whose K and V, and those of all earlier tokens, lie in pages.
 //
 // Layouts as in decode_attention.cu: q and out [rows][stride], 16-bit; K and V of one layer
 // [page][kv head][k, v][16 tokens][HEAD_DIM]; `table` lists the pages of each sequence.
 //
-// Grid: one block a (tile, head), tiles as the plan lists them, heads fastest; a tile is up to ROWS consecutive new tokens
-// of one sequence. Tiles with the most keys come first, so that the last blocks to start are the shortest. Blocks of one row
-// tile and of its neighbours walk the same keys at about the same time, which the L2 cache turns into one read.
+// Grid: one block a (tile, head), tiles as the plan lists them, heads fastest; a tile is up to ROWS consecutive new
+// tokens of one sequence. Tiles with the most keys come first, so that the last blocks to start are the shortest.
+// Blocks of one row tile and of its neighbours walk the same keys at about the same time, which the L2 cache turns into
+// one read.
 //
 // A warp owns 16·FRAGMENTS rows: their scores against 64 keys and their sums over HEAD_DIM stay in registers, an online
-// softmax in base 2 joins one key tile to the next (sums are rescaled only where a score leads by so much that weights might
-// overflow: they need not be relative to the largest score, but to one that is near), and the weights go from the first product's accumulators into the second
-// product's operand without leaving registers. q lies in shared memory, K and V in two buffers of 64 tokens: one is filled by
-// cp.async while the other is multiplied, with one barrier a key tile. Rows of 16-byte chunks are swizzled by the row's
-// low three bits, so that matrix loads meet no bank twice.
+// softmax in base 2 joins one key tile to the next (sums are rescaled only where a score leads by so much that weights
+// might overflow: they need not be relative to the largest score, but to one that is near), and the weights go from the
+// first product's accumulators into the second product's operand without leaving registers. q lies in shared memory, K
+// and V in two buffers of 64 tokens: one is filled by cp.async while the other is multiplied, with one barrier a key
+// tile. Rows of 16-byte chunks are swizzled by the row's low three bits, so that matrix loads meet no bank twice.
 //
 // Nothing but the plan is read before the wait for the preceding kernel, which appends the new tokens' K and V.
 //
@@ -127,8 +128,8 @@ KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT 
     const u8* from = args.q + (u64(first_row) * args.q_stride + head * HEAD_DIM + chunk * 8) * 2;
 #pragma unroll 4
     for (u32 row = first; row < ROWS; row += STEP)
-      copy_async(queries + row * ROW + ((chunk ^ (row & 7)) * 16), row < rows ? from + u64(row) * args.q_stride * 2 : from,
-                 row < rows ? 16 : 0);
+      copy_async(queries + row * ROW + ((chunk ^ (row & 7)) * 16),
+                 row < rows ? from + u64(row) * args.q_stride * 2 : from, row < rows ? 16 : 0);
   }
   loader.issue(buffers, ids, 0, thread);
 

@@ -191,8 +191,8 @@ impl Bench {
         Ok(samples.into_iter().map(|sample| sample / layers as f64).collect())
     }
 
-    /// Runs one point on fresh random inputs, plain and captured; compares up to `rows_max` (row, head) pairs with float64.
-    /// The result and everything behind the last token of a sequence are poisoned.
+    /// Runs one point on fresh random inputs, plain and captured; compares up to `rows_max` (row, head) pairs with
+    /// float64. The result and everything behind the last token of a sequence are poisoned.
     pub(crate) fn check(
         &self,
         point: &Point,

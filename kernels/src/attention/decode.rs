@@ -92,15 +92,16 @@ impl DecodeAttention {
         Ok(loaded)
     }
 
-    /// out\[row\]\[h\] = softmax(scale · q\[row\]\[h\] · Kᵀ) · V for every sequence of the plan, in one launch over one layer's cache.
+    /// out\[row\]\[h\] = softmax(scale · q\[row\]\[h\] · Kᵀ) · V for every sequence of the plan, in one launch over one
+    /// layer's cache.
     ///
     /// # Errors
     /// [`Error::Shape`] if the operands do not fit the plan; [`Error::Driver`] if the launch is refused.
     ///
     /// # Safety
-    /// All operands must lie in live device memory of this GPU; `table` must hold what the plan was given; q and out must
-    /// not overlap; no other launch of this plan may run at the same time. With [`Overlap::Programmatic`] the plan and the
-    /// table are read before the preceding kernel is finished, see there; q and the cache are not.
+    /// All operands must lie in live device memory of this GPU; `table` must hold what the plan was given; q and out
+    /// must not overlap; no other launch of this plan may run at the same time. With [`Overlap::Programmatic`] the plan
+    /// and the table are read before the preceding kernel is finished, see there; q and the cache are not.
     #[expect(clippy::too_many_arguments, reason = "the operands of attention")]
     pub unsafe fn launch(
         &self,
@@ -140,8 +141,8 @@ impl DecodeAttention {
     /// Replaces the plan in place; launches captured with it then run the new one.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the new plan is for other heads or another ring, larger than the capacity, or touches more than
-    /// operands that it was launched with have.
+    /// [`Error::Shape`] if the new plan is for other heads or another ring, larger than the capacity, or touches more
+    /// than operands that it was launched with have.
     pub fn replace(&mut self, stream: &Arc<CudaStream>, plan: &DecodePlan) -> Result<(), Error> {
         if plan.shape != self.plan.shape || plan.depth != self.plan.depth {
             return Err(Error::shape("replacing a plan", "it is for another shape; load it as a new one"));

@@ -1,13 +1,13 @@
 //! Which block does what in the attention of a step: decided once, from lengths alone.
 //!
-//! **Decode.** A *unit* is one KV block of one group of queries. All units of all sequences stand in one line, by sequence, then
-//! group, then block; before the units of each (sequence, group) the line has empty places for what it costs to begin and
-//! end one. Every worker (a CUDA block) gets the same number of consecutive places. So the chip is full whether there are
-//! many short sequences or one long one. Where a (sequence, group) is cut, its parts are added up by the worker that finishes
-//! last, in the order of the line.
+//! **Decode.** A *unit* is one KV block of one group of queries. All units of all sequences stand in one line, by
+//! sequence, then group, then block; before the units of each (sequence, group) the line has empty places for what it
+//! costs to begin and end one. Every worker (a CUDA block) gets the same number of consecutive places. So the chip is
+//! full whether there are many short sequences or one long one. Where a (sequence, group) is cut, its parts are added
+//! up by the worker that finishes last, in the order of the line.
 //!
-//! **Prefill.** A *tile* is up to 64 or 128 new tokens of one sequence; a CUDA block serves a tile and a head. Tiles with the most
-//! keys come first, so that the work ends evenly.
+//! **Prefill.** A *tile* is up to 64 or 128 new tokens of one sequence; a CUDA block serves a tile and a head. Tiles
+//! with the most keys come first, so that the work ends evenly.
 
 mod decode;
 mod prefill;

@@ -70,8 +70,8 @@ impl DecodePlan {
     /// Plans one launch. `table`: KV blocks of all sequences, as the launch will be given them.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a shape that the kernels do not serve, a sequence without tokens, or one whose KV blocks are
-    /// not in the table.
+    /// [`Error::Shape`] for a shape that the kernels do not serve, a sequence without tokens, or one whose KV blocks
+    /// are not in the table.
     pub fn new(
         shape: AttentionShape,
         sequences: &[DecodeSequence],
@@ -164,7 +164,8 @@ pub(crate) fn groups(shape: &AttentionShape) -> u32 {
     shape.kv_heads * shape.queries().div_ceil(QUERIES_MAX)
 }
 
-/// The deepest ring with which two blocks share a multiprocessor, or else the deepest that one can have; and how many share.
+/// The deepest ring with which two blocks share a multiprocessor, or else the deepest that one can have; and how many
+/// share.
 fn ring(shape: &AttentionShape, chip: Chip, tuning: DecodeTuning) -> Result<(u32, u32), Error> {
     let bytes = |depth| {
         let variant = Variant::Decode { element: shape.element, head_dim: shape.head_dim, depth };

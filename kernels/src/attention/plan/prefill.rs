@@ -117,8 +117,8 @@ fn tiles(sequence: PrefillSequence, rows: u32) -> impl Iterator<Item = Tile> {
     })
 }
 
-/// Tall tiles read keys half as often, which makes their rows cheaper; short ones waste fewer rows and end more evenly. The
-/// shorter makespan of the two, by rules of thumb from measured batches.
+/// Tall tiles read keys half as often, which makes their rows cheaper; short ones waste fewer rows and end more evenly.
+/// The shorter makespan of the two, by rules of thumb from measured batches.
 fn choose_fragments(shape: &AttentionShape, sequences: &[PrefillSequence], chip: Chip) -> u32 {
     let makespan = |fragments: u32, cost: f64| {
         // A tile's keys and, in units of keys, what it costs to begin and end one.
