@@ -179,7 +179,9 @@ impl DecodeAttention {
         self.check_capacity(&self.plan)?;
         let copied = || Error::driver("copying a decode plan");
         let workers = self.plan.worker_bytes(self.capacity.workers as usize);
-        stream.memcpy_htod(&workers, &mut self.workers).map_err(copied())?;
+        if !workers.is_empty() {
+            stream.memcpy_htod(&workers, &mut self.workers).map_err(copied())?;
+        }
         let sequences = self.plan.sequence_bytes();
         if sequences.is_empty() {
             return Ok(());
