@@ -33,6 +33,9 @@
 #ifndef STAGES
 #define STAGES 4
 #endif
+#ifndef WIDE  // whether the L2 fetches two steps of a row of W at once
+#define WIDE 0
+#endif
 
 struct Arguments {
   const void* weights;
@@ -77,7 +80,10 @@ struct Feed {
 #pragma unroll
     for (u32 n = 0; n < 4; ++n) {
       const bool real = inside && output + n * 32 < args->outputs;
-      copy_async(stage + place(row + n * 32, chunk), real ? from + n * step : args->weights, real ? 16 : 0);
+      if (WIDE)
+        copy_async_ahead(stage + place(row + n * 32, chunk), real ? from + n * step : args->weights, real ? 16 : 0);
+      else
+        copy_async(stage + place(row + n * 32, chunk), real ? from + n * step : args->weights, real ? 16 : 0);
     }
   }
   DEVICE void activations(u8* stage, u32 k) const {

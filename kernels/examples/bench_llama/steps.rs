@@ -50,7 +50,7 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
         rows_max: 1024,
         adapter_slots: slots,
         rank_max: 16,
-        lora: LoraPath::Segmented(LoraOrder::Before),
+        lora: LoraPath::Segmented(LoraOrder::Along),
         ..LlamaSettings::for_sequences(Element::Bf16, 32, 1024 + 16)
     };
     let began = std::time::Instant::now();
@@ -64,6 +64,7 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
     for (rows, adapters) in [(1, 1), (8, 8), (16, 16), (32, 32), (32, 1)] {
         let point = Point { rows, context: 1024, adapters, rank: 16 };
         for (gemm, order) in [
+            (GemmPath::Own, LoraOrder::Along),
             (GemmPath::Own, LoraOrder::Before),
             (GemmPath::Own, LoraOrder::After),
             (GemmPath::Own, LoraOrder::Beside),
@@ -71,7 +72,7 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
             (GemmPath::CublasLt, LoraOrder::Before),
             (GemmPath::CublasLt, LoraOrder::Beside),
         ] {
-            if rows != 32 && (gemm, order) != (GemmPath::Own, LoraOrder::Before) {
+            if rows != 32 && (gemm, order) != (GemmPath::Own, LoraOrder::Along) {
                 continue;
             }
             llama.set_gemm_path(gemm);
@@ -80,7 +81,7 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
         }
     }
     llama.set_gemm_path(GemmPath::Own);
-    llama.set_lora_order(LoraOrder::Before)?;
+    llama.set_lora_order(LoraOrder::Along)?;
     let point = Point { rows: 32, context: 1024, adapters: 32, rank: 16 };
     let operations = operations(&mut llama, options, name, point)?;
     let served = serve(&mut llama, name, point)?;

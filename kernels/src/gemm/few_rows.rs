@@ -28,6 +28,8 @@ pub struct Variant {
     pub tiles: u32,
     /// Steps in flight and in use, a block.
     pub stages: u32,
+    /// Whether the L2 fetches two steps of a row of W at once.
+    pub wide: bool,
 }
 
 /// Choices of a plan, for measuring what they are worth. `None` leaves a choice to the plan.
@@ -37,6 +39,8 @@ pub struct Tuning {
     pub blocks: Option<u32>,
     /// Steps in flight and in use, a block.
     pub stages: Option<u32>,
+    /// Whether the L2 fetches two steps of a row of W at once.
+    pub wide: Option<bool>,
 }
 
 impl Variant {
@@ -47,17 +51,12 @@ impl Variant {
 
     fn new(element: Element, tiles: u32) -> Self {
         // As many stages as let another launch's blocks find room beside.
-        Variant {
-            element,
-            tiles,
-            stages: if tiles == 1 {
-                6
-            } else if tiles == 8 {
-                4
-            } else {
-                5
-            },
-        }
+        let stages = match tiles {
+            1 => 6,
+            8 => 4,
+            _ => 5,
+        };
+        Variant { element, tiles, stages, wide: false }
     }
 
     /// The smallest variant that holds so many rows.
@@ -71,6 +70,7 @@ impl Variant {
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.tiles.to_string()),
             ("STAGES", self.stages.to_string()),
+            ("WIDE", u32::from(self.wide).to_string()),
         ]
     }
 
@@ -185,6 +185,7 @@ impl FewRows {
         }
         let mut variant = Variant::of(shape.element, shape.rows);
         variant.stages = tuning.stages.unwrap_or(variant.stages);
+        variant.wide = tuning.wide.unwrap_or(variant.wide);
         let multiprocessors = self.compiler.gpu().chip().multiprocessors;
         let blocks = tuning.blocks.unwrap_or(multiprocessors);
         if blocks > multiprocessors * BLOCKS_EACH_MAX {

@@ -60,11 +60,14 @@ pub enum LoraOrder {
     Before,
     /// On a second stream, from the GEMM's input on to the operation that reads its output.
     Beside,
+    /// Behind the GEMM on its stream, but beginning as soon as the GEMM has seen its input: both run side by side, and the
+    /// weights of both stream at once.
+    Along,
 }
 
 impl LoraOrder {
     /// Every order.
-    pub const ALL: [LoraOrder; 3] = [LoraOrder::After, LoraOrder::Before, LoraOrder::Beside];
+    pub const ALL: [LoraOrder; 4] = [LoraOrder::After, LoraOrder::Before, LoraOrder::Beside, LoraOrder::Along];
 }
 
 impl LlamaSettings {
