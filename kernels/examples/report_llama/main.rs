@@ -39,7 +39,7 @@ fn page(report: &Value, name: &str) -> Result<String, Failure> {
         "Written by `cargo run -p aril-kernels --example report_llama` from `{name}`, which `kernels/ci/gpu.sh` measured.\n"
     )?;
     writeln!(page, "| | |\n|---|---|")?;
-    writeln!(page, "| SM and memory clock, °C, W, driver: before | {} |", text("clocks_before"))?;
+    writeln!(page, "| driver, SM and memory clock, highest SM clock, °C, W: before | {} |", text("clocks_before"))?;
     writeln!(page, "| and after | {} |", text("clocks_after"))?;
     writeln!(page, "| CUDA, NVRTC | {}, {} |", text("driver_cuda"), text("nvrtc"))?;
     writeln!(page, "| kernel sources, SHA-256 | `{}` |", text("source_sha256"))?;
