@@ -51,7 +51,7 @@ pub enum LoraPath {
 ///
 /// The sums reach y the same way in all of them, through a delta that the next operation adds; so they differ in time
 /// only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LoraOrder {
     /// Behind the GEMM: the adapter's weights stream in while the GEMM ends.
     After,
@@ -62,6 +62,7 @@ pub enum LoraOrder {
     Beside,
     /// Behind the GEMM on its stream, but beginning as soon as the GEMM has seen its input: both run side by side, and the
     /// weights of both stream at once.
+    #[default]
     Along,
 }
 
