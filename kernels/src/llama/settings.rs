@@ -124,3 +124,26 @@ impl LlamaSettings {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_hold_a_step_are_refused() {
+        let shape = LlamaShape::tiny();
+        let good = LlamaSettings::for_sequences(Element::Bf16, 8, 100);
+        good.check(&shape).expect("room for eight sequences");
+        assert_eq!(good.kv_blocks, 8 * 7);
+        let lora = LoraPath::Segmented(LoraOrder::default());
+        for bad in [
+            LlamaSettings { block_tokens: 32, ..good },
+            LlamaSettings { kv_blocks: 0, ..good },
+            LlamaSettings { rows_max: 7, ..good },
+            LlamaSettings { lora, adapter_slots: 0, rank_max: 8, ..good },
+            LlamaSettings { lora, adapter_slots: 1, rank_max: 257, ..good },
+        ] {
+            assert!(matches!(bad.check(&shape), Err(Error::Shape { .. })), "{bad:?}");
+        }
+    }
+}
