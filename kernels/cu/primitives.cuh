@@ -59,8 +59,14 @@ DEVICE void dependency_wait() {
 #endif
 }
 
-// What kernels wrote that were complete before this one began is read from here on, not what a cache kept from before.
-DEVICE void see_earlier_writes() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+// A word by which a kernel tells another, running now, that all it has seen is there: what was visible to the thread
+// that stores is visible to the one that loads and finds it.
+DEVICE void store_release(u32* p, u32 v) { asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
+DEVICE u32 load_acquire(const u32* p) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
 
 // 16-byte accesses that another block, running now, may read or write.
 DEVICE float4 load_relaxed(const float4* p) {

@@ -87,8 +87,8 @@ inline void dependency_wait() {
   current->waited = true;
 }
 
-inline void see_earlier_writes() {}
-
+inline void store_release(u32* p, u32 v) { *p = v; }
+inline u32 load_acquire(const u32* p) { return *p; }
 inline float4 load_relaxed(const float4* p) { return *p; }
 inline void store_relaxed(float4* p, float4 v) { *p = v; }
 inline u32 float_bits(float v) {

@@ -94,7 +94,7 @@ impl Launch<'_> {
         ];
         let pointer = |holder, offset, target| Pointer { holder, offset, target, addend: 0 };
         let mut pointers = vec![pointer(None, 0, 0), pointer(None, 8, 1), pointer(None, 16, 2)];
-        let mut arguments = vec![0_u8; 48 + 4 * 48];
+        let mut arguments = vec![0_u8; 48 + 4 * 48 + 16];
         let mut put = |offset: usize, value: u32| arguments[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
         put(24, (inputs + GAP) as u32);
         put(28, inputs as u32);
@@ -103,7 +103,7 @@ impl Launch<'_> {
         let cluster = if kernel == EXPAND { 1 } else { plan.cluster() as usize };
         put(36, u32::from(cluster > 1));
         put(40, plan.depth());
-        put(44, u32::from(late));
+        put(48 + 4 * 48 + 8, 7);
         for (index, place) in batch.site.places().iter().enumerate() {
             let at = 48 + index * 48;
             let outputs = place.shape.outputs as usize;
@@ -122,6 +122,10 @@ impl Launch<'_> {
                 pointers.push(pointer(None, at + 24, buffers.len()));
                 buffers.push(buffer(content.iter().flat_map(|v| v.to_le_bytes()).collect(), true, kernel == SHRINK));
             }
+        }
+        if late {
+            pointers.push(pointer(None, 48 + 4 * 48, buffers.len()));
+            buffers.push(buffer(7_u32.to_le_bytes().to_vec(), false, false));
         }
         let first_adapter = buffers.len();
         for adapter in &batch.adapters {
