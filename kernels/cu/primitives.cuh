@@ -67,6 +67,11 @@ DEVICE void store_relaxed(float4* p, float4 v) {
                : "memory");
 }
 
+// *p += v, for any number of threads at once, in no particular order.
+DEVICE void add_relaxed(float* p, float v) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory");
+}
+
 // A transaction barrier in shared memory, which other blocks of a cluster complete by storing.
 // `barrier_init`, by one thread: the barrier opens when `bytes` have been stored.
 DEVICE void barrier_init(u64* barrier, u32 bytes) {
@@ -113,6 +118,9 @@ DEVICE u32 float_bits(float v) { return __float_as_uint(v); }
 DEVICE float bits_float(u32 v) { return __uint_as_float(v); }
 // A thread that polls calls this between two looks.
 DEVICE void poll_pause() {}
+
+// v of the lane whose index differs in these bits.
+DEVICE float shuffle_xor(float v, u32 bits) { return __shfl_xor_sync(0xffffffffu, v, bits); }
 
 // 8×8 matrix of 16-bit elements, two a lane, transposed across the warp.
 DEVICE u32 matrix_transpose(u32 v) {

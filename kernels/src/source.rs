@@ -12,10 +12,11 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 4] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
+    ("baseline.cu", include_str!("../cu/baseline.cu")),
 ];
 
 /// The header that every source may include.
