@@ -102,7 +102,7 @@ impl Operand {
 fn blas(doing: &'static str, status: sys::cublasStatus_t) -> Result<(), Error> {
     match status {
         sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS => Ok(()),
-        other => Err(Error::Cublas { doing, code: format!("{other:?}") }),
+        other => Err(Error::Blas { doing: doing.to_owned(), code: format!("{other:?}") }),
     }
 }
 
@@ -110,7 +110,7 @@ impl Cublas {
     /// A handle whose calls run on this stream.
     ///
     /// # Errors
-    /// [`Error::LibraryMissing`] without cuBLAS, [`Error::OutOfMemory`] without room for its workspace, [`Error::Cublas`].
+    /// [`Error::LibraryMissing`] without cuBLAS, [`Error::OutOfMemory`] without room for its workspace, [`Error::Blas`].
     pub fn new(gpu: &Gpu, stream: &Arc<CudaStream>) -> Result<Self, Error> {
         // SAFETY: asks the loader only.
         if !unsafe { sys::is_culib_present() } {
@@ -138,7 +138,7 @@ impl Cublas {
     /// cuBLAS's version number.
     ///
     /// # Errors
-    /// [`Error::Cublas`].
+    /// [`Error::Blas`].
     pub fn version(&self) -> Result<i32, Error> {
         let mut version = 0;
         // SAFETY: a valid out-pointer.
@@ -149,7 +149,7 @@ impl Cublas {
     /// Computes a product, or a batch of them. Nothing happens where the result is empty.
     ///
     /// # Errors
-    /// [`Error::Shape`] if an operand cannot hold its matrix, [`Error::Cublas`] if the library refuses.
+    /// [`Error::Shape`] if an operand cannot hold its matrix, [`Error::Blas`] if the library refuses.
     ///
     /// # Safety
     /// The operands must be live device memory of this GPU; c overlaps neither a nor b.

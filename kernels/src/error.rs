@@ -47,11 +47,11 @@ pub enum Error {
         /// The driver's own words.
         code: String,
     },
-    /// A call of cuBLAS failed.
+    /// A call of cuBLAS or cuBLASLt failed.
     #[error("cuBLAS: {doing}: {code}")]
-    Cublas {
+    Blas {
         /// What was being done.
-        doing: &'static str,
+        doing: String,
         /// The library's own words.
         code: String,
     },

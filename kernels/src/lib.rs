@@ -3,7 +3,7 @@
 //! Knows pointers, shapes and ranks; knows no tenant and no scheduler. Reading order:
 //! [`element`] (the two number formats), [`lora::layout`] (how weights lie in memory),
 //! [`lora::plan`] (which block does what, decided once a step), [`lora::launch`] (the launches),
-//! [`reference`](mod@reference) (the same formulas in float64 on the CPU), then what carries them: [`gpu`],
+//! [`llama`] (a whole step of a model around them), [`reference`](mod@reference) (the same formulas in float64 on the CPU), then what carries them: [`gpu`],
 //! [`source`], [`compile`], [`cache`], and [`timing`] for whoever measures. [`baseline`] is how others serve adapters,
 //! through [`cublas`] where they do; [`copy`] brings adapters to the GPU.
 //!
@@ -17,8 +17,11 @@ pub mod copy;
 pub mod cublas;
 pub mod element;
 mod error;
+pub mod gemm;
 pub mod gpu;
+pub mod llama;
 pub mod lora;
+pub mod program;
 pub mod reference;
 pub mod source;
 pub mod timing;

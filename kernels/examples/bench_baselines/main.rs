@@ -29,6 +29,7 @@ use aril_kernels::cublas::Cublas;
 use aril_kernels::gpu::{Gpu, Overlap};
 use aril_kernels::lora::launch::LoraKernels;
 use aril_kernels::lora::plan::Tuning;
+use aril_kernels::program::Compiler;
 use aril_kernels::source::Sources;
 use aril_kernels::timing::{Stopwatch, Summary};
 use aril_kernels::{Element, Error};
@@ -101,13 +102,15 @@ impl Machine {
         let stopwatch = Stopwatch::new(&gpu, &stream, sources, cache.as_ref())?;
         let inbox = kernels.inbox(&stream, 1 << 18)?;
         let cublas = Cublas::new(&gpu, &stream)?;
-        let compiled = |architecture: Option<&str>| {
+        let compiler = Compiler::new(&gpu, sources.clone(), cache);
+        let compiled = |compiler: &Compiler| {
             Element::ALL
                 .into_iter()
-                .map(|element| BaselineKernels::new(&gpu, element, sources, cache.as_ref(), architecture))
+                .map(|element| BaselineKernels::new(compiler, element))
                 .collect::<Result<Vec<_>, _>>()
         };
-        let (here, older) = (compiled(None)?, compiled(Some("compute_80"))?);
+        let here = compiled(&compiler)?;
+        let older = compiled(&compiler.with_architecture("compute_80"))?;
         let ours = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, repeats: options.repeats };
         Ok(Machine { ours, cublas, kernels: here, older })
     }

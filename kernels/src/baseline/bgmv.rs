@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 
-use super::launch::{BaselineKernels, Grid, Operands, THREADS};
+use super::launch::{BaselineKernels, Grid, Operands, THREADS, launch};
 use super::layout::{GRANULE, RowMajorPlace};
 use super::table::{Entries, Table};
 use crate::Error;
@@ -48,7 +48,7 @@ pub unsafe fn shrink(
     let grid = shrink_grid(table.entries());
     let arguments = Operands { table, place, x: Some(x), v: Some(v), y: None }.arguments(stream, grid.tiles)?;
     // SAFETY: shapes were checked; the rest is the caller's promise.
-    unsafe { kernels.launch(stream, &kernels.bgmv_shrink, &arguments, grid, overlap) }
+    unsafe { launch(&kernels.bgmv_shrink, stream, &arguments, grid, overlap) }
 }
 
 /// y += v·B for each row of a table by row.
@@ -70,5 +70,5 @@ pub unsafe fn expand(
     let grid = expand_grid(table.entries(), place.shape.outputs);
     let arguments = Operands { table, place, x: None, v: Some(v), y: Some(y) }.arguments(stream, grid.tiles)?;
     // SAFETY: shapes were checked; the rest is the caller's promise.
-    unsafe { kernels.launch(stream, &kernels.bgmv_expand, &arguments, grid, overlap) }
+    unsafe { launch(&kernels.bgmv_expand, stream, &arguments, grid, overlap) }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 
-use super::launch::{BaselineKernels, Grid, Operands, THREADS, check_matrix};
+use super::launch::{BaselineKernels, Grid, Operands, THREADS, check_matrix, launch};
 use super::layout::{GRANULE, RowMajorPlace};
 use super::table::{Entries, Table};
 use crate::Error;
@@ -38,7 +38,7 @@ pub fn grid(entries: &Entries, shape: ProjectionShape) -> Grid {
 /// rows without an adapter get zero weights. v\[rows\]\[the largest stride\] is 16-bit.
 ///
 /// # Errors
-/// [`Error::Shape`] if the operands do not fit or scales differ, [`Error::Cublas`], [`Error::Driver`].
+/// [`Error::Shape`] if the operands do not fit or scales differ, [`Error::Blas`], [`Error::Driver`].
 ///
 /// # Safety
 /// The operands and the adapters must be live device memory of this GPU, laid out for `place`, none overlapping
@@ -97,7 +97,7 @@ pub unsafe fn pair(
     };
     // SAFETY: shapes were checked; the rest is the caller's promise.
     unsafe {
-        kernels.launch(stream, &kernels.gather_weights, &arguments, grid, Overlap::None)?;
+        launch(&kernels.gather_weights, stream, &arguments, grid, Overlap::None)?;
         cublas.multiply(&product)?;
         cublas.multiply(&expand)
     }

@@ -1,31 +1,26 @@
-//! The kernels of `baseline.cu`, compiled, and their launches.
+//! The kernels of `baseline.cu`, compiled, and what a launch of them is given.
 
-use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaFunction, CudaModule, CudaStream, sys};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::CudaStream;
 
 use super::layout::RowMajorPlace;
 use super::table::Table;
-use crate::cache::Cache;
 use crate::compile::Unit;
-use crate::gpu::{Gpu, Overlap};
+use crate::gpu::Overlap;
 use crate::lora::launch::{Intermediate, Matrix};
-use crate::source::Sources;
+use crate::program::{self, Compiler, Kernel};
 use crate::{Element, Error};
 
 /// The compiled kernels of one number format.
 #[derive(Debug)]
 pub struct BaselineKernels {
     element: Element,
-    pub(super) bgmv_shrink: CudaFunction,
-    pub(super) bgmv_expand: CudaFunction,
-    pub(super) padded_shrink: CudaFunction,
-    pub(super) padded_expand: CudaFunction,
-    pub(super) gather_weights: CudaFunction,
-    overlaps: bool,
-    _module: Arc<CudaModule>,
+    pub(super) bgmv_shrink: Kernel,
+    pub(super) bgmv_expand: Kernel,
+    pub(super) padded_shrink: Kernel,
+    pub(super) padded_expand: Kernel,
+    pub(super) gather_weights: Kernel,
 }
 
 /// Threads a block, of every kernel.
@@ -56,34 +51,22 @@ pub fn unit(element: Element, architecture: &str) -> Unit {
 }
 
 impl BaselineKernels {
-    /// Compiles and loads the kernels. `architecture`: another one than the GPU's own, such as `compute_80`, which
-    /// launches without overlap.
+    /// Compiles and loads the kernels.
     ///
     /// # Errors
     /// Compiler and driver errors.
-    pub fn new(
-        gpu: &Gpu,
-        element: Element,
-        sources: &Sources,
-        cache: Option<&Cache>,
-        architecture: Option<&str>,
-    ) -> Result<Self, Error> {
-        let architecture = architecture.map_or_else(|| gpu.architecture(), str::to_owned);
-        let cubin = unit(element, &architecture).compile(sources, cache)?;
-        let module = gpu
-            .context()
-            .load_module(Ptx::from_binary(cubin.image))
-            .map_err(Error::driver("loading the baseline kernels"))?;
-        let function = |name: &str| module.load_function(name).map_err(Error::driver(format!("finding kernel {name}")));
+    pub fn new(compiler: &Compiler, element: Element) -> Result<Self, Error> {
+        let kernel = |name: &'static str| {
+            let unit = unit(element, compiler.architecture());
+            compiler.kernel(unit.source, unit.defines, name)
+        };
         Ok(BaselineKernels {
             element,
-            bgmv_shrink: function("bgmv_shrink")?,
-            bgmv_expand: function("bgmv_expand")?,
-            padded_shrink: function("padded_shrink")?,
-            padded_expand: function("padded_expand")?,
-            gather_weights: function("gather_weights")?,
-            overlaps: !architecture.contains("_8"),
-            _module: module,
+            bgmv_shrink: kernel("bgmv_shrink")?,
+            bgmv_expand: kernel("bgmv_expand")?,
+            padded_shrink: kernel("padded_shrink")?,
+            padded_expand: kernel("padded_expand")?,
+            gather_weights: kernel("gather_weights")?,
         })
     }
 
@@ -91,47 +74,24 @@ impl BaselineKernels {
     pub fn element(&self) -> Element {
         self.element
     }
+}
 
-    /// # Safety
-    /// The arguments must describe live device memory of the shapes that were checked.
-    pub(super) unsafe fn launch(
-        &self,
-        stream: &Arc<CudaStream>,
-        function: &CudaFunction,
-        arguments: &Arguments,
-        grid: Grid,
-        overlap: Overlap,
-    ) -> Result<(), Error> {
-        if grid.blocks == 0 {
-            return Ok(());
-        }
-        let blocks = u32::try_from(grid.blocks)
-            .ok()
-            .filter(|&blocks| blocks <= i32::MAX as u32)
-            .ok_or_else(|| Error::shape("grid", format!("{} blocks are more than a launch can have", grid.blocks)))?;
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
-        let config = sys::CUlaunchConfig {
-            gridDimX: blocks,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: THREADS,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: grid.shared_bytes,
-            hStream: stream.cu_stream(),
-            attrs: &mut attribute,
-            numAttrs: u32::from(self.overlaps && overlap == Overlap::Programmatic),
-        };
-        let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
-        // SAFETY: one parameter of the kernel's own layout; the attribute outlives the call.
-        unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), parameters.as_mut_ptr(), std::ptr::null_mut()) }
-            .result()
-            .map_err(Error::driver("launching a baseline kernel"))
-    }
+/// # Safety
+/// The arguments must describe live device memory of the shapes that were checked.
+pub(super) unsafe fn launch(
+    kernel: &Kernel,
+    stream: &Arc<CudaStream>,
+    arguments: &Arguments,
+    grid: Grid,
+    overlap: Overlap,
+) -> Result<(), Error> {
+    let blocks = u32::try_from(grid.blocks)
+        .ok()
+        .filter(|&blocks| blocks <= i32::MAX as u32)
+        .ok_or_else(|| Error::shape("grid", format!("{} blocks are more than a launch can have", grid.blocks)))?;
+    let grid = program::Grid { blocks, threads: THREADS, shared_bytes: grid.shared_bytes };
+    // SAFETY: the kernels take one parameter of this layout; the rest is the caller's promise.
+    unsafe { kernel.launch(stream, grid, arguments, overlap) }
 }
 
 /// Blocks of a launch and the shared memory of each.

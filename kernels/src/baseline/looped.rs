@@ -11,7 +11,7 @@ use crate::{Element, Error};
 /// `v` has room for the largest rank.
 ///
 /// # Errors
-/// [`Error::Shape`] if the operands do not fit, [`Error::Cublas`].
+/// [`Error::Shape`] if the operands do not fit, [`Error::Blas`].
 ///
 /// # Safety
 /// The matrices and the adapters must be live device memory of this GPU, laid out for `place`, none overlapping another.

@@ -14,7 +14,7 @@ use crate::{Element, Error};
 /// beta = 1. Unmerges with the scale negated. `adapter`: its address, at the stride of its rank.
 ///
 /// # Errors
-/// [`Error::Shape`] if the weights do not have the projection's shape or the rank is not in 1..=256, [`Error::Cublas`].
+/// [`Error::Shape`] if the weights do not have the projection's shape or the rank is not in 1..=256, [`Error::Blas`].
 ///
 /// # Safety
 /// The weights and the adapter must be live device memory of this GPU, laid out for `place`; nothing else uses the

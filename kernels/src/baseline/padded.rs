@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, sys};
 
-use super::launch::{BaselineKernels, Grid, Operands};
+use super::launch::{BaselineKernels, Grid, Operands, launch};
 use super::layout::RowMajorPlace;
 use super::table::{Entries, Table};
 use crate::Error;
@@ -74,7 +74,7 @@ pub unsafe fn shrink(
     // SAFETY: v has that many words, as was checked; the rest is the caller's promise.
     unsafe {
         sys::cuMemsetD32Async(v.address, 0, words, stream.cu_stream()).result().map_err(Error::driver("zeroing v"))?;
-        kernels.launch(stream, &kernels.padded_shrink, &arguments, grid, overlap)
+        launch(&kernels.padded_shrink, stream, &arguments, grid, overlap)
     }
 }
 
@@ -97,5 +97,5 @@ pub unsafe fn expand(
     let grid = expand_grid(table.entries(), place.shape.outputs);
     let arguments = Operands { table, place, x: None, v: Some(v), y: Some(y) }.arguments(stream, grid.tiles)?;
     // SAFETY: shapes were checked; the rest is the caller's promise.
-    unsafe { kernels.launch(stream, &kernels.padded_expand, &arguments, grid, overlap) }
+    unsafe { launch(&kernels.padded_expand, stream, &arguments, grid, overlap) }
 }
