@@ -1,5 +1,6 @@
 //! The kernels on a CPU and through the real compiler; on a GPU they are checked by `kernels/ci/gpu.sh`.
 
+mod attention_on_cpu;
 mod baseline_on_cpu;
 mod batch;
 mod compile;
