@@ -6,7 +6,7 @@
 //
 // Layouts. y, d: [rows][(H + 2·KV)·D], q: [rows][H·D], 16-bit, dense. table: [positions][D/2] pairs (cos, sin), fp32.
 // slots: [rows], the row's token slot in the cache (block · 16 + token in the block), or negative: nothing is written.
-// The cache's layout is that of `kv_place` below.
+// The cache of one layer is paged: [block][KV head][k, v][16 tokens][D].
 // Grid: one thread for 2 × 4 elements of a head (j..j+3 and j + D/2..), 256 a block, blocks_row blocks a row.
 //
 // Bound by: latency at decode, the bytes of y, q and the new KV at prefill.
@@ -23,8 +23,7 @@ struct Arguments {
   const u16* y;
   u16* delta;  // or null
   u16* q;
-  u16* keys;    // of this layer
-  u16* values;  // of this layer
+  u16* cache;  // of this layer
   const float2* table;
   const u32* positions;
   const int* slots;
@@ -35,9 +34,10 @@ struct Arguments {
 
 constexpr u32 BLOCK_TOKENS = 16, PAIRS = HEAD / 2, ITEMS = PAIRS / 4;
 
-// Element offset of a token's key or value of one head: [block][KV head][token in the block][D].
-DEVICE u64 kv_place(u32 slot, u32 head, u32 kv_heads) {
-  return ((u64(slot / BLOCK_TOKENS) * kv_heads + head) * BLOCK_TOKENS + slot % BLOCK_TOKENS) * HEAD;
+// Element offset of a token's key, or of its value, of one KV head.
+DEVICE u64 kv_place(u32 slot, u32 head, u32 kv_heads, bool value) {
+  const u64 plane = (u64(slot / BLOCK_TOKENS) * kv_heads + head) * 2 + (value ? 1 : 0);
+  return (plane * BLOCK_TOKENS + slot % BLOCK_TOKENS) * HEAD;
 }
 
 struct Four {
@@ -86,9 +86,9 @@ KERNEL void __launch_bounds__(256) rope_and_append(const GRID_CONSTANT Arguments
   } else {
     const int slot = args.slots[row];
     if (slot < 0) return;
-    const bool key = head < args.heads + args.kv_heads;
-    const u32 kv_head = head - args.heads - (key ? 0 : args.kv_heads);
-    to = (key ? args.keys : args.values) + kv_place((u32)slot, kv_head, args.kv_heads) + j;
+    const bool value = head >= args.heads + args.kv_heads;
+    const u32 kv_head = head - args.heads - (value ? args.kv_heads : 0);
+    to = args.cache + kv_place((u32)slot, kv_head, args.kv_heads, value) + j;
   }
   put(to, low);
   put(to + PAIRS, high);

@@ -24,6 +24,17 @@ pub struct LlamaSettings {
     pub rank_max: u32,
     /// How adapters are computed.
     pub lora: LoraPath,
+    /// What multiplies few rows.
+    pub gemm: GemmPath,
+}
+
+/// What multiplies the rows of small steps. Steps of more than 64 rows are cuBLASLt's in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GemmPath {
+    /// This crate's kernel, which loads weights before the preceding kernel is finished.
+    Own,
+    /// cuBLASLt, the quickest of its algorithms.
+    CublasLt,
 }
 
 /// How a step computes adapters.
@@ -71,6 +82,7 @@ impl LlamaSettings {
             adapter_slots: 0,
             rank_max: 0,
             lora: LoraPath::Off,
+            gemm: GemmPath::Own,
         }
     }
 
