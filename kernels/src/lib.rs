@@ -11,11 +11,8 @@
 //! CUDA is loaded when [`gpu::Gpu::open`] is called. A machine without a driver, without NVRTC
 //! or without a GPU gets an [`Error`] that says which one is missing.
 
-<<<<<<< HEAD
-pub mod baseline;
-=======
 pub mod attention;
->>>>>>> attention
+pub mod baseline;
 pub mod cache;
 pub mod compile;
 pub mod copy;

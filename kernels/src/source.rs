@@ -12,11 +12,7 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-<<<<<<< HEAD
-const BUILT_IN: [(&str, &str); 10] = [
-=======
-const BUILT_IN: [(&str, &str); 11] = [
->>>>>>> attention
+const BUILT_IN: [(&str, &str); 12] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
     ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
