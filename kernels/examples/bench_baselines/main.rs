@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use aril_kernels::baseline::launch::BaselineKernels;
+use aril_kernels::baseline::merged::MergeKernel;
 use aril_kernels::cache::Cache;
 use aril_kernels::cublas::Cublas;
 use aril_kernels::gpu::{Gpu, Overlap};
@@ -90,6 +91,7 @@ struct Machine {
     cublas: Cublas,
     kernels: Vec<BaselineKernels>,
     older: Vec<BaselineKernels>,
+    merges: Vec<MergeKernel>,
 }
 
 impl Machine {
@@ -110,9 +112,13 @@ impl Machine {
                 .collect::<Result<Vec<_>, _>>()
         };
         let here = compiled(&compiler)?;
+        let merges = Element::ALL
+            .into_iter()
+            .map(|element| MergeKernel::new(&compiler, element))
+            .collect::<Result<Vec<_>, _>>()?;
         let older = compiled(&compiler.with_architecture("compute_80"))?;
         let ours = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, repeats: options.repeats };
-        Ok(Machine { ours, cublas, kernels: here, older })
+        Ok(Machine { ours, cublas, kernels: here, older, merges })
     }
 
     /// What a way runs with, and the kernels for an older architecture.
@@ -138,7 +144,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "table" => with(points::table()),
         "others" => with(points::others()),
         "padding" => padding::points(),
-        _ => [with(points::table()), padding::points(), with(points::others())].concat(),
+        _ => [with(points::table()), with(points::others()), padding::points()].concat(),
     };
     chosen.retain(|(point, _)| point.name().contains(&options.only));
     let merged = if options.merge && options.time { merging::measure(&mut machine, &options)? } else { Value::Null };

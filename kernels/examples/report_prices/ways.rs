@@ -155,17 +155,18 @@ fn merged(page: &mut String, merged: &Value) {
     let Some(times) = merged["times"].as_array() else { return };
     let _ = writeln!(
         page,
-        "## Merged into the base weights\n\nW += scale·A·B for all seven projections of all {} layers of {}, a GEMM with beta = 1 each; a \
-         switch is an unmerge and a merge. *Copy* moves the same bytes.\n\n| rank | merge, ms | copy, ms | a switch, ms |\n|---|---|---|---|",
+        "## Merged into the base weights\n\nW += scale·A·B for all seven projections of all {} layers of {}, a launch each; a \
+         switch is an unmerge and a merge. *Copy* moves the same bytes.\n\n| rank | merge, ms | by GEMMs with beta = 1, ms | copy, ms | a switch, ms |\n|---|---|---|---|---|",
         merged["layers"],
         merged["model"].as_str().unwrap_or("?"),
     );
     for time in times.iter().map(Measured) {
         let _ = writeln!(
             page,
-            "| {} | {:.2} | {:.2} | **{:.2}** |",
+            "| {} | {:.2} | {:.2} | {:.2} | **{:.2}** |",
             time.number("rank"),
             time.median("merge_us") / 1e3,
+            time.median("merge_by_gemm_us") / 1e3,
             time.number("copy_us") / 1e3,
             time.number("us_per_switch") / 1e3,
         );

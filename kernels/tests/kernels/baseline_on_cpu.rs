@@ -14,7 +14,7 @@ use aril_kernels::reference::lora::Deviation;
 use crate::batch::{Batch, Part};
 use crate::shim::{Buffer, Case, Pointer, Program, Runner};
 
-const KERNELS: [&str; 5] = ["bgmv_shrink", "bgmv_expand", "padded_shrink", "padded_expand", "gather_weights"];
+const KERNELS: [&str; 6] = ["bgmv_shrink", "bgmv_expand", "zero_v", "padded_shrink", "padded_expand", "gather_weights"];
 const GAP: usize = 8;
 /// Where adapter n seems to lie while a table is made; the runner fills in the true addresses.
 const APART: u64 = 1 << 20;
@@ -28,7 +28,7 @@ const RAGGED: [Part; 7] = [part(1, 16), part(1, 1), part(2, 0), part(0, 8), part
 /// A segment over several row tiles between single rows.
 const LOPSIDED: [Part; 4] = [part(1, 7), part(75, 20), part(1, 0), part(1, 40)];
 
-fn programs(element: Element) -> [Program; 5] {
+fn programs(element: Element) -> [Program; 6] {
     KERNELS.map(|kernel| Program::of(unit(element, "sm_80"), kernel))
 }
 
@@ -152,8 +152,11 @@ impl Launch<'_> {
             Some(_) => [padded::shrink_grid(&entries, shape.inputs), padded::expand_grid(&entries, shape.outputs)],
         };
         let v_stride = entries.stride_max() + 4;
-        let fill = if padded_to.is_some() { 0.0 } else { f32::NAN };
-        let blank = vec![fill; batch.rows as usize * v_stride as usize];
+        let mut blank = vec![f32::NAN; batch.rows as usize * v_stride as usize];
+        if padded_to.is_some() {
+            let grid = padded::zero_grid(&entries, v_stride);
+            (_, blank) = self.run("zero_v", (entries.entries(), grid), padded_to, (self.y(), blank), v_stride)?;
+        }
         let (y, v) = self.run(kernels[0], (entries.entries(), grids[0]), padded_to, (self.y(), blank), v_stride)?;
         if y != self.y() {
             return Err("the shrink wrote y".to_owned());
@@ -301,10 +304,14 @@ fn padded_adapters_agree_with_float64_over_several_row_tiles_and_at_any_padding(
 fn planted_faults_in_other_ways_are_found() {
     let faults = [
         ("if (at < vectors) a[n]", "a[n]", "x read past its end"),
-        ("if (first < s.stride && column < args.outputs)", "if (column < args.outputs)", "ranks of the next column"),
+        ("if (first < s.stride && column + n", "if (column + n", "weights read past the last column"),
         ("16 * m + 8 * half + i < rows)", "16 * m + 8 * half + i < SHRINK_ROWS)", "x read past its last row"),
         ("row >= rows || rank >= ranks", "rank >= ranks", "v written beyond the segment"),
-        ("if (row >= rows) continue;", "", "y written beyond the segment"),
+        (
+            "          if (8 * n < (int)columns)\n            *(u32*)",
+            "            *(u32*)",
+            "y written past its last column",
+        ),
         ("  block_barrier();\n  if (thread_index() == 0) *to", "  if (thread_index() == 0) *to", "sums read too early"),
         ("if (at < vectors) to[at]", "to[at]", "gathered weights written past their end"),
     ];

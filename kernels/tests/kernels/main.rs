@@ -8,5 +8,6 @@ mod gemm_on_cpu;
 mod gpu;
 mod lora_on_cpu;
 mod memory_on_cpu;
+mod merge_on_cpu;
 mod shim;
 mod step_on_cpu;
