@@ -181,7 +181,7 @@ impl Merger<'_> {
         unsafe {
             match by {
                 By::Kernel => self.kernel.merge(self.stream, place, weights, adapter, rank, scale, overlap),
-                By::Gemm => merged::merge_by_gemm(self.cublas, element, place, weights, adapter, rank, scale),
+                By::Gemm => merged::merge(self.cublas, element, place, weights, adapter, rank, scale),
             }
         }
     }

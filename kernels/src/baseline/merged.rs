@@ -121,7 +121,7 @@ impl MergeKernel {
 ///
 /// # Safety
 /// As [`MergeKernel::merge`].
-pub unsafe fn merge_by_gemm(
+pub unsafe fn merge(
     cublas: &mut Cublas,
     element: Element,
     place: RowMajorPlace,
