@@ -82,7 +82,7 @@ struct Arguments {
   u32 job_count;
   u32 cluster;  // whether the members of a group are a cluster
   u32 depth;    // of a warp's ring, in units
-  u32 reserved;
+  u32 late;     // whether x is there already: only the end of the launch waits for the preceding kernel
   Projection projections[4];
 };
 
@@ -441,8 +441,10 @@ DEVICE void lora(const Arguments& args) {
   Job job;
   job.rows = 0;
   if (block < args.job_count) job = job_of(args.jobs, block);
+  // In a late launch one block waits, at its end, so that what follows it also follows the preceding kernel.
+  const bool waits = !args.late || block + 1 == args.job_count;
   if (job.rows == 0) {
-    dependency_wait();
+    if (waits) dependency_wait();
     return;
   }
   const u32 rows = job.rows;
@@ -527,7 +529,10 @@ DEVICE void lora(const Arguments& args) {
   uint2 y_first[BATCH_OUT][NT][2];
   if (cluster) cluster_wait();
 
-  dependency_wait();
+  if (args.late)
+    see_earlier_writes();
+  else
+    dependency_wait();
 
   if (MODE != EXPAND) {
     float sums[PAIRS][NT][4];
@@ -663,6 +668,7 @@ DEVICE void lora(const Arguments& args) {
       multiply_outputs<1, 0>(stream, y, v, pairs, row_tiles, y_first);
   }
   copy_wait<0>();
+  if (args.late && waits) dependency_wait();
 }
 
 KERNEL void __launch_bounds__(WARPS * 32, MIN_BLOCKS) lora_pair(const GRID_CONSTANT Arguments args) { lora<PAIR>(args); }

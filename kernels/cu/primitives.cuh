@@ -33,6 +33,12 @@ DEVICE void copy_async(void* shared, const void* global, u32 bytes) {
                "r"(bytes)
                : "memory");
 }
+// The same for data that is read from end to end: the L2 fetches 256 bytes at a time.
+DEVICE void copy_async_ahead(void* shared, const void* global, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
 DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Returns when at most PENDING of this thread's newest groups are still in flight.
 template <int PENDING>
@@ -52,6 +58,9 @@ DEVICE void dependency_wait() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+
+// What kernels wrote that were complete before this one began is read from here on, not what a cache kept from before.
+DEVICE void see_earlier_writes() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
 // 16-byte accesses that another block, running now, may read or write.
 DEVICE float4 load_relaxed(const float4* p) {

@@ -28,6 +28,12 @@ pub enum Overlap {
     /// that was complete before the preceding kernel began: a copy, or a kernel with a launch without overlap, or
     /// a synchronisation, in between. Ignored before compute capability 9.0.
     Programmatic,
+    /// As [`Overlap::Programmatic`], but activations are read at once, beside the preceding kernel, and only the end of the
+    /// launch waits for it. For a launch whose predecessor reads the same activations and lets its successor begin when
+    /// it has seen them complete, and which writes nothing that the predecessor touches: an adapter's launch behind
+    /// [`crate::gemm::few_rows`] on the same x, with outputs of its own. Kernels that cannot do so wait as with the
+    /// others.
+    Beside,
 }
 
 impl Gpu {

@@ -17,6 +17,9 @@ pub(crate) struct AdapterOf {
     pub(crate) weights: HashMap<(u32, Projection, Half), Vec<u16>>,
 }
 
+/// What a step gave: logits and token of each part.
+pub(crate) type StepOutput = (Vec<Vec<f32>>, Vec<u32>);
+
 /// One sequence's part of a step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
@@ -110,13 +113,20 @@ impl Case {
         let mut llama = Llama::open(gpu, self.shape, settings, build, ModelWeights::Given(&mut give))?;
         for (slot, adapter) in self.adapters.iter().enumerate() {
             let mut give = |layer, projection, half| Ok(adapter.weights[&(layer, projection, half)].clone());
-            llama.load_adapter(slot as u32, adapter.rank, adapter.scale, AdapterWeights::Given(&mut give))?;
+            // Both ways in, slot by slot.
+            if slot % 2 == 0 {
+                llama.load_adapter(slot as u32, adapter.rank, adapter.scale, AdapterWeights::Given(&mut give))?;
+            } else {
+                let pinned = llama.pin_adapter(adapter.rank, adapter.scale, AdapterWeights::Given(&mut give))?;
+                let loading = llama.begin_load(slot as u32, &pinned)?;
+                llama.finish_load(loading)?;
+            }
         }
         Ok(llama)
     }
 
     /// Runs all steps; logits of every part, and the sampled tokens.
-    pub(crate) fn run(&self, llama: &mut Llama) -> Result<Vec<(Vec<Vec<f32>>, Vec<u32>)>, Error> {
+    pub(crate) fn run(&self, llama: &mut Llama) -> Result<Vec<StepOutput>, Error> {
         let blocks_each = llama.settings().context_max.div_ceil(16);
         // Blocks in an order that no sequence has by luck.
         let total = blocks_each * self.sequences.len() as u32;

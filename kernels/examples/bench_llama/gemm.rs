@@ -194,18 +194,19 @@ impl Bench {
         if shape.rows == 32 || shape.rows == 64 {
             let mut line = "     tuned:".to_owned();
             let chip = self.gpu.chip().multiprocessors;
-            for (blocks, stages, overlap) in [
-                (chip, 4, Overlap::None),
-                (chip, 3, Overlap::Programmatic),
-                (chip, 6, Overlap::Programmatic),
-                (chip, 8, Overlap::Programmatic),
-                (2 * chip, 4, Overlap::Programmatic),
-                (2 * chip, 3, Overlap::Programmatic),
+            for (blocks, stages, wide, overlap) in [
+                (chip, None, false, Overlap::None),
+                (chip, None, true, Overlap::Programmatic),
+                (chip, Some(4), false, Overlap::Programmatic),
+                (chip, Some(7), false, Overlap::Programmatic),
+                (chip, Some(7), true, Overlap::Programmatic),
+                (2 * chip, Some(4), true, Overlap::Programmatic),
             ] {
-                let tuning = Tuning { blocks: Some(blocks), stages: Some(stages) };
+                let tuning = Tuning { blocks: Some(blocks), stages, wide: Some(wide) };
                 let figure = run_own(tuning, overlap).map_or(f64::NAN, |samples| median(&samples));
-                line +=
-                    &format!(" {blocks}×{stages}{} {figure:.2}", if overlap == Overlap::None { " plain" } else { "" });
+                let plain = if overlap == Overlap::None { " plain" } else { "" };
+                let wide = if wide { " wide" } else { "" };
+                line += &format!(" {blocks}×{}{plain}{wide} {figure:.2},", stages.unwrap_or(0));
             }
             println!("{line}");
         }

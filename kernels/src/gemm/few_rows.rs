@@ -16,8 +16,6 @@ pub const ROWS_MAX: u32 = 64;
 const TILE_OUTPUTS: u32 = 128;
 const STEP_INPUTS: u32 = 64;
 const THREADS: u32 = 256;
-/// As many as let another launch's blocks find room beside.
-const STAGES: u32 = 4;
 /// Blocks that the inbox has room for, a multiprocessor.
 const BLOCKS_EACH_MAX: u32 = 2;
 
@@ -30,6 +28,8 @@ pub struct Variant {
     pub tiles: u32,
     /// Steps in flight and in use, a block.
     pub stages: u32,
+    /// Whether the L2 fetches two steps of a row of W at once.
+    pub wide: bool,
 }
 
 /// Choices of a plan, for measuring what they are worth. `None` leaves a choice to the plan.
@@ -39,19 +39,29 @@ pub struct Tuning {
     pub blocks: Option<u32>,
     /// Steps in flight and in use, a block.
     pub stages: Option<u32>,
+    /// Whether the L2 fetches two steps of a row of W at once.
+    pub wide: Option<bool>,
 }
 
 impl Variant {
     /// Every variant.
     pub fn all() -> impl Iterator<Item = Variant> {
-        Element::ALL
-            .into_iter()
-            .flat_map(|element| [1, 2, 4, 8].map(|tiles| Variant { element, tiles, stages: STAGES }))
+        Element::ALL.into_iter().flat_map(|element| [1, 2, 4, 8].map(|tiles| Variant::new(element, tiles)))
+    }
+
+    fn new(element: Element, tiles: u32) -> Self {
+        // As many stages as let another launch's blocks find room beside.
+        let stages = match tiles {
+            1 => 6,
+            8 => 4,
+            _ => 5,
+        };
+        Variant { element, tiles, stages, wide: false }
     }
 
     /// The smallest variant that holds so many rows.
     pub fn of(element: Element, rows: u32) -> Self {
-        Variant { element, tiles: rows.div_ceil(8).next_power_of_two(), stages: STAGES }
+        Variant::new(element, rows.div_ceil(8).next_power_of_two())
     }
 
     /// The definitions that select it.
@@ -60,13 +70,14 @@ impl Variant {
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.tiles.to_string()),
             ("STAGES", self.stages.to_string()),
+            ("WIDE", u32::from(self.wide).to_string()),
         ]
     }
 
     /// Dynamic shared memory a block.
     pub fn shared_bytes(self) -> u32 {
         let stage = (TILE_OUTPUTS + 8 * self.tiles) * STEP_INPUTS * 2;
-        self.stages * stage + self.tiles.min(4) * THREADS * 16
+        self.stages * stage + self.tiles.min(2) * THREADS * 16
     }
 }
 
@@ -135,7 +146,7 @@ impl FewRows {
     /// Too little memory, or [`Error::Driver`].
     pub fn new(compiler: &Compiler, stream: &Arc<CudaStream>) -> Result<Self, Error> {
         let blocks = compiler.gpu().chip().multiprocessors * BLOCKS_EACH_MAX;
-        let bytes = blocks as usize * 8 * THREADS as usize * 16;
+        let bytes = blocks as usize * 2 * 8 * THREADS as usize * 16;
         let inbox = compiler.gpu().allocate::<u8>(stream, bytes, "the inbox of small GEMMs")?;
         let (address, guard) = inbox.device_ptr(stream);
         // SAFETY: the allocation is that long; all ones is the kernel's EMPTY.
@@ -173,7 +184,8 @@ impl FewRows {
             return refuse("a stride is shorter than its row".to_owned());
         }
         let mut variant = Variant::of(shape.element, shape.rows);
-        variant.stages = tuning.stages.unwrap_or(STAGES);
+        variant.stages = tuning.stages.unwrap_or(variant.stages);
+        variant.wide = tuning.wide.unwrap_or(variant.wide);
         let multiprocessors = self.compiler.gpu().chip().multiprocessors;
         let blocks = tuning.blocks.unwrap_or(multiprocessors);
         if blocks > multiprocessors * BLOCKS_EACH_MAX {

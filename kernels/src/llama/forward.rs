@@ -207,6 +207,12 @@ impl<'a> Forward<'a> {
                 self.gemm(group, layer, PROGRAMMATIC)?;
                 self.lora(group, layer, stream, PROGRAMMATIC)?;
             }
+            LoraOrder::Along => {
+                // The GEMM lets it begin when its own wait is over: then x is there. The delta is zero since the operation
+                // that read it last, which is before x.
+                self.gemm(group, layer, PROGRAMMATIC)?;
+                self.lora(group, layer, stream, Overlap::Beside)?;
+            }
             LoraOrder::Before => {
                 self.lora(group, layer, stream, PROGRAMMATIC)?;
                 self.gemm(group, layer, PROGRAMMATIC)?;

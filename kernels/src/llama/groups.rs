@@ -128,7 +128,9 @@ impl Llama {
                 GemmPlan::Few(self.gemms.few.plan(shape)?)
             } else {
                 let forward = Forward::new(self, metrics, &[]);
-                let layers = if group == Group::LmHead { 1 } else { self.shape.layers.min(8) };
+                // Many rows are bound by arithmetic, whatever the cache holds.
+                let most = if rows > 256 { 2 } else { 8 };
+                let layers = if group == Group::LmHead { 1 } else { self.shape.layers.min(most) };
                 let weights: Vec<u64> = (0..layers).map(|layer| forward.buffers(group, layer)[0]).collect();
                 let [_, x, y] = forward.buffers(group, 0);
                 let trial = Trial { weights: &weights, x, y };

@@ -51,7 +51,7 @@ pub enum LoraPath {
 ///
 /// The sums reach y the same way in all of them, through a delta that the next operation adds; so they differ in time
 /// only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LoraOrder {
     /// Behind the GEMM: the adapter's weights stream in while the GEMM ends.
     After,
@@ -60,11 +60,15 @@ pub enum LoraOrder {
     Before,
     /// On a second stream, from the GEMM's input on to the operation that reads its output.
     Beside,
+    /// Behind the GEMM on its stream, but beginning as soon as the GEMM has seen its input: both run side by side, and the
+    /// weights of both stream at once.
+    #[default]
+    Along,
 }
 
 impl LoraOrder {
     /// Every order.
-    pub const ALL: [LoraOrder; 3] = [LoraOrder::After, LoraOrder::Before, LoraOrder::Beside];
+    pub const ALL: [LoraOrder; 4] = [LoraOrder::After, LoraOrder::Before, LoraOrder::Beside, LoraOrder::Along];
 }
 
 impl LlamaSettings {

@@ -113,7 +113,7 @@ struct Arguments {
     job_count: u32,
     cluster: u32,
     depth: u32,
-    reserved: u32,
+    late: u32,
     projections: [ProjectionArguments; PROJECTIONS_MAX],
 }
 
@@ -246,6 +246,7 @@ impl LoadedPlan {
     ) -> Result<(), Error> {
         self.check_inbox(inbox)?;
         let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
+        arguments.late = u32::from(self.overlaps && overlap == Overlap::Beside);
         self.set_outputs(&mut arguments, y)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
         unsafe { self.launch(stream, &self.functions.pair, &arguments, overlap) }
@@ -310,7 +311,7 @@ impl LoadedPlan {
             return Ok(());
         }
         let mut attributes = Vec::with_capacity(2);
-        if self.overlaps && overlap == Overlap::Programmatic {
+        if self.overlaps && overlap != Overlap::None {
             attributes.push(sys::CUlaunchAttribute {
                 id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                 pad: [0; 4],
