@@ -6,20 +6,19 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 
-/// The kernel sources and the header they share.
+/// The kernel sources and the headers they share.
 #[derive(Debug, Clone)]
 pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 5] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
+    ("lora.cuh", include_str!("../cu/lora.cuh")),
     ("lora.cu", include_str!("../cu/lora.cu")),
+    ("lora_staged.cu", include_str!("../cu/lora_staged.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
 ];
-
-/// The header that every source may include.
-pub const HEADER: &str = "primitives.cuh";
 
 impl Sources {
     /// The sources that this crate was built with.
@@ -32,9 +31,14 @@ impl Sources {
         Sources { folder: Some(folder.to_owned()) }
     }
 
-    /// The names of all sources, the header first.
+    /// The names of all sources.
     pub fn names() -> impl Iterator<Item = &'static str> {
         BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    /// The names of the headers that a source may include.
+    pub fn headers() -> impl Iterator<Item = &'static str> {
+        Sources::names().filter(|name| name.ends_with(".cuh"))
     }
 
     /// The text of one source.

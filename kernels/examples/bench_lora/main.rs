@@ -221,7 +221,7 @@ fn sweep(bench: &mut Bench, prepared: &Prepared) -> Result<Vec<Value>, Error> {
     for (row_tile, exchange) in settings {
         let mut seen = Vec::new();
         for blocks in [1, 8, 16, 33, 66, 99, 132, 198, 264, 528] {
-            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(blocks), exchange: Some(exchange) };
+            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(blocks), exchange: Some(exchange), shared_bytes: None };
             let Ok(plan) = bench.plan(prepared, tuning) else { continue };
             if seen.contains(&plan.jobs().len()) || (exchange == Exchange::Cluster) != (plan.cluster() > 1) {
                 continue;

@@ -12,7 +12,7 @@ use crate::{Element, Error};
 
 mod rules;
 
-use rules::{Group, choose_row_tile, exchange_bytes, groups, ring, ring_alone, ring_slot, share_blocks};
+use rules::{Group, choose_row_tile, exchange_bytes, groups, inbox_cells, ring, ring_alone, ring_slot, ring_unit, share_blocks};
 
 /// The projections that read the same x in one launch: q, k and v; gate and up; or a single one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +104,8 @@ pub struct Tuning {
     pub blocks: Option<u32>,
     /// How members exchange their sums.
     pub exchange: Option<Exchange>,
+    /// The most shared memory a block may use, less than the chip's limit.
+    pub shared_bytes: Option<u32>,
 }
 
 /// How the members of a group exchange their partial sums.
@@ -227,9 +229,15 @@ impl Plan {
             plan.add(group, &segments[group.segment]);
         }
         let (blocks, exchange) = (plan.jobs.len() as u32, plan.shared_bytes);
-        let depth = ring(row_tile, exchange, blocks, chip).unwrap_or_else(|| ring_alone(row_tile, exchange, chip));
-        plan.depth = depth;
-        plan.shared_bytes += depth * ring_slot(row_tile);
+        let used = segments.iter().filter(|segment| !segment.rows.is_empty());
+        let slot = used.map(|segment| ring_slot(row_tile, segment.rank)).max().unwrap_or(0);
+        plan.depth = match tuning.shared_bytes {
+            Some(bytes) => bytes.saturating_sub(exchange) / ring_unit(row_tile),
+            None => ring(row_tile, slot.max(1), exchange, blocks, chip)
+                .unwrap_or_else(|| ring_alone(row_tile, exchange, chip)),
+        };
+        // Two slots at least: one that is read and one that is filled.
+        plan.shared_bytes += (plan.depth * ring_unit(row_tile)).max(2 * slot);
         if plan.shared_bytes > chip.shared_bytes_block_max {
             let why = format!(
                 "needs {} bytes of shared memory a block, the GPU has {}; use a smaller row tile",
@@ -264,7 +272,7 @@ impl Plan {
             });
         }
         if members > 1 && self.cluster == 1 {
-            self.inbox_cells += members * members * group.cells;
+            self.inbox_cells += inbox_cells(self.variant.rows, group.cells, members);
         }
         let exchange = exchange_bytes(self.variant.rows, segment.rank, group.cells, members, self.cluster > 1);
         self.shared_bytes = self.shared_bytes.max(exchange);
@@ -365,7 +373,7 @@ mod tests {
         let site = site(5120, &[5120, 1024, 40]);
         let segments = [segment(0..1, 8), segment(1..1, 16), segment(4..71, 100), segment(71..72, 1)];
         for row_tile in [RowTile::Rows8, RowTile::Rows16, RowTile::Rows32] {
-            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(400), exchange: None };
+            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(400), ..Tuning::default() };
             let plan = Plan::new(&site, &segments, CHIP, tuning).expect("a valid batch");
             for (projection, place) in site.places().iter().enumerate() {
                 let inputs = place.shape.inputs.div_ceil(32) as usize;

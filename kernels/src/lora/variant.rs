@@ -8,7 +8,7 @@ use crate::compile::Unit;
 pub struct Variant {
     /// Number format.
     pub element: Element,
-    /// Rows that a group of blocks holds: 8, 16, 32 or 64.
+    /// Rows that a group of blocks holds, and how they travel.
     pub rows: RowTile,
 }
 
@@ -24,6 +24,14 @@ pub enum RowTile {
     Rows32,
     /// 64 rows: prefill of ranks up to 128.
     Rows64,
+    /// 16 rows, x and y staged in shared memory.
+    Staged16,
+    /// 32 rows, staged.
+    Staged32,
+    /// 64 rows, staged.
+    Staged64,
+    /// 128 rows, staged, of ranks up to 128.
+    Staged128,
 }
 
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
@@ -41,20 +49,35 @@ pub(crate) struct Shape {
 
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 4] = [RowTile::Rows8, RowTile::Rows16, RowTile::Rows32, RowTile::Rows64];
+    pub const ALL: [RowTile; 8] = [
+        RowTile::Rows8,
+        RowTile::Rows16,
+        RowTile::Rows32,
+        RowTile::Rows64,
+        RowTile::Staged16,
+        RowTile::Staged32,
+        RowTile::Staged64,
+        RowTile::Staged128,
+    ];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
         8 * self.tiles()
     }
 
-    fn tiles(self) -> u32 {
+    pub(crate) fn tiles(self) -> u32 {
         match self {
             RowTile::Rows8 => 1,
-            RowTile::Rows16 => 2,
-            RowTile::Rows32 => 4,
-            RowTile::Rows64 => 8,
+            RowTile::Rows16 | RowTile::Staged16 => 2,
+            RowTile::Rows32 | RowTile::Staged32 => 4,
+            RowTile::Rows64 | RowTile::Staged64 => 8,
+            RowTile::Staged128 => 16,
         }
+    }
+
+    /// Whether x and y pass through shared memory (`lora_staged.cu`) rather than registers (`lora.cu`).
+    pub fn is_staged(self) -> bool {
+        matches!(self, RowTile::Staged16 | RowTile::Staged32 | RowTile::Staged64 | RowTile::Staged128)
     }
 
     pub(crate) fn shape(self) -> Shape {
@@ -63,6 +86,8 @@ impl RowTile {
             RowTile::Rows16 => (11, 1, 2),
             RowTile::Rows32 => (8, 1, 2),
             RowTile::Rows64 => (8, 1, 1),
+            RowTile::Staged16 | RowTile::Staged32 => (0, 2, 2),
+            RowTile::Staged64 | RowTile::Staged128 => (0, 4, 1),
         };
         Shape { warps: 8, depth_max, pairs, blocks_min }
     }
@@ -70,6 +95,10 @@ impl RowTile {
     /// The largest rank that the block's warps can accumulate.
     pub fn rank_max(self) -> u32 {
         let shape = self.shape();
+        if self.is_staged() {
+            let row_warps = self.tiles().div_ceil(4);
+            return (shape.pairs * (shape.warps / row_warps) * 16).min(super::layout::RANK_MAX);
+        }
         (shape.pairs * shape.warps * 16).min(super::layout::RANK_MAX)
     }
 }
@@ -82,7 +111,8 @@ impl Variant {
 
     /// What to compile for an architecture (`sm_80`, `sm_90a`, …).
     pub fn unit(self, architecture: &str) -> Unit {
-        Unit { source: "lora.cu", architecture: architecture.to_owned(), defines: self.defines() }
+        let source = if self.rows.is_staged() { "lora_staged.cu" } else { "lora.cu" };
+        Unit { source, architecture: architecture.to_owned(), defines: self.defines() }
     }
 
     /// The definitions that select this variant.
@@ -91,7 +121,6 @@ impl Variant {
         vec![
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.rows.tiles().to_string()),
-            ("WARPS", shape.warps.to_string()),
             ("PAIRS", shape.pairs.to_string()),
             ("MIN_BLOCKS", shape.blocks_min.to_string()),
         ]

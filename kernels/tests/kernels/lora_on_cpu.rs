@@ -193,7 +193,7 @@ fn every_variant_agrees_with_float64_on_a_ragged_batch() {
     for element in Element::ALL {
         for row_tile in RowTile::ALL {
             let batch = Batch::new(element, 200, &[136, 40], &RAGGED, 7);
-            check(runner, &batch, Tuning { row_tile: Some(row_tile), blocks: Some(30), exchange: None }, 1);
+            check(runner, &batch, Tuning { row_tile: Some(row_tile), blocks: Some(30), ..Tuning::default() }, 1);
         }
     }
 }
@@ -214,7 +214,7 @@ fn the_plan_s_own_choices_agree_with_float64() {
         for exchange in [None, Some(Exchange::Global)] {
             // As many blocks as multiprocessors leave the groups of a mixed batch unequal in members.
             let blocks = exchange.map(|_| CHIP.multiprocessors);
-            check(runner, &batch, Tuning { exchange, blocks, row_tile: None }, index as u64);
+            check(runner, &batch, Tuning { exchange, blocks, ..Tuning::default() }, index as u64);
         }
     }
 }
@@ -226,10 +226,10 @@ fn members_of_a_group_exchange_their_sums_in_any_number() {
         let exchange = Some(exchange);
         for (blocks, rank, seed) in [(2, 16, 1), (3, 48, 3), (4, 64, 5), (8, 32, 7), (16, 16, 9), (7, 256, 11)] {
             let batch = Batch::new(Element::F16, 512, &[512], &[part(2, rank)], seed);
-            check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(blocks), exchange }, seed);
+            check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(blocks), exchange, shared_bytes: None }, seed);
         }
         let batch = Batch::new(Element::F16, 512, &[512], &[part(61, 70)], 9);
-        check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows64), blocks: Some(4), exchange }, 3);
+        check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows64), blocks: Some(4), exchange, shared_bytes: None }, 3);
     }
 }
 

@@ -103,8 +103,10 @@ pub(crate) fn build(name: &str, wanted: impl Fn(Variant) -> bool, change: impl F
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).expect("the target folder is writable");
-    let kernel = std::fs::read_to_string(root.join("cu/lora.cu")).expect("the kernel source");
-    std::fs::write(folder.join("lora.cu"), change(&kernel)).expect("the target folder is writable");
+    for source in ["lora.cu", "lora_staged.cu"] {
+        let kernel = std::fs::read_to_string(root.join("cu").join(source)).expect("the kernel source");
+        std::fs::write(folder.join(source), change(&kernel)).expect("the target folder is writable");
+    }
     std::fs::write(folder.join("kernels.inc"), variants(wanted)).expect("the target folder is writable");
     let binary = folder.join("runner");
     let output = Command::new(&compiler)
@@ -130,7 +132,7 @@ fn variants(wanted: impl Fn(Variant) -> bool) -> String {
         for (name, value) in variant.defines() {
             let _ = writeln!(text, "#define {name} {value}");
         }
-        let _ = writeln!(text, "namespace variant{index} {{\n#include \"lora.cu\"\n}}");
+        let _ = writeln!(text, "namespace variant{index} {{\n#include \"{}\"\n}}", variant.unit("").source);
         for (name, _) in variant.defines() {
             let _ = writeln!(text, "#undef {name}");
         }

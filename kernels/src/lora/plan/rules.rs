@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::super::layout::{TILE_BYTES, TILE_WIDTH};
+use super::super::layout::{self, TILE_BYTES, TILE_WIDTH};
 use super::super::variant::RowTile;
 use super::{CELL_BYTES, Chip, Exchange, Segment, Site, Tuning};
 
@@ -75,7 +75,8 @@ pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, 
     };
     let room = |tile: RowTile| if tile == RowTile::Rows8 { chip.multiprocessors } else { 2 * chip.multiprocessors };
     let one_tile = |tile: RowTile| segments.iter().all(|s| s.rows.end - s.rows.start <= tile.rows());
-    let fits: Vec<RowTile> = RowTile::ALL.into_iter().filter(|tile| tile.rank_max() >= rank_max).collect();
+    let fits: Vec<RowTile> =
+        RowTile::ALL.into_iter().filter(|tile| !tile.is_staged() && tile.rank_max() >= rank_max).collect();
     let enough = fits.iter().copied().find(|&tile| groups(tile) <= room(tile) || one_tile(tile));
     enough.or(fits.into_iter().rfind(|tile| tile.rows() <= 32)).unwrap_or(RowTile::Rows8)
 }
@@ -110,7 +111,10 @@ pub(super) fn share_blocks(
         };
         let count = groups.len() as u32;
         let fits = |members: u32| {
-            groups.iter().all(|group| ring(row_tile, exchange(group, members), count * members, chip).is_some())
+            groups.iter().all(|group| {
+                let slot = ring_slot(row_tile, segments[group.segment].rank);
+                ring(row_tile, slot, exchange(group, members), count * members, chip).is_some()
+            })
         };
         while members > 1 && tuning.exchange.is_none() && !fits(members) {
             members /= 2;
@@ -167,13 +171,24 @@ pub(super) fn byte_range(groups: &[Group]) -> (u64, u64) {
 
 /// A ring that is no deeper than this starves its warps.
 const RING_DEPTH_USEFUL: u32 = 5;
+/// Stages with which x and y keep the memory busy.
+const STAGES_USEFUL: u32 = 4;
+
+/// Shared memory with which two blocks find room on a multiprocessor: the driver keeps 1 KiB a block for itself.
+fn half(chip: Chip) -> u32 {
+    (chip.shared_bytes_block_max + 1024) / 2 - 1024
+}
 
 /// Depth of the ring beside these bytes of exchange, such that the blocks of the next launch find room too: beside each
 /// block, or on other multiprocessors where this launch leaves half of them free. `None` if it would be too short.
-pub(super) fn ring(row_tile: RowTile, exchange_bytes: u32, blocks: u32, chip: Chip) -> Option<u32> {
-    // The driver keeps 1 KiB of shared memory a block for itself.
-    let half = (chip.shared_bytes_block_max + 1024) / 2 - 1024;
-    let beside = half.saturating_sub(exchange_bytes) / ring_slot(row_tile);
+pub(super) fn ring(row_tile: RowTile, slot: u32, exchange_bytes: u32, blocks: u32, chip: Chip) -> Option<u32> {
+    let beside = half(chip).saturating_sub(exchange_bytes);
+    if row_tile.is_staged() {
+        let alone = chip.shared_bytes_block_max.saturating_sub(exchange_bytes);
+        let bytes = [beside, alone].into_iter().find(|&bytes| bytes / slot >= STAGES_USEFUL);
+        return bytes.map(|bytes| bytes / 1024);
+    }
+    let beside = beside / slot;
     let alone = ring_alone(row_tile, exchange_bytes, chip);
     if row_tile.shape().blocks_min > 1 && beside > RING_DEPTH_USEFUL {
         Some(beside.min(row_tile.shape().depth_max))
@@ -184,16 +199,56 @@ pub(super) fn ring(row_tile: RowTile, exchange_bytes: u32, blocks: u32, chip: Ch
 
 /// Depth of the ring of a block that has a multiprocessor for itself.
 pub(super) fn ring_alone(row_tile: RowTile, exchange_bytes: u32, chip: Chip) -> u32 {
-    let slots = chip.shared_bytes_block_max.saturating_sub(exchange_bytes) / ring_slot(row_tile);
-    slots.clamp(4, row_tile.shape().depth_max)
+    let room = chip.shared_bytes_block_max.saturating_sub(exchange_bytes);
+    if row_tile.is_staged() {
+        return room / 1024;
+    }
+    (room / ring_unit(row_tile)).clamp(4, row_tile.shape().depth_max)
 }
 
-pub(super) fn ring_slot(row_tile: RowTile) -> u32 {
-    row_tile.shape().warps * 2 * TILE_BYTES as u32
+/// Bytes of a ring of depth 1: a slot of every warp, or 1 KiB where the block has one ring of stages.
+pub(super) fn ring_unit(row_tile: RowTile) -> u32 {
+    if row_tile.is_staged() { 1024 } else { row_tile.shape().warps * 2 * TILE_BYTES as u32 }
+}
+
+/// Bytes of a ring that holds one step of the work of a group of this rank.
+pub(super) fn ring_slot(row_tile: RowTile, rank: u32) -> u32 {
+    if row_tile.is_staged() { stage(row_tile, rank).slot_bytes } else { ring_unit(row_tile) }
+}
+
+/// How `lora_staged.cu` cuts its slices into stages and shares a stage among its warps.
+pub(super) struct Stage {
+    pub(super) slot_bytes: u32,
+    /// Warps whose partial sums of a cell are added up.
+    pub(super) k_warps: u32,
+}
+
+/// Bytes of weights above which a stage has fewer tiles.
+const STAGE_WEIGHTS_MAX: u32 = 32 << 10;
+
+pub(super) fn stage(row_tile: RowTile, rank: u32) -> Stage {
+    let (row_tiles, warps, tile) = (row_tile.tiles(), row_tile.shape().warps, TILE_BYTES as u32);
+    let granules = layout::granules(rank);
+    let mut tiles = 32 / row_tiles;
+    while tiles > (warps / row_tiles).max(1) && tiles * granules * tile > STAGE_WEIGHTS_MAX {
+        tiles /= 2;
+    }
+    let row_warps = row_tiles.div_ceil(4);
+    let mut rank_warps = 1;
+    while 2 * rank_warps < pairs(rank) && row_warps * rank_warps < warps {
+        rank_warps *= 2;
+    }
+    Stage { slot_bytes: tiles * (row_tiles + granules) * tile, k_warps: warps / row_warps / rank_warps }
 }
 
 /// Shared memory of the exchange: the warps' partial sums, and the members' where they are staged.
 pub(super) fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: u32, cluster: bool) -> u32 {
+    // With a cluster, two barriers of 8 bytes follow.
+    let barriers = if cluster { 16 } else { 0 };
+    if row_tile.is_staged() {
+        let gathered = if cluster { members * cells.div_ceil(members) } else { 0 };
+        return (stage(row_tile, rank).k_warps * cells + gathered + cells) * CELL_BYTES as u32 + barriers;
+    }
     let shape = row_tile.shape();
     let mut splits = 1;
     while splits * shape.pairs < pairs(rank) {
@@ -201,6 +256,15 @@ pub(super) fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: 
     }
     let partial = shape.warps / splits * cells;
     let staged = if members > 1 && (cluster || cells < shape.warps) { members * cells } else { 0 };
-    // With a cluster, a barrier of 8 bytes follows.
-    (partial + staged) * CELL_BYTES as u32 + if cluster { 16 } else { 0 }
+    (partial + staged) * CELL_BYTES as u32 + barriers
+}
+
+/// Inbox cells of a group whose members exchange through global memory.
+pub(super) fn inbox_cells(row_tile: RowTile, cells: u32, members: u32) -> u32 {
+    if row_tile.is_staged() {
+        // One for each owned cell and writer, then one for each cell of v.
+        members * (members * cells.div_ceil(members) + cells)
+    } else {
+        members * members * cells
+    }
 }
