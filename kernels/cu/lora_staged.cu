@@ -20,6 +20,10 @@
 // Bound by the bytes of x and y; each x is read once, each y read and written once, weights once a row tile from L2.
 #include "lora.cuh"
 
+#ifndef PAIRS  // rank pairs (16 ranks) whose sums a warp holds
+#define PAIRS 2
+#endif
+
 constexpr u32 NTW = NT < 4 ? NT : 4;              // row tiles whose sums a warp holds
 constexpr u32 ROW_WARPS = NT / NTW;               // warps that divide the row tiles in the shrink
 constexpr u32 STAGE_TILES = 32 / NT;              // column tiles of a stage, at most
@@ -336,10 +340,10 @@ DEVICE void lora(const Arguments& args) {
   if (MODE != EXPAND) {
     if (my_pairs <= 1)
       shrink_stages<1>(stages, partial, pair_begin, my_pairs, row_tile, k_warp, k_warps, cells);
-    else if (my_pairs == 2)
+    else if (PAIRS == 2 || my_pairs == 2)
       shrink_stages<2>(stages, partial, pair_begin, my_pairs, row_tile, k_warp, k_warps, cells);
     else
-      shrink_stages<4>(stages, partial, pair_begin, my_pairs, row_tile, k_warp, k_warps, cells);
+      shrink_stages<PAIRS>(stages, partial, pair_begin, my_pairs, row_tile, k_warp, k_warps, cells);
     block_barrier();
     if (stages.in > 0) stages.refill(stages.in - 1);
 

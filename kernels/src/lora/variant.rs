@@ -28,9 +28,9 @@ pub enum RowTile {
     Staged16,
     /// 32 rows, staged.
     Staged32,
-    /// 64 rows, staged.
+    /// 64 rows, staged, of ranks up to 128.
     Staged64,
-    /// 128 rows, staged, of ranks up to 128.
+    /// 128 rows, staged, of ranks up to 64.
     Staged128,
 }
 
@@ -86,8 +86,7 @@ impl RowTile {
             RowTile::Rows16 => (11, 1, 2),
             RowTile::Rows32 => (8, 1, 2),
             RowTile::Rows64 => (8, 1, 1),
-            RowTile::Staged16 | RowTile::Staged32 => (0, 2, 2),
-            RowTile::Staged64 | RowTile::Staged128 => (0, 4, 1),
+            RowTile::Staged16 | RowTile::Staged32 | RowTile::Staged64 | RowTile::Staged128 => (0, 2, 2),
         };
         Shape { warps: 8, depth_max, pairs, blocks_min }
     }
