@@ -39,8 +39,15 @@
 // latency and hold more registers. With Y_AHEAD, y of the next batch is asked for before this one is multiplied.
 constexpr int BATCH_IN = NT == 1 ? 4 : NT == 2 ? 2 : 1;
 constexpr int BATCH_OUT = NT == 1 ? 4 : NT == 2 ? 2 : 1;
+#ifndef AHEAD_ALWAYS
 constexpr bool Y_AHEAD = NT == 2 || NT == 8;
+#else
+constexpr bool Y_AHEAD = NT != 4;
+#endif
 
+#ifndef ALWAYS
+#define ALWAYS 1
+#endif
 constexpr u32 WARP_BITS = 3;
 static_assert(WARPS == 1 << WARP_BITS, "the exchange is shared among eight warps");
 
@@ -199,8 +206,9 @@ struct Outputs {
   u32 here;   // those in which this lane's columns exist
   u32 rows;   // rows of the tile from this lane's first on
 
-  template <int COUNT>
-  DEVICE void load(uint2 (&into)[COUNT][NT][2], u32 tile) const {
+  // Tiles `tile` to `tile` + COUNT go to `into` from `at` on.
+  template <int COUNT, int SIZE>
+  DEVICE void load_at(uint2 (&into)[SIZE][NT][2], int at, u32 tile) const {
     const u8* from = base + tile * STEP;
 #pragma unroll
     for (int nt = 0; nt < NT; ++nt)
@@ -209,7 +217,12 @@ struct Outputs {
         if (nt * 8 + odd < (int)rows)
 #pragma unroll
           for (int b = 0; b < COUNT; ++b)
-            if (tile + b < here) into[b][nt][odd] = *(const uint2*)(from + u64(nt * 8 + odd) * row_bytes + b * STEP);
+            if (tile + b < here) into[at + b][nt][odd] = *(const uint2*)(from + u64(nt * 8 + odd) * row_bytes + b * STEP);
+  }
+
+  template <int COUNT>
+  DEVICE void load(uint2 (&into)[COUNT][NT][2], u32 tile) const {
+    load_at<COUNT>(into, 0, tile);
   }
 
   DEVICE void add(const uint2 (&before)[NT][2], const float (&sums)[2][NT][4], u32 tile) const {
@@ -230,7 +243,7 @@ struct Outputs {
 
 // Adds this lane's share of one unit: 32 outputs × 16 ranks times v, high part and low part.
 template <int STRIDE>
-DEVICE void multiply_ranks(float (&sums)[2][NT][4], const uint4 (&unit)[2], const uint4* v, u32 row_tiles) {
+DEVICE void multiply_ranks(float (&sums)[2][NT][4], float (&low)[2][NT][4], const uint4 (&unit)[2], const uint4* v, u32 row_tiles) {
   uint4 a = unit[0], c = unit[1];
 #pragma unroll
   for (int nt = 0; nt < NT; ++nt)
@@ -238,37 +251,60 @@ DEVICE void multiply_ranks(float (&sums)[2][NT][4], const uint4 (&unit)[2], cons
       uint4 part = v[nt * STRIDE];
       ELEMENT::mma(sums[0][nt], a.x, a.y, c.x, c.y, part.x, part.y);
       ELEMENT::mma(sums[1][nt], a.z, a.w, c.z, c.w, part.x, part.y);
-      ELEMENT::mma(sums[0][nt], a.x, a.y, c.x, c.y, part.z, part.w);
-      ELEMENT::mma(sums[1][nt], a.z, a.w, c.z, c.w, part.z, part.w);
+      ELEMENT::mma(low[0][nt], a.x, a.y, c.x, c.y, part.z, part.w);
+      ELEMENT::mma(low[1][nt], a.z, a.w, c.z, c.w, part.z, part.w);
     }
 }
 
 // Output tiles that one batch of units completes, for a rank of this many pairs.
+#ifdef SMALL_BATCH
+constexpr int tiles_in_batch(int pairs) {
+  return NT == 1 ? (pairs == 1 ? 2 : 1) : BATCH_OUT / pairs > 0 ? BATCH_OUT / pairs : 1;
+}
+#else
 constexpr int tiles_in_batch(int pairs) { return BATCH_OUT / pairs > 0 ? BATCH_OUT / pairs : 1; }
+#endif
 
-// y += v·B over this warp's outputs, TILES of them at once, each of `pairs` units.
+// y += v·B over this warp's outputs, TILES of them at once, each of `pairs` units. y is asked for BATCH_OUT tiles
+// ahead: the first ones are in `first`.
 template <int TILES, int PAIRS_HERE>
-DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* operand, u32 pairs, u32 row_tiles,
-                             uint2 (&first)[BATCH_OUT][NT][2]) {
+DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* operand, uint4 in_hand, bool is_in_hand,
+                             u32 pairs, u32 row_tiles, uint2 (&first)[BATCH_OUT][NT][2]) {
   // A short rank's v stays in registers.
   constexpr bool IN_REGISTERS = PAIRS_HERE > 0 && PAIRS_HERE * NT <= 2;
   uint4 held[IN_REGISTERS ? PAIRS_HERE : 1][NT];
+  if (NT == 1 && is_in_hand) {
+    held[0][0] = in_hand;
+  } else {
 #pragma unroll
-  for (int p = 0; p < PAIRS_HERE && IN_REGISTERS; ++p)
+    for (int p = 0; p < PAIRS_HERE && IN_REGISTERS; ++p)
+#pragma unroll
+      for (int nt = 0; nt < NT; ++nt)
+        if (nt < row_tiles) held[p][nt] = operand[(p * row_tiles + nt) * 32];
+  }
+  // Tiles of y that are here or on their way, beyond those that are added to now.
+  #ifdef ONLY1
+  constexpr int AHEAD = Y_AHEAD ? TILES : TILES == 1 ? BATCH_OUT - TILES : 0;
+#else
+  constexpr int AHEAD = Y_AHEAD ? TILES : BATCH_OUT - TILES;
+#endif
+  uint2 queue[TILES + AHEAD][NT][2];
+#pragma unroll
+  for (int b = 0; b < TILES + AHEAD && b < BATCH_OUT; ++b)
 #pragma unroll
     for (int nt = 0; nt < NT; ++nt)
-      if (nt < row_tiles) held[p][nt] = operand[(p * row_tiles + nt) * 32];
-  uint2 now[TILES][NT][2], ahead[TILES][NT][2];
 #pragma unroll
-  for (int b = 0; b < TILES; ++b)
-#pragma unroll
-    for (int nt = 0; nt < NT; ++nt)
-#pragma unroll
-      for (int odd = 0; odd < 2; ++odd) now[b][nt][odd] = first[b][nt][odd];
+      for (int odd = 0; odd < 2; ++odd) queue[b][nt][odd] = first[b][nt][odd];
 #pragma unroll 1
   for (u32 tile = 0; tile < y.tiles; tile += TILES) {
-    if (Y_AHEAD) y.load(ahead, tile + TILES);
+    if (Y_AHEAD) y.load_at<TILES>(queue, AHEAD, tile + TILES);
     float sums[TILES][2][NT][4];
+    float low[NT == 1 && TILES == 1 ? 1 : TILES][2][NT][4];  // of v's low parts, where one chain would be long
+    #ifdef NOTWO
+    constexpr bool TWO_CHAINS = false;
+#else
+    constexpr bool TWO_CHAINS = NT == 1 && PAIRS_HERE == 0;
+#endif
 #pragma unroll
     for (int b = 0; b < TILES; ++b)
 #pragma unroll
@@ -276,7 +312,7 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
 #pragma unroll
         for (int nt = 0; nt < NT; ++nt)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) sums[b][half][nt][e] = 0.f;
+          for (int e = 0; e < 4; ++e) sums[b][half][nt][e] = low[b][half][nt][e] = 0.f;
     u32 here = min((u32)TILES, y.tiles - tile);
     if (PAIRS_HERE > 0) {
       uint4 units[TILES * (PAIRS_HERE > 0 ? PAIRS_HERE : 1)][2];
@@ -287,9 +323,9 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
 #pragma unroll
           for (int p = 0; p < PAIRS_HERE; ++p)
             if (IN_REGISTERS)
-              multiply_ranks<1>(sums[b], units[b * PAIRS_HERE + p], held[p], row_tiles);
+              multiply_ranks<1>(sums[b], sums[b], units[b * PAIRS_HERE + p], held[p], row_tiles);
             else
-              multiply_ranks<32>(sums[b], units[b * PAIRS_HERE + p], operand + p * row_tiles * 32, row_tiles);
+              multiply_ranks<32>(sums[b], sums[b], units[b * PAIRS_HERE + p], operand + p * row_tiles * 32, row_tiles);
     } else {
 #pragma unroll 1
       for (u32 pair = 0; pair < pairs; pair += BATCH_OUT) {
@@ -298,19 +334,28 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
         stream.take(units, count);
 #pragma unroll
         for (int p = 0; p < BATCH_OUT; ++p)
-          if (p == 0 || p < count) multiply_ranks<32>(sums[0], units[p], operand + (pair + p) * row_tiles * 32, row_tiles);
+          if (p == 0 || p < count)
+            multiply_ranks<32>(sums[0], TWO_CHAINS ? low[0] : sums[0], units[p],
+                               operand + (pair + p) * row_tiles * 32, row_tiles);
       }
+      if (TWO_CHAINS)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int nt = 0; nt < NT; ++nt)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sums[0][half][nt][e] += low[0][half][nt][e];
     }
 #pragma unroll
     for (int b = 0; b < TILES; ++b)
-      if (b == 0 || b < here) y.add(now[b], sums[b], tile + b);
-    if (!Y_AHEAD && tile + TILES < y.tiles) y.load(now, tile + TILES);
+      if (b == 0 || b < here) y.add(queue[b], sums[b], tile + b);
 #pragma unroll
-    for (int b = 0; b < TILES && Y_AHEAD; ++b)
+    for (int b = 0; b < AHEAD; ++b)
 #pragma unroll
       for (int nt = 0; nt < NT; ++nt)
 #pragma unroll
-        for (int odd = 0; odd < 2; ++odd) now[b][nt][odd] = ahead[b][nt][odd];
+        for (int odd = 0; odd < 2; ++odd) queue[b][nt][odd] = queue[b + TILES][nt][odd];
+    if (!Y_AHEAD && tile + TILES + AHEAD < y.tiles) y.load_at<TILES>(queue, AHEAD, tile + TILES + AHEAD);
   }
 }
 
@@ -387,8 +432,9 @@ DEVICE void lora(const Arguments& args) {
       u32 expected = MODE == PAIR ? cells : cells > me ? (cells - me - 1) / members + 1 : 0;
       barrier_init(inbox_barrier, (members - 1) * expected * TILE);
     }
-    cluster_arrive();
+    if (!ALWAYS) cluster_arrive();
   }
+  if (ALWAYS && MODE != EXPAND) cluster_arrive();
 
   Inputs x;
   {
@@ -410,9 +456,19 @@ DEVICE void lora(const Arguments& args) {
     y.rows = rows - min(rows, 2 * q);
   }
   uint2 y_first[BATCH_OUT][NT][2];
+#ifdef EARLY_CLUSTER
   if (cluster) cluster_wait();
+#endif
 
   dependency_wait();
+
+  // A single cell of v is added up by every warp for itself: that is shorter than sharing it.
+#ifdef NO_EACH
+  const bool each = false;
+#else
+  const bool each = NT == 1 && cells == 1 && MODE != SHRINK;
+#endif
+  uint4 in_hand = make_uint4(0, 0, 0, 0);
 
   if (MODE != EXPAND) {
     float sums[PAIRS][NT][4];
@@ -434,6 +490,9 @@ DEVICE void lora(const Arguments& args) {
           if (nt < row_tiles)
             partial[(k_warp * cells + (pair_begin + p) * row_tiles + nt) * 32 + lane] =
                 make_float4(sums[p][nt][0], sums[p][nt][1], sums[p][nt][2], sums[p][nt][3]);
+#ifndef EARLY_CLUSTER
+    if (ALWAYS || cluster) cluster_wait();
+#endif
     block_barrier();
 
     // The block's sums, in the order of its warps; other members' shares leave at once.
@@ -442,7 +501,7 @@ DEVICE void lora(const Arguments& args) {
       return args.inbox + ((u64(job.inbox) + (reader * members + writer) * cells + cell) * 32 + lane);
     };
     float4 mine = empty_cell();
-    for (u32 cell = my_cell; cell < cells && (sub == 0 || members > 1); cell += cell_step) {
+    for (u32 cell = my_cell; cell < cells && (sub == 0 || members > 1 || each); cell += cell_step) {
       mine = sum_of(partial + cell * 32 + lane, k_warps, cells * 32);
       if (members > 1) {
         if (!cluster) {
@@ -482,7 +541,7 @@ DEVICE void lora(const Arguments& args) {
       block_barrier();
     }
     if (cluster) barrier_wait(inbox_barrier);
-    for (u32 cell = my_cell; cell < cells && sub == 0; cell += cell_step) {
+    for (u32 cell = my_cell; cell < cells && (sub == 0 || each); cell += cell_step) {
       if (MODE == SHRINK && cell % members != me) continue;
       if (!few) mine = partial[cell * 32 + lane];
       float4 sum = mine;
@@ -520,11 +579,14 @@ DEVICE void lora(const Arguments& args) {
         uint4 parts = split(sum, job.scale);
         parts = make_uint4(matrix_transpose(parts.x), matrix_transpose(parts.y), matrix_transpose(parts.z),
                            matrix_transpose(parts.w));
-        operand[cell * 32 + lane] = parts;
+        if (each)
+          in_hand = parts;
+        else
+          operand[cell * 32 + lane] = parts;
       }
     }
   } else {
-    for (u32 cell = warp; cell < cells; cell += WARPS) {
+    for (u32 cell = each ? 0 : warp; cell < cells; cell += WARPS) {
       u32 rank = cell / row_tiles * 16 + 2 * q, row = cell % row_tiles * 8 + i;
       const float* v = projection.v + u64(job.row + row) * projection.v_stride + rank;
       float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
@@ -532,20 +594,23 @@ DEVICE void lora(const Arguments& args) {
       if (row < rows && rank + 1 < job.rank) sum.y = v[1];
       if (row < rows && rank + 8 < job.rank) sum.z = v[8];
       if (row < rows && rank + 9 < job.rank) sum.w = v[9];
-      operand[cell * 32 + lane] = split(sum, job.scale);
+      if (each)
+        in_hand = split(sum, job.scale);
+      else
+        operand[cell * 32 + lane] = split(sum, job.scale);
     }
     y.load(y_first, 0);
   }
 
   if (MODE != SHRINK) {
-    block_barrier();
+    if (!each) block_barrier();
     const uint4* v = operand + lane;
     if (pairs == 1)
-      multiply_outputs<tiles_in_batch(1), 1>(stream, y, v, pairs, row_tiles, y_first);
+      multiply_outputs<tiles_in_batch(1), 1>(stream, y, v, in_hand, each, pairs, row_tiles, y_first);
     else if (BATCH_OUT >= 4 && pairs == 2)
-      multiply_outputs<tiles_in_batch(2), 2>(stream, y, v, pairs, row_tiles, y_first);
+      multiply_outputs<tiles_in_batch(2), 2>(stream, y, v, in_hand, false, pairs, row_tiles, y_first);
     else
-      multiply_outputs<1, 0>(stream, y, v, pairs, row_tiles, y_first);
+      multiply_outputs<1, 0>(stream, y, v, in_hand, false, pairs, row_tiles, y_first);
   }
   copy_wait<0>();
 }

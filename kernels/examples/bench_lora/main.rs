@@ -2,11 +2,13 @@
 //!
 //! `cargo run --release -p aril-kernels --example bench_lora -- --out results.json`
 //!
-//! Options: `--points table|others|figures|all`, `--only TEXT` (in the point's name), `--sweep` (every row tile and several
-//! spreads, to choose the plan's rules by), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
-//! `--check-only` (for compute-sanitizer).
+//! Options: `--points table|others|figures|all`, `--only TEXT` (in the point's name), `--explore` (every row tile
+//! with several spreads, to choose the plan's rules by), `--compare FOLDER,…` (with `--explore`: the kernels of each),
+//! `--tuning TILE,EXCHANGE,BLOCKS,SHARED` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
+//! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
 
 mod bench;
+mod explore;
 mod inputs;
 mod points;
 mod provenance;
@@ -16,22 +18,27 @@ use std::time::Instant;
 
 use aril_kernels::Error;
 use aril_kernels::cache::Cache;
+use aril_kernels::compile::Unit;
 use aril_kernels::gpu::Gpu;
 use aril_kernels::lora::launch::LoraKernels;
 use aril_kernels::lora::plan::{Exchange, Plan, Tuning};
-use aril_kernels::lora::variant::RowTile;
+use aril_kernels::lora::variant::{RowTile, Variant};
 use aril_kernels::source::Sources;
 use aril_kernels::timing::{Stopwatch, Summary};
 use serde_json::{Value, json};
 
 use bench::{Before, Bench, Call, Prepared};
+use explore::explore;
 use points::Point;
 
 struct Options {
     out: PathBuf,
     points: String,
     only: String,
-    sweep: bool,
+    explore: bool,
+    compare: Vec<PathBuf>,
+    compile_only: bool,
+    tuning: Tuning,
     check: bool,
     time: bool,
     sources: Option<PathBuf>,
@@ -43,7 +50,10 @@ fn options() -> Result<Options, String> {
         out: "bench_lora.json".into(),
         points: "all".to_owned(),
         only: String::new(),
-        sweep: false,
+        explore: false,
+        compare: Vec::new(),
+        compile_only: false,
+        tuning: Tuning::default(),
         check: true,
         time: true,
         sources: None,
@@ -58,7 +68,10 @@ fn options() -> Result<Options, String> {
             "--only" => options.only = value()?,
             "--sources" => options.sources = Some(value()?.into()),
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
-            "--sweep" => options.sweep = true,
+            "--explore" => options.explore = true,
+            "--compare" => options.compare = value()?.split(',').map(PathBuf::from).collect(),
+            "--compile-only" => options.compile_only = true,
+            "--tuning" => options.tuning = tuning(&value()?)?,
             "--no-check" => options.check = false,
             "--check-only" => options.time = false,
             other => return Err(format!("unknown option {other}; see the head of examples/bench_lora/main.rs")),
@@ -67,9 +80,52 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
+/// `staged64,cluster,128[,SHARED BYTES]` → a plan's choices; an empty part leaves the choice to the plan.
+fn tuning(text: &str) -> Result<Tuning, String> {
+    let mut tuning = Tuning::default();
+    for (index, part) in text.split(',').enumerate().filter(|(_, part)| !part.is_empty()) {
+        let number = || part.parse::<u32>().map_err(|_| format!("{part} in --tuning {text} is not a number"));
+        match index {
+            0 => {
+                let named = |tile: &RowTile| format!("{tile:?}").eq_ignore_ascii_case(part);
+                tuning.row_tile = Some(RowTile::ALL.into_iter().find(named).ok_or(format!("no row tile {part}"))?);
+            }
+            1 => {
+                tuning.exchange = Some(match part {
+                    "cluster" => Exchange::Cluster,
+                    "global" => Exchange::Global,
+                    _ => return Err(format!("{part} in --tuning is neither cluster nor global")),
+                });
+            }
+            2 => tuning.blocks = Some(number()?),
+            _ => tuning.shared_bytes = Some(number()?),
+        }
+    }
+    Ok(tuning)
+}
+
+/// Fills the cache with everything that a Hopper GPU may ask for, on a machine that needs none.
+fn compile_all(options: &Options, sources: &Sources) -> Result<(), Box<dyn std::error::Error>> {
+    let cache = Cache::of_user();
+    let memory = Unit { source: "memory.cu", architecture: "sm_90a".to_owned(), defines: Vec::new() };
+    memory.compile(sources, cache.as_ref())?;
+    for variant in Variant::all() {
+        for architecture in ["sm_90a", "compute_80"] {
+            variant.unit(architecture).compile(sources, cache.as_ref())?;
+        }
+        for folder in &options.compare {
+            variant.unit("sm_90a").compile(&Sources::in_folder(folder), cache.as_ref())?;
+        }
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = options()?;
     let sources = options.sources.as_deref().map_or_else(Sources::built_in, Sources::in_folder);
+    if options.compile_only {
+        return compile_all(&options, &sources);
+    }
     let gpu = Gpu::open(0)?;
     let stream = gpu.stream()?;
     let cache = Cache::of_user();
@@ -124,12 +180,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Error> {
+    if options.explore {
+        return explore(bench, point, &options.compare);
+    }
     let mut correct = Value::Null;
     let mut deviation = Value::Null;
     if options.check {
         let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
-        let checked = bench.check(point, Tuning::default(), seed, false)?;
-        let ampere = bench.check(point, Tuning::default(), seed + 1, true)?;
+        let checked = bench.check(point, options.tuning, seed, false)?;
+        let without_clusters = Tuning { exchange: options.tuning.exchange.map(|_| Exchange::Global), ..options.tuning };
+        let ampere = bench.check(point, without_clusters, seed + 1, true)?;
         let passes = checked.passes(point.element) && ampere.passes(point.element);
         if !passes {
             println!("WRONG {}: {checked:?} sm_80: {ampere:?}", point.name());
@@ -147,7 +207,7 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         return Ok(json!({ "point": name, "correct": correct, "deviation": deviation }));
     }
     let prepared = bench.prepare(point)?;
-    let plan = bench.plan(&prepared, Tuning::default())?;
+    let plan = bench.plan(&prepared, options.tuning)?;
     let bytes = point.bytes("pair");
     let copy = bench.time_copy(bytes, prepared.sets)?;
     let (pair, samples) = bench.time(&prepared, &plan, Call::Pair, Before::Itself, options.repeats)?;
@@ -175,7 +235,6 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         plan.cluster(),
         if correct == Value::Bool(false) { " WRONG" } else { "" },
     );
-    let sweep = if options.sweep { sweep(bench, &prepared)? } else { Vec::new() };
     Ok(json!({
         "group": point.group,
         "point": point.name(),
@@ -203,49 +262,12 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         "expand_us": figures(expand),
         "target_us": target,
         "target_after_uncooperative_us": target_uncooperative,
-        "sweep": sweep,
     }))
 }
 
 fn figures(summary: Summary) -> Value {
     let rounded = |us: f64| (us * 1e3).round() / 1e3;
     json!({ "median": rounded(summary.median), "p10": rounded(summary.p10), "p90": rounded(summary.p90) })
-}
-
-/// Every row tile with several spreads: what the plan's rules are chosen by.
-fn sweep(bench: &mut Bench, prepared: &Prepared) -> Result<Vec<Value>, Error> {
-    let mut found: Vec<(f64, RowTile, u32, usize)> = Vec::new();
-    let mut all = Vec::new();
-    let settings = RowTile::ALL
-        .into_iter()
-        .flat_map(|tile| [Exchange::Cluster, Exchange::Global].into_iter().map(move |exchange| (tile, exchange)));
-    for (row_tile, exchange) in settings {
-        let mut seen = Vec::new();
-        for blocks in [1, 8, 16, 33, 66, 99, 132, 198, 264, 528] {
-            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(blocks), exchange: Some(exchange), shared_bytes: None };
-            let Ok(plan) = bench.plan(prepared, tuning) else { continue };
-            if seen.contains(&plan.jobs().len()) || (exchange == Exchange::Cluster) != (plan.cluster() > 1) {
-                continue;
-            }
-            seen.push(plan.jobs().len());
-            let Ok((pair, _)) = bench.time(prepared, &plan, Call::Pair, Before::Itself, 10) else { continue };
-            let Ok((after, _)) = bench.time(prepared, &plan, Call::Pair, Before::Uncooperative, 10) else { continue };
-            let (rows, jobs) = (row_tile.rows(), plan.jobs().len());
-            all.push(json!({
-                "row_tile": rows, "asked": blocks, "blocks": jobs, "cluster": plan.cluster(),
-                "pair_us": pair.median, "after_uncooperative_us": after.median,
-            }));
-            found.push((pair.median, row_tile, plan.cluster(), jobs));
-        }
-    }
-    found.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let best: Vec<String> = found
-        .iter()
-        .take(5)
-        .map(|(us, tile, cluster, jobs)| format!("{us:.2} ({} rows, {jobs} blocks, c{cluster})", tile.rows()))
-        .collect();
-    println!("    best: {}", best.join(", "));
-    Ok(all)
 }
 
 /// Host time of making the plan.

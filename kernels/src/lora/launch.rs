@@ -15,14 +15,14 @@ use crate::cache::Cache;
 use crate::gpu::{Gpu, Overlap};
 use crate::source::Sources;
 
-/// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them.
-#[derive(Debug)]
+/// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them. A clone shares them.
+#[derive(Debug, Clone)]
 pub struct LoraKernels {
     gpu: Gpu,
     sources: Sources,
     cache: Option<Cache>,
     architecture: String,
-    loaded: Mutex<HashMap<Variant, Arc<Functions>>>,
+    loaded: Arc<Mutex<HashMap<Variant, Arc<Functions>>>>,
 }
 
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl LoraKernels {
     /// Kernels for this GPU from these sources; with `cache`, compiled once a machine.
     pub fn new(gpu: &Gpu, sources: Sources, cache: Option<Cache>) -> Self {
         let architecture = gpu.architecture();
-        LoraKernels { gpu: gpu.clone(), sources, cache, architecture, loaded: Mutex::default() }
+        LoraKernels { gpu: gpu.clone(), sources, cache, architecture, loaded: Arc::default() }
     }
 
     /// The same, but compiled for another architecture that this GPU runs too: `compute_80` forces the path without
@@ -129,6 +129,7 @@ impl LoraKernels {
     #[must_use]
     pub fn with_architecture(mut self, architecture: &str) -> Self {
         architecture.clone_into(&mut self.architecture);
+        self.loaded = Arc::default();
         self
     }
 
