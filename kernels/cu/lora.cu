@@ -39,17 +39,14 @@
 // latency and hold more registers. With Y_AHEAD, y of the next batch is asked for before this one is multiplied.
 constexpr int BATCH_IN = NT == 1 ? 4 : NT == 2 ? 2 : 1;
 constexpr int BATCH_OUT = NT == 1 ? 4 : NT == 2 ? 2 : 1;
-#ifndef AHEAD_ALWAYS
 constexpr bool Y_AHEAD = NT == 2 || NT == 8;
-#else
-constexpr bool Y_AHEAD = NT != 4;
-#endif
 
-#ifndef ALWAYS
-#define ALWAYS 1
-#endif
 constexpr u32 WARP_BITS = 3;
 static_assert(WARPS == 1 << WARP_BITS, "the exchange is shared among eight warps");
+#ifndef TURNS  // cells from which on they are exchanged in turns
+#define TURNS 5
+#endif
+static_assert(TURNS <= WARPS, "a few cells are one a warp at most");
 
 // The weights of one warp, in the order in which it will use them: units of two tiles (16 ranks),
 // in runs of consecutive units, the runs a fixed stride apart; first the runs of A, then those of B.
@@ -166,9 +163,9 @@ struct Inputs {
 };
 
 // Partial sums of PAIRS_HERE rank pairs over this warp's inputs.
-template <int PAIRS_HERE>
+template <int PAIRS_HERE, int BATCH = BATCH_IN>
 DEVICE void multiply_inputs(Stream& stream, const Inputs& x, u32 row_tiles, float (&sums)[PAIRS][NT][4]) {
-  constexpr int TILES = BATCH_IN / PAIRS_HERE > 0 ? BATCH_IN / PAIRS_HERE : 1;
+  constexpr int TILES = BATCH / PAIRS_HERE > 0 ? BATCH / PAIRS_HERE : 1;
   uint4 now[TILES][NT], ahead[TILES][NT];
   x.load(now, 0);
 #pragma unroll 1
@@ -283,11 +280,7 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
         if (nt < row_tiles) held[p][nt] = operand[(p * row_tiles + nt) * 32];
   }
   // Tiles of y that are here or on their way, beyond those that are added to now.
-  #ifdef ONLY1
-  constexpr int AHEAD = Y_AHEAD ? TILES : TILES == 1 ? BATCH_OUT - TILES : 0;
-#else
-  constexpr int AHEAD = Y_AHEAD ? TILES : BATCH_OUT - TILES;
-#endif
+    constexpr int AHEAD = Y_AHEAD ? TILES : BATCH_OUT - TILES;
   uint2 queue[TILES + AHEAD][NT][2];
 #pragma unroll
   for (int b = 0; b < TILES + AHEAD && b < BATCH_OUT; ++b)
@@ -300,11 +293,7 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
     if (Y_AHEAD) y.load_at<TILES>(queue, AHEAD, tile + TILES);
     float sums[TILES][2][NT][4];
     float low[NT == 1 && TILES == 1 ? 1 : TILES][2][NT][4];  // of v's low parts, where one chain would be long
-    #ifdef NOTWO
-    constexpr bool TWO_CHAINS = false;
-#else
-    constexpr bool TWO_CHAINS = NT == 1 && PAIRS_HERE == 0;
-#endif
+        constexpr bool TWO_CHAINS = NT == 1 && PAIRS_HERE == 0;
 #pragma unroll
     for (int b = 0; b < TILES; ++b)
 #pragma unroll
@@ -398,10 +387,11 @@ DEVICE void lora(const Arguments& args) {
   float4* const partial = (float4*)(ring + WARPS * args.depth * UNIT);         // [k warp][cell][lane]
   float4* const stage = partial + (MODE == EXPAND ? 1 : k_warps) * cells * 32;  // [member][cell][lane]
   const u32 members = job.members, me = job.member;
+  // Many cells are exchanged in turns, a few at once: every member sends its sums of every cell to every other.
+  const bool turns = cells >= TURNS;
   // v as the expand's operand, [cell][lane]: in the place where this member would send sums to itself. It must not
   // take the place of sums that another warp has yet to read.
-  const bool few = cells < WARPS;
-  uint4* const operand = (uint4*)(MODE == PAIR && few && members > 1 ? stage + me * cells * 32 : partial);
+  uint4* const operand_at_once = (uint4*)(MODE == PAIR && members > 1 ? stage + me * cells * 32 : partial);
   u64* const inbox_barrier = (u64*)(stage + members * cells * 32);  // with a cluster
 
   Stream stream;
@@ -425,16 +415,18 @@ DEVICE void lora(const Arguments& args) {
 
   // The exchange: a cell belongs to `share` warps, which divide the other members among themselves.
   const bool cluster = MODE != EXPAND && members > 1 && args.cluster;
+  const Room room = room_in_turns<MODE>(partial, job, k_warps, cells, cluster);
+  uint4* const operand = turns && MODE == PAIR ? room.operand : operand_at_once;
   const u32 share_bits = cells == 1 ? 3 : cells == 2 ? 2 : cells <= 4 ? 1 : 0, share = 1u << share_bits;
   const u32 my_cell = warp >> share_bits, sub = warp & (share - 1);
   if (cluster) {
-    if (thread_index() == 0) {
+    if (thread_index() == 0 && turns) begin_turns<MODE>(job, room, cells);
+    if (thread_index() == 0 && !turns) {
       u32 expected = MODE == PAIR ? cells : cells > me ? (cells - me - 1) / members + 1 : 0;
       barrier_init(inbox_barrier, (members - 1) * expected * TILE);
     }
-    if (!ALWAYS) cluster_arrive();
+    cluster_arrive();
   }
-  if (ALWAYS && MODE != EXPAND) cluster_arrive();
 
   Inputs x;
   {
@@ -456,18 +448,12 @@ DEVICE void lora(const Arguments& args) {
     y.rows = rows - min(rows, 2 * q);
   }
   uint2 y_first[BATCH_OUT][NT][2];
-#ifdef EARLY_CLUSTER
   if (cluster) cluster_wait();
-#endif
 
   dependency_wait();
 
   // A single cell of v is added up by every warp for itself: that is shorter than sharing it.
-#ifdef NO_EACH
-  const bool each = false;
-#else
   const bool each = NT == 1 && cells == 1 && MODE != SHRINK;
-#endif
   uint4 in_hand = make_uint4(0, 0, 0, 0);
 
   if (MODE != EXPAND) {
@@ -478,6 +464,11 @@ DEVICE void lora(const Arguments& args) {
       for (int nt = 0; nt < NT; ++nt)
 #pragma unroll
         for (int e = 0; e < 4; ++e) sums[p][nt][e] = 0.f;
+#ifdef FEW_TILES
+    if (NT == 1 && my_pairs == 1 && my_inputs <= 2)
+      multiply_inputs<1, 2>(stream, x, row_tiles, sums);
+    else
+#endif
     if (my_pairs == 1) multiply_inputs<1>(stream, x, row_tiles, sums);
     if (PAIRS >= 2 && my_pairs == 2) multiply_inputs<PAIRS >= 2 ? 2 : 1>(stream, x, row_tiles, sums);
     if (PAIRS >= 3 && my_pairs == 3) multiply_inputs<PAIRS >= 3 ? 3 : 1>(stream, x, row_tiles, sums);
@@ -490,114 +481,74 @@ DEVICE void lora(const Arguments& args) {
           if (nt < row_tiles)
             partial[(k_warp * cells + (pair_begin + p) * row_tiles + nt) * 32 + lane] =
                 make_float4(sums[p][nt][0], sums[p][nt][1], sums[p][nt][2], sums[p][nt][3]);
-#ifndef EARLY_CLUSTER
-    if (ALWAYS || cluster) cluster_wait();
-#endif
     block_barrier();
 
-    // The block's sums, in the order of its warps; other members' shares leave at once.
-    const u32 cell_step = few ? cells : WARPS;
-    auto inbox = [&](u32 reader, u32 writer, u32 cell) {
-      return args.inbox + ((u64(job.inbox) + (reader * members + writer) * cells + cell) * 32 + lane);
+    auto ask_y = [&] {
+      if (MODE == PAIR) y.load(y_first, 0);  // of the first output tiles: while the sums travel
     };
-    float4 mine = empty_cell();
-    for (u32 cell = my_cell; cell < cells && (sub == 0 || members > 1 || each); cell += cell_step) {
-      mine = sum_of(partial + cell * 32 + lane, k_warps, cells * 32);
-      if (members > 1) {
-        if (!cluster) {
-          mine.x = never_empty(mine.x), mine.y = never_empty(mine.y);
-          mine.z = never_empty(mine.z), mine.w = never_empty(mine.w);
-        }
+    if (turns) {
+      exchange_in_turns<MODE, 4, 2>(job, projection, args.inbox, room, k_warps, row_tiles, cells, ask_y);
+    } else {
+      // The block's sums, in the order of its warps; other members' shares leave at once.
+      auto inbox = [&](u32 reader, u32 writer) {
+        return args.inbox + ((u64(job.inbox) + (reader * members + writer) * cells + my_cell) * 32 + lane);
+      };
+      const bool mine_too = my_cell < cells && (sub == 0 || members > 1 || each);
+      float4 mine = empty_cell();
+      if (mine_too) {
+        mine = sum_of(partial + my_cell * 32 + lane, k_warps, cells * 32);
+        if (members > 1 && !cluster) mine = no_empty(mine);
         for (u32 reader = sub; reader < members; reader += share) {
-          if (reader == me || (MODE == SHRINK && reader != cell % members)) continue;
+          if (reader == me || (MODE == SHRINK && reader != my_cell % members)) continue;
           if (cluster)
-            store_async(stage + (me * cells + cell) * 32 + lane, inbox_barrier, reader, mine);
+            store_async(stage + (me * cells + my_cell) * 32 + lane, inbox_barrier, reader, mine);
           else
-            store_relaxed(inbox(reader, me, cell), mine);
+            store_relaxed(inbox(reader, me), mine);
         }
       }
-      if (!few) partial[cell * 32 + lane] = mine;  // read back by this lane alone
-    }
-
-    // y of the first output tiles: asked for while the sums travel.
-    if (MODE == PAIR) y.load(y_first, 0);
-
-    const bool staged = members > 1 && !cluster && few;
-    if (staged) {
-      if (my_cell < cells && (MODE == PAIR || my_cell % members == me))
-        for (u32 first = sub; first < members; first += 4 * share) {
-          float4* from[4];
-          float4 values[4];
+      ask_y();
+      if (members > 1 && !cluster) {
+        if (my_cell < cells && (MODE == PAIR || my_cell % members == me))
+          for (u32 first = sub; first < members; first += 4 * share) {
+            float4* from[4];
+            float4 values[4];
 #pragma unroll
-          for (int n = 0; n < 4; ++n) {
-            u32 writer = first + n * share;
-            from[n] = writer < members && writer != me ? inbox(me, writer, my_cell) : nullptr;
+            for (int n = 0; n < 4; ++n) {
+              u32 writer = first + n * share;
+              from[n] = writer < members && writer != me ? inbox(me, writer) : nullptr;
+            }
+            receive(from, values);
+#pragma unroll
+            for (int n = 0; n < 4; ++n)
+              if (from[n]) stage[((first + n * share) * cells + my_cell) * 32 + lane] = values[n];
           }
-          receive(from, values);
-#pragma unroll
-          for (int n = 0; n < 4; ++n)
-            if (from[n]) stage[((first + n * share) * cells + my_cell) * 32 + lane] = values[n];
-        }
-      block_barrier();
-    }
-    if (cluster) barrier_wait(inbox_barrier);
-    for (u32 cell = my_cell; cell < cells && (sub == 0 || each); cell += cell_step) {
-      if (MODE == SHRINK && cell % members != me) continue;
-      if (!few) mine = partial[cell * 32 + lane];
-      float4 sum = mine;
-      if (cluster || staged) {
-        const float4* from = stage + cell * 32 + lane;
-        sum = me == 0 ? mine : from[0];
+        block_barrier();
+      }
+      if (cluster) barrier_wait(inbox_barrier);
+      if (my_cell < cells && (sub == 0 || each) && (MODE != SHRINK || my_cell % members == me)) {
+        float4 sum = mine;
+        if (members > 1) {
+          const float4* from = stage + my_cell * 32 + lane;
+          sum = me == 0 ? mine : from[0];
 #pragma unroll 4
-        for (u32 writer = 1; writer < members; ++writer) sum = add(sum, writer == me ? mine : from[writer * cells * 32]);
-      } else if (members > 1) {
-        sum = make_float4(0.f, 0.f, 0.f, 0.f);
-        for (u32 first = 0; first < members; first += 4) {
-          float4* from[4];
-          float4 values[4];
-#pragma unroll
-          for (int n = 0; n < 4; ++n) {
-            u32 writer = first + n;
-            from[n] = writer < members && writer != me ? inbox(me, writer, cell) : nullptr;
-            values[n] = mine;
-          }
-          receive(from, values);
-#pragma unroll
-          for (int n = 0; n < 4; ++n)
-            if (first + n < members) sum = add(sum, values[n]);
+          for (u32 writer = 1; writer < members; ++writer)
+            sum = add(sum, writer == me ? mine : from[writer * cells * 32]);
         }
-      }
-      if (MODE == SHRINK) {
-        u32 rank = cell / row_tiles * 16 + i, row = cell % row_tiles * 8 + 2 * q;
-        float* v = projection.v + u64(job.row + row) * projection.v_stride + rank;
-        if (row < rows && rank < job.rank) v[0] = sum.x;
-        if (row < rows && rank + 8 < job.rank) v[8] = sum.z;
-        v += projection.v_stride;
-        if (row + 1 < rows && rank < job.rank) v[0] = sum.y;
-        if (row + 1 < rows && rank + 8 < job.rank) v[8] = sum.w;
-      } else {
-        uint4 parts = split(sum, job.scale);
-        parts = make_uint4(matrix_transpose(parts.x), matrix_transpose(parts.y), matrix_transpose(parts.z),
-                           matrix_transpose(parts.w));
-        if (each)
-          in_hand = parts;
+        if (MODE == SHRINK)
+          store_v(job, projection, row_tiles, my_cell, sum);
+        else if (each)
+          in_hand = operand_of(sum, job.scale);
         else
-          operand[cell * 32 + lane] = parts;
+          operand[my_cell * 32 + lane] = operand_of(sum, job.scale);
       }
     }
   } else {
     for (u32 cell = each ? 0 : warp; cell < cells; cell += WARPS) {
-      u32 rank = cell / row_tiles * 16 + 2 * q, row = cell % row_tiles * 8 + i;
-      const float* v = projection.v + u64(job.row + row) * projection.v_stride + rank;
-      float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-      if (row < rows && rank < job.rank) sum.x = v[0];
-      if (row < rows && rank + 1 < job.rank) sum.y = v[1];
-      if (row < rows && rank + 8 < job.rank) sum.z = v[8];
-      if (row < rows && rank + 9 < job.rank) sum.w = v[9];
+      const uint4 parts = split(v_cell(job, projection, row_tiles, cell), job.scale);
       if (each)
-        in_hand = split(sum, job.scale);
+        in_hand = parts;
       else
-        operand[cell * 32 + lane] = split(sum, job.scale);
+        operand[cell * 32 + lane] = parts;
     }
     y.load(y_first, 0);
   }

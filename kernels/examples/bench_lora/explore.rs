@@ -107,9 +107,9 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
             continue;
         }
         let groups: u32 = point.segments.iter().map(|&(rows, _)| rows.div_ceil(tile.rows())).sum();
-        let shared: &[Option<u32>] =
-            if tile.is_staged() { &[None, Some(shared_bytes_max), Some(76 << 10)] } else { &[None] };
-        for &shared_bytes in shared {
+        // Room for one, two or three blocks a multiprocessor.
+        let shares = [1, 2, 3].map(|blocks| Some((shared_bytes_max + 1024) / blocks - 1024));
+        for &shared_bytes in if tile.is_staged() { &shares[..] } else { &[None] } {
             let mut push = |blocks, exchange| {
                 all.push(Tuning { row_tile: Some(tile), blocks: Some(blocks), exchange: Some(exchange), shared_bytes });
             };

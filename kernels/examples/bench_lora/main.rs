@@ -109,11 +109,13 @@ fn compile_all(options: &Options, sources: &Sources) -> Result<(), Box<dyn std::
     let cache = Cache::of_user();
     let memory = Unit { source: "memory.cu", architecture: "sm_90a".to_owned(), defines: Vec::new() };
     memory.compile(sources, cache.as_ref())?;
+    // A comparison of versions checks nothing on the path for older GPUs.
+    let architectures: &[&str] = if options.compare.is_empty() { &["sm_90a", "compute_80"] } else { &["sm_90a"] };
     for variant in Variant::all() {
-        for architecture in ["sm_90a", "compute_80"] {
+        for architecture in architectures {
             variant.unit(architecture).compile(sources, cache.as_ref())?;
         }
-        for folder in &options.compare {
+        for folder in options.compare.iter().filter(|_| variant.rows == RowTile::Rows8) {
             variant.unit("sm_90a").compile(&Sources::in_folder(folder), cache.as_ref())?;
         }
     }

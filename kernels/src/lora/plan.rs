@@ -237,7 +237,8 @@ impl Plan {
                 .unwrap_or_else(|| ring_alone(row_tile, exchange, chip)),
         };
         // Two slots at least: one that is read and one that is filled.
-        plan.shared_bytes += (plan.depth * ring_unit(row_tile)).max(2 * slot);
+        plan.depth = plan.depth.max((2 * slot).div_ceil(ring_unit(row_tile)));
+        plan.shared_bytes += plan.depth * ring_unit(row_tile);
         if plan.shared_bytes > chip.shared_bytes_block_max {
             let why = format!(
                 "needs {} bytes of shared memory a block, the GPU has {}; use a smaller row tile",

@@ -47,6 +47,9 @@ pub(crate) struct Shape {
     pub(crate) blocks_min: u32,
 }
 
+/// Cells (16 ranks × 8 rows) of a group from which on its members own them in turn.
+pub(crate) const CELLS_IN_TURNS: u32 = 5;
+
 impl RowTile {
     /// All row tiles, smallest first.
     pub const ALL: [RowTile; 8] = [
@@ -111,7 +114,12 @@ impl Variant {
     /// What to compile for an architecture (`sm_80`, `sm_90a`, …).
     pub fn unit(self, architecture: &str) -> Unit {
         let source = if self.rows.is_staged() { "lora_staged.cu" } else { "lora.cu" };
-        Unit { source, architecture: architecture.to_owned(), defines: self.defines() }
+        let mut defines = self.defines();
+        if self.rows.is_staged() {
+            let bulk = architecture.trim_start_matches(|c: char| !c.is_ascii_digit()).starts_with('9');
+            defines.push(("BULK", u32::from(bulk).to_string()));
+        }
+        Unit { source, architecture: architecture.to_owned(), defines }
     }
 
     /// The definitions that select this variant.
@@ -121,6 +129,7 @@ impl Variant {
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.rows.tiles().to_string()),
             ("PAIRS", shape.pairs.to_string()),
+            ("TURNS", CELLS_IN_TURNS.to_string()),
             ("MIN_BLOCKS", shape.blocks_min.to_string()),
         ]
     }

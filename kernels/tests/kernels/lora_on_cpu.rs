@@ -47,16 +47,20 @@ struct Launch<'a> {
     batch: &'a Batch,
     plan: Plan,
     seed: u64,
+    architecture: &'static str,
 }
 
 const KERNELS: [&str; 3] = ["lora_pair", "lora_shrink", "lora_expand"];
+/// Of which the second has sources of its own where a variant is staged.
+const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90a"];
 const PAIR: usize = 0;
 const SHRINK: usize = 1;
 const EXPAND: usize = 2;
 const GAP: usize = 8;
 
 fn programs(variant: Variant) -> impl Iterator<Item = Program> {
-    KERNELS.into_iter().map(move |kernel| Program::of(variant.unit("sm_80"), kernel))
+    let units = ARCHITECTURES.into_iter().map(move |architecture| variant.unit(architecture));
+    units.flat_map(|unit| KERNELS.into_iter().map(move |kernel| Program::of(unit.clone(), kernel)))
 }
 
 /// Every variant, built once a test process.
@@ -123,7 +127,7 @@ impl Launch<'_> {
             pointers.push(pointer(Some(0), index * Job::BYTES, first_adapter + adapter));
         }
         let case = Case {
-            program: Program::of(plan.variant().unit("sm_80"), KERNELS[kernel]),
+            program: Program::of(plan.variant().unit(self.architecture), KERNELS[kernel]),
             blocks: (plan.jobs().len() + blank.len() + 1).next_multiple_of(cluster),
             threads: 256,
             shared_bytes: plan.shared_bytes() as usize,
@@ -167,10 +171,17 @@ fn close_enough(batch: &Batch, y: &[Vec<u16>], what: &str) {
 }
 
 fn check(runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
+    check_on(ARCHITECTURES[0], runner, batch, tuning, seed);
+    if tuning.row_tile.is_some_and(RowTile::is_staged) {
+        check_on(ARCHITECTURES[1], runner, batch, tuning, seed + 100);
+    }
+}
+
+fn check_on(architecture: &'static str, runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
     let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
     let plan = Plan::new(&batch.site, &segments, CHIP, tuning).expect("a valid batch");
     let what = format!("{:?}, {} blocks in clusters of {}", plan.variant(), plan.jobs().len(), plan.cluster());
-    let launch = Launch { batch, plan, seed };
+    let launch = Launch { batch, plan, seed, architecture };
     let run = |kernel, v: &[Vec<f32>]| match launch.run(runner, kernel, v) {
         Ok(outputs) => outputs,
         Err(error) => panic!("{what}, {}: {error}", KERNELS[kernel]),
@@ -178,7 +189,7 @@ fn check(runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
 
     let y = launch.y_of(&run(PAIR, &[]));
     close_enough(batch, &y, &what);
-    let again = Launch { batch, plan: launch.plan.clone(), seed: seed + 1 };
+    let again = Launch { batch, plan: launch.plan.clone(), seed: seed + 1, architecture };
     let repeated = again.run(runner, PAIR, &[]).expect("it ran before");
     assert_eq!(again.y_of(&repeated), y, "{what}: another order of warps gives other bits");
 
@@ -260,7 +271,7 @@ fn planted_faults_are_found() {
     let batch = Batch::new(Element::Bf16, 72, &[40], &[part(3, 16), part(1, 9)], 5);
     let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
     let plan = Plan::new(&batch.site, &segments, CHIP, Tuning { blocks: Some(4), ..Tuning::default() }).expect("valid");
-    let launch = Launch { batch: &batch, plan, seed: 11 };
+    let launch = Launch { batch: &batch, plan, seed: 11, architecture: ARCHITECTURES[0] };
     for (index, (from, to, what)) in faults.into_iter().enumerate() {
         let plant = |_: &str, source: &str| {
             assert!(source.contains(from), "the fault to plant is no longer in the source: {from}");

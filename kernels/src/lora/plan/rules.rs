@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::super::layout::{self, TILE_BYTES, TILE_WIDTH};
-use super::super::variant::RowTile;
+use super::super::variant::{CELLS_IN_TURNS, RowTile};
 use super::{CELL_BYTES, Chip, Exchange, Segment, Site, Tuning};
 
 /// The blocks that share a row tile of a segment and a projection.
@@ -48,7 +48,7 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
                     bytes: weights + activations,
                     cells,
                     widens: outputs >= inputs,
-                    members_max: members_max(inputs, outputs, cells),
+                    members_max: members_max(inputs, outputs),
                     members: 1,
                 });
             }
@@ -58,12 +58,9 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
     groups
 }
 
-/// How many blocks may share a group: no more than there are tiles to share, and no more than make the exchange,
-/// which grows with their square, dearer than what it spreads.
-pub(super) fn members_max(inputs: u32, outputs: u32, cells: u32) -> u32 {
-    let tiles = inputs.min(outputs).div_ceil(TILE_WIDTH);
-    let exchange = (512 / cells).max(4);
-    tiles.min(exchange).min(32)
+/// How many blocks may share a group: no more than there are tiles to share, and no more than the exchange is worth.
+pub(super) fn members_max(inputs: u32, outputs: u32) -> u32 {
+    inputs.min(outputs).div_ceil(TILE_WIDTH).min(32)
 }
 
 /// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
@@ -223,6 +220,8 @@ pub(super) struct Stage {
     pub(super) k_warps: u32,
 }
 
+/// Bytes of the barriers before a ring of stages.
+const STAGE_BARRIERS: u32 = 256;
 /// Bytes of weights above which a stage has fewer tiles.
 const STAGE_WEIGHTS_MAX: u32 = 32 << 10;
 
@@ -238,30 +237,42 @@ pub(super) fn stage(row_tile: RowTile, rank: u32) -> Stage {
     while 2 * rank_warps < pairs(rank) && row_warps * rank_warps < warps {
         rank_warps *= 2;
     }
-    Stage { slot_bytes: tiles * (row_tiles + granules) * tile, k_warps: warps / row_warps / rank_warps }
+    let rows_bytes = row_tiles * 8 * (tiles * 64 + 64);
+    Stage { slot_bytes: rows_bytes + tiles * granules * tile, k_warps: warps / row_warps / rank_warps }
 }
 
 /// Shared memory of the exchange: the warps' partial sums, and the members' where they are staged.
 pub(super) fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: u32, cluster: bool) -> u32 {
-    // With a cluster, two barriers of 8 bytes follow.
-    let barriers = if cluster { 16 } else { 0 };
-    if row_tile.is_staged() {
-        let gathered = if cluster { members * cells.div_ceil(members) } else { 0 };
-        return (stage(row_tile, rank).k_warps * cells + gathered + cells) * CELL_BYTES as u32 + barriers;
-    }
+    // With a cluster, two barriers of 8 bytes follow; a ring of stages has its own.
+    let barriers = if cluster { 16 } else { 0 } + if row_tile.is_staged() { STAGE_BARRIERS } else { 0 };
     let shape = row_tile.shape();
-    let mut splits = 1;
-    while splits * shape.pairs < pairs(rank) {
-        splits *= 2;
-    }
-    let partial = shape.warps / splits * cells;
-    let staged = if members > 1 && (cluster || cells < shape.warps) { members * cells } else { 0 };
-    (partial + staged) * CELL_BYTES as u32 + barriers
+    let k_warps = if row_tile.is_staged() {
+        stage(row_tile, rank).k_warps
+    } else {
+        let mut splits = 1;
+        while splits * shape.pairs < pairs(rank) {
+            splits *= 2;
+        }
+        shape.warps / splits
+    };
+    let others = if takes_turns(row_tile, cells) {
+        cells + if cluster { members * cells.div_ceil(members) } else { 0 }
+    } else if members > 1 {
+        members * cells
+    } else {
+        0
+    };
+    (k_warps * cells + others) * CELL_BYTES as u32 + barriers
+}
+
+/// Whether members own the cells in turn and exchange them in two hops, rather than every cell with everybody at once.
+fn takes_turns(row_tile: RowTile, cells: u32) -> bool {
+    row_tile.is_staged() || cells >= CELLS_IN_TURNS
 }
 
 /// Inbox cells of a group whose members exchange through global memory.
 pub(super) fn inbox_cells(row_tile: RowTile, cells: u32, members: u32) -> u32 {
-    if row_tile.is_staged() {
+    if takes_turns(row_tile, cells) {
         // One for each owned cell and writer, then one for each cell of v.
         members * (members * cells.div_ceil(members) + cells)
     } else {
