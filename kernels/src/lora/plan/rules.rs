@@ -33,7 +33,7 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
         let mut row = segment.rows.start;
         while row < segment.rows.end {
             let rows = row..segment.rows.end.min(row + row_tile.rows());
-            for (projection, place) in site.places.iter().enumerate() {
+            for (projection, place) in site.places().iter().enumerate() {
                 let (inputs, outputs) = (place.shape.inputs, place.shape.outputs);
                 let tiles = u64::from(inputs.div_ceil(TILE_WIDTH) + outputs.div_ceil(TILE_WIDTH));
                 // Tiles travel in pairs, so an odd granule costs time as two.
@@ -68,7 +68,7 @@ pub(super) fn members_max(inputs: u32, outputs: u32) -> u32 {
 pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
     let groups = |tile: RowTile| -> u32 {
         segments.iter().map(|s| (s.rows.end - s.rows.start).div_ceil(tile.rows())).sum::<u32>()
-            * site.places.len() as u32
+            * site.places().len() as u32
     };
     let room = |tile: RowTile| if tile == RowTile::Rows8 { chip.multiprocessors } else { 2 * chip.multiprocessors };
     let one_tile = |tile: RowTile| segments.iter().all(|s| s.rows.end - s.rows.start <= tile.rows());
