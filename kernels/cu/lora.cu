@@ -35,10 +35,12 @@
 #define PAIRS 2
 #endif
 
-// Units that a warp takes from its ring at once, in the shrink and in the expand: more of them hide more
-// latency and hold more registers. With Y_AHEAD, y of the next batch is asked for before this one is multiplied.
-constexpr int BATCH_IN = NT == 1 ? 4 : NT == 2 ? 2 : 1;
-constexpr int BATCH_OUT = NT == 1 ? 4 : NT == 2 ? 2 : 1;
+#ifndef BATCH  // units that a warp takes from its ring at once: more hide more latency and make more code
+#define BATCH 4
+#endif
+
+constexpr int BATCH_IN = BATCH, BATCH_OUT = BATCH;
+// Whether y of the next batch is asked for before this one is multiplied.
 constexpr bool Y_AHEAD = NT == 2 || NT == 8;
 
 constexpr u32 WARP_BITS = 3;
@@ -163,9 +165,9 @@ struct Inputs {
 };
 
 // Partial sums of PAIRS_HERE rank pairs over this warp's inputs.
-template <int PAIRS_HERE, int BATCH = BATCH_IN>
+template <int PAIRS_HERE>
 DEVICE void multiply_inputs(Stream& stream, const Inputs& x, u32 row_tiles, float (&sums)[PAIRS][NT][4]) {
-  constexpr int TILES = BATCH / PAIRS_HERE > 0 ? BATCH / PAIRS_HERE : 1;
+  constexpr int TILES = BATCH_IN / PAIRS_HERE > 0 ? BATCH_IN / PAIRS_HERE : 1;
   uint4 now[TILES][NT], ahead[TILES][NT];
   x.load(now, 0);
 #pragma unroll 1
@@ -254,13 +256,7 @@ DEVICE void multiply_ranks(float (&sums)[2][NT][4], float (&low)[2][NT][4], cons
 }
 
 // Output tiles that one batch of units completes, for a rank of this many pairs.
-#ifdef SMALL_BATCH
-constexpr int tiles_in_batch(int pairs) {
-  return NT == 1 ? (pairs == 1 ? 2 : 1) : BATCH_OUT / pairs > 0 ? BATCH_OUT / pairs : 1;
-}
-#else
 constexpr int tiles_in_batch(int pairs) { return BATCH_OUT / pairs > 0 ? BATCH_OUT / pairs : 1; }
-#endif
 
 // y += v·B over this warp's outputs, TILES of them at once, each of `pairs` units. y is asked for BATCH_OUT tiles
 // ahead: the first ones are in `first`.
@@ -464,11 +460,6 @@ DEVICE void lora(const Arguments& args) {
       for (int nt = 0; nt < NT; ++nt)
 #pragma unroll
         for (int e = 0; e < 4; ++e) sums[p][nt][e] = 0.f;
-#ifdef FEW_TILES
-    if (NT == 1 && my_pairs == 1 && my_inputs <= 2)
-      multiply_inputs<1, 2>(stream, x, row_tiles, sums);
-    else
-#endif
     if (my_pairs == 1) multiply_inputs<1>(stream, x, row_tiles, sums);
     if (PAIRS >= 2 && my_pairs == 2) multiply_inputs<PAIRS >= 2 ? 2 : 1>(stream, x, row_tiles, sums);
     if (PAIRS >= 3 && my_pairs == 3) multiply_inputs<PAIRS >= 3 ? 3 : 1>(stream, x, row_tiles, sums);
@@ -558,7 +549,7 @@ DEVICE void lora(const Arguments& args) {
     const uint4* v = operand + lane;
     if (pairs == 1)
       multiply_outputs<tiles_in_batch(1), 1>(stream, y, v, in_hand, each, pairs, row_tiles, y_first);
-    else if (BATCH_OUT >= 4 && pairs == 2)
+    else if (BATCH_OUT >= 2 && NT == 1 && pairs == 2)
       multiply_outputs<tiles_in_batch(2), 2>(stream, y, v, in_hand, false, pairs, row_tiles, y_first);
     else
       multiply_outputs<1, 0>(stream, y, v, in_hand, false, pairs, row_tiles, y_first);

@@ -7,8 +7,8 @@
 //
 // A block takes its slice of x and then its slice of y through one ring of *stages* in shared memory: a stage holds
 // NT row tiles × `tiles` tiles of 32 columns of x or y (16 KiB), and the weights of the same columns, which lie
-// together in memory. y follows x in the ring, so that the memory is busy while the block adds up v. On Hopper one
-// warp fills the ring with bulk copies, a row each, and barriers in shared memory tell when a stage is full and when
+// together in memory. y follows x in the ring, so that the memory is busy while the block adds up v. On Hopper bulk
+// copies fill the ring, one a row, shared among the warps because issuing one takes long, and barriers in shared memory tell when a stage is full and when
 // all warps have left it. Before Hopper all threads fill it with cp.async, and a block barrier a stage does both.
 //
 // Shrink: warps divide the row tiles (NTW each), the ranks, and the columns of a stage, in this order; warps that
@@ -110,12 +110,14 @@ struct Stages {
     const u8* from = (is_x ? x.base : y.base) + first * 16;
     u8* to = place(slot);
     if (BULK) {
+      // One lane of every warp: the copies of one warp are issued one after the other.
+      if (thread_index() % 32 != 0) return;
       if (thread_index() == 0) {
         phases_announce(full(slot), rows * quarters * 16);
         phases_arrive(full(slot));
       }
 #pragma unroll 1
-      for (u32 row = thread_index(); row < rows; row += 32)
+      for (u32 row = thread_index() / 32; row < rows; row += WARPS)
         copy_bulk(to + row * pitch, from + u64(row) * row_bytes, quarters * 16, full(slot));
     } else {
       const u32 chunk = thread_index() & (tiles * 4 - 1), step = THREADS / (tiles * 4);
@@ -135,7 +137,7 @@ struct Stages {
   // Asks for the next stage, in the slot of the oldest one, once all warps have left that.
   DEVICE void refill() {
     if (BULK) {
-      if (asked >= total || thread_index() >= 32) return;
+      if (asked >= total) return;
       phases_wait(empty(asked_slot), asked_parity);
     }
     if (asked < total) {
@@ -380,7 +382,7 @@ DEVICE void lora(const Arguments& args) {
 #pragma unroll 1
   for (u32 stage = 0; stage < stages.slots; ++stage) {
     if (stage < ahead) {
-      if (!BULK || warp == 0) stages.ask_rows(stage, stage);
+      stages.ask_rows(stage, stage);
     } else if (!BULK) {
       copy_commit();
     }

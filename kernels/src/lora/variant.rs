@@ -16,6 +16,8 @@ pub struct Variant {
 /// more sums in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RowTile {
+    /// 8 rows, for slices so short that a warp has one batch of two tiles: what counts then is the length of the code.
+    Brief8,
     /// 8 rows: decode.
     Rows8,
     /// 16 rows.
@@ -52,7 +54,8 @@ pub(crate) const CELLS_IN_TURNS: u32 = 5;
 
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 8] = [
+    pub const ALL: [RowTile; 9] = [
+        RowTile::Brief8,
         RowTile::Rows8,
         RowTile::Rows16,
         RowTile::Rows32,
@@ -70,11 +73,21 @@ impl RowTile {
 
     pub(crate) fn tiles(self) -> u32 {
         match self {
-            RowTile::Rows8 => 1,
+            RowTile::Brief8 | RowTile::Rows8 => 1,
             RowTile::Rows16 | RowTile::Staged16 => 2,
             RowTile::Rows32 | RowTile::Staged32 => 4,
             RowTile::Rows64 | RowTile::Staged64 => 8,
             RowTile::Staged128 => 16,
+        }
+    }
+
+    /// Units of weights that a warp of `lora.cu` takes from its ring at once: more of them hide more latency, and make
+    /// more code.
+    pub(crate) fn batch(self) -> u32 {
+        match self {
+            RowTile::Rows8 => 4,
+            RowTile::Brief8 | RowTile::Rows16 => 2,
+            _ => 1,
         }
     }
 
@@ -85,7 +98,7 @@ impl RowTile {
 
     pub(crate) fn shape(self) -> Shape {
         let (depth_max, pairs, blocks_min) = match self {
-            RowTile::Rows8 => (11, 2, 2),
+            RowTile::Brief8 | RowTile::Rows8 => (11, 2, 2),
             RowTile::Rows16 => (11, 1, 2),
             RowTile::Rows32 => (8, 1, 2),
             RowTile::Rows64 => (8, 1, 1),
@@ -129,6 +142,7 @@ impl Variant {
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.rows.tiles().to_string()),
             ("PAIRS", shape.pairs.to_string()),
+            ("BATCH", self.rows.batch().to_string()),
             ("TURNS", CELLS_IN_TURNS.to_string()),
             ("MIN_BLOCKS", shape.blocks_min.to_string()),
         ]
