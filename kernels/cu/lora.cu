@@ -357,7 +357,7 @@ DEVICE void lora(const Arguments& args) {
   job.rows = 0;
   if (block < args.job_count) job = job_of(args.jobs, block);
   if (job.rows == 0) {
-    dependency_wait();
+    if (waits_for_predecessor(args)) dependency_wait();
     return;
   }
   const u32 rows = job.rows;
@@ -446,7 +446,7 @@ DEVICE void lora(const Arguments& args) {
   uint2 y_first[BATCH_OUT][NT][2];
   if (cluster) cluster_wait();
 
-  dependency_wait();
+  wait_for_operands(args);
 
   // A single cell of v is added up by every warp for itself: that is shorter than sharing it.
   const bool each = NT == 1 && cells == 1 && MODE != SHRINK;
@@ -555,6 +555,7 @@ DEVICE void lora(const Arguments& args) {
       multiply_outputs<1, 0>(stream, y, v, in_hand, false, pairs, row_tiles, y_first);
   }
   copy_wait<0>();
+  if (args.ready && waits_for_predecessor(args)) dependency_wait();
 }
 
 KERNEL void __launch_bounds__(WARPS * 32, MIN_BLOCKS) lora_pair(const GRID_CONSTANT Arguments args) { lora<PAIR>(args); }

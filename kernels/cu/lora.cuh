@@ -45,6 +45,11 @@ struct Arguments {
   u32 depth;    // of a warp's ring in units (lora.cu), of the block's ring in KiB (lora_staged.cu)
   u32 reserved;
   Projection projections[4];
+  // Where this is given, the launch runs beside the preceding kernel, which stores `mark` there when x is complete, and only
+  // the end of the launch waits for that kernel.
+  const u32* ready;
+  u32 mark;
+  u32 reserved_too;
 };
 
 enum Mode { SHRINK, EXPAND, PAIR };
@@ -108,6 +113,21 @@ DEVICE uint4 split(float4 sum, float scale) {
   u32 low01 = ELEMENT::pack(ELEMENT::clamp(v0 - ELEMENT::low(high01)), ELEMENT::clamp(v1 - ELEMENT::high(high01)));
   u32 low23 = ELEMENT::pack(ELEMENT::clamp(v2 - ELEMENT::low(high23)), ELEMENT::clamp(v3 - ELEMENT::high(high23)));
   return make_uint4(high01, high23, low01, low23);
+}
+
+// Whether this block waits for the preceding kernel: beside it one block does, at its end, so that what follows this
+// launch also follows that kernel.
+DEVICE bool waits_for_predecessor(const Arguments& args) { return !args.ready || block_index() + 1 == args.job_count; }
+
+// Returns when x and y may be read.
+DEVICE void wait_for_operands(const Arguments& args) {
+  if (args.ready) {
+    if (thread_index() == 0)
+      while (load_acquire(args.ready) != args.mark) poll_pause();
+    block_barrier();
+  } else {
+    dependency_wait();
+  }
 }
 
 DEVICE Job job_of(const Job* jobs, u32 block) {

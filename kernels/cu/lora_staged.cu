@@ -318,7 +318,7 @@ DEVICE void lora(const Arguments& args) {
   job.rows = 0;
   if (block < args.job_count) job = job_of(args.jobs, block);
   if (job.rows == 0) {
-    dependency_wait();
+    if (waits_for_predecessor(args)) dependency_wait();
     return;
   }
   const Projection& projection = args.projections[job.projection];
@@ -377,7 +377,8 @@ DEVICE void lora(const Arguments& args) {
   if (BULK) block_barrier();
   if (cluster) cluster_wait();
 
-  dependency_wait();
+  wait_for_operands(args);
+  if (BULK) bulk_fence();  // what this thread may read from here on, its bulk copies may read too
 
 #pragma unroll 1
   for (u32 stage = 0; stage < stages.slots; ++stage) {
@@ -410,6 +411,7 @@ DEVICE void lora(const Arguments& args) {
       expand_stages<0>(stages, room.operand, pairs, y, MODE == PAIR);
   }
   copy_wait<0>();
+  if (args.ready && waits_for_predecessor(args)) dependency_wait();
 }
 
 KERNEL void __launch_bounds__(THREADS, MIN_BLOCKS) lora_pair(const GRID_CONSTANT Arguments args) { lora<PAIR>(args); }

@@ -12,12 +12,22 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 15] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("lora.cuh", include_str!("../cu/lora.cuh")),
+    ("activation.cu", include_str!("../cu/activation.cu")),
+    ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
+    ("embedding.cu", include_str!("../cu/embedding.cu")),
+    ("gemm.cu", include_str!("../cu/gemm.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("lora_staged.cu", include_str!("../cu/lora_staged.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
+    ("baseline.cu", include_str!("../cu/baseline.cu")),
+    ("merge.cu", include_str!("../cu/merge.cu")),
+    ("norm.cu", include_str!("../cu/norm.cu")),
+    ("prefill_attention.cu", include_str!("../cu/prefill_attention.cu")),
+    ("rope.cu", include_str!("../cu/rope.cu")),
+    ("sampling.cu", include_str!("../cu/sampling.cu")),
 ];
 
 impl Sources {

@@ -97,6 +97,7 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
     let mut all = Vec::new();
     for tile in RowTile::ALL {
         let suits = match tile {
+            RowTile::Brief8 => point.rows() <= 300 && rank_max <= 32,
             RowTile::Rows8 => longest < 300,
             RowTile::Rows16 => longest > 8,
             RowTile::Rows32 | RowTile::Rows64 => false,

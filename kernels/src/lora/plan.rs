@@ -18,7 +18,8 @@ pub use job::Job;
 pub use site::{PROJECTIONS_MAX, Site};
 
 use rules::{
-    Group, choose_row_tile, exchange_bytes, groups, inbox_cells, ring, ring_alone, ring_slot, ring_unit, share_blocks,
+    Group, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot, ring_unit,
+    share_blocks,
 };
 
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
@@ -104,6 +105,10 @@ impl Plan {
         };
         let mut groups = groups(site, segments, row_tile);
         let cluster = share_blocks(&mut groups, segments, row_tile, chip, tuning);
+        let brief = row_tile == RowTile::Rows8
+            && tuning.row_tile.is_none()
+            && is_brief(&groups, segments, |group| group.members);
+        let row_tile = if brief { RowTile::Brief8 } else { row_tile };
         let mut plan = Plan {
             site: site.clone(),
             variant: Variant { element: site.element(), rows: row_tile },

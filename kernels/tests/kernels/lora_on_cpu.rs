@@ -56,7 +56,13 @@ const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90a"];
 const PAIR: usize = 0;
 const SHRINK: usize = 1;
 const EXPAND: usize = 2;
+/// The pair as a launch beside its predecessor: x and y are there, and one block waits at its end.
+const LATE_PAIR: usize = 3;
 const GAP: usize = 8;
+
+fn name_of(kernel: usize) -> &'static str {
+    KERNELS[if kernel == LATE_PAIR { PAIR } else { kernel }]
+}
 
 fn programs(variant: Variant) -> impl Iterator<Item = Program> {
     let units = ARCHITECTURES.into_iter().map(move |architecture| variant.unit(architecture));
@@ -76,7 +82,7 @@ impl Launch<'_> {
     }
 
     fn program(&self, kernel: usize) -> Program {
-        Program::of(self.plan.variant().unit(self.architecture), KERNELS[kernel])
+        Program::of(self.plan.variant().unit(self.architecture), name_of(kernel))
     }
 
     /// Runs one kernel; `v` is the input of expand. Returns y or v of each projection.
@@ -84,17 +90,19 @@ impl Launch<'_> {
         let Launch { batch, plan, .. } = self;
         let inputs = batch.site.inputs() as usize;
         let buffer = |content: Vec<u8>, hidden, output| Buffer { content, hidden, output };
-        let blank = [Job::default(); 2];
+        let late = kernel == LATE_PAIR;
+        // The block that waits is one with nothing to do, or, in a late launch, the last one with something to do.
+        let blank = if late { Vec::new() } else { vec![Job::default(); 2] };
         let jobs: Vec<u8> = plan.jobs().iter().chain(&blank).copied().flat_map(Job::to_bytes).collect();
         let x = if kernel == EXPAND { Vec::new() } else { spread(&batch.x, inputs, inputs + GAP) };
         let mut buffers = vec![
             buffer(jobs, false, false),
-            buffer(bytes_of(&x), true, false),
+            buffer(bytes_of(&x), !late, false),
             buffer(vec![0xff; plan.inbox_cells() as usize * CELL_BYTES], false, true),
         ];
         let pointer = |holder, offset, target| Pointer { holder, offset, target, addend: 0 };
         let mut pointers = vec![pointer(None, 0, 0), pointer(None, 8, 1), pointer(None, 16, 2)];
-        let mut arguments = vec![0_u8; 48 + 4 * 48];
+        let mut arguments = vec![0_u8; 48 + 4 * 48 + 16];
         let mut put = |offset: usize, value: u32| arguments[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
         put(24, (inputs + GAP) as u32);
         put(28, inputs as u32);
@@ -103,6 +111,7 @@ impl Launch<'_> {
         let cluster = if kernel == EXPAND { 1 } else { plan.cluster() as usize };
         put(36, u32::from(cluster > 1));
         put(40, plan.depth());
+        put(48 + 4 * 48 + 8, 7);
         for (index, place) in batch.site.places().iter().enumerate() {
             let at = 48 + index * 48;
             let outputs = place.shape.outputs as usize;
@@ -113,14 +122,18 @@ impl Launch<'_> {
             put(at + 40, outputs as u32);
             if kernel != SHRINK {
                 pointers.push(pointer(None, at + 16, buffers.len()));
-                buffers.push(buffer(bytes_of(&spread(&batch.y[index], outputs, outputs + GAP)), true, true));
+                buffers.push(buffer(bytes_of(&spread(&batch.y[index], outputs, outputs + GAP)), !late, true));
             }
-            if kernel != PAIR {
+            if kernel == SHRINK || kernel == EXPAND {
                 let nan = vec![f32::NAN; batch.rows as usize * self.v_stride()];
                 let content = if kernel == EXPAND { &v[index] } else { &nan };
                 pointers.push(pointer(None, at + 24, buffers.len()));
                 buffers.push(buffer(content.iter().flat_map(|v| v.to_le_bytes()).collect(), true, kernel == SHRINK));
             }
+        }
+        if late {
+            pointers.push(pointer(None, 48 + 4 * 48, buffers.len()));
+            buffers.push(buffer(7_u32.to_le_bytes().to_vec(), false, false));
         }
         let first_adapter = buffers.len();
         for adapter in &batch.adapters {
@@ -188,11 +201,12 @@ fn check_on(architecture: &'static str, runner: &Runner, batch: &Batch, tuning: 
     let launch = Launch { batch, plan, seed, architecture };
     let run = |kernel, v: &[Vec<f32>]| match launch.run(runner, kernel, v) {
         Ok(outputs) => outputs,
-        Err(error) => panic!("{what}, {}: {error}", KERNELS[kernel]),
+        Err(error) => panic!("{what}, {}: {error}", name_of(kernel)),
     };
 
     let y = launch.y_of(&run(PAIR, &[]));
     close_enough(batch, &y, &what);
+    assert_eq!(launch.y_of(&run(LATE_PAIR, &[])), y, "{what}: beside its predecessor it gives other bits");
     let again = Launch { batch, plan: launch.plan.clone(), seed: seed + 1, architecture };
     let repeated = again.run(runner, PAIR, &[]).expect("it ran before");
     assert_eq!(again.y_of(&repeated), y, "{what}: another order of warps gives other bits");
@@ -307,7 +321,7 @@ fn planted_faults_are_found() {
         ),
         ("x.rows = rows - min(rows, i);", "x.rows = rows + 1 - min(rows, i);", "x read past its last row"),
         ("tiles_below(first, WARPS * 32, projection.columns, my_columns)", "my_columns", "y read past its last column"),
-        ("  dependency_wait();\n\n  // A single", "  // A single", "x read before the preceding kernel is done"),
+        ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
     ];
     let batch = Batch::new(Element::Bf16, 72, &[40], &[part(3, 16), part(1, 9)], 5);
     let tuning = Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(4), ..Tuning::default() };
@@ -317,7 +331,7 @@ fn planted_faults_are_found() {
         ("      phases_wait(empty(asked_slot), asked_parity);", "", "a stage overwritten while it is read"),
         ("t * 4 + 4 > quarters &&", "false &&", "columns of x multiplied that it does not have"),
         ("n * 8 + odd < lane_rows", "n * 8 + odd < lane_rows + 8", "y written past the last row of a segment"),
-        ("  dependency_wait();\n\n#pragma", "#pragma", "x read before the preceding kernel is done"),
+        ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
     ];
     let batch = Batch::new(Element::Bf16, 1000, &[40], &[part(19, 16), part(1, 0)], 5);
     let tuning = Tuning {

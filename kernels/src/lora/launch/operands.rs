@@ -61,6 +61,9 @@ pub(super) struct Arguments {
     pub(super) depth: u32,
     pub(super) reserved: u32,
     pub(super) projections: [ProjectionArguments; PROJECTIONS_MAX],
+    pub(super) ready: u64,
+    pub(super) mark: u32,
+    pub(super) reserved_too: u32,
 }
 
 impl LoadedPlan {

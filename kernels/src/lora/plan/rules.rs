@@ -16,6 +16,8 @@ pub(super) struct Group {
     pub(super) bytes: u64,
     /// Inbox cells of one member's partial sums.
     pub(super) cells: u32,
+    /// The wider of inputs and outputs, in tiles.
+    pub(super) tiles_max: u32,
     /// More output than input.
     pub(super) widens: bool,
     pub(super) members_max: u32,
@@ -47,6 +49,7 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
                     projection,
                     bytes: weights + activations,
                     cells,
+                    tiles_max: inputs.max(outputs).div_ceil(TILE_WIDTH),
                     widens: outputs >= inputs,
                     members_max: members_max(inputs, outputs),
                     members: 1,
@@ -59,12 +62,13 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
 }
 
 /// How many blocks may share a group: no more than there are tiles to share, and no more than the exchange is worth.
-pub(super) fn members_max(inputs: u32, outputs: u32) -> u32 {
+fn members_max(inputs: u32, outputs: u32) -> u32 {
     inputs.min(outputs).div_ceil(TILE_WIDTH).min(32)
 }
 
 /// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
-/// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue.
+/// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue. From 16 rows on
+/// x and y are most of the bytes and pass through a ring.
 pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
     let groups = |tile: RowTile| -> u32 {
         segments.iter().map(|s| (s.rows.end - s.rows.start).div_ceil(tile.rows())).sum::<u32>()
@@ -72,10 +76,18 @@ pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, 
     };
     let room = |tile: RowTile| if tile == RowTile::Rows8 { chip.multiprocessors } else { 2 * chip.multiprocessors };
     let one_tile = |tile: RowTile| segments.iter().all(|s| s.rows.end - s.rows.start <= tile.rows());
-    let fits: Vec<RowTile> =
-        RowTile::ALL.into_iter().filter(|tile| !tile.is_staged() && tile.rank_max() >= rank_max).collect();
-    let enough = fits.iter().copied().find(|&tile| groups(tile) <= room(tile) || one_tile(tile));
-    enough.or(fits.into_iter().rfind(|tile| tile.rows() <= 32)).unwrap_or(RowTile::Rows8)
+    let mut choices = [RowTile::Rows8, RowTile::Staged16].into_iter().filter(|tile| tile.rank_max() >= rank_max);
+    choices.find(|&tile| groups(tile) <= room(tile) || one_tile(tile)).unwrap_or(RowTile::Staged16)
+}
+
+/// Whether a warp of every group has so little of its slices that the shortest code is the fastest: two units of weights
+/// in the shrink and in the expand.
+pub(super) fn is_brief(groups: &[Group], segments: &[Segment], members: impl Fn(&Group) -> u32) -> bool {
+    let warps = RowTile::Brief8.shape().warps;
+    groups.iter().all(|group| {
+        let tiles = group.tiles_max.div_ceil(members(group) * warps);
+        tiles * pairs(segments[group.segment].rank) <= RowTile::Brief8.batch()
+    })
 }
 
 /// Gives each group members and returns the blocks in a cluster, or 1 where sums go through global memory.
@@ -97,7 +109,7 @@ pub(super) fn share_blocks(
     let total: u64 = groups.iter().map(|group| group.bytes).sum();
     let wanted = match tuning.blocks {
         Some(blocks) => blocks / (groups.len() as u32).max(1),
-        None => choose_members(groups, chip),
+        None => choose_members(groups, segments, row_tile, chip),
     };
     if tuning.exchange != Some(Exchange::Global) && chip.cluster_max > 1 && !groups.is_empty() {
         let most = groups.iter().map(|group| group.members_max).min().unwrap_or(1).min(chip.cluster_max).max(1);
@@ -131,7 +143,7 @@ pub(super) fn share_blocks(
 
 /// Members of each group: enough to fill the chip, but no block with less than about 64 KiB, the size below which more
 /// blocks only add to the exchange; a few groups are split further, since then nothing else hides their latency.
-pub(super) fn choose_members(groups: &[Group], chip: Chip) -> u32 {
+fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chip: Chip) -> u32 {
     let count = (groups.len() as u32).max(1);
     let slots = chip.multiprocessors;
     let (bytes_min, bytes_max) = byte_range(groups);
@@ -142,6 +154,13 @@ pub(super) fn choose_members(groups: &[Group], chip: Chip) -> u32 {
     let fill = 1 << (slots / count).max(1).ilog2();
     let doubled_fits = count * fill * 2 <= 2 * slots;
     let fill = if doubled_fits && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
+    // Slices short enough for the shortest code are worth more blocks.
+    let brief = [8, 16]
+        .into_iter()
+        .find(|&members| row_tile.tiles() == 1 && count * members <= slots && is_brief(groups, segments, |_| members));
+    if let Some(members) = brief {
+        return members;
+    }
     let worth = if count <= 6 { 8 } else { (bytes_max >> 16).clamp(1, 8).max((bytes_max >> 17).min(16)) as u32 };
     fill.min(1 << worth.ilog2())
 }
@@ -149,7 +168,7 @@ pub(super) fn choose_members(groups: &[Group], chip: Chip) -> u32 {
 /// Whether sums had better go through global memory: large groups of small rank that the chip cannot split evenly write
 /// for so long that further blocks are worth a slower exchange, and one block a lopsided group would leave the largest
 /// alone.
-pub(super) fn prefers_global(groups: &[Group], members: u32, chip: Chip) -> bool {
+fn prefers_global(groups: &[Group], members: u32, chip: Chip) -> bool {
     let (bytes_min, bytes_max) = byte_range(groups);
     let count = groups.len() as u32;
     let exchanges_little = groups.iter().all(|group| group.cells == 1 && group.widens);
@@ -161,7 +180,7 @@ pub(super) fn prefers_global(groups: &[Group], members: u32, chip: Chip) -> bool
     large || lopsided
 }
 
-pub(super) fn byte_range(groups: &[Group]) -> (u64, u64) {
+fn byte_range(groups: &[Group]) -> (u64, u64) {
     let bytes = groups.iter().map(|group| group.bytes);
     (bytes.clone().min().unwrap_or(0), bytes.max().unwrap_or(0))
 }
@@ -169,7 +188,7 @@ pub(super) fn byte_range(groups: &[Group]) -> (u64, u64) {
 /// A ring that is no deeper than this starves its warps.
 const RING_DEPTH_USEFUL: u32 = 5;
 /// Stages with which x and y keep the memory busy.
-const STAGES_USEFUL: u32 = 4;
+const STAGES_USEFUL: u32 = 2;
 
 /// Shared memory with which two blocks find room on a multiprocessor: the driver keeps 1 KiB a block for itself.
 fn half(chip: Chip) -> u32 {
