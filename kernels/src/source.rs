@@ -82,8 +82,16 @@ impl Sources {
     /// # Errors
     /// As [`Sources::text`].
     pub fn hash(&self) -> Result<String, Error> {
+        self.hash_of(Sources::names())
+    }
+
+    /// SHA-256 over the sources of these names, in hexadecimal.
+    ///
+    /// # Errors
+    /// As [`Sources::text`].
+    pub fn hash_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<String, Error> {
         let mut hash = Sha256::new();
-        for name in Sources::names() {
+        for name in names {
             hash.update(name.as_bytes());
             hash.update([0]);
             hash.update(self.text(name)?.as_bytes());

@@ -99,10 +99,8 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
         let suits = match tile {
             RowTile::Brief8 => point.rows() <= 300 && rank_max <= 32,
             RowTile::Rows8 => longest < 300,
-            RowTile::Rows16 => longest > 8,
-            RowTile::Rows32 | RowTile::Rows64 => false,
             RowTile::Staged16 => longest > 8 || rank_max > 64,
-            _ => longest > tile.rows() / 2,
+            RowTile::Staged32 | RowTile::Staged64 => longest > tile.rows() / 2,
         };
         if !suits {
             continue;
@@ -119,7 +117,7 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
                     push(groups * members, Exchange::Cluster);
                 }
             }
-            for blocks in [33, 66, 99, 132, 165, 198, 264, groups] {
+            for blocks in [66, 132, 198, 264, groups] {
                 push(blocks.max(groups), Exchange::Global);
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p aril-kernels --example bench_lora -- --out results.json`
 //!
-//! Options: `--points table|others|figures|all`, `--only TEXT` (in the point's name), `--explore` (every row tile
+//! Options: `--points table|others|figures|all`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
 //! with several spreads, to choose the plan's rules by), `--compare FOLDER,…` (with `--explore`: the kernels of each),
 //! `--tuning TILE,EXCHANGE,BLOCKS,SHARED` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
 //! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
@@ -19,10 +19,11 @@ use std::time::Instant;
 use aril_kernels::Error;
 use aril_kernels::cache::Cache;
 use aril_kernels::compile::Unit;
+use aril_kernels::gemm::cublaslt::CublasLt;
 use aril_kernels::gpu::Gpu;
 use aril_kernels::lora::launch::LoraKernels;
 use aril_kernels::lora::plan::{Exchange, Plan, Tuning};
-use aril_kernels::lora::variant::{RowTile, Variant};
+use aril_kernels::lora::variant::{RowTile, SOURCES, Variant};
 use aril_kernels::source::Sources;
 use aril_kernels::timing::{Stopwatch, Summary};
 use serde_json::{Value, json};
@@ -135,7 +136,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ampere = LoraKernels::new(&gpu, sources.clone(), cache.clone()).with_architecture("compute_80");
     let stopwatch = Stopwatch::new(&gpu, &stream, &sources, cache.as_ref())?;
     let inbox = kernels.inbox(&stream, 1 << 18)?;
-    let mut bench = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, repeats: options.repeats };
+    let library = CublasLt::open(&gpu, &stream).map_err(|error| println!("no GEMM before a call: {error}")).ok();
+    let mut bench = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, library, repeats: options.repeats };
 
     let mut chosen: Vec<Point> = match options.points.as_str() {
         "table" => points::table(),
@@ -143,7 +145,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "figures" => points::figures(),
         _ => [points::table(), points::others(), points::figures()].concat(),
     };
-    chosen.retain(|point| point.name().contains(&options.only));
+    chosen.retain(|point| options.only.split('|').any(|part| point.name().contains(part)));
     let clocks_before = provenance::clocks();
     let copy = bench.time_copy(2 << 30, 4)?;
     println!("copy of 2 GiB (read + written): {:.0} GB/s", (2_u64 << 30) as f64 / copy.median / 1e3);
@@ -170,7 +172,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "nvrtc": format!("{:?}", aril_kernels::compile::nvrtc_version()?),
         "clocks_before": clocks_before,
         "clocks_after": provenance::clocks(),
-        "source_sha256": sources.hash()?,
+        "source_sha256": sources.hash_of(SOURCES)?,
+        "sources": SOURCES,
         "date": provenance::date(),
         "repeats": options.repeats,
         "copy_2gib_bytes_per_us": (2_u64 << 30) as f64 / copy.median,
@@ -213,23 +216,38 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
     let bytes = point.bytes("pair");
     let copy = bench.time_copy(bytes, prepared.sets)?;
     let (pair, samples) = bench.time(&prepared, &plan, Call::Pair, Before::Itself, options.repeats)?;
-    let (plain, _) = bench.time(&prepared, &plan, Call::Pair, Before::ItselfPlain, options.repeats)?;
-    let (uncooperative, _) = bench.time(&prepared, &plan, Call::Pair, Before::Uncooperative, options.repeats)?;
+    // A point of Punica's figures is a kernel alone; the others also show what surrounds a call.
+    let in_a_step = point.group != "figure";
+    let mut median = |before| -> Result<Option<Summary>, Error> {
+        Ok(if in_a_step { Some(bench.time(&prepared, &plan, Call::Pair, before, options.repeats)?.0) } else { None })
+    };
+    let (plain, uncooperative) = (median(Before::ItselfPlain)?, median(Before::Uncooperative)?);
+    let gemm = if bench.library.is_some() && in_a_step {
+        Some(bench.time(&prepared, &plan, Call::Pair, Before::Gemm, options.repeats)?.0)
+    } else {
+        None
+    };
+    let mut copy_of = |kernel| -> Result<Option<Summary>, Error> {
+        Ok(if in_a_step { Some(bench.time_copy(point.bytes(kernel), prepared.sets)?) } else { None })
+    };
+    let (copy_shrink, copy_expand) = (copy_of("shrink")?, copy_of("expand")?);
+    let us = |summary: Option<Summary>| summary.map_or(f64::NAN, |summary| summary.median);
     let (shrink, _) = bench.time(&prepared, &plan, Call::Shrink, Before::Itself, options.repeats)?;
     let (expand, _) = bench.time(&prepared, &plan, Call::Expand, Before::Itself, options.repeats)?;
     let target = 3.0 + bytes as f64 / 3.70e6;
     let target_uncooperative = 4.6 + bytes as f64 / 3.41e6;
     println!(
-        "{:58} copy {:6.2} pair {:6.2} target {:6.2} {}  after-other {:6.2} target {:6.2} {}  plain {:6.2} shrink {:6.2} expand {:6.2}  {:?} {} blocks c{}{}",
+        "{:58} copy {:6.2} pair {:6.2} target {:6.2} {}  after-other {:6.2} after-gemm {:6.2} target {:6.2} {}  plain {:6.2} shrink {:6.2} expand {:6.2}  {:?} {} blocks c{}{}",
         point.name(),
         copy.median,
         pair.median,
         target,
         if pair.median <= target { "ok  " } else { "OVER" },
-        uncooperative.median,
+        us(uncooperative),
+        us(gemm),
         target_uncooperative,
-        if uncooperative.median <= target_uncooperative { "ok  " } else { "OVER" },
-        plain.median,
+        if us(uncooperative) <= target_uncooperative { "ok  " } else { "OVER" },
+        us(plain),
         shrink.median,
         expand.median,
         plan.variant().rows,
@@ -256,10 +274,13 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         "cluster": plan.cluster(),
         "plan_host_us": plan_host_us(bench, &prepared)?,
         "copy_us": figures(copy),
+        "copy_shrink_us": copy_shrink.map(figures),
+        "copy_expand_us": copy_expand.map(figures),
         "pair_us": figures(pair),
         "pair_samples_us": samples.iter().map(|us| (us * 1e3).round() / 1e3).collect::<Vec<f64>>(),
-        "pair_without_overlap_us": figures(plain),
-        "pair_after_uncooperative_us": figures(uncooperative),
+        "pair_without_overlap_us": plain.map(figures),
+        "pair_after_uncooperative_us": uncooperative.map(figures),
+        "pair_after_gemm_us": gemm.map(figures),
         "shrink_us": figures(shrink),
         "expand_us": figures(expand),
         "target_us": target,

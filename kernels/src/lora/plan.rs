@@ -269,7 +269,7 @@ mod tests {
     fn every_row_meets_every_tile_of_every_projection_exactly_once() {
         let site = site(5120, &[5120, 1024, 40]);
         let segments = [segment(0..1, 8), segment(1..1, 16), segment(4..71, 100), segment(71..72, 1)];
-        for row_tile in [RowTile::Rows8, RowTile::Rows16, RowTile::Rows32] {
+        for row_tile in RowTile::ALL {
             let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(400), ..Tuning::default() };
             let plan = Plan::new(&site, &segments, CHIP, tuning).expect("a valid batch");
             for (projection, place) in site.places().iter().enumerate() {

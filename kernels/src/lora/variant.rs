@@ -1,7 +1,10 @@
-//! The compiled forms of `lora.cu`: one a number format and a row tile.
+//! The compiled forms of `lora.cu` and `lora_staged.cu`: one a number format and a row tile.
 
 use crate::Element;
 use crate::compile::Unit;
+
+/// The sources that all of them are made of.
+pub const SOURCES: [&str; 4] = ["primitives.cuh", "lora.cuh", "lora.cu", "lora_staged.cu"];
 
 /// One compiled form of the LoRA kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,28 +15,20 @@ pub struct Variant {
     pub rows: RowTile,
 }
 
-/// Rows of a segment that one group of blocks multiplies at once. More rows read the weights less often and hold
-/// more sums in registers.
+/// Rows of a segment that one group of blocks multiplies at once, and how they travel. More rows read the weights less
+/// often and hold more sums in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RowTile {
     /// 8 rows, for slices so short that a warp has one batch of two tiles: what counts then is the length of the code.
     Brief8,
     /// 8 rows: decode.
     Rows8,
-    /// 16 rows.
-    Rows16,
-    /// 32 rows.
-    Rows32,
-    /// 64 rows: prefill of ranks up to 128.
-    Rows64,
-    /// 16 rows, x and y staged in shared memory.
+    /// 16 rows, x and y staged in shared memory: prefill.
     Staged16,
     /// 32 rows, staged.
     Staged32,
     /// 64 rows, staged, of ranks up to 128.
     Staged64,
-    /// 128 rows, staged, of ranks up to 64.
-    Staged128,
 }
 
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
@@ -54,17 +49,8 @@ pub(crate) const CELLS_IN_TURNS: u32 = 5;
 
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 9] = [
-        RowTile::Brief8,
-        RowTile::Rows8,
-        RowTile::Rows16,
-        RowTile::Rows32,
-        RowTile::Rows64,
-        RowTile::Staged16,
-        RowTile::Staged32,
-        RowTile::Staged64,
-        RowTile::Staged128,
-    ];
+    pub const ALL: [RowTile; 5] =
+        [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Staged32, RowTile::Staged64];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
@@ -74,10 +60,9 @@ impl RowTile {
     pub(crate) fn tiles(self) -> u32 {
         match self {
             RowTile::Brief8 | RowTile::Rows8 => 1,
-            RowTile::Rows16 | RowTile::Staged16 => 2,
-            RowTile::Rows32 | RowTile::Staged32 => 4,
-            RowTile::Rows64 | RowTile::Staged64 => 8,
-            RowTile::Staged128 => 16,
+            RowTile::Staged16 => 2,
+            RowTile::Staged32 => 4,
+            RowTile::Staged64 => 8,
         }
     }
 
@@ -86,35 +71,27 @@ impl RowTile {
     pub(crate) fn batch(self) -> u32 {
         match self {
             RowTile::Rows8 => 4,
-            RowTile::Brief8 | RowTile::Rows16 => 2,
-            _ => 1,
+            RowTile::Brief8 => 2,
+            RowTile::Staged16 | RowTile::Staged32 | RowTile::Staged64 => 1,
         }
     }
 
     /// Whether x and y pass through shared memory (`lora_staged.cu`) rather than registers (`lora.cu`).
     pub fn is_staged(self) -> bool {
-        matches!(self, RowTile::Staged16 | RowTile::Staged32 | RowTile::Staged64 | RowTile::Staged128)
+        self.tiles() > 1
     }
 
     pub(crate) fn shape(self) -> Shape {
-        let (depth_max, pairs, blocks_min) = match self {
-            RowTile::Brief8 | RowTile::Rows8 => (11, 2, 2),
-            RowTile::Rows16 => (11, 1, 2),
-            RowTile::Rows32 => (8, 1, 2),
-            RowTile::Rows64 => (8, 1, 1),
-            RowTile::Staged16 | RowTile::Staged32 | RowTile::Staged64 | RowTile::Staged128 => (0, 2, 2),
-        };
-        Shape { warps: 8, depth_max, pairs, blocks_min }
+        // The depth of a ring of stages follows from the memory there is.
+        let depth_max = if self.is_staged() { 0 } else { 11 };
+        Shape { warps: 8, depth_max, pairs: 2, blocks_min: 2 }
     }
 
     /// The largest rank that the block's warps can accumulate.
     pub fn rank_max(self) -> u32 {
         let shape = self.shape();
-        if self.is_staged() {
-            let row_warps = self.tiles().div_ceil(4);
-            return (shape.pairs * (shape.warps / row_warps) * 16).min(super::layout::RANK_MAX);
-        }
-        (shape.pairs * shape.warps * 16).min(super::layout::RANK_MAX)
+        let row_warps = self.tiles().div_ceil(4);
+        (shape.pairs * (shape.warps / row_warps) * 16).min(super::layout::RANK_MAX)
     }
 }
 

@@ -277,7 +277,7 @@ fn members_of_a_group_exchange_their_sums_in_any_number() {
         check(
             runner,
             &batch,
-            Tuning { row_tile: Some(RowTile::Rows64), blocks: Some(4), exchange, ..Tuning::default() },
+            Tuning { row_tile: Some(RowTile::Staged64), blocks: Some(4), exchange, ..Tuning::default() },
             3,
         );
     }
@@ -293,7 +293,7 @@ fn many_rows_pass_through_a_short_ring() {
         (RowTile::Staged32, 264, &[72, 200], &[part(33, 250), part(1, 3)]),
         (RowTile::Staged64, 520, &[392], &[part(64, 64), part(3, 16)]),
         (RowTile::Staged64, 136, &[264], &[part(90, 125)]),
-        (RowTile::Staged128, 200, &[328], &[part(130, 33), part(7, 64)]),
+        (RowTile::Staged64, 200, &[328], &[part(130, 33), part(7, 64)]),
     ];
     for (index, (row_tile, inputs, outputs, parts)) in batches.into_iter().enumerate() {
         let batch = Batch::new(Element::ALL[index % 2], inputs, outputs, parts, 20 + index as u64);
