@@ -1,13 +1,13 @@
 #!/bin/sh
 # Everything about the kernels that needs a GPU, in one go: `kernels/ci/gpu.sh BINARIES OUT [PART...]`.
 # BINARIES is the folder of the built examples (target/release/examples), OUT a folder for results and logs.
-# Parts: lora attention prices llama hugging-face sanitize; all of them if none is named. A part whose binary is
-# not there is skipped and says so, as are compute-sanitizer and python where they are missing.
+# Parts: lora attention baselines copies llama hugging-face sanitize; all of them if none is named. A part whose
+# binary is not there is skipped and says so, as are compute-sanitizer and python where they are missing.
 set -u
 binaries=$1
 out=$2
 shift 2
-parts=${*:-lora attention prices llama hugging-face sanitize}
+parts=${*:-lora attention baselines copies llama hugging-face sanitize}
 here=$(dirname "$0")
 mkdir -p "$out"
 failed=0
@@ -31,7 +31,8 @@ for part in $parts; do
   case $part in
     lora) run lora 300 "$binaries/bench_lora" --points all --out "$out/lora.json" ;;
     attention) run attention 120 "$binaries/bench_attention" --out "$out/attention.json" ;;
-    prices) run prices 200 "$binaries/bench_prices" --out "$out/prices.json" ;;
+    baselines) run baselines 300 "$binaries/bench_baselines" --points all --out "$out/baselines.json" ;;
+    copies) run copies 120 "$binaries/bench_copies" --out "$out/copies.json" ;;
     llama) run llama 300 "$binaries/bench_llama" check gemm step --out "$out/llama.json" ;;
     hugging-face) run hugging-face 120 python3 "$here/hf_check.py" "$binaries/bench_llama" "$out/hugging-face" ;;
     sanitize)

@@ -72,6 +72,7 @@ inline void copy_async(void* shared, const void* global, u32 bytes) {
   if (bytes != 0 && bytes != 16) fail("an asynchronous copy reads neither 0 nor 16 bytes");
   current->open.push_back({shared, global, bytes});
 }
+inline void copy_async_ahead(void* shared, const void* global, u32 bytes) { copy_async(shared, global, bytes); }
 inline void copy_commit() {
   current->groups.push_back(current->open);
   current->open.clear();
@@ -86,6 +87,8 @@ inline void dependency_wait() {
   current->waited = true;
 }
 
+inline void store_release(u32* p, u32 v) { *p = v; }
+inline u32 load_acquire(const u32* p) { return *p; }
 inline float4 load_relaxed(const float4* p) { return *p; }
 inline void store_relaxed(float4* p, float4 v) { *p = v; }
 inline u32 float_bits(float v) {

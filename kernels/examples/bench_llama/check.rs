@@ -10,7 +10,7 @@ use aril_kernels::{Element, Error};
 use serde_json::{Value, json};
 
 use crate::Options;
-use crate::case::Case;
+use crate::case::{Case, StepOutput};
 
 pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error> {
     let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
@@ -66,7 +66,7 @@ fn one(
     order: LoraOrder,
     gemm: GemmPath,
     build: &Build,
-    first: &mut Option<Vec<(Vec<Vec<f32>>, Vec<u32>)>>,
+    first: &mut Option<Vec<StepOutput>>,
 ) -> Result<(f64, bool, bool), Error> {
     let mut llama = case.open(gpu, case.settings(order, gemm), build)?;
     let results = case.run(&mut llama)?;

@@ -12,10 +12,11 @@ mod case;
 mod check;
 mod gemm;
 mod hugging_face;
+#[path = "../bench_lora/provenance.rs"]
+mod provenance;
 mod steps;
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use aril_kernels::gpu::Gpu;
 use aril_kernels::llama::Build;
@@ -70,9 +71,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "gpu": gpu.name(),
         "driver_cuda": gpu.driver_version(),
         "nvrtc": format!("{:?}", aril_kernels::compile::nvrtc_version()?),
-        "clocks_before": clocks(),
+        "clocks_before": provenance::clocks(),
         "source_sha256": sources.hash()?,
-        "date": date(),
+        "date": provenance::date(),
         "repeats": options.repeats,
     });
     let mut wrong = 0;
@@ -95,21 +96,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    report["clocks_after"] = json!(clocks());
+    report["clocks_after"] = json!(provenance::clocks());
     std::fs::write(&options.out, serde_json::to_string_pretty(&report)?)?;
     println!("{} wrong; written to {}", wrong, options.out.display());
     if wrong > 0 { Err("something is wrong".into()) } else { Ok(()) }
-}
-
-/// Clocks, temperature, power and driver version as the driver reports them.
-fn clocks() -> String {
-    let output = Command::new("nvidia-smi")
-        .args(["--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw,driver_version", "--format=csv,noheader"])
-        .output();
-    output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn date() -> String {
-    let output = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%MZ"]).output();
-    output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

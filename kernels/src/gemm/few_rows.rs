@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result::memset_d8_async};
 
 use super::{GemmShape, WeightOrder};
-use crate::gpu::Overlap;
+use crate::gpu::{Overlap, Ready};
 use crate::program::{Compiler, Grid, Kernel};
 use crate::{Element, Error};
 
@@ -28,6 +28,8 @@ pub struct Variant {
     pub tiles: u32,
     /// Steps in flight and in use, a block.
     pub stages: u32,
+    /// Whether the L2 fetches two steps of a row of W at once.
+    pub wide: bool,
 }
 
 /// Choices of a plan, for measuring what they are worth. `None` leaves a choice to the plan.
@@ -37,6 +39,8 @@ pub struct Tuning {
     pub blocks: Option<u32>,
     /// Steps in flight and in use, a block.
     pub stages: Option<u32>,
+    /// Whether the L2 fetches two steps of a row of W at once.
+    pub wide: Option<bool>,
 }
 
 impl Variant {
@@ -47,17 +51,12 @@ impl Variant {
 
     fn new(element: Element, tiles: u32) -> Self {
         // As many stages as let another launch's blocks find room beside.
-        Variant {
-            element,
-            tiles,
-            stages: if tiles == 1 {
-                6
-            } else if tiles == 8 {
-                4
-            } else {
-                5
-            },
-        }
+        let stages = match tiles {
+            1 => 6,
+            8 => 4,
+            _ => 5,
+        };
+        Variant { element, tiles, stages, wide: true }
     }
 
     /// The smallest variant that holds so many rows.
@@ -71,6 +70,7 @@ impl Variant {
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.tiles.to_string()),
             ("STAGES", self.stages.to_string()),
+            ("WIDE", u32::from(self.wide).to_string()),
         ]
     }
 
@@ -120,6 +120,9 @@ struct Arguments {
     tile_steps: u32,
     total_steps: u32,
     block_steps: u32,
+    ready: u64,
+    mark: u32,
+    reserved: u32,
 }
 
 /// The kernels of one GPU and the inbox through which blocks exchange sums. Launches that share it must be ordered.
@@ -185,6 +188,7 @@ impl FewRows {
         }
         let mut variant = Variant::of(shape.element, shape.rows);
         variant.stages = tuning.stages.unwrap_or(variant.stages);
+        variant.wide = tuning.wide.unwrap_or(variant.wide);
         let multiprocessors = self.compiler.gpu().chip().multiprocessors;
         let blocks = tuning.blocks.unwrap_or(multiprocessors);
         if blocks > multiprocessors * BLOCKS_EACH_MAX {
@@ -203,7 +207,7 @@ impl FewRows {
         Ok(FewRowsPlan { shape, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 
-    /// y = x·Wᵀ. Bitwise reproducible.
+    /// y = x·Wᵀ. Bitwise reproducible. `ready` becomes its mark when x is complete.
     ///
     /// # Errors
     /// [`Error::Shape`] for a misaligned address; [`Error::Driver`] if the launch is refused.
@@ -212,6 +216,7 @@ impl FewRows {
     /// The addresses must be live matrices of the plan's shape until the launch is complete, and no other launch may use
     /// this inbox until then, unless it is ordered after it. With [`Overlap::Programmatic`], see there: the weights are
     /// read early.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a GEMM, and whom it tells")]
     pub unsafe fn launch(
         &self,
         stream: &Arc<CudaStream>,
@@ -219,6 +224,7 @@ impl FewRows {
         weights: u64,
         x: u64,
         y: u64,
+        ready: Option<Ready>,
         overlap: Overlap,
     ) -> Result<(), Error> {
         for (what, address) in [("weights", weights), ("x", x), ("y", y)] {
@@ -240,6 +246,9 @@ impl FewRows {
             tile_steps: shares.tile_steps,
             total_steps: shares.total_steps,
             block_steps: shares.block_steps,
+            ready: ready.map_or(0, |ready| ready.address),
+            mark: ready.map_or(0, |ready| ready.mark),
+            reserved: 0,
         };
         let grid = Grid { blocks: shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
         // SAFETY: the layout is the kernel's; the rest is the caller's promise.
