@@ -82,6 +82,11 @@ DEVICE void store_relaxed(float4* p, float4 v) {
                : "memory");
 }
 
+// *p += v, for any number of threads at once, in no particular order.
+DEVICE void add_relaxed(float* p, float v) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory");
+}
+
 // A transaction barrier in shared memory, which other blocks of a cluster complete by storing.
 // `barrier_init`, by one thread: the barrier opens when `bytes` have been stored.
 DEVICE void barrier_init(u64* barrier, u32 bytes) {

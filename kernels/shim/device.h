@@ -151,6 +151,7 @@ inline bool any_lane(bool v) {
   return current->word[0];
 }
 inline float exp2_fast(float v) { return exp2f(v); }
+inline void add_relaxed(float* p, float v) { *p += v; }
 inline u32 count_arrival(u32* counter) { return (*counter)++; }
 
 inline void mma(Collective which, float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
