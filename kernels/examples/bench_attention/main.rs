@@ -70,6 +70,9 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
+/// What the measured kernels are made of.
+const SOURCES: [&str; 4] = ["primitives.cuh", "memory.cu", "decode_attention.cu", "prefill_attention.cu"];
+
 /// What everything is judged by.
 struct Ceilings {
     copy_bytes_per_us: f64,
@@ -141,7 +144,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "nvrtc": format!("{:?}", aril_kernels::compile::nvrtc_version()?),
         "clocks_before": clocks_before,
         "clocks_after": provenance::clocks(),
-        "source_sha256": sources.hash()?,
+        "sources": SOURCES,
+        "source_sha256": sources.hash_of(SOURCES.into_iter())?,
         "date": provenance::date(),
         "repeats": options.repeats,
         "copy_2gib_bytes_per_us": ceilings.copy_bytes_per_us,

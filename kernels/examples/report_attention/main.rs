@@ -40,6 +40,7 @@ fn page(report: &Value, data: &str) -> String {
     let empty = Vec::new();
     let results = report["results"].as_array().unwrap_or(&empty);
     let checks = report["checks"].as_array().unwrap_or(&empty);
+    let sources: Vec<&str> = report["sources"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let right = |list: &[Value]| list.iter().filter(|entry| entry["correct"] == Value::Bool(true)).count();
     let (gemm, copy) = (number(&report["gemm_8192_bf16_flops_per_us"]), number(&report["copy_2gib_bytes_per_us"]));
     let mut page = format!(
@@ -50,7 +51,7 @@ fn page(report: &Value, data: &str) -> String {
     let _ = writeln!(
         page,
         "| | |\n|---|---|\n| GPU | {} |\n| driver, SM and memory clock, highest SM clock, °C, W before / after | {} / {} |\n\
-         | CUDA, NVRTC | {}, {} |\n| kernel sources, SHA-256 | `{}` |\n| date | {} |\n| replays a figure | {} |\n\
+         | CUDA, NVRTC | {}, {} |\n| kernel sources, SHA-256 | {}: `{}` |\n| date | {} |\n| replays a figure | {} |\n\
          | copy of 2 GiB, read and written | {:.2} TB/s |\n| bf16 GEMM of 8192³, cuBLASLt, random contents | {:.0} TFLOP/s |\n\
          | checks against float64 | {} of {} batches and {} of {} timed points right |\n",
         text("gpu"),
@@ -58,6 +59,7 @@ fn page(report: &Value, data: &str) -> String {
         text("clocks_after"),
         text("driver_cuda"),
         text("nvrtc"),
+        sources.join(", "),
         text("source_sha256"),
         text("date"),
         report["repeats"],
