@@ -49,7 +49,7 @@ fn options() -> Result<Options, String> {
         time: true,
         sweep: false,
         sources: None,
-        repeats: 30,
+        repeats: 50,
         budget_s: f64::INFINITY,
     };
     let mut arguments = std::env::args().skip(1);

@@ -100,7 +100,8 @@ fn batch(point: &Value) -> String {
 fn decode(page: &mut String, results: &[Value]) {
     page.push_str(
         "## Decode\n\nBytes are keys, values, q and the result, each once. *Share* is bytes over time over the bandwidth of the \
-         2 GiB copy; *copy* is a device copy that moves the same bytes, timed the same way. The target is a share of \
+         2 GiB copy; *copy* is a device copy that moves the same bytes, timed the same way. A copy writes half of its bytes, \
+         attention only reads, which is why it can exceed the copy. The target is a share of \
          85 % at the batch in bold.\n\n\
          | format | query / KV heads × width | sequences × context | MiB | copy µs | µs | spread % | share | workers | plan, host µs |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
