@@ -137,6 +137,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             results.push(Value::Object(entry));
         }
     }
+    // Again after everything else: the chip is warm now, and the better of both is what prefill is judged by.
+    let gemm_after = if options.time { best_gemm_us(&bench, options.repeats).ok() } else { None };
     let report = json!({
         "what": "attention kernels, microseconds a call: CUDA graph of one call a layer, cold L2",
         "gpu": bench.gpu.name(),
@@ -150,6 +152,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "repeats": options.repeats,
         "copy_2gib_bytes_per_us": ceilings.copy_bytes_per_us,
         "gemm_8192_bf16_flops_per_us": ceilings.gemm_flops_per_us,
+        "gemm_8192_bf16_flops_per_us_after": gemm_after.map(|us| 2.0 * 8192_f64.powi(3) / us),
         "checks": checked,
         "results": results,
         "missing": missing,
@@ -281,7 +284,6 @@ fn time(
         put("flops", json!(plan.flops()));
         put("tiles", json!(plan.tiles().len()));
         put("variant", json!(format!("{:?}", plan.variant())));
-        put("share_of_gemm_rate", json!(share));
         println!(
             "{:55} {us:8.1} us, {:5.0} TFLOP/s = {:.1} % of the GEMM rate ({:?})",
             point.name(),
