@@ -78,13 +78,37 @@ impl Sources {
     /// # Errors
     /// As [`Sources::text`].
     pub fn hash(&self) -> Result<String, Error> {
+        self.hash_of(Sources::names())
+    }
+
+    /// The same over some sources: those that one kernel is made of, so that a measurement stays that of its kernels when
+    /// others change.
+    ///
+    /// # Errors
+    /// As [`Sources::text`].
+    pub fn hash_of<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<String, Error> {
         let mut hash = Sha256::new();
-        for name in Sources::names() {
+        for name in names {
             hash.update(name.as_bytes());
             hash.update([0]);
             hash.update(self.text(name)?.as_bytes());
             hash.update([0]);
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_that_of_the_named_sources() {
+        let sources = Sources::built_in();
+        let hash = |names: &[&str]| sources.hash_of(names.iter().copied()).expect("built in");
+        assert_ne!(hash(&[HEADER, "lora.cu"]), hash(&[HEADER, "memory.cu"]));
+        assert_ne!(hash(&[HEADER]), hash(&[]));
+        assert_eq!(sources.hash().expect("built in"), sources.hash_of(Sources::names()).expect("built in"));
+        assert!(sources.hash_of(["no.cu"].into_iter()).is_err());
     }
 }

@@ -18,7 +18,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::Options;
+use crate::{Options, rounded};
 
 struct Bench {
     gpu: Gpu,
@@ -179,7 +179,7 @@ impl Bench {
             }
             Ok(())
         })?;
-        let each = |samples: Vec<f64>| -> Vec<f64> { samples.into_iter().map(|us| us / sets as f64).collect() };
+        let each = |samples: Vec<f64>| rounded(samples.into_iter().map(|us| us / sets as f64).collect());
         let library = each(self.stopwatch.replays_us(&library, self.repeats)?);
         let run_own = |tuning: Tuning, overlap: Overlap| -> Result<Vec<f64>, Error> {
             let plan = self.few.plan_with(shape, tuning)?;

@@ -10,7 +10,7 @@ use aril_kernels::timing::{Stopwatch, Summary};
 use aril_kernels::{Element, Error};
 use serde_json::{Value, json};
 
-use crate::Options;
+use crate::{Options, rounded};
 
 /// A step: rows of one sequence each, all of one context, and perhaps one chunk of a prompt beside them.
 #[derive(Debug, Clone, Copy)]
@@ -167,8 +167,8 @@ fn step(
     copy: f64,
 ) -> Result<Value, Error> {
     let rows = Rows::new(point);
-    let without = llama.time_step(&rows.sequences(false), options.repeats)?;
-    let with = llama.time_step(&rows.sequences(true), options.repeats)?;
+    let without = rounded(llama.time_step(&rows.sequences(false), options.repeats)?);
+    let with = rounded(llama.time_step(&rows.sequences(true), options.repeats)?);
     let bytes = point.bytes(llama.shape());
     let floor = bytes as f64 / copy;
     let lora_bytes = u64::from(point.adapters) * llama.adapter_bytes(point.rank) as u64;
@@ -193,7 +193,7 @@ fn operations(llama: &mut Llama, options: &Options, name: &str, point: Point) ->
     let mut found = serde_json::Map::new();
     let mut line = format!("{name} {}, us a call:", point.name());
     for operation in Operation::ALL {
-        let samples = llama.time_operation(operation, &rows.sequences(true), options.repeats.min(10))?;
+        let samples = rounded(llama.time_operation(operation, &rows.sequences(true), options.repeats.min(10))?);
         line += &format!(" {operation:?} {:.2}", median(&samples));
         found.insert(format!("{operation:?}"), json!(samples));
     }
