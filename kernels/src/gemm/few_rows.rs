@@ -189,6 +189,10 @@ impl FewRows {
         }
         let mut variant = Variant::of(shape.element, shape.rows);
         variant.stages = tuning.stages.unwrap_or(variant.stages);
+        // Older GPUs have less shared memory.
+        while variant.shared_bytes() > self.compiler.gpu().chip().shared_bytes_block_max && variant.stages > 2 {
+            variant.stages -= 1;
+        }
         variant.wide = tuning.wide.unwrap_or(variant.wide);
         let multiprocessors = self.compiler.gpu().chip().multiprocessors;
         let blocks = tuning.blocks.unwrap_or(multiprocessors);
