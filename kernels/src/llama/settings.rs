@@ -28,7 +28,7 @@ pub struct LlamaSettings {
     pub gemm: GemmPath,
 }
 
-/// What multiplies the rows of small steps. Steps of more than 64 rows are cuBLASLt's in any case.
+/// What multiplies the rows of small steps. Steps of more than 32 rows are cuBLASLt's in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GemmPath {
     /// This crate's kernel, which loads weights before the preceding kernel is finished.
