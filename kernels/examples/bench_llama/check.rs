@@ -69,7 +69,8 @@ struct Checked {
     typical: f64,
     /// Whether the sampled tokens are the largest of our own logits.
     tokens_right: bool,
-    /// Whether a second run, whose decode steps replay the graphs of the first, gives the same bits.
+    /// Whether a second run, whose decode steps replay the graphs of the first, and a third one without graphs give the
+    /// same bits.
     repeats: bool,
 }
 
@@ -85,6 +86,8 @@ fn one(
     let mut llama = case.open(gpu, case.settings(order, gemm), build)?;
     let results = case.run(&mut llama)?;
     let again = case.run(&mut llama)?;
+    llama.set_graphs(false);
+    let launched = case.run(&mut llama)?;
     let (mut worst, mut squares, mut parts) = (0.0_f64, 0.0, 0.0);
     let mut tokens_right = true;
     for (step, (logits, tokens)) in case.steps.iter().zip(&results) {
@@ -98,7 +101,7 @@ fn one(
             tokens_right &= row.iter().position(|&value| value == largest) == Some(token as usize);
         }
     }
-    let same = results == again;
+    let same = results == again && results == launched;
     // Whether deltas are written before, beside or along the GEMM must not change a bit. Behind it there are none.
     let writes_delta = order != LoraOrder::After && build.architecture.is_none();
     let as_first = match first {
