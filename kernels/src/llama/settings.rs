@@ -28,7 +28,7 @@ pub struct LlamaSettings {
     pub gemm: GemmPath,
 }
 
-/// What multiplies the rows of small steps. Steps of more than 64 rows are cuBLASLt's in any case.
+/// What multiplies the rows of small steps. Steps of more than 32 rows are cuBLASLt's in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GemmPath {
     /// This crate's kernel, which loads weights before the preceding kernel is finished.
@@ -54,6 +54,7 @@ pub enum LoraPath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LoraOrder {
     /// Behind the GEMM: the adapter's weights stream in while the GEMM ends.
+    #[default]
     After,
     /// Before the GEMM: the adapter's weights stream in during the operation before, those of the GEMM during the
     /// adapter's exchange.
@@ -62,7 +63,6 @@ pub enum LoraOrder {
     Beside,
     /// Behind the GEMM on its stream, but beginning as soon as the GEMM has seen its input, which this crate's kernel tells:
     /// both run side by side, and the weights of both stream at once. With another GEMM: [`LoraOrder::After`].
-    #[default]
     Along,
 }
 
