@@ -53,10 +53,12 @@ pub fn unit(element: Element, architecture: &str) -> Unit {
 
 /// Blocks and shared memory of a merge.
 pub fn grid(shape: ProjectionShape, rank: u32) -> Grid {
+    let depth = rank.next_multiple_of(16);
     Grid {
         blocks: shape.inputs.div_ceil(TILE) * shape.outputs.div_ceil(TILE),
         threads: THREADS,
-        shared_bytes: rank.next_multiple_of(16) * (TILE + 8) * 2,
+        // The tile's part of A, a line a rank, and of B, a line an output; lines are apart by 16 bytes.
+        shared_bytes: depth * (TILE * 2 + 16) + TILE * (depth * 2 + 16),
     }
 }
 
@@ -84,7 +86,8 @@ impl MergeKernel {
     ///
     /// # Safety
     /// The weights and the adapter must be live device memory of this GPU, laid out for `place`; nothing else uses the
-    /// weights meanwhile.
+    /// weights meanwhile. With [`Overlap::Programmatic`], the adapter must have been complete before the preceding
+    /// kernel began.
     #[expect(clippy::too_many_arguments, reason = "where, what and how much of it")]
     pub unsafe fn merge(
         &self,
