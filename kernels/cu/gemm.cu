@@ -18,8 +18,8 @@
 // Inbox: an empty word holds EMPTY, which no sum produces; the reader puts EMPTY back. Blocks wait for one another, so
 // all of them must find room at once: no more blocks than multiprocessors hold.
 //
-// The next launch may begin when every block is past its wait: a launch that needs x alone, and writes what nothing before
-// it touches, may then run beside this one without waiting for it.
+// `ready`, if given, becomes `mark` when x is complete: a launch that needs x alone, and writes what nothing before it
+// touches, may then run beside this one.
 //
 // Bound by: the bytes of W.
 #include "primitives.cuh"
@@ -47,6 +47,9 @@ struct Arguments {
   u32 tile_steps;   // steps of one tile: ceil(inputs / 64)
   u32 total_steps;  // of all tiles
   u32 block_steps;  // of one block
+  u32* ready;       // or null
+  u32 mark;
+  u32 reserved;
 };
 
 constexpr u32 THREADS = 256;
@@ -146,6 +149,7 @@ struct Sums {
 };
 
 KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) {
+  dependents_trigger();
   const u32 lane = thread_index() % 32, warp = thread_index() / 32;
   const u32 half = warp / 4, first_output = warp % 4 * 32;
   const u32 begin = min(args.total_steps, block_index() * args.block_steps);
@@ -173,7 +177,7 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
     }
   }
   dependency_wait();
-  dependents_trigger();
+  if (args.ready && block_index() == 0 && thread_index() == 0) store_release(args.ready, args.mark);
 #pragma unroll
   for (u32 n = 0; n < STAGES - 1; ++n) {
     if (n < early) {

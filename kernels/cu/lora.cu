@@ -82,8 +82,13 @@ struct Arguments {
   u32 job_count;
   u32 cluster;  // whether the members of a group are a cluster
   u32 depth;    // of a warp's ring, in units
-  u32 late;     // whether x is there already: only the end of the launch waits for the preceding kernel
+  u32 reserved;
   Projection projections[4];
+  // Where this is given, the launch runs beside the preceding kernel, which stores `mark` there when x is complete, and only
+  // the end of the launch waits for that kernel.
+  const u32* ready;
+  u32 mark;
+  u32 reserved_too;
 };
 
 enum Mode { SHRINK, EXPAND, PAIR };
@@ -441,8 +446,8 @@ DEVICE void lora(const Arguments& args) {
   Job job;
   job.rows = 0;
   if (block < args.job_count) job = job_of(args.jobs, block);
-  // In a late launch one block waits, at its end, so that what follows it also follows the preceding kernel.
-  const bool waits = !args.late || block + 1 == args.job_count;
+  // Beside the preceding kernel one block waits, at its end, so that what follows this launch also follows that kernel.
+  const bool waits = !args.ready || block + 1 == args.job_count;
   if (job.rows == 0) {
     if (waits) dependency_wait();
     return;
@@ -529,10 +534,13 @@ DEVICE void lora(const Arguments& args) {
   uint2 y_first[BATCH_OUT][NT][2];
   if (cluster) cluster_wait();
 
-  if (args.late)
-    see_earlier_writes();
-  else
+  if (args.ready) {
+    if (thread_index() == 0)
+      while (load_acquire(args.ready) != args.mark) poll_pause();
+    block_barrier();
+  } else {
     dependency_wait();
+  }
 
   if (MODE != EXPAND) {
     float sums[PAIRS][NT][4];
@@ -668,7 +676,7 @@ DEVICE void lora(const Arguments& args) {
       multiply_outputs<1, 0>(stream, y, v, pairs, row_tiles, y_first);
   }
   copy_wait<0>();
-  if (args.late && waits) dependency_wait();
+  if (args.ready && waits) dependency_wait();
 }
 
 KERNEL void __launch_bounds__(WARPS * 32, MIN_BLOCKS) lora_pair(const GRID_CONSTANT Arguments args) { lora<PAIR>(args); }

@@ -59,8 +59,14 @@ DEVICE void dependency_wait() {
 #endif
 }
 
-// What kernels wrote that were complete before this one began is read from here on, not what a cache kept from before.
-DEVICE void see_earlier_writes() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+// A word by which a kernel tells another, running now, that all it has seen is there: what was visible to the thread
+// that stores is visible to the one that loads and finds it.
+DEVICE void store_release(u32* p, u32 v) { asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
+DEVICE u32 load_acquire(const u32* p) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
 
 // 16-byte accesses that another block, running now, may read or write.
 DEVICE float4 load_relaxed(const float4* p) {
@@ -154,6 +160,8 @@ DEVICE void load_matrices_transposed(u32 (&out)[4], const void* shared) {
 
 // The value of lane `lane ^ mask`.
 DEVICE float shuffle_xor(float v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+// Whether any lane of the warp says so.
+DEVICE bool any_lane(bool v) { return __any_sync(0xffffffffu, v); }
 // 2^v with an error of two units in the last place; 0 for minus infinity.
 DEVICE float exp2_fast(float v) {
   float out;

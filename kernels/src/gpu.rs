@@ -28,12 +28,15 @@ pub enum Overlap {
     /// that was complete before the preceding kernel began: a copy, or a kernel with a launch without overlap, or
     /// a synchronisation, in between. Ignored before compute capability 9.0.
     Programmatic,
-    /// As [`Overlap::Programmatic`], but activations are read at once, beside the preceding kernel, and only the end of the
-    /// launch waits for it. For a launch whose predecessor reads the same activations and lets its successor begin when
-    /// it has seen them complete, and which writes nothing that the predecessor touches: an adapter's launch behind
-    /// [`crate::gemm::few_rows`] on the same x, with outputs of its own. Kernels that cannot do so wait as with the
-    /// others.
-    Beside,
+}
+
+/// A word in device memory by which one launch tells the next, which runs beside it, that the input of both is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// Device address of a u32.
+    pub address: u64,
+    /// What it becomes; not what it was left at by the launches before.
+    pub mark: u32,
 }
 
 impl Gpu {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result::memset_d8_async};
 
 use super::{GemmShape, WeightOrder};
-use crate::gpu::Overlap;
+use crate::gpu::{Overlap, Ready};
 use crate::program::{Compiler, Grid, Kernel};
 use crate::{Element, Error};
 
@@ -56,7 +56,7 @@ impl Variant {
             8 => 4,
             _ => 5,
         };
-        Variant { element, tiles, stages, wide: false }
+        Variant { element, tiles, stages, wide: true }
     }
 
     /// The smallest variant that holds so many rows.
@@ -120,6 +120,9 @@ struct Arguments {
     tile_steps: u32,
     total_steps: u32,
     block_steps: u32,
+    ready: u64,
+    mark: u32,
+    reserved: u32,
 }
 
 /// The kernels of one GPU and the inbox through which blocks exchange sums. Launches that share it must be ordered.
@@ -204,7 +207,7 @@ impl FewRows {
         Ok(FewRowsPlan { shape, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 
-    /// y = x·Wᵀ. Bitwise reproducible.
+    /// y = x·Wᵀ. Bitwise reproducible. `ready` becomes its mark when x is complete.
     ///
     /// # Errors
     /// [`Error::Shape`] for a misaligned address; [`Error::Driver`] if the launch is refused.
@@ -213,6 +216,7 @@ impl FewRows {
     /// The addresses must be live matrices of the plan's shape until the launch is complete, and no other launch may use
     /// this inbox until then, unless it is ordered after it. With [`Overlap::Programmatic`], see there: the weights are
     /// read early.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a GEMM, and whom it tells")]
     pub unsafe fn launch(
         &self,
         stream: &Arc<CudaStream>,
@@ -220,6 +224,7 @@ impl FewRows {
         weights: u64,
         x: u64,
         y: u64,
+        ready: Option<Ready>,
         overlap: Overlap,
     ) -> Result<(), Error> {
         for (what, address) in [("weights", weights), ("x", x), ("y", y)] {
@@ -241,6 +246,9 @@ impl FewRows {
             tile_steps: shares.tile_steps,
             total_steps: shares.total_steps,
             block_steps: shares.block_steps,
+            ready: ready.map_or(0, |ready| ready.address),
+            mark: ready.map_or(0, |ready| ready.mark),
+            reserved: 0,
         };
         let grid = Grid { blocks: shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
         // SAFETY: the layout is the kernel's; the rest is the caller's promise.

@@ -1,6 +1,7 @@
 //! The real NVRTC, without a GPU: every kernel compiles, and fits the multiprocessor as its variant was designed to.
 
 use aril_kernels::Element;
+use aril_kernels::attention;
 use aril_kernels::baseline::{launch, merged};
 use aril_kernels::compile::{self, Unit};
 use aril_kernels::gemm::few_rows;
@@ -34,6 +35,27 @@ fn every_lora_kernel_fits_its_registers_on_both_architectures() {
                 assert!(footprint.spill_bytes <= if architecture == "sm_80" { 64 } else { 0 }, "{what}");
                 assert_eq!(footprint.static_shared_bytes, 0, "{what}");
             }
+        }
+    }
+}
+
+#[test]
+fn every_attention_kernel_fits_its_registers_and_shared_memory_on_both_architectures() {
+    use attention::variant::Variant;
+    if !nvrtc_is_here() {
+        return;
+    }
+    for architecture in ["sm_80", "sm_90a"] {
+        for variant in Variant::all() {
+            let cubin = variant.unit(architecture).compile(&Sources::built_in(), None).expect("it compiles");
+            let [footprint] = &cubin.footprints[..] else { panic!("one kernel a source: {:?}", cubin.footprints) };
+            let what = format!("{architecture} {variant:?} {footprint:?}");
+            // Two blocks of 128 threads share a multiprocessor.
+            assert!((64..=255).contains(&footprint.registers), "{what}");
+            assert_eq!(footprint.spill_bytes, 0, "{what}");
+            assert_eq!(footprint.static_shared_bytes, 0, "{what}");
+            let shared = variant.shared_bytes(8);
+            assert!(2 * (shared + 1024) <= 233_472, "two blocks a multiprocessor: {what}, {shared} bytes");
         }
     }
 }

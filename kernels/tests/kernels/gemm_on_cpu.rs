@@ -46,6 +46,10 @@ fn run(
     let mut arguments = vec![0_u8; 32];
     let last = [x_stride, y_stride, rows, inputs, outputs, shares.tile_steps, shares.total_steps, shares.block_steps];
     arguments.extend(bytes(last, u32::to_le_bytes));
+    // The word that says that x is there, its mark, and nothing.
+    let told = arguments.len();
+    arguments.extend([0; 8]);
+    arguments.extend(bytes([7, 0], u32::to_le_bytes));
     let case = Case {
         program: program(variant),
         blocks: shares.blocks as usize,
@@ -58,12 +62,18 @@ fn run(
             buffer(words(&x), true, false),
             buffer(words(&y), false, true),
             buffer(vec![0xff; inbox], false, true),
+            buffer(vec![0; 4], false, true),
         ],
-        pointers: (0..4).map(|n| Pointer { holder: None, offset: 8 * n, target: n, addend: 0 }).collect(),
+        pointers: (0..5)
+            .map(|n| Pointer { holder: None, offset: if n < 4 { 8 * n } else { told }, target: n, addend: 0 })
+            .collect(),
         arguments,
     };
     let what = format!("{element:?} {rows} rows {inputs}→{outputs} in {} blocks", shares.blocks);
     let mut results = runner.run(&case).map_err(|error| format!("{what}: {error}"))?;
+    if results.pop().expect("the word") != 7_u32.to_le_bytes() {
+        return Err(format!("{what}: nobody says that x is there"));
+    }
     if results.pop().expect("the inbox").iter().any(|&byte| byte != 0xff) {
         return Err(format!("{what}: the inbox is not empty"));
     }
