@@ -20,6 +20,15 @@ pub(crate) fn write(page: &mut String, report: &Value, peers: &Peers, card: &str
          same run's copy, and a published figure by the copy of its own run; *ratio* divides the two.\n\n",
     );
     summary(page, &table, peers);
+    page.push_str(
+        "\nWhere a way is quicker than the public implementation of the same idea, it leaves something out that the idea does \
+         not need. Padded: no split of the inputs that has no inputs (64 splits of 256 where 4,096 are 16), no work on row tiles \
+         without rows; the grid has vLLM's empty slots. BGMV: all loads of a thread are in flight at once, four columns a \
+         thread. Gathered: the gather runs at the speed of a copy, and the second GEMM adds to y. Loop: the second GEMM adds to y. \
+         So what these tables say in favour of ours is the least of it. Where a point is small and its rows share adapters \
+         (gather of 64 rows of 8 adapters), *in copies* flatters whoever has the faster memory: the gathered bytes are many \
+         times the minimal ones.\n",
+    );
     let _ = writeln!(page, "\n![µs against adapters](prices-{card}-adapters.svg)\n");
     for way in &WAYS {
         one_way(page, way, &table, &others, peers);
@@ -86,9 +95,9 @@ fn one_way(page: &mut String, way: &Way, table: &[Measured<'_>], others: &[Measu
     let title = format!("{}{}", way.name[..1].to_uppercase(), &way.name[1..]);
     let _ = writeln!(
         page,
-        "## {title}\n\n| point | copy | pair | overlapped | shrink | expand | in copies | {} | in copies | ratio | ours |\n\
+        "## {title}\n\n{}\n\n| point | copy | pair | overlapped | shrink | expand | in copies | {} | in copies | ratio | ours |\n\
          |---|---|---|---|---|---|---|---|---|---|---|",
-        way.peer_name
+        way.note, way.peer_name
     );
     for point in table.iter().chain(others) {
         let figure = |key: &str| number(point.way(way.key, key), 2);
