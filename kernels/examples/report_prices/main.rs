@@ -1,8 +1,9 @@
 //! What other ways of serving adapters cost, and adapter copies, as a page with figures:
 //! `cargo run -p aril-kernels --example report_prices -- h200`.
 //!
-//! The argument names a card. Reads `baselines-CARD.json` and `copies-CARD.json` of `kernels/measurements` and
-//! `peers-h200.tsv`, writes `prices-CARD.md` and its figures beside them.
+//! The argument names a card. Reads `baselines-CARD.json`, `copies-CARD.json` and `peers-h200.tsv` of
+//! `kernels/measurements`, and `slots-CARD.json` and `copies-CARD-first.json` of an earlier run where they are there;
+//! writes `prices-CARD.md` and its figures beside them.
 
 #[path = "../report_lora/chart.rs"]
 mod chart;
@@ -108,8 +109,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         baselines["gpu"].as_str().unwrap_or("?"),
     );
     provenance(&mut page, &baselines, &copies);
-    ways::write(&mut page, &baselines, &peers, &card);
+    ways::write(&mut page, &baselines, &read("slots").unwrap_or_default(), &peers, &card);
     copies::write(&mut page, &copies, &card);
+    let first = std::fs::read_to_string(folder.join(format!("copies-{card}-first.json")));
+    if let Ok(first) = first {
+        copies::again(&mut page, &serde_json::from_str(&first)?);
+    }
     figures::draw(&folder, &card, &baselines, &copies)?;
     std::fs::write(folder.join(format!("prices-{card}.md")), page)?;
     Ok(())

@@ -97,14 +97,9 @@ fn a_merge_of_any_rank_and_width_agrees_with_float64() {
 fn planted_faults_in_the_merge_are_found() {
     let faults = [
         ("  block_barrier();\n", "", "A used before it is there"),
-        (" && 8 * vector < args.ranks", "", "ranks of the next output"),
-        ("output + 8 * half < args.outputs && ", "", "W read past its last row"),
-        (
-            " || first_input + 32 * group + 8 * q >= args.inputs) continue",
-            ") continue",
-            "W written past its last column",
-        ),
-        ("  copy_wait<0>();\n", "", "B used before it is there"),
+        ("if (first + 4 * q < args.ranks) {", "{", "ranks of the next output"),
+        ("first_output + i + 8 * half < args.outputs && ", "", "W read past its last row"),
+        (" || first_input + 32 * g + 8 * q >= args.inputs) continue", ") continue", "W written past its last column"),
     ];
     for (index, (from, to, what)) in faults.into_iter().enumerate() {
         let change = |_: &str, source: &str| {
