@@ -84,7 +84,7 @@ fn steps(page: &mut String, model: &Value, copy: f64) -> Result<(), Failure> {
         let word = |key: &str| step[key].as_str().unwrap_or("unknown").to_owned();
         writeln!(
             page,
-            "| {} | {} | {} | {} of rank {} | {} | {} | {} | {:.3} | {:.2} | {} | **{:.3}** | {:.3} |",
+            "| {} | {} | {} | {} of rank {} | {} | {} | {} | {:.3} | {} | {} | **{:.3}** | {:.3} |",
             step["rows"],
             step["context"],
             step["chunk"],
@@ -94,7 +94,8 @@ fn steps(page: &mut String, model: &Value, copy: f64) -> Result<(), Failure> {
             word("order"),
             spread(without),
             floor / 1e3,
-            without.median / floor,
+            // A prompt is bound by arithmetic.
+            if step["chunk"] == 0 { format!("{:.2}", without.median / floor) } else { "–".to_owned() },
             spread(with),
             (with.median - without.median) / 1e3,
             number(step, "lora_bytes")? / copy / 1e3,
