@@ -171,6 +171,7 @@ pub fn derive_with(
         },
         validity: Validity::default(),
         held_out: Vec::new(),
+        spread: Vec::new(),
         assumptions: assumptions.table(),
     })
 }

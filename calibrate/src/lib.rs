@@ -8,8 +8,13 @@ pub mod derive;
 pub mod diff;
 pub mod embedded;
 pub mod error;
+pub mod fit;
+pub mod machine;
+pub mod measure;
+pub mod plan;
 pub mod probe;
 pub mod published;
+pub mod recording;
 pub mod show;
 pub mod text;
 

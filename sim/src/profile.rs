@@ -29,8 +29,14 @@ use attention::{DecodeAttention, PrefillAttention};
 use curve::Curve;
 use lora::{LoraCost, LoraKernel};
 
-/// The version of the format that this build writes and reads.
-pub const SCHEMA: u32 = 1;
+/// The version of the format that this build writes.
+///
+/// Version 2 added waves of tiles ([`curve::Waves`]), prompts that share a launch ([`attention::Together`]), gaps by rows, by
+/// adapters and by prompts ([`WholeStep`]), and the spread of measurements ([`Spread`]). What version 1 says, it still says.
+pub const SCHEMA: u32 = 2;
+
+/// The oldest version of the format that this build reads.
+pub const SCHEMA_OLDEST: u32 = 1;
 
 /// The calibrated costs of one model on one GPU under one engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -73,6 +79,9 @@ pub struct Profile {
     /// How far the profile is from measurements that its fit did not see.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_out: Vec<HeldOutError>,
+    /// How measurements scatter around the profile: what a simulation draws its jitter from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spread: Vec<Spread>,
     /// What was assumed rather than measured or published, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub assumptions: BTreeMap<String, Assumption>,
@@ -182,11 +191,50 @@ pub struct WholeStep {
     pub us: f64,
     /// And this, once a layer.
     pub us_per_layer: f64,
+    /// And this, once a layer of a step that computes adapters.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_per_layer_lora: f64,
+    /// And this, once a layer of a step with a prompt.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_per_layer_prompt: f64,
+    /// Numbers of rows, decode and prefill together, at which the next list is given: strictly increasing; none for nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<f64>,
+    /// At each: what a layer takes beyond all that. Straight lines between them, the first and last value outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub us_per_layer_by_rows: Vec<f64>,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+impl WholeStep {
+    /// What a layer with so many rows takes beyond the sum of its parts, adapters and prompts left out; microseconds.
+    pub(crate) fn layer_us(&self, rows: f64) -> f64 {
+        let by_rows = match self.rows.as_slice() {
+            [] => 0.0,
+            known => curve::interpolate_signed(
+                known,
+                &self.us_per_layer_by_rows,
+                rows.clamp(known[0], known[known.len() - 1]),
+            ),
+        };
+        self.us_per_layer + by_rows
+    }
 }
 
 impl Default for WholeStep {
     fn default() -> WholeStep {
-        WholeStep { scale: 1.0, us: 0.0, us_per_layer: 0.0 }
+        WholeStep {
+            scale: 1.0,
+            us: 0.0,
+            us_per_layer: 0.0,
+            us_per_layer_lora: 0.0,
+            us_per_layer_prompt: 0.0,
+            rows: Vec::new(),
+            us_per_layer_by_rows: Vec::new(),
+        }
     }
 }
 
@@ -319,6 +367,22 @@ pub struct HeldOutError {
     pub p95_percent: f64,
     /// Mean of modelled / measured − 1, percent: the bias.
     pub mean_signed_percent: f64,
+}
+
+/// How do measurements scatter around the profile?
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    /// Of what: an operation's name, or `step`.
+    pub of: String,
+    /// How many measurements.
+    pub samples: u32,
+    /// Shares of them: strictly increasing, within 0 and 1.
+    pub levels: Vec<f64>,
+    /// At each: such a share of single measurements, over the median of their shape, is at most this.
+    pub ratio: Vec<f64>,
+    /// At each: such a share of the medians of shapes, over what the profile says of them, is at most this.
+    pub residual: Vec<f64>,
 }
 
 /// Something assumed rather than measured or published.
