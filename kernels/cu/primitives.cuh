@@ -111,6 +111,8 @@ DEVICE void cluster_wait() {
 }
 DEVICE u32 float_bits(float v) { return __float_as_uint(v); }
 DEVICE float bits_float(u32 v) { return __uint_as_float(v); }
+DEVICE float reciprocal_root(float v) { return rsqrtf(v); }
+DEVICE float exponential(float v) { return __expf(v); }
 // A thread that polls calls this between two looks.
 DEVICE void poll_pause() {}
 

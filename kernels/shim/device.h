@@ -7,6 +7,7 @@
 // kernel that leans on luck fails here. What this cannot find are races of the memory model.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -16,7 +17,8 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef unsigned long long u64;
 
-struct uint2 { u32 x, y; };
+struct alignas(8) uint2 { u32 x, y; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) uint4 { u32 x, y, z, w; };
 struct alignas(16) float4 { float x, y, z, w; };
 inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
@@ -96,6 +98,8 @@ inline float bits_float(u32 v) {
   memcpy(&out, &v, 4);
   return out;
 }
+inline float reciprocal_root(float v) { return 1.f / std::sqrt(v); }
+inline float exponential(float v) { return std::exp(v); }
 inline void poll_pause() { yield(State::Poll); }
 
 // The shared memory of a cluster. A launch synchronises it once.

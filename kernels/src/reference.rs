@@ -1,3 +1,4 @@
 //! The same formulas in float64 on the CPU, written for the reader and not for speed.
 
+pub mod llama;
 pub mod lora;

@@ -12,10 +12,17 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
+    ("activation.cu", include_str!("../cu/activation.cu")),
+    ("attention_simple.cu", include_str!("../cu/attention_simple.cu")),
+    ("embedding.cu", include_str!("../cu/embedding.cu")),
+    ("gemm.cu", include_str!("../cu/gemm.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
+    ("norm.cu", include_str!("../cu/norm.cu")),
+    ("rope.cu", include_str!("../cu/rope.cu")),
+    ("sampling.cu", include_str!("../cu/sampling.cu")),
 ];
 
 /// The header that every source may include.

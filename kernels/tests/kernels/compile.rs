@@ -1,6 +1,8 @@
 //! The real NVRTC, without a GPU: every kernel compiles, and fits the multiprocessor as its variant was designed to.
 
+use aril_kernels::Element;
 use aril_kernels::compile::{self, Unit};
+use aril_kernels::gemm::few_rows;
 use aril_kernels::lora::variant::{RowTile, Variant};
 use aril_kernels::source::Sources;
 
@@ -71,4 +73,41 @@ fn a_second_compilation_comes_from_the_cache() {
     let second = unit.compile(&Sources::built_in(), Some(&cache)).expect("it is there");
     assert!(!first.cached && second.cached);
     assert_eq!(first.image, second.image);
+}
+
+/// Registers and spills of every kernel of a source with these constants, on both architectures.
+fn fits(source: &'static str, defines: Vec<(&'static str, String)>, registers_max: u32) {
+    for architecture in ["sm_80", "sm_90a"] {
+        let unit = Unit { source, architecture: architecture.to_owned(), defines: defines.clone() };
+        let cubin = unit.compile(&Sources::built_in(), None).expect("it compiles");
+        assert!(!cubin.footprints.is_empty());
+        for footprint in cubin.footprints {
+            let what = format!("{source} {architecture} {defines:?} {footprint:?}");
+            eprintln!("{what}");
+            assert!(footprint.registers <= registers_max, "{what}");
+            assert_eq!((footprint.spill_bytes, footprint.static_shared_bytes), (0, 0), "{what}");
+        }
+    }
+}
+
+#[test]
+fn every_kernel_of_a_llama_step_fits_its_registers_on_both_architectures() {
+    if !nvrtc_is_here() {
+        return;
+    }
+    let element = |element: Element| ("ELEMENT", element.device_name().to_owned());
+    for variant in few_rows::Variant::all() {
+        fits("gemm.cu", variant.defines(), 128);
+    }
+    for format in Element::ALL {
+        for vectors in [1, 2, 4, 8] {
+            fits("norm.cu", vec![element(format), ("VECTORS", vectors.to_string())], 128);
+        }
+        for head in [64, 128] {
+            fits("rope.cu", vec![element(format), ("HEAD", head.to_string())], 40);
+        }
+        fits("activation.cu", vec![element(format)], 48);
+        fits("sampling.cu", vec![element(format)], 40);
+    }
+    fits("embedding.cu", Vec::new(), 40);
 }
