@@ -67,6 +67,11 @@ DEVICE void store_relaxed(float4* p, float4 v) {
                : "memory");
 }
 
+// *p += v, for any number of threads at once, in no particular order.
+DEVICE void add_relaxed(float* p, float v) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory");
+}
+
 // A transaction barrier in shared memory, which other blocks of a cluster complete by storing.
 // `barrier_init`, by one thread: the barrier opens when `bytes` have been stored.
 DEVICE void barrier_init(u64* barrier, u32 bytes) {
@@ -121,6 +126,37 @@ DEVICE u32 matrix_transpose(u32 v) {
   u32 out;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
   return out;
+}
+
+// Four 8×8 matrices of 16-bit elements from shared memory. Lane 8m + r gives the address of row r of matrix m, 16
+// bytes, aligned. out[m] holds elements 2q and 2q + 1 of row i of matrix m for lane 4i + q; transposed, of column i.
+DEVICE void load_matrices(u32 (&out)[4], const void* shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(shared))
+               : "memory");
+}
+DEVICE void load_matrices_transposed(u32 (&out)[4], const void* shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(shared))
+               : "memory");
+}
+
+// The value of lane `lane ^ mask`.
+DEVICE float shuffle_xor(float v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+// 2^v with an error of two units in the last place; 0 for minus infinity.
+DEVICE float exp2_fast(float v) {
+  float out;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(v));
+  return out;
+}
+// Counts one more arrival and returns how many there were before. What this thread's block wrote before a barrier
+// and this call is visible to whoever counts later.
+DEVICE u32 count_arrival(u32* counter) {
+  u32 before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
 }
 
 struct Bf16 {

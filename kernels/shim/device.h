@@ -37,7 +37,7 @@ struct Copy {
 };
 
 enum class State { Ready, Warp, Block, Grid, Poll, Done };
-enum class Collective { None, Barrier, Transpose, MmaBf16, MmaF16 };
+enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, MmaBf16, MmaF16 };
 
 struct Fiber {
   u32 block, thread;
@@ -125,6 +125,26 @@ inline u32 matrix_transpose(u32 v) {
   collect(Collective::Transpose);
   return current->word[0];
 }
+
+inline void load_matrices(Collective which, u32 (&out)[4], const void* shared) {
+  if ((uintptr_t)shared % 16) fail("a row of a matrix is not aligned to 16 bytes");
+  memcpy(current->word, &shared, sizeof shared);
+  collect(which);
+  memcpy(out, current->word, sizeof out);
+}
+inline void load_matrices(u32 (&out)[4], const void* shared) { load_matrices(Collective::LoadMatrices, out, shared); }
+inline void load_matrices_transposed(u32 (&out)[4], const void* shared) {
+  load_matrices(Collective::LoadMatricesTransposed, out, shared);
+}
+inline float shuffle_xor(float v, u32 mask) {
+  current->word[0] = float_bits(v);
+  current->word[1] = mask;
+  collect(Collective::ShuffleXor);
+  return bits_float(current->word[0]);
+}
+inline float exp2_fast(float v) { return exp2f(v); }
+inline void add_relaxed(float* p, float v) { *p += v; }
+inline u32 count_arrival(u32* counter) { return (*counter)++; }
 
 inline void mma(Collective which, float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   u32 operands[6] = {a0, a1, a2, a3, b0, b1};

@@ -47,8 +47,8 @@ pub enum Error {
         /// The driver's own words.
         code: String,
     },
-    /// A cuBLASLt call failed.
-    #[error("cuBLASLt: {doing}: {code}")]
+    /// A call of cuBLAS or cuBLASLt failed.
+    #[error("cuBLAS: {doing}: {code}")]
     Blas {
         /// What was being done.
         doing: String,

@@ -4,13 +4,17 @@
 //! [`element`] (the two number formats), [`lora::layout`] (how weights lie in memory),
 //! [`lora::plan`] (which block does what, decided once a step), [`lora::launch`] (the launches),
 //! [`llama`] (a whole step of a model around them), [`reference`](mod@reference) (the same formulas in float64 on the CPU), then what carries them: [`gpu`],
-//! [`source`], [`compile`], [`cache`], and [`timing`] for whoever measures.
+//! [`source`], [`compile`], [`cache`], and [`timing`] for whoever measures. [`baseline`] is how others serve adapters,
+//! through [`cublas`] where they do; [`copy`] brings adapters to the GPU.
 //!
 //! CUDA is loaded when [`gpu::Gpu::open`] is called. A machine without a driver, without NVRTC
 //! or without a GPU gets an [`Error`] that says which one is missing.
 
+pub mod baseline;
 pub mod cache;
 pub mod compile;
+pub mod copy;
+pub mod cublas;
 pub mod element;
 mod error;
 pub mod gemm;

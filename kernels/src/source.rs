@@ -20,6 +20,7 @@ const BUILT_IN: [(&str, &str); 10] = [
     ("gemm.cu", include_str!("../cu/gemm.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
+    ("baseline.cu", include_str!("../cu/baseline.cu")),
     ("norm.cu", include_str!("../cu/norm.cu")),
     ("rope.cu", include_str!("../cu/rope.cu")),
     ("sampling.cu", include_str!("../cu/sampling.cu")),

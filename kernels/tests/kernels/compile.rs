@@ -1,6 +1,7 @@
 //! The real NVRTC, without a GPU: every kernel compiles, and fits the multiprocessor as its variant was designed to.
 
 use aril_kernels::Element;
+use aril_kernels::baseline::launch;
 use aril_kernels::compile::{self, Unit};
 use aril_kernels::gemm::few_rows;
 use aril_kernels::lora::variant::{RowTile, Variant};
@@ -32,6 +33,33 @@ fn every_lora_kernel_fits_its_registers_on_both_architectures() {
                 // The path for older GPUs may keep a few words in local memory; the measured one may not.
                 assert!(footprint.spill_bytes <= if architecture == "sm_80" { 64 } else { 0 }, "{what}");
                 assert_eq!(footprint.static_shared_bytes, 0, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_baseline_kernel_fits_its_registers_on_both_architectures() {
+    if !nvrtc_is_here() {
+        return;
+    }
+    // Blocks of 128 threads: 16 a multiprocessor at 32 registers, 8 at 64, 4 at 128.
+    let registers_max = [
+        ("bgmv_shrink", 64),
+        ("bgmv_expand", 40),
+        ("padded_shrink", 128),
+        ("padded_expand", 128),
+        ("gather_weights", 64),
+    ];
+    for architecture in ["sm_80", "sm_90a"] {
+        for element in Element::ALL {
+            let cubin = launch::unit(element, architecture).compile(&Sources::built_in(), None).expect("it compiles");
+            assert_eq!(cubin.footprints.len(), registers_max.len());
+            for (kernel, registers) in registers_max {
+                let footprint = cubin.footprints.iter().find(|footprint| footprint.kernel == kernel).expect(kernel);
+                let what = format!("{architecture} {element:?} {footprint:?}");
+                assert!((16..=registers).contains(&footprint.registers), "{what}");
+                assert_eq!((footprint.spill_bytes, footprint.static_shared_bytes), (0, 0), "{what}");
             }
         }
     }
