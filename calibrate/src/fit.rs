@@ -87,6 +87,8 @@ pub(crate) fn model(
     let gpu = physics::sheet(identity)
         .ok_or_else(|| lacks(format!("there is no data sheet of a GPU `{}`", identity.gpu_name)))?;
     let degree = identity.tensor_parallel;
+    let padded = data.padded(&identity.row_buckets);
+    let data = &padded;
     let mut operations = Vec::new();
     for part in Part::ALL.into_iter().filter(|part| part.is_by_rows()) {
         let product = physics::product(part, &identity.model, degree, &gpu);
@@ -150,6 +152,7 @@ pub(crate) fn model(
         host: HostCost::default(),
         whole_step: WholeStep::default(),
         operations,
+        row_buckets: identity.row_buckets.clone(),
         prefill_attention,
         decode_attention,
         lora,

@@ -1,5 +1,6 @@
 //! Who answers how long something takes: a GPU, or a made-up one whose truth is known.
 
+pub mod gpu;
 pub mod shape;
 pub mod synthetic;
 
@@ -50,6 +51,9 @@ pub struct Identity {
     pub model: Model,
     /// GPUs that share the model; it is one of them.
     pub tensor_parallel: u32,
+    /// Numbers of rows that its steps are padded to; none if they are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub row_buckets: Vec<u32>,
     /// What it can hold at once.
     pub limits: Limits,
 }

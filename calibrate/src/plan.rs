@@ -78,7 +78,7 @@ impl Plan {
     /// calibrations of one GPU ask the same.
     pub fn new(identity: &Identity, kernels: &[LoraKernel], seed: u64) -> Plan {
         let mut draft = Draft { limits: identity.limits, points: Vec::new(), seen: BTreeSet::new() };
-        parts::plan(&mut draft, seed);
+        parts::plan(&mut draft, &identity.row_buckets, seed);
         adapters::plan(&mut draft, kernels, seed);
         steps::plan(&mut draft, seed);
         let mut points = draft.points;

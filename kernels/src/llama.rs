@@ -10,6 +10,7 @@ mod engine;
 mod forward;
 mod graphs;
 pub mod kernels;
+mod loads;
 mod measure;
 mod memory;
 mod metadata;
@@ -18,7 +19,9 @@ pub mod settings;
 pub mod shape;
 pub mod weights;
 
+pub use batch::bucket;
 pub use engine::{Build, Llama};
+pub use loads::{Beside, Loading};
 pub use sequence::{Operation, Sequence, StepResult};
 pub use settings::{GemmPath, LlamaSettings, LoraOrder, LoraPath};
 pub use shape::{LlamaShape, RopeScaling};

@@ -12,7 +12,7 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 10] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
     ("attention_simple.cu", include_str!("../cu/attention_simple.cu")),

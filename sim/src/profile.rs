@@ -31,7 +31,7 @@ use lora::{LoraCost, LoraKernel};
 
 /// The version of the format that this build writes.
 ///
-/// Version 2 added waves of tiles ([`curve::Waves`]), prompts that share a launch ([`attention::Together`]), gaps by rows, by
+/// Version 2 added waves of tiles ([`curve::Waves`]), padding of rows, prompts that share a launch ([`attention::Together`]), gaps by rows, by
 /// adapters and by prompts ([`WholeStep`]), and the spread of measurements ([`Spread`]). What version 1 says, it still says.
 pub const SCHEMA: u32 = 2;
 
@@ -63,6 +63,10 @@ pub struct Profile {
     pub whole_step: WholeStep,
     /// Matrices, norms, sampling, collectives: all whose cost depends on the number of rows alone.
     pub operations: Vec<Operation>,
+    /// The numbers of rows that the engine pads to before it computes them: strictly increasing. Beyond the last, and without any,
+    /// rows are computed as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub row_buckets: Vec<u32>,
     /// Attention of prompts, for one layer.
     pub prefill_attention: PrefillAttention,
     /// Attention of decode rows, for one layer.
@@ -88,6 +92,11 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// So many rows as the engine pads them.
+    pub fn padded(&self, rows: u32) -> u32 {
+        pad(&self.row_buckets, rows)
+    }
+
     /// How are the figures of this kernel known?
     pub fn lora_kind(&self, kernel: LoraKernel) -> ProvenanceKind {
         self.lora.get(&kernel).and_then(|cost| cost.kind).unwrap_or(self.provenance.kind)
@@ -102,6 +111,14 @@ impl Profile {
     pub fn collection_time(&self) -> Span {
         Span::from_secs_f64(self.host.us_per_collection * 1e-6)
     }
+}
+
+/// The first bucket that holds so many rows; the rows themselves beyond the last.
+pub fn pad(buckets: &[u32], rows: u32) -> u32 {
+    if rows == 0 {
+        return 0;
+    }
+    buckets.get(buckets.partition_point(|bucket| *bucket < rows)).copied().unwrap_or(rows)
 }
 
 /// How do we know?

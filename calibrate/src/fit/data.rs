@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aril_sim::profile::lora::LoraKernel;
-use aril_sim::profile::{Range, Validity};
+use aril_sim::profile::{Range, Validity, pad};
 
 use super::Sample;
 use super::others::LoadSample;
@@ -32,6 +32,19 @@ impl Data {
     /// Of all points that count.
     pub(crate) fn of(recording: &Recording) -> Data {
         Data::of_points(recording.sound().into_iter().cloned().collect())
+    }
+
+    /// The same with the rows of each operation as the machine pads them; what was measured at one size counts with its median.
+    pub(super) fn padded(&self, buckets: &[u32]) -> Data {
+        let mut data = self.clone();
+        for samples in data.rows.values_mut() {
+            let mut by: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+            for (rows, us) in samples.iter() {
+                by.entry(pad(buckets, *rows as u32)).or_default().push(*us);
+            }
+            *samples = by.into_iter().map(|(rows, us)| (f64::from(rows), median(&us))).collect();
+        }
+        data
     }
 
     /// Of the points for which `keep` holds.

@@ -61,6 +61,7 @@ struct Extent {
     rows: u32,
     prompt: u32,
     adapters: usize,
+    row_buckets: Vec<u32>,
 }
 
 /// One judged point.
@@ -72,7 +73,7 @@ struct Error {
 
 /// Fits again and again without some of the points, and asks each fit about them.
 pub(super) fn judge(data: &Data, identity: &Identity, origin: &str) -> Result<Judged, CalibrateError> {
-    let extent = Extent::of(data);
+    let extent = Extent::of(data, &identity.row_buckets);
     let mut random = Vec::new();
     for fold in 0..FOLDS {
         random.extend(errors(data, identity, origin, &extent, Split::Fold(fold))?);
@@ -156,7 +157,7 @@ impl<'a> Predictor<'a> {
             Question::Operation { operation, shape } => {
                 let rows = if operation.is_by_sequence() { shape.sequences() } else { shape.rows() };
                 let found = profile.operations.iter().find(|o| o.name == operation.as_str());
-                found.map(|o| o.cost.us(f64::from(rows)))
+                found.map(|o| o.cost.us(f64::from(profile.padded(rows))))
             }
             Question::Lora { kernel, shape } => {
                 profile.lora.get(kernel).filter(|_| !kernel.is_free()).map(|cost| cost.us(&shape.probe(true).view()))
@@ -271,7 +272,7 @@ fn bias(errors: &[Error]) -> Vec<Bias> {
 impl Split {
     fn holds(self, question: &Question, extent: &Extent) -> bool {
         if let Split::Fold(fold) = self {
-            return hash(&question.key()) % FOLDS == fold;
+            return hash(&question.key()) % FOLDS == fold && !extent.is_bucket(question);
         }
         let Some(shape) = question.shape() else { return false };
         match self {
@@ -300,8 +301,21 @@ impl Split {
 }
 
 impl Extent {
-    fn of(data: &Data) -> Extent {
-        let mut extent = Extent { context: 0, decode_rows: 0, rows: 0, prompt: 0, adapters: 0 };
+    /// Is it an operation at a size that the machine pads to? There are so many, and no others are ever computed: each is measured, and
+    /// what can be held out are the row counts between them.
+    fn is_bucket(&self, question: &Question) -> bool {
+        match question {
+            Question::Operation { operation, shape } if operation.is_by_rows() => {
+                let rows = if operation.is_by_sequence() { shape.sequences() } else { shape.rows() };
+                self.row_buckets.contains(&rows)
+            }
+            _ => false,
+        }
+    }
+
+    fn of(data: &Data, row_buckets: &[u32]) -> Extent {
+        let row_buckets = row_buckets.to_vec();
+        let mut extent = Extent { context: 0, decode_rows: 0, rows: 0, prompt: 0, adapters: 0, row_buckets };
         for point in data.points() {
             let Some(shape) = point.question.shape() else { continue };
             extent.context = extent.context.max(shape.context_max());

@@ -51,6 +51,7 @@ impl SyntheticGpu {
                 multiprocessors: 132,
                 model,
                 tensor_parallel: 1,
+                row_buckets: Vec::new(),
                 limits: Limits {
                     rows: 8704,
                     sequences: 512,

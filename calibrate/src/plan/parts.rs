@@ -2,10 +2,11 @@
 
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::random;
+use aril_sim::profile::pad;
 use rand::RngExt;
 
 use super::Draft;
-use super::steps::ragged;
+use super::steps::{log_uniform, ragged};
 use crate::machine::{Part, Prompt, Question, StepShape};
 
 /// Numbers of rows of the first stage.
@@ -24,18 +25,27 @@ const ROWS_LATER: [u32; 42] = [
 const DECODE_ROWS: [u32; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 const CONTEXTS: [u32; 9] = [16, 64, 128, 256, 512, 1024, 2048, 4096, 8192];
 
-pub(super) fn plan(draft: &mut Draft, seed: u64) {
+pub(super) fn plan(draft: &mut Draft, row_buckets: &[u32], seed: u64) {
     for bytes in [1 << 26, 1 << 28, 1 << 30] {
         draft.ask(1, Question::Copy { bytes });
     }
-    by_rows(draft);
+    by_rows(draft, row_buckets, seed);
     decode_attention(draft, seed);
     prefill_attention(draft, seed);
     loads(draft);
 }
 
-fn by_rows(draft: &mut Draft) {
-    for (stage, list) in [(1, ROWS_FIRST.as_slice()), (2, ROWS_LATER.as_slice())] {
+/// Every size that rows are padded to, and some between, where they are padded; else the lists above.
+fn by_rows(draft: &mut Draft, row_buckets: &[u32], seed: u64) {
+    let (first, later): (Vec<u32>, Vec<u32>) = if row_buckets.is_empty() {
+        (ROWS_FIRST.to_vec(), ROWS_LATER.to_vec())
+    } else {
+        let mut random = random::stream(seed, "calibration rows");
+        let between = (0..24).map(|_| log_uniform(&mut random, 3, draft.limits.rows));
+        let first = ROWS_FIRST.iter().map(|rows| pad(row_buckets, *rows)).collect();
+        (first, row_buckets.iter().copied().chain(between).collect())
+    };
+    for (stage, list) in [(1, &first), (2, &later)] {
         for &rows in list {
             for operation in Part::ALL.into_iter().filter(|part| part.is_by_rows()) {
                 // One row a sequence: no more rows than sequences.

@@ -141,7 +141,7 @@ pub(super) fn ragged(random: &mut Stream, rows: u32, mean: u32) -> Vec<u32> {
     contexts
 }
 
-fn log_uniform(random: &mut Stream, low: u32, high: u32) -> u32 {
+pub(super) fn log_uniform(random: &mut Stream, low: u32, high: u32) -> u32 {
     let (low, high) = (f64::from(low).ln(), f64::from(high.max(low + 1)).ln());
     let u: f64 = random.random();
     (low + (high - low) * u).exp().round() as u32

@@ -1,7 +1,7 @@
 //! Sums of curves, looked up by whole rows.
 
 use crate::profile::curve::Curve;
-use crate::profile::{Per, Profile, Rows, WholeStep};
+use crate::profile::{Per, Profile, Rows, WholeStep, pad};
 
 /// The sum of all operations over one kind of rows, microseconds: a table for usual row counts, the curves beyond it.
 ///
@@ -12,6 +12,8 @@ pub(super) struct RowTable {
     curves: Vec<(f64, Curve)>,
     /// Layers over scale, and the gaps.
     gaps: Option<(f64, WholeStep)>,
+    /// What the engine pads rows to.
+    buckets: Vec<u32>,
 }
 
 impl RowTable {
@@ -25,7 +27,7 @@ impl RowTable {
             .map(|operation| (if operation.per == Per::Layer { layers } else { 1.0 }, operation.cost.clone()))
             .collect();
         let gaps = (over == Rows::All).then(|| (layers / profile.whole_step.scale, profile.whole_step.clone()));
-        let mut table = RowTable { dense: Vec::new(), curves, gaps };
+        let mut table = RowTable { dense: Vec::new(), curves, gaps, buckets: profile.row_buckets.clone() };
         table.dense = (0..=dense_rows).map(|rows| table.sum(rows)).collect();
         table
     }
@@ -36,7 +38,7 @@ impl RowTable {
     }
 
     fn sum(&self, rows: u32) -> f64 {
-        let rows = f64::from(rows);
+        let rows = f64::from(pad(&self.buckets, rows));
         let gaps = self.gaps.as_ref().map_or(0.0, |(layers, whole)| layers * whole.layer_us(rows));
         self.curves.iter().map(|(times, curve)| times * curve.us(rows)).sum::<f64>() + gaps
     }

@@ -52,6 +52,10 @@ impl Profile {
         for operation in &self.operations {
             operation.cost.check().map_err(bad(&format!("operations.{}", operation.name)))?;
         }
+        if let Some(pair) = self.row_buckets.windows(2).find(|pair| pair[0] >= pair[1]) {
+            let problem = format!("{} is followed by {}: they must increase", pair[0], pair[1]);
+            return Err(bad("row_buckets")(problem));
+        }
         self.prefill_attention.check().map_err(bad("prefill_attention"))?;
         if self.decode_attention.bounds.is_empty() {
             return Err(bad("decode_attention.bounds")("it is empty: at least one is needed".to_owned()));
