@@ -25,7 +25,7 @@ struct Arguments {
 constexpr u32 THREADS = 256;
 
 DEVICE u64 key(float v, u32 index) {
-  u32 bits = float_bits(v);
+  u32 bits = float_bits(v + 0.f);  // zeros of both signs are one
   bits = v != v ? 0 : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   return u64(bits) << 32 | (u32)~index;
 }

@@ -5,10 +5,13 @@
 //! Reading order: [`shape`] (which model), [`settings`] (what memory and which LoRA path), [`sequence`] (what goes into a
 //! step and what comes out), [`weights`] (where numbers come from).
 
+pub mod adapters;
+mod attend;
 mod batch;
 mod engine;
 mod forward;
 mod graphs;
+mod groups;
 pub mod kernels;
 mod loads;
 mod measure;
@@ -17,11 +20,13 @@ mod metadata;
 pub mod sequence;
 pub mod settings;
 pub mod shape;
+mod sites;
 pub mod weights;
 
+pub use adapters::{HostAdapter, Loading};
 pub use batch::bucket;
 pub use engine::{Build, Llama};
-pub use loads::{Beside, Loading};
+pub use loads::Beside;
 pub use sequence::{Operation, Sequence, StepResult};
 pub use settings::{GemmPath, LlamaSettings, LoraOrder, LoraPath};
 pub use shape::{LlamaShape, RopeScaling};

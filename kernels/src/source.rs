@@ -12,16 +12,17 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 11] = [
+const BUILT_IN: [(&str, &str); 12] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
-    ("attention_simple.cu", include_str!("../cu/attention_simple.cu")),
+    ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
     ("embedding.cu", include_str!("../cu/embedding.cu")),
     ("gemm.cu", include_str!("../cu/gemm.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
     ("baseline.cu", include_str!("../cu/baseline.cu")),
     ("norm.cu", include_str!("../cu/norm.cu")),
+    ("prefill_attention.cu", include_str!("../cu/prefill_attention.cu")),
     ("rope.cu", include_str!("../cu/rope.cu")),
     ("sampling.cu", include_str!("../cu/sampling.cu")),
 ];

@@ -3,15 +3,15 @@
 mod describe;
 mod sequences;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use aril_kernels::Element;
 use aril_kernels::baseline::layer::{Way, Ways};
-use aril_kernels::copy::{HostBuffer, HostMemory};
+use aril_kernels::copy::HostMemory;
 use aril_kernels::gpu::Gpu;
 use aril_kernels::llama::{
-    AdapterWeights, Build, GemmPath, Llama, LlamaSettings, LlamaShape, LoraOrder, LoraPath, ModelWeights, Operation,
+    AdapterWeights, Beside, Build, GemmPath, HostAdapter, Llama, LlamaSettings, LlamaShape, LoraOrder, LoraPath, ModelWeights, Operation,
     Projection,
 };
 use aril_kernels::lora::layout::ProjectionShape;
@@ -33,7 +33,8 @@ pub struct LlamaGpu {
     /// Rank of the adapter in each slot; 0: none.
     loaded: Vec<u32>,
     ways: Option<Ways>,
-    hosts: BTreeMap<(bool, u32), HostBuffer>,
+    /// An adapter in pinned memory, and its rank: one at a time, for pinned memory is dear.
+    pinned: Option<(u32, Arc<HostAdapter>)>,
     began: Instant,
 }
 
@@ -73,7 +74,7 @@ impl LlamaGpu {
             shape,
             llama,
             ways: None,
-            hosts: BTreeMap::new(),
+            pinned: None,
             began,
         })
     }
@@ -224,32 +225,25 @@ impl LlamaGpu {
             }
             return Ok(beside.copies_us);
         }
-        self.with_host(pinned, rank)?;
-        let host = &self.hosts[&(pinned, rank)];
         self.loaded[0] = 0;
-        self.llama.time_loads(0, rank, host, repeats).map_err(broken)
+        let memory = if pinned { HostMemory::Pinned } else { HostMemory::Pageable };
+        self.llama.time_loads(0, rank, memory, repeats).map_err(broken)
     }
 
-    fn beside(
-        &mut self,
-        rank: u32,
-        shape: &StepShape,
-        replays: usize,
-    ) -> Result<aril_kernels::llama::Beside, MachineError> {
-        self.with_host(true, rank)?;
+    fn beside(&mut self, rank: u32, shape: &StepShape, replays: usize) -> Result<Beside, MachineError> {
+        let adapter = match &self.pinned {
+            Some((known, adapter)) if *known == rank => adapter.clone(),
+            _ => {
+                self.pinned = None;
+                let weights = AdapterWeights::Random { seed: 1 };
+                let adapter = self.llama.pin_adapter(rank, 1.0, weights).map_err(broken)?;
+                self.pinned = Some((rank, adapter.clone()));
+                adapter
+            }
+        };
         let drawn = Drawn::of(shape, &self.identity, false);
         self.loaded[0] = 0;
-        self.llama.time_beside(&drawn.sequences(), (0, rank), &self.hosts[&(true, rank)], replays).map_err(broken)
-    }
-
-    /// Host memory of an adapter, made once a rank; one at a time of each kind, for pinned memory is dear.
-    fn with_host(&mut self, pinned: bool, rank: u32) -> Result<(), MachineError> {
-        if !self.hosts.contains_key(&(pinned, rank)) {
-            self.hosts.retain(|(kind, _), _| *kind != pinned);
-            let memory = if pinned { HostMemory::Pinned } else { HostMemory::Pageable };
-            self.hosts.insert((pinned, rank), self.llama.host_adapter(rank, memory).map_err(broken)?);
-        }
-        Ok(())
+        self.llama.time_beside(&drawn.sequences(), 0, &adapter, replays).map_err(broken)
     }
 
     fn ways(&mut self) -> Result<&mut Ways, MachineError> {

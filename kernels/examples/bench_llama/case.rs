@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use aril_kernels::llama::{
-    AdapterWeights, Build, GemmPath, Half, Llama, LlamaSettings, LlamaShape, LoraOrder, LoraPath, ModelWeights, Projection,
-    Sequence, Tensor,
-};
 use aril_kernels::gpu::Gpu;
+use aril_kernels::llama::{
+    AdapterWeights, Build, GemmPath, Half, Llama, LlamaSettings, LlamaShape, LoraOrder, LoraPath, ModelWeights,
+    Projection, Sequence, Tensor,
+};
 use aril_kernels::{Element, Error};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -110,7 +110,14 @@ impl Case {
         let mut llama = Llama::open(gpu, self.shape, settings, build, ModelWeights::Given(&mut give))?;
         for (slot, adapter) in self.adapters.iter().enumerate() {
             let mut give = |layer, projection, half| Ok(adapter.weights[&(layer, projection, half)].clone());
-            llama.load_adapter(slot as u32, adapter.rank, adapter.scale, AdapterWeights::Given(&mut give))?;
+            // Both ways in, slot by slot.
+            if slot % 2 == 0 {
+                llama.load_adapter(slot as u32, adapter.rank, adapter.scale, AdapterWeights::Given(&mut give))?;
+            } else {
+                let pinned = llama.pin_adapter(adapter.rank, adapter.scale, AdapterWeights::Given(&mut give))?;
+                let loading = llama.begin_load(slot as u32, &pinned)?;
+                llama.finish_load(loading)?;
+            }
         }
         Ok(llama)
     }
@@ -121,7 +128,9 @@ impl Case {
         // Blocks in an order that no sequence has by luck.
         let total = blocks_each * self.sequences.len() as u32;
         let blocks: Vec<Vec<u32>> = (0..self.sequences.len() as u32)
-            .map(|sequence| (0..blocks_each).map(|n| (n * self.sequences.len() as u32 + sequence) * 7 % total).collect())
+            .map(|sequence| {
+                (0..blocks_each).map(|n| (n * self.sequences.len() as u32 + sequence) * 7 % total).collect()
+            })
             .collect();
         let distinct: std::collections::BTreeSet<u32> = blocks.iter().flatten().copied().collect();
         assert_eq!(distinct.len() as u32, total, "each block has one owner");

@@ -35,7 +35,10 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
                     Ok((deviation, tokens_right, repeats)) => {
                         let bound = if element == Element::Bf16 { 2e-2 } else { 4e-3 };
                         let right = deviation < bound && tokens_right && repeats;
-                        (json!({ "way": name, "relative_norm": deviation, "tokens": tokens_right, "repeats": repeats }), right)
+                        (
+                            json!({ "way": name, "relative_norm": deviation, "tokens": tokens_right, "repeats": repeats }),
+                            right,
+                        )
                     }
                     Err(error) => (json!({ "way": name, "error": error.to_string() }), false),
                 };
@@ -75,13 +78,15 @@ fn one(
     }
     let same = results == again;
     // The order of launches must not change a bit.
-    let as_first = gemm == GemmPath::CublasLt || build.architecture.is_some() || match first {
-        Some(first) => *first == results,
-        None => {
-            *first = Some(results);
-            true
-        }
-    };
+    let as_first = gemm == GemmPath::CublasLt
+        || build.architecture.is_some()
+        || match first {
+            Some(first) => *first == results,
+            None => {
+                *first = Some(results);
+                true
+            }
+        };
     Ok((worst, tokens_right, same && as_first))
 }
 

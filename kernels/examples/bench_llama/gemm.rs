@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aril_kernels::cache::Cache;
 use aril_kernels::gemm::GemmShape;
 use aril_kernels::gemm::cublaslt::{CublasLt, Trial};
-use aril_kernels::gemm::few_rows::FewRows;
+use aril_kernels::gemm::few_rows::{FewRows, Tuning};
 use aril_kernels::gpu::{Gpu, Overlap};
 use aril_kernels::program::Compiler;
 use aril_kernels::reference::llama::multiply;
@@ -46,9 +46,15 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
     };
     let mut wrong = 0;
     for element in Element::ALL {
-        for (rows, inputs, outputs) in
-            [(1, 4096, 4096), (3, 72, 40), (8, 64, 128), (17, 200, 1000), (32, 1024, 512), (33, 4096, 136), (64, 520, 4096)]
-        {
+        for (rows, inputs, outputs) in [
+            (1, 4096, 4096),
+            (3, 72, 40),
+            (8, 64, 128),
+            (17, 200, 1000),
+            (32, 1024, 512),
+            (33, 4096, 136),
+            (64, 520, 4096),
+        ] {
             wrong += bench.check(GemmShape::dense(element, rows, inputs, outputs))?;
         }
     }
@@ -161,9 +167,8 @@ impl Bench {
         let (base, x_at, y_at) = (self.address(&weights), self.address(&x), self.address(&y));
         let addresses: Vec<u64> = (0..sets as u64).map(|set| base + set * matrix * 2).collect();
         // SAFETY: all matrices live until this function returns, and it waits for what it launched.
-        let plan = unsafe {
-            self.library.plan(&self.stream, shape, Some(Trial { weights: &addresses, x: x_at, y: y_at }))?
-        };
+        let plan =
+            unsafe { self.library.plan(&self.stream, shape, Some(Trial { weights: &addresses, x: x_at, y: y_at }))? };
         let library = self.stopwatch.capture(|| {
             for &w in &addresses {
                 // SAFETY: as above.
@@ -173,20 +178,37 @@ impl Bench {
         })?;
         let each = |samples: Vec<f64>| -> Vec<f64> { samples.into_iter().map(|us| us / sets as f64).collect() };
         let library = each(self.stopwatch.replays_us(&library, self.repeats)?);
-        let own = if shape.rows <= 64 {
-            let plan = self.few.plan(shape)?;
+        let run_own = |tuning: Tuning, overlap: Overlap| -> Result<Vec<f64>, Error> {
+            let plan = self.few.plan_with(shape, tuning)?;
             let graph = self.stopwatch.capture(|| {
                 for &w in &addresses {
                     // SAFETY: as above.
-                    unsafe { self.few.launch(&self.stream, &plan, w, x_at, y_at, Overlap::Programmatic)? };
+                    unsafe { self.few.launch(&self.stream, &plan, w, x_at, y_at, overlap)? };
                 }
                 Ok(())
             })?;
-            each(self.stopwatch.replays_us(&graph, self.repeats)?)
-        } else {
-            Vec::new()
+            Ok(each(self.stopwatch.replays_us(&graph, self.repeats)?))
         };
         let median = |samples: &[f64]| Summary::of(samples).map_or(f64::NAN, |summary| summary.median);
+        let own = if shape.rows <= 64 { run_own(Tuning::default(), Overlap::Programmatic)? } else { Vec::new() };
+        if shape.rows == 32 || shape.rows == 64 {
+            let mut line = "     tuned:".to_owned();
+            let chip = self.gpu.chip().multiprocessors;
+            for (blocks, stages, overlap) in [
+                (chip, 4, Overlap::None),
+                (chip, 3, Overlap::Programmatic),
+                (chip, 6, Overlap::Programmatic),
+                (chip, 8, Overlap::Programmatic),
+                (2 * chip, 4, Overlap::Programmatic),
+                (2 * chip, 3, Overlap::Programmatic),
+            ] {
+                let tuning = Tuning { blocks: Some(blocks), stages: Some(stages) };
+                let figure = run_own(tuning, overlap).map_or(f64::NAN, |samples| median(&samples));
+                line +=
+                    &format!(" {blocks}×{stages}{} {figure:.2}", if overlap == Overlap::None { " plain" } else { "" });
+            }
+            println!("{line}");
+        }
         println!(
             "gemm {:>3} rows {:>5}→{:<5} own {:7.2} us {:5.0} GB/s, cublaslt {:7.2} us {:5.0} GB/s ({:?})",
             shape.rows,

@@ -8,7 +8,6 @@ use aril_kernels::llama::{
 use aril_kernels::source::Sources;
 use aril_kernels::timing::{Stopwatch, Summary};
 use aril_kernels::{Element, Error};
-use cudarc::driver::{DevicePtr, sys};
 use serde_json::{Value, json};
 
 use crate::Options;
@@ -85,7 +84,9 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
     let point = Point { rows: 32, context: 1024, adapters: 32, rank: 16 };
     let operations = operations(&mut llama, options, name, point)?;
     let served = serve(&mut llama, name, point)?;
-    Ok(json!({ "model": name, "steps": steps, "operations": operations, "served": served, "gemms": llama.gemm_plans() }))
+    Ok(
+        json!({ "model": name, "steps": steps, "operations": operations, "served": served, "gemms": llama.gemm_plans() }),
+    )
 }
 
 /// Sequences of a decode step, with blocks of their own.
@@ -186,16 +187,7 @@ fn copy_bytes_per_us(gpu: &Gpu, options: &Options) -> Result<f64, Error> {
     let sources = options.build.sources.as_deref().map_or_else(Sources::built_in, Sources::in_folder);
     let stream = gpu.stream()?;
     let stopwatch = Stopwatch::new(gpu, &stream, &sources, Cache::of_user().as_ref())?;
-    let half = 1_usize << 30;
-    let from = gpu.allocate::<u8>(&stream, half, "a copy's source")?;
-    let to = gpu.allocate::<u8>(&stream, half, "a copy's target")?;
-    let (from_at, to_at) = (from.device_ptr(&stream).0, to.device_ptr(&stream).0);
-    let graph = stopwatch.capture(|| {
-        // SAFETY: both buffers are that long and live until the replays are done.
-        unsafe { sys::cuMemcpyDtoDAsync_v2(to_at, from_at, half, stream.cu_stream()) }
-            .result()
-            .map_err(|code| Error::Driver { doing: "copying".to_owned(), code: format!("{code:?}") })
-    })?;
-    let samples = stopwatch.replays_us(&graph, 10)?;
-    Ok(2.0 * half as f64 / median(&samples))
+    let bytes = 2_u64 << 30;
+    let samples = stopwatch.copies_us(gpu, bytes, 1, 10)?;
+    Ok(bytes as f64 / median(&samples))
 }

@@ -16,6 +16,10 @@ pub const ROWS_MAX: u32 = 64;
 const TILE_OUTPUTS: u32 = 128;
 const STEP_INPUTS: u32 = 64;
 const THREADS: u32 = 256;
+/// As many as let another launch's blocks find room beside.
+const STAGES: u32 = 4;
+/// Blocks that the inbox has room for, a multiprocessor.
+const BLOCKS_EACH_MAX: u32 = 2;
 
 /// The compiled form: a number format and tiles of 8 rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,21 +28,30 @@ pub struct Variant {
     pub element: Element,
     /// Tiles of 8 rows: 1, 2, 4 or 8.
     pub tiles: u32,
+    /// Steps in flight and in use, a block.
+    pub stages: u32,
+}
+
+/// Choices of a plan, for measuring what they are worth. `None` leaves a choice to the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tuning {
+    /// Blocks at most; no more than find room at once.
+    pub blocks: Option<u32>,
+    /// Steps in flight and in use, a block.
+    pub stages: Option<u32>,
 }
 
 impl Variant {
     /// Every variant.
     pub fn all() -> impl Iterator<Item = Variant> {
-        Element::ALL.into_iter().flat_map(|element| [1, 2, 4, 8].map(|tiles| Variant { element, tiles }))
+        Element::ALL
+            .into_iter()
+            .flat_map(|element| [1, 2, 4, 8].map(|tiles| Variant { element, tiles, stages: STAGES }))
     }
 
     /// The smallest variant that holds so many rows.
     pub fn of(element: Element, rows: u32) -> Self {
-        Variant { element, tiles: rows.div_ceil(8).next_power_of_two() }
-    }
-
-    fn stages(self) -> u32 {
-        4
+        Variant { element, tiles: rows.div_ceil(8).next_power_of_two(), stages: STAGES }
     }
 
     /// The definitions that select it.
@@ -46,14 +59,14 @@ impl Variant {
         vec![
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.tiles.to_string()),
-            ("STAGES", self.stages().to_string()),
+            ("STAGES", self.stages.to_string()),
         ]
     }
 
     /// Dynamic shared memory a block.
     pub fn shared_bytes(self) -> u32 {
         let stage = (TILE_OUTPUTS + 8 * self.tiles) * STEP_INPUTS * 2;
-        self.stages() * stage + self.tiles.min(4) * THREADS * 16
+        self.stages * stage + self.tiles.min(4) * THREADS * 16
     }
 }
 
@@ -121,7 +134,8 @@ impl FewRows {
     /// # Errors
     /// Too little memory, or [`Error::Driver`].
     pub fn new(compiler: &Compiler, stream: &Arc<CudaStream>) -> Result<Self, Error> {
-        let bytes = compiler.gpu().chip().multiprocessors as usize * 8 * THREADS as usize * 16;
+        let blocks = compiler.gpu().chip().multiprocessors * BLOCKS_EACH_MAX;
+        let bytes = blocks as usize * 8 * THREADS as usize * 16;
         let inbox = compiler.gpu().allocate::<u8>(stream, bytes, "the inbox of small GEMMs")?;
         let (address, guard) = inbox.device_ptr(stream);
         // SAFETY: the allocation is that long; all ones is the kernel's EMPTY.
@@ -136,6 +150,14 @@ impl FewRows {
     /// # Errors
     /// [`Error::Shape`] if the kernel does not serve it; compiler errors.
     pub fn plan(&self, shape: GemmShape) -> Result<FewRowsPlan, Error> {
+        self.plan_with(shape, Tuning::default())
+    }
+
+    /// The same with some choices made.
+    ///
+    /// # Errors
+    /// As [`FewRows::plan`]; also for more blocks than the inbox has room for.
+    pub fn plan_with(&self, shape: GemmShape, tuning: Tuning) -> Result<FewRowsPlan, Error> {
         let refuse = |why: String| Err(Error::shape(format!("{shape:?}"), why));
         if shape.rows == 0 || shape.rows > ROWS_MAX {
             return refuse(format!("rows must be 1 to {ROWS_MAX}"));
@@ -150,7 +172,13 @@ impl FewRows {
         if shape.x_stride < shape.inputs || shape.y_stride < shape.outputs {
             return refuse("a stride is shorter than its row".to_owned());
         }
-        let variant = Variant::of(shape.element, shape.rows);
+        let mut variant = Variant::of(shape.element, shape.rows);
+        variant.stages = tuning.stages.unwrap_or(STAGES);
+        let multiprocessors = self.compiler.gpu().chip().multiprocessors;
+        let blocks = tuning.blocks.unwrap_or(multiprocessors);
+        if blocks > multiprocessors * BLOCKS_EACH_MAX {
+            return refuse(format!("{blocks} blocks are more than {BLOCKS_EACH_MAX} a multiprocessor"));
+        }
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let kernel = match loaded.get(&variant) {
             Some(kernel) => kernel.clone(),
@@ -160,7 +188,7 @@ impl FewRows {
                 kernel
             }
         };
-        let shares = Shares::new(shape.inputs, shape.outputs, self.compiler.gpu().chip().multiprocessors);
+        let shares = Shares::new(shape.inputs, shape.outputs, blocks);
         Ok(FewRowsPlan { shape, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 

@@ -102,8 +102,12 @@ impl Batch {
     /// and no slots.
     pub(crate) fn rows(&self, sequences: &[Sequence<'_>], padded: u32, block_tokens: u32) -> Rows {
         let count = padded as usize;
-        let mut rows =
-            Rows { tokens: vec![0; count], positions: vec![0; count], slots: vec![-1; count], samples: vec![-1; count] };
+        let mut rows = Rows {
+            tokens: vec![0; count],
+            positions: vec![0; count],
+            slots: vec![-1; count],
+            samples: vec![-1; count],
+        };
         for place in &self.places {
             let sequence = &sequences[place.sequence];
             for (offset, (row, &token)) in (place.rows.start as usize..).zip(sequence.tokens).enumerate() {
@@ -154,7 +158,9 @@ fn fault(sequence: &Sequence<'_>, shape: &LlamaShape, settings: &LlamaSettings) 
         return Some(format!("has token {token}; the vocabulary has {}", shape.vocab));
     }
     match adapter {
-        Some(slot) if settings.lora == LoraPath::Off => Some(format!("names adapter slot {slot}, but adapters are off")),
+        Some(slot) if settings.lora == LoraPath::Off => {
+            Some(format!("names adapter slot {slot}, but adapters are off"))
+        }
         Some(slot) if slot >= settings.adapter_slots => {
             Some(format!("names adapter slot {slot} of {}", settings.adapter_slots))
         }

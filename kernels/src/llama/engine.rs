@@ -5,16 +5,19 @@ use std::time::Instant;
 
 use cudarc::driver::{CudaEvent, CudaStream, sys};
 
+use super::attend::Attention;
 use super::batch::{Batch, bucket};
-use super::forward::{Forward, Gemms, LoraSites, Metrics};
+use super::forward::{Forward, Metrics};
 use super::graphs::Graphs;
+use super::groups::Gemms;
 use super::kernels::StepKernels;
-use super::metadata::Metadata;
 use super::memory::{Activations, Buffer, KvCache, Slot, Weights, adapter_layout};
-use super::{AdapterWeights, Half, LlamaSettings, LlamaShape, LoraPath, ModelWeights, Projection, Sequence, StepResult};
+use super::metadata::Metadata;
+use super::sites::LoraSites;
+use super::{LlamaSettings, LlamaShape, LoraPath, ModelWeights, Sequence, StepResult};
 use crate::gpu::Gpu;
 use crate::lora::launch::LoraKernels;
-use crate::lora::layout::{self, AdapterLayout};
+use crate::lora::layout::AdapterLayout;
 use crate::program::Compiler;
 use crate::timing::Stopwatch;
 use crate::{Error, cache, source};
@@ -40,6 +43,7 @@ pub struct Llama {
     pub(super) slots: Vec<Slot>,
     pub(super) layout: AdapterLayout,
     pub(super) metadata: Metadata,
+    pub(super) attention: Attention,
     pub(super) graphs: Graphs,
     events: [CudaEvent; 2],
 }
@@ -97,7 +101,8 @@ impl Llama {
             weights: Weights::load(gpu, &stream, &shape, settings.element, &stopwatch, weights)?,
             activations: Activations::new(gpu, &stream, &shape, &settings)?,
             kv: KvCache::new(gpu, &stream, &shape, &settings)?,
-            metadata: Metadata::new(gpu, &stream, &shape, &settings, &compiler)?,
+            metadata: Metadata::new(gpu, &stream, &settings)?,
+            attention: Attention::new(&compiler, &stream, &shape, &settings, gpu.chip())?,
             graphs: Graphs::default(),
             events: [event()?, event()?],
             side: gpu.stream()?,
@@ -134,69 +139,12 @@ impl Llama {
         &self.gpu
     }
 
-    /// Bytes of an adapter of this rank on the GPU, which is what a load copies.
-    pub fn adapter_bytes(&self, rank: u32) -> usize {
-        self.layout.elements(rank) * 2
-    }
-
     /// Fills the KV cache with random values, as if sequences were there: for measuring.
     ///
     /// # Errors
     /// [`Error::Driver`].
     pub fn fill_kv(&mut self, seed: u64) -> Result<(), Error> {
         self.stopwatch.fill(self.kv.memory_mut(), self.settings.element, seed, 1.0)
-    }
-
-    /// Loads an adapter into a slot and waits until it is there.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for a slot or rank that does not exist, or weights of another length; [`Error::Driver`].
-    pub fn load_adapter(
-        &mut self,
-        slot: u32,
-        rank: u32,
-        scale: f32,
-        weights: AdapterWeights<'_>,
-    ) -> Result<(), Error> {
-        self.check_slot(slot, rank)?;
-        let (element, layers) = (self.settings.element, self.shape.layers);
-        let layout = &self.layout;
-        let place = &mut self.slots[slot as usize];
-        place.adapter = None;
-        match weights {
-            AdapterWeights::Random { seed } => {
-                // Drawn for x and v of about one: y changes by a few percent of its size.
-                let scale = 0.3 * (3.0 / self.shape.hidden as f32).sqrt();
-                self.stopwatch.fill(&mut place.memory.slice, element, seed, scale)?;
-            }
-            AdapterWeights::Given(give) => {
-                let mut packed = vec![0; layout.elements(rank)];
-                for layer in 0..layers {
-                    for (index, projection) in Projection::ALL.into_iter().enumerate() {
-                        let a = give(layer, projection, Half::A)?;
-                        let b = give(layer, projection, Half::B)?;
-                        layout.pack(layer as usize * Projection::ALL.len() + index, rank, &a, &b, &mut packed)?;
-                    }
-                }
-                let mut into = place.memory.slice.slice_mut(..packed.len());
-                self.stream.memcpy_htod(&packed, &mut into).map_err(Error::driver("copying an adapter"))?;
-            }
-        }
-        self.stream.synchronize().map_err(Error::driver("loading an adapter"))?;
-        self.slots[slot as usize].adapter = Some((rank, scale));
-        Ok(())
-    }
-
-    pub(super) fn check_slot(&self, slot: u32, rank: u32) -> Result<(), Error> {
-        layout::check_rank(rank)?;
-        let why = if slot as usize >= self.slots.len() {
-            format!("there are {}", self.slots.len())
-        } else if rank > self.settings.rank_max {
-            format!("holds ranks up to {}, not {rank}", self.settings.rank_max)
-        } else {
-            return Ok(());
-        };
-        Err(Error::shape(format!("adapter slot {slot}"), why))
     }
 
     /// Computes one step: new tokens of all sequences through all layers, their K and V into the cache, a token for each
@@ -212,7 +160,8 @@ impl Llama {
         self.prepare(&metrics)?;
         let mut set = self.plan_adapters(&batch)?;
         self.events[0].record(&self.stream).map_err(timed())?;
-        self.metadata.upload(&self.stream, &batch, sequences, &metrics)?;
+        let table = self.attention.plan(&self.stream, &batch, sequences)?;
+        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
         if batch.is_decode() {
             self.launch_graph(&metrics, &mut set)?;
         } else {

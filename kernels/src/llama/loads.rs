@@ -1,32 +1,18 @@
 //! Adapters on their way to their slots while steps run, and what both cost each other.
 
+use std::sync::Arc;
+
 use cudarc::driver::{CudaEvent, sys};
 
+use super::adapters::HostAdapter;
 use super::batch::Batch;
 use super::engine::Llama;
 use super::forward::{Forward, Metrics};
 use super::graphs::Graphs;
 use super::memory::{Buffer, Slot};
-use super::{LoraPath, Sequence};
+use super::{AdapterWeights, LoraPath, Sequence};
 use crate::Error;
 use crate::copy::{HostBuffer, HostMemory};
-
-/// A copy on its way.
-#[derive(Debug)]
-pub struct Loading {
-    slot: u32,
-    rank: u32,
-    scale: f32,
-    begin: CudaEvent,
-    end: CudaEvent,
-}
-
-impl Loading {
-    /// Into which slot.
-    pub fn slot(&self) -> u32 {
-        self.slot
-    }
-}
 
 impl Llama {
     /// Cuts the memory of adapters anew: so many slots for adapters of up to `rank_max`, all empty. Graphs are dropped.
@@ -50,83 +36,45 @@ impl Llama {
         self.stream.synchronize().map_err(Error::driver("cutting adapter slots"))
     }
 
-    /// Host memory as large as an adapter of this rank, filled with small random weights: what loads are measured with, and where an
-    /// adapter's real weights would lie.
+    /// Microseconds of copies of an adapter of this rank into a slot, one at a time, after one that is not counted. The slot is empty
+    /// afterwards.
     ///
     /// # Errors
-    /// [`Error::Driver`] if so much memory cannot be pinned.
-    pub fn host_adapter(&self, rank: u32, memory: HostMemory) -> Result<HostBuffer, Error> {
-        let element = self.settings.element;
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut draw = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * 0.01
-        };
-        // A mebibyte of different numbers, again and again: the copy engine compresses nothing.
-        let piece: Vec<u8> = (0..1 << 19).flat_map(|_| element.encode(draw()).to_le_bytes()).collect();
-        let content: Vec<u8> = piece.iter().copied().cycle().take(self.adapter_bytes(rank)).collect();
-        HostBuffer::new(&self.gpu, memory, &content)
-    }
-
-    /// Starts a copy into a slot, beside whatever runs. Until it is finished no step may name the slot; the buffer must live until then.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for a slot or rank that does not exist, or a buffer that is too short; [`Error::Driver`].
-    pub fn start_load(&mut self, slot: u32, rank: u32, scale: f32, from: &HostBuffer) -> Result<Loading, Error> {
-        self.check_slot(slot, rank)?;
-        let bytes = self.adapter_bytes(rank);
-        let event = || {
-            let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
-            self.gpu.context().new_event(Some(flags)).map_err(Error::driver("making an event"))
-        };
-        let (begin, end) = (event()?, event()?);
-        let target = self.slots[slot as usize].memory.address;
-        self.slots[slot as usize].adapter = None;
-        begin.record(&self.copies).map_err(Error::driver("starting a load"))?;
-        // SAFETY: the slot has room for the rank; nothing reads it before `finish_load`, by the caller's promise and because its
-        // adapter is gone.
-        unsafe { from.copy_to_address(&self.copies, target, bytes)? };
-        end.record(&self.copies).map_err(Error::driver("starting a load"))?;
-        Ok(Loading { slot, rank, scale, begin, end })
-    }
-
-    /// Whether a copy is there.
-    ///
-    /// # Errors
-    /// [`Error::Driver`].
-    pub fn is_loaded(&self, loading: &Loading) -> Result<bool, Error> {
-        // SAFETY: the event is live.
-        match unsafe { sys::cuEventQuery(loading.end.cu_event()) } {
-            sys::CUresult::CUDA_SUCCESS => Ok(true),
-            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-            other => other.result().map(|()| true).map_err(Error::driver("asking for a load")),
-        }
-    }
-
-    /// Waits for a copy and makes its adapter one that steps can name; microseconds that the copy took.
-    ///
-    /// # Errors
-    /// [`Error::Driver`].
-    pub fn finish_load(&mut self, loading: Loading) -> Result<f64, Error> {
-        let done = || Error::driver("finishing a load");
-        loading.end.synchronize().map_err(done())?;
-        self.slots[loading.slot as usize].adapter = Some((loading.rank, loading.scale));
-        Ok(f64::from(loading.begin.elapsed_ms(&loading.end).map_err(done())?) * 1e3)
-    }
-
-    /// Microseconds of copies into a slot, one at a time, after one that is not counted.
-    ///
-    /// # Errors
-    /// As [`Llama::start_load`].
-    pub fn time_loads(&mut self, slot: u32, rank: u32, from: &HostBuffer, repeats: usize) -> Result<Vec<f64>, Error> {
+    /// [`Error::Shape`] for a slot or rank that does not exist; [`Error::Driver`].
+    pub fn time_loads(&mut self, slot: u32, rank: u32, from: HostMemory, repeats: usize) -> Result<Vec<f64>, Error> {
         let mut samples = Vec::with_capacity(repeats);
-        for repeat in 0..=repeats {
-            let loading = self.start_load(slot, rank, 1.0, from)?;
-            let us = self.finish_load(loading)?;
-            if repeat > 0 {
-                samples.push(us);
+        if from == HostMemory::Pinned {
+            let adapter = self.pin_adapter(rank, 1.0, AdapterWeights::Random { seed: 1 })?;
+            for repeat in 0..=repeats {
+                let loading = self.begin_load(slot, &adapter)?;
+                let us = self.finish_load(loading)?;
+                if repeat > 0 {
+                    samples.push(us);
+                }
+            }
+        } else {
+            self.check_slot(slot, rank)?;
+            // A mebibyte of different numbers, again and again.
+            let piece = (0..1_u32 << 18).flat_map(|n| (n.wrapping_mul(2_654_435_761) & 0x83ff_83ff | 0x2000_2000).to_le_bytes());
+            let piece: Vec<u8> = piece.collect();
+            let bytes = self.adapter_bytes(rank);
+            let content: Vec<u8> = piece.iter().copied().cycle().take(bytes).collect();
+            let buffer = HostBuffer::new(&self.gpu, from, &content)?;
+            let timed = || Error::driver("timing a load");
+            let target = self.slots[slot as usize].memory.address;
+            for repeat in 0..=repeats {
+                let (begin, end) = (self.event()?, self.event()?);
+                begin.record(&self.copies).map_err(timed())?;
+                // SAFETY: the slot has room for the rank, and nothing else uses it: steps are complete when they return.
+                unsafe { buffer.copy_to_address(&self.copies, target, bytes)? };
+                end.record(&self.copies).map_err(timed())?;
+                end.synchronize().map_err(timed())?;
+                if repeat > 0 {
+                    samples.push(f64::from(begin.elapsed_ms(&end).map_err(timed())?) * 1e3);
+                }
             }
         }
+        self.unload_adapter(slot)?;
         Ok(samples)
     }
 
@@ -134,12 +82,12 @@ impl Llama {
     /// copies that lay wholly beside them. L2 is as the step before left it in both.
     ///
     /// # Errors
-    /// As [`Llama::step`] and [`Llama::start_load`].
+    /// As [`Llama::step`] and [`Llama::begin_load`].
     pub fn time_beside(
         &mut self,
         sequences: &[Sequence<'_>],
-        (slot, rank): (u32, u32),
-        from: &HostBuffer,
+        slot: u32,
+        adapter: &Arc<HostAdapter>,
         replays: usize,
     ) -> Result<Beside, Error> {
         let timed = || Error::driver("timing steps beside copies");
@@ -147,7 +95,8 @@ impl Llama {
         let metrics = Metrics::of(&batch);
         self.prepare(&metrics)?;
         let set = self.plan_adapters(&batch)?;
-        self.metadata.upload(&self.stream, &batch, sequences, &metrics)?;
+        let table = self.attention.plan(&self.stream, &batch, sequences)?;
+        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
         let graph = {
             let forward = Forward::new(self, &metrics, &set.plans);
             self.capture_of(|| forward.step())?
@@ -156,8 +105,7 @@ impl Llama {
         let run = |llama: &Llama| -> Result<Vec<CudaEvent>, Error> {
             let mut events = Vec::with_capacity(replays + 1);
             for replay in 0..=replays {
-                let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
-                let event = llama.gpu.context().new_event(Some(flags)).map_err(timed())?;
+                let event = llama.event()?;
                 event.record(&llama.stream).map_err(timed())?;
                 events.push(event);
                 if replay < replays {
@@ -174,34 +122,29 @@ impl Llama {
         let alone = run(self)?;
         self.stream.synchronize().map_err(timed())?;
         let alone_us = spans(&alone)?;
-        let mut loads = vec![self.start_load(slot, rank, 1.0, from)?];
+        // The first copies start before the steps do, and two are always on their way.
+        let mut loads = vec![self.begin_load(slot, adapter)?, self.begin_load(slot, adapter)?];
         let beside = run(self)?;
-        let last = Loading { slot, rank, scale: 1.0, begin: self.mark()?, end: self.mark()? };
-        while !self.is_loaded(&last)? {
-            if loads.len() > 2 {
-                loads[loads.len() - 2].end.synchronize().map_err(timed())?;
-            }
-            loads.push(self.start_load(slot, rank, 1.0, from)?);
-        }
-        self.copies.synchronize().map_err(timed())?;
-        let beside_us = spans(&beside)?;
+        let last = &beside[replays];
         let mut copies_us = Vec::new();
-        for load in &loads {
-            let after_end = load.end.elapsed_ms(&last.end).unwrap_or(-1.0);
-            if after_end >= 0.0 {
-                copies_us.push(f64::from(load.begin.elapsed_ms(&load.end).map_err(timed())?) * 1e3);
-            }
+        while !last.is_complete() {
+            let us = self.finish_load(loads.remove(0))?;
+            copies_us.push(us);
+            loads.push(self.begin_load(slot, adapter)?);
         }
+        // Those that were still on their way ran on alone.
+        for load in loads {
+            self.finish_load(load)?;
+        }
+        self.unload_adapter(slot)?;
+        let beside_us = spans(&beside)?;
         self.keep(set);
         Ok(Beside { alone_us, beside_us, copies_us })
     }
 
-    /// An event behind all steps launched so far.
-    fn mark(&self) -> Result<CudaEvent, Error> {
+    fn event(&self) -> Result<CudaEvent, Error> {
         let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
-        let event = self.gpu.context().new_event(Some(flags)).map_err(Error::driver("making an event"))?;
-        event.record(&self.stream).map_err(Error::driver("recording an event"))?;
-        Ok(event)
+        self.gpu.context().new_event(Some(flags)).map_err(Error::driver("making an event"))
     }
 
     /// Microseconds of device copies of `bytes` read and as many written.

@@ -57,7 +57,8 @@ impl Llama {
         let metrics = Metrics::of(&batch);
         self.prepare(&metrics)?;
         let set = self.plan_adapters(&batch)?;
-        self.metadata.upload(&self.stream, &batch, sequences, &metrics)?;
+        let table = self.attention.plan(&self.stream, &batch, sequences)?;
+        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
         let samples = {
             let forward = Forward::new(self, &metrics, &set.plans);
             let graph = self.capture_of(|| launches(&forward))?;

@@ -130,7 +130,10 @@ impl Weights {
                     let shape = shape.projection(p);
                     shape.inputs as usize * shape.outputs as usize
                 };
-                projections.iter().map(|&projection| (Tensor::Projection { layer, projection }, length(projection))).collect()
+                projections
+                    .iter()
+                    .map(|&projection| (Tensor::Projection { layer, projection }, length(projection)))
+                    .collect()
             };
             use Projection::{Down, Gate, K, O, Q, Up, V};
             let norm = |tensor| [(tensor, hidden)];
@@ -197,9 +200,7 @@ impl Activations {
         let qkv = query + 2 * shape.kv_width() as usize;
         let intermediate = shape.intermediate as usize;
         let delta_rows = if settings.lora == LoraPath::Off { 0 } else { rows };
-        let matrix = |rows: usize, columns: usize| {
-            Buffer::<u16>::zeroed(gpu, stream, rows * columns, "activations")
-        };
+        let matrix = |rows: usize, columns: usize| Buffer::<u16>::zeroed(gpu, stream, rows * columns, "activations");
         let mut activations = Activations {
             h: matrix(rows, hidden)?,
             x: matrix(rows, hidden)?,

@@ -7,56 +7,33 @@ use cudarc::driver::{CudaStream, PinnedHostSlice, result};
 use super::batch::{Batch, bucket};
 use super::forward::Metrics;
 use super::memory::Buffer;
-use super::{LlamaSettings, LlamaShape, Sequence};
+use super::{LlamaSettings, Sequence};
 use crate::Error;
-use crate::gpu::{Gpu, Overlap};
-use crate::program::{Compiler, Grid, Kernel};
+use crate::attention::operands::BlockTable;
+use crate::gpu::Gpu;
 
-/// Tokens, positions, KV slots and sample slots of a step's rows, copied in one piece from pinned memory. Where each
-/// begins depends on the bucket of rows alone, so that a captured graph finds the next step's in the same place.
+/// Tokens, positions, KV slots and sample slots of a step's rows, and behind them the block table, copied from pinned
+/// memory. Where each begins depends on the bucket of rows alone, so that a captured graph finds the next step's in the
+/// same place.
 #[derive(Debug)]
 pub(crate) struct Metadata {
     device: Buffer<u32>,
     host: PinnedHostSlice<u32>,
-    simple: Kernel,
-    context_max: u32,
-}
-
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct SimpleArguments {
-    q: u64,
-    out: u64,
-    cache: u64,
-    positions: u64,
-    row_table: u64,
-    tables: u64,
-    heads: u32,
-    kv_heads: u32,
-    scale: f32,
-    reserved: u32,
+    /// Rows that the first part has room for.
+    rows_max: u32,
+    table_max: u32,
 }
 
 impl Metadata {
-    pub(crate) fn new(
-        gpu: &Gpu,
-        stream: &Arc<CudaStream>,
-        shape: &LlamaShape,
-        settings: &LlamaSettings,
-        compiler: &Compiler,
-    ) -> Result<Self, Error> {
-        let words = 5 * bucket(settings.rows_max) as usize
-            + settings.sequences_max as usize * settings.context_max.div_ceil(settings.block_tokens) as usize;
+    pub(crate) fn new(gpu: &Gpu, stream: &Arc<CudaStream>, settings: &LlamaSettings) -> Result<Self, Error> {
+        let rows_max = bucket(settings.rows_max);
+        let table_max = settings.sequences_max * settings.context_max.div_ceil(settings.block_tokens);
+        let words = 4 * rows_max as usize + table_max as usize;
         let device = Buffer::new(gpu, stream, words, "a step's metadata")?;
         // SAFETY: plain words, written before they are read.
         let host = unsafe { gpu.context().alloc_pinned::<u32>(words) }
             .map_err(Error::driver(format!("pinning {} bytes for metadata", words * 4)))?;
-        let defines = vec![
-            ("ELEMENT", settings.element.device_name().to_owned()),
-            ("HEAD", shape.head_dim.to_string()),
-        ];
-        let simple = compiler.kernel("attention_simple.cu", defines, "attend")?;
-        Ok(Metadata { device, host, simple, context_max: settings.context_max })
+        Ok(Metadata { device, host, rows_max, table_max })
     }
 
     pub(crate) fn tokens(&self, _metrics: &Metrics) -> u64 {
@@ -75,12 +52,18 @@ impl Metadata {
         self.device.address + u64::from(metrics.padded) * 12
     }
 
+    /// KV blocks of all sequences.
+    pub(crate) fn table(&self) -> BlockTable {
+        BlockTable { address: self.device.address + u64::from(self.rows_max) * 16, entries: self.table_max }
+    }
+
     /// Copies a step's metadata, in stream order. What was copied before must have been used.
     pub(crate) fn upload(
         &mut self,
         stream: &Arc<CudaStream>,
         batch: &Batch,
         sequences: &[Sequence<'_>],
+        table: &[u32],
         metrics: &Metrics,
     ) -> Result<(), Error> {
         let padded = metrics.padded as usize;
@@ -91,19 +74,16 @@ impl Metadata {
         for (word, slot) in words[2 * padded..].iter_mut().zip(rows.slots.iter().chain(&rows.samples)) {
             *word = slot.cast_unsigned();
         }
-        words[4 * padded..5 * padded].fill(0);
-        let mut end = 5 * padded;
-        for place in &batch.places {
-            let sequence = &sequences[place.sequence];
-            let blocks = (sequence.prefix as usize + sequence.tokens.len()).div_ceil(16);
-            words[4 * padded + place.rows.start as usize..4 * padded + place.rows.end as usize]
-                .fill((end - 5 * padded) as u32);
-            words[end..end + blocks].copy_from_slice(&sequence.blocks[..blocks]);
-            end += blocks;
+        let first = 4 * self.rows_max as usize;
+        words[first..first + table.len()].copy_from_slice(table);
+        for part in [0..4 * padded, first..first + table.len()] {
+            let to = self.device.address + part.start as u64 * 4;
+            // SAFETY: the device buffer is as long as the host's; pinned memory is not written again before the step is
+            // done.
+            unsafe { result::memcpy_htod_async(to, &words[part], stream.cu_stream()) }
+                .map_err(Error::driver("copying metadata"))?;
         }
-        // SAFETY: the device buffer is as long as the host's; pinned memory is not written again before the step is done.
-        unsafe { result::memcpy_htod_async(self.device.address, &words[..end], stream.cu_stream()) }
-            .map_err(Error::driver("copying metadata"))
+        Ok(())
     }
 
     /// The sampled tokens; waits for the step.
@@ -120,34 +100,5 @@ impl Metadata {
         }
         stream.synchronize().map_err(copied())?;
         Ok(sampled)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn simple_attention(
-        &self,
-        stream: &CudaStream,
-        shape: &LlamaShape,
-        metrics: &Metrics,
-        q: u64,
-        out: u64,
-        cache: u64,
-        overlap: Overlap,
-    ) -> Result<(), Error> {
-        let arguments = SimpleArguments {
-            q,
-            out,
-            cache,
-            positions: self.positions(metrics),
-            row_table: self.device.address + u64::from(metrics.padded) * 16,
-            tables: self.device.address + u64::from(metrics.padded) * 20,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            scale: 1.0 / (shape.head_dim as f32).sqrt(),
-            reserved: 0,
-        };
-        let shared_bytes = (self.context_max + shape.head_dim + 128) * 4;
-        let grid = Grid { blocks: metrics.padded * shape.heads, threads: 128, shared_bytes };
-        // SAFETY: buffers of the model; contexts are at most context_max.
-        unsafe { self.simple.launch(stream, grid, &arguments, overlap) }
     }
 }
