@@ -10,7 +10,7 @@ mod decode;
 pub mod judge;
 mod least_squares;
 mod others;
-mod physics;
+pub(crate) mod physics;
 mod prompts;
 mod rows;
 mod spread;

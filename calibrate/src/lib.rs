@@ -16,6 +16,7 @@ pub mod fit;
 pub mod jitter;
 pub mod machine;
 pub mod measure;
+pub mod page;
 pub mod plan;
 pub mod probe;
 pub mod published;

@@ -142,6 +142,11 @@ impl<'a> Predictor<'a> {
         Predictor { profile, steps: BTreeMap::new(), device }
     }
 
+    /// The profile.
+    pub(crate) fn profile(&self) -> &Profile {
+        self.profile
+    }
+
     /// What the profile says; nothing where it does not know the kernel or has no figure of the kind.
     pub(crate) fn us(&mut self, question: &Question) -> Result<Option<f64>, CalibrateError> {
         let profile = self.profile;

@@ -7,39 +7,44 @@ use crate::machine::{Identity, Part};
 
 /// Bytes and arithmetic of an operation by rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Product {
+pub(crate) struct Product {
     /// Whatever the rows.
-    pub(super) bytes: f64,
+    pub(crate) bytes: f64,
     /// Each row.
-    pub(super) bytes_per_row: f64,
+    pub(crate) bytes_per_row: f64,
     /// Each row.
-    pub(super) flops_per_row: f64,
+    pub(crate) flops_per_row: f64,
     /// Output features, over which tiles lie side by side.
-    pub(super) outputs: f64,
-    pub(super) peak_gigabytes_per_second: f64,
-    pub(super) peak_teraflops: f64,
+    pub(crate) outputs: f64,
+    pub(crate) peak_gigabytes_per_second: f64,
+    pub(crate) peak_teraflops: f64,
 }
 
 impl Product {
     /// At the peak bandwidth, microseconds.
-    pub(super) fn memory_us(&self, rows: f64) -> f64 {
+    pub(crate) fn memory_us(&self, rows: f64) -> f64 {
         (self.bytes + self.bytes_per_row * rows) / (self.peak_gigabytes_per_second * 1e3)
     }
 
     /// The least that the hardware needs, microseconds: weights and arithmetic. What goes in and out may stay in the cache.
-    pub(super) fn floor_us(&self, rows: f64) -> f64 {
+    pub(crate) fn floor_us(&self, rows: f64) -> f64 {
         let weights = self.bytes / (self.peak_gigabytes_per_second * 1e3);
         weights.max(self.flops_per_row * rows / (self.peak_teraflops * 1e6))
     }
 }
 
 /// The device as its data sheet describes it: peaks and memory.
-pub(super) fn sheet(identity: &Identity) -> Option<Gpu> {
+pub(crate) fn sheet(identity: &Identity) -> Option<Gpu> {
     Gpu::named(&identity.gpu_name)
 }
 
+/// The device of a profile.
+pub(crate) fn sheet_of(profile: &aril_sim::profile::Profile) -> Gpu {
+    profile.gpu.clone()
+}
+
 /// What a part by rows moves and multiplies on one of the GPUs that share the model.
-pub(super) fn product(part: Part, model: &Model, degree: u32, gpu: &Gpu) -> Product {
+pub(crate) fn product(part: Part, model: &Model, degree: u32, gpu: &Gpu) -> Product {
     let degree = f64::from(degree.max(1));
     let (hidden, mlp) = (f64::from(model.hidden), f64::from(model.intermediate) / degree);
     let query = model.query_width() as f64 / degree;
@@ -80,11 +85,11 @@ pub(super) fn product(part: Part, model: &Model, degree: u32, gpu: &Gpu) -> Prod
 }
 
 /// Bytes of keys and values of one token in one layer on one GPU.
-pub(super) fn kv_bytes(model: &Model, degree: u32) -> f64 {
+pub(crate) fn kv_bytes(model: &Model, degree: u32) -> f64 {
     model.kv_bytes_per_token_per_gpu(degree) as f64 / f64::from(model.layers)
 }
 
 /// Operations of one pair of a query and a key in one layer on one GPU: a multiply-add for the score, one for the value.
-pub(super) fn pair_flops(model: &Model, degree: u32) -> f64 {
+pub(crate) fn pair_flops(model: &Model, degree: u32) -> f64 {
     4.0 * model.query_width() as f64 / f64::from(degree.max(1))
 }
