@@ -29,6 +29,11 @@ pub trait Machine {
 
     /// Seconds since it was opened, by its own clock.
     fn seconds(&self) -> f64;
+
+    /// Does nothing for so many seconds, so that it cools down.
+    fn rest(&mut self, seconds: f64) {
+        std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
+    }
 }
 
 /// What a machine is. Measurements of different identities never share a file.
@@ -103,7 +108,7 @@ pub enum Question {
         /// Which step.
         shape: StepShape,
     },
-    /// What the host adds to a whole step: from the call to its return, less the GPU's part.
+    /// What the host adds to a whole step: from the call to its return, less the GPU's part of the same step.
     Host {
         /// By which kernel.
         kernel: LoraKernel,

@@ -119,8 +119,8 @@ impl Draft {
         }
         let us = about_us(&question);
         let repeats = repeats(us);
-        // Preparing a shape, and one answer that does not count.
-        let seconds = 0.012 + f64::from(repeats + 1) * (us + 150.0) * 1e-6;
+        // Settling, preparing a shape, and one answer that does not count.
+        let seconds = 0.04 + f64::from(repeats + 1) * (us + 150.0) * 1e-6;
         self.points.push(Planned { question, repeats, stage, seconds });
     }
 }

@@ -77,6 +77,8 @@ pub struct Block {
 pub struct Point {
     /// What was asked.
     pub question: Question,
+    /// The sentinel just before, microseconds: was the machine at its full clocks?
+    pub sentinel_us: f64,
     /// Every repetition, in order, microseconds.
     pub us: Vec<f64>,
 }
@@ -216,11 +218,12 @@ impl Recording {
         sound.chain(self.skipped.iter().map(|skipped| skipped.question.key())).collect()
     }
 
-    /// By how much the sentinel moved: (largest − smallest) / median, percent; none with fewer than two blocks.
+    /// By how much the sentinel moved before points: (99th − 1st percentile) / median, percent; none with fewer than two points.
     pub fn drift_percent(&self) -> Option<f64> {
-        let mut us: Vec<f64> = self.blocks.iter().map(|(_, block)| block.sentinel_us).collect();
+        let mut us: Vec<f64> = self.points.iter().map(|(_, point)| point.sentinel_us).collect();
         us.sort_by(f64::total_cmp);
-        let (low, high) = (us.first()?, us.last()?);
-        (us.len() > 1).then(|| (high - low) / us[us.len() / 2] * 100.0)
+        let at = |share: f64| us.get((share * us.len() as f64) as usize).copied();
+        let (low, middle, high) = (at(0.01)?, at(0.5)?, at(0.99)?);
+        (us.len() > 1).then(|| (high - low) / middle * 100.0)
     }
 }

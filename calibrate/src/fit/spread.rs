@@ -20,6 +20,7 @@ pub(super) fn of(data: &Data, profile: &Profile) -> Result<Vec<Spread>, Calibrat
     for point in data.points() {
         if let Some(us) = predictor.us(&point.question)?
             && us > 0.0
+            && median(&point.us) > 0.0
         {
             residuals.entry(data::of(&point.question)).or_default().push(median(&point.us) / us);
         }

@@ -100,19 +100,18 @@ impl LlamaGpu {
             Question::Lora { kernel: LoraKernel::Segmented, shape } => self.ours(shape, repeats),
             Question::Lora { kernel, shape } => self.theirs(*kernel, shape, repeats),
             Question::Step { kernel, shape } => {
-                let on = self.prepare(*kernel, shape)?;
-                let drawn = Drawn::of(shape, &self.identity, on);
-                self.llama.time_step(&drawn.sequences(), repeats).map_err(broken)
+                Ok(self.steps(*kernel, shape, repeats)?.into_iter().map(|(device, _)| device).collect())
             }
-            Question::Host { kernel, shape } => self.host(*kernel, shape, repeats),
+            Question::Host { kernel, shape } => {
+                Ok(self.steps(*kernel, shape, repeats)?.into_iter().map(|(_, host)| host).collect())
+            }
             Question::Load { rank, pinned, beside } => self.load(*rank, *pinned, beside.as_ref(), repeats),
             Question::StepBesideLoad { shape } => {
-                let drawn = Drawn::of(shape, &self.identity, false);
-                let cold = self.llama.time_step(&drawn.sequences(), repeats).map_err(broken)?;
+                let alone: Vec<f64> = self.steps(LoraKernel::None, shape, repeats)?.iter().map(|step| step.0).collect();
                 let beside = self.beside(16, shape, repeats.max(20))?;
-                // Cold and back to back differ; how much longer a step takes beside a copy is a ratio.
-                let (cold, alone) = (crate::measure::median(&cold), crate::measure::median(&beside.alone_us));
-                Ok(beside.beside_us.iter().map(|us| us * cold / alone).collect())
+                // Replays have no metadata; how much longer one takes beside a copy is a ratio.
+                let (step, replay) = (crate::measure::median(&alone), crate::measure::median(&beside.alone_us));
+                Ok(beside.beside_us.iter().map(|us| us * step / replay).collect())
             }
             Question::Switch { rank } => {
                 let (projections, layers) = (self.projections(), self.shape.layers);
@@ -193,19 +192,20 @@ impl LlamaGpu {
         })
     }
 
-    /// What the host adds: the step from call to return, less its replay as a graph.
-    fn host(&mut self, kernel: LoraKernel, shape: &StepShape, repeats: usize) -> Result<Vec<f64>, MachineError> {
+    /// Whole steps as an engine runs them, one after the other: the GPU's part of each, from the first copy of metadata to the last
+    /// sampled token, and what the host adds, from the call to its return less the GPU's part; microseconds.
+    fn steps(&mut self, kernel: LoraKernel, shape: &StepShape, repeats: usize) -> Result<Vec<(f64, f64)>, MachineError> {
         let on = self.prepare(kernel, shape)?;
         let drawn = Drawn::of(shape, &self.identity, on);
-        let device = crate::measure::median(&self.llama.time_step(&drawn.sequences(), 5).map_err(broken)?);
         let mut samples = Vec::with_capacity(repeats);
-        for repeat in 0..=repeats {
+        // Plans and graphs are made by the first; the second finds them.
+        for repeat in 0..repeats + 2 {
             let sequences = drawn.sequences();
             let began = Instant::now();
-            self.llama.step(&sequences).map_err(broken)?;
+            let result = self.llama.step(&sequences).map_err(broken)?;
             let us = began.elapsed().as_secs_f64() * 1e6;
-            if repeat > 0 {
-                samples.push((us - device).max(0.0));
+            if repeat > 1 {
+                samples.push((result.device_us, (us - result.device_us).max(0.0)));
             }
         }
         Ok(samples)

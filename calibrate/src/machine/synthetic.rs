@@ -119,4 +119,8 @@ impl Machine for SyntheticGpu {
     fn seconds(&self) -> f64 {
         self.seconds
     }
+
+    fn rest(&mut self, seconds: f64) {
+        self.seconds += seconds;
+    }
 }
