@@ -106,30 +106,53 @@ KERNEL void __launch_bounds__(THREADS) bgmv_shrink(const GRID_CONSTANT Arguments
   if (thread_index() == 0) *to = s.scale * ((warps[0] + warps[1]) + (warps[2] + warps[3]));
 }
 
+// Columns of a thread, THREADS / lanes apart: as many loads are in flight, and v is read once for all of them.
+constexpr u32 BGMV_COLUMNS = 4;
+
 // y[row][column] += v·B. A column belongs to tiles[1] lanes, a power of two that covers the largest stride by eights.
-// Block = segment · tiles[0] + a tile of THREADS / tiles[1] columns.
+// Block = segment · tiles[0] + a tile of BGMV_COLUMNS · THREADS / tiles[1] columns.
 KERNEL void __launch_bounds__(THREADS) bgmv_expand(const GRID_CONSTANT Arguments args) {
   dependents_trigger();
-  const u32 lanes = args.tiles[1], first = thread_index() % lanes * 8;
-  const u32 column = block_index() % args.tiles[0] * (THREADS / lanes) + thread_index() / lanes;
+  const u32 lanes = args.tiles[1], step = THREADS / lanes, first = thread_index() % lanes * 8;
+  const u32 column = block_index() % args.tiles[0] * BGMV_COLUMNS * step + thread_index() / lanes;
   const Segment s = segment_of(args, block_index() / args.tiles[0]);
   dependency_wait();
   if (s.rows == 0) return;
-  float sum = 0.f;
-  if (first < s.stride && column < args.outputs) {
-    const uint4 w = *(const uint4*)(b_of(args, s) + (u64(column) * s.stride + first) * 2);
+  uint4 w[BGMV_COLUMNS];
+  float4 low = make_float4(0.f, 0.f, 0.f, 0.f), high = low;
+#pragma unroll
+  for (u32 n = 0; n < BGMV_COLUMNS; ++n) {
+    w[n] = make_uint4(0, 0, 0, 0);
+    if (first < s.stride && column + n * step < args.outputs)
+      w[n] = *(const uint4*)(b_of(args, s) + (u64(column + n * step) * s.stride + first) * 2);
+  }
+  if (first < s.stride) {
     const float4* const v = (const float4*)(args.v + u64(s.row) * args.v_stride + first);
-    const float4 low = v[0], high = v[1];
-    sum = ELEMENT::low(w.x) * low.x + ELEMENT::high(w.x) * low.y;
-    sum += ELEMENT::low(w.y) * low.z + ELEMENT::high(w.y) * low.w;
-    sum += ELEMENT::low(w.z) * high.x + ELEMENT::high(w.z) * high.y;
-    sum += ELEMENT::low(w.w) * high.z + ELEMENT::high(w.w) * high.w;
+    low = v[0], high = v[1];
   }
-  for (u32 step = lanes / 2; step > 0; step /= 2) sum += shuffle_xor(sum, step);
-  if (first == 0 && column < args.outputs) {
-    u16* const y = (u16*)args.y + u64(s.row) * args.y_stride + column;
-    *y = (u16)ELEMENT::pack(ELEMENT::low(*y) + sum, 0.f);
+  u16* const y = (u16*)args.y + u64(s.row) * args.y_stride + column;
+  u32 before[BGMV_COLUMNS];
+#pragma unroll
+  for (u32 n = 0; n < BGMV_COLUMNS; ++n)
+    if (first == 0 && column + n * step < args.outputs) before[n] = y[n * step];
+#pragma unroll
+  for (u32 n = 0; n < BGMV_COLUMNS; ++n) {
+    float sum = ELEMENT::low(w[n].x) * low.x + ELEMENT::high(w[n].x) * low.y;
+    sum += ELEMENT::low(w[n].y) * low.z + ELEMENT::high(w[n].y) * low.w;
+    sum += ELEMENT::low(w[n].z) * high.x + ELEMENT::high(w[n].z) * high.y;
+    sum += ELEMENT::low(w[n].w) * high.z + ELEMENT::high(w[n].w) * high.w;
+    for (u32 apart = lanes / 2; apart > 0; apart /= 2) sum += shuffle_xor(sum, apart);
+    if (first == 0 && column + n * step < args.outputs)
+      y[n * step] = (u16)ELEMENT::pack(ELEMENT::low(before[n]) + sum, 0.f);
   }
+}
+
+// v[rows][v_stride] = 0, tiles[0] vectors of four.
+KERNEL void __launch_bounds__(THREADS) zero_v(const GRID_CONSTANT Arguments args) {
+  dependents_trigger();
+  const u32 at = block_index() * THREADS + thread_index();
+  dependency_wait();
+  if (at < args.tiles[0]) ((float4*)args.v)[at] = make_float4(0.f, 0.f, 0.f, 0.f);
 }
 
 // Rows and ranks of a block of the padded shrink.
@@ -263,23 +286,29 @@ KERNEL void __launch_bounds__(THREADS) padded_expand(const GRID_CONSTANT Argumen
         for (int n = 0; n < COLUMN_TILES; ++n) ELEMENT::mma(sums[m][n], a0, a1, a2, a3, weights[n].x, weights[n].y);
       }
   }
+  // All of y is asked for before any of it is written.
+  u8* const y = (u8*)args.y + (u64(s.row + first_row + i) * args.y_stride + first_column + 2 * q) * 2;
+  const u64 eight_rows = u64(args.y_stride) * 16;
+  u32 before[ROW_TILES][2][COLUMN_TILES];
 #pragma unroll
   for (int m = 0; m < ROW_TILES; ++m)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const u32 row = 16 * m + 8 * half + i;
-      if (row >= rows) continue;
-      u8* const y = (u8*)args.y + (u64(s.row + first_row + row) * args.y_stride + first_column + 2 * q) * 2;
-      u32 before[COLUMN_TILES];
+    for (int half = 0; half < 2; ++half)
+      if (16 * m + 8 * half + i < rows)
 #pragma unroll
-      for (int n = 0; n < COLUMN_TILES; ++n)
-        if (8 * n < (int)columns) before[n] = *(const u32*)(y + 16 * n);
+        for (int n = 0; n < COLUMN_TILES; ++n)
+          if (8 * n < (int)columns) before[m][half][n] = *(const u32*)(y + (2 * m + half) * eight_rows + 16 * n);
 #pragma unroll
-      for (int n = 0; n < COLUMN_TILES; ++n)
-        if (8 * n < (int)columns)
-          *(u32*)(y + 16 * n) = ELEMENT::pack(ELEMENT::low(before[n]) + sums[m][n][2 * half],
-                                              ELEMENT::high(before[n]) + sums[m][n][2 * half + 1]);
-    }
+  for (int m = 0; m < ROW_TILES; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (16 * m + 8 * half + i < rows)
+#pragma unroll
+        for (int n = 0; n < COLUMN_TILES; ++n)
+          if (8 * n < (int)columns)
+            *(u32*)(y + (2 * m + half) * eight_rows + 16 * n) =
+                ELEMENT::pack(ELEMENT::low(before[m][half][n]) + sums[m][n][2 * half],
+                              ELEMENT::high(before[m][half][n]) + sums[m][n][2 * half + 1]);
 }
 
 // y as [rows][(inputs + outputs) · tiles[1]]: each row's A padded to [tiles[1]][inputs], then its B padded to

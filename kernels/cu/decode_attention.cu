@@ -1,19 +1,23 @@
-// out[row of sequence s][head h] = softmax(scale · q[row][h] · K_s[h / group]ᵀ) · V_s[h / group]   for one new token a sequence.
+// out[row of sequence s][head h] = softmax(scale · q[row][h] · K_s[h / group]ᵀ) · V_s[h / group]   for one new token a
+// sequence.
 //
-// Layouts. q and out are [rows][stride], 16-bit, a row holds its heads one after the other, HEAD_DIM elements each; strides
-// in elements. K and V of one layer are paged: [page][kv head][k, v][16 tokens][HEAD_DIM]. The pages of a sequence are listed
-// in `table`, from its own offset on; its last page may be partly filled and what lies behind is never used.
+// Layouts. q and out are [rows][stride], 16-bit, a row holds its heads one after the other, HEAD_DIM elements each;
+// strides in elements. K and V of one layer are paged: [page][kv head][k, v][16 tokens][HEAD_DIM]. The pages of a
+// sequence are listed in `table`, from its own offset on; its last page may be partly filled and what lies behind is
+// never used.
 //
-// A *unit* is one page of one group of queries: the (at most 8) query heads that read the same K and V. All units stand in one
-// line, by sequence, then group, then page. The plan cuts the line into equal parts, one a block; a block's part is a run of
-// *pieces*, each within one (sequence, group). The warps of a block take its units in turn, so that pieces of any length keep
-// all of them busy, and keep fetching across the ends of pieces.
+// A *unit* is one page of one group of queries: the (at most 8) query heads that read the same K and V. All units stand
+// in one line, by sequence, then group, then page; before the units of each (sequence, group) the line has some empty
+// places, for what it costs to begin and end one. The plan cuts the line into equal parts, one a block; a block's part
+// is a run of *pieces*, each within one (sequence, group). The warps of a block take its units in turn, so that pieces
+// of any length keep all of them busy, and keep fetching across the ends of pieces.
 //
-// A warp multiplies keys as the left operand, Kᵀ-wise: scores[16 tokens][8 queries], sums[dims][8 queries]. One query a KV head
-// leaves seven of eight columns idle, which costs nothing: 16 matrix instructions take a tenth of the time in which 8 KiB arrive.
+// A warp multiplies keys as the left operand: scores[16 tokens][8 queries] = K · qᵀ, sums[dims][8 queries] = Vᵀ · pᵀ.
+// One query a KV head leaves seven of eight columns idle, which costs nothing: the kernel waits for bytes.
 //
-// A piece that covers all pages of its (sequence, group) is written to out at once. Otherwise the block leaves its sums in
-// `partial`, and whoever arrives last adds all of them up, in the order of the line: the same bits whoever it is.
+// A piece that covers all pages of its (sequence, group) is written to out at once. Otherwise the block leaves its sums
+// in `partial`, and whoever arrives last adds all of them up, in the order of the line: the same bits whoever it is.
+// More than BUNDLE parts are added up in two levels, so that no block has to read them all.
 //
 // Nothing but the plan is read before the wait for the preceding kernel, which appends the new tokens' K and V.
 //
@@ -40,18 +44,28 @@ constexpr int STEPS = HEAD_DIM / 16;
 constexpr u32 QUERIES_MAX = 8;
 constexpr u32 EXCHANGE_ROW = HEAD_DIM + 4;   // floats; the padding keeps a warp's stores in different banks
 
+constexpr u32 BUNDLE = 16;                   // parts that are added up at once
+
+struct alignas(16) Sequence {
+  u32 row;      // in q and out
+  u32 context;  // tokens, the new one included
+  u32 table;    // index of its first page in `table`
+  u32 place;    // in the line
+};
+
 struct alignas(16) Worker {
   u32 sequence, group, page;  // of its first unit
   u32 units;                  // none: nothing to do
-  u32 quota;                  // units of every worker but the last
-  u32 reserved[3];
+  u32 quota;                  // places in the line of every worker but the last
+  u32 empty;                  // places before the units of a (sequence, group)
+  u32 reserved[2];
+  Sequence first;  // its first sequence
 };
 
-struct alignas(16) Sequence {
-  u32 row;         // in q and out
-  u32 context;     // tokens, the new one included
-  u32 table;       // index of its first page in `table`
-  u32 first_unit;  // in the line of all units
+struct alignas(16) Counters {
+  u32 first_piece, last_piece;  // bundles that begin with this worker's first piece, and with its last
+  u32 bundles;                  // of the (sequence, group) that its last piece begins
+  u32 reserved;
 };
 
 struct Arguments {
@@ -63,7 +77,7 @@ struct Arguments {
   u8* out;
   float4* partial;     // [2·workers][queries][HEAD_DIM / 4]
   float4* statistics;  // [2·workers][QUERIES_MAX]: largest score, sum of weights
-  u32* counters;       // [workers], zero between launches
+  Counters* counters;  // [workers], zero between launches
   float scale;         // of the scores, times log2(e)
   u32 q_stride, out_stride;
   u32 kv_heads;
@@ -92,9 +106,9 @@ struct Loader {
   u32 id;    // of the page
   u32 slot;
 
-  DEVICE void seek(u32 index) {
+  DEVICE void seek(u32 index, Sequence found) {
     sequence = index;
-    now = sequence_of(args.sequences, index);
+    now = found;
     pages = pages_of(now.context);
   }
 
@@ -107,7 +121,7 @@ struct Loader {
       page -= pages;
       if (++group == args.kv_heads * args.tiles) {
         group = 0;
-        seek(sequence + 1);
+        seek(sequence + 1, sequence_of(args.sequences, sequence + 1));
       }
     }
     id = args.table[now.table + page];
@@ -225,137 +239,198 @@ DEVICE void write(const Arguments& args, u32 row, u32 head, u32 lane, float4 sum
   *(uint2*)(args.out + (u64(row) * args.out_stride + head * HEAD_DIM + lane * 4) * 2) = packed;
 }
 
-// Adds up what the blocks left of one query of one (sequence, group), in order. Part 0 is the last piece of worker `first`,
-// part n the first piece of worker `first + n`.
-DEVICE void combine(const Arguments& args, u32 first, u32 parts, u32 queries, u32 query, u32 row, u32 head, u32 lane) {
-  auto place = [&](u32 part) { return part == 0 ? 2 * first + 1 : 2 * (first + part); };
-  float top = bits_float(0xff800000u);
-  for (u32 part = lane; part < parts; part += 32)
-    top = fmaxf(top, load_relaxed(args.statistics + place(part) * QUERIES_MAX + query).x);
-#pragma unroll
-  for (u32 mask = 16; mask > 0; mask /= 2) top = fmaxf(top, shuffle_xor(top, mask));
-  float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-  float weight = 0.f;
-  const bool mine = lane * 4 < HEAD_DIM;
-  constexpr u32 AHEAD = 8;
-  for (u32 part = 0; part < parts; part += AHEAD) {
-    float4 rows[AHEAD], statistics[AHEAD];
-#pragma unroll
-    for (u32 n = 0; n < AHEAD; ++n)
-      if (part + n < parts) {
-        const u64 from = place(part + n);
-        statistics[n] = load_relaxed(args.statistics + from * QUERIES_MAX + query);
-        if (mine) rows[n] = load_relaxed(args.partial + (from * queries + query) * (HEAD_DIM / 4) + lane);
-      }
-#pragma unroll
-    for (u32 n = 0; n < AHEAD; ++n)
-      if (part + n < parts) {
-        const float factor = exp2_fast(statistics[n].x - top);
-        weight += statistics[n].y * factor;
-        if (mine) accumulate(sum, rows[n], factor);
-      }
+// Where the sums of one part lie: part 0 is the last piece of worker `first`, part n the first piece of the n-th worker
+// after it.
+DEVICE u32 slot_of(u32 first, u32 part) { return part == 0 ? 2 * first + 1 : 2 * (first + part); }
+
+// The units of one (sequence, group) that a worker has.
+struct Piece {
+  Sequence sequence;
+  u32 index;  // of the sequence
+  u32 group, page, count;
+
+  DEVICE u32 kv_head(const Arguments& args) const { return group / args.tiles; }
+  DEVICE u32 head(const Arguments& args) const {
+    return kv_head(args) * args.queries + group % args.tiles * QUERIES_MAX;
   }
-  if (mine) write(args, row, head, lane, sum, weight);
+  DEVICE u32 queries(const Arguments& args) const {
+    return min(args.queries - group % args.tiles * QUERIES_MAX, QUERIES_MAX);
+  }
+};
+
+DEVICE void load_queries(const Arguments& args, const Piece& piece, u32 (&q)[STEPS][2], u32 lane) {
+  const u32 head = piece.head(args) + lane / 4;
+  const u8* from = args.q + (u64(piece.sequence.row) * args.q_stride + head * HEAD_DIM + lane % 4 * 2) * 2;
+  const bool exists = lane / 4 < piece.queries(args);
+#pragma unroll
+  for (int t = 0; t < STEPS; ++t)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) q[t][half] = exists ? *(const u32*)(from + t * 32 + half * 16) : 0;
+}
+
+// The parts of one (sequence, group).
+struct Parts {
+  const Arguments& args;
+  u32 first, count;  // workers
+  u32 queries;       // a row of `partial`
+
+  // Adds up `number` parts of one query, `step` apart from `part` on, in order. Into out, or back into the place of
+  // `part`.
+  DEVICE void add(u32 part, u32 number, u32 step, u32 query, const Piece& piece, bool finally, u32 lane) const {
+    float top = bits_float(0xff800000u);
+    for (u32 n = lane; n < number; n += 32)
+      top = fmaxf(top, load_relaxed(args.statistics + slot_of(first, part + n * step) * QUERIES_MAX + query).x);
+#pragma unroll
+    for (u32 mask = 16; mask > 0; mask /= 2) top = fmaxf(top, shuffle_xor(top, mask));
+    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+    float weight = 0.f;
+    const bool mine = lane * 4 < HEAD_DIM;
+    constexpr u32 AHEAD = 8;
+    for (u32 begin = 0; begin < number; begin += AHEAD) {
+      float4 rows[AHEAD], statistics[AHEAD];
+#pragma unroll
+      for (u32 n = 0; n < AHEAD; ++n)
+        if (begin + n < number) {
+          const u64 from = slot_of(first, part + (begin + n) * step);
+          statistics[n] = load_relaxed(args.statistics + from * QUERIES_MAX + query);
+          if (mine) rows[n] = load_relaxed(args.partial + (from * queries + query) * (HEAD_DIM / 4) + lane);
+        }
+#pragma unroll
+      for (u32 n = 0; n < AHEAD; ++n)
+        if (begin + n < number) {
+          const float factor = exp2_fast(statistics[n].x - top);
+          weight += statistics[n].y * factor;
+          if (mine) accumulate(sum, rows[n], factor);
+        }
+    }
+    if (finally) {
+      if (mine) write(args, piece.sequence.row, piece.head(args) + query, lane, sum, weight);
+    } else {
+      warp_barrier();
+      store(slot_of(first, part), query, sum, top, weight, lane);
+    }
+  }
+
+  DEVICE void store(u32 slot, u32 query, float4 sum, float top, float weight, u32 lane) const {
+    if (lane * 4 < HEAD_DIM)
+      store_relaxed(args.partial + (u64(slot) * queries + query) * (HEAD_DIM / 4) + lane, sum);
+    if (lane == 0) store_relaxed(args.statistics + slot * QUERIES_MAX + query, make_float4(top, weight, 0.f, 0.f));
+  }
+};
+
+// Whether this block is the last of `number` to come here; the counter is then back at zero. Before, the block's
+// stores.
+DEVICE bool is_last(u32* counter, u32 number, u32* said) {
+  block_barrier();
+  if (thread_index() == 0) {
+    *said = count_arrival(counter) == number - 1;
+    if (*said) *counter = 0;
+  }
+  block_barrier();
+  return *said;
 }
 
 KERNEL void __launch_bounds__(THREADS, 2) decode_attention(const GRID_CONSTANT Arguments args) {
   dependents_trigger();
   const u32 index = block_index(), lane = thread_index() % 32, warp = thread_index() / 32;
-  const uint4 begin = *(const uint4*)(args.workers + index);
-  const u32 quota = args.workers[index].quota, units = begin.w;
+  const Worker* const worker = args.workers + index;
+  const uint4 begin = *(const uint4*)worker;
+  const u32 quota = worker->quota, empty = worker->empty, units = begin.w;
+  Piece piece{sequence_of(&worker->first, 0), begin.x, begin.y, begin.z, 0};
   if (units == 0) {
     dependency_wait();
     return;
   }
   u8* const ring = shared_base() + warp * (DEPTH * UNIT);
-  float* const exchange = (float*)(shared_base() + WARPS * DEPTH * UNIT);
-  const u32 queries_most = min(args.queries, QUERIES_MAX);
-  float* const statistics = exchange + WARPS * queries_most * EXCHANGE_ROW;  // [warp][query][2]
-  u32* const last = (u32*)(statistics + WARPS * QUERIES_MAX * 2);
+  // [buffer][warp][query][EXCHANGE_ROW], then [buffer][warp][query][2]; two buffers where they are small.
+  const u32 queries_most = min(args.queries, QUERIES_MAX), buffers = queries_most <= 4 ? 2 : 1;
+  float* const exchanges = (float*)(shared_base() + WARPS * DEPTH * UNIT);
+  float* const statistics_of_all = exchanges + buffers * WARPS * queries_most * EXCHANGE_ROW;
+  u32* const said = (u32*)(statistics_of_all + buffers * WARPS * queries_most * 2);
 
   Loader loader{args, ring};
   loader.group = begin.y, loader.page = begin.z, loader.left = units, loader.slot = 0;
-  loader.seek(begin.x);
+  loader.seek(piece.index, piece.sequence);
   loader.skip(warp);
   dependency_wait();
 #pragma unroll 1
   for (u32 n = 0; n < DEPTH; ++n) loader.issue(lane);
+  u32 q[STEPS][2];
+  load_queries(args, piece, q, lane);
 
-  u32 slot = 0;
-  u32 index_of_sequence = begin.x, group = begin.y, page = begin.z;
-  Sequence sequence = sequence_of(args.sequences, index_of_sequence);
+  u32 slot = 0, buffer = 0;
 #pragma unroll 1
   for (u32 done = 0; done < units;) {
-    const u32 pages = pages_of(sequence.context), count = min(pages - page, units - done);
-    const u32 kv_head = group / args.tiles, tile = group % args.tiles;
-    const u32 queries = min(args.queries - tile * QUERIES_MAX, QUERIES_MAX), head = kv_head * args.queries + tile * QUERIES_MAX;
-
-    u32 q[STEPS][2];
-    const u8* from = args.q + (u64(sequence.row) * args.q_stride + (head + lane / 4) * HEAD_DIM + lane % 4 * 2) * 2;
-#pragma unroll
-    for (int t = 0; t < STEPS; ++t)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        q[t][half] = lane / 4 < queries ? *(const u32*)(from + t * 32 + half * 16) : 0;
+    const u32 pages = pages_of(piece.sequence.context);
+    piece.count = min(pages - piece.page, units - done);
+    const u32 queries = piece.queries(args);
+    // The next piece, whose sequence arrives while this piece is multiplied.
+    Piece next = piece;
+    next.page = 0;
+    if (done + piece.count < units && ++next.group == args.kv_heads * args.tiles) {
+      next.group = 0;
+      next.sequence = sequence_of(args.sequences, ++next.index);
+    }
 
     Softmax softmax;
     softmax.clear();
 #pragma unroll 1
-    for (u32 n = (warp - done) % WARPS; n < count; n += WARPS) {
+    for (u32 n = (warp - done) % WARPS; n < piece.count; n += WARPS) {
       copy_wait<DEPTH - 1>();
       warp_barrier();
-      softmax.add(ring + slot * UNIT, q, sequence.context - (page + n) * PAGE, args.scale, lane);
+      softmax.add(ring + slot * UNIT, q, piece.sequence.context - (piece.page + n) * PAGE, args.scale, lane);
       warp_barrier();
       loader.issue(lane);
       slot = slot + 1 == DEPTH ? 0 : slot + 1;
     }
+    // Its queries, while the warps of this one join their sums.
+    load_queries(args, next, q, lane);
 
-    softmax.leave(exchange + warp * queries_most * EXCHANGE_ROW, statistics + warp * QUERIES_MAX * 2, queries, lane);
+    float* const exchange = exchanges + buffer * WARPS * queries_most * EXCHANGE_ROW;
+    float* const statistics = statistics_of_all + buffer * WARPS * queries_most * 2;
+    softmax.leave(exchange + warp * queries_most * EXCHANGE_ROW, statistics + warp * queries_most * 2, queries, lane);
     block_barrier();
-    const bool whole = count == pages;
-    const u32 place = page > 0 ? 2 * index : 2 * index + 1;
+    const bool whole = piece.count == pages;
+    const u32 start = piece.sequence.place + piece.group * (pages + empty) + empty;
+    const u32 first = start / quota, last = (start + pages - 1) / quota;
+    const Parts parts{args, first, last - first + 1, queries_most};
+    const u32 part = index - first;
     for (u32 query = warp; query < queries; query += WARPS) {
       float top = statistics[query * 2];
 #pragma unroll
-      for (u32 n = 1; n < WARPS; ++n) top = fmaxf(top, statistics[(n * QUERIES_MAX + query) * 2]);
+      for (u32 n = 1; n < WARPS; ++n) top = fmaxf(top, statistics[(n * queries_most + query) * 2]);
       float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
       float weight = 0.f;
 #pragma unroll
       for (u32 n = 0; n < WARPS; ++n) {
-        const float* theirs = statistics + (n * QUERIES_MAX + query) * 2;
+        const float* theirs = statistics + (n * queries_most + query) * 2;
         const float factor = exp2_fast(theirs[0] - top);
         weight += theirs[1] * factor;
         if (lane * 4 < HEAD_DIM)
           accumulate(sum, *(const float4*)(exchange + (n * queries_most + query) * EXCHANGE_ROW + lane * 4), factor);
       }
-      if (whole && lane * 4 < HEAD_DIM) write(args, sequence.row, head + query, lane, sum, weight);
-      if (!whole) {
-        if (lane * 4 < HEAD_DIM)
-          store_relaxed(args.partial + (u64(place) * queries_most + query) * (HEAD_DIM / 4) + lane, sum);
-        if (lane == 0) store_relaxed(args.statistics + place * QUERIES_MAX + query, make_float4(top, weight, 0.f, 0.f));
-      }
+      if (!whole)
+        parts.store(slot_of(first, part), query, sum, top, weight, lane);
+      else if (lane * 4 < HEAD_DIM)
+        write(args, piece.sequence.row, piece.head(args) + query, lane, sum, weight);
     }
-    block_barrier();
     if (!whole) {
-      const u32 start = sequence.first_unit + group * pages;
-      const u32 first = start / quota, parts = (start + pages - 1) / quota - first + 1;
-      if (thread_index() == 0) {
-        *last = count_arrival(args.counters + first) == parts - 1;
-        if (*last) args.counters[first] = 0;
-      }
-      block_barrier();
-      if (*last)
+      const u32 bundle = part / BUNDLE * BUNDLE, bundles = (parts.count + BUNDLE - 1) / BUNDLE;
+      const u32 members = min(BUNDLE, parts.count - bundle);
+      Counters* const counters = args.counters + first;
+      if (is_last(bundle == 0 ? &counters->last_piece : &counters[bundle].first_piece, members, said)) {
         for (u32 query = warp; query < queries; query += WARPS)
-          combine(args, first, parts, queries_most, query, sequence.row, head + query, lane);
-      block_barrier();
+          parts.add(bundle, members, 1, query, piece, bundles == 1, lane);
+        if (bundles > 1 && is_last(&counters->bundles, bundles, said))
+          for (u32 query = warp; query < queries; query += WARPS)
+            parts.add(0, bundles, BUNDLE, query, piece, true, lane);
+      }
     }
-
-    done += count;
-    page = 0;
-    if (done < units && ++group == args.kv_heads * args.tiles) {
-      group = 0;
-      sequence = sequence_of(args.sequences, ++index_of_sequence);
-    }
+    // With two buffers, the barrier of the next piece keeps that after it from overtaking a reader of this one.
+    if (buffers == 1) block_barrier();
+    buffer = buffers - 1 - buffer;
+    done += piece.count;
+    piece = next;
   }
   copy_wait<0>();
 }

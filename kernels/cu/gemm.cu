@@ -3,9 +3,10 @@
 // Layouts. W is [outputs][inputs], x is [rows][x_stride], y is [rows][y_stride], 16-bit, row-major.
 //
 // The work is cut into steps of 128 outputs × 64 inputs, in the order of W's tiles of 128 outputs, and every block gets
-// the same number of consecutive steps, whatever the shape: no wave is half empty. Grid: one block a share. A tile
-// whose steps fall to several blocks is finished by the one that began it: the others leave their partial sums in its
-// inbox, in fp32, and it adds them in the order of the blocks, so the result does not depend on timing.
+// the same number of consecutive steps, whatever the shape: no wave is half empty. Grid: one block a share. Where the
+// steps of a tile fall to several blocks, those whose share ends in it divide its tiles of 8 rows among themselves; each
+// block leaves its partial sums of the rows of others in an inbox, in fp32, and adds those of its own in the order of the
+// blocks. The result does not depend on timing, and no sum travels after another.
 //
 // Warps: four along the outputs (32 each), two along the inputs of a step, which add their sums at the end of a tile.
 // Steps travel through a ring in shared memory with cp.async. W of the first steps is asked for before the wait for
@@ -14,8 +15,11 @@
 // The matrix instruction may see the inputs in any order as long as W and x agree, so that a lane takes 8 consecutive
 // inputs with one 16-byte access: those of its q in four instructions' worth of registers.
 //
-// Inbox: an empty word holds EMPTY, which no sum produces; the reader puts EMPTY back. A block waits for blocks of
-// higher index only, so all of them must find room at once: no more blocks than multiprocessors.
+// Inbox: an empty word holds EMPTY, which no sum produces; the reader puts EMPTY back. Blocks wait for one another, so
+// all of them must find room at once: no more blocks than multiprocessors hold.
+//
+// `ready`, if given, becomes `mark` when x is complete: a launch that needs x alone, and writes what nothing before it
+// touches, may then run beside this one.
 //
 // Bound by: the bytes of W.
 #include "primitives.cuh"
@@ -29,24 +33,31 @@
 #ifndef STAGES
 #define STAGES 4
 #endif
+#ifndef WIDE  // whether the L2 fetches two steps of a row of W at once
+#define WIDE 0
+#endif
 
 struct Arguments {
   const void* weights;
   const void* x;
   void* y;
-  float4* inbox;  // [block][NT][256]
+  float4* inbox;  // [block][0: of its first tile, begun by others; 1: of its last, which it began][NT][256]
   u32 x_stride, y_stride;
   u32 rows, inputs, outputs;
   u32 tile_steps;   // steps of one tile: ceil(inputs / 64)
   u32 total_steps;  // of all tiles
   u32 block_steps;  // of one block
+  u32* ready;       // or null
+  u32 mark;
+  u32 reserved;
 };
 
 constexpr u32 THREADS = 256;
 constexpr u32 TILE_OUTPUTS = 128, STEP_INPUTS = 64;
 constexpr u32 LINE = 2 * STEP_INPUTS;  // bytes of one row of a step
 constexpr u32 W_BYTES = TILE_OUTPUTS * LINE, X_BYTES = NT * 8 * LINE, STAGE = W_BYTES + X_BYTES;
-constexpr int EXCHANGED = NT < 4 ? NT : 4;  // sums that travel between warps at once, a thread
+constexpr int EXCHANGED = NT < 2 ? NT : 2;  // sums that travel between warps at once, a thread
+constexpr u32 AHEAD = 5;  // blocks whose sums a thread asks for at once
 constexpr u32 EMPTY = 0xffffffffu;
 
 // Where 16-byte chunk `chunk` of row `row` lies in a step: eight lanes that read two rows, or write one, meet no bank twice.
@@ -72,7 +83,10 @@ struct Feed {
 #pragma unroll
     for (u32 n = 0; n < 4; ++n) {
       const bool real = inside && output + n * 32 < args->outputs;
-      copy_async(stage + place(row + n * 32, chunk), real ? from + n * step : args->weights, real ? 16 : 0);
+      if (WIDE)
+        copy_async_ahead(stage + place(row + n * 32, chunk), real ? from + n * step : args->weights, real ? 16 : 0);
+      else
+        copy_async(stage + place(row + n * 32, chunk), real ? from + n * step : args->weights, real ? 16 : 0);
     }
   }
   DEVICE void activations(u8* stage, u32 k) const {
@@ -163,6 +177,7 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
     }
   }
   dependency_wait();
+  if (args.ready && block_index() == 0 && thread_index() == 0) store_release(args.ready, args.mark);
 #pragma unroll
   for (u32 n = 0; n < STAGES - 1; ++n) {
     if (n < early) {
@@ -207,35 +222,57 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
     }
     sums.clear();
 
-    if (!began_tile) {
-      float4* to = args.inbox + u64(block_index()) * NT * THREADS + thread_index();
+    // The blocks of this tile, and which of its rows this one finishes: the first `finishers` end in it.
+    const u32 tile_begin = tile * args.tile_steps, tile_end = tile_begin + args.tile_steps;
+    const u32 first_block = tile_begin / args.block_steps, last_block = (tile_end - 1) / args.block_steps;
+    const bool last_ends = min(args.total_steps, (last_block + 1) * args.block_steps) == tile_end;
+    const u32 finishers = last_block - first_block + (last_ends || first_block == last_block ? 1 : 0);
+    const u32 me = block_index() - first_block;
+    if (first_block < last_block) {
+      float4* to = args.inbox + (u64(block_index()) * 2 + (began_tile ? 1 : 0)) * NT * THREADS + thread_index();
 #pragma unroll
       for (int nt = 0; nt < NT; ++nt)
-        store_relaxed(to + nt * THREADS, make_float4(never_empty(mine[nt].x), never_empty(mine[nt].y),
-                                                     never_empty(mine[nt].z), never_empty(mine[nt].w)));
-    } else {
-      const u32 tile_end = (tile + 1) * args.tile_steps;
-      for (u32 from = block_index() + 1; k < args.tile_steps && from * args.block_steps < tile_end; ++from) {
-        float4* cell = args.inbox + u64(from) * NT * THREADS + thread_index();
-        float4 theirs[NT];
+        if (me >= finishers || nt % finishers != me)
+          store_relaxed(to + nt * THREADS, make_float4(never_empty(mine[nt].x), never_empty(mine[nt].y),
+                                                       never_empty(mine[nt].z), never_empty(mine[nt].w)));
 #pragma unroll
-        for (int nt = 0; nt < NT; ++nt) theirs[nt] = load_relaxed(cell + nt * THREADS);
+      for (int nt = 0; nt < NT; ++nt) {
+        if (me >= finishers || nt % finishers != me) continue;
+        float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+        for (u32 first = first_block; first <= last_block; first += AHEAD) {
+          float4* cells[AHEAD];
+          float4 parts[AHEAD];
 #pragma unroll
-        for (int nt = 0; nt < NT; ++nt) {
-          while (!arrived(theirs[nt])) {
-            poll_pause();
-            theirs[nt] = load_relaxed(cell + nt * THREADS);
+          for (u32 n = 0; n < AHEAD; ++n) {
+            const u32 from = first + n;
+            cells[n] = args.inbox + ((u64(from) * 2 + (from == first_block ? 1 : 0)) * NT + nt) * THREADS + thread_index();
+            parts[n] = mine[nt];
+            if (from <= last_block && from != block_index()) parts[n] = load_relaxed(cells[n]);
           }
-          const float none = bits_float(EMPTY);
-          store_relaxed(cell + nt * THREADS, make_float4(none, none, none, none));
-          mine[nt].x += theirs[nt].x, mine[nt].y += theirs[nt].y;
-          mine[nt].z += theirs[nt].z, mine[nt].w += theirs[nt].w;
+#pragma unroll
+          for (u32 n = 0; n < AHEAD; ++n) {
+            const u32 from = first + n;
+            if (from > last_block) continue;
+            if (from != block_index()) {
+              while (!arrived(parts[n])) {
+                poll_pause();
+                parts[n] = load_relaxed(cells[n]);
+              }
+              const float none = bits_float(EMPTY);
+              store_relaxed(cells[n], make_float4(none, none, none, none));
+            }
+            sum.x += parts[n].x, sum.y += parts[n].y, sum.z += parts[n].z, sum.w += parts[n].w;
+          }
         }
+        mine[nt] = sum;
       }
+    }
+    if (me < finishers) {
       const u32 i = lane / 4, q = lane % 4;
       const u32 output = tile * TILE_OUTPUTS + first_output + half * 16 + 2 * q;
 #pragma unroll
       for (int nt = 0; nt < NT; ++nt) {
+        if (nt % finishers != me) continue;
         // Lane 4i + q holds outputs i and i + 8 of rows 2q and 2q + 1; after the transpose outputs 2q and 2q + 1 of row i.
         u32 low = matrix_transpose(ELEMENT::pack(mine[nt].x, mine[nt].y));
         u32 high = matrix_transpose(ELEMENT::pack(mine[nt].z, mine[nt].w));

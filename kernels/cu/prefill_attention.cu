@@ -1,18 +1,20 @@
-// out[row][head h] = softmax(scale · q[row][h] · Kᵀ) · V over the tokens up to and including row's own, for runs of new tokens
-// whose K and V, and those of all earlier tokens, lie in pages.
+// out[row][head h] = softmax(scale · q[row][h] · Kᵀ) · V over the tokens up to and including row's own, for runs of new
+// tokens whose K and V, and those of all earlier tokens, lie in pages.
 //
 // Layouts as in decode_attention.cu: q and out [rows][stride], 16-bit; K and V of one layer
 // [page][kv head][k, v][16 tokens][HEAD_DIM]; `table` lists the pages of each sequence.
 //
-// Grid: one block a (tile, head), tiles as the plan lists them, heads fastest; a tile is up to ROWS consecutive new tokens
-// of one sequence. Tiles with the most keys come first, so that the last blocks to start are the shortest. Blocks of one row
-// tile and of its neighbours walk the same keys at about the same time, which the L2 cache turns into one read.
+// Grid: one block a (tile, head), tiles as the plan lists them, heads fastest; a tile is up to ROWS consecutive new
+// tokens of one sequence. Tiles with the most keys come first, so that the last blocks to start are the shortest.
+// Blocks of one row tile and of its neighbours walk the same keys at about the same time, which the L2 cache turns into
+// one read.
 //
 // A warp owns 16·FRAGMENTS rows: their scores against 64 keys and their sums over HEAD_DIM stay in registers, an online
-// softmax in base 2 joins one key tile to the next, and the weights go from the first product's accumulators into the second
-// product's operand without leaving registers. q lies in shared memory, K and V in two buffers of 64 tokens: one is filled by
-// cp.async while the other is multiplied, with one barrier a key tile. Rows of 16-byte chunks are swizzled by the row's
-// low three bits, so that matrix loads meet no bank twice.
+// softmax in base 2 joins one key tile to the next (sums are rescaled only where a score leads by so much that weights
+// might overflow: they need not be relative to the largest score, but to one that is near), and the weights go from the
+// first product's accumulators into the second product's operand without leaving registers. q lies in shared memory, K
+// and V in two buffers of 64 tokens: one is filled by cp.async while the other is multiplied, with one barrier a key
+// tile. Rows of 16-byte chunks are swizzled by the row's low three bits, so that matrix loads meet no bank twice.
 //
 // Nothing but the plan is read before the wait for the preceding kernel, which appends the new tokens' K and V.
 //
@@ -37,6 +39,7 @@ constexpr u32 PLANE = PAGE * ROW;             // bytes of a page's K or V of one
 constexpr u32 KEYS = 64, PAGES = KEYS / PAGE; // of a key tile
 constexpr u32 WARP_ROWS = 16 * FRAGMENTS, ROWS = WARPS * WARP_ROWS;
 constexpr u32 BUFFER = 2 * KEYS * ROW;        // K, then V
+constexpr float LEAD = 8.f;                   // in powers of two: far from the largest finite half
 constexpr int STEPS = HEAD_DIM / 16, KEY_STEPS = KEYS / 16;
 
 struct alignas(16) Tile {
@@ -125,20 +128,21 @@ KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT 
     const u8* from = args.q + (u64(first_row) * args.q_stride + head * HEAD_DIM + chunk * 8) * 2;
 #pragma unroll 4
     for (u32 row = first; row < ROWS; row += STEP)
-      copy_async(queries + row * ROW + ((chunk ^ (row & 7)) * 16), row < rows ? from + u64(row) * args.q_stride * 2 : from,
-                 row < rows ? 16 : 0);
+      copy_async(queries + row * ROW + ((chunk ^ (row & 7)) * 16),
+                 row < rows ? from + u64(row) * args.q_stride * 2 : from, row < rows ? 16 : 0);
   }
   loader.issue(buffers, ids, 0, thread);
 
   float sums[FRAGMENTS][HEAD_DIM / 8][4];
-  float largest[FRAGMENTS][2], weight[FRAGMENTS][2];
+  float base[FRAGMENTS][2];    // what weights are relative to: a score, at most LEAD below the largest
+  float weight[FRAGMENTS][2];  // sum over this lane's keys
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f) {
 #pragma unroll
     for (int n = 0; n < HEAD_DIM / 8; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) sums[f][n][e] = 0.f;
-    largest[f][0] = largest[f][1] = minus_infinity;
+    base[f][0] = base[f][1] = minus_infinity;
     weight[f][0] = weight[f][1] = 0.f;
   }
   const u32 warp_row = warp * WARP_ROWS;
@@ -195,28 +199,39 @@ KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT 
               scores[f][n][e] = minus_infinity;
     }
 
+    float top[FRAGMENTS][2];
+    bool leads = false;
 #pragma unroll
     for (int f = 0; f < FRAGMENTS; ++f)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float top = largest[f][h];
+        float best = fmaxf(scores[f][0][2 * h], scores[f][0][2 * h + 1]);
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; ++n) top = fmaxf(top, fmaxf(scores[f][n][2 * h], scores[f][n][2 * h + 1]));
-        top = quad_max(top);
-        const float shrink = exp2_fast((largest[f][h] - top) * args.scale), offset = top * args.scale;
-        largest[f][h] = top;
-        float sum = 0.f;
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; ++n)
-#pragma unroll
-          for (int e = 2 * h; e < 2 * h + 2; ++e) {
-            scores[f][n][e] = exp2_fast(scores[f][n][e] * args.scale - offset);
-            sum += scores[f][n][e];
-          }
-        weight[f][h] = weight[f][h] * shrink + sum;
-#pragma unroll
-        for (int n = 0; n < HEAD_DIM / 8; ++n) sums[f][n][2 * h] *= shrink, sums[f][n][2 * h + 1] *= shrink;
+        for (int n = 1; n < KEYS / 8; ++n) best = fmaxf(best, fmaxf(scores[f][n][2 * h], scores[f][n][2 * h + 1]));
+        top[f][h] = quad_max(best) * args.scale;
+        leads |= top[f][h] > base[f][h] + LEAD;
       }
+    if (any_lane(leads)) {
+#pragma unroll
+      for (int f = 0; f < FRAGMENTS; ++f)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const float now = fmaxf(top[f][h], base[f][h]), shrink = exp2_fast(base[f][h] - now);
+          base[f][h] = now;
+          weight[f][h] *= shrink;
+#pragma unroll
+          for (int n = 0; n < HEAD_DIM / 8; ++n) sums[f][n][2 * h] *= shrink, sums[f][n][2 * h + 1] *= shrink;
+        }
+    }
+#pragma unroll
+    for (int f = 0; f < FRAGMENTS; ++f)
+#pragma unroll
+      for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          scores[f][n][e] = exp2_fast(scores[f][n][e] * args.scale - base[f][e / 2]);
+          weight[f][e / 2] += scores[f][n][e];
+        }
 
 #pragma unroll
     for (int t = 0; t < KEY_STEPS; ++t) {

@@ -33,6 +33,12 @@ DEVICE void copy_async(void* shared, const void* global, u32 bytes) {
                "r"(bytes)
                : "memory");
 }
+// The same for data that is read from end to end: the L2 fetches 256 bytes at a time.
+DEVICE void copy_async_ahead(void* shared, const void* global, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
 DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Returns when at most PENDING of this thread's newest groups are still in flight.
 template <int PENDING>
@@ -51,6 +57,15 @@ DEVICE void dependency_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+// A word by which a kernel tells another, running now, that all it has seen is there: what was visible to the thread
+// that stores is visible to the one that loads and finds it.
+DEVICE void store_release(u32* p, u32 v) { asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
+DEVICE u32 load_acquire(const u32* p) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
 }
 
 // 16-byte accesses that another block, running now, may read or write.
@@ -145,6 +160,8 @@ DEVICE void load_matrices_transposed(u32 (&out)[4], const void* shared) {
 
 // The value of lane `lane ^ mask`.
 DEVICE float shuffle_xor(float v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+// Whether any lane of the warp says so.
+DEVICE bool any_lane(bool v) { return __any_sync(0xffffffffu, v); }
 // 2^v with an error of two units in the last place; 0 for minus infinity.
 DEVICE float exp2_fast(float v) {
   float out;

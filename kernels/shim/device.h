@@ -37,7 +37,7 @@ struct Copy {
 };
 
 enum class State { Ready, Warp, Block, Grid, Poll, Done };
-enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, MmaBf16, MmaF16 };
+enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, Any, MmaBf16, MmaF16 };
 
 struct Fiber {
   u32 block, thread;
@@ -72,6 +72,7 @@ inline void copy_async(void* shared, const void* global, u32 bytes) {
   if (bytes != 0 && bytes != 16) fail("an asynchronous copy reads neither 0 nor 16 bytes");
   current->open.push_back({shared, global, bytes});
 }
+inline void copy_async_ahead(void* shared, const void* global, u32 bytes) { copy_async(shared, global, bytes); }
 inline void copy_commit() {
   current->groups.push_back(current->open);
   current->open.clear();
@@ -86,6 +87,8 @@ inline void dependency_wait() {
   current->waited = true;
 }
 
+inline void store_release(u32* p, u32 v) { *p = v; }
+inline u32 load_acquire(const u32* p) { return *p; }
 inline float4 load_relaxed(const float4* p) { return *p; }
 inline void store_relaxed(float4* p, float4 v) { *p = v; }
 inline u32 float_bits(float v) {
@@ -141,6 +144,11 @@ inline float shuffle_xor(float v, u32 mask) {
   current->word[1] = mask;
   collect(Collective::ShuffleXor);
   return bits_float(current->word[0]);
+}
+inline bool any_lane(bool v) {
+  current->word[0] = v;
+  collect(Collective::Any);
+  return current->word[0];
 }
 inline float exp2_fast(float v) { return exp2f(v); }
 inline void add_relaxed(float* p, float v) { *p += v; }

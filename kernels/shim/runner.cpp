@@ -186,6 +186,10 @@ static void perform(Fiber* lanes) {
     u32 in[32];
     for (int lane = 0; lane < 32; ++lane) in[lane] = lanes[lane].word[0];
     for (int lane = 0; lane < 32; ++lane) lanes[lane].word[0] = in[(lane ^ lanes[lane].word[1]) % 32];
+  } else if (kind == Collective::Any) {
+    u32 any = 0;
+    for (int lane = 0; lane < 32; ++lane) any |= lanes[lane].word[0];
+    for (int lane = 0; lane < 32; ++lane) lanes[lane].word[0] = any;
   } else if (kind == Collective::MmaBf16 || kind == Collective::MmaF16) {
     float a[16][16], b[16][8];
     for (int lane = 0; lane < 32; ++lane) {

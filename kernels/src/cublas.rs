@@ -231,3 +231,22 @@ impl Drop for Cublas {
         unsafe { sys::cublasDestroy_v2(self.handle) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operands_that_cannot_hold_their_matrix_are_refused() {
+        assert!(Operand::plain(256, 16).check("a", 4, 16).is_ok());
+        assert!(Operand::transposed(256, 4).check("b", 4, 16).is_ok(), "16 rows of 4");
+        for (bad, why) in [
+            (Operand::plain(256, 15), "rows too short"),
+            (Operand::transposed(256, 3), "columns too short"),
+            (Operand::plain(0, 16), "null"),
+            (Operand::plain(264, 16), "misaligned"),
+        ] {
+            assert!(matches!(bad.check("a", 4, 16), Err(Error::Shape { .. })), "{why}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 12] = [
+const BUILT_IN: [(&str, &str); 13] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
     ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
@@ -21,6 +21,7 @@ const BUILT_IN: [(&str, &str); 12] = [
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
     ("baseline.cu", include_str!("../cu/baseline.cu")),
+    ("merge.cu", include_str!("../cu/merge.cu")),
     ("norm.cu", include_str!("../cu/norm.cu")),
     ("prefill_attention.cu", include_str!("../cu/prefill_attention.cu")),
     ("rope.cu", include_str!("../cu/rope.cu")),

@@ -12,7 +12,7 @@ use aril_sim::policy::load_path::Blocking;
 use aril_sim::policy::preemptor::Newest;
 use aril_sim::policy::router::RoundRobin;
 use aril_sim::policy::{Batcher, Make, Policies};
-use aril_sim::settings::{AdapterMemory, ClusterSettings, Link, ReplicaSettings};
+use aril_sim::settings::{ClusterSettings, ReplicaSettings};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{Catalog, Offered, Outcome, Request, RequestId, TenantId};
 use aril_traces::read_vidur_costs;
@@ -71,21 +71,12 @@ fn offered(path: &Path) -> Vec<Offered> {
 /// Its engine: 7,424 blocks of 16 tokens and 128 sequences.
 fn replica(max_num_batched_tokens: u32) -> ReplicaSettings {
     ReplicaSettings {
-        gpus: 1,
-        executor: 0,
         max_num_seqs: 128,
         max_num_batched_tokens,
         max_loras: 0,
         max_lora_rank: 0,
-        lora_slots: 0,
-        block_size: 16,
         kv_blocks: 7424,
-        gpu_adapters: AdapterMemory::Unbounded,
-        host_adapters: AdapterMemory::Unbounded,
-        gpu_link: Link::INSTANT,
-        disk_link: Link::INSTANT,
-        startup: Span::ZERO,
-        starts_on: true,
+        ..ReplicaSettings::boundless()
     }
 }
 
@@ -94,14 +85,7 @@ fn worst_error(name: &str, max_num_batched_tokens: u32, batcher: Make<dyn Batche
     let tables = read_vidur_costs(&folder.join("costs_llama2_7b_a100"), 32).unwrap();
     let cost = VidurCost::new(&tables).unwrap();
     let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Modelled(cost))];
-    let settings = ClusterSettings {
-        replicas: vec![replica(max_num_batched_tokens)],
-        signals_interval: Span::ZERO,
-        client_timeout: None,
-        horizon: None,
-        stretches: true,
-        seed: 0,
-    };
+    let settings = ClusterSettings::of(vec![replica(max_num_batched_tokens)], 0);
     let policies = Policies {
         router: Box::new(|| Box::new(RoundRobin::default())),
         batcher,

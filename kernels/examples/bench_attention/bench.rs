@@ -42,7 +42,7 @@ pub(crate) struct Tuning {
 
 /// The buffers of one point: `caches` layers of keys and values, one q, one result.
 pub(crate) struct Prepared<'a> {
-    point: &'a Point,
+    pub(crate) point: &'a Point,
     caches: Vec<CudaSlice<u16>>,
     blocks: u32,
     table: Vec<u32>,
@@ -61,8 +61,14 @@ impl Prepared<'_> {
 
 /// A loaded plan of either kernel.
 pub(crate) enum Loaded {
-    Decode(DecodeAttention),
+    Decode(Box<DecodeAttention>),
     Prefill(PrefillAttention),
+}
+
+impl Loaded {
+    pub(crate) fn decode(plan: DecodeAttention) -> Self {
+        Loaded::Decode(Box::new(plan))
+    }
 }
 
 const GUARD: u16 = 0x7fc1;
@@ -142,7 +148,7 @@ impl Bench {
             let plan = self.decode_plan(prepared, tuning.decode)?;
             let workers = plan.workers().len() as u32;
             let capacity = DecodeCapacity { workers: workers + 3, sequences: prepared.point.sequences.len() as u32 };
-            return Ok(Loaded::Decode(DecodeAttention::load(compiler, &self.stream, &plan, capacity)?));
+            return Ok(Loaded::decode(DecodeAttention::load(compiler, &self.stream, &plan, capacity)?));
         }
         let plan = self.prefill_plan(prepared, tuning.prefill)?;
         let tiles = plan.tiles().len() as u32;
@@ -185,8 +191,8 @@ impl Bench {
         Ok(samples.into_iter().map(|sample| sample / layers as f64).collect())
     }
 
-    /// Runs one point on fresh random inputs, plain and captured; compares up to `rows_max` (row, head) pairs with float64.
-    /// The result and everything behind the last token of a sequence are poisoned.
+    /// Runs one point on fresh random inputs, plain and captured; compares up to `rows_max` (row, head) pairs with
+    /// float64. The result and everything behind the last token of a sequence are poisoned.
     pub(crate) fn check(
         &self,
         point: &Point,

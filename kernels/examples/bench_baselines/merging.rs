@@ -1,13 +1,17 @@
 //! How long does it take to add an adapter to every weight of Llama-2-7B?
 
-use aril_kernels::baseline::layout::{RowMajorLayout, stride};
-use aril_kernels::baseline::merged;
+use std::sync::Arc;
+
+use aril_kernels::baseline::layout::{RowMajorLayout, RowMajorPlace, stride};
+use aril_kernels::baseline::merged::{self, MergeKernel};
+use aril_kernels::cublas::Cublas;
+use aril_kernels::gpu::Overlap;
 use aril_kernels::lora::launch::Matrix;
 use aril_kernels::lora::layout::ProjectionShape;
 use aril_kernels::reference::lora::{self, Deviation, Weights};
-use aril_kernels::timing::Summary;
+use aril_kernels::timing::{Stopwatch, Summary};
 use aril_kernels::{Element, Error};
-use cudarc::driver::DevicePtr;
+use cudarc::driver::{CudaStream, DevicePtr};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -23,6 +27,13 @@ fn driver(doing: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> Er
     move |code| Error::Driver { doing: doing.to_owned(), code: format!("{code:?}") }
 }
 
+/// Our kernel, or a GEMM with beta = 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Kernel,
+    Gemm,
+}
+
 /// Checks a merge and an unmerge, then times the merge of one adapter into all layers.
 pub(crate) fn measure(machine: &mut Machine, options: &Options) -> Result<Value, Error> {
     let mut deviations = Vec::new();
@@ -31,16 +42,19 @@ pub(crate) fn measure(machine: &mut Machine, options: &Options) -> Result<Value,
             .into_iter()
             .enumerate()
     {
-        let (merged, unmerged) = check(machine, element, shape, rank, seed as u64)?;
-        let norm = if element == Element::Bf16 { 1e-2 } else { 2e-3 };
-        let correct = merged.relative_norm < norm && unmerged.relative_norm < 2.0 * norm;
-        if !correct {
-            println!("WRONG merge {shape:?} rank {rank}: {merged:?}, unmerged {unmerged:?}");
+        for by in [By::Kernel, By::Gemm] {
+            let (merged, unmerged) = check(machine, by, element, shape, rank, seed as u64)?;
+            let norm = if element == Element::Bf16 { 1e-2 } else { 2e-3 };
+            let correct = merged.relative_norm < norm && unmerged.relative_norm < 2.0 * norm;
+            if !correct {
+                println!("WRONG merge by {by:?}, {shape:?} rank {rank}: {merged:?}, unmerged {unmerged:?}");
+            }
+            deviations.push(json!({
+                "by": format!("{by:?}").to_lowercase(), "element": element.name(), "inputs": shape.0, "outputs": shape.1,
+                "rank": rank, "correct": correct, "relative_norm": merged.relative_norm,
+                "relative_norm_after_unmerge": unmerged.relative_norm,
+            }));
         }
-        deviations.push(json!({
-            "element": element.name(), "inputs": shape.0, "outputs": shape.1, "rank": rank, "correct": correct,
-            "relative_norm": merged.relative_norm, "relative_norm_after_unmerge": unmerged.relative_norm,
-        }));
     }
     let mut times = Vec::new();
     for rank in [8, 16, 64, 128] {
@@ -51,6 +65,7 @@ pub(crate) fn measure(machine: &mut Machine, options: &Options) -> Result<Value,
 
 fn check(
     machine: &mut Machine,
+    by: By,
     element: Element,
     (inputs, outputs): (u32, u32),
     rank: u32,
@@ -77,7 +92,7 @@ fn check(
     let mut found = Vec::new();
     for (scale, wanted) in [(0.75, &expected), (-0.75, &before)] {
         // SAFETY: both buffers live until the synchronisation below.
-        unsafe { merged::merge(&mut machine.cublas, element, layout.places()[0], matrix, adapter_at, rank, scale)? };
+        unsafe { Merger::of(machine, element).0.merge(by, layout.places()[0], matrix, adapter_at, rank, scale)? };
         stream.synchronize().map_err(driver("merging"))?;
         let now = stream.clone_dtoh(&weights).map_err(driver("downloading weights"))?;
         found.push(Deviation::of(now.iter().map(|&bits| f64::from(element.decode(bits))), wanted));
@@ -99,31 +114,75 @@ fn time(machine: &mut Machine, rank: u32, repeats: usize) -> Result<Value, Error
     let mut adapter = bench.gpu.allocate::<u16>(&stream, layout.elements(stride(rank)), "an adapter")?;
     bench.stopwatch.fill(&mut adapter, element, 4, 0.001)?;
     let adapter_at = adapter.device_ptr(&stream).0;
-    let cublas = &mut machine.cublas;
-    let graph = bench.stopwatch.capture(|| {
-        let mut address = weights.device_ptr(&stream).0;
-        for place in layout.places() {
-            let (rows, columns) = (place.shape.outputs, place.shape.inputs);
-            let matrix = Matrix { address, rows, columns, stride: columns };
-            // SAFETY: both buffers live until the replays are done; the places are the adapter's.
-            unsafe { merged::merge(cublas, element, *place, matrix, adapter_at, rank, 0.5)? };
-            address += 2 * u64::from(rows) * u64::from(columns);
-        }
-        Ok(())
-    })?;
-    let samples = bench.stopwatch.replays_us(&graph, repeats)?;
-    drop((graph, weights));
-    let merge = Summary::of(&samples).expect("at least one replay");
+    let (mut merger, stopwatch) = Merger::of(machine, element);
+    let mut timed = |by: By| {
+        let graph = stopwatch.capture(|| {
+            let mut address = weights.device_ptr(&stream).0;
+            for place in layout.places() {
+                let (rows, columns) = (place.shape.outputs, place.shape.inputs);
+                let matrix = Matrix { address, rows, columns, stride: columns };
+                // SAFETY: both buffers live until the replays are done; the places are the adapter's.
+                unsafe { merger.merge(by, *place, matrix, adapter_at, rank, 0.5)? };
+                address += 2 * u64::from(rows) * u64::from(columns);
+            }
+            Ok(())
+        })?;
+        stopwatch.replays_us(&graph, repeats)
+    };
+    let (samples, gemm_samples) = (timed(By::Kernel)?, timed(By::Gemm)?);
+    drop(weights);
+    let [merge, gemm] = [&samples, &gemm_samples].map(|samples| Summary::of(samples).expect("at least one replay"));
     // The weights read and written, the adapter read.
     let bytes = 4 * elements as u64 + 2 * layout.elements(rank) as u64;
     let copy = machine.ours.time_copy(bytes / 8, 1)?.median * 8.0;
-    println!("merge of rank {rank} into Llama-2-7B: {:.0} µs; a copy of the same bytes {copy:.0}", merge.median);
+    println!(
+        "merge of rank {rank} into Llama-2-7B: {:.0} µs, by GEMMs {:.0}; a copy of the same bytes {copy:.0}",
+        merge.median, gemm.median
+    );
     Ok(json!({
         "rank": rank,
         "bytes": bytes,
         "merge_us": figures(merge),
         "merge_samples_us": rounded(&samples),
+        "merge_by_gemm_us": figures(gemm),
+        "merge_by_gemm_samples_us": rounded(&gemm_samples),
         "copy_us": copy,
         "us_per_switch": 2.0 * merge.median,
     }))
+}
+
+/// Both ways to merge, for one number format.
+struct Merger<'a> {
+    kernel: &'a MergeKernel,
+    cublas: &'a mut Cublas,
+    stream: &'a Arc<CudaStream>,
+}
+
+impl Merger<'_> {
+    fn of(machine: &mut Machine, element: Element) -> (Merger<'_>, &Stopwatch) {
+        let kernel = machine.merges.iter().find(|one| one.element() == element).expect("both were compiled");
+        let merger = Merger { kernel, cublas: &mut machine.cublas, stream: &machine.ours.stream };
+        (merger, &machine.ours.stopwatch)
+    }
+
+    /// # Safety
+    /// As [`MergeKernel::merge`].
+    unsafe fn merge(
+        &mut self,
+        by: By,
+        place: RowMajorPlace,
+        weights: Matrix,
+        adapter: u64,
+        rank: u32,
+        scale: f32,
+    ) -> Result<(), Error> {
+        let (element, overlap) = (self.kernel.element(), Overlap::Programmatic);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match by {
+                By::Kernel => self.kernel.merge(self.stream, place, weights, adapter, rank, scale, overlap),
+                By::Gemm => merged::merge(self.cublas, element, place, weights, adapter, rank, scale),
+            }
+        }
+    }
 }

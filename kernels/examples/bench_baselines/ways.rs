@@ -308,29 +308,37 @@ impl Checked {
     }
 }
 
-/// Runs a way on these inputs, launched and captured; v, gathered weights and the guard behind y are poisoned.
-pub(crate) fn check(
-    tools: &mut Tools<'_>,
+/// Runs a way on these inputs with the kernels of both architectures, each launched and captured; v, gathered weights
+/// and the guard behind y are poisoned.
+pub(crate) fn check<'a>(
+    tools: &mut Tools<'a>,
+    older: &'a BaselineKernels,
     way: Way,
     point: &Point,
     padded_to: Option<u32>,
     inputs: &Inputs,
     expected: &[f64],
-) -> Result<Checked, Error> {
+) -> Result<[Checked; 2], Error> {
     let stream = tools.stream.clone();
     let stride = padded_stride(point, padded_to);
-    let mut results = Vec::new();
-    for captured in [false, true] {
-        let adapters = Adapters::new(tools, way, point, stride, 1, Fill::With(&inputs.weights))?;
-        let guarded: Vec<u16> = inputs.y.iter().copied().chain([GUARD; GUARD_LENGTH]).collect();
-        let length = (point.rows() * stride) as usize;
-        let activations = Activations {
-            x: stream.clone_htod(&inputs.x).map_err(driver("uploading x"))?,
-            y: stream.clone_htod(&guarded).map_err(driver("uploading y"))?,
-            v: stream.clone_htod(&vec![f32::NAN; length]).map_err(driver("poisoning v"))?,
-            v_narrow: stream.clone_htod(&vec![u16::MAX; length]).map_err(driver("poisoning v"))?,
-        };
-        let setup = Setup::with(tools, way, point, adapters, vec![activations], 1)?;
+    let adapters = Adapters::new(tools, way, point, stride, 1, Fill::With(&inputs.weights))?;
+    let guarded: Vec<u16> = inputs.y.iter().copied().chain([GUARD; GUARD_LENGTH]).collect();
+    let length = (point.rows() * stride) as usize;
+    let (nan, nan_narrow) = (vec![f32::NAN; length], vec![u16::MAX; length]);
+    let activations = Activations {
+        x: stream.clone_htod(&inputs.x).map_err(driver("uploading x"))?,
+        y: stream.clone_htod(&guarded).map_err(driver("uploading y"))?,
+        v: stream.clone_htod(&nan).map_err(driver("poisoning v"))?,
+        v_narrow: stream.clone_htod(&nan_narrow).map_err(driver("poisoning v"))?,
+    };
+    let mut setup = Setup::with(tools, way, point, adapters, vec![activations], 1)?;
+    let here = tools.kernels;
+    let mut run = |kernels: &'a BaselineKernels, captured: bool| -> Result<(Deviation, bool), Error> {
+        tools.kernels = kernels;
+        let buffers = &mut setup.activations[0];
+        stream.memcpy_htod(&guarded, &mut buffers.y).map_err(driver("uploading y"))?;
+        stream.memcpy_htod(&nan, &mut buffers.v).map_err(driver("poisoning v"))?;
+        stream.memcpy_htod(&nan_narrow, &mut buffers.v_narrow).map_err(driver("poisoning v"))?;
         stream.synchronize().map_err(driver("uploading"))?;
         if captured {
             let stopwatch = tools.stopwatch;
@@ -339,17 +347,18 @@ pub(crate) fn check(
             stream.synchronize().map_err(driver("running a check"))?;
         } else {
             setup.launch(tools, Part::Pair, 0, Overlap::None)?;
-            stream.synchronize().map_err(driver("running a check"))?;
         }
-        results.push(stream.clone_dtoh(&setup.activations[0].y).map_err(driver("downloading y"))?);
-    }
-    let length = inputs.y.len();
-    let deviation = |result: &[u16]| {
-        Deviation::of(result[..length].iter().map(|&bits| f64::from(point.element.decode(bits))), expected)
+        stream.synchronize().map_err(driver("running a check"))?;
+        let result = stream.clone_dtoh(&setup.activations[0].y).map_err(driver("downloading y"))?;
+        let (y, guard) = result.split_at(inputs.y.len());
+        let values = y.iter().map(|&bits| f64::from(point.element.decode(bits)));
+        Ok((Deviation::of(values, expected), guard.iter().all(|&bits| bits == GUARD)))
     };
-    Ok(Checked {
-        deviation: deviation(&results[0]),
-        in_graph: deviation(&results[1]),
-        guard_is_whole: results.iter().all(|result| result[length..].iter().all(|&bits| bits == GUARD)),
-    })
+    let mut both = |kernels| -> Result<Checked, Error> {
+        let ((deviation, whole), (in_graph, still_whole)) = (run(kernels, false)?, run(kernels, true)?);
+        Ok(Checked { deviation, in_graph, guard_is_whole: whole && still_whole })
+    };
+    let found = [both(here)?, both(older)?];
+    tools.kernels = here;
+    Ok(found)
 }

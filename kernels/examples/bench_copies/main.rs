@@ -107,6 +107,33 @@ impl Machine {
         Ok((device, host))
     }
 
+    /// Microseconds of copies with nothing else running, the next one asked for before the last is finished.
+    fn in_a_row(&mut self, kind: HostMemory, bytes: usize, pieces: usize, count: usize) -> Result<Vec<f64>, Error> {
+        let mut events = Vec::new();
+        for _ in 0..count + 2 {
+            self.copy_in_turn(&mut events, kind, bytes, pieces)?;
+        }
+        self.copies.synchronize().map_err(driver("copying"))?;
+        // The first one had an idle engine, the last none behind it.
+        events[1..=count].iter().map(|(begin, end)| elapsed_us(begin, end)).collect()
+    }
+
+    /// Starts another copy once at most one is in flight: the copy engine never waits for the host, and little is left
+    /// to run when the caller stops.
+    fn copy_in_turn(
+        &mut self,
+        events: &mut Vec<(CudaEvent, CudaEvent)>,
+        kind: HostMemory,
+        bytes: usize,
+        pieces: usize,
+    ) -> Result<(), Error> {
+        events.push(self.copy(kind, bytes, pieces)?);
+        if let Some((_, end)) = events.len().checked_sub(3).and_then(|at| events.get(at)) {
+            end.synchronize().map_err(driver("copying"))?;
+        }
+        Ok(())
+    }
+
     /// Copies one after the other for as long as `replays` of the step run. Returns microseconds a step, and of each copy
     /// that began and ended while steps ran.
     fn beside(
@@ -126,11 +153,7 @@ impl Machine {
         }
         end.record(step.stream()).map_err(driver("recording an event"))?;
         while !is_complete(&end)? {
-            events.push(self.copy(kind, bytes, pieces)?);
-            // Two in flight: the copy engine never waits for the host, and little runs on after the step.
-            if events.len() > 2 {
-                events[events.len() - 3].1.synchronize().map_err(driver("copying"))?;
-            }
+            self.copy_in_turn(&mut events, kind, bytes, pieces)?;
         }
         self.copies.synchronize().map_err(driver("copying"))?;
         let step_us = elapsed_us(&begin, &end)? / replays as f64;
@@ -209,18 +232,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 steps.push(step_us);
                 beside.extend(copies_us);
             }
+            let row = machine.in_a_row(kind, bytes, pieces, options.repeats)?;
+            let row_summary = Summary::of(&row).expect("at least one copy");
             // The step's own time again, next to the figure that it is compared with.
             let again = Summary::of(&step.alone_us(3)?).expect("at least one replay").median;
             let beside_summary = Summary::of(&beside);
             let slowed = Summary::of(&steps).expect("three runs").median;
             let beside_us = beside_summary.map_or(f64::NAN, |summary| summary.median);
             println!(
-                "{:8} {:9} B in {pieces:3}: alone {:9.1} µs ({:5.1} GB/s)  beside {beside_us:9.1} µs (× {:.3})  step {again:.0} → {slowed:.0} µs (× {:.4})",
+                "{:8} {:9} B in {pieces:3}: alone {:9.1} µs ({:5.1} GB/s)  in a row {:9.1}  beside {beside_us:9.1} µs (× {:.3})  step {again:.0} → {slowed:.0} µs (× {:.4})",
                 kind.name(),
                 bytes,
                 copy.median,
                 bytes as f64 / copy.median / 1e3,
-                beside_us / copy.median,
+                row_summary.median,
+                beside_us / row_summary.median,
                 slowed / again,
             );
             results.push(json!({
@@ -229,9 +255,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "pieces": pieces,
                 "alone_us": figures(copy),
                 "alone_samples_us": rounded(&device),
+                "in_a_row_us": figures(row_summary),
+                "in_a_row_samples_us": rounded(&row),
                 "host_us": Summary::of(&host).map(figures),
                 "beside_us": beside_summary.map(figures),
-                "beside_samples_us": rounded(&beside),
+                "beside_copies": beside.len(),
+                "beside_samples_us": rounded(&thinned(&beside)),
                 "step_alone_us": again,
                 "step_beside_us": slowed,
                 "step_beside_samples_us": rounded(&steps),
@@ -274,6 +303,11 @@ fn check(machine: &mut Machine, content: &[u8]) -> Result<(), Box<dyn std::error
         }
     }
     Ok(())
+}
+
+/// At most about a hundred samples, evenly spread over all of them.
+fn thinned(samples: &[f64]) -> Vec<f64> {
+    samples.iter().copied().step_by(samples.len().div_ceil(100).max(1)).collect()
 }
 
 fn rounded(samples: &[f64]) -> Vec<f64> {

@@ -17,6 +17,9 @@ pub(crate) struct AdapterOf {
     pub(crate) weights: HashMap<(u32, Projection, Half), Vec<u16>>,
 }
 
+/// What a step gave: logits and token of each part.
+pub(crate) type StepOutput = (Vec<Vec<f32>>, Vec<u32>);
+
 /// One sequence's part of a step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
@@ -123,7 +126,7 @@ impl Case {
     }
 
     /// Runs all steps; logits of every part, and the sampled tokens.
-    pub(crate) fn run(&self, llama: &mut Llama) -> Result<Vec<(Vec<Vec<f32>>, Vec<u32>)>, Error> {
+    pub(crate) fn run(&self, llama: &mut Llama) -> Result<Vec<StepOutput>, Error> {
         let blocks_each = llama.settings().context_max.div_ceil(16);
         // Blocks in an order that no sequence has by luck.
         let total = blocks_each * self.sequences.len() as u32;

@@ -128,14 +128,17 @@ impl Bench {
                         let plan = self.library.plan(stream, shape, None)?;
                         self.library.launch(stream, &plan, w.0, x.0, to, 0.0)?;
                     }
-                    "sm_80" => self.few_ampere.launch(stream, &self.few_ampere.plan(shape)?, w.0, x.0, to, overlap)?,
+                    "sm_80" => {
+                        self.few_ampere.launch(stream, &self.few_ampere.plan(shape)?, w.0, x.0, to, None, overlap)?
+                    }
                     "own in a graph" => {
                         let plan = self.few.plan(shape)?;
-                        let graph = self.stopwatch.capture(|| self.few.launch(stream, &plan, w.0, x.0, to, overlap))?;
+                        let graph =
+                            self.stopwatch.capture(|| self.few.launch(stream, &plan, w.0, x.0, to, None, overlap))?;
                         graph.launch().map_err(driver("replaying"))?;
                         stream.synchronize().map_err(driver("replaying"))?;
                     }
-                    _ => self.few.launch(stream, &self.few.plan(shape)?, w.0, x.0, to, overlap)?,
+                    _ => self.few.launch(stream, &self.few.plan(shape)?, w.0, x.0, to, None, overlap)?,
                 }
             }
             stream.synchronize().map_err(driver(way))?;
@@ -183,7 +186,7 @@ impl Bench {
             let graph = self.stopwatch.capture(|| {
                 for &w in &addresses {
                     // SAFETY: as above.
-                    unsafe { self.few.launch(&self.stream, &plan, w, x_at, y_at, overlap)? };
+                    unsafe { self.few.launch(&self.stream, &plan, w, x_at, y_at, None, overlap)? };
                 }
                 Ok(())
             })?;
@@ -194,18 +197,18 @@ impl Bench {
         if shape.rows == 32 || shape.rows == 64 {
             let mut line = "     tuned:".to_owned();
             let chip = self.gpu.chip().multiprocessors;
-            for (blocks, stages, overlap) in [
-                (chip, 4, Overlap::None),
-                (chip, 3, Overlap::Programmatic),
-                (chip, 6, Overlap::Programmatic),
-                (chip, 8, Overlap::Programmatic),
-                (2 * chip, 4, Overlap::Programmatic),
-                (2 * chip, 3, Overlap::Programmatic),
+            for (blocks, stages, wide, overlap) in [
+                (chip, None, true, Overlap::None),
+                (chip, None, false, Overlap::Programmatic),
+                (chip, Some(4), true, Overlap::Programmatic),
+                (chip, Some(7), true, Overlap::Programmatic),
+                (2 * chip, Some(4), true, Overlap::Programmatic),
             ] {
-                let tuning = Tuning { blocks: Some(blocks), stages: Some(stages) };
+                let tuning = Tuning { blocks: Some(blocks), stages, wide: Some(wide) };
                 let figure = run_own(tuning, overlap).map_or(f64::NAN, |samples| median(&samples));
-                line +=
-                    &format!(" {blocks}×{stages}{} {figure:.2}", if overlap == Overlap::None { " plain" } else { "" });
+                let plain = if overlap == Overlap::None { " plain" } else { "" };
+                let wide = if wide { " wide" } else { "" };
+                line += &format!(" {blocks}×{}{plain}{wide} {figure:.2},", stages.unwrap_or(0));
             }
             println!("{line}");
         }

@@ -5,16 +5,18 @@
 //! Parts: `gemm` (both ways to multiply, checked and timed), `check` (a tiny model over several mixed steps against
 //! float64, in and out of graphs, the path for older GPUs too), `hf FOLDER` (the case that `ci/hf_check.py` wrote),
 //! `step` (whole steps with and without adapters, and each operation alone).
-//! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one).
+//! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one), `--quick` (one model, for
+//! compute-sanitizer).
 
 mod case;
 mod check;
 mod gemm;
 mod hugging_face;
+#[path = "../bench_lora/provenance.rs"]
+mod provenance;
 mod steps;
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use aril_kernels::gpu::Gpu;
 use aril_kernels::llama::Build;
@@ -28,6 +30,7 @@ pub(crate) struct Options {
     pub(crate) build: Build,
     pub(crate) repeats: usize,
     pub(crate) model: String,
+    pub(crate) quick: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -38,6 +41,7 @@ fn options() -> Result<Options, String> {
         build: Build::default(),
         repeats: 20,
         model: String::new(),
+        quick: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -46,6 +50,7 @@ fn options() -> Result<Options, String> {
             "--out" => options.out = value()?.into(),
             "--sources" => options.build.sources = Some(value()?.into()),
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
+            "--quick" => options.quick = true,
             "--model" => options.model = value()?,
             "hf" => {
                 options.folder = value()?.into();
@@ -66,9 +71,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "gpu": gpu.name(),
         "driver_cuda": gpu.driver_version(),
         "nvrtc": format!("{:?}", aril_kernels::compile::nvrtc_version()?),
-        "clocks_before": clocks(),
+        "clocks_before": provenance::clocks(),
         "source_sha256": sources.hash()?,
-        "date": date(),
+        "date": provenance::date(),
         "repeats": options.repeats,
     });
     let mut wrong = 0;
@@ -91,21 +96,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    report["clocks_after"] = json!(clocks());
+    report["clocks_after"] = json!(provenance::clocks());
     std::fs::write(&options.out, serde_json::to_string_pretty(&report)?)?;
     println!("{} wrong; written to {}", wrong, options.out.display());
     if wrong > 0 { Err("something is wrong".into()) } else { Ok(()) }
-}
-
-/// Clocks, temperature and power as the driver reports them.
-fn clocks() -> String {
-    let output = Command::new("nvidia-smi")
-        .args(["--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw,driver_version", "--format=csv,noheader"])
-        .output();
-    output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn date() -> String {
-    let output = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%MZ"]).output();
-    output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

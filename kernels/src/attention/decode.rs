@@ -6,7 +6,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use super::operands::{self, Given};
 use super::operands::{BlockTable, KvCache};
-use super::plan::DecodePlan;
+use super::plan::{DecodePlan, WORKER_BYTES};
 use super::variant::{QUERIES_MAX, THREADS, Variant};
 use crate::Error;
 use crate::gpu::{Gpu, Overlap};
@@ -75,14 +75,14 @@ impl DecodeAttention {
         let slots = 2 * capacity.workers.max(1) as usize;
         let queries = plan.shape.queries().min(QUERIES_MAX) as usize;
         let sums = slots * queries * plan.shape.head_dim as usize;
-        let mut counters = gpu.allocate::<u32>(stream, capacity.workers as usize, "arrival counters")?;
+        let mut counters = gpu.allocate::<u32>(stream, capacity.workers as usize * 4, "arrival counters")?;
         stream.memset_zeros(&mut counters).map_err(Error::driver("clearing arrival counters"))?;
         let mut loaded = DecodeAttention {
             kernel,
             plan: plan.clone(),
             capacity,
             given: Given::nothing(),
-            workers: gpu.allocate(stream, capacity.workers as usize * 32, "a decode plan")?,
+            workers: gpu.allocate(stream, capacity.workers as usize * WORKER_BYTES, "a decode plan")?,
             sequences: gpu.allocate(stream, capacity.sequences as usize * 16, "a decode plan's sequences")?,
             partial: gpu.allocate(stream, sums, "partial sums of attention")?,
             statistics: gpu.allocate(stream, slots * QUERIES_MAX as usize * 4, "partial statistics of attention")?,
@@ -92,15 +92,16 @@ impl DecodeAttention {
         Ok(loaded)
     }
 
-    /// out\[row\]\[h\] = softmax(scale · q\[row\]\[h\] · Kᵀ) · V for every sequence of the plan, in one launch over one layer's cache.
+    /// out\[row\]\[h\] = softmax(scale · q\[row\]\[h\] · Kᵀ) · V for every sequence of the plan, in one launch over one
+    /// layer's cache.
     ///
     /// # Errors
     /// [`Error::Shape`] if the operands do not fit the plan; [`Error::Driver`] if the launch is refused.
     ///
     /// # Safety
-    /// All operands must lie in live device memory of this GPU; `table` must hold what the plan was given; q and out must
-    /// not overlap; no other launch of this plan may run at the same time. With [`Overlap::Programmatic`] the plan and the
-    /// table are read before the preceding kernel is finished, see there; q and the cache are not.
+    /// All operands must lie in live device memory of this GPU; `table` must hold what the plan was given; q and out
+    /// must not overlap; no other launch of this plan may run at the same time. With [`Overlap::Programmatic`] the plan
+    /// and the table are read before the preceding kernel is finished, see there; q and the cache are not.
     #[expect(clippy::too_many_arguments, reason = "the operands of attention")]
     pub unsafe fn launch(
         &self,
@@ -140,8 +141,8 @@ impl DecodeAttention {
     /// Replaces the plan in place; launches captured with it then run the new one.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the new plan is for other heads or another ring, larger than the capacity, or touches more than
-    /// operands that it was launched with have.
+    /// [`Error::Shape`] if the new plan is for other heads or another ring, larger than the capacity, or touches more
+    /// than operands that it was launched with have.
     pub fn replace(&mut self, stream: &Arc<CudaStream>, plan: &DecodePlan) -> Result<(), Error> {
         if plan.shape != self.plan.shape || plan.depth != self.plan.depth {
             return Err(Error::shape("replacing a plan", "it is for another shape; load it as a new one"));
@@ -178,7 +179,9 @@ impl DecodeAttention {
         self.check_capacity(&self.plan)?;
         let copied = || Error::driver("copying a decode plan");
         let workers = self.plan.worker_bytes(self.capacity.workers as usize);
-        stream.memcpy_htod(&workers, &mut self.workers).map_err(copied())?;
+        if !workers.is_empty() {
+            stream.memcpy_htod(&workers, &mut self.workers).map_err(copied())?;
+        }
         let sequences = self.plan.sequence_bytes();
         if sequences.is_empty() {
             return Ok(());

@@ -1,8 +1,9 @@
 //! How keys and values lie in memory, and which shapes of attention there are.
 //!
-//! One layer's cache is `[KV block][KV head][K, V][16 tokens][head dim]`, 16-bit elements. The keys of one KV head and one
-//! block are `32 · head_dim` consecutive bytes, its values the same number right behind: a warp fetches both with 16 bytes a lane,
-//! all coalesced. The last block of a sequence may be partly filled; what lies behind its last token is never used.
+//! One layer's cache is `[KV block][KV head][K, V][16 tokens][head dim]`, 16-bit elements. The keys of one KV head and
+//! one block are `32 · head_dim` consecutive bytes, its values the same number right behind: a warp fetches both with
+//! 16 bytes a lane, all coalesced. The last block of a sequence may be partly filled; what lies behind its last token
+//! is never used.
 
 use crate::{Element, Error};
 

@@ -112,3 +112,54 @@ fn address(address: u64, alignment: u64) -> String {
     }
     String::new()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Element;
+
+    const SHAPE: AttentionShape = AttentionShape { element: Element::Bf16, heads: 8, kv_heads: 2, head_dim: 64 };
+    const EXTENT: Extent = Extent { rows: 3, blocks: 10, entries: 7 };
+    const Q: Matrix = Matrix { address: 4096, rows: 3, columns: 512, stride: 520 };
+    const CACHE: KvCache = KvCache { address: 4096, blocks: 10 };
+    const TABLE: BlockTable = BlockTable { address: 4, entries: 7 };
+
+    #[test]
+    fn operands_smaller_than_the_plan_or_misaligned_are_refused() {
+        let given = Given::nothing();
+        let check = |q, cache, table, out| check(&SHAPE, EXTENT, &given, q, cache, table, out);
+        assert!(check(Q, CACHE, TABLE, Q).is_ok());
+        for bad in [
+            Matrix { rows: 2, ..Q },
+            Matrix { columns: 256, ..Q },
+            Matrix { stride: 504, ..Q },
+            Matrix { stride: 516, ..Q },
+            Matrix { address: 8, ..Q },
+            Matrix { address: 0, ..Q },
+        ] {
+            for refused in [check(bad, CACHE, TABLE, Q), check(Q, CACHE, TABLE, bad)] {
+                assert!(matches!(refused, Err(Error::Shape { .. })), "{bad:?}");
+            }
+        }
+        for bad in [KvCache { blocks: 9, ..CACHE }, KvCache { address: 24, ..CACHE }] {
+            assert!(check(Q, bad, TABLE, Q).is_err(), "{bad:?}");
+        }
+        for bad in [BlockTable { entries: 6, ..TABLE }, BlockTable { address: 0, ..TABLE }] {
+            assert!(check(Q, CACHE, bad, Q).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_replaced_plan_may_touch_what_every_launch_was_given_and_no_more() {
+        let given = Given::nothing();
+        let large = Extent { rows: 5, blocks: 11, entries: 8 };
+        assert!(given.allows(large).is_ok(), "nothing was launched");
+        let roomy = Matrix { rows: 9, ..Q };
+        let cache = KvCache { blocks: 20, ..CACHE };
+        check(&SHAPE, EXTENT, &given, roomy, cache, BlockTable { entries: 8, ..TABLE }, roomy).expect("they fit");
+        assert!(given.allows(large).is_ok());
+        check(&SHAPE, EXTENT, &given, roomy, CACHE, TABLE, roomy).expect("they fit too");
+        assert!(given.allows(EXTENT).is_ok());
+        assert!(given.allows(large).is_err());
+    }
+}

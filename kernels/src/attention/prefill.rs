@@ -61,16 +61,16 @@ impl PrefillAttention {
         Ok(loaded)
     }
 
-    /// out\[row\]\[h\] = softmax(scale · q\[row\]\[h\] · Kᵀ) · V over the tokens up to and including the row's own, for every row of the
-    /// plan, in one launch over one layer's cache.
+    /// out\[row\]\[h\] = softmax(scale · q\[row\]\[h\] · Kᵀ) · V over the tokens up to and including the row's own, for
+    /// every row of the plan, in one launch over one layer's cache.
     ///
     /// # Errors
     /// [`Error::Shape`] if the operands do not fit the plan; [`Error::Driver`] if the launch is refused.
     ///
     /// # Safety
-    /// All operands must lie in live device memory of this GPU; `table` must hold what the plan was given; q and out must
-    /// not overlap. With [`Overlap::Programmatic`] the plan and the table are read before the preceding kernel is finished, see
-    /// there; q and the cache are not.
+    /// All operands must lie in live device memory of this GPU; `table` must hold what the plan was given; q and out
+    /// must not overlap. With [`Overlap::Programmatic`] the plan and the table are read before the preceding kernel is
+    /// finished, see there; q and the cache are not.
     #[expect(clippy::too_many_arguments, reason = "the operands of attention")]
     pub unsafe fn launch(
         &self,
@@ -106,8 +106,8 @@ impl PrefillAttention {
     /// Replaces the plan in place; launches captured with it then run the new one.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the new plan is for other heads or another height of tiles, larger than the capacity, or touches
-    /// more than operands that it was launched with have.
+    /// [`Error::Shape`] if the new plan is for other heads or another height of tiles, larger than the capacity, or
+    /// touches more than operands that it was launched with have.
     pub fn replace(&mut self, stream: &Arc<CudaStream>, plan: &PrefillPlan) -> Result<(), Error> {
         if plan.shape != self.plan.shape || plan.fragments != self.plan.fragments {
             return Err(Error::shape("replacing a plan", "it is for another shape or tile; load it as a new one"));

@@ -86,8 +86,10 @@ impl Variant {
         match self {
             Variant::Decode { head_dim, depth, .. } => {
                 let unit = 2 * 16 * head_dim * 2;
-                let exchange = WARPS * queries.min(QUERIES_MAX) * (head_dim + 4) * 4;
-                WARPS * depth * unit + exchange + WARPS * QUERIES_MAX * 8 + 16
+                let queries = queries.min(QUERIES_MAX);
+                let buffers = if queries <= 4 { 2 } else { 1 };
+                let exchange = buffers * WARPS * queries * ((head_dim + 4) * 4 + 8);
+                WARPS * depth * unit + exchange + 16
             }
             Variant::Prefill { head_dim, fragments, .. } => {
                 let row = head_dim * 2;

@@ -14,6 +14,9 @@ use crate::Error;
 use crate::gpu::Overlap;
 use crate::lora::launch::{Intermediate, Matrix};
 
+/// Columns of a thread of the expand.
+const COLUMNS: u32 = 4;
+
 /// The grid of the shrink of these entries, by row.
 pub fn shrink_grid(entries: &Entries) -> Grid {
     let ranks = entries.stride_max();
@@ -23,7 +26,7 @@ pub fn shrink_grid(entries: &Entries) -> Grid {
 /// The grid of the expand to this many columns.
 pub fn expand_grid(entries: &Entries, outputs: u32) -> Grid {
     let lanes = (entries.stride_max() / GRANULE).next_power_of_two();
-    let tiles = outputs.div_ceil(THREADS / lanes);
+    let tiles = outputs.div_ceil(COLUMNS * (THREADS / lanes));
     let blocks = entries.entries().len() as u64 * u64::from(tiles);
     Grid { blocks, shared_bytes: 0, tiles: [tiles, lanes, 0, 0] }
 }

@@ -35,7 +35,7 @@ pub fn grid(entries: &Entries, shape: ProjectionShape) -> Grid {
 }
 
 /// y += scale·(x·A)·B for each row of a table by row, through `gathered`, [`elements`] long. All rows must have one scale;
-/// rows without an adapter get zero weights. v\[rows\]\[the largest stride\] is 16-bit.
+/// rows without an adapter get zero weights. v is 16-bit and has room for the largest stride.
 ///
 /// # Errors
 /// [`Error::Shape`] if the operands do not fit or scales differ, [`Error::Blas`], [`Error::Driver`].
@@ -66,7 +66,10 @@ pub unsafe fn pair(
         return Err(Error::shape("gathered weights", format!("address {gathered:#x} is null or no multiple of 16")));
     }
     check_matrix("x", x, rows, shape.inputs)?;
-    check_matrix("v", v, rows, ranks)?;
+    if v.columns < ranks {
+        return Err(Error::shape("v", format!("has {} columns, the largest stride is {ranks}", v.columns)));
+    }
+    check_matrix("v", v, rows, v.columns)?;
     check_matrix("y", y, rows, shape.outputs)?;
     let grid = grid(entries, shape);
     let mut arguments = Operands { table, place, x: None, v: None, y: None }.arguments(stream, grid.tiles)?;

@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, sys};
+use cudarc::driver::CudaStream;
 
-use super::launch::{BaselineKernels, Grid, Operands, launch};
+use super::launch::{BaselineKernels, Grid, Operands, THREADS, launch};
 use super::layout::RowMajorPlace;
 use super::table::{Entries, Table};
 use crate::Error;
@@ -52,10 +52,16 @@ pub fn expand_grid(entries: &Entries, outputs: u32) -> Grid {
     Grid { blocks: slots * u64::from(tiles), shared_bytes: 0, tiles: [tiles, 0, row_tiles, 0] }
 }
 
-/// v = scale·x·A for each entry of a table by adapter, all of v\[rows\]\[stride\] zeroed before.
+/// The grid that zeroes v.
+pub fn zero_grid(entries: &Entries, v_stride: u32) -> Grid {
+    let vectors = entries.rows_end() * v_stride / 4;
+    Grid { blocks: u64::from(vectors.div_ceil(THREADS)), shared_bytes: 0, tiles: [vectors, 0, 0, 0] }
+}
+
+/// v = scale·x·A for each entry of a table by adapter, in two launches: all of v\[rows\]\[stride\] is zeroed first.
 ///
 /// # Errors
-/// [`Error::Shape`] if the operands do not fit; [`Error::Driver`] if the launch is refused.
+/// [`Error::Shape`] if the operands do not fit; [`Error::Driver`] if a launch is refused.
 ///
 /// # Safety
 /// The operands and the adapters must be live device memory of this GPU, laid out for `place`; v overlaps no other.
@@ -68,13 +74,13 @@ pub unsafe fn shrink(
     v: Intermediate,
     overlap: Overlap,
 ) -> Result<(), Error> {
+    let operands = Operands { table, place, x: Some(x), v: Some(v), y: None };
+    let zero = zero_grid(table.entries(), v.stride);
     let grid = shrink_grid(table.entries(), place.shape.inputs);
-    let arguments = Operands { table, place, x: Some(x), v: Some(v), y: None }.arguments(stream, grid.tiles)?;
-    let words = table.entries().rows_end() as usize * v.stride as usize;
-    // SAFETY: v has that many words, as was checked; the rest is the caller's promise.
+    // SAFETY: shapes were checked; the rest is the caller's promise.
     unsafe {
-        sys::cuMemsetD32Async(v.address, 0, words, stream.cu_stream()).result().map_err(Error::driver("zeroing v"))?;
-        launch(&kernels.padded_shrink, stream, &arguments, grid, overlap)
+        launch(&kernels.zero_v, stream, &operands.arguments(stream, zero.tiles)?, zero, overlap)?;
+        launch(&kernels.padded_shrink, stream, &operands.arguments(stream, grid.tiles)?, grid, overlap)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result::memset_d8_async};
 
 use super::{GemmShape, WeightOrder};
-use crate::gpu::Overlap;
+use crate::gpu::{Overlap, Ready};
 use crate::program::{Compiler, Grid, Kernel};
 use crate::{Element, Error};
 
@@ -16,8 +16,6 @@ pub const ROWS_MAX: u32 = 64;
 const TILE_OUTPUTS: u32 = 128;
 const STEP_INPUTS: u32 = 64;
 const THREADS: u32 = 256;
-/// As many as let another launch's blocks find room beside.
-const STAGES: u32 = 4;
 /// Blocks that the inbox has room for, a multiprocessor.
 const BLOCKS_EACH_MAX: u32 = 2;
 
@@ -30,6 +28,8 @@ pub struct Variant {
     pub tiles: u32,
     /// Steps in flight and in use, a block.
     pub stages: u32,
+    /// Whether the L2 fetches two steps of a row of W at once.
+    pub wide: bool,
 }
 
 /// Choices of a plan, for measuring what they are worth. `None` leaves a choice to the plan.
@@ -39,19 +39,29 @@ pub struct Tuning {
     pub blocks: Option<u32>,
     /// Steps in flight and in use, a block.
     pub stages: Option<u32>,
+    /// Whether the L2 fetches two steps of a row of W at once.
+    pub wide: Option<bool>,
 }
 
 impl Variant {
     /// Every variant.
     pub fn all() -> impl Iterator<Item = Variant> {
-        Element::ALL
-            .into_iter()
-            .flat_map(|element| [1, 2, 4, 8].map(|tiles| Variant { element, tiles, stages: STAGES }))
+        Element::ALL.into_iter().flat_map(|element| [1, 2, 4, 8].map(|tiles| Variant::new(element, tiles)))
+    }
+
+    fn new(element: Element, tiles: u32) -> Self {
+        // As many stages as let another launch's blocks find room beside.
+        let stages = match tiles {
+            1 => 6,
+            8 => 4,
+            _ => 5,
+        };
+        Variant { element, tiles, stages, wide: true }
     }
 
     /// The smallest variant that holds so many rows.
     pub fn of(element: Element, rows: u32) -> Self {
-        Variant { element, tiles: rows.div_ceil(8).next_power_of_two(), stages: STAGES }
+        Variant::new(element, rows.div_ceil(8).next_power_of_two())
     }
 
     /// The definitions that select it.
@@ -60,13 +70,14 @@ impl Variant {
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.tiles.to_string()),
             ("STAGES", self.stages.to_string()),
+            ("WIDE", u32::from(self.wide).to_string()),
         ]
     }
 
     /// Dynamic shared memory a block.
     pub fn shared_bytes(self) -> u32 {
         let stage = (TILE_OUTPUTS + 8 * self.tiles) * STEP_INPUTS * 2;
-        self.stages * stage + self.tiles.min(4) * THREADS * 16
+        self.stages * stage + self.tiles.min(2) * THREADS * 16
     }
 }
 
@@ -109,6 +120,9 @@ struct Arguments {
     tile_steps: u32,
     total_steps: u32,
     block_steps: u32,
+    ready: u64,
+    mark: u32,
+    reserved: u32,
 }
 
 /// The kernels of one GPU and the inbox through which blocks exchange sums. Launches that share it must be ordered.
@@ -135,7 +149,7 @@ impl FewRows {
     /// Too little memory, or [`Error::Driver`].
     pub fn new(compiler: &Compiler, stream: &Arc<CudaStream>) -> Result<Self, Error> {
         let blocks = compiler.gpu().chip().multiprocessors * BLOCKS_EACH_MAX;
-        let bytes = blocks as usize * 8 * THREADS as usize * 16;
+        let bytes = blocks as usize * 2 * 8 * THREADS as usize * 16;
         let inbox = compiler.gpu().allocate::<u8>(stream, bytes, "the inbox of small GEMMs")?;
         let (address, guard) = inbox.device_ptr(stream);
         // SAFETY: the allocation is that long; all ones is the kernel's EMPTY.
@@ -173,7 +187,8 @@ impl FewRows {
             return refuse("a stride is shorter than its row".to_owned());
         }
         let mut variant = Variant::of(shape.element, shape.rows);
-        variant.stages = tuning.stages.unwrap_or(STAGES);
+        variant.stages = tuning.stages.unwrap_or(variant.stages);
+        variant.wide = tuning.wide.unwrap_or(variant.wide);
         let multiprocessors = self.compiler.gpu().chip().multiprocessors;
         let blocks = tuning.blocks.unwrap_or(multiprocessors);
         if blocks > multiprocessors * BLOCKS_EACH_MAX {
@@ -192,7 +207,7 @@ impl FewRows {
         Ok(FewRowsPlan { shape, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 
-    /// y = x·Wᵀ. Bitwise reproducible.
+    /// y = x·Wᵀ. Bitwise reproducible. `ready` becomes its mark when x is complete.
     ///
     /// # Errors
     /// [`Error::Shape`] for a misaligned address; [`Error::Driver`] if the launch is refused.
@@ -201,6 +216,7 @@ impl FewRows {
     /// The addresses must be live matrices of the plan's shape until the launch is complete, and no other launch may use
     /// this inbox until then, unless it is ordered after it. With [`Overlap::Programmatic`], see there: the weights are
     /// read early.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a GEMM, and whom it tells")]
     pub unsafe fn launch(
         &self,
         stream: &Arc<CudaStream>,
@@ -208,6 +224,7 @@ impl FewRows {
         weights: u64,
         x: u64,
         y: u64,
+        ready: Option<Ready>,
         overlap: Overlap,
     ) -> Result<(), Error> {
         for (what, address) in [("weights", weights), ("x", x), ("y", y)] {
@@ -229,6 +246,9 @@ impl FewRows {
             tile_steps: shares.tile_steps,
             total_steps: shares.total_steps,
             block_steps: shares.block_steps,
+            ready: ready.map_or(0, |ready| ready.address),
+            mark: ready.map_or(0, |ready| ready.mark),
+            reserved: 0,
         };
         let grid = Grid { blocks: shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
         // SAFETY: the layout is the kernel's; the rest is the caller's promise.

@@ -174,7 +174,8 @@ pub fn bucket(rows: u32) -> u32 {
         0..=2 => rows.max(1),
         3..=4 => 4,
         5..=64 => rows.next_multiple_of(8),
-        65..=256 => rows.next_multiple_of(32),
+        65..=128 => rows.next_multiple_of(16),
+        129..=256 => rows.next_multiple_of(32),
         257..=1024 => rows.next_multiple_of(64),
         _ => rows.next_multiple_of(256),
     }

@@ -11,7 +11,8 @@ use super::kernels::{NormArguments, RopeArguments};
 use super::{LoraOrder, LoraPath, Operation, Projection};
 use crate::Error;
 use crate::attention::operands::KvCache;
-use crate::gpu::Overlap;
+use crate::gemm::few_rows;
+use crate::gpu::{Overlap, Ready};
 use crate::lora::launch::{LoadedPlan, Matrix};
 
 /// How many rows of each kind a step has, and the sizes that its launches are made for.
@@ -69,7 +70,7 @@ impl<'a> Forward<'a> {
         if self.metrics.samples > 0 {
             self.run(Operation::LmHead, 0, PROGRAMMATIC)?;
             self.run(Operation::Sampling, 0, PROGRAMMATIC)?;
-        } else if self.adds() {
+        } else if self.order().is_some_and(|order| order != LoraOrder::After) {
             // The last layer's delta goes back to zero with the norm that no row needs.
             self.final_norm(Overlap::None)?;
         }
@@ -88,14 +89,14 @@ impl<'a> Forward<'a> {
                 kernels.embed(stream, rows, table, metadata.tokens(&self.metrics), a.h.address, overlap)
             },
             Operation::Norm => self.norm(layer, true, overlap),
-            Operation::Qkv => self.gemm(Group::Qkv, layer, overlap),
-            Operation::O => self.gemm(Group::O, layer, overlap),
-            Operation::GateUp => self.gemm(Group::GateUp, layer, overlap),
-            Operation::Down => self.gemm(Group::Down, layer, overlap),
-            Operation::LoraQkv => self.lora(Group::Qkv, layer, stream, overlap),
-            Operation::LoraO => self.lora(Group::O, layer, stream, overlap),
-            Operation::LoraGateUp => self.lora(Group::GateUp, layer, stream, overlap),
-            Operation::LoraDown => self.lora(Group::Down, layer, stream, overlap),
+            Operation::Qkv => self.gemm(Group::Qkv, layer, None, overlap),
+            Operation::O => self.gemm(Group::O, layer, None, overlap),
+            Operation::GateUp => self.gemm(Group::GateUp, layer, None, overlap),
+            Operation::Down => self.gemm(Group::Down, layer, None, overlap),
+            Operation::LoraQkv => self.lora(Group::Qkv, layer, stream, None, overlap),
+            Operation::LoraO => self.lora(Group::O, layer, stream, None, overlap),
+            Operation::LoraGateUp => self.lora(Group::GateUp, layer, stream, None, overlap),
+            Operation::LoraDown => self.lora(Group::Down, layer, stream, None, overlap),
             Operation::RopeAndKvAppend => {
                 let arguments = RopeArguments {
                     y: a.qkv.address,
@@ -122,7 +123,7 @@ impl<'a> Forward<'a> {
             },
             Operation::LmHead => {
                 self.final_norm(overlap)?;
-                self.gemm(Group::LmHead, 0, PROGRAMMATIC)
+                self.gemm(Group::LmHead, 0, None, PROGRAMMATIC)
             }
             // SAFETY: as above.
             Operation::Sampling => unsafe {
@@ -148,13 +149,27 @@ impl<'a> Forward<'a> {
         }
     }
 
-    /// Whether adapters add to this step.
-    fn adds(&self) -> bool {
-        !self.plans.is_empty()
+    /// Where adapters' launches stand in this step; `None` if it has none.
+    fn order(&self) -> Option<LoraOrder> {
+        let LoraPath::Segmented(order) = self.llama.settings.lora else { return None };
+        let tells = self.llama.gemms.tells(self.metrics.padded);
+        let few = self.metrics.padded <= few_rows::ROWS_MAX;
+        match order {
+            _ if self.plans.is_empty() => None,
+            // A mark must differ from the one before, which is another layer's.
+            LoraOrder::Along if !tells || self.llama.shape.layers < 2 => Some(LoraOrder::After),
+            // Many rows take so long that what is left to hide is less than a delta costs.
+            LoraOrder::Before | LoraOrder::Beside if !few => Some(LoraOrder::After),
+            order => Some(order),
+        }
     }
 
+    /// A buffer of deltas, where adapters write to one: behind the GEMM they add to its result.
     fn delta(&self, address: u64) -> u64 {
-        if self.adds() { address } else { 0 }
+        match self.order() {
+            None | Some(LoraOrder::After) => 0,
+            Some(_) => address,
+        }
     }
 
     /// The norm before attention, or before the MLP, with the sum of what the half before it gave.
@@ -194,30 +209,34 @@ impl<'a> Forward<'a> {
 
     /// A group's GEMM and its adapters; returns how the operation that reads both may begin.
     fn projections(&self, group: Group, layer: u32) -> Result<Overlap, Error> {
-        let Llama { stream, side, lora, settings, .. } = self.llama;
-        let order = match settings.lora {
-            LoraPath::Segmented(order) if self.adds() => order,
-            _ => {
-                self.gemm(group, layer, PROGRAMMATIC)?;
-                return Ok(PROGRAMMATIC);
-            }
+        let Llama { stream, side, lora, .. } = self.llama;
+        let Some(order) = self.order() else {
+            self.gemm(group, layer, None, PROGRAMMATIC)?;
+            return Ok(PROGRAMMATIC);
         };
         match order {
             LoraOrder::After => {
-                self.gemm(group, layer, PROGRAMMATIC)?;
-                self.lora(group, layer, stream, PROGRAMMATIC)?;
+                self.gemm(group, layer, None, PROGRAMMATIC)?;
+                self.lora(group, layer, stream, None, PROGRAMMATIC)?;
+            }
+            LoraOrder::Along => {
+                // The delta is zero since the operation that read it last, which was complete before x was.
+                let address = lora.ready.address + 4 * group as u64;
+                let ready = Some(Ready { address, mark: layer + 1 });
+                self.gemm(group, layer, ready, PROGRAMMATIC)?;
+                self.lora(group, layer, stream, ready, PROGRAMMATIC)?;
             }
             LoraOrder::Before => {
-                self.lora(group, layer, stream, PROGRAMMATIC)?;
-                self.gemm(group, layer, PROGRAMMATIC)?;
+                self.lora(group, layer, stream, None, PROGRAMMATIC)?;
+                self.gemm(group, layer, None, PROGRAMMATIC)?;
             }
             LoraOrder::Beside => {
                 let ordered = || Error::driver("ordering two streams");
                 lora.events[0].record(stream).map_err(ordered())?;
                 side.wait(&lora.events[0]).map_err(ordered())?;
-                self.lora(group, layer, side, Overlap::None)?;
+                self.lora(group, layer, side, None, Overlap::None)?;
                 lora.events[1].record(side).map_err(ordered())?;
-                self.gemm(group, layer, PROGRAMMATIC)?;
+                self.gemm(group, layer, None, PROGRAMMATIC)?;
                 stream.wait(&lora.events[1]).map_err(ordered())?;
                 return Ok(Overlap::None);
             }
@@ -240,22 +259,30 @@ impl<'a> Forward<'a> {
         }
     }
 
-    fn gemm(&self, group: Group, layer: u32, overlap: Overlap) -> Result<(), Error> {
+    fn gemm(&self, group: Group, layer: u32, ready: Option<Ready>, overlap: Overlap) -> Result<(), Error> {
         let Llama { stream, gemms, .. } = self.llama;
         let rows = if group == Group::LmHead { self.metrics.samples_padded } else { self.metrics.padded };
         // SAFETY: as in `run`.
-        unsafe { gemms.launch(stream, group, rows, self.buffers(group, layer), overlap) }
+        unsafe { gemms.launch(stream, group, rows, self.buffers(group, layer), ready, overlap) }
     }
 
-    fn lora(&self, group: Group, layer: u32, stream: &Arc<CudaStream>, overlap: Overlap) -> Result<(), Error> {
+    fn lora(
+        &self,
+        group: Group,
+        layer: u32,
+        stream: &Arc<CudaStream>,
+        ready: Option<Ready>,
+        overlap: Overlap,
+    ) -> Result<(), Error> {
         let Llama { activations: a, lora, shape, settings, .. } = self.llama;
         let index = group as usize;
         let Some(plan) = self.plans.get(index) else { return Ok(()) };
         let rows = bucket(settings.rows_max);
         let (inputs, _) = group.widths(shape);
-        let [_, x, _] = self.buffers(group, layer);
+        let [_, x, result] = self.buffers(group, layer);
         let x = Matrix { address: x, rows, columns: inputs, stride: inputs };
-        let delta = match group {
+        let target = match group {
+            _ if self.order() == Some(LoraOrder::After) => result,
             Group::Qkv => a.delta_qkv.address,
             Group::GateUp => a.delta_gate_up.address,
             _ => a.delta_y.address,
@@ -265,13 +292,18 @@ impl<'a> Forward<'a> {
         let mut y = Vec::with_capacity(3);
         for projection in &Projection::ALL[group.projections()] {
             let columns = shape.projection(*projection).outputs;
-            y.push(Matrix { address: delta + u64::from(offset) * 2, rows, columns, stride });
+            y.push(Matrix { address: target + u64::from(offset) * 2, rows, columns, stride });
             offset += columns;
         }
         let mut inbox = lora.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let site = &lora.sites[layer as usize][index];
         // SAFETY: as in `run`; the plan's adapters are in slots of the model, laid out for its sites; launches that share
         // the inbox are on one stream, or on two that wait for each other.
-        unsafe { plan.pair(stream, site, &mut inbox, x, &y, overlap) }
+        unsafe {
+            match ready {
+                Some(ready) => plan.pair_beside(stream, site, &mut inbox, x, &y, ready),
+                None => plan.pair(stream, site, &mut inbox, x, &y, overlap),
+            }
+        }
     }
 }

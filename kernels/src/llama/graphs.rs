@@ -16,8 +16,9 @@ use crate::Error;
 use crate::lora::launch::LoadedPlan;
 use crate::lora::plan::{Plan, Tuning};
 
-/// Sets kept at once; the one unused for longest goes first.
+/// Sets, and graphs of all of them, kept at once; the set unused for longest goes first.
 const SETS_MAX: usize = 64;
+const GRAPHS_MAX: usize = 192;
 /// Blocks with nothing to do that a launch of a kept plan may have.
 const IDLE_BLOCKS_MAX: u32 = 48;
 
@@ -75,10 +76,13 @@ impl Llama {
 
     /// Puts a set back, as the one used last.
     pub(super) fn keep(&mut self, set: Set) {
-        if self.graphs.sets.len() == SETS_MAX {
-            self.graphs.sets.remove(0);
+        let sets = &mut self.graphs.sets;
+        sets.push(set);
+        while sets.len() > SETS_MAX
+            || (sets.len() > 1 && sets.iter().map(|set| set.graphs.len()).sum::<usize>() > GRAPHS_MAX)
+        {
+            sets.remove(0);
         }
-        self.graphs.sets.push(set);
     }
 
     /// Launches a step as a graph: the set's own of this size, captured now if it is new.

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::gemm::GemmShape;
 use crate::gemm::cublaslt::{CublasLt, CublasLtPlan, Trial};
 use crate::gemm::few_rows::{self, FewRows, FewRowsPlan};
-use crate::gpu::Overlap;
+use crate::gpu::{Overlap, Ready};
 use crate::program::Compiler;
 
 /// Projections that share an input: one GEMM, one launch of adapters.
@@ -73,7 +73,12 @@ impl Gemms {
         Ok(Gemms { library, few, path: settings.gemm, plans: HashMap::new() })
     }
 
-    /// y = x·Wᵀ of a group.
+    /// Whether the kernel of a plan for so many rows tells when its input is complete.
+    pub(crate) fn tells(&self, rows: u32) -> bool {
+        self.path == GemmPath::Own && rows <= few_rows::ROWS_MAX
+    }
+
+    /// y = x·Wᵀ of a group; `ready` as the group's plan allows.
     ///
     /// # Safety
     /// Live matrices of the group's shape with so many rows; one stream.
@@ -83,12 +88,13 @@ impl Gemms {
         group: Group,
         rows: u32,
         [weights, x, y]: [u64; 3],
+        ready: Option<Ready>,
         overlap: Overlap,
     ) -> Result<(), Error> {
         let missing = || Error::shape(format!("{group:?} of {rows} rows"), "has no plan");
         match self.plans.get(&(group, rows)).ok_or_else(missing)? {
             // SAFETY: the plan was made for this group and these rows; the rest is the caller's promise.
-            GemmPlan::Few(plan) => unsafe { self.few.launch(stream, plan, weights, x, y, overlap) },
+            GemmPlan::Few(plan) => unsafe { self.few.launch(stream, plan, weights, x, y, ready, overlap) },
             // SAFETY: as above.
             GemmPlan::Library(plan) => unsafe { self.library.launch(stream, plan, weights, x, y, 0.0) },
         }
@@ -124,11 +130,13 @@ impl Llama {
             }
             let (inputs, outputs) = group.widths(&self.shape);
             let shape = GemmShape::dense(self.settings.element, rows, inputs, outputs);
-            let plan = if self.gemms.path == GemmPath::Own && rows <= few_rows::ROWS_MAX {
+            let plan = if self.gemms.tells(rows) {
                 GemmPlan::Few(self.gemms.few.plan(shape)?)
             } else {
                 let forward = Forward::new(self, metrics, &[]);
-                let layers = if group == Group::LmHead { 1 } else { self.shape.layers.min(8) };
+                // Many rows are bound by arithmetic, whatever the cache holds.
+                let most = if rows > 256 { 2 } else { 8 };
+                let layers = if group == Group::LmHead { 1 } else { self.shape.layers.min(most) };
                 let weights: Vec<u64> = (0..layers).map(|layer| forward.buffers(group, layer)[0]).collect();
                 let [_, x, y] = forward.buffers(group, 0);
                 let trial = Trial { weights: &weights, x, y };

@@ -270,3 +270,29 @@ pub fn rope_table(shape: &llama::LlamaShape, context: u32) -> Vec<f32> {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rotary_table_holds_the_angles_of_every_position() {
+        let shape = LlamaShape::tiny();
+        let table = rope_table(&shape, 20);
+        let half = shape.head_dim as usize / 2;
+        assert_eq!(table.len(), 20 * half * 2);
+        assert!(table[..2 * half].chunks_exact(2).all(|pair| pair == [1.0, 0.0]), "position 0 turns nothing");
+        let frequencies = shape.rope_frequencies();
+        let (cos, sin) = (table[(19 * half + 3) * 2], table[(19 * half + 3) * 2 + 1]);
+        assert!((f64::from(cos) - (19.0 * frequencies[3]).cos()).abs() < 1e-7);
+        assert!((f64::from(sin) - (19.0 * frequencies[3]).sin()).abs() < 1e-7);
+    }
+
+    #[test]
+    fn a_model_wider_than_the_norm_is_refused() {
+        let wide = LlamaShape { hidden: 16392, ..LlamaShape::tiny() };
+        assert!(matches!(norm_vectors(&wide), Err(Error::Shape { .. })));
+        assert_eq!(norm_vectors(&LlamaShape::llama_2_7b()).expect("it fits"), 2);
+        assert_eq!(norm_vectors(&LlamaShape::llama_2_13b()).expect("it fits"), 4);
+    }
+}

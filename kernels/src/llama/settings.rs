@@ -49,9 +49,9 @@ pub enum LoraPath {
 
 /// Where in a layer the adapters' launches stand relative to the backbone's GEMM of the same projections.
 ///
-/// The sums reach y the same way in all of them, through a delta that the next operation adds; so they differ in time
-/// only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Behind the GEMM adapters add to its result. Otherwise they write a delta that the next operation adds, so the other
+/// orders give the same bits and differ in time only. Steps of more than 64 rows take [`LoraOrder::After`] in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LoraOrder {
     /// Behind the GEMM: the adapter's weights stream in while the GEMM ends.
     After,
@@ -60,11 +60,15 @@ pub enum LoraOrder {
     Before,
     /// On a second stream, from the GEMM's input on to the operation that reads its output.
     Beside,
+    /// Behind the GEMM on its stream, but beginning as soon as the GEMM has seen its input, which this crate's kernel tells:
+    /// both run side by side, and the weights of both stream at once. With another GEMM: [`LoraOrder::After`].
+    #[default]
+    Along,
 }
 
 impl LoraOrder {
     /// Every order.
-    pub const ALL: [LoraOrder; 3] = [LoraOrder::After, LoraOrder::Before, LoraOrder::Beside];
+    pub const ALL: [LoraOrder; 4] = [LoraOrder::After, LoraOrder::Before, LoraOrder::Beside, LoraOrder::Along];
 }
 
 impl LlamaSettings {
@@ -118,5 +122,28 @@ impl LlamaSettings {
             crate::lora::layout::check_rank(self.rank_max)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_hold_a_step_are_refused() {
+        let shape = LlamaShape::tiny();
+        let good = LlamaSettings::for_sequences(Element::Bf16, 8, 100);
+        good.check(&shape).expect("room for eight sequences");
+        assert_eq!(good.kv_blocks, 8 * 7);
+        let lora = LoraPath::Segmented(LoraOrder::default());
+        for bad in [
+            LlamaSettings { block_tokens: 32, ..good },
+            LlamaSettings { kv_blocks: 0, ..good },
+            LlamaSettings { rows_max: 7, ..good },
+            LlamaSettings { lora, adapter_slots: 0, rank_max: 8, ..good },
+            LlamaSettings { lora, adapter_slots: 1, rank_max: 257, ..good },
+        ] {
+            assert!(matches!(bad.check(&shape), Err(Error::Shape { .. })), "{bad:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use cudarc::driver::{CudaEvent, CudaStream, sys};
 use super::batch::Batch;
 use super::engine::Llama;
 use super::groups::Group;
+use super::memory::Buffer;
 use super::{LlamaSettings, LlamaShape, LoraPath, Projection};
 use crate::Error;
 use crate::gpu::Gpu;
@@ -22,6 +23,8 @@ pub(crate) struct LoraSites {
     /// For each layer, one site a group.
     pub(crate) sites: Vec<[Site; 4]>,
     pub(crate) inbox: Mutex<Inbox>,
+    /// A word for each group, by which its GEMM tells the adapters' launch beside it that x is there.
+    pub(crate) ready: Buffer<u32>,
     /// Orders the side stream behind the main one and back.
     pub(crate) events: [CudaEvent; 2],
 }
@@ -55,7 +58,8 @@ impl LoraSites {
             let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
             gpu.context().new_event(Some(flags)).map_err(Error::driver("making an event"))
         };
-        Ok(LoraSites { kernels, chip, sites, inbox, events: [event()?, event()?] })
+        let ready = Buffer::zeroed(gpu, stream, Group::LAYER.len(), "words between launches")?;
+        Ok(LoraSites { kernels, chip, sites, inbox, ready, events: [event()?, event()?] })
     }
 }
 

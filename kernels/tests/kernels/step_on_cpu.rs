@@ -287,7 +287,7 @@ fn sampling_takes_the_lowest_index_of_the_largest_logit() {
         logits[4 * vocab..5 * vocab]
             .iter_mut()
             .enumerate()
-            .for_each(|(n, bits)| *bits = (n as u16 % 3 == 0) as u16 * 0x8000);
+            .for_each(|(n, bits)| *bits = if n.is_multiple_of(3) { 0x8000 } else { 0 });
         logits[5 * vocab..].fill(format.encode(-1.5));
         let partial = vec![0xff_u8; rows * parts * 8];
         let tokens = words(&vec![u32::MAX; rows]);

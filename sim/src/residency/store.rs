@@ -94,7 +94,8 @@ impl Store {
         }
     }
 
-    fn idle(&self, spare_awaited: bool) -> Vec<Idle> {
+    /// What nobody uses; `spare_awaited`: nor counts on.
+    pub(super) fn idle(&self, spare_awaited: bool) -> Vec<Idle> {
         let idle = |entry: &Entry| entry.arrived && entry.users == 0 && !(spare_awaited && entry.awaited > 0);
         let mut all = Vec::with_capacity(self.entries.len());
         all.extend(self.all().filter(|(_, entry)| idle(entry)).map(|(adapter, entry)| Idle {
