@@ -295,13 +295,18 @@ fn provenance(recording: &Recording) -> Provenance {
         if capped > 0 { format!("; at the power limit in {capped} of {} blocks", clocks.len()) } else { String::new() };
     let drift =
         recording.drift_percent().map_or(String::new(), |drift| format!("; a repeated kernel moved by {drift:.1} %"));
+    let points = recording.sound().len();
+    // What nobody measured on hardware is never called measured.
+    let (kind, source) = match machine.is_synthetic() {
+        true => (ProvenanceKind::Derived, format!("{points} answers of a made-up GPU: for trying out, not for promises")),
+        false => {
+            let how = "operations as CUDA graphs with cold weights, steps as an engine runs them; medians";
+            (ProvenanceKind::Measured, format!("{points} points on one {}, {how}", machine.gpu))
+        }
+    };
     Provenance {
-        kind: ProvenanceKind::Measured,
-        source: format!(
-            "{} points on one {}, cold weights, medians of CUDA graph replays",
-            recording.sound().len(),
-            machine.gpu
-        ),
+        kind,
+        source,
         gpu: Some(machine.gpu.clone()),
         driver: Some(machine.driver.clone()),
         cuda: Some(machine.cuda.clone()),

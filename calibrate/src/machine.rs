@@ -63,6 +63,16 @@ pub struct Identity {
     pub limits: Limits,
 }
 
+impl Identity {
+    /// Is it made up?
+    pub fn is_synthetic(&self) -> bool {
+        self.kernel_source_hash == SYNTHETIC
+    }
+}
+
+/// What a made-up machine has instead of a hash of kernel sources.
+pub(crate) const SYNTHETIC: &str = "synthetic";
+
 /// What a machine can hold at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

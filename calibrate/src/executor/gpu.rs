@@ -49,7 +49,7 @@ impl LlamaStepper {
         &self.identity
     }
 
-    /// Runs a few steps of every size up to so many rows, so that graphs and plans are made before anything is timed.
+    /// Runs a few steps of every size that so many decode rows and prompt tokens can come to, so that plans are made before anything is timed.
     ///
     /// # Errors
     /// When the machine fails.
@@ -69,13 +69,18 @@ impl LlamaStepper {
                 done = padded;
             }
         }
-        let tokens = vec![1; prompt_max.min(self.llama.settings().rows_max) as usize];
-        let mut length = 16;
-        while length <= tokens.len() {
-            let sequence =
-                Sequence { tokens: &tokens[..length], prefix: 0, blocks: &blocks, adapter: None, sample: true };
-            self.llama.step(&[sequence]).map_err(failed)?;
-            length += (length / 4).max(16);
+        // A prompt and its neighbours may come to any size: every bucket has its plans before the first request.
+        let most = (prompt_max + rows_max).min(self.llama.settings().rows_max).min(self.llama.settings().context_max);
+        let tokens = vec![1; most as usize];
+        let mut done = 0;
+        for rows in 2..=most {
+            let padded = aril_kernels::llama::bucket(rows);
+            if padded != done {
+                let sequence =
+                    Sequence { tokens: &tokens[..rows as usize], prefix: 0, blocks: &blocks, adapter: None, sample: true };
+                self.llama.step(&[sequence]).map_err(failed)?;
+                done = padded;
+            }
         }
         Ok(())
     }

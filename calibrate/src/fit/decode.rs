@@ -24,6 +24,8 @@ pub(super) fn fit(samples: &[Sample], least_us_per_token: f64) -> Option<DecodeA
     let (many, few) = (within(&ROWS, &rows), within(&FEW_ROWS, &rows));
     let mut streaming = hats(&many, &rows, &vec![1.0; rows.len()], 0.0);
     streaming.extend(hats(&many, &rows, &sums, least_us_per_token));
+    // Among many rows a long one still keeps its neighbours waiting.
+    streaming.extend(hats(&many, &rows, &longest, 0.0));
     let mut alone = hats(&few, &rows, &vec![1.0; rows.len()], 0.0);
     alone.extend(hats(&few, &rows, &longest, 0.0));
     let share = samples.iter().map(|s| f64::from(s.shape.context_max()) / s.shape.context_sum().max(1) as f64);
@@ -35,8 +37,8 @@ pub(super) fn fit(samples: &[Sample], least_us_per_token: f64) -> Option<DecodeA
         name: "bandwidth".to_owned(),
         rows: many.clone(),
         us: coefficients[..many.len()].to_vec(),
-        us_per_token: coefficients[many.len()..].to_vec(),
-        us_per_longest_token: vec![0.0; many.len()],
+        us_per_token: coefficients[many.len()..2 * many.len()].to_vec(),
+        us_per_longest_token: coefficients[2 * many.len()..].to_vec(),
     };
     // A second bound must earn its place.
     if two.loss > one.loss * 0.9 {

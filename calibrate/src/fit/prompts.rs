@@ -38,10 +38,8 @@ fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Tog
     let mut ramp = bounds::ramps(&pairs, &knots);
     ramp.iter_mut().for_each(|column| column.lower = least_us_per_kilopair);
     let bends = ramp.len();
-    let work: Vec<Column> = [constant(), linear(PromptQuantity::Tiles), linear(PromptQuantity::ContextTokens)]
-        .into_iter()
-        .chain(ramp)
-        .collect();
+    let lines = [PromptQuantity::Tiles, PromptQuantity::ContextTokens, PromptQuantity::LongestContext];
+    let work: Vec<Column> = std::iter::once(constant()).chain(lines.map(linear)).chain(ramp).collect();
     let longest = vec![constant(), linear(PromptQuantity::LongestContext), linear(PromptQuantity::Tiles)];
     let share: Vec<f64> = sums.iter().map(|sums| sums.longest / sums.kilopairs.max(1e-9)).collect();
     let mut starts = bounds::starts_by(&share);
@@ -50,7 +48,7 @@ fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Tog
     let (work, longest) = (&fit.coefficients[0], &fit.coefficients[1]);
     let term = |over, us_per_row| PromptTerm { over, cost: Curve::per_row(us_per_row) };
     let start = |us| PromptTerm { over: PromptQuantity::Prompts, cost: Curve::constant(us) };
-    let (rows, table) = bounds::ramp_table(&knots, &work[3..3 + bends]);
+    let (rows, table) = bounds::ramp_table(&knots, &work[4..4 + bends]);
     let together = Together {
         rows_per_tile: tile,
         bounds: vec![
@@ -60,6 +58,7 @@ fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Tog
                     start(work[0]),
                     term(PromptQuantity::Tiles, work[1]),
                     term(PromptQuantity::ContextTokens, work[2]),
+                    term(PromptQuantity::LongestContext, work[3]),
                     PromptTerm { over: PromptQuantity::Kilopairs, cost: Curve::Table { rows, us: table } },
                 ],
             },

@@ -47,7 +47,7 @@ impl SyntheticGpu {
                 gpu_name: gpu.name,
                 driver: "none".to_owned(),
                 cuda: "none".to_owned(),
-                kernel_source_hash: "synthetic".to_owned(),
+                kernel_source_hash: super::SYNTHETIC.to_owned(),
                 multiprocessors: 132,
                 model,
                 tensor_parallel: 1,

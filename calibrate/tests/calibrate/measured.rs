@@ -12,7 +12,7 @@ use aril_calibrate::measure::{Budget, Measured, measure};
 use aril_calibrate::plan::Plan;
 use aril_calibrate::recording::{Recording, Writer};
 use aril_calibrate::{CalibrateError, check, diff, read, write};
-use aril_sim::profile::Profile;
+use aril_sim::profile::{Profile, ProvenanceKind};
 use aril_sim::profile::attention::PromptCost;
 use aril_sim::profile::curve::Curve;
 use aril_sim::profile::lora::LoraKernel;
@@ -109,10 +109,13 @@ fn a_fitted_profile_is_one_that_ships() {
     let text = write(&fitted.profile);
     assert!(text.len() < 2_000_000, "{} bytes", text.len());
     assert_eq!(read("again", &text).unwrap(), fitted.profile);
-    // A made-up machine's kernels are of no build; nothing else is strange.
-    let doubts = check(&fitted.profile).unwrap();
-    let other: Vec<&Doubt> = doubts.iter().filter(|doubt| !matches!(doubt, Doubt::OtherKernels { .. })).collect();
-    assert!(other.is_empty(), "{other:?}");
+    assert_eq!(check(&fitted.profile).unwrap(), [], "nothing is strange");
+    assert_eq!(fitted.profile.provenance.kind, ProvenanceKind::Derived, "nobody measured it on hardware");
+    // As a measured one it would be of kernels that this build has not.
+    let mut measured = fitted.profile.clone();
+    measured.provenance.kind = ProvenanceKind::Measured;
+    let doubts = check(&measured).unwrap();
+    assert!(matches!(doubts.as_slice(), [Doubt::OtherKernels { .. }]), "{doubts:?}");
     let schema = aril_calibrate::text::schema().to_string();
     for key in ["row_buckets", "tiles_per_wave", "us_per_layer_by_rows", "spread", "longest-context"] {
         assert!(schema.contains(key), "{key}");
