@@ -85,7 +85,8 @@ impl Sources {
         self.hash_of(Sources::names())
     }
 
-    /// SHA-256 over the sources of these names, in hexadecimal.
+    /// The same over some sources: those that one kernel is made of, so that a measurement stays that of its kernels when
+    /// others change.
     ///
     /// # Errors
     /// As [`Sources::text`].
@@ -98,5 +99,20 @@ impl Sources {
             hash.update([0]);
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_that_of_the_named_sources() {
+        let sources = Sources::built_in();
+        let hash = |names: &[&str]| sources.hash_of(names.iter().copied()).expect("built in");
+        assert_ne!(hash(&[HEADER, "lora.cu"]), hash(&[HEADER, "memory.cu"]));
+        assert_ne!(hash(&[HEADER]), hash(&[]));
+        assert_eq!(sources.hash().expect("built in"), sources.hash_of(Sources::names()).expect("built in"));
+        assert!(sources.hash_of(["no.cu"].into_iter()).is_err());
     }
 }

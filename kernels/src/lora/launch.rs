@@ -212,7 +212,6 @@ impl LoadedPlan {
     /// # Safety
     /// As [`LoadedPlan::pair`] with [`Overlap::Programmatic`]. The preceding launch must make `ready` its mark, which it
     /// must not have been before; neither it nor anything that is not complete when x is may touch y.
-    #[expect(clippy::too_many_arguments, reason = "the operands of a pair, and what it waits for")]
     pub unsafe fn pair_beside(
         &self,
         stream: &Arc<CudaStream>,
