@@ -117,7 +117,7 @@ impl Machine {
             .map(|element| MergeKernel::new(&compiler, element))
             .collect::<Result<Vec<_>, _>>()?;
         let older = compiled(&compiler.with_architecture("compute_80"))?;
-        let ours = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, repeats: options.repeats };
+        let ours = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, library: None, repeats: options.repeats };
         Ok(Machine { ours, cublas, kernels: here, older, merges })
     }
 
