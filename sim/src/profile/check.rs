@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::curve::{above_zero, finite, not_negative};
-use super::{Profile, Range, SCHEMA};
+use super::curve::{above_zero, finite, increasing, not_negative};
+use super::{Profile, Range, SCHEMA, SCHEMA_OLDEST, Spread};
 
 /// Why a profile cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +34,12 @@ impl Profile {
             let (profile, key) = (self.name.clone(), key.to_owned());
             move |problem: String| BadProfile { profile, key, problem }
         };
-        if self.schema != SCHEMA {
-            return Err(bad("schema")(format!("{} is not the version {SCHEMA} that this build reads", self.schema)));
+        if !(SCHEMA_OLDEST..=SCHEMA).contains(&self.schema) {
+            let known = format!("{SCHEMA_OLDEST} to {SCHEMA}");
+            return Err(bad("schema")(format!(
+                "{} is none of the versions {known} that this build reads",
+                self.schema
+            )));
         }
         if self.name.trim().is_empty() {
             return Err(bad("name")("it is empty".to_owned()));
@@ -48,6 +52,10 @@ impl Profile {
         for operation in &self.operations {
             operation.cost.check().map_err(bad(&format!("operations.{}", operation.name)))?;
         }
+        if let Some(pair) = self.row_buckets.windows(2).find(|pair| pair[0] >= pair[1]) {
+            let problem = format!("{} is followed by {}: they must increase", pair[0], pair[1]);
+            return Err(bad("row_buckets")(problem));
+        }
         self.prefill_attention.check().map_err(bad("prefill_attention"))?;
         if self.decode_attention.bounds.is_empty() {
             return Err(bad("decode_attention.bounds")("it is empty: at least one is needed".to_owned()));
@@ -59,6 +67,9 @@ impl Profile {
             cost.check().map_err(bad(&format!("lora.{kernel}")))?;
         }
         self.check_load().map_err(bad("load"))?;
+        for spread in &self.spread {
+            spread.check().map_err(bad(&format!("spread.{}", spread.of)))?;
+        }
         self.check_validity().map_err(bad("validity"))
     }
 
@@ -77,9 +88,24 @@ impl Profile {
     }
 
     fn check_whole_step(&self) -> Result<(), String> {
-        above_zero("scale", self.whole_step.scale)?;
-        finite("us", self.whole_step.us)?;
-        finite("us_per_layer", self.whole_step.us_per_layer)
+        let whole = &self.whole_step;
+        above_zero("scale", whole.scale)?;
+        for (key, value) in [
+            ("us", whole.us),
+            ("us_per_layer", whole.us_per_layer),
+            ("us_per_layer_lora", whole.us_per_layer_lora),
+            ("us_per_layer_prompt", whole.us_per_layer_prompt),
+        ] {
+            finite(key, value)?;
+        }
+        if whole.rows.len() != whole.us_per_layer_by_rows.len() {
+            let (rows, values) = (whole.rows.len(), whole.us_per_layer_by_rows.len());
+            return Err(format!("{rows} rows but {values} us_per_layer_by_rows: one for each"));
+        }
+        if !whole.rows.is_empty() {
+            increasing("rows", &whole.rows)?;
+        }
+        whole.us_per_layer_by_rows.iter().try_for_each(|&value| finite("us_per_layer_by_rows", value))
     }
 
     fn check_load(&self) -> Result<(), String> {
@@ -111,6 +137,25 @@ impl Profile {
                 && range.min > range.max
             {
                 return Err(format!("{key} goes from {} to {}: min must not be above max", range.min, range.max));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Spread {
+    fn check(&self) -> Result<(), String> {
+        increasing("levels", &self.levels)?;
+        if let Some(level) = self.levels.iter().find(|level| **level > 1.0) {
+            return Err(format!("levels has {level}: shares are at most 1"));
+        }
+        for (key, values) in [("ratio", &self.ratio), ("residual", &self.residual)] {
+            if values.len() != self.levels.len() {
+                return Err(format!("{} levels but {} {key}: one for each", self.levels.len(), values.len()));
+            }
+            values.iter().try_for_each(|&value| above_zero(key, value))?;
+            if values.windows(2).any(|pair| pair[0] > pair[1]) {
+                return Err(format!("{key} must not decrease"));
             }
         }
         Ok(())
