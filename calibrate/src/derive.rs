@@ -161,6 +161,7 @@ pub fn derive_with(
         operations,
         prefill_attention: sheet.prefill_attention(),
         decode_attention: sheet.decode_attention(),
+        vidur: None,
         lora: lora::kernels(&sheet),
         load: LoadCost {
             us: assumptions.copy_us,

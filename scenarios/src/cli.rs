@@ -3,6 +3,7 @@
 mod check;
 mod list;
 pub(crate) mod output;
+mod profile;
 mod run;
 mod schema;
 mod trace;
@@ -75,6 +76,7 @@ impl Cli {
             Command::Run(arguments) => run::run(&self.registry, arguments),
             Command::Check(arguments) => check::check(&self.registry, arguments),
             Command::Trace { command } => trace::trace(command),
+            Command::Profile { command } => profile::profile(command),
             Command::List { what, format } => list::list(&self.registry, *what, *format),
             Command::Compare(arguments) => {
                 let (text, code) = compare_command::compare(arguments)?;
@@ -169,6 +171,11 @@ enum Command {
     Trace {
         #[command(subcommand)]
         command: TraceCommand,
+    },
+    /// Make cost profiles.
+    Profile {
+        #[command(subcommand)]
+        command: profile::ProfileCommand,
     },
     /// List what scenarios can name.
     List {
@@ -292,7 +299,7 @@ enum TraceCommand {
         /// A shipped trace by its name, or a file.
         trace: String,
         /// How it is written, where its header does not say.
-        #[arg(long)]
+        #[arg(long, visible_alias = "from", value_name = "FORMAT")]
         trace_format: Option<String>,
         /// A table for people, or JSON for programs.
         #[arg(long, default_value = "table")]
@@ -305,7 +312,7 @@ enum TraceCommand {
         /// The file to write.
         out: PathBuf,
         /// How it is written, where its header does not say.
-        #[arg(long)]
+        #[arg(long, visible_alias = "from", value_name = "FORMAT")]
         trace_format: Option<String>,
         /// Replace a file that is already there.
         #[arg(long)]

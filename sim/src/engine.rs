@@ -97,6 +97,7 @@ pub fn run(
         effects: Effects::default(),
         shape: Shape::default(),
         rows: Vec::new(),
+        prefilled: Vec::new(),
         offered: 0,
         composed: (Time::ZERO, 0),
     };
@@ -124,6 +125,7 @@ struct Engine<'a, 'x> {
     effects: Effects,
     shape: Shape,
     rows: Vec<crate::fact::Row>,
+    prefilled: Vec<SequenceKey>,
     offered: u64,
     /// The last instant at which a step was composed, and how many replicas, by id, have had their turn in it: where a step
     /// of theirs ended at that instant, the next has begun.
@@ -416,15 +418,12 @@ impl Engine<'_, '_> {
                 let r = replica.index();
                 self.split(r);
                 let replica = &mut self.replicas[r];
-                let position = replica.rows.iter().position(|row| row.sequence == Some(key));
-                let position = position.expect("a running sequence is in its batch");
-                let row = &replica.rows[position];
                 let sequence = self.sequences.get_mut(key);
-                sequence.emitted = row.running.emitted;
-                sequence.last_token = row.last_token;
-                if replica.in_flight.is_some() && row.drafted > 0 {
-                    replica.rows[position].sequence = None;
-                    replica.ghosts += 1;
+                let position = replica.rows.position(sequence.id()).expect("a running sequence is in its batch");
+                sequence.emitted = replica.rows.running(position).emitted;
+                sequence.last_token = replica.rows.last_token(position);
+                if replica.in_flight.is_some() && replica.rows.drafted(position) > 0 {
+                    replica.rows.make_ghost(position);
                 } else {
                     replica.remove_row(self.now, position);
                 }
@@ -501,7 +500,7 @@ impl Engine<'_, '_> {
             return;
         }
         let replica = &self.replicas[from.index()];
-        let in_batch = replica.rows.iter().filter(|row| row.running.request == request).find_map(|row| row.sequence);
+        let in_batch = replica.rows.position(request).and_then(|position| replica.rows.sequence(position));
         let in_queue =
             || replica.waiting.iter().find(|waiting| waiting.request == request).map(|waiting| waiting.sequence);
         let Some(key) = in_batch.or_else(in_queue) else { return };

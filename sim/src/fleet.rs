@@ -137,7 +137,7 @@ impl Board {
     /// The replica publishes what is true of it now.
     pub(crate) fn publish(&mut self, replica: &mut Replica, now: Time) {
         let signals = Signals {
-            running: replica.rows.len() as u32 - replica.ghosts,
+            running: replica.rows.len() as u32 - replica.rows.ghosts(),
             waiting: replica.waiting.len() as u32,
             // Under perfect information it is read when it is asked for: it falls with every step, and rises only with
             // what is published, so that this is a bound.
@@ -300,12 +300,12 @@ impl<'a> Fleet<'a> {
     /// The sequences of the replica: its batch in order of admission, then its queue. The truth at this moment.
     pub fn sequences(&self, replica: ReplicaId) -> impl Iterator<Item = Placed> + 'a {
         let replica = &self.replicas[replica.index()];
-        let now = self.now;
-        let rows = replica.rows.iter().filter(|row| row.sequence.is_some()).map(move |row| Placed {
-            request: row.running.request,
-            adapter: row.running.adapter,
-            arrival: row.running.arrival,
-            tokens: row.prompt + replica.emitted_at(row, now),
+        let done = replica.in_flight.as_ref().map_or(0, |flight| flight.steps_done(self.now));
+        let rows = replica.rows.live().map(move |(running, in_step, prompt)| Placed {
+            request: running.request,
+            adapter: running.adapter,
+            arrival: running.arrival,
+            tokens: prompt + running.emitted + if in_step { done } else { 0 },
         });
         rows.chain(replica.waiting.iter().map(|waiting| Placed {
             request: waiting.request,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use aril_sim::batch::{Executor, Modelled};
-use aril_sim::cost::vidur::VidurCost;
+use aril_sim::cost::CompiledCost;
 use aril_sim::engine;
 use aril_sim::fact::{End, Fact, Observer};
 use aril_sim::policy::batcher::{Chunked, PrefillFirst};
@@ -12,6 +12,10 @@ use aril_sim::policy::load_path::Blocking;
 use aril_sim::policy::preemptor::Newest;
 use aril_sim::policy::router::RoundRobin;
 use aril_sim::policy::{Batcher, Make, Policies};
+use aril_sim::gpu::Gpu;
+use aril_sim::model::Model;
+use aril_sim::profile::lora::LoraKernel;
+use aril_sim::profile::{LoadCost, Profile, Provenance, ProvenanceKind};
 use aril_sim::settings::{AdapterMemory, ClusterSettings, Link, ReplicaSettings};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{Catalog, Offered, Outcome, Request, RequestId, TenantId};
@@ -89,10 +93,35 @@ fn replica(max_num_batched_tokens: u32) -> ReplicaSettings {
     }
 }
 
+/// The tables as a profile; nothing is loaded.
+fn profile(folder: &Path) -> Profile {
+    let provenance = Provenance {
+        kind: ProvenanceKind::Published,
+        source: "Vidur".to_owned(),
+        gpu: None,
+        driver: None,
+        cuda: None,
+        clocks: None,
+        kernel_source_hash: None,
+        commit: None,
+        date: None,
+        note: None,
+    };
+    let load = LoadCost {
+        us: 0.0,
+        pinned_gigabytes_per_second: 1.0,
+        pageable_gigabytes_per_second: 1.0,
+        copy_slowdown: 1.0,
+        step_slowdown: 1.0,
+    };
+    let (model, gpu) = (Model::named("llama-2-7b").unwrap(), Gpu::named("a100-80gb").unwrap());
+    let tables = read_vidur_costs(&folder.join("costs_llama2_7b_a100")).unwrap();
+    Profile::of_vidur("vidur".to_owned(), provenance, model, gpu, load, tables)
+}
+
 fn worst_error(name: &str, max_num_batched_tokens: u32, batcher: Make<dyn Batcher>) -> Option<f64> {
     let folder = folder()?;
-    let tables = read_vidur_costs(&folder.join("costs_llama2_7b_a100"), 32).unwrap();
-    let cost = VidurCost::new(&tables).unwrap();
+    let cost = CompiledCost::compile(&profile(&folder), LoraKernel::None).unwrap();
     let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Modelled(cost))];
     let settings = ClusterSettings {
         replicas: vec![replica(max_num_batched_tokens)],

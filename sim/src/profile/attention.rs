@@ -8,7 +8,7 @@ use super::curve::{finite, increasing, interpolate, not_negative};
 /// Attention of the decode rows of a step, for one layer: the largest of its bounds.
 ///
 /// Each bound is affine in the contexts, so that a batch which only grows longer can be priced in closed form.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeAttention {
     /// At least one.
@@ -32,6 +32,13 @@ pub struct DecodeBound {
     pub us_per_token: Vec<f64>,
     /// At each: for every token of the longest context.
     pub us_per_longest_token: Vec<f64>,
+}
+
+impl DecodeAttention {
+    /// Is there none? Then whole layers come from a peer's tables.
+    pub(crate) fn is_none(&self) -> bool {
+        self.bounds.is_empty()
+    }
 }
 
 impl DecodeBound {
@@ -126,7 +133,18 @@ pub struct PromptTable {
     pub us: Vec<Vec<f64>>,
 }
 
+impl Default for PrefillAttention {
+    fn default() -> PrefillAttention {
+        PrefillAttention { us: 0.0, prompt: PromptCost::Bounds(Vec::new()) }
+    }
+}
+
 impl PrefillAttention {
+    /// Is there none? Then whole layers come from a peer's tables.
+    pub(crate) fn is_none(&self) -> bool {
+        *self == PrefillAttention::default()
+    }
+
     /// The cost of one prompt, microseconds.
     pub(crate) fn prompt_us(&self, chunk: u32, prefix: u32) -> f64 {
         if chunk == 0 {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::curve::{above_zero, finite, not_negative};
-use super::{Profile, Range, SCHEMA};
+use super::{HostCost, Profile, Range, SCHEMA, WholeStep};
 
 /// Why a profile cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,36 +30,68 @@ impl Profile {
     /// # Errors
     /// The first that is not, with its key.
     pub fn check(&self) -> Result<(), BadProfile> {
-        let bad = |key: &str| {
-            let (profile, key) = (self.name.clone(), key.to_owned());
-            move |problem: String| BadProfile { profile, key, problem }
-        };
         if self.schema != SCHEMA {
-            return Err(bad("schema")(format!("{} is not the version {SCHEMA} that this build reads", self.schema)));
+            return Err(self.bad("schema")(format!("{} is not the version {SCHEMA} that this build reads", self.schema)));
         }
         if self.name.trim().is_empty() {
-            return Err(bad("name")("it is empty".to_owned()));
+            return Err(self.bad("name")("it is empty".to_owned()));
         }
-        self.model.check().map_err(bad("model"))?;
-        self.model.check_tensor_parallel(self.tensor_parallel).map_err(bad("tensor_parallel"))?;
-        self.gpu.check().map_err(bad("gpu"))?;
-        self.check_host().map_err(bad("host"))?;
-        self.check_whole_step().map_err(bad("whole_step"))?;
-        for operation in &self.operations {
-            operation.cost.check().map_err(bad(&format!("operations.{}", operation.name)))?;
-        }
-        self.prefill_attention.check().map_err(bad("prefill_attention"))?;
-        if self.decode_attention.bounds.is_empty() {
-            return Err(bad("decode_attention.bounds")("it is empty: at least one is needed".to_owned()));
-        }
-        for bound in &self.decode_attention.bounds {
-            bound.check().map_err(bad(&format!("decode_attention.{}", bound.name)))?;
+        self.model.check().map_err(self.bad("model"))?;
+        self.model.check_tensor_parallel(self.tensor_parallel).map_err(self.bad("tensor_parallel"))?;
+        self.gpu.check().map_err(self.bad("gpu"))?;
+        self.check_host().map_err(self.bad("host"))?;
+        self.check_whole_step().map_err(self.bad("whole_step"))?;
+        match &self.vidur {
+            Some(tables) => {
+                tables.check().map_err(|(key, problem)| self.bad(&format!("vidur.{key}"))(problem))?;
+                self.check_no_parts()?;
+            }
+            None => self.check_parts()?,
         }
         for (kernel, cost) in &self.lora {
-            cost.check().map_err(bad(&format!("lora.{kernel}")))?;
+            cost.check().map_err(self.bad(&format!("lora.{kernel}")))?;
         }
-        self.check_load().map_err(bad("load"))?;
-        self.check_validity().map_err(bad("validity"))
+        self.check_load().map_err(self.bad("load"))?;
+        self.check_validity().map_err(self.bad("validity"))
+    }
+
+    fn bad(&self, key: &str) -> impl FnOnce(String) -> BadProfile + use<> {
+        let (profile, key) = (self.name.clone(), key.to_owned());
+        move |problem: String| BadProfile { profile, key, problem }
+    }
+
+    fn check_parts(&self) -> Result<(), BadProfile> {
+        if self.operations.is_empty() {
+            return Err(self.bad("operations")("there is none: at least one is needed".to_owned()));
+        }
+        for operation in &self.operations {
+            operation.cost.check().map_err(self.bad(&format!("operations.{}", operation.name)))?;
+        }
+        self.prefill_attention.check().map_err(self.bad("prefill_attention"))?;
+        if self.decode_attention.bounds.is_empty() {
+            return Err(self.bad("decode_attention.bounds")("it is empty: at least one is needed".to_owned()));
+        }
+        for bound in &self.decode_attention.bounds {
+            bound.check().map_err(self.bad(&format!("decode_attention.{}", bound.name)))?;
+        }
+        Ok(())
+    }
+
+    /// Tables of whole layers leave nothing to parts.
+    fn check_no_parts(&self) -> Result<(), BadProfile> {
+        let parts = [
+            ("host", self.host != HostCost::default()),
+            ("whole_step", self.whole_step != WholeStep::default()),
+            ("operations", !self.operations.is_empty()),
+            ("prefill_attention", !self.prefill_attention.is_none()),
+            ("decode_attention", !self.decode_attention.is_none()),
+        ];
+        match parts.into_iter().find(|(_, is_there)| *is_there) {
+            Some((key, _)) => {
+                Err(self.bad(key)("the tables in `vidur` price whole layers: leave one of the two out".to_owned()))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_host(&self) -> Result<(), String> {
