@@ -60,7 +60,7 @@ struct ProfileEntry {
     pub provenance: &'static str,
     /// Where its figures come from.
     pub source: String,
-    /// SHA-256 of its text.
+    /// SHA-256 of its figures, as JSON.
     pub sha256: String,
 }
 
@@ -159,7 +159,7 @@ fn profiles(plan: &Plan, point: usize, policy: usize) -> Vec<ProfileEntry> {
             name: profile.name.clone(),
             provenance: profile.provenance.kind.as_str(),
             source: profile.provenance.source.clone(),
-            sha256: hex(&Sha256::digest(aril_calibrate::text::write(profile).as_bytes())),
+            sha256: hex(&Sha256::digest(serde_json::to_vec(&**profile).unwrap_or_default())),
         })
         .collect()
 }

@@ -164,9 +164,9 @@ impl Board {
             published.extend(
                 replica
                     .waiting_adapters
-                    .keys()
-                    .filter(|&&adapter| !replica.residency.on_gpu().any(|(other, _)| other == adapter))
-                    .map(|&adapter| (adapter, AdapterSignal::Waiting)),
+                    .adapters()
+                    .filter(|&adapter| !replica.residency.holds(adapter))
+                    .map(|adapter| (adapter, AdapterSignal::Waiting)),
             );
             published.sort_unstable_by_key(|&(adapter, _)| adapter);
         }
@@ -260,7 +260,7 @@ impl<'a> Fleet<'a> {
             AdapterSignal::Active
         } else if replica.residency.holds(adapter) {
             AdapterSignal::Resident
-        } else if replica.waiting_adapters.contains_key(&adapter) {
+        } else if replica.waiting_adapters.count(adapter) > 0 {
             AdapterSignal::Waiting
         } else {
             AdapterSignal::Absent
@@ -276,7 +276,7 @@ impl<'a> Fleet<'a> {
     /// that place every request themselves and therefore know.
     pub fn sequences_with(&self, replica: ReplicaId, adapter: AdapterId) -> u32 {
         let replica = &self.replicas[replica.index()];
-        replica.residency.users(adapter) + replica.waiting_adapters.get(&adapter).copied().unwrap_or(0)
+        replica.residency.users(adapter) + replica.waiting_adapters.count(adapter)
     }
 
     /// Replicas, available or not, that published the adapter as on the GPU or on its way there, by id.

@@ -1,6 +1,6 @@
 //! One model instance: its queue, its batch, its KV blocks, its adapters and the step in flight.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::batch::Price;
 use crate::fact::Power;
@@ -40,6 +40,46 @@ pub(crate) struct Waiting {
     pub(crate) awaits: Option<u32>,
     /// Admitted by the draft under construction.
     pub(crate) taken: bool,
+}
+
+/// Sequences in a queue by adapter, in order of adapter.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted(Vec<(AdapterId, u32)>);
+
+impl Wanted {
+    fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&adapter, |&(adapter, _)| adapter)
+    }
+
+    fn add(&mut self, adapter: AdapterId) {
+        match self.position(adapter) {
+            Ok(position) => self.0[position].1 += 1,
+            Err(position) => self.0.insert(position, (adapter, 1)),
+        }
+    }
+
+    fn remove(&mut self, adapter: AdapterId) {
+        let position = self.position(adapter).expect("the queue's adapters are counted");
+        self.0[position].1 -= 1;
+        if self.0[position].1 == 0 {
+            self.0.remove(position);
+        }
+    }
+
+    /// How many want it?
+    pub(crate) fn count(&self, adapter: AdapterId) -> u32 {
+        self.position(adapter).map_or(0, |position| self.0[position].1)
+    }
+
+    /// How many adapters are wanted?
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Those that are wanted.
+    pub(crate) fn adapters(&self) -> impl Iterator<Item = AdapterId> + '_ {
+        self.0.iter().map(|&(adapter, _)| adapter)
+    }
 }
 
 /// The step or stretch that runs now.
@@ -109,7 +149,7 @@ pub(crate) struct Replica {
     /// Blocks that the prefills of the queue will need.
     pub(crate) waiting_blocks: u64,
     /// Sequences in the queue by adapter.
-    pub(crate) waiting_adapters: BTreeMap<AdapterId, u32>,
+    pub(crate) waiting_adapters: Wanted,
     pub(crate) rows: Rows,
     pub(crate) kv_free: u32,
     pub(crate) residency: Residency,
@@ -135,7 +175,7 @@ impl Replica {
             power: if settings.starts_on { Power::On } else { Power::Off },
             waiting: VecDeque::new(),
             waiting_blocks: 0,
-            waiting_adapters: BTreeMap::new(),
+            waiting_adapters: Wanted::default(),
             rows: Rows::new(settings.block_size),
             kv_free: settings.kv_blocks,
             residency,
@@ -213,11 +253,7 @@ impl Replica {
             if let Some(copy) = waiting.awaits {
                 self.residency.unawait(adapter, copy);
             }
-            let count = self.waiting_adapters.get_mut(&adapter).expect("the queue's adapters are counted");
-            *count -= 1;
-            if *count == 0 {
-                self.waiting_adapters.remove(&adapter);
-            }
+            self.waiting_adapters.remove(adapter);
         }
     }
 
@@ -231,7 +267,7 @@ impl Replica {
     pub(crate) fn put_waiting(&mut self, waiting: Waiting, front: bool) {
         self.waiting_blocks += u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {
-            *self.waiting_adapters.entry(adapter).or_default() += 1;
+            self.waiting_adapters.add(adapter);
         }
         if front { self.waiting.push_front(waiting) } else { self.waiting.push_back(waiting) }
     }

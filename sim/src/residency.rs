@@ -35,11 +35,22 @@ struct Store {
     /// The adapters in order, and apart from them what is known of each: to find one is to read few lines of memory.
     adapters: Vec<AdapterId>,
     entries: Vec<Entry>,
+    /// Who can make room, and who is chosen to: between two calls only their memory is kept.
+    idle: Vec<Idle>,
+    victims: Vec<AdapterId>,
 }
 
 impl Store {
     fn new(memory: AdapterMemory) -> Store {
-        Store { memory, bytes: 0, inserted: 0, adapters: Vec::new(), entries: Vec::new() }
+        Store {
+            memory,
+            bytes: 0,
+            inserted: 0,
+            adapters: Vec::new(),
+            entries: Vec::new(),
+            idle: Vec::new(),
+            victims: Vec::new(),
+        }
     }
 
     fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
@@ -74,9 +85,10 @@ impl Store {
         }
     }
 
-    fn idle(&self, spare_awaited: bool) -> Vec<Idle> {
+    /// Puts down who can make room.
+    fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
         let idle = |entry: &Entry| entry.arrived && entry.users == 0 && !(spare_awaited && entry.awaited > 0);
-        let mut all = Vec::with_capacity(self.entries.len());
+        all.clear();
         all.extend(self.all().filter(|(_, entry)| idle(entry)).map(|(adapter, entry)| Idle {
             adapter,
             bytes: entry.bytes,
@@ -84,7 +96,6 @@ impl Store {
             last_used: entry.last_used,
             uses: entry.uses,
         }));
-        all
     }
 
     fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) {
@@ -416,9 +427,31 @@ fn make_room(
     if store.has_room(bytes) {
         return true;
     }
-    let mut idle = store.idle(true);
+    let (mut idle, mut victims) = (std::mem::take(&mut store.idle), std::mem::take(&mut store.victims));
+    victims.clear();
+    store.idle(true, &mut idle);
+    let made = choose_victims(store, now, bytes, spare_awaited, evictor, &mut idle, &mut victims);
+    if made {
+        for &victim in &victims {
+            let entry = store.remove(victim);
+            evicted(victim, &entry);
+        }
+    }
+    (store.idle, store.victims) = (idle, victims);
+    made
+}
+
+/// Does the evictor find room among the idle?
+fn choose_victims(
+    store: &Store,
+    now: Time,
+    bytes: u64,
+    spare_awaited: bool,
+    evictor: &mut dyn Evictor,
+    idle: &mut Vec<Idle>,
+    victims: &mut Vec<AdapterId>,
+) -> bool {
     let mut all = spare_awaited;
-    let mut victims = Vec::new();
     let mut freed = 0;
     let enough = |victims: usize, freed: u64| match store.memory {
         AdapterMemory::Slots(slots) => (store.entries.len() - victims) < slots as usize,
@@ -429,22 +462,18 @@ fn make_room(
     while !enough(victims.len(), freed) {
         if idle.is_empty() && !all {
             // Nothing else is left: demand goes before those that wait for what was fetched for them.
-            idle = store.idle(false);
+            store.idle(false, idle);
             idle.retain(|idle| !victims.contains(&idle.adapter));
             all = true;
         }
         if idle.is_empty() {
             return false;
         }
-        let Some(position) = evictor.victim(now, &idle) else { return false };
+        let Some(position) = evictor.victim(now, idle) else { return false };
         assert!(position < idle.len(), "an evictor chose position {position} of {}", idle.len());
         let victim = idle.remove(position);
         freed += victim.bytes;
         victims.push(victim.adapter);
-    }
-    for victim in victims {
-        let entry = store.remove(victim);
-        evicted(victim, &entry);
     }
     true
 }

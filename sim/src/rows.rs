@@ -10,16 +10,12 @@ use crate::replica::{SequenceKey, Waiting};
 use crate::time::Time;
 use crate::workload::{AdapterId, RequestId};
 
-/// What every step reads of a row.
+/// Who a row is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hot {
-    pub(crate) request: RequestId,
+struct Hot {
+    request: RequestId,
     /// [`NONE`]: the base model.
     adapter: u32,
-    /// Tokens whose KV is in memory; less the clock, if it decodes.
-    context: u32,
-    /// The clock at its last token, if it decodes.
-    finish: u32,
     /// Position in [`Rows::cold`].
     cold: u32,
     flags: u32,
@@ -85,6 +81,10 @@ pub(crate) struct Part {
 #[derive(Debug)]
 pub(crate) struct Rows {
     hot: Vec<Hot>,
+    /// Of each row: tokens whose KV is in memory; less the clock, if it decodes.
+    contexts: Vec<u32>,
+    /// Of each row: the clock at its last token, if it decodes.
+    finishes: Vec<u32>,
     cold: Vec<Cold>,
     /// Positions in `cold` that are free.
     free: Vec<u32>,
@@ -106,6 +106,8 @@ impl Rows {
     pub(crate) fn new(block_size: u32) -> Rows {
         Rows {
             hot: Vec::new(),
+            contexts: Vec::new(),
+            finishes: Vec::new(),
             cold: Vec::new(),
             free: Vec::new(),
             block_size,
@@ -145,8 +147,8 @@ impl Rows {
     }
 
     /// Tokens of a row that decodes.
-    fn context(&self, hot: &Hot) -> u32 {
-        hot.context.wrapping_add(self.clock)
+    fn context(&self, position: usize) -> u32 {
+        self.contexts[position].wrapping_add(self.clock)
     }
 
     /// KV blocks of so many tokens.
@@ -171,18 +173,15 @@ impl Rows {
 
     /// The row as policies see it.
     pub(crate) fn running(&self, position: usize) -> Running {
-        self.running_of(&self.hot[position])
-    }
-
-    fn running_of(&self, hot: &Hot) -> Running {
+        let hot = &self.hot[position];
         let cold = self.cold(hot);
         let (computed, emitted, kv_blocks) = if hot.flags & PREFILL != 0 {
-            (hot.context, cold.emitted, cold.blocks)
+            (self.contexts[position], cold.emitted, cold.blocks)
         } else {
-            let context = self.context(hot);
+            let context = self.context(position);
             // The block of the step that runs now is taken.
             let held = self.blocks_of(context + u32::from(self.decodes_in_step(hot)));
-            (context, cold.output - hot.finish.wrapping_sub(self.clock), held)
+            (context, cold.output - self.finishes[position].wrapping_sub(self.clock), held)
         };
         Running {
             request: hot.request,
@@ -198,13 +197,13 @@ impl Rows {
 
     /// All rows as policies see them.
     pub(crate) fn all(&self) -> impl ExactSizeIterator<Item = Running> + '_ {
-        self.hot.iter().map(|hot| self.running_of(hot))
+        (0..self.hot.len()).map(|position| self.running(position))
     }
 
     /// Live rows, and for each whether it decodes in the step in flight, and the length of its prompt.
     pub(crate) fn live(&self) -> impl Iterator<Item = (Running, bool, u32)> + '_ {
-        let live = self.hot.iter().filter(|hot| hot.flags & GHOST == 0);
-        live.map(|hot| (self.running_of(hot), self.decodes_in_step(hot), self.cold(hot).prompt()))
+        let live = self.hot.iter().enumerate().filter(|(_, hot)| hot.flags & GHOST == 0);
+        live.map(|(position, hot)| (self.running(position), self.decodes_in_step(hot), self.cold(hot).prompt()))
     }
 
     /// Where is the sequence?
@@ -253,11 +252,11 @@ impl Rows {
         self.hot.push(Hot {
             request: waiting.request,
             adapter: waiting.adapter.map_or(NONE, |adapter| adapter.0),
-            context: 0,
-            finish: 0,
             cold: position,
             flags: PREFILL | OWN_TOKEN,
         });
+        self.contexts.push(0);
+        self.finishes.push(0);
     }
 
     /// Takes a row out.
@@ -266,7 +265,7 @@ impl Rows {
         let cold = self.cold(&hot);
         let left = Left {
             sequence: (hot.flags & GHOST == 0).then_some(cold.sequence),
-            running: self.running_of(&hot),
+            running: self.running(position),
             output: cold.output,
             last_token: self.last_token_of(&hot),
             prompt: cold.prompt(),
@@ -276,6 +275,8 @@ impl Rows {
         self.ghosts -= u32::from(hot.flags & GHOST != 0);
         self.free.push(hot.cold);
         self.hot.remove(position);
+        self.contexts.remove(position);
+        self.finishes.remove(position);
         left
     }
 
@@ -294,7 +295,7 @@ impl Rows {
         if hot.flags & PREFILL == 0 || cold.drafted > 0 {
             return None;
         }
-        cold.drafted = tokens.min(cold.target - hot.context);
+        cold.drafted = tokens.min(cold.target - self.contexts[position]);
         Some(cold.drafted)
     }
 
@@ -326,26 +327,26 @@ impl Rows {
 
     /// KV blocks that the rows of the step that begins now need beyond what they had before it.
     pub(crate) fn step_blocks(&self) -> u32 {
-        self.count_full(|hot| self.decodes_in_step(hot))
+        if self.all_decode() {
+            return self.full().map(u32::from).sum();
+        }
+        self.full().zip(&self.hot).map(|(full, hot)| u32::from(full && self.decodes_in_step(hot))).sum()
     }
 
     /// KV blocks that the rows that decode, but are not in the step so far, would need.
     pub(crate) fn blocks_needed(&self) -> u32 {
-        self.count_full(|hot| hot.flags & PREFILL == 0 && !self.decodes_in_step(hot))
+        let counts = |hot: &Hot| hot.flags & PREFILL == 0 && !self.decodes_in_step(hot);
+        self.full().zip(&self.hot).map(|(full, hot)| u32::from(full && counts(hot))).sum()
     }
 
-    /// Rows of which the next token needs a new block.
-    fn count_full(&self, counts: impl Fn(&Hot) -> bool) -> u32 {
-        let clock = self.clock;
-        let full = |hot: &&Hot| {
-            let context = hot.context.wrapping_add(clock);
-            let rest = match self.block_size.is_power_of_two() {
-                true => context & (self.block_size - 1),
-                false => context % self.block_size,
-            };
-            rest == 0 && counts(hot)
-        };
-        self.hot.iter().filter(full).count() as u32
+    /// Of each row, if it decodes: does its next token need a new block?
+    fn full(&self) -> impl Iterator<Item = bool> + '_ {
+        let (clock, size) = (self.clock, self.block_size);
+        let mask = if size.is_power_of_two() { Some(size - 1) } else { None };
+        self.contexts.iter().map(move |context| {
+            let context = context.wrapping_add(clock);
+            mask.map_or_else(|| context % size, |mask| context & mask) == 0
+        })
     }
 
     /// Rows that are in no step so far.
@@ -357,16 +358,20 @@ impl Rows {
 
     /// Every row's part in the step.
     pub(crate) fn parts(&self) -> impl Iterator<Item = Part> + '_ {
-        self.hot.iter().map(|hot| {
-            let prefill = hot.flags & PREFILL != 0;
-            let (computed, tokens, emits) = if prefill {
-                let cold = self.cold(hot);
-                (hot.context, cold.drafted, hot.context + cold.drafted >= cold.target)
-            } else {
-                (self.context(hot), u32::from(self.decodes_in_step(hot)), true)
-            };
-            Part { request: hot.request, adapter: hot.adapter(), computed, tokens, prefill, emits }
-        })
+        (0..self.hot.len()).map(|position| self.part(position))
+    }
+
+    /// A row's part in the step.
+    pub(crate) fn part(&self, position: usize) -> Part {
+        let hot = &self.hot[position];
+        let prefill = hot.flags & PREFILL != 0;
+        let (computed, tokens, emits) = if prefill {
+            let (cold, context) = (self.cold(hot), self.contexts[position]);
+            (context, cold.drafted, context + cold.drafted >= cold.target)
+        } else {
+            (self.context(position), u32::from(self.decodes_in_step(hot)), true)
+        };
+        Part { request: hot.request, adapter: hot.adapter(), computed, tokens, prefill, emits }
     }
 
     /// Is every row in the step, and does it decode?
@@ -376,20 +381,26 @@ impl Rows {
 
     /// How many steps are left to the first that finishes, if every row decodes?
     pub(crate) fn steps_to_finish(&self) -> u32 {
-        self.hot.iter().map(|hot| hot.finish.wrapping_sub(self.clock)).min().unwrap_or(u32::MAX)
+        let clock = self.clock;
+        self.finishes.iter().fold(u32::MAX, |least, finish| least.min(finish.wrapping_sub(clock)))
     }
 
-    /// Puts down the attended tokens of the rows that decode in the step, all of them in it. Gives their sum, and how many steps
-    /// are left to the first that finishes.
-    pub(crate) fn write_contexts(&self, contexts: &mut Vec<u32>) -> (u64, u32) {
-        let (clock, mut sum, mut finish) = (self.clock, 0, u32::MAX);
-        contexts.extend(self.hot.iter().map(|hot| {
-            let context = hot.context.wrapping_add(clock) + 1;
-            sum += u64::from(context);
-            finish = finish.min(hot.finish.wrapping_sub(clock));
-            context
-        }));
-        (sum, finish)
+    /// Do all rows that decode take part in the step?
+    pub(crate) fn all_decodes_in_step(&self) -> bool {
+        self.decoding == 0 || (self.stepping && self.left_out == 0)
+    }
+
+    /// Puts down the attended tokens of the rows that decode, all of which take part in the step. Gives their sum.
+    pub(crate) fn write_contexts(&self, contexts: &mut Vec<u32>) -> u64 {
+        let next = self.clock.wrapping_add(1);
+        contexts.clear();
+        if self.prefilling() == 0 {
+            contexts.extend(self.contexts.iter().map(|context| context.wrapping_add(next)));
+        } else {
+            let decode = self.contexts.iter().zip(&self.hot).filter(|(_, hot)| hot.flags & PREFILL == 0);
+            contexts.extend(decode.map(|(context, _)| context.wrapping_add(next)));
+        }
+        contexts.iter().map(|context| u64::from(*context)).sum()
     }
 
     /// KV blocks that the rows of the step in flight take within `steps` steps, beyond those they have: the blocks of the first
@@ -398,12 +409,17 @@ impl Rows {
         if !self.stepping || steps <= 1 {
             return 0;
         }
-        let clock = self.clock;
-        let more = |hot: &Hot| {
-            let context = hot.context.wrapping_add(clock);
-            self.blocks_of(context + steps) - self.blocks_of(context + 1)
-        };
-        self.hot.iter().filter(|hot| self.decodes_in_step(hot)).map(more).sum()
+        let next = self.clock.wrapping_add(1);
+        let (more, size) = (steps - 1, self.block_size);
+        if self.all_decode() && size.is_power_of_two() {
+            // Of rows that each fill up a block: how many new ones do so many tokens begin?
+            let (mask, shift) = (size - 1, size.trailing_zeros());
+            let new = |context: &u32| ((context.wrapping_add(next).wrapping_sub(1) & mask) + more) >> shift;
+            return self.contexts.iter().map(new).sum();
+        }
+        let new = |context: u32| self.blocks_of(context + more) - self.blocks_of(context);
+        let rows = self.hot.iter().zip(&self.contexts).filter(|(hot, _)| self.decodes_in_step(hot));
+        rows.map(|(_, context)| new(context.wrapping_add(next))).sum()
     }
 
     /// The first `steps` steps in flight are over at `end`: counts them, and puts down who was in them and whose prefill ended. Gives
@@ -419,50 +435,55 @@ impl Rows {
         let stepping = self.stepping;
         let clock = if stepping { self.clock.wrapping_add(steps) } else { self.clock };
         let last_end = Some(self.last_end);
-        for hot in &mut self.hot {
-            let adapter = hot.adapter();
-            let mut row = fact::Row {
-                request: hot.request,
-                adapter,
-                previous_token: last_end,
-                tokens: 1,
-                prefill: false,
-                emits: hot.flags & GHOST == 0,
-            };
-            if hot.flags & (PREFILL | LEFT_OUT | OWN_TOKEN) == 0 && stepping {
-                rows.push(row);
-                continue;
-            }
+        let before = rows.len();
+        // As if every row decoded as it did in the step before; those that do not are corrected below.
+        rows.extend(self.hot.iter().map(|hot| fact::Row {
+            request: hot.request,
+            adapter: hot.adapter(),
+            previous_token: last_end,
+            tokens: u32::from(stepping),
+            prefill: false,
+            emits: true,
+        }));
+        let mut skipped = !stepping && self.decoding > 0;
+        for (position, hot) in self.hot.iter_mut().enumerate().filter(|(_, hot)| hot.flags != 0) {
+            let row = &mut rows[before + position];
+            row.emits = hot.flags & GHOST == 0;
             let cold = &mut self.cold[hot.cold as usize];
+            let (context, finish) = (&mut self.contexts[position], &mut self.finishes[position]);
             if hot.flags & OWN_TOKEN != 0 {
                 row.previous_token = cold.last_token;
             }
             if hot.flags & PREFILL != 0 {
+                (row.prefill, row.tokens) = (true, cold.drafted);
                 if cold.drafted == 0 {
+                    skipped = true;
                     continue;
                 }
-                (row.prefill, row.tokens) = (true, cold.drafted);
-                hot.context += cold.drafted;
-                row.emits &= hot.context >= cold.target;
+                *context += cold.drafted;
+                row.emits &= *context >= cold.target;
                 if row.emits {
                     cold.last_token = Some(end);
                     hot.flags = OWN_TOKEN;
-                    hot.context = hot.context.wrapping_sub(clock);
-                    hot.finish = clock.wrapping_add(cold.output - cold.emitted - 1);
+                    *context = context.wrapping_sub(clock);
+                    *finish = clock.wrapping_add(cold.output - cold.emitted - 1);
                     self.decoding += 1;
                     prefilled.push(cold.sequence);
                 }
-                rows.push(row);
-            } else if stepping && hot.flags & LEFT_OUT == 0 {
-                hot.flags &= !OWN_TOKEN;
-                rows.push(row);
-            } else if stepping {
+            } else if stepping && hot.flags & LEFT_OUT != 0 {
                 // The clock goes on without it.
-                hot.context = hot.context.wrapping_sub(steps);
-                hot.finish = hot.finish.wrapping_add(steps);
+                row.tokens = 0;
+                skipped = true;
+                *context = context.wrapping_sub(steps);
+                *finish = finish.wrapping_add(steps);
                 cold.last_token = row.previous_token;
                 hot.flags |= OWN_TOKEN;
+            } else if stepping && hot.flags & OWN_TOKEN != 0 {
+                hot.flags &= !OWN_TOKEN;
             }
+        }
+        if skipped {
+            rows.retain(|row| row.tokens > 0);
         }
         if stepping {
             (self.clock, self.last_end) = (clock, end);
@@ -486,9 +507,15 @@ impl Rows {
 
     /// The first row from `position` on that is done or nobody's any more.
     pub(crate) fn next_over(&self, position: usize) -> Option<usize> {
-        let is_over =
-            |hot: &Hot| hot.flags & GHOST != 0 || (hot.flags & PREFILL == 0 && hot.finish == self.clock);
-        self.hot[position..].iter().position(is_over).map(|offset| position + offset)
+        let done = |&position: &usize| {
+            let hot = &self.hot[position];
+            hot.flags & GHOST != 0 || (self.finishes[position] == self.clock && hot.flags & PREFILL == 0)
+        };
+        if self.ghosts > 0 {
+            return (position..self.hot.len()).find(done);
+        }
+        let candidates = self.finishes[position..].iter().enumerate().filter(|(_, finish)| **finish == self.clock);
+        candidates.map(|(offset, _)| position + offset).find(done)
     }
 }
 

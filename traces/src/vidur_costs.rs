@@ -96,7 +96,9 @@ fn whole(
         None => Ok(()),
         Some((expected, found)) => Err(TraceError::Malformed {
             place: Place::file(path),
-            problem: format!("where {column} should be {expected} it is {found}: the table has a hole, a double, or another step"),
+            problem: format!(
+                "where {column} should be {expected} it is {found}: the table has a hole, a double, or another step"
+            ),
             advice: "write the table again".into(),
         }),
     }
@@ -110,7 +112,8 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, TraceError> {
     }
     let is_cached = |file: &str| {
         let rest = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('_'));
-        let stem = |rest: &str| ["csv", "csv.gz", "csv.zst"].iter().any(|ext| rest.ends_with(&format!("_predictions.{ext}")));
+        let stem =
+            |rest: &str| ["csv", "csv.gz", "csv.zst"].iter().any(|ext| rest.ends_with(&format!("_predictions.{ext}")));
         // The hash has no underscore: `attn_prefill_…` is no file of `attn`.
         rest.is_some_and(|rest| stem(rest) && rest.matches('_').count() == 1)
     };
@@ -130,11 +133,7 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf, TraceError> {
 }
 
 /// The named columns of one table, checked to be finite, not negative and, but for the last, below 2³².
-fn read<const N: usize>(
-    folder: &Path,
-    name: &str,
-    columns: [&str; N],
-) -> Result<(PathBuf, Vec<[f64; N]>), TraceError> {
+fn read<const N: usize>(folder: &Path, name: &str, columns: [&str; N]) -> Result<(PathBuf, Vec<[f64; N]>), TraceError> {
     let path = &find(folder, name)?;
     let Content::Text(text) = Source::file(path).open()? else {
         return Err(TraceError::Encoding {

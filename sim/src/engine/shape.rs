@@ -34,25 +34,52 @@ struct Share {
 
 impl Shape {
     /// Describes the drafted rows, as slices too if `sliced`; false if there are none.
-    pub(super) fn write(&mut self, replica: &Replica, catalog: &Catalog, distortion: &Distortion, sliced: bool) -> bool {
+    pub(super) fn write(
+        &mut self,
+        replica: &Replica,
+        catalog: &Catalog,
+        distortion: &Distortion,
+        sliced: bool,
+    ) -> bool {
         self.slices.clear();
         self.contexts.clear();
         self.prefills.clear();
         self.segments.clear();
         let rows = &replica.rows;
         self.everybody = rows.all_decode();
-        if self.everybody && distortion.is_none() {
-            // The batch as it is: nothing to look for.
-            (self.context_sum, self.finish) = rows.write_contexts(&mut self.contexts);
-            let segment =
-                |active: &Active| Segment { rank: active.rank, prefill_rows: 0, decode_rows: active.rows };
-            self.segments.extend(replica.active.iter().map(segment));
-            if sliced {
-                self.slices.extend(rows.parts().map(slice));
-            }
-            return !rows.is_empty();
+        if rows.all_decodes_in_step() && distortion.is_none() {
+            return self.write_plain(replica, sliced);
         }
         self.write_parts(replica, catalog, distortion, sliced)
+    }
+
+    /// The batch as it is: all that decode take part, and only prompts are looked at one by one.
+    fn write_plain(&mut self, replica: &Replica, sliced: bool) -> bool {
+        let rows = &replica.rows;
+        self.context_sum = rows.write_contexts(&mut self.contexts);
+        self.finish = if self.everybody { rows.steps_to_finish() } else { 1 };
+        let segment = |active: &Active| Segment { rank: active.rank, prefill_rows: 0, decode_rows: active.rows };
+        self.segments.extend(replica.active.iter().map(segment));
+        let mut emptied = false;
+        for part in rows.prefilling_positions().map(|position| rows.part(position)) {
+            if let Some(adapter) = part.adapter {
+                let position = replica.active.binary_search_by_key(&adapter, |active| active.adapter);
+                let segment = &mut self.segments[position.expect("the adapters of the batch are listed")];
+                segment.decode_rows -= 1;
+                segment.prefill_rows += part.tokens;
+                emptied |= segment.decode_rows == 0 && segment.prefill_rows == 0;
+            }
+            if part.tokens > 0 {
+                self.prefills.push(Prefill { chunk: part.tokens, prefix: part.computed });
+            }
+        }
+        if emptied {
+            self.segments.retain(|segment| segment.decode_rows > 0 || segment.prefill_rows > 0);
+        }
+        if sliced {
+            self.slices.extend(rows.parts().filter(|part| part.tokens > 0).map(slice));
+        }
+        !self.contexts.is_empty() || !self.prefills.is_empty()
     }
 
     fn write_parts(&mut self, replica: &Replica, catalog: &Catalog, distortion: &Distortion, sliced: bool) -> bool {

@@ -31,7 +31,10 @@ impl Profile {
     /// The first that is not, with its key.
     pub fn check(&self) -> Result<(), BadProfile> {
         if self.schema != SCHEMA {
-            return Err(self.bad("schema")(format!("{} is not the version {SCHEMA} that this build reads", self.schema)));
+            return Err(self.bad("schema")(format!(
+                "{} is not the version {SCHEMA} that this build reads",
+                self.schema
+            )));
         }
         if self.name.trim().is_empty() {
             return Err(self.bad("name")("it is empty".to_owned()));

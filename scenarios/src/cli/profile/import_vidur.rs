@@ -39,7 +39,8 @@ pub(in crate::cli) struct ImportVidurArguments {
 
 pub(super) fn import(arguments: &ImportVidurArguments) -> Result<ExitCode, ArilError> {
     let folder = &arguments.folder;
-    let refuse = |problem: String, help: &str| ArilError::Input { path: folder.clone(), problem, help: help.to_owned() };
+    let refuse =
+        |problem: String, help: &str| ArilError::Input { path: folder.clone(), problem, help: help.to_owned() };
     if !folder.is_dir() {
         return Err(refuse("this is no folder".to_owned(), "name the folder that holds Vidur's prediction tables"));
     }
@@ -86,7 +87,10 @@ fn chosen(
     let refuse = |problem: String, help: String| ArilError::Input { path: folder.to_owned(), problem, help };
     if let Some(named) = named {
         return known.iter().find(|name| **name == named).map(|name| (*name).to_owned()).ok_or_else(|| {
-            refuse(format!("--{what} {named}: there is no such {what}"), suggest(named, known.iter().copied(), "known are"))
+            refuse(
+                format!("--{what} {named}: there is no such {what}"),
+                suggest(named, known.iter().copied(), "known are"),
+            )
         });
     }
     let plain = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
