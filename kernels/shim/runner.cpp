@@ -1,7 +1,7 @@
 // Runs one launch of a kernel on the CPU: `runner CASE RESULT`.
 //
 // A case is a stream of little-endian u64 words and raw bytes:
-//   kernel, blocks, threads, shared bytes, blocks in a cluster, shuffle seed,
+//   program, blocks, threads, shared bytes, blocks in a cluster, shuffle seed,
 //   buffers, then for each: bytes, flags (1 = appears only after the dependency wait, 2 = output), content,
 //   pointers, then for each: buffer that holds it (or all ones: the arguments), offset, target buffer, addend,
 //   argument bytes, content.
@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <memory>
 #include <random>
+#include <tuple>
 
 #include "device.h"
 
@@ -26,7 +27,22 @@
 #define SWITCH_DONE(save)
 #endif
 
-#include "kernels.inc"  // written by the test: the variants, and `void call(u64 kernel, const void* arguments)`
+// Calls a kernel with its parameters, which lie back to back as in a CUDA parameter buffer: each at the next multiple
+// of its alignment.
+template <class... Parameters>
+static void launch(void (*kernel)(Parameters...), const u8* arguments) {
+  size_t at = 0;
+  auto next = [&](size_t bytes, size_t alignment) {
+    const u8* here = arguments + (at + alignment - 1) / alignment * alignment;
+    at = here - arguments + bytes;
+    return here;
+  };
+  // Braces, unlike a call's parentheses, fix the order.
+  std::tuple<Parameters...> values{*(const Parameters*)next(sizeof(Parameters), alignof(Parameters))...};
+  std::apply(kernel, values);
+}
+
+#include "kernels.inc"  // written by the test: the sources, and `void call(u64 program, const u8* arguments)`
 
 #if !defined(__x86_64__)
 #error "the fiber switch is written for x86-64"
@@ -62,8 +78,9 @@ static void* scheduler_fake = nullptr;
 static const void* scheduler_bottom = nullptr;
 static size_t scheduler_size = 0;
 static std::vector<std::unique_ptr<u8[], void (*)(void*)>> shared_memory;
-static u64 kernel_index;
-static const void* kernel_arguments;
+static u64 program_index;
+static const u8* kernel_arguments;
+static bool follows_a_kernel;  // some buffer is written by the preceding kernel
 
 void fail(const char* what) {
   if (current)
@@ -107,10 +124,10 @@ static void fiber_main() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
 #endif
-  call(kernel_index, kernel_arguments);
+  call(program_index, kernel_arguments);
   for (auto& group : current->groups)
     if (!group.empty()) fail("ended with asynchronous copies in flight");
-  if (!current->waited) fail("ended without waiting for the preceding kernel");
+  if (follows_a_kernel && !current->waited) fail("ended without waiting for the preceding kernel");
   current->state = State::Done;
   SWITCH_FROM(nullptr, scheduler_bottom, scheduler_size);
   switch_stack(&current->stack_pointer, scheduler_stack_pointer);
@@ -191,7 +208,7 @@ int main(int count, char** names) {
   if (count != 3) fail("usage: runner CASE RESULT");
   input = fopen(names[1], "rb");
   if (!input) fail("the case cannot be read");
-  kernel_index = word();
+  program_index = word();
   const u32 blocks = (u32)word(), threads = (u32)word();
   const u64 shared_bytes = word();
   cluster_blocks = (u32)word();
@@ -223,10 +240,11 @@ int main(int count, char** names) {
   }
   for (Buffer& buffer : buffers)
     if (buffer.flags & 1) {
+      follows_a_kernel = true;
       buffer.hidden.assign(buffer.memory, buffer.memory + buffer.bytes);
       memset(buffer.memory, 0xff, buffer.bytes);
     }
-  kernel_arguments = arguments.data();
+  kernel_arguments = (const u8*)arguments.data();
 
   for (u32 block = 0; block < blocks; ++block) {
     u8* memory = (u8*)aligned_alloc(1024, (shared_bytes + 1023) / 1024 * 1024);

@@ -142,6 +142,42 @@ impl Stopwatch {
         Ok(samples)
     }
 
+    /// Microseconds of a device copy that moves `bytes` (half read, half written), in a graph of `calls` of them with a
+    /// cold L2: the driver's copy or a kernel's, whichever has the lower median.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or [`Error::Driver`].
+    pub fn copies_us(&self, gpu: &Gpu, bytes: u64, calls: usize, repeats: usize) -> Result<Vec<f64>, Error> {
+        let half = (bytes / 2).next_multiple_of(16) as usize;
+        let from = gpu.allocate::<u8>(&self.stream, half * calls, "a copy's source")?;
+        let to = gpu.allocate::<u8>(&self.stream, half * calls, "a copy's target")?;
+        let (source, target) = (from.device_ptr(&self.stream).0, to.device_ptr(&self.stream).0);
+        let timed = |kernel: bool| {
+            let graph = self.capture(|| {
+                for call in 0..calls {
+                    let offset = (call * half) as u64;
+                    // SAFETY: both buffers hold `calls` times `half` bytes and live until the replays are done.
+                    unsafe {
+                        if kernel {
+                            self.copy_uncooperatively(target + offset, source + offset, half)?;
+                        } else {
+                            let stream = self.stream.cu_stream();
+                            sys::cuMemcpyDtoDAsync_v2(target + offset, source + offset, half, stream)
+                                .result()
+                                .map_err(Error::driver("capturing a copy"))?;
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+            let samples = self.replays_us(&graph, repeats)?;
+            Ok::<Vec<f64>, Error>(samples.iter().map(|sample| sample / calls as f64).collect())
+        };
+        let (driver, kernel) = (timed(false)?, timed(true)?);
+        let median = |samples: &[f64]| Summary::of(samples).map_or(f64::INFINITY, |summary| summary.median);
+        Ok(if median(&driver) < median(&kernel) { driver } else { kernel })
+    }
+
     fn sweep(&self) -> Result<(), Error> {
         let (vectors, _guard) = self.swept.device_ptr(&self.stream);
         let (sink, _sink_guard) = self.sink.device_ptr(&self.stream);

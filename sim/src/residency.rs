@@ -1,153 +1,16 @@
 //! Which adapters are where: two memories (GPU, host) and two links (host to GPU, disk to host) of one replica.
 
 use crate::fact::{Fact, LoadCause, Observer, Tier};
-use crate::policy::{Evictor, Idle};
+use crate::policy::Evictor;
 use crate::settings::{AdapterMemory, Link};
 use crate::time::{Span, Time};
 use crate::workload::{AdapterId, ReplicaId};
 
-/// An adapter in a memory, or on its way there.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) bytes: u64,
-    /// When its copy is there; in the past: it is.
-    pub(crate) ready: Time,
-    /// Has the event of its arrival been handled? Until then it cannot be evicted.
-    arrived: bool,
-    /// Sequences in the batch that use it. In the host: copies that read it.
-    pub(crate) users: u32,
-    /// Sequences in the queue that it was loaded for.
-    awaited: u32,
-    /// Tells this copy from earlier ones of the same adapter.
-    number: u32,
-    loaded: Time,
-    last_used: Time,
-    uses: u64,
-}
+mod lane;
+mod store;
 
-/// One memory.
-#[derive(Debug)]
-struct Store {
-    memory: AdapterMemory,
-    bytes: u64,
-    /// Copies ever begun.
-    inserted: u32,
-    /// The adapters in order, and apart from them what is known of each: to find one is to read few lines of memory.
-    adapters: Vec<AdapterId>,
-    entries: Vec<Entry>,
-    /// Who can make room, and who is chosen to: between two calls only their memory is kept.
-    idle: Vec<Idle>,
-    victims: Vec<AdapterId>,
-}
-
-impl Store {
-    fn new(memory: AdapterMemory) -> Store {
-        Store {
-            memory,
-            bytes: 0,
-            inserted: 0,
-            adapters: Vec::new(),
-            entries: Vec::new(),
-            idle: Vec::new(),
-            victims: Vec::new(),
-        }
-    }
-
-    fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
-        self.adapters.binary_search(&adapter)
-    }
-
-    fn all(&self) -> impl Iterator<Item = (AdapterId, &Entry)> {
-        self.adapters.iter().copied().zip(&self.entries)
-    }
-
-    fn get(&self, adapter: AdapterId) -> Option<&Entry> {
-        self.position(adapter).ok().map(|position| &self.entries[position])
-    }
-
-    fn get_mut(&mut self, adapter: AdapterId) -> Option<&mut Entry> {
-        self.position(adapter).ok().map(|position| &mut self.entries[position])
-    }
-
-    fn has_room(&self, bytes: u64) -> bool {
-        match self.memory {
-            AdapterMemory::Slots(slots) => (self.entries.len() as u32) < slots,
-            AdapterMemory::Bytes(limit) => self.bytes + bytes <= limit,
-            AdapterMemory::Unbounded => true,
-        }
-    }
-
-    fn could_hold(&self, bytes: u64) -> bool {
-        match self.memory {
-            AdapterMemory::Slots(slots) => slots > 0,
-            AdapterMemory::Bytes(limit) => bytes <= limit,
-            AdapterMemory::Unbounded => true,
-        }
-    }
-
-    /// Puts down who can make room.
-    fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
-        let idle = |entry: &Entry| entry.arrived && entry.users == 0 && !(spare_awaited && entry.awaited > 0);
-        all.clear();
-        all.extend(self.all().filter(|(_, entry)| idle(entry)).map(|(adapter, entry)| Idle {
-            adapter,
-            bytes: entry.bytes,
-            loaded: entry.loaded,
-            last_used: entry.last_used,
-            uses: entry.uses,
-        }));
-    }
-
-    fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) {
-        self.bytes += bytes;
-        self.inserted = self.inserted.wrapping_add(1);
-        let number = self.inserted;
-        let (loaded, last_used) = (now, now);
-        let entry = Entry { bytes, ready, arrived: false, users: 0, awaited: 0, number, loaded, last_used, uses: 0 };
-        let position = self.position(adapter).expect_err("an adapter is not loaded twice");
-        self.adapters.insert(position, adapter);
-        self.entries.insert(position, entry);
-        if let AdapterMemory::Slots(slots) = self.memory {
-            assert!(self.entries.len() as u32 <= slots, "more adapters than slots");
-        }
-        if let AdapterMemory::Bytes(limit) = self.memory {
-            assert!(self.bytes <= limit, "more adapter bytes than memory");
-        }
-    }
-
-    fn remove(&mut self, adapter: AdapterId) -> Entry {
-        let position = self.position(adapter).expect("an evicted adapter was there");
-        self.adapters.remove(position);
-        let entry = self.entries.remove(position);
-        self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
-        entry
-    }
-}
-
-/// A link's reservations from now on, in order of time: whoever is ready takes the first gap.
-#[derive(Debug)]
-struct Lane {
-    link: Link,
-    reserved: Vec<(Time, Time)>,
-}
-
-impl Lane {
-    fn reserve(&mut self, now: Time, earliest: Time, bytes: u64) -> (Time, Time) {
-        self.reserved.retain(|&(_, end)| end > now);
-        let duration = self.link.duration(bytes);
-        let mut start = earliest;
-        let mut position = self.reserved.len();
-        for (i, &(begin, end)) in self.reserved.iter().enumerate() {
-            if start + duration <= begin {
-                position = i;
-                break;
-            }
-            start = start.max(end);
-        }
-        self.reserved.insert(position, (start, start + duration));
-        (start, start + duration)
-    }
-}
+use lane::Lane;
+use store::Store;
 
 /// What a copy ends in, and when: an event for the engine.
 #[derive(Clone, Copy, Debug)]
@@ -199,8 +62,8 @@ impl Residency {
             replica,
             gpu: Store::new(gpu),
             host: Store::new(host),
-            gpu_lane: Lane { link: gpu_link, reserved: Vec::new() },
-            disk_lane: Lane { link: disk_link, reserved: Vec::new() },
+            gpu_lane: Lane::new(gpu_link),
+            disk_lane: Lane::new(disk_link),
             active: 0,
             in_flight: 0,
             changes: Vec::new(),
@@ -228,7 +91,7 @@ impl Residency {
     }
 
     pub(crate) fn holds(&self, adapter: AdapterId) -> bool {
-        self.gpu.position(adapter).is_ok()
+        self.gpu.get(adapter).is_some()
     }
 
     pub(crate) fn users(&self, adapter: AdapterId) -> u32 {
@@ -247,22 +110,20 @@ impl Residency {
     /// The GPU is given back: what was on it is gone.
     pub(crate) fn clear(&mut self) {
         assert!(self.in_flight == 0 && self.active == 0, "a GPU that is in use is not given back");
-        self.changes.extend(self.gpu.adapters.drain(..).map(|adapter| (adapter, false)));
-        self.gpu.entries.clear();
-        self.gpu.bytes = 0;
+        self.changes.extend(self.gpu.clear().into_iter().map(|adapter| (adapter, false)));
     }
 
     pub(crate) fn resident(&self) -> u32 {
-        self.gpu.entries.len() as u32
+        self.gpu.len() as u32
     }
 
     pub(crate) fn resident_bytes(&self) -> u64 {
-        self.gpu.bytes
+        self.gpu.bytes()
     }
 
     /// Is it in host memory, or is there no end of it?
     pub(crate) fn in_host(&self, adapter: AdapterId) -> bool {
-        self.host.memory == AdapterMemory::Unbounded || self.host.position(adapter).is_ok()
+        self.host.is_unbounded() || self.host.get(adapter).is_some()
     }
 
     /// Starts the copies that bring an absent adapter to the GPU, if there is room or room can be made.
@@ -278,7 +139,7 @@ impl Residency {
     ) -> Option<Time> {
         let Wish { adapter, bytes, cause } = wish;
         let spare_awaited = cause == LoadCause::Prefetch;
-        let made = make_room(&mut self.gpu, now, bytes, spare_awaited, evictor, |victim, entry| {
+        let made = self.gpu.make_room(now, bytes, spare_awaited, evictor, |victim, entry| {
             let fact = Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Gpu, bytes: entry.bytes };
             observer.observe(now, &fact);
             self.changes.push((victim, false));
@@ -315,13 +176,13 @@ impl Residency {
         observer: &mut dyn Observer,
         copies: &mut Vec<Copy>,
     ) -> Time {
-        if self.host.memory == AdapterMemory::Unbounded {
+        if self.host.is_unbounded() {
             return now;
         }
         if let Some(entry) = self.host.get(adapter) {
             return entry.ready.max(now);
         }
-        let made = make_room(&mut self.host, now, bytes, false, host_evictor, |victim, entry| {
+        let made = self.host.make_room(now, bytes, false, host_evictor, |victim, entry| {
             let fact = Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Host, bytes: entry.bytes };
             observer.observe(now, &fact);
         });
@@ -403,79 +264,11 @@ impl Residency {
 
     /// Do the books balance with `users` sequences using adapters?
     pub(crate) fn check(&self, users: u32) {
-        assert_eq!(self.gpu.entries.iter().map(|entry| entry.users).sum::<u32>(), users, "adapter users");
-        assert_eq!(
-            self.gpu.entries.iter().filter(|entry| entry.users > 0).count() as u32,
-            self.active,
-            "active adapters"
-        );
-        assert_eq!(self.gpu.entries.iter().map(|entry| entry.bytes).sum::<u64>(), self.gpu.bytes, "adapter bytes");
+        let entries = || self.gpu.all().map(|(_, entry)| entry);
+        assert_eq!(entries().map(|entry| entry.users).sum::<u32>(), users, "adapter users");
+        assert_eq!(entries().filter(|entry| entry.users > 0).count() as u32, self.active, "active adapters");
+        assert_eq!(entries().map(|entry| entry.bytes).sum::<u64>(), self.gpu.bytes(), "adapter bytes");
     }
-}
-
-fn make_room(
-    store: &mut Store,
-    now: Time,
-    bytes: u64,
-    spare_awaited: bool,
-    evictor: &mut dyn Evictor,
-    mut evicted: impl FnMut(AdapterId, &Entry),
-) -> bool {
-    if !store.could_hold(bytes) {
-        return false;
-    }
-    if store.has_room(bytes) {
-        return true;
-    }
-    let (mut idle, mut victims) = (std::mem::take(&mut store.idle), std::mem::take(&mut store.victims));
-    victims.clear();
-    store.idle(true, &mut idle);
-    let made = choose_victims(store, now, bytes, spare_awaited, evictor, &mut idle, &mut victims);
-    if made {
-        for &victim in &victims {
-            let entry = store.remove(victim);
-            evicted(victim, &entry);
-        }
-    }
-    (store.idle, store.victims) = (idle, victims);
-    made
-}
-
-/// Does the evictor find room among the idle?
-fn choose_victims(
-    store: &Store,
-    now: Time,
-    bytes: u64,
-    spare_awaited: bool,
-    evictor: &mut dyn Evictor,
-    idle: &mut Vec<Idle>,
-    victims: &mut Vec<AdapterId>,
-) -> bool {
-    let mut all = spare_awaited;
-    let mut freed = 0;
-    let enough = |victims: usize, freed: u64| match store.memory {
-        AdapterMemory::Slots(slots) => (store.entries.len() - victims) < slots as usize,
-        AdapterMemory::Bytes(limit) => store.bytes - freed + bytes <= limit,
-        AdapterMemory::Unbounded => true,
-    };
-    // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
-    while !enough(victims.len(), freed) {
-        if idle.is_empty() && !all {
-            // Nothing else is left: demand goes before those that wait for what was fetched for them.
-            store.idle(false, idle);
-            idle.retain(|idle| !victims.contains(&idle.adapter));
-            all = true;
-        }
-        if idle.is_empty() {
-            return false;
-        }
-        let Some(position) = evictor.victim(now, idle) else { return false };
-        assert!(position < idle.len(), "an evictor chose position {position} of {}", idle.len());
-        let victim = idle.remove(position);
-        freed += victim.bytes;
-        victims.push(victim.adapter);
-    }
-    true
 }
 
 /// How long a step that needs the adapter at `now` waits for it.
@@ -486,6 +279,7 @@ pub(crate) fn wait(now: Time, ready: Time) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Idle;
 
     struct First;
 

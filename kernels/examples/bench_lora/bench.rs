@@ -6,13 +6,12 @@ use aril_kernels::gpu::{Gpu, Overlap};
 use aril_kernels::lora::launch::{Inbox, Intermediate, LoadedPlan, LoraKernels, Matrix};
 use aril_kernels::lora::layout::{AdapterLayout, ProjectionShape};
 use aril_kernels::lora::plan::{Plan, Segment, Site, Tuning};
-use aril_kernels::reference::lora::{Deviation, Weights, expand, shrink};
+use aril_kernels::reference::lora::Deviation;
 use aril_kernels::timing::{Stopwatch, Summary};
 use aril_kernels::{Element, Error};
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, sys};
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
+use crate::inputs::Inputs;
 use crate::points::Point;
 
 pub(crate) struct Bench {
@@ -166,38 +165,9 @@ impl Bench {
         })
     }
 
-    /// Microseconds of a device copy that moves the same bytes (half read, half written), timed the same way: the
-    /// driver's copy and a kernel's, whichever is faster.
+    /// A device copy that moves the same bytes, timed the same way.
     pub(crate) fn time_copy(&mut self, bytes: u64, sets: usize) -> Result<Summary, Error> {
-        let (driver, kernel) = (self.time_one_copy(bytes, sets, false)?, self.time_one_copy(bytes, sets, true)?);
-        Ok(if driver.median < kernel.median { driver } else { kernel })
-    }
-
-    fn time_one_copy(&mut self, bytes: u64, sets: usize, kernel: bool) -> Result<Summary, Error> {
-        let half = (bytes / 2).next_multiple_of(16) as usize;
-        let length = half * sets / 2 + 8;
-        let from = self.gpu.allocate::<u16>(&self.stream, length, "a copy's source")?;
-        let to = self.gpu.allocate::<u16>(&self.stream, length, "a copy's target")?;
-        let (from_buffer, to_buffer) = (from, to);
-        let (from, to) = (self.address(&from_buffer), self.address(&to_buffer));
-        let stream = self.stream.clone();
-        let graph = self.stopwatch.capture(|| {
-            for set in 0..sets {
-                let offset = (set * half) as u64;
-                if kernel {
-                    // SAFETY: as below.
-                    unsafe { self.stopwatch.copy_uncooperatively(to + offset, from + offset, half)? };
-                    continue;
-                }
-                // SAFETY: both buffers hold `sets` times `half` bytes and live until the replays are done.
-                unsafe { sys::cuMemcpyDtoDAsync_v2(to + offset, from + offset, half, stream.cu_stream()) }
-                    .result()
-                    .map_err(driver("capturing a copy"))?;
-            }
-            Ok(())
-        })?;
-        let samples: Vec<f64> =
-            self.stopwatch.replays_us(&graph, self.repeats)?.iter().map(|sample| sample / sets as f64).collect();
+        let samples = self.stopwatch.copies_us(&self.gpu, bytes, sets, self.repeats)?;
         Ok(Summary::of(&samples).expect("at least one replay"))
     }
 
@@ -303,76 +273,5 @@ impl Prepared {
 
     pub(crate) fn activations_are_warm(&self) -> bool {
         self.x.len() == 1
-    }
-}
-
-/// Fresh random inputs of a check, as bits.
-struct Inputs {
-    weights: Vec<(Vec<u16>, Vec<u16>)>,
-    x: Vec<u16>,
-    y: Vec<u16>,
-}
-
-impl Inputs {
-    fn draw(point: &Point, seed: u64) -> Inputs {
-        let mut random = SmallRng::seed_from_u64(seed);
-        let mut draw = |count: u32, scale: f32| -> Vec<u16> {
-            (0..count).map(|_| point.element.encode((random.random::<f32>() * 2.0 - 1.0) * scale)).collect()
-        };
-        // x·A has a standard deviation of about one third, (x·A)·B of about one.
-        let a_scale = 1.0 / (point.inputs as f32).sqrt();
-        let weights = point
-            .segments
-            .iter()
-            .map(|&(_, rank)| {
-                let b_scale = 4.0 / (rank as f32).sqrt();
-                (draw(point.inputs * rank, a_scale), draw(rank * point.outputs, b_scale))
-            })
-            .collect();
-        let (rows, inputs, outputs) = (point.rows(), point.inputs, point.outputs);
-        Inputs { weights, x: draw(rows * inputs, 1.0), y: draw(rows * outputs, 1.0) }
-    }
-
-    /// y after the pair, in float64, on all cores.
-    fn expected(&self, point: &Point, scale: f32) -> Vec<f64> {
-        let (inputs, outputs) = (point.inputs as usize, point.outputs as usize);
-        let decode = |bits: &[u16]| -> Vec<f32> { bits.iter().map(|&bits| point.element.decode(bits)).collect() };
-        // Work is split by rows, so that one long segment keeps all cores busy too.
-        let mut tasks = Vec::new();
-        let mut row = 0;
-        for (index, &(rows, _)) in point.segments.iter().enumerate() {
-            for first in (0..rows as usize).step_by(64) {
-                tasks.push((index, row + first, (rows as usize - first).min(64)));
-            }
-            row += rows as usize;
-        }
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let mut parts: Vec<(usize, Vec<f64>)> = Vec::new();
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..std::thread::available_parallelism().map_or(4, usize::from))
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut done = Vec::new();
-                        while let Some(&(index, first, rows)) =
-                            tasks.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-                        {
-                            let (a, b) = &self.weights[index];
-                            let (a, b) = (decode(a), decode(b));
-                            let weights = Weights { a: &a, b: &b, rank: point.segments[index].1 as usize };
-                            let x = decode(&self.x[first * inputs..(first + rows) * inputs]);
-                            let y = decode(&self.y[first * outputs..(first + rows) * outputs]);
-                            let v = shrink(&x, inputs, weights);
-                            done.push((first, expand(&y, outputs, &v, scale, weights)));
-                        }
-                        done
-                    })
-                })
-                .collect();
-            for worker in workers {
-                parts.extend(worker.join().expect("a reference thread"));
-            }
-        });
-        parts.sort_unstable_by_key(|&(first, _)| first);
-        parts.into_iter().flat_map(|(_, part)| part).collect()
     }
 }

@@ -7,10 +7,11 @@
 //! `--check-only` (for compute-sanitizer).
 
 mod bench;
+mod inputs;
 mod points;
+mod provenance;
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Instant;
 
 use aril_kernels::Error;
@@ -85,7 +86,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => [points::table(), points::others(), points::figures()].concat(),
     };
     chosen.retain(|point| point.name().contains(&options.only));
-    let clocks_before = clocks();
+    let clocks_before = provenance::clocks();
     let copy = bench.time_copy(2 << 30, 4)?;
     println!("copy of 2 GiB (read + written): {:.0} GB/s", (2_u64 << 30) as f64 / copy.median / 1e3);
     let mut results = Vec::new();
@@ -110,9 +111,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "driver_cuda": bench.gpu.driver_version(),
         "nvrtc": format!("{:?}", aril_kernels::compile::nvrtc_version()?),
         "clocks_before": clocks_before,
-        "clocks_after": clocks(),
+        "clocks_after": provenance::clocks(),
         "source_sha256": sources.hash()?,
-        "date": date(),
+        "date": provenance::date(),
         "repeats": options.repeats,
         "copy_2gib_bytes_per_us": (2_u64 << 30) as f64 / copy.median,
         "results": results,
@@ -257,19 +258,4 @@ fn plan_host_us(bench: &Bench, prepared: &Prepared) -> Result<f64, Error> {
         drop(plan);
     }
     Ok(Summary::of(&samples).expect("twenty samples").median)
-}
-
-fn clocks() -> String {
-    let query = "--query-gpu=driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw";
-    Command::new("nvidia-smi").args([query, "--format=csv,noheader"]).output().map_or_else(
-        |error| format!("nvidia-smi: {error}"),
-        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-    )
-}
-
-fn date() -> String {
-    Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output().map_or_else(
-        |error| format!("date: {error}"),
-        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-    )
 }

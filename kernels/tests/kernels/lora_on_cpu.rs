@@ -1,14 +1,14 @@
 //! Shrink, expand and pair on the CPU shim against float64, on the batches that break kernels.
 
-use std::path::Path;
+use std::sync::OnceLock;
 
 use aril_kernels::Element;
 use aril_kernels::lora::plan::{CELL_BYTES, Chip, Exchange, Job, Plan, Tuning};
-use aril_kernels::lora::variant::RowTile;
+use aril_kernels::lora::variant::{RowTile, Variant};
 use aril_kernels::reference::lora::Deviation;
 
 use crate::batch::{Batch, Part};
-use crate::shim::{self, Buffer, Case, Pointer};
+use crate::shim::{Buffer, Case, Pointer, Program, Runner};
 
 const CHIP: Chip = Chip { multiprocessors: 16, shared_bytes_block_max: 232_448, cluster_max: 16 };
 
@@ -49,10 +49,22 @@ struct Launch<'a> {
     seed: u64,
 }
 
+const KERNELS: [&str; 3] = ["lora_pair", "lora_shrink", "lora_expand"];
 const PAIR: usize = 0;
 const SHRINK: usize = 1;
 const EXPAND: usize = 2;
 const GAP: usize = 8;
+
+fn programs(variant: Variant) -> impl Iterator<Item = Program> {
+    KERNELS.into_iter().map(move |kernel| Program::of(variant.unit("sm_80"), kernel))
+}
+
+/// Every variant, built once a test process.
+fn runner() -> Option<&'static Runner> {
+    static RUNNER: OnceLock<Option<Runner>> = OnceLock::new();
+    let programs = || Variant::all().flat_map(programs).collect();
+    RUNNER.get_or_init(|| Runner::build("lora", programs(), |_, source| source.to_owned())).as_ref()
+}
 
 impl Launch<'_> {
     fn v_stride(&self) -> usize {
@@ -60,7 +72,7 @@ impl Launch<'_> {
     }
 
     /// Runs one kernel; `v` is the input of expand. Returns y or v of each projection.
-    fn run(&self, runner: &Path, kernel: usize, v: &[Vec<f32>]) -> Result<Vec<Vec<u8>>, String> {
+    fn run(&self, runner: &Runner, kernel: usize, v: &[Vec<f32>]) -> Result<Vec<Vec<u8>>, String> {
         let Launch { batch, plan, .. } = self;
         let inputs = batch.site.inputs() as usize;
         let buffer = |content: Vec<u8>, hidden, output| Buffer { content, hidden, output };
@@ -111,8 +123,7 @@ impl Launch<'_> {
             pointers.push(pointer(Some(0), index * Job::BYTES, first_adapter + adapter));
         }
         let case = Case {
-            variant: plan.variant(),
-            kernel,
+            program: Program::of(plan.variant().unit("sm_80"), KERNELS[kernel]),
             blocks: (plan.jobs().len() + blank.len() + 1).next_multiple_of(cluster),
             threads: 256,
             shared_bytes: plan.shared_bytes() as usize,
@@ -122,7 +133,7 @@ impl Launch<'_> {
             pointers,
             arguments,
         };
-        let mut outputs = case.run(runner)?;
+        let mut outputs = runner.run(&case)?;
         let inbox = outputs.remove(0);
         if inbox.iter().any(|&byte| byte != 0xff) {
             return Err("the inbox is not empty after the launch".to_owned());
@@ -155,14 +166,14 @@ fn close_enough(batch: &Batch, y: &[Vec<u16>], what: &str) {
     }
 }
 
-fn check(runner: &Path, batch: &Batch, tuning: Tuning, seed: u64) {
+fn check(runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
     let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
     let plan = Plan::new(&batch.site, &segments, CHIP, tuning).expect("a valid batch");
     let what = format!("{:?}, {} blocks in clusters of {}", plan.variant(), plan.jobs().len(), plan.cluster());
     let launch = Launch { batch, plan, seed };
     let run = |kernel, v: &[Vec<f32>]| match launch.run(runner, kernel, v) {
         Ok(outputs) => outputs,
-        Err(error) => panic!("{what}, {}: {error}", shim::KERNELS[kernel]),
+        Err(error) => panic!("{what}, {}: {error}", KERNELS[kernel]),
     };
 
     let y = launch.y_of(&run(PAIR, &[]));
@@ -189,7 +200,7 @@ const RAGGED: [Part; 9] =
 
 #[test]
 fn every_variant_agrees_with_float64_on_a_ragged_batch() {
-    let Some(runner) = shim::runner() else { return };
+    let Some(runner) = runner() else { return };
     for element in Element::ALL {
         for row_tile in RowTile::ALL {
             let batch = Batch::new(element, 200, &[136, 40], &RAGGED, 7);
@@ -200,7 +211,7 @@ fn every_variant_agrees_with_float64_on_a_ragged_batch() {
 
 #[test]
 fn the_plan_s_own_choices_agree_with_float64() {
-    let Some(runner) = shim::runner() else { return };
+    let Some(runner) = runner() else { return };
     let batches: [(&[Part], u32, &[u32]); 6] = [
         (&[part(1, 16)], 1024, &[1024]),
         (&[part(40, 8)], 64, &[512]),
@@ -221,7 +232,7 @@ fn the_plan_s_own_choices_agree_with_float64() {
 
 #[test]
 fn members_of_a_group_exchange_their_sums_in_any_number() {
-    let Some(runner) = shim::runner() else { return };
+    let Some(runner) = runner() else { return };
     for exchange in [Exchange::Global, Exchange::Cluster] {
         let exchange = Some(exchange);
         for (blocks, rank, seed) in [(2, 16, 1), (3, 48, 3), (4, 64, 5), (8, 32, 7), (16, 16, 9), (7, 256, 11)] {
@@ -251,14 +262,12 @@ fn planted_faults_are_found() {
     let plan = Plan::new(&batch.site, &segments, CHIP, Tuning { blocks: Some(4), ..Tuning::default() }).expect("valid");
     let launch = Launch { batch: &batch, plan, seed: 11 };
     for (index, (from, to, what)) in faults.into_iter().enumerate() {
-        let Some(runner) = shim::build(
-            &format!("fault{index}"),
-            |variant| variant == launch.plan.variant(),
-            |source| {
-                assert!(source.contains(from), "the fault to plant is no longer in the source: {from}");
-                source.replacen(from, to, 1)
-            },
-        ) else {
+        let plant = |_: &str, source: &str| {
+            assert!(source.contains(from), "the fault to plant is no longer in the source: {from}");
+            source.replacen(from, to, 1)
+        };
+        let programs = programs(launch.plan.variant()).collect();
+        let Some(runner) = Runner::build(&format!("fault{index}"), programs, plant) else {
             return;
         };
         let found = launch.run(&runner, PAIR, &[]).map_or(true, |outputs| {

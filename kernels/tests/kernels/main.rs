@@ -4,4 +4,5 @@ mod batch;
 mod compile;
 mod gpu;
 mod lora_on_cpu;
+mod memory_on_cpu;
 mod shim;

@@ -1,11 +1,34 @@
 //! The kernels compiled as C++ and run under the address and undefined-behaviour sanitizers.
+//!
+//! A [`Program`] names one kernel of one source with its constants; a [`Runner`] is the executable of a list of them; a
+//! [`Case`] is one launch of a program. Programs of one source and the same constants are compiled once.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
-use aril_kernels::lora::variant::Variant;
+use aril_kernels::compile::Unit;
+
+/// One kernel of one `.cu` file, with the constants that it is compiled for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// File name in `kernels/cu`.
+    pub(crate) source: &'static str,
+    pub(crate) defines: Vec<(&'static str, String)>,
+    /// Name of the `__global__` function. It may take any number of parameters by value.
+    pub(crate) kernel: &'static str,
+}
+
+impl Program {
+    /// The kernel of a unit as NVRTC would compile it.
+    pub(crate) fn of(unit: Unit, kernel: &'static str) -> Program {
+        Program { source: unit.source, defines: unit.defines, kernel }
+    }
+
+    fn is_compiled_as(&self, other: &Program) -> bool {
+        (self.source, &self.defines) == (other.source, &other.defines)
+    }
+}
 
 /// A buffer of a case.
 pub(crate) struct Buffer {
@@ -24,10 +47,9 @@ pub(crate) struct Pointer {
     pub(crate) addend: usize,
 }
 
+/// One launch.
 pub(crate) struct Case {
-    pub(crate) variant: Variant,
-    /// 0 pair, 1 shrink, 2 expand.
-    pub(crate) kernel: usize,
+    pub(crate) program: Program,
     pub(crate) blocks: usize,
     pub(crate) threads: usize,
     pub(crate) shared_bytes: usize,
@@ -36,17 +58,15 @@ pub(crate) struct Case {
     pub(crate) seed: u64,
     pub(crate) buffers: Vec<Buffer>,
     pub(crate) pointers: Vec<Pointer>,
+    /// The parameters back to back, each aligned as its type demands.
     pub(crate) arguments: Vec<u8>,
 }
 
-pub(crate) const KERNELS: [&str; 3] = ["lora_pair", "lora_shrink", "lora_expand"];
-
 impl Case {
-    fn to_bytes(&self) -> Vec<u8> {
-        let variant = Variant::all().position(|variant| variant == self.variant).expect("one of all variants");
+    fn to_bytes(&self, program: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         let word = |bytes: &mut Vec<u8>, value: usize| bytes.extend((value as u64).to_le_bytes());
-        word(&mut bytes, variant * KERNELS.len() + self.kernel);
+        word(&mut bytes, program);
         for value in
             [self.blocks, self.threads, self.shared_bytes, self.cluster, self.seed as usize, self.buffers.len()]
         {
@@ -67,19 +87,58 @@ impl Case {
         bytes.extend(&self.arguments);
         bytes
     }
+}
+
+/// An executable that runs any of its programs.
+pub(crate) struct Runner {
+    binary: PathBuf,
+    programs: Vec<Program>,
+}
+
+impl Runner {
+    /// Builds the executable. `name`: a folder of the target directory, one for each runner. `change` gets the name and
+    /// the text of each source and may plant a fault. `None`, with a message, where there is no C++ compiler.
+    pub(crate) fn build(name: &str, programs: Vec<Program>, change: impl Fn(&str, &str) -> String) -> Option<Runner> {
+        let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
+        if !cfg!(target_arch = "x86_64") || Command::new(&compiler).arg("--version").output().is_err() {
+            eprintln!("skipped: the CPU shim needs x86-64 and a C++ compiler (g++, or the one that CXX names)");
+            return None;
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&folder).expect("the target folder is writable");
+        std::fs::write(folder.join("kernels.inc"), kernels(&programs, &root.join("cu"), change))
+            .expect("the target folder is writable");
+        let binary = folder.join("runner");
+        let output = Command::new(&compiler)
+            .args(["-std=c++17", "-O1", "-g", "-DARIL_CPU", "-Wno-unknown-pragmas", "-Wno-unused-function"])
+            .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"])
+            .arg(format!("-I{}", folder.display()))
+            .arg(format!("-I{}", root.join("cu").display()))
+            .arg(format!("-I{}", root.join("shim").display()))
+            .arg(root.join("shim/runner.cpp"))
+            .arg("-o")
+            .arg(&binary)
+            .output()
+            .expect("the compiler starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(Runner { binary, programs })
+    }
 
     /// The output buffers after the launch, or what the sanitizers said.
-    pub(crate) fn run(&self, runner: &Path) -> Result<Vec<Vec<u8>>, String> {
+    pub(crate) fn run(&self, case: &Case) -> Result<Vec<Vec<u8>>, String> {
+        let program =
+            self.programs.iter().position(|program| *program == case.program).expect("a program of this runner");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (case, result) = (folder.path().join("case"), folder.path().join("result"));
-        std::fs::write(&case, self.to_bytes()).expect("the temporary folder is writable");
-        let output = Command::new(runner).arg(&case).arg(&result).output().expect("the runner starts");
+        let (path, result) = (folder.path().join("case"), folder.path().join("result"));
+        std::fs::write(&path, case.to_bytes(program)).expect("the temporary folder is writable");
+        let output = Command::new(&self.binary).arg(&path).arg(&result).output().expect("the runner starts");
         if !output.status.success() {
             return Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stderr)));
         }
         let mut rest = std::fs::read(&result).expect("the runner wrote a result");
         let mut outputs = Vec::new();
-        for buffer in self.buffers.iter().filter(|buffer| buffer.output) {
+        for buffer in case.buffers.iter().filter(|buffer| buffer.output) {
             let tail = rest.split_off(buffer.content.len());
             outputs.push(std::mem::replace(&mut rest, tail));
         }
@@ -87,62 +146,26 @@ impl Case {
     }
 }
 
-/// Builds the runner with every variant once a test process. `None`, with a message, where there is no C++ compiler.
-pub(crate) fn runner() -> Option<&'static Path> {
-    static RUNNER: OnceLock<Option<PathBuf>> = OnceLock::new();
-    RUNNER.get_or_init(|| build("runner", |_| true, |source| source.to_owned())).as_deref()
-}
-
-/// Builds a runner with some variants of `lora.cu` after `change`, which may plant a fault.
-pub(crate) fn build(name: &str, wanted: impl Fn(Variant) -> bool, change: impl Fn(&str) -> String) -> Option<PathBuf> {
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
-    if !cfg!(target_arch = "x86_64") || Command::new(&compiler).arg("--version").output().is_err() {
-        eprintln!("skipped: the CPU shim needs x86-64 and a C++ compiler (g++, or the one that CXX names)");
-        return None;
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::create_dir_all(&folder).expect("the target folder is writable");
-    let kernel = std::fs::read_to_string(root.join("cu/lora.cu")).expect("the kernel source");
-    std::fs::write(folder.join("lora.cu"), change(&kernel)).expect("the target folder is writable");
-    std::fs::write(folder.join("kernels.inc"), variants(wanted)).expect("the target folder is writable");
-    let binary = folder.join("runner");
-    let output = Command::new(&compiler)
-        .args(["-std=c++17", "-O1", "-g", "-DARIL_CPU", "-Wno-unknown-pragmas", "-Wno-unused-function"])
-        .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"])
-        .arg(format!("-I{}", folder.display()))
-        .arg(format!("-I{}", root.join("cu").display()))
-        .arg(format!("-I{}", root.join("shim").display()))
-        .arg(root.join("shim/runner.cpp"))
-        .arg("-o")
-        .arg(&binary)
-        .output()
-        .expect("the compiler starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(binary)
-}
-
-/// Every variant in a namespace of its own, and the function that calls one by index.
-fn variants(wanted: impl Fn(Variant) -> bool) -> String {
-    let mut text = String::new();
+/// Every source with its constants in a namespace of its own, and the function that calls a program by its index.
+fn kernels(programs: &[Program], folder: &Path, change: impl Fn(&str, &str) -> String) -> String {
+    let mut text = "#include \"primitives.cuh\"\n".to_owned();
     let mut calls = String::new();
-    for (index, variant) in Variant::all().enumerate().filter(|&(_, variant)| wanted(variant)) {
-        for (name, value) in variant.defines() {
-            let _ = writeln!(text, "#define {name} {value}");
+    for (index, program) in programs.iter().enumerate() {
+        let space = programs.iter().position(|first| first.is_compiled_as(program)).expect("itself at the latest");
+        if space == index {
+            let source = std::fs::read_to_string(folder.join(program.source)).expect("the kernel source");
+            let source = change(program.source, &source);
+            for (name, value) in &program.defines {
+                let _ = writeln!(text, "#define {name} {value}");
+            }
+            let _ = writeln!(text, "namespace program{space} {{\n#line 1 \"{}\"\n{source}\n}}", program.source);
+            let defined = source.lines().filter_map(|line| line.trim_start().strip_prefix("#define "));
+            let defined = defined.filter_map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next());
+            for name in program.defines.iter().map(|(name, _)| *name).chain(defined) {
+                let _ = writeln!(text, "#undef {name}");
+            }
         }
-        let _ = writeln!(text, "namespace variant{index} {{\n#include \"lora.cu\"\n}}");
-        for (name, _) in variant.defines() {
-            let _ = writeln!(text, "#undef {name}");
-        }
-        for (kernel, name) in KERNELS.iter().enumerate() {
-            let number = index * KERNELS.len() + kernel;
-            let _ = writeln!(
-                calls,
-                "case {number}: return variant{index}::{name}(*(const variant{index}::Arguments*)arguments);"
-            );
-        }
+        let _ = writeln!(calls, "case {index}: return launch(program{space}::{}, arguments);", program.kernel);
     }
-    format!(
-        "#include \"primitives.cuh\"\n{text}static void call(u64 kernel, const void* arguments) {{\nswitch (kernel) {{\n{calls}}}\n}}\n"
-    )
+    format!("{text}static void call(u64 program, const u8* arguments) {{\nswitch (program) {{\n{calls}}}\n}}\n")
 }

@@ -1,0 +1,55 @@
+//! The measuring kernels on the CPU shim: a copy copies all, a fill fills all, and neither leaves its buffer.
+
+use aril_kernels::Element;
+
+use crate::shim::{Buffer, Case, Pointer, Program, Runner};
+
+fn program(kernel: &'static str) -> Program {
+    Program { source: "memory.cu", defines: Vec::new(), kernel }
+}
+
+#[test]
+fn a_copy_and_a_fill_reach_every_element_and_no_other() {
+    let programs = vec![program("copy_vectors"), program("fill_bf16"), program("fill_f16")];
+    let Some(runner) = Runner::build("memory", programs, |_, source| source.to_owned()) else { return };
+    let pointer = |offset, target| Pointer { holder: None, offset, target, addend: 0 };
+    let case = |kernel, blocks: u32, buffers, pointers, arguments| Case {
+        program: program(kernel),
+        blocks: blocks as usize,
+        threads: 256,
+        shared_bytes: 0,
+        cluster: 1,
+        seed: 3,
+        buffers,
+        pointers,
+        arguments,
+    };
+
+    for (vectors, blocks) in [(1, 1_u32), (255, 2), (2600, 2)] {
+        let content: Vec<u8> = (0..vectors * 16).map(|n| (n * 7 % 251) as u8).collect();
+        let y = Buffer { content: vec![0xff; content.len()], hidden: false, output: true };
+        let x = Buffer { content: content.clone(), hidden: false, output: false };
+        let mut arguments = vec![0; 16];
+        arguments.extend((vectors as u64).to_le_bytes());
+        arguments.extend(blocks.to_le_bytes());
+        let case = case("copy_vectors", blocks, vec![y, x], vec![pointer(0, 0), pointer(8, 1)], arguments);
+        assert_eq!(runner.run(&case).expect("it runs"), [content], "{vectors} vectors");
+    }
+
+    for (element, kernel) in [(Element::Bf16, "fill_bf16"), (Element::F16, "fill_f16")] {
+        let (words, scale) = (1000_u64, 0.25_f32);
+        let buffer = Buffer { content: vec![0xff; words as usize * 4], hidden: false, output: true };
+        let mut arguments = vec![0; 8];
+        arguments.extend(words.to_le_bytes());
+        arguments.extend(9_u64.to_le_bytes());
+        arguments.extend(scale.to_le_bytes());
+        arguments.extend(2_u32.to_le_bytes());
+        let filled = runner.run(&case(kernel, 2, vec![buffer], vec![pointer(0, 0)], arguments)).expect("it runs");
+        let values: Vec<f32> =
+            filled[0].chunks_exact(2).map(|pair| element.decode(u16::from_le_bytes([pair[0], pair[1]]))).collect();
+        assert!(values.iter().all(|value| value.abs() <= scale), "all written, none beyond the scale");
+        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        let distinct: std::collections::BTreeSet<u32> = values.iter().map(|value| value.to_bits()).collect();
+        assert!(mean.abs() < 0.02 && distinct.len() > 200, "mean {mean}, {} values", distinct.len());
+    }
+}
