@@ -71,6 +71,9 @@ pub(crate) struct Clock {
     pub started: String,
     /// How long it took.
     pub wall_seconds: f64,
+    /// How long the simulation itself took, everything recorded; of a single run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loop_seconds: Option<f64>,
     /// On how many threads.
     pub threads: usize,
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use polars::io::parquet::write::BatchedWriter;
-use polars::prelude::{Column, DataFrame, ParquetCompression, ParquetWriter, PolarsError, ZstdLevel};
+use polars::polars_utils::compression::ZstdLevel;
+use polars::prelude::{Column, DataFrame, ParquetCompression, ParquetWriter, PolarsError};
 
 use crate::ReportError;
 
