@@ -1,29 +1,61 @@
 #!/bin/sh
-# Everything about the LoRA kernels that needs a GPU, in one go: `kernels/ci/gpu.sh BENCH OUT`.
-# BENCH is the built example `bench_lora`, OUT a folder for the results. Needs compute-sanitizer
-# on the path for the second half; prints what it skips.
+# Everything about the kernels that needs a GPU, in one go: `kernels/ci/gpu.sh BINARIES OUT [PART...]`.
+# BINARIES is the folder of the built examples (target/release/examples), OUT a folder for results and logs.
+# Parts: lora attention baselines copies llama hugging-face sanitize; all of them if none is named. A part whose
+# binary is not there is skipped and says so, as are compute-sanitizer and python where they are missing.
 set -u
-bench=$1
+binaries=$1
 out=$2
+shift 2
+parts=${*:-lora attention baselines copies llama hugging-face sanitize}
+here=$(dirname "$0")
+mkdir -p "$out"
 failed=0
-"$bench" --points all --out "$out/lora.json" > "$out/lora.log" 2>&1 || failed=1
-tail -1 "$out/lora.log"
-if ! command -v compute-sanitizer > /dev/null; then
-  echo "compute-sanitizer is not here: memory and race checks are skipped"
-  exit $failed
-fi
-# A shape for each path: clusters, global exchange, several row tiles, odd ranks, one block a segment.
-for tool in memcheck synccheck racecheck; do
-  for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "40 segments" "r32 1000 prefill"; do
-    if timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$bench" --check-only --points all \
-      --only "$point" --out /dev/null > "$out/$tool.log" 2>&1; then
-      echo "$tool clean: $point"
-    else
-      code=$?
-      tail -3 "$out/$tool.log"
-      echo "$tool exit $code (124: out of time): $point"
-      [ $code -eq 124 ] || failed=1
-    fi
-  done
+
+# run NAME SECONDS COMMAND...: its last line, and whether it failed.
+run() {
+  name=$1
+  seconds=$2
+  shift 2
+  if ! command -v "$1" > /dev/null; then
+    echo "$name: $1 is not here: skipped"
+    return
+  fi
+  timeout "$seconds" "$@" > "$out/$name.log" 2>&1
+  code=$?
+  echo "$name: exit $code (124: out of time): $(tail -n 1 "$out/$name.log")"
+  [ $code -eq 0 ] || failed=1
+}
+
+for part in $parts; do
+  case $part in
+    lora) run lora 300 "$binaries/bench_lora" --points all --out "$out/lora.json" ;;
+    attention) run attention 120 "$binaries/bench_attention" --out "$out/attention.json" ;;
+    baselines) run baselines 300 "$binaries/bench_baselines" --points all --out "$out/baselines.json" ;;
+    copies) run copies 120 "$binaries/bench_copies" --out "$out/copies.json" ;;
+    llama) run llama 300 "$binaries/bench_llama" check gemm step --out "$out/llama.json" ;;
+    hugging-face) run hugging-face 120 python3 "$here/hf_check.py" "$binaries/bench_llama" "$out/hugging-face" ;;
+    sanitize)
+      # A batch for each path of the LoRA kernels: clusters, global exchange, several row tiles, odd ranks, one block a
+      # segment; and whole steps of the tiny model, in which every kernel runs.
+      for tool in memcheck synccheck racecheck; do
+        for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "40 segments" "r32 1000 prefill"; do
+          run "$tool-lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 compute-sanitizer --tool $tool --error-exitcode 9 \
+            "$binaries/bench_lora" --check-only --points all --only "$point" --out /dev/null
+        done
+        # Sequences that are cut and not cut, groups of queries, and parts that are added up in two levels.
+        for point in "decode bf16 8/2×128 ragged" "decode fp16 8/1×64 one long" "prefill bf16 8/2×128 ragged"; do
+          run "$tool-attention-$(echo "$point" | tr -cd 'a-z0-9')" 60 compute-sanitizer --tool $tool --error-exitcode 9 \
+            "$binaries/bench_attention" --check-only --only "$point" --out /dev/null
+        done
+        run "$tool-llama" 120 compute-sanitizer --tool $tool --error-exitcode 9 \
+          "$binaries/bench_llama" check --quick --out /dev/null
+      done
+      ;;
+    *)
+      echo "unknown part $part; see the head of $0"
+      failed=1
+      ;;
+  esac
 done
 exit $failed

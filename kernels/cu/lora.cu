@@ -84,6 +84,11 @@ struct Arguments {
   u32 depth;    // of a warp's ring, in units
   u32 reserved;
   Projection projections[4];
+  // Where this is given, the launch runs beside the preceding kernel, which stores `mark` there when x is complete, and only
+  // the end of the launch waits for that kernel.
+  const u32* ready;
+  u32 mark;
+  u32 reserved_too;
 };
 
 enum Mode { SHRINK, EXPAND, PAIR };
@@ -441,8 +446,10 @@ DEVICE void lora(const Arguments& args) {
   Job job;
   job.rows = 0;
   if (block < args.job_count) job = job_of(args.jobs, block);
+  // Beside the preceding kernel one block waits, at its end, so that what follows this launch also follows that kernel.
+  const bool waits = !args.ready || block + 1 == args.job_count;
   if (job.rows == 0) {
-    dependency_wait();
+    if (waits) dependency_wait();
     return;
   }
   const u32 rows = job.rows;
@@ -527,7 +534,13 @@ DEVICE void lora(const Arguments& args) {
   uint2 y_first[BATCH_OUT][NT][2];
   if (cluster) cluster_wait();
 
-  dependency_wait();
+  if (args.ready) {
+    if (thread_index() == 0)
+      while (load_acquire(args.ready) != args.mark) poll_pause();
+    block_barrier();
+  } else {
+    dependency_wait();
+  }
 
   if (MODE != EXPAND) {
     float sums[PAIRS][NT][4];
@@ -663,6 +676,7 @@ DEVICE void lora(const Arguments& args) {
       multiply_outputs<1, 0>(stream, y, v, pairs, row_tiles, y_first);
   }
   copy_wait<0>();
+  if (args.ready && waits) dependency_wait();
 }
 
 KERNEL void __launch_bounds__(WARPS * 32, MIN_BLOCKS) lora_pair(const GRID_CONSTANT Arguments args) { lora<PAIR>(args); }

@@ -33,6 +33,12 @@ DEVICE void copy_async(void* shared, const void* global, u32 bytes) {
                "r"(bytes)
                : "memory");
 }
+// The same for data that is read from end to end: the L2 fetches 256 bytes at a time.
+DEVICE void copy_async_ahead(void* shared, const void* global, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
 DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Returns when at most PENDING of this thread's newest groups are still in flight.
 template <int PENDING>
@@ -53,6 +59,15 @@ DEVICE void dependency_wait() {
 #endif
 }
 
+// A word by which a kernel tells another, running now, that all it has seen is there: what was visible to the thread
+// that stores is visible to the one that loads and finds it.
+DEVICE void store_release(u32* p, u32 v) { asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
+DEVICE u32 load_acquire(const u32* p) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+
 // 16-byte accesses that another block, running now, may read or write.
 DEVICE float4 load_relaxed(const float4* p) {
   float4 v;
@@ -65,6 +80,11 @@ DEVICE float4 load_relaxed(const float4* p) {
 DEVICE void store_relaxed(float4* p, float4 v) {
   asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
                : "memory");
+}
+
+// *p += v, for any number of threads at once, in no particular order.
+DEVICE void add_relaxed(float* p, float v) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory");
 }
 
 // A transaction barrier in shared memory, which other blocks of a cluster complete by storing.
@@ -111,6 +131,8 @@ DEVICE void cluster_wait() {
 }
 DEVICE u32 float_bits(float v) { return __float_as_uint(v); }
 DEVICE float bits_float(u32 v) { return __uint_as_float(v); }
+DEVICE float reciprocal_root(float v) { return rsqrtf(v); }
+DEVICE float exponential(float v) { return __expf(v); }
 // A thread that polls calls this between two looks.
 DEVICE void poll_pause() {}
 
@@ -119,6 +141,39 @@ DEVICE u32 matrix_transpose(u32 v) {
   u32 out;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
   return out;
+}
+
+// Four 8×8 matrices of 16-bit elements from shared memory. Lane 8m + r gives the address of row r of matrix m, 16
+// bytes, aligned. out[m] holds elements 2q and 2q + 1 of row i of matrix m for lane 4i + q; transposed, of column i.
+DEVICE void load_matrices(u32 (&out)[4], const void* shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(shared))
+               : "memory");
+}
+DEVICE void load_matrices_transposed(u32 (&out)[4], const void* shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(shared))
+               : "memory");
+}
+
+// The value of lane `lane ^ mask`.
+DEVICE float shuffle_xor(float v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+// Whether any lane of the warp says so.
+DEVICE bool any_lane(bool v) { return __any_sync(0xffffffffu, v); }
+// 2^v with an error of two units in the last place; 0 for minus infinity.
+DEVICE float exp2_fast(float v) {
+  float out;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(v));
+  return out;
+}
+// Counts one more arrival and returns how many there were before. What this thread's block wrote before a barrier
+// and this call is visible to whoever counts later.
+DEVICE u32 count_arrival(u32* counter) {
+  u32 before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
 }
 
 struct Bf16 {

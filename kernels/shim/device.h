@@ -7,6 +7,7 @@
 // kernel that leans on luck fails here. What this cannot find are races of the memory model.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -16,7 +17,8 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef unsigned long long u64;
 
-struct uint2 { u32 x, y; };
+struct alignas(8) uint2 { u32 x, y; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) uint4 { u32 x, y, z, w; };
 struct alignas(16) float4 { float x, y, z, w; };
 inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
@@ -35,7 +37,7 @@ struct Copy {
 };
 
 enum class State { Ready, Warp, Block, Grid, Poll, Done };
-enum class Collective { None, Barrier, Transpose, MmaBf16, MmaF16 };
+enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, Any, MmaBf16, MmaF16 };
 
 struct Fiber {
   u32 block, thread;
@@ -70,6 +72,7 @@ inline void copy_async(void* shared, const void* global, u32 bytes) {
   if (bytes != 0 && bytes != 16) fail("an asynchronous copy reads neither 0 nor 16 bytes");
   current->open.push_back({shared, global, bytes});
 }
+inline void copy_async_ahead(void* shared, const void* global, u32 bytes) { copy_async(shared, global, bytes); }
 inline void copy_commit() {
   current->groups.push_back(current->open);
   current->open.clear();
@@ -84,6 +87,8 @@ inline void dependency_wait() {
   current->waited = true;
 }
 
+inline void store_release(u32* p, u32 v) { *p = v; }
+inline u32 load_acquire(const u32* p) { return *p; }
 inline float4 load_relaxed(const float4* p) { return *p; }
 inline void store_relaxed(float4* p, float4 v) { *p = v; }
 inline u32 float_bits(float v) {
@@ -96,6 +101,8 @@ inline float bits_float(u32 v) {
   memcpy(&out, &v, 4);
   return out;
 }
+inline float reciprocal_root(float v) { return 1.f / std::sqrt(v); }
+inline float exponential(float v) { return std::exp(v); }
 inline void poll_pause() { yield(State::Poll); }
 
 // The shared memory of a cluster. A launch synchronises it once.
@@ -121,6 +128,31 @@ inline u32 matrix_transpose(u32 v) {
   collect(Collective::Transpose);
   return current->word[0];
 }
+
+inline void load_matrices(Collective which, u32 (&out)[4], const void* shared) {
+  if ((uintptr_t)shared % 16) fail("a row of a matrix is not aligned to 16 bytes");
+  memcpy(current->word, &shared, sizeof shared);
+  collect(which);
+  memcpy(out, current->word, sizeof out);
+}
+inline void load_matrices(u32 (&out)[4], const void* shared) { load_matrices(Collective::LoadMatrices, out, shared); }
+inline void load_matrices_transposed(u32 (&out)[4], const void* shared) {
+  load_matrices(Collective::LoadMatricesTransposed, out, shared);
+}
+inline float shuffle_xor(float v, u32 mask) {
+  current->word[0] = float_bits(v);
+  current->word[1] = mask;
+  collect(Collective::ShuffleXor);
+  return bits_float(current->word[0]);
+}
+inline bool any_lane(bool v) {
+  current->word[0] = v;
+  collect(Collective::Any);
+  return current->word[0];
+}
+inline float exp2_fast(float v) { return exp2f(v); }
+inline void add_relaxed(float* p, float v) { *p += v; }
+inline u32 count_arrival(u32* counter) { return (*counter)++; }
 
 inline void mma(Collective which, float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   u32 operands[6] = {a0, a1, a2, a3, b0, b1};

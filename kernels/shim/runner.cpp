@@ -167,6 +167,29 @@ static void perform(Fiber* lanes) {
       int row = lane / 4, column = lane % 4 * 2;
       lanes[lane].word[0] = in[column][row] | (u32)in[column + 1][row] << 16;
     }
+  } else if (kind == Collective::LoadMatrices || kind == Collective::LoadMatricesTransposed) {
+    u16 in[4][8][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      const void* row;
+      memcpy(&row, lanes[lane].word, sizeof row);
+      memcpy(in[lane / 8][lane % 8], row, 16);
+    }
+    const bool transposed = kind == Collective::LoadMatricesTransposed;
+    for (int lane = 0; lane < 32; ++lane)
+      for (int matrix = 0; matrix < 4; ++matrix) {
+        int i = lane / 4, q = lane % 4 * 2;
+        u16 low = transposed ? in[matrix][q][i] : in[matrix][i][q];
+        u16 high = transposed ? in[matrix][q + 1][i] : in[matrix][i][q + 1];
+        lanes[lane].word[matrix] = low | (u32)high << 16;
+      }
+  } else if (kind == Collective::ShuffleXor) {
+    u32 in[32];
+    for (int lane = 0; lane < 32; ++lane) in[lane] = lanes[lane].word[0];
+    for (int lane = 0; lane < 32; ++lane) lanes[lane].word[0] = in[(lane ^ lanes[lane].word[1]) % 32];
+  } else if (kind == Collective::Any) {
+    u32 any = 0;
+    for (int lane = 0; lane < 32; ++lane) any |= lanes[lane].word[0];
+    for (int lane = 0; lane < 32; ++lane) lanes[lane].word[0] = any;
   } else if (kind == Collective::MmaBf16 || kind == Collective::MmaF16) {
     float a[16][16], b[16][8];
     for (int lane = 0; lane < 32; ++lane) {

@@ -24,7 +24,7 @@ impl Element {
     }
 
     /// The type's name in the kernel sources.
-    pub(crate) fn device_name(self) -> &'static str {
+    pub fn device_name(self) -> &'static str {
         match self {
             Element::F16 => "F16",
             Element::Bf16 => "Bf16",

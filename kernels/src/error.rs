@@ -47,6 +47,14 @@ pub enum Error {
         /// The driver's own words.
         code: String,
     },
+    /// A call of cuBLAS or cuBLASLt failed.
+    #[error("cuBLAS: {doing}: {code}")]
+    Blas {
+        /// What was being done.
+        doing: String,
+        /// The library's own words.
+        code: String,
+    },
     /// Not enough device memory.
     #[error("{what} needs {needed_bytes} bytes of device memory, {free_bytes} are free")]
     OutOfMemory {

@@ -30,6 +30,15 @@ pub enum Overlap {
     Programmatic,
 }
 
+/// A word in device memory by which one launch tells the next, which runs beside it, that the input of both is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// Device address of a u32.
+    pub address: u64,
+    /// What it becomes; not what it was left at by the launches before.
+    pub mark: u32,
+}
+
 impl Gpu {
     /// Opens a GPU of this machine.
     ///

@@ -12,10 +12,20 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 13] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
+    ("activation.cu", include_str!("../cu/activation.cu")),
+    ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
+    ("embedding.cu", include_str!("../cu/embedding.cu")),
+    ("gemm.cu", include_str!("../cu/gemm.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
+    ("baseline.cu", include_str!("../cu/baseline.cu")),
+    ("merge.cu", include_str!("../cu/merge.cu")),
+    ("norm.cu", include_str!("../cu/norm.cu")),
+    ("prefill_attention.cu", include_str!("../cu/prefill_attention.cu")),
+    ("rope.cu", include_str!("../cu/rope.cu")),
+    ("sampling.cu", include_str!("../cu/sampling.cu")),
 ];
 
 /// The header that every source may include.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::verdict::{Verdict, VerdictKind};
+use crate::change::{Scale, Thresholds};
 use crate::input::{ReportInput, RunInfo};
 use crate::metric::{Better, Metric};
 use crate::metrics::{RunMetrics, RunResult};
@@ -79,6 +80,38 @@ pub struct Difference {
     pub relative: Option<f64>,
     /// What the interval rests on.
     pub basis: Basis,
+    /// What it says of the policy.
+    pub standing: Standing,
+}
+
+/// What a difference says of a policy, as far as its interval goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Better than the baseline, beyond doubt.
+    Better,
+    /// Worse, beyond doubt.
+    Worse,
+    /// If there is a difference, it is too small to matter: under 1 %, or half a percentage point of a share.
+    Tie,
+    /// The interval holds zero and more than a tie: more seeds would tell. Or there is no interval.
+    CannotTell,
+}
+
+impl Standing {
+    /// `base` is the baseline's value.
+    fn of(metric: Metric, base: f64, mean: f64, interval: Option<Interval>) -> Standing {
+        let Some(interval) = interval else {
+            return if mean == 0.0 { Standing::Tie } else { Standing::CannotTell };
+        };
+        let least = Thresholds::default().least(metric, Scale::Difference, base);
+        match interval.excludes_zero() {
+            true if (mean > 0.0) == (metric.better() == Better::Higher) => Standing::Better,
+            true => Standing::Worse,
+            false if -least <= interval.low && interval.high <= least => Standing::Tie,
+            false => Standing::CannotTell,
+        }
+    }
 }
 
 /// What an interval rests on.
@@ -94,16 +127,12 @@ pub enum Basis {
 }
 
 impl Difference {
-    /// Can it be told from zero?
-    pub fn is_tie(&self) -> bool {
-        self.mean == 0.0 || self.interval.is_some_and(|interval| !interval.excludes_zero())
-    }
-
-    /// Is the policy better than the baseline, beyond doubt? None: cannot tell.
-    pub fn is_better(&self, metric: Metric) -> Option<bool> {
-        match (self.is_tie(), self.interval) {
-            (true, _) | (_, None) => None,
-            _ => Some((self.mean > 0.0) == (metric.better() == Better::Higher)),
+    /// Is the policy better than the baseline, beyond doubt? None: a tie, or cannot tell.
+    pub fn is_better(&self) -> Option<bool> {
+        match self.standing {
+            Standing::Better => Some(true),
+            Standing::Worse => Some(false),
+            Standing::Tie | Standing::CannotTell => None,
         }
     }
 }
@@ -236,7 +265,14 @@ pub(crate) fn difference(
         },
         (None, _) => (None, Basis::Nothing),
     };
-    Some(Difference { mean, interval, relative: (base != 0.0).then(|| mean / base), basis })
+    let interval = interval.map(|interval| within_reach(interval, base));
+    let standing = Standing::of(metric, base, mean, interval);
+    Some(Difference { mean, interval, relative: (base != 0.0).then(|| mean / base), basis, standing })
+}
+
+/// No metric is negative: nothing can be lower than the baseline by more than all of it.
+fn within_reach(interval: Interval, base: f64) -> Interval {
+    Interval { low: interval.low.max(-base), ..interval }
 }
 
 /// The interval of a difference from blocks of time, laid around the difference of the whole window.
@@ -313,4 +349,36 @@ fn unequal_requests(input: &ReportInput) -> Option<String> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interval(low: f64, high: f64) -> Option<Interval> {
+        Some(Interval { mean: (low + high) / 2.0, low, high, samples: 3 })
+    }
+
+    #[test]
+    fn a_tie_is_known_to_be_small_and_what_is_not_known_is_no_tie() {
+        let of = |low, high| Standing::of(Metric::TtftP99, 10.0, (low + high) / 2.0, interval(low, high));
+        assert_eq!(of(-0.05, 0.08), Standing::Tie, "within 1 % of 10 s");
+        assert_eq!(of(-0.05, 0.12), Standing::CannotTell);
+        assert_eq!(of(-9.0, 20.0), Standing::CannotTell, "two seeds say nothing");
+        assert_eq!(of(0.01, 0.02), Standing::Worse, "surely longer, if only by little");
+        assert_eq!(of(-3.0, -1.0), Standing::Better);
+        assert_eq!(Standing::of(Metric::Goodput, 10.0, 2.0, interval(1.0, 3.0)), Standing::Better);
+        assert_eq!(Standing::of(Metric::Attainment, 0.9, 0.0, interval(-0.004, 0.004)), Standing::Tie, "half a point");
+        assert_eq!(Standing::of(Metric::Attainment, 0.9, 0.0, interval(-0.006, 0.006)), Standing::CannotTell);
+        assert_eq!(Standing::of(Metric::TtftP99, 10.0, 0.0, None), Standing::Tie);
+        assert_eq!(Standing::of(Metric::TtftP99, 10.0, 1.0, None), Standing::CannotTell);
+    }
+
+    #[test]
+    fn nothing_falls_by_more_than_all_of_it() {
+        let wide = Interval { mean: -6.0, low: -14.0, high: 2.0, samples: 2 };
+        assert_eq!(within_reach(wide, 10.0), Interval { low: -10.0, ..wide });
+        let narrow = Interval { mean: -6.0, low: -7.0, high: -5.0, samples: 9 };
+        assert_eq!(within_reach(narrow, 10.0), narrow);
+    }
 }

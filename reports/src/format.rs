@@ -1,6 +1,7 @@
 //! Numbers for people: three digits that matter, and a unit.
 
 use crate::metric::{Metric, Unit};
+use crate::statistics::Interval;
 
 /// Three significant digits, thousands with commas, no exponent between 10^-4 and 10^15.
 pub fn number(x: f64) -> String {
@@ -143,6 +144,17 @@ pub fn plus_minus(metric: Metric, mean: f64, half: f64, scale: Option<f64>) -> S
     format!("{sign}{} ± {}{unit}", write(mean), write(half))
 }
 
+/// A difference with its interval: with the half width, `−15.9 ± 2.0 %`, or with both ends where one was cut off at the most that
+/// can be lost: `−60 % [−100 % to +10 %]`. `scale` as in [`plus_minus`].
+pub fn with_interval(metric: Metric, mean: f64, interval: Interval, scale: Option<f64>) -> String {
+    let (below, above) = (mean - interval.low, interval.high - mean);
+    if (above - below).abs() <= 1e-6 * above.abs() {
+        return plus_minus(metric, mean, above, scale);
+    }
+    let write = |x: f64| scale.map_or_else(|| signed(metric, x), |scale| signed_percent(x * scale));
+    format!("{} [{} to {}]", write(mean), write(interval.low), write(interval.high))
+}
+
 /// A value of a metric with its unit.
 pub fn value(metric: Metric, x: f64) -> String {
     match metric.unit() {
@@ -232,6 +244,14 @@ mod tests {
             [signed_percent(0.000_758), signed_percent(0.0504), signed_percent(-0.2)],
             ["+0.08 %", "+5.04 %", "−20.0 %"]
         );
+    }
+
+    #[test]
+    fn an_interval_that_was_cut_off_shows_both_ends() {
+        let interval = |low, high| Interval { mean: -0.6, low, high, samples: 2 };
+        let text = |low, high| with_interval(Metric::TtftP99, -0.6, interval(low, high), Some(1.0));
+        assert_eq!(text(-0.72, -0.48), "−60 ± 12 %");
+        assert_eq!(text(-1.0, 0.1), "−60.0 % [−100 % to +10.0 %]");
     }
 
     #[test]

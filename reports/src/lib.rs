@@ -37,5 +37,5 @@ pub use crate::recorder::Recorder;
 pub use crate::run_dir::{Existing, MARKER, RunDir};
 pub use crate::settings::{RecorderSettings, SloClass, Traffic};
 pub use crate::summary::{Summary, summary_schema};
-pub use crate::terminal::{TextTable, tables};
+pub use crate::terminal::{TextTable, legend, tables};
 pub use crate::write::{Written, write};

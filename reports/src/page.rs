@@ -203,7 +203,11 @@ fn definitions() -> Markup {
             "Intervals",
             "95 %, Student's t, on differences paired by seed: policies see the same requests. With one seed, on 20 blocks of time taken as independent.",
         ),
-        ("Tie", "the interval of the difference contains zero."),
+        (
+            "Tie",
+            "the 95 % interval of the difference lies within ±1 % of the baseline's value (±0.5 percentage points of a share): if there is a difference, it is too small to matter.",
+        ),
+        ("?", "cannot tell: the interval holds zero, and more than a tie. More seeds would narrow it."),
         (
             "Saturated",
             "in an open loop: fewer than 98 % of the measured requests finished, or the number of waiting requests grew over the last half of the window (slope above zero at 95 %, and by more than 0.5 % of what was offered meanwhile). Its averages depend on how long the run was, so it is not ranked.",

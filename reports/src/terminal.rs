@@ -1,6 +1,6 @@
 //! The comparison as plain text, for a terminal.
 
-use crate::compare::{Cell, Comparison, PointComparison, PolicyRow};
+use crate::compare::{Cell, Comparison, PointComparison, PolicyRow, Standing};
 use crate::format;
 use crate::metric::{Metric, Unit};
 
@@ -48,6 +48,16 @@ pub fn tables(comparison: &Comparison) -> Vec<TextTable> {
         .collect()
 }
 
+/// What the marks in the cells mean; empty where no cell has any.
+pub fn legend(comparison: &Comparison) -> &'static str {
+    let mut cells = comparison.points.iter().flat_map(|point| &point.policies).flat_map(|row| &row.cells);
+    if cells.any(|cell| cell.difference.is_some()) {
+        "in brackets, the paired difference to the baseline ± half of its 95 % interval; tie: under 1 %; ?: more seeds would tell"
+    } else {
+        ""
+    }
+}
+
 /// Axes and values of a point in one line.
 pub(crate) fn point_name(point: &[(String, String)]) -> String {
     point.iter().map(|(axis, value)| format!("{axis} = {value}")).collect::<Vec<_>>().join(", ")
@@ -77,7 +87,7 @@ fn text_cell(cell: &Cell, saturated: bool) -> String {
     match &cell.difference {
         _ if saturated => value,
         None => value,
-        Some(difference) if difference.is_tie() => format!("{value} (tie)"),
+        Some(difference) if difference.standing == Standing::Tie => format!("{value} (tie)"),
         Some(difference) => {
             let scale = difference
                 .relative
@@ -85,8 +95,9 @@ fn text_cell(cell: &Cell, saturated: bool) -> String {
                 .map(|relative| relative / difference.mean);
             match difference.interval {
                 Some(interval) => {
-                    let half = (interval.high - interval.low) / 2.0;
-                    format!("{value} ({})", format::plus_minus(cell.metric, difference.mean, half, scale))
+                    let open = if difference.standing == Standing::CannotTell { "?" } else { "" };
+                    let text = format::with_interval(cell.metric, difference.mean, interval, scale);
+                    format!("{value} ({text}{open})")
                 }
                 None => format!("{value} ({})", format::signed(cell.metric, difference.mean)),
             }

@@ -27,11 +27,13 @@ fn policies(registry: Registry) -> Registry {
         .batcher::<batcher::StaticConsecutive>("static-consecutive")
         .batcher::<batcher::FcfsSameAdapter>("fcfs-same-adapter")
         .batcher::<batcher::RegroupByAdapter>("regroup-by-adapter")
+        .batcher::<batcher::SLora>("s-lora")
         .evictor::<evictor::Lru>("lru")
         .evictor::<evictor::Fifo>("fifo")
         .evictor::<evictor::Lfu>("lfu")
         .evictor::<evictor::SizeAware>("size-aware")
         .evictor::<evictor::Pinned>("pinned")
+        .evictor::<evictor::AtOnce>("at-once")
         .load_path::<load_path::Blocking>("blocking")
         .load_path::<load_path::JoinWhenReady>("join-when-ready")
         .load_path::<load_path::OnArrival>("on-arrival")
@@ -105,6 +107,17 @@ batcher = "chunked"
 evictor = "lru"
 load_path = "join-when-ready"
 preemptor = { newest = { by = "admission", requeue = "replica" } }
+"#,
+        )
+        .preset(
+            "s-lora",
+            r#"# S-LoRA (arXiv 2311.03285): one pool for adapters and KV, admission by look-ahead, no cache of idle adapters.
+batcher = "s-lora"
+evictor = "at-once"
+load_path = { next-in-queue = { late = "blocking" } }
+preemptor = { newest = { by = "admission", requeue = "replica" } }
+gpu_adapters = "unbounded"
+block_size = 1
 "#,
         )
         .preset(

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aril_reports::SloClass;
-use aril_sim::settings::{AdapterMemory, ReplicaSettings};
-use aril_sim::workload::Catalog;
+use aril_sim::settings::{AdapterMemory, ClusterSettings, ReplicaSettings};
+use aril_sim::time::Span;
+use aril_sim::workload::{Catalog, Offered};
+use aril_traces::Workload;
 
 use crate::document::read_named;
 use crate::error::ArilError;
@@ -71,9 +73,8 @@ pub(crate) fn classify(
 ///
 /// # Errors
 /// The first that no replica can hold, and why.
-pub(crate) fn check_adapters(setup: &Setup, catalog: &Catalog) -> Result<(), Wrong> {
+pub(crate) fn check_adapters(setup: &Setup, cluster: &ClusterSettings, catalog: &Catalog) -> Result<(), Wrong> {
     let engine = setup.scenario.engine.kind();
-    let cluster = setup.cluster(0);
     let room = |memory: AdapterMemory| match memory {
         AdapterMemory::Bytes(bytes) => bytes,
         AdapterMemory::Slots(0) => 0,
@@ -110,4 +111,62 @@ pub(crate) fn check_adapters(setup: &Setup, catalog: &Catalog) -> Result<(), Wro
         }
     }
     Ok(())
+}
+
+/// Is there a request that some replica has KV blocks for? The first that fits settles it: usually the very first.
+///
+/// # Errors
+/// None fits anywhere: every one of them would be rejected.
+pub(crate) fn check_room(setup: &Setup, cluster: &ClusterSettings, workload: &Workload) -> Result<(), Wrong> {
+    let reserve = u64::from((setup.policies().preemptor)().reserve(1));
+    // Nobody attends to the last token: its KV is never computed.
+    let tokens =
+        |offered: &Offered| u64::from(offered.request.prompt_tokens) + u64::from(offered.outcome.output_tokens) - 1;
+    let room = |replica: &ReplicaSettings| {
+        u64::from(replica.kv_blocks).saturating_sub(reserve) * u64::from(replica.block_size)
+    };
+    let largest = cluster.replicas.iter().map(room).max().unwrap_or(0);
+    let mut shortest = u64::MAX;
+    for offered in workload.arrivals() {
+        shortest = shortest.min(tokens(&offered));
+        if shortest <= largest {
+            return Ok(());
+        }
+    }
+    if shortest == u64::MAX {
+        return Ok(());
+    }
+    let engine = setup.scenario.engine.kind();
+    let kept = if reserve > 0 { format!(", of which the preemptor keeps {reserve} free") } else { String::new() };
+    let problem = format!(
+        "no request of the traffic ever fits: the shortest takes {shortest} tokens of KV, and a replica has blocks for {largest}{kept}"
+    );
+    Err(Wrong::at(&format!("engine.{engine}.kv_cache"), problem)
+        .help("give the KV cache more blocks, or offer shorter requests"))
+}
+
+/// More publications than this take a core longer than anybody waits.
+const PUBLICATIONS_MAX: u128 = 1_000_000_000;
+
+/// Does publishing signals leave time for anything else?
+///
+/// # Errors
+/// So many replicas would publish so often that the run would seem to hang.
+pub(crate) fn check_pace(cluster: &ClusterSettings, workload: &Workload) -> Result<(), Wrong> {
+    let (interval, span) = (cluster.signals_interval, workload.span());
+    if interval.is_zero() {
+        return Ok(());
+    }
+    let replicas = cluster.replicas.len() as u128;
+    let publications = u128::from(span.as_ps() / interval.as_ps()) * replicas;
+    if publications <= PUBLICATIONS_MAX {
+        return Ok(());
+    }
+    let least = u128::from(span.as_ps()) * replicas / PUBLICATIONS_MAX;
+    let least = Span::from_ms(u64::try_from(least / 1_000_000_000 + 1).unwrap_or(u64::MAX / 1_000_000_000));
+    let problem = format!(
+        "{interval} over {span}: {replicas} replicas would publish {publications} times, and the run would hardly end"
+    );
+    Err(Wrong::at("signals.interval", problem)
+        .help(format!("write {least} or more, or \"0s\" for routers that see the truth")))
 }

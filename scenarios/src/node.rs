@@ -211,7 +211,12 @@ pub fn parse_assignment(argument: &str) -> Result<(KeyPath, Node), Wrong> {
     let span = path.len() + 1..argument.len();
     let node = match DeValue::parse(value.trim()) {
         Ok(parsed) => {
-            let mut node = convert(&source, parsed)?;
+            // Its spans count from the value, not from the whole argument.
+            let of_argument = |wrong: Wrong| {
+                let wrong = Wrong { origin: Some(Origin::new(&source, span.clone())), ..wrong };
+                keys.iter().rev().fold(wrong, |wrong, (key, _)| wrong.within(key))
+            };
+            let mut node = convert(&source, parsed).map_err(of_argument)?;
             node.relocate(&Origin::new(&source, span));
             node
         }
@@ -221,7 +226,8 @@ pub fn parse_assignment(argument: &str) -> Result<(KeyPath, Node), Wrong> {
 }
 
 impl Node {
-    fn relocate(&mut self, origin: &Origin) {
+    /// Says of everything in it that it was written there.
+    pub(crate) fn relocate(&mut self, origin: &Origin) {
         self.origin = origin.clone();
         match &mut self.value {
             Value::Array(items) => items.iter_mut().for_each(|item| item.relocate(origin)),
@@ -238,7 +244,7 @@ fn convert_table(source: &Arc<Source>, table: DeTable<'_>) -> Result<Value, Wron
     let mut entries = Vec::with_capacity(table.len());
     for (key, value) in table {
         let origin = Origin::new(source, key.span());
-        let mut node = convert(source, value)?;
+        let mut node = convert(source, value).map_err(|wrong| wrong.within(key.get_ref().as_ref()))?;
         // A table under a header is shown by its name, one in braces by itself.
         let braced = source.text.get(node.origin.span.clone()).is_some_and(|text| text.starts_with(['{', '[']));
         if node.is_table() && (!braced || source.text[node.origin.span.start..].starts_with('[')) {

@@ -247,7 +247,10 @@ fn apply(tree: &mut Node, overlay: &Entry, registry: &Registry) -> Result<(), Wr
             return Err(Wrong::new("expected the name of a preset").from_origin(&preset.node.origin).within("preset"));
         };
         let keys = registry.preset_named(name).map_err(|w| w.from_origin(&preset.node.origin).within("preset"))?;
-        apply_keys(tree, keys)?;
+        let mut keys = keys.clone();
+        // What is wrong with it is wrong where it was chosen.
+        keys.relocate(&preset.node.origin);
+        apply_keys(tree, &keys)?;
     }
     apply_keys(tree, &overlay.node)
 }

@@ -3,8 +3,11 @@
 use crate::node::{Entry, Node};
 use crate::wrong::Wrong;
 
+const NO_PREFIX_SCORER: &str =
+    "a scorer of shared prefixes is not built, since prefix caching is not modelled: leave it out";
+
 /// A path of keys, `*` for any, and why it is refused.
-const NOT_BUILT: [(&[&str], &str); 9] = [
+const NOT_BUILT: [(&[&str], &str); 11] = [
     (
         &["plan"],
         "capacity planning is not built; sweep `pool.NAME.replicas` with [sweep] and read off where the SLOs hold",
@@ -31,6 +34,8 @@ const NOT_BUILT: [(&[&str], &str); 9] = [
         &["engine", "*", "fully_sharded_loras"],
         "fully sharded adapters are not modelled: adapters are split as vLLM does by default",
     ),
+    (&["router", "scorers", "prefix"], NO_PREFIX_SCORER),
+    (&["policy", "*", "router", "scorers", "prefix"], NO_PREFIX_SCORER),
     (&["engine", "*", "speculative_config"], "speculative decoding is not modelled"),
 ];
 
@@ -57,4 +62,24 @@ fn find<'a>(node: &'a Node, path: &[&str]) -> Option<Vec<&'a Entry>> {
         found.insert(0, entry);
         Some(found)
     })
+}
+
+/// Systems of the field whose bundle of policies somebody may well name, and what stands in the way.
+const PRESETS_NOT_BUILT: [(&str, &str); 5] = [
+    (
+        "chameleon",
+        "Chameleon caches adapters in whatever memory KV leaves free and queues by predicted size; neither is built. Its rule \
+         of eviction is: { evictor = \"size-aware\" }",
+    ),
+    ("dlora", "merged execution and dLoRA's switching by credits are not built"),
+    ("toppings", "adapters computed on the CPU while they load, and rank-aware routing, are not built"),
+    ("elora", "the dependency tree of adapters and KV prefixes is not built: prefix caching is not modelled"),
+    ("lorax", "turns of active adapters by LoRAX's clock are not built. Nearest: { batcher = \"regroup-by-adapter\" }"),
+];
+
+/// Why a preset that the field knows cannot be had; none of a name that nobody knows.
+pub(crate) fn preset(name: &str) -> Option<Wrong> {
+    let plain = |text: &str| text.to_lowercase().replace(['-', '_', ' '], "");
+    let (known, reason) = PRESETS_NOT_BUILT.iter().find(|(known, _)| plain(known) == plain(name))?;
+    Some(Wrong::new(format!("the preset `{known}` is known and not built")).help(*reason))
 }

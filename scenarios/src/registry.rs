@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use aril_sim::policy::{Batcher, Evictor, LoadPath, Migrator, Preemptor, Router, Scaler, Tunable};
+use aril_sim::policy::{Batcher, Evictor, Ground, LoadPath, Migrator, Preemptor, Router, Scaler, Tunable};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::node::{Node, Value};
+use crate::refused;
 use crate::scenario::Choice;
-use crate::source::Source;
+use crate::source::{Origin, Source};
 use crate::wrong::{Wrong, suggest};
 
 /// What a policy needs to be registered: its TOML table is its own `Deserialize`, a copy of it serves each replica.
@@ -17,10 +18,17 @@ pub trait Tunables: Tunable + Clone + DeserializeOwned + Serialize + JsonSchema 
 
 impl<P: Tunable + Clone + DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'static> Tunables for P {}
 
+/// Can a policy do its work there?
+type Suits = dyn Fn(&Ground<'_>) -> Result<(), String> + Send + Sync;
+
 /// A policy as a scenario chose it.
 #[derive(Clone)]
 pub struct Chosen<P: ?Sized> {
     make: Arc<dyn Fn() -> Box<P> + Send + Sync>,
+    suits: Arc<Suits>,
+    kind: &'static str,
+    /// Where it was named.
+    origin: Origin,
     /// Its name and all its tunables, defaults written out.
     pub choice: Choice,
 }
@@ -30,6 +38,16 @@ impl<P: ?Sized + 'static> Chosen<P> {
     pub fn make(&self) -> Box<dyn Fn() -> Box<P> + Send + Sync> {
         let make = self.make.clone();
         Box::new(move || make())
+    }
+
+    /// Can it do its work there?
+    ///
+    /// # Errors
+    /// What cannot be, told where the policy was named.
+    pub fn suits(&self, ground: &Ground<'_>) -> Result<(), Wrong> {
+        (self.suits)(ground).map_err(|problem| {
+            Wrong::new(problem).within(&self.choice.name).within(self.kind).from_origin(&self.origin)
+        })
     }
 }
 
@@ -85,13 +103,22 @@ impl<P: ?Sized + 'static> Kind<P> {
             source: T::SOURCE,
             tunables: defaults,
         };
+        let kind = self.kind;
         let read = move |name: &str, table: &Node| {
             let policy: T = table.read()?;
             policy.validate().map_err(|problem| Wrong::new(problem).from_origin(&table.origin))?;
             let tunables = toml::Table::try_from(&policy)
                 .map_err(|error| Wrong::new(format!("its tunables cannot be written: {error}")))?;
             let choice = Choice { name: name.to_owned(), tunables };
-            Ok(Chosen { make: Arc::new(move || boxed(policy.clone())), choice })
+            let judge = policy.clone();
+            let suits = Arc::new(move |ground: &Ground<'_>| judge.suits(ground));
+            Ok(Chosen {
+                make: Arc::new(move || boxed(policy.clone())),
+                suits,
+                kind,
+                origin: table.origin.clone(),
+                choice,
+            })
         };
         let schema = |generator: &mut SchemaGenerator| generator.subschema_for::<T>();
         self.entries.push(Entry { about, read: Box::new(read), schema });
@@ -232,6 +259,9 @@ impl Registry {
     /// An unknown name, with the known ones.
     pub fn preset_named(&self, name: &str) -> Result<&Node, Wrong> {
         self.presets.iter().find(|preset| preset.name == name).map(|preset| &preset.node).ok_or_else(|| {
+            if let Some(not_built) = refused::preset(name) {
+                return not_built;
+            }
             let known = self.presets.iter().map(|preset| preset.name.as_str());
             Wrong::new(format!("there is no preset `{name}`")).help(suggest(name, known, "registered"))
         })
@@ -244,5 +274,5 @@ impl Registry {
 }
 
 fn empty_table(source: &Arc<Source>) -> Node {
-    Node { value: Value::Table(Vec::new()), origin: crate::source::Origin::new(source, 0..0) }
+    Node { value: Value::Table(Vec::new()), origin: Origin::new(source, 0..0) }
 }

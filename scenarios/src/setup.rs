@@ -9,10 +9,12 @@ use std::sync::Arc;
 use aril_sim::batch::{Executor, Modelled};
 use aril_sim::cost::CompiledCost;
 use aril_sim::model::Model;
-use aril_sim::policy::{Batcher, Evictor, LoadPath, Migrator, Policies, Preemptor, Router, Scaler};
+use aril_sim::policy::{Batcher, Evictor, Ground, LoadPath, Migrator, Policies, Preemptor, Router, Scaler};
 use aril_sim::profile::Profile;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::settings::{ClusterSettings, ReplicaSettings};
+use aril_sim::time::Span;
+use aril_sim::workload::Catalog;
 
 use crate::error::ArilError;
 use crate::node::{Node, Value};
@@ -49,6 +51,9 @@ struct Choices {
     scaler: Option<Chosen<dyn Scaler>>,
 }
 
+/// Signals that come more often than this say nothing new and would cost the run its time.
+const INTERVAL_MIN: Span = Span::from_ms(1);
+
 /// What a scenario writes for no migrator and no scaler, where its base has one.
 const NONE: &str = "none";
 
@@ -75,6 +80,12 @@ impl Setup {
         let kernel = profile::kernel(&engine, &profiles).map_err(place)?;
         let max_model_len = engine.settings().max_model_len.unwrap_or_else(|| memory::context(&model));
         scenario.engine = engine.with_kernel(kernel).with_context(max_model_len);
+        let interval = scenario.signals.interval;
+        if !interval.is_zero() && interval < INTERVAL_MIN {
+            let problem = format!("{interval}: steps take milliseconds, and nothing changes between them");
+            let help = "write 1ms or more, or \"0s\" for routers that see the truth";
+            return Err(place(Wrong::at("signals.interval", problem).help(help)).into());
+        }
         let choices = Choices::read(tree, registry, &scenario.engine, &profiles[0]).map_err(place)?;
         choices.write_to(&mut scenario);
         let (replicas, replica_pool) = memory::replicas(&scenario, &model, &profiles).map_err(place)?;
@@ -109,6 +120,22 @@ impl Setup {
             migrator: choices.migrator.as_ref().map(Chosen::make),
             scaler: choices.scaler.as_ref().map(Chosen::make),
         }
+    }
+
+    /// Can every policy do its work on this cluster, for these tenants and adapters?
+    ///
+    /// # Errors
+    /// The first that cannot, told where it was named.
+    pub(crate) fn check_policies(&self, cluster: &ClusterSettings, catalog: &Catalog) -> Result<(), Wrong> {
+        let choices = &self.choices;
+        let ground = Ground { cluster, catalog, scaled: choices.scaler.is_some() };
+        choices.router.suits(&ground)?;
+        choices.batcher.suits(&ground)?;
+        choices.evictor.suits(&ground)?;
+        choices.load_path.suits(&ground)?;
+        choices.preemptor.suits(&ground)?;
+        choices.migrator.iter().try_for_each(|migrator| migrator.suits(&ground))?;
+        choices.scaler.iter().try_for_each(|scaler| scaler.suits(&ground))
     }
 
     /// One executor a pool.

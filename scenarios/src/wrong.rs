@@ -126,8 +126,13 @@ impl serde::de::Error for Wrong {
 
 /// The nearest of the known names if one is near, and all of them.
 pub fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone, what: &str) -> String {
-    let list = known.clone().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    match nearest(name, known) {
+    listed(nearest(name, known.clone()), known, what)
+}
+
+/// All of the known names, the one that was probably meant first.
+pub(crate) fn listed<'a>(near: Option<&str>, known: impl Iterator<Item = &'a str>, what: &str) -> String {
+    let list = known.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match near {
         Some(near) => format!("did you mean `{near}`? {what}: {list}"),
         None => format!("{what}: {list}"),
     }

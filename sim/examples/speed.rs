@@ -196,30 +196,17 @@ fn main() {
     };
     let (count, seconds, adapters) = (argument(1, 1_000), argument(2, 3_600), argument(3, 10_000));
     let replica = ReplicaSettings {
-        gpus: 1,
-        executor: 0,
         max_num_seqs: BATCH,
         max_num_batched_tokens: 4_096,
         max_loras: BATCH,
         max_lora_rank: 16,
         lora_slots: BATCH,
-        block_size: 16,
         kv_blocks: 4_200,
         gpu_adapters: AdapterMemory::Slots(2 * BATCH),
-        host_adapters: AdapterMemory::Unbounded,
         gpu_link: Link { latency: Span::from_us(20), bytes_per_second: Some(25_000_000_000) },
-        disk_link: Link::INSTANT,
-        startup: Span::ZERO,
-        starts_on: true,
+        ..ReplicaSettings::boundless()
     };
-    let settings = ClusterSettings {
-        replicas: vec![replica; count as usize],
-        signals_interval: Span::ZERO,
-        client_timeout: None,
-        horizon: None,
-        stretches: true,
-        seed: 1,
-    };
+    let settings = ClusterSettings::of(vec![replica; count as usize], 1);
     let adapter = |i| Adapter { name: format!("adapter {i}"), rank: 16, bytes: 40_000_000, owner: None };
     let catalog = Catalog {
         tenants: vec![Tenant { name: "everybody".to_owned(), weight: 1.0, slo_class: 0 }],

@@ -41,6 +41,8 @@ pub struct Queued {
     pub tokens: u32,
     /// Output tokens emitted before.
     pub emitted: u32,
+    /// The client's cap on its output tokens.
+    pub max_tokens: u32,
 }
 
 /// What changes besides the replica; the engine sees to it when the draft is done.
@@ -140,6 +142,7 @@ impl Draft<'_> {
             arrival: waiting.arrival,
             tokens: waiting.tokens,
             emitted: waiting.emitted,
+            max_tokens: waiting.max_tokens,
         })
     }
 
@@ -161,6 +164,11 @@ impl Draft<'_> {
     /// KV blocks that `tokens` tokens take.
     pub fn kv_blocks_for(&self, tokens: u32) -> u32 {
         self.replica.blocks(tokens)
+    }
+
+    /// Rank of the adapter.
+    pub fn rank(&self, adapter: AdapterId) -> u32 {
+        self.catalog.adapters[adapter.index()].rank
     }
 
     /// Is the adapter in use by the batch?
@@ -226,6 +234,7 @@ impl Draft<'_> {
                     arrival: row.running.arrival,
                     tokens: row.prompt + row.running.emitted,
                     emitted: row.running.emitted,
+                    max_tokens: row.running.max_tokens,
                     output: row.output,
                     last_token: row.last_token,
                     since: self.now,

@@ -18,7 +18,7 @@ mod tunable;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use tunable::Tunable;
+pub use tunable::{Ground, Tunable};
 
 use crate::draft::Draft;
 use crate::fleet::Fleet;
@@ -93,6 +93,12 @@ pub struct Idle {
 pub trait Evictor {
     /// Position in `idle` (never empty, ordered by adapter) of the one that goes, or none to refuse the newcomer.
     fn victim(&mut self, now: Time, idle: &[Idle]) -> Option<usize>;
+
+    /// Does an adapter stay on the GPU when the last sequence of the batch that used it has left? If not, it goes at once, unless
+    /// it was fetched for somebody in the queue.
+    fn keeps_idle(&self) -> bool {
+        true
+    }
 }
 
 /// How the engine treats a missing adapter.
@@ -135,6 +141,8 @@ pub struct Running {
     pub target: u32,
     /// Output tokens emitted.
     pub emitted: u32,
+    /// The client's cap on its output tokens.
+    pub max_tokens: u32,
     /// KV blocks it holds.
     pub kv_blocks: u32,
 }

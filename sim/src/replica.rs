@@ -32,6 +32,7 @@ pub(crate) struct Waiting {
     /// Tokens to prefill: prompt and recomputed output.
     pub(crate) tokens: u32,
     pub(crate) emitted: u32,
+    pub(crate) max_tokens: u32,
     pub(crate) output: u32,
     pub(crate) last_token: Option<Time>,
     /// When it joined this queue.

@@ -113,6 +113,17 @@ impl Residency {
         self.changes.extend(self.gpu.clear().into_iter().map(|adapter| (adapter, false)));
     }
 
+    /// Takes off the GPU what nobody uses or awaits.
+    pub(crate) fn offload_idle(&mut self, now: Time, observer: &mut dyn Observer) {
+        let mut idle = Vec::new();
+        self.gpu.idle(true, &mut idle);
+        for adapter in idle.into_iter().map(|idle| idle.adapter) {
+            let bytes = self.gpu.remove(adapter).bytes;
+            observer.observe(now, &Fact::Evicted { replica: self.replica, adapter, tier: Tier::Gpu, bytes });
+            self.changes.push((adapter, false));
+        }
+    }
+
     pub(crate) fn resident(&self) -> u32 {
         self.gpu.len() as u32
     }

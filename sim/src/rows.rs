@@ -44,6 +44,8 @@ struct Cold {
     emitted: u32,
     /// Output tokens at which it finishes: fate, no policy sees it.
     output: u32,
+    /// Output tokens that its client allows.
+    max_tokens: u32,
     last_token: Option<Time>,
     /// KV blocks of its prefill.
     blocks: u32,
@@ -191,6 +193,7 @@ impl Rows {
             computed,
             target: cold.target,
             emitted,
+            max_tokens: cold.max_tokens,
             kv_blocks,
         }
     }
@@ -235,6 +238,7 @@ impl Rows {
             target: waiting.tokens,
             emitted: waiting.emitted,
             output: waiting.output,
+            max_tokens: waiting.max_tokens,
             last_token: waiting.last_token,
             blocks,
             drafted: chunk,

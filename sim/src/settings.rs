@@ -70,6 +70,30 @@ pub struct ReplicaSettings {
     pub starts_on: bool,
 }
 
+impl ReplicaSettings {
+    /// One GPU with room for everything, on from the start, whose copies take no time: a model from which an experiment takes
+    /// away what it is about.
+    pub fn boundless() -> ReplicaSettings {
+        ReplicaSettings {
+            gpus: 1,
+            executor: 0,
+            max_num_seqs: 1_000_000,
+            max_num_batched_tokens: 1_000_000,
+            max_loras: 1_000_000,
+            max_lora_rank: 1_024,
+            lora_slots: 0,
+            block_size: 16,
+            kv_blocks: 1_000_000,
+            gpu_adapters: AdapterMemory::Unbounded,
+            host_adapters: AdapterMemory::Unbounded,
+            gpu_link: Link::INSTANT,
+            disk_link: Link::INSTANT,
+            startup: Span::ZERO,
+            starts_on: true,
+        }
+    }
+}
+
 /// How the cluster is set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterSettings {
@@ -85,4 +109,18 @@ pub struct ClusterSettings {
     pub stretches: bool,
     /// Where random streams come from.
     pub seed: u64,
+}
+
+impl ClusterSettings {
+    /// These replicas, whose routers see the truth and whose clients wait until they are served.
+    pub fn of(replicas: Vec<ReplicaSettings>, seed: u64) -> ClusterSettings {
+        ClusterSettings {
+            replicas,
+            signals_interval: Span::ZERO,
+            client_timeout: None,
+            horizon: None,
+            stretches: true,
+            seed,
+        }
+    }
 }

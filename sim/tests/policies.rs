@@ -7,6 +7,7 @@ mod load_path;
 mod migrator;
 mod preemptor;
 mod router;
+mod s_lora;
 mod scaler;
 mod stage;
 mod table;

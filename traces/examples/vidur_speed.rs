@@ -17,8 +17,8 @@ use aril_sim::policy::preemptor::Newest;
 use aril_sim::policy::router::RoundRobin;
 use aril_sim::profile::Profile;
 use aril_sim::profile::lora::LoraKernel;
-use aril_sim::settings::{AdapterMemory, ClusterSettings, Link, ReplicaSettings};
-use aril_sim::time::{Span, Time};
+use aril_sim::settings::{ClusterSettings, ReplicaSettings};
+use aril_sim::time::Time;
 use aril_sim::workload::{Catalog, Offered, Outcome, Request, RequestId, TenantId};
 use aril_traces::{Columns, Format, ReadOptions, read};
 
@@ -63,30 +63,14 @@ fn main() {
         })
         .collect();
     let replica = ReplicaSettings {
-        gpus: 1,
-        executor: 0,
         max_num_seqs: 128,
         max_num_batched_tokens: 512,
         max_loras: 0,
         max_lora_rank: 0,
-        lora_slots: 0,
-        block_size: 16,
         kv_blocks: 7424,
-        gpu_adapters: AdapterMemory::Unbounded,
-        host_adapters: AdapterMemory::Unbounded,
-        gpu_link: Link::INSTANT,
-        disk_link: Link::INSTANT,
-        startup: Span::ZERO,
-        starts_on: true,
+        ..ReplicaSettings::boundless()
     };
-    let settings = ClusterSettings {
-        replicas: vec![replica; 16],
-        signals_interval: Span::ZERO,
-        client_timeout: None,
-        horizon: None,
-        stretches: true,
-        seed: 0,
-    };
+    let settings = ClusterSettings::of(vec![replica; 16], 0);
     let policies = Policies {
         router: Box::new(|| Box::new(RoundRobin::default())),
         batcher: Box::new(|| Box::new(Chunked { watermark: 0.01, ..Chunked::default() })),

@@ -162,12 +162,14 @@ impl Traffic {
                 "leave it out, or leave out `input_tokens`, `output_tokens`, `total_tokens`",
             );
         }
-        for (key, law) in [
-            ("input_tokens", &self.input_tokens),
-            ("output_tokens", &self.output_tokens),
-            ("total_tokens", &self.total_tokens),
+        // A total is what prompt and output share: it may be shorter than any of them, and then is not what counts.
+        let room = context.max_model_len - 1;
+        for (key, law, least, most) in [
+            ("input_tokens", &self.input_tokens, 1, room),
+            ("output_tokens", &self.output_tokens, 1, room),
+            ("total_tokens", &self.total_tokens, 0, context.max_model_len),
         ] {
-            law.as_ref().map(|law| law.check(key)).transpose()?;
+            law.as_ref().map(|law| law.check(key, least, most)).transpose()?;
         }
         let mut weights = 0.0;
         for (rank, weight) in &self.ranks {

@@ -163,6 +163,21 @@ pub enum TraceError {
 }
 
 impl TraceError {
+    /// The file that it is about, or the name of a shipped trace; none if it is about a setting.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            TraceError::Io { file, .. } => Some(file),
+            TraceError::Encoding { place, .. }
+            | TraceError::Malformed { place, .. }
+            | TraceError::Value { place, .. }
+            | TraceError::Empty { place, .. }
+            | TraceError::MissingColumn { place, .. }
+            | TraceError::UnknownFormat { place, .. }
+            | TraceError::Unsorted { place, .. } => Some(&place.file),
+            TraceError::UnknownTrace { .. } | TraceError::Setting { .. } => None,
+        }
+    }
+
     /// A setting that cannot be.
     pub(crate) fn setting(key: impl Into<String>, problem: impl Into<String>, advice: impl Into<String>) -> TraceError {
         TraceError::Setting { key: key.into(), problem: problem.into(), advice: advice.into() }

@@ -67,34 +67,62 @@ fn or_a_number(schema: &mut schemars::Schema) {
 }
 
 impl Length {
-    /// Is it a law at all? `key` names it in errors.
-    pub(crate) fn check(&self, key: &str) -> Result<(), TraceError> {
-        let bounds = |min: u32, max: u32| {
-            if min <= max {
-                return Ok(());
-            }
-            Err(TraceError::setting(key, format!("min {min} is above max {max}"), "exchange them"))
-        };
+    /// Is it a law at all, and one whose lengths exist? `key` names it in errors; nothing of it is below `least` or, where it says
+    /// how long it gets, above `most`: the simulator would quietly make something else of it.
+    pub(crate) fn check(&self, key: &str, least: u32, most: u32) -> Result<(), TraceError> {
         match self {
-            Length::Fixed(_) => Ok(()),
-            Length::Uniform([low, high]) if low < high => Ok(()),
-            Length::Uniform([low, high]) => Err(TraceError::setting(
-                key,
-                format!("no number lies from {low} up to but not including {high}"),
-                "write [lowest, one above the highest]",
-            )),
-            Length::Lognormal { s, loc, scale, min, max } => {
+            Length::Fixed(_) => {}
+            Length::Uniform([low, high]) if low < high => {}
+            Length::Uniform([low, high]) => {
+                let problem = format!("no number lies from {low} up to but not including {high}");
+                return Err(TraceError::setting(key, problem, "write [lowest, one above the highest]"));
+            }
+            Length::Lognormal { s, loc, scale, .. } => {
                 positive(&format!("{key}.lognormal.s"), *s)?;
                 positive(&format!("{key}.lognormal.scale"), *scale)?;
                 if !loc.is_finite() {
                     return Err(TraceError::setting(key, "loc is no finite number", "write one"));
                 }
-                bounds(*min, *max)
             }
-            Length::Exponential { mean, min, max } => {
+            Length::Exponential { mean, .. } => {
                 positive(&format!("{key}.exponential.mean"), *mean)?;
-                bounds(*min, *max)
             }
+        }
+        let (low, high) = self.bounds();
+        if low > high {
+            return Err(TraceError::setting(key, format!("min {low} is above max {high}"), "exchange them"));
+        }
+        if low < least {
+            let problem = format!("lengths from {low} on: every prompt and every output has at least {least} token");
+            return Err(TraceError::setting(key, problem, format!("begin at {least}")));
+        }
+        let typical = self.middle();
+        let longest = if high == u32::MAX { typical } else { f64::from(high) };
+        if longest > f64::from(most) {
+            let what = if high == u32::MAX { "typical lengths of" } else { "lengths of up to" };
+            let problem = format!("{what} {longest:.0} tokens, and the context of the model leaves room for {most}");
+            let advice = "shorten them, or serve a model with a longer context (`max_model_len`)";
+            return Err(TraceError::setting(key, problem, advice));
+        }
+        Ok(())
+    }
+
+    /// The shortest and the longest length that the law allows.
+    fn bounds(&self) -> (u32, u32) {
+        match *self {
+            Length::Fixed(tokens) => (tokens, tokens),
+            Length::Uniform([low, high]) => (low, high - 1),
+            Length::Lognormal { min, max, .. } | Length::Exponential { min, max, .. } => (min, max),
+        }
+    }
+
+    /// About the middle of the law before it is cut off, tokens.
+    fn middle(&self) -> f64 {
+        match *self {
+            Length::Fixed(tokens) => f64::from(tokens),
+            Length::Uniform([low, high]) => (f64::from(low) + f64::from(high)) / 2.0,
+            Length::Lognormal { loc, scale, .. } => loc + scale,
+            Length::Exponential { mean, .. } => mean,
         }
     }
 

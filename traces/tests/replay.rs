@@ -160,8 +160,8 @@ proptest! {
             "trace = \"mooncake-conversation-5min\"",
             "trace = \"azure-llm-2023-code\"\nwindow = { start = \"3m\", duration = \"5m\" }",
             "trace = \"ragpulse-day\"\narrivals.gamma = { rate = 3.0, cv = 4.0 }",
-            "arrivals.vary = { rps = 4.0 }\nwindow.duration = \"5m\"\ninput_tokens = { uniform = [0, 9] }\ntotal_tokens = { uniform = [0, 99] }",
-            "closed-loop.requests = 500\ninput_tokens = { uniform = [0, 300000] }\noutput_tokens = { exponential.mean = 1e9 }",
+            "arrivals.vary = { rps = 4.0 }\nwindow.duration = \"5m\"\ninput_tokens = { uniform = [1, 9] }\ntotal_tokens = { uniform = [0, 99] }",
+            "closed-loop.requests = 500\ninput_tokens = { lognormal = { s = 4.0, scale = 1000.0 } }\noutput_tokens = { exponential.mean = 1e5 }",
         ][arrivals];
         let popularity = [
             "\"trace\"", "\"base\"", "\"distinct\"", "\"identical\"", "\"uniform-sqrt\"", "\"geometric\"",

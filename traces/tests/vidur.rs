@@ -21,7 +21,7 @@ use aril_sim::profile::Profile;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::profile::vidur::Steps;
 use aril_sim::random;
-use aril_sim::settings::{AdapterMemory, ClusterSettings, Link, ReplicaSettings};
+use aril_sim::settings::{ClusterSettings, ReplicaSettings};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{Catalog, Offered, Outcome, Request, RequestId, TenantId};
 use aril_traces::{Columns, Format, ReadOptions, read, read_vidur_costs};
@@ -90,21 +90,13 @@ fn request(id: usize, arrival: Time, (prompt_tokens, output_tokens): (u32, u32))
 
 fn replica(max_num_batched_tokens: u32) -> ReplicaSettings {
     ReplicaSettings {
-        gpus: 1,
-        executor: 0,
         max_num_seqs: SEQUENCES as u32,
         max_num_batched_tokens,
         max_loras: 0,
         max_lora_rank: 0,
-        lora_slots: 0,
         block_size: BLOCK,
         kv_blocks: BLOCKS,
-        gpu_adapters: AdapterMemory::Unbounded,
-        host_adapters: AdapterMemory::Unbounded,
-        gpu_link: Link::INSTANT,
-        disk_link: Link::INSTANT,
-        startup: Span::ZERO,
-        starts_on: true,
+        ..ReplicaSettings::boundless()
     }
 }
 
@@ -131,14 +123,7 @@ impl Rule {
 fn simulated(replicas: usize, rule: Rule, requests: Vec<Offered>) -> Vec<(Time, Time)> {
     let cost = CompiledCost::compile(&profile(), LoraKernel::None).unwrap();
     let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Modelled(cost))];
-    let settings = ClusterSettings {
-        replicas: vec![replica(rule.tokens()); replicas],
-        signals_interval: Span::ZERO,
-        client_timeout: None,
-        horizon: None,
-        stretches: true,
-        seed: 0,
-    };
+    let settings = ClusterSettings::of(vec![replica(rule.tokens()); replicas], 0);
     let policies = Policies {
         router: Box::new(|| Box::new(RoundRobin::default())),
         batcher: rule.batcher(),

@@ -2,6 +2,7 @@
 //!
 //! Reads `kernels/measurements/lora-h200.json` and `peers-h200.tsv`, writes `lora-h200.md` and its figures beside them.
 
+mod chart;
 mod figures;
 mod page;
 

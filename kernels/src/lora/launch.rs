@@ -12,7 +12,7 @@ use super::plan::{CELL_BYTES, Job, PROJECTIONS_MAX, Plan, Site};
 use super::variant::Variant;
 use crate::Error;
 use crate::cache::Cache;
-use crate::gpu::{Gpu, Overlap};
+use crate::gpu::{Gpu, Overlap, Ready};
 use crate::source::Sources;
 
 /// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them.
@@ -115,6 +115,9 @@ struct Arguments {
     depth: u32,
     reserved: u32,
     projections: [ProjectionArguments; PROJECTIONS_MAX],
+    ready: u64,
+    mark: u32,
+    reserved_too: u32,
 }
 
 impl LoraKernels {
@@ -249,6 +252,34 @@ impl LoadedPlan {
         self.set_outputs(&mut arguments, y)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
         unsafe { self.launch(stream, &self.functions.pair, &arguments, overlap) }
+    }
+
+    /// The same beside the preceding launch of the stream, which reads the same x and makes `ready` its mark when it has
+    /// seen x complete: [`crate::gemm::few_rows`] does. Complete no sooner than that launch.
+    ///
+    /// # Errors
+    /// As [`LoadedPlan::pair`].
+    ///
+    /// # Safety
+    /// As [`LoadedPlan::pair`] with [`Overlap::Programmatic`]. The preceding launch must make `ready` its mark, which it
+    /// must not have been before; neither it nor anything that is not complete when x is may touch y.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a pair, and what it waits for")]
+    pub unsafe fn pair_beside(
+        &self,
+        stream: &Arc<CudaStream>,
+        site: &Site,
+        inbox: &mut Inbox,
+        x: Matrix,
+        y: &[Matrix],
+        ready: Ready,
+    ) -> Result<(), Error> {
+        self.check_inbox(inbox)?;
+        let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
+        self.set_outputs(&mut arguments, y)?;
+        arguments.ready = ready.address;
+        arguments.mark = ready.mark;
+        // SAFETY: shapes were checked; the rest is the caller's promise.
+        unsafe { self.launch(stream, &self.functions.pair, &arguments, Overlap::Programmatic) }
     }
 
     /// v = x·A for every job of the plan, one v a projection.

@@ -41,6 +41,23 @@ pub fn expand(y: &[f32], outputs: usize, v: &[f64], scale: f32, weights: Weights
     out
 }
 
+/// W + scale·(A·B)ᵀ for W\[outputs\]\[inputs\].
+pub fn merge(base: &[f32], inputs: usize, scale: f32, weights: Weights<'_>) -> Vec<f64> {
+    let outputs = base.len() / inputs;
+    let mut merged: Vec<f64> = base.iter().copied().map(f64::from).collect();
+    for (output, line) in merged.chunks_exact_mut(inputs).enumerate() {
+        for (value, ranks) in line.iter_mut().zip(weights.a.chunks_exact(weights.rank)) {
+            let update: f64 = ranks
+                .iter()
+                .zip(weights.b[output..].iter().step_by(outputs))
+                .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                .sum();
+            *value += f64::from(scale) * update;
+        }
+    }
+    merged
+}
+
 /// How far a result is from its reference.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Deviation {

@@ -1,6 +1,10 @@
 //! The real NVRTC, without a GPU: every kernel compiles, and fits the multiprocessor as its variant was designed to.
 
+use aril_kernels::Element;
+use aril_kernels::attention;
+use aril_kernels::baseline::{launch, merged};
 use aril_kernels::compile::{self, Unit};
+use aril_kernels::gemm::few_rows;
 use aril_kernels::lora::variant::{RowTile, Variant};
 use aril_kernels::source::Sources;
 
@@ -31,6 +35,70 @@ fn every_lora_kernel_fits_its_registers_on_both_architectures() {
                 assert!(footprint.spill_bytes <= if architecture == "sm_80" { 64 } else { 0 }, "{what}");
                 assert_eq!(footprint.static_shared_bytes, 0, "{what}");
             }
+        }
+    }
+}
+
+#[test]
+fn every_attention_kernel_fits_its_registers_and_shared_memory_on_both_architectures() {
+    use attention::variant::Variant;
+    if !nvrtc_is_here() {
+        return;
+    }
+    for architecture in ["sm_80", "sm_90a"] {
+        for variant in Variant::all() {
+            let cubin = variant.unit(architecture).compile(&Sources::built_in(), None).expect("it compiles");
+            let [footprint] = &cubin.footprints[..] else { panic!("one kernel a source: {:?}", cubin.footprints) };
+            let what = format!("{architecture} {variant:?} {footprint:?}");
+            // Two blocks of 128 threads share a multiprocessor.
+            assert!((64..=255).contains(&footprint.registers), "{what}");
+            assert_eq!(footprint.spill_bytes, 0, "{what}");
+            assert_eq!(footprint.static_shared_bytes, 0, "{what}");
+            let shared = variant.shared_bytes(8);
+            assert!(2 * (shared + 1024) <= 233_472, "two blocks a multiprocessor: {what}, {shared} bytes");
+        }
+    }
+}
+
+#[test]
+fn every_baseline_kernel_fits_its_registers_on_both_architectures() {
+    if !nvrtc_is_here() {
+        return;
+    }
+    // Blocks of 128 threads: 16 a multiprocessor at 32 registers, 8 at 64, 4 at 128.
+    let registers_max = [
+        ("bgmv_shrink", 64),
+        ("bgmv_expand", 64),
+        ("zero_v", 32),
+        ("padded_shrink", 128),
+        ("padded_expand", 128),
+        ("gather_weights", 64),
+    ];
+    for architecture in ["sm_80", "sm_90a"] {
+        for element in Element::ALL {
+            let cubin = launch::unit(element, architecture).compile(&Sources::built_in(), None).expect("it compiles");
+            assert_eq!(cubin.footprints.len(), registers_max.len());
+            for (kernel, registers) in registers_max {
+                let footprint = cubin.footprints.iter().find(|footprint| footprint.kernel == kernel).expect(kernel);
+                let what = format!("{architecture} {element:?} {footprint:?}");
+                assert!((4..=registers).contains(&footprint.registers), "{what}");
+                assert_eq!((footprint.spill_bytes, footprint.static_shared_bytes), (0, 0), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_merge_kernel_leaves_room_for_two_blocks() {
+    if !nvrtc_is_here() {
+        return;
+    }
+    for architecture in ["sm_80", "sm_90a"] {
+        for element in Element::ALL {
+            let cubin = merged::unit(element, architecture).compile(&Sources::built_in(), None).expect("it compiles");
+            let [footprint] = &cubin.footprints[..] else { panic!("{:?}", cubin.footprints) };
+            assert!((32..=128).contains(&footprint.registers), "{architecture} {footprint:?}");
+            assert_eq!((footprint.spill_bytes, footprint.static_shared_bytes), (0, 0), "{architecture} {footprint:?}");
         }
     }
 }
@@ -71,4 +139,41 @@ fn a_second_compilation_comes_from_the_cache() {
     let second = unit.compile(&Sources::built_in(), Some(&cache)).expect("it is there");
     assert!(!first.cached && second.cached);
     assert_eq!(first.image, second.image);
+}
+
+/// Registers and spills of every kernel of a source with these constants, on both architectures.
+fn fits(source: &'static str, defines: Vec<(&'static str, String)>, registers_max: u32) {
+    for architecture in ["sm_80", "sm_90a"] {
+        let unit = Unit { source, architecture: architecture.to_owned(), defines: defines.clone() };
+        let cubin = unit.compile(&Sources::built_in(), None).expect("it compiles");
+        assert!(!cubin.footprints.is_empty());
+        for footprint in cubin.footprints {
+            let what = format!("{source} {architecture} {defines:?} {footprint:?}");
+            eprintln!("{what}");
+            assert!(footprint.registers <= registers_max, "{what}");
+            assert_eq!((footprint.spill_bytes, footprint.static_shared_bytes), (0, 0), "{what}");
+        }
+    }
+}
+
+#[test]
+fn every_kernel_of_a_llama_step_fits_its_registers_on_both_architectures() {
+    if !nvrtc_is_here() {
+        return;
+    }
+    let element = |element: Element| ("ELEMENT", element.device_name().to_owned());
+    for variant in few_rows::Variant::all() {
+        fits("gemm.cu", variant.defines(), 128);
+    }
+    for format in Element::ALL {
+        for vectors in [1, 2, 4, 8] {
+            fits("norm.cu", vec![element(format), ("VECTORS", vectors.to_string())], 128);
+        }
+        for head in [64, 128] {
+            fits("rope.cu", vec![element(format), ("HEAD", head.to_string())], 40);
+        }
+        fits("activation.cu", vec![element(format)], 48);
+        fits("sampling.cu", vec![element(format)], 40);
+    }
+    fits("embedding.cu", Vec::new(), 40);
 }

@@ -53,7 +53,13 @@ const KERNELS: [&str; 3] = ["lora_pair", "lora_shrink", "lora_expand"];
 const PAIR: usize = 0;
 const SHRINK: usize = 1;
 const EXPAND: usize = 2;
+/// The pair as a launch beside its predecessor: x and y are there, and one block waits at its end.
+const LATE_PAIR: usize = 3;
 const GAP: usize = 8;
+
+fn name_of(kernel: usize) -> &'static str {
+    KERNELS[if kernel == LATE_PAIR { PAIR } else { kernel }]
+}
 
 fn programs(variant: Variant) -> impl Iterator<Item = Program> {
     KERNELS.into_iter().map(move |kernel| Program::of(variant.unit("sm_80"), kernel))
@@ -76,17 +82,19 @@ impl Launch<'_> {
         let Launch { batch, plan, .. } = self;
         let inputs = batch.site.inputs() as usize;
         let buffer = |content: Vec<u8>, hidden, output| Buffer { content, hidden, output };
-        let blank = [Job::default(); 2];
+        let late = kernel == LATE_PAIR;
+        // The block that waits is one with nothing to do, or, in a late launch, the last one with something to do.
+        let blank = if late { Vec::new() } else { vec![Job::default(); 2] };
         let jobs: Vec<u8> = plan.jobs().iter().chain(&blank).copied().flat_map(Job::to_bytes).collect();
         let x = if kernel == EXPAND { Vec::new() } else { spread(&batch.x, inputs, inputs + GAP) };
         let mut buffers = vec![
             buffer(jobs, false, false),
-            buffer(bytes_of(&x), true, false),
+            buffer(bytes_of(&x), !late, false),
             buffer(vec![0xff; plan.inbox_cells() as usize * CELL_BYTES], false, true),
         ];
         let pointer = |holder, offset, target| Pointer { holder, offset, target, addend: 0 };
         let mut pointers = vec![pointer(None, 0, 0), pointer(None, 8, 1), pointer(None, 16, 2)];
-        let mut arguments = vec![0_u8; 48 + 4 * 48];
+        let mut arguments = vec![0_u8; 48 + 4 * 48 + 16];
         let mut put = |offset: usize, value: u32| arguments[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
         put(24, (inputs + GAP) as u32);
         put(28, inputs as u32);
@@ -95,6 +103,7 @@ impl Launch<'_> {
         let cluster = if kernel == EXPAND { 1 } else { plan.cluster() as usize };
         put(36, u32::from(cluster > 1));
         put(40, plan.depth());
+        put(48 + 4 * 48 + 8, 7);
         for (index, place) in batch.site.places().iter().enumerate() {
             let at = 48 + index * 48;
             let outputs = place.shape.outputs as usize;
@@ -105,14 +114,18 @@ impl Launch<'_> {
             put(at + 40, outputs as u32);
             if kernel != SHRINK {
                 pointers.push(pointer(None, at + 16, buffers.len()));
-                buffers.push(buffer(bytes_of(&spread(&batch.y[index], outputs, outputs + GAP)), true, true));
+                buffers.push(buffer(bytes_of(&spread(&batch.y[index], outputs, outputs + GAP)), !late, true));
             }
-            if kernel != PAIR {
+            if kernel == SHRINK || kernel == EXPAND {
                 let nan = vec![f32::NAN; batch.rows as usize * self.v_stride()];
                 let content = if kernel == EXPAND { &v[index] } else { &nan };
                 pointers.push(pointer(None, at + 24, buffers.len()));
                 buffers.push(buffer(content.iter().flat_map(|v| v.to_le_bytes()).collect(), true, kernel == SHRINK));
             }
+        }
+        if late {
+            pointers.push(pointer(None, 48 + 4 * 48, buffers.len()));
+            buffers.push(buffer(7_u32.to_le_bytes().to_vec(), false, false));
         }
         let first_adapter = buffers.len();
         for adapter in &batch.adapters {
@@ -123,7 +136,7 @@ impl Launch<'_> {
             pointers.push(pointer(Some(0), index * Job::BYTES, first_adapter + adapter));
         }
         let case = Case {
-            program: Program::of(plan.variant().unit("sm_80"), KERNELS[kernel]),
+            program: Program::of(plan.variant().unit("sm_80"), name_of(kernel)),
             blocks: (plan.jobs().len() + blank.len() + 1).next_multiple_of(cluster),
             threads: 256,
             shared_bytes: plan.shared_bytes() as usize,
@@ -173,11 +186,12 @@ fn check(runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
     let launch = Launch { batch, plan, seed };
     let run = |kernel, v: &[Vec<f32>]| match launch.run(runner, kernel, v) {
         Ok(outputs) => outputs,
-        Err(error) => panic!("{what}, {}: {error}", KERNELS[kernel]),
+        Err(error) => panic!("{what}, {}: {error}", name_of(kernel)),
     };
 
     let y = launch.y_of(&run(PAIR, &[]));
     close_enough(batch, &y, &what);
+    assert_eq!(launch.y_of(&run(LATE_PAIR, &[])), y, "{what}: beside its predecessor it gives other bits");
     let again = Launch { batch, plan: launch.plan.clone(), seed: seed + 1 };
     let repeated = again.run(runner, PAIR, &[]).expect("it ran before");
     assert_eq!(again.y_of(&repeated), y, "{what}: another order of warps gives other bits");

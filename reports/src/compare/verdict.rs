@@ -122,8 +122,17 @@ impl Verdict {
             (None, 0, 0) if wins.is_empty() => VerdictKind::Alone,
             _ => VerdictKind::CannotTell,
         };
-        let sentence = format!("On {} over {} points: {}.", metric.title(), points.len(), parts.join("; "));
+        let sentence = format!("Of {} points, on {}, {}.", points.len(), metric.title(), parts.join("; "));
         Verdict { kind, sentence, winner, leaders: Vec::new(), difference: None }
+    }
+
+    /// The sentence in two: what is so, and what that rests on (empty where there is nothing to add).
+    pub fn in_two(&self) -> (&str, &str) {
+        let end = self.sentence.find('(').unwrap_or(self.sentence.len());
+        match self.sentence[..end].find(": ") {
+            Some(colon) => (&self.sentence[..colon], &self.sentence[colon + 2..]),
+            None => (&self.sentence, ""),
+        }
     }
 
     fn plain(kind: VerdictKind, sentence: String) -> Verdict {
@@ -182,7 +191,7 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
     // The best one was picked after the fact: each of the comparisons it has to win gets its share of the 5 %.
     let confidence = 1.0 - (1.0 - CONFIDENCE) / others.len() as f64;
     let against = |other: &PolicyRuns<'_>, metric| difference(metric, best, other, confidence);
-    let is_beaten = |other: &PolicyRuns<'_>| against(other, metric).and_then(|d| d.is_better(metric)) == Some(true);
+    let is_beaten = |other: &PolicyRuns<'_>| against(other, metric).and_then(|d| d.is_better()) == Some(true);
     let equals: Vec<&PolicyRuns<'_>> = others.iter().copied().filter(|other| !is_beaten(other)).collect();
     let opponent = others.iter().copied().find(|other| Some(other.policy) == baseline).unwrap_or(others[0]);
     let opponent = if equals.is_empty() { opponent } else { equals[0] };
@@ -207,7 +216,7 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
         };
     }
     let names: Vec<&str> = std::iter::once(best.policy).chain(equals.iter().map(|other| other.policy)).collect();
-    let beaten: Vec<&str> = others.iter().map(|o| o.policy).filter(|name| !names.contains(name)).collect();
+    let beaten: Vec<&PolicyRuns<'_>> = others.iter().copied().filter(|o| !names.contains(&o.policy)).collect();
     let mut sentence = match &difference {
         Some(d) if d.mean == 0.0 => {
             let who =
@@ -224,13 +233,32 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
     };
     if !beaten.is_empty() {
         // Only the best was held against them.
-        sentence += &format!("; {} is better than {}", best.policy, some(&beaten));
+        sentence += &format!("; {} is better than {}", best.policy, beaten_ones(metric, &beaten, baseline, &against));
     }
     if let Some(more) = second_opinion(metric, best, &equals, confidence) {
         sentence += &more;
     }
     let leaders = names.iter().map(|name| (*name).to_owned()).collect();
     Verdict { kind: VerdictKind::CannotTell, sentence: sentence + ".", winner: None, leaders, difference }
+}
+
+/// The policies that the best one is better than; by how much, of the one that the scenario holds all others against.
+fn beaten_ones(
+    metric: Metric,
+    beaten: &[&PolicyRuns<'_>],
+    baseline: Option<&str>,
+    against: &dyn Fn(&PolicyRuns<'_>, Metric) -> Option<Difference>,
+) -> String {
+    let (base, rest): (Vec<&PolicyRuns<'_>>, Vec<&PolicyRuns<'_>>) =
+        beaten.iter().copied().partition(|other| Some(other.policy) == baseline);
+    let rest: Vec<&str> = rest.iter().map(|other| other.policy).collect();
+    let Some(base) = base.first() else { return some(&rest) };
+    let by = against(base, metric).map(|d| match d.relative {
+        Some(relative) => format!(" ({})", format::signed_percent(relative)),
+        None => format!(" ({})", format::signed(metric, d.mean)),
+    });
+    let base = format!("the baseline, {}{}", base.policy, by.unwrap_or_default());
+    if rest.is_empty() { base } else { format!("{base}, and than {}", some(&rest)) }
 }
 
 /// Where policies tie on what decides, one difference in latency is worth a clause.
@@ -243,7 +271,7 @@ fn second_opinion(
     let [other] = equals else { return None };
     let second = if metric == Metric::TtftP99 { Metric::TpotP99 } else { Metric::TtftP99 };
     let d = difference(second, best, other, confidence)?;
-    d.is_better(second)?;
+    d.is_better()?;
     let relative = d.relative?;
     let (who, than) = if relative < 0.0 { (best.policy, other.policy) } else { (other.policy, best.policy) };
     let less = if relative < 0.0 { -relative } else { relative / (1.0 + relative) };

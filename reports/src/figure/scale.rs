@@ -50,19 +50,29 @@ impl Scale {
         scale
     }
 
-    /// Logarithmic over positive values; ticks at 1, 2 and 5 of each power of ten, or at the powers alone.
+    /// Logarithmic over positive values; ticks at the powers of ten alone, at 1, 2 and 5 of each, or closer: three if it can be.
     pub(crate) fn log(low: f64, high: f64, write: Writer) -> Scale {
         let low = if low > 0.0 { low } else { 1e-3 };
         let high = if high > low * 1.5 { high } else { low * 1.5 };
         let decades = (high / low).log10();
-        let parts: &[f64] = if decades <= 2.2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
         let skip = ((decades / 8.0).ceil() as i32).max(1);
-        let ticks: Vec<f64> = (first..=last)
-            .filter(|power| (power - first) % skip == 0)
-            .flat_map(|power| parts.iter().map(move |part| part * 10f64.powi(power)))
-            .filter(|tick| *tick >= low * 0.999 && *tick <= high * 1.001)
-            .collect();
+        let ticks_at = |parts: &[f64]| -> Vec<f64> {
+            (first..=last)
+                .filter(|power| (power - first) % skip == 0)
+                .flat_map(|power| parts.iter().map(move |part| part * 10f64.powi(power)))
+                .filter(|tick| *tick >= low * 0.999 && *tick <= high * 1.001)
+                .collect()
+        };
+        let choices: [&[f64]; 4] = [
+            &[1.0],
+            &[1.0, 2.0, 5.0],
+            &[1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0],
+            &[1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.3, 2.6, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0],
+        ];
+        let closest = if decades > 2.2 { &choices[..1] } else { &choices[1..] };
+        let enough = closest.iter().map(|parts| ticks_at(parts)).find(|ticks| ticks.len() >= 3);
+        let ticks = enough.unwrap_or_else(|| ticks_at(closest[closest.len() - 1]));
         let labels = ticks.iter().map(|tick| write(*tick)).collect();
         Scale { low, high, log: true, downwards: false, ticks, labels }
     }
@@ -137,6 +147,8 @@ mod tests {
         assert_eq!(Scale::linear(0.0, 37.0, 5, false, plain).high, 37.0);
         let log = Scale::log(0.013, 4.2, crate::format::axis_seconds);
         assert_eq!(log.labels, ["100 ms", "1 s"]);
+        let narrow = Scale::log(0.024, 0.07, crate::format::axis_seconds);
+        assert_eq!(narrow.labels, ["30 ms", "40 ms", "60 ms"], "one tick says nothing of a scale");
         assert!(log.position(0.013).abs() < 1e-12 && (log.position(4.2) - 1.0).abs() < 1e-12);
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::histogram::nearest_rank;
 use crate::recorder::{Kept, KeptAll, Occupancy};
+use crate::settings::Traffic;
 
 /// Parts of a window.
 pub(crate) const BLOCKS: usize = 20;
@@ -14,7 +15,7 @@ pub(crate) const BLOCKS: usize = 20;
 pub struct Block {
     /// Measured requests that arrived in it.
     pub offered: u64,
-    /// Good ones per second.
+    /// Good ones per second; in a closed loop, where all arrive at once, those that ended in it.
     pub goodput_per_s: f64,
     /// Good of offered.
     pub attainment: Option<f64>,
@@ -48,6 +49,7 @@ pub(crate) fn blocks(
     occupancy: &Occupancy,
     (start, end): (u64, u64),
     prices: Option<&[f64]>,
+    traffic: Traffic,
     is_measured: impl Fn(&Kept) -> bool,
 ) -> Vec<Block> {
     let width = (end - start) / BLOCKS as u64;
@@ -59,6 +61,8 @@ pub(crate) fn blocks(
     for request in kept.iter() {
         if is_measured(request) {
             parts[block_of(request.arrival)].arrived(request);
+            let counted = if traffic == Traffic::Closed { request.end } else { request.arrival };
+            parts[block_of(counted)].good_counted += u64::from(request.good);
         }
         if request.is_finished() && (start..=end).contains(&request.end) {
             let part = &mut parts[block_of(request.end)];
@@ -76,6 +80,7 @@ pub(crate) fn blocks(
 struct Part {
     offered: u64,
     good: u64,
+    good_counted: u64,
     finished: u64,
     tokens: u64,
     prompt_tokens: u64,
@@ -101,7 +106,7 @@ impl Part {
         let per_million = |amount: f64| (self.tokens > 0).then(|| amount / self.tokens as f64 * 1e6);
         Block {
             offered: self.offered,
-            goodput_per_s: self.good as f64 / seconds,
+            goodput_per_s: self.good_counted as f64 / seconds,
             attainment: (self.offered > 0).then(|| self.good as f64 / self.offered as f64),
             output_tokens_per_s: self.tokens as f64 / seconds,
             total_tokens_per_s: (self.tokens + self.prompt_tokens) as f64 / seconds,

@@ -60,7 +60,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         let middle = start as f64 / PS + window_s / 2.0;
         let bin = |seconds: f64| ((seconds / series.bin_s) as usize).min(series.waiting.len());
         let backlog = &series.waiting[bin(middle)..bin(end as f64 / PS)];
-        Saturation::judge(measured_counts.offered, measured_counts.finished, backlog, series.bin_s, offered_per_s)
+        Saturation::judge(&measured_counts, backlog, series.bin_s, offered_per_s)
     });
 
     let tenants = Grouped::by(&kept, catalog.tenants.len(), is_measured, |request| request.tenant);
@@ -138,7 +138,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
             request_seconds: books.area as f64 / PS,
             in_system_mean: books.area as f64 / ended_at.max(1) as f64,
         },
-        blocks: blocks(&kept, &occupancy, (start, end), prices.as_deref(), is_measured),
+        blocks: blocks(&kept, &occupancy, (start, end), prices.as_deref(), settings.traffic, is_measured),
         by_tenant,
         by_adapter,
         by_popularity: adapters.by_popularity(&kept),

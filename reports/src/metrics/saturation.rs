@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Counts;
 use crate::statistics;
 
 /// Fewer completions than this share of what was offered: saturated.
@@ -28,10 +29,11 @@ pub struct Saturation {
 }
 
 impl Saturation {
-    /// Judges a run: `backlog` are the mean numbers of waiting requests in equal bins of `bin_s` seconds over the last half of the window,
+    /// Judges a run by its measured requests: `backlog` are the mean numbers of waiting requests in equal bins of `bin_s` seconds over the last half of the window,
     /// `offered_per_s` the rate of arrivals.
-    pub(crate) fn judge(offered: u64, finished: u64, backlog: &[f64], bin_s: f64, offered_per_s: f64) -> Saturation {
-        let completed = finished as f64 / offered as f64;
+    pub(crate) fn judge(counts: &Counts, backlog: &[f64], bin_s: f64, offered_per_s: f64) -> Saturation {
+        let of_all = |part: u64| part as f64 / counts.offered as f64;
+        let completed = of_all(counts.finished);
         let per_point = backlog.len().div_ceil(POINTS).max(1);
         let points: Vec<f64> =
             backlog.chunks_exact(per_point).map(|bins| bins.iter().sum::<f64>() / bins.len() as f64).collect();
@@ -44,7 +46,12 @@ impl Saturation {
                 growth > GROWTH_MATERIAL * offered_per_s && growth * step * points.len() as f64 >= 1.0
             });
         let reason = match (completed < COMPLETED_MIN, grows) {
-            (true, _) => format!("{:.1} % of the offered requests were completed", completed * 100.0),
+            (true, _) => {
+                let lost = [("rejected", counts.rejected), ("given up by their clients", counts.timed_out)];
+                let lost = lost.iter().filter(|(_, count)| of_all(*count) >= 0.001);
+                let lost: String = lost.map(|(how, n)| format!(", {:.1} % {how}", of_all(*n) * 100.0)).collect();
+                format!("{:.1} % of the offered requests were completed{lost}", completed * 100.0)
+            }
             (false, true) => {
                 format!("the backlog grew by {:.3} requests a second over the last half", growth.unwrap_or(0.0))
             }

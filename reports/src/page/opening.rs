@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{Point, figure, policy_name};
 use crate::ReportError;
-use crate::compare::{Basis, Cell, Difference, PointComparison, PolicyRow, PolicyRuns};
+use crate::compare::{Basis, Cell, Difference, PointComparison, PolicyRow, PolicyRuns, Standing};
 use crate::figure::{cdf, primary_bars, sweep_lines};
 use crate::format;
 use crate::input::{ProfileNote, Provenance, ReportInput};
@@ -18,7 +18,8 @@ pub(super) fn opening(input: &ReportInput, summary: &Summary, points: &[Point<'_
         header {
             h1 { (input.name) }
             @if !input.description.is_empty() { p.question { (input.description) } }
-            p.verdict { (comparison.verdict.sentence) }
+            @let (verdict, evidence) = comparison.verdict.in_two();
+            p.verdict { (verdict) @if !evidence.is_empty() { ": " span.evidence { (evidence) } } }
         }
         (trust(input, points))
         @for note in &comparison.notes { p.warning { (note) } }
@@ -120,7 +121,7 @@ pub(super) fn lead_table(input: &ReportInput, point: &Point<'_>) -> Markup {
                 }
             }
         }
-        p.note { (basis(comparison)) }
+        p.note { (basis(comparison, false)) }
     }
 }
 
@@ -159,10 +160,10 @@ fn manifest_link(text: &str, policy: &PolicyRuns<'_>) -> Markup {
 
 /// A paired difference in small print: ties look tied.
 fn against(metric: Metric, difference: &Difference) -> Markup {
-    let class = match difference.is_better(metric) {
-        Some(true) => "against better",
-        Some(false) => "against worse",
-        None => "against",
+    let class = match difference.standing {
+        Standing::Better => "against better",
+        Standing::Worse => "against worse",
+        Standing::Tie | Standing::CannotTell => "against",
     };
     // Shares differ in percentage points; anything else by a part of the baseline.
     let scale = difference
@@ -180,74 +181,104 @@ fn against(metric: Metric, difference: &Difference) -> Markup {
             )
         ),
         Some(interval) => {
-            let text = format::plus_minus(metric, difference.mean, (interval.high - interval.low) / 2.0, scale);
-            if difference.is_tie() { format!("tie: {text}") } else { text }
+            let text = format::with_interval(metric, difference.mean, interval, scale);
+            match difference.standing {
+                Standing::Tie => format!("tie: {text}"),
+                Standing::CannotTell => format!("{text}?"),
+                Standing::Better | Standing::Worse => text,
+            }
         }
     };
     html! { span class=(class) { (text) } }
 }
 
-/// What the intervals of a table rest on.
-fn basis(comparison: &PointComparison) -> String {
+/// What the intervals of a table rest on. `best_of_each`: each point of a sweep has a baseline of its own.
+fn basis(comparison: &PointComparison, best_of_each: bool) -> String {
     let differences = comparison.policies.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.difference.as_ref());
     let interval = differences
         .clone()
         .find_map(|difference| difference.interval.map(|interval| (difference.basis, interval.samples)));
-    match interval {
-        Some((Basis::Seeds, n)) => format!(
-            "Below each value, the difference to {} with the half width of its 95 % interval, paired over {n} seeds on the same requests. A tie cannot be told from zero.",
-            comparison.baseline
-        ),
-        Some((_, n)) => format!(
-            "Below each value, the difference to {} on the same requests with the half width of its 95 % interval, from {n} blocks of time of the only seed, taken as independent: more seeds would be better.",
-            comparison.baseline
-        ),
-        None => "No intervals: one seed, and too little time for blocks, or nothing to compare with.".to_owned(),
-    }
+    let Some((basis, n)) = interval else {
+        return "No intervals: one seed, and too little time for blocks, or nothing to compare with.".to_owned();
+    };
+    let baseline = if best_of_each { "the best policy there" } else { &comparison.baseline };
+    let rests_on = match basis {
+        Basis::Seeds => format!("paired over {n} seeds on the same requests"),
+        _ => format!("from {n} blocks of time of the only seed, taken as independent: more seeds would be better"),
+    };
+    format!(
+        "Below each value, the difference to {baseline} with the half width of its 95 % interval, {rests_on}. A tie is under 1 % \
+         (0.5 points of a share). A question mark: too uncertain to tell from zero; more seeds would tell."
+    )
 }
 
-/// One row a point: the metric that decides, a column a policy.
+/// More rows than this would hide what the sweep is about: then each point shows who is among the best there.
+const SWEEP_ROWS_MAX: usize = 60;
+
+/// The points one below the other, each with its policies × the metrics that are asked for first.
 fn sweep_table(input: &ReportInput, points: &[Point<'_>]) -> Markup {
-    let policies = policy_names(points);
+    let comparisons: Vec<PointComparison> = points.iter().map(|point| point.comparison.clone()).collect();
+    let metrics = leading(input.primary, &comparisons);
+    let rows: usize = points.iter().map(|point| point.policies.len()).sum();
+    let in_full = rows <= SWEEP_ROWS_MAX;
     html! {
-        div.scroll {
-            table.lead {
-                thead { tr { th scope="col" { "point" } @for policy in &policies { th scope="col" { (policy_name(policy, is_bound(points, policy), false)) } } th.text scope="col" { "verdict" } } }
-                tbody {
-                    @for point in points {
-                        tr {
-                            th.point scope="row" { @for (axis, value) in &point.comparison.point { span.against { (axis) } (value) } }
-                            @for name in &policies {
-                                td {
-                                    @let row = point.comparison.policies.iter().zip(&point.policies).find(|(row, _)| row.policy == *name);
-                                    @if let Some((row, policy)) = row {
-                                        @if let Some(cell) = row.cell(input.primary) { (lead_cell(cell, row, policy)) }
-                                        @if row.is_saturated() { span.against { "saturated" } }
-                                    } @else { "–" }
+        div.scroll.tall tabindex="0" {
+            table.lead.sweep {
+                thead { tr {
+                    th scope="col" { "point" }
+                    th.text scope="col" { "policy" }
+                    @for metric in &metrics { th.primary[*metric == input.primary] scope="col" { (heading(*metric)) } }
+                } }
+                @for point in points {
+                    @let shown: Vec<_> = point.comparison.policies.iter().zip(&point.policies).filter(|(row, _)| in_full || is_leader(row, point.comparison)).collect();
+                    tbody {
+                        @for (position, (row, policy)) in shown.iter().enumerate() {
+                            tr.off[row.bound || row.is_saturated()] {
+                                @if position == 0 {
+                                    th.point scope="rowgroup" rowspan=(shown.len()) {
+                                        @for (axis, value) in &point.comparison.point { span.value title=(axis) { span.note { (short_axis(axis)) " = " } (value) } }
+                                        span.said { (short(&point.comparison.verdict)) }
+                                    }
+                                }
+                                td.text { (policy_name(&row.policy, row.bound, row.is_saturated())) @if row.policy == point.comparison.baseline { span.against { "baseline" } } }
+                                @for metric in &metrics {
+                                    td.primary[*metric == input.primary] { @if let Some(cell) = row.cell(*metric) { (lead_cell(cell, row, policy)) } }
                                 }
                             }
-                            td.text { (short(&point.comparison.verdict)) }
                         }
                     }
                 }
             }
         }
-        p.note { (format::capital(input.primary.title())) " at each point, with paired differences to the best policy there" @if let Some(baseline) = &input.baseline { " or to " (baseline) } "; the other metrics are below." }
+        @if !in_full { p.note { "At each point, those that are among the best on " (input.primary.title()) " and the baseline; all " (rows) " rows are in " a href="summary.json" { "summary.json" } "." }
+        }
+        @if let Some(point) = points.first() { p.note { (basis(point.comparison, input.baseline.is_none())) } }
+    }
+}
+
+/// Is the policy among the best at its point, or what the others are held against?
+fn is_leader(row: &PolicyRow, comparison: &PointComparison) -> bool {
+    row.policy == comparison.baseline || comparison.verdict.leaders.contains(&row.policy)
+}
+
+/// The last key of a path, unless it says nothing by itself.
+fn short_axis(axis: &str) -> &str {
+    match axis.rsplit_once('.') {
+        Some((_, last)) if last != "name" => last,
+        _ => axis,
     }
 }
 
 fn short(verdict: &crate::compare::Verdict) -> String {
     use crate::compare::VerdictKind;
+    let tie = verdict.difference.as_ref().is_some_and(|difference| difference.standing == Standing::Tie);
     match (verdict.kind, &verdict.winner) {
+        (VerdictKind::CannotTell, _) if tie => "a tie".to_owned(),
         (VerdictKind::Better, Some(winner)) => format!("{winner} is best"),
         (VerdictKind::CannotTell, _) => "cannot tell".to_owned(),
         (VerdictKind::Saturated, _) => "all saturated".to_owned(),
         _ => "nothing to compare".to_owned(),
     }
-}
-
-fn is_bound(points: &[Point<'_>], policy: &str) -> bool {
-    points.iter().flat_map(|point| &point.comparison.policies).any(|row| row.policy == policy && row.bound)
 }
 
 /// Policies in order of first appearance.

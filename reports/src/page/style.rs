@@ -16,7 +16,8 @@ h2{font-size:1.25rem;line-height:1.3;margin:2.6em 0 .5em}
 h3{font-size:1.02rem;margin:1.6em 0 .3em}
 p{margin:.4em 0}
 .question{color:var(--soft);max-width:75ch}
-.verdict{font-size:1.5rem;line-height:1.35;font-weight:600;margin:.5em 0 .7em;max-width:60ch;letter-spacing:-.01em;overflow-wrap:anywhere}
+.verdict{font-size:1.5rem;line-height:1.35;font-weight:600;margin:.5em 0 .7em;max-width:66ch;letter-spacing:-.01em;overflow-wrap:anywhere}
+.verdict .evidence{font-size:1.05rem;font-weight:400;letter-spacing:0}
 .note{color:var(--soft);font-size:.88rem;font-weight:400}
 .trust{display:flex;flex-wrap:wrap;gap:1px;background:var(--line);border:1px solid var(--line);border-radius:8px;overflow:hidden;margin:0 0 1.4em;font-size:.86rem}
 .trust>div{background:var(--card);padding:8px 12px;flex:1 1 190px}
@@ -43,6 +44,13 @@ td a:hover{text-decoration-color:currentColor}
 table.lead td,table.lead th{padding-top:9px;padding-bottom:9px}
 table.lead td>b,table.lead td>a{font-size:1.02rem;font-weight:600;text-decoration:none}
 table.lead td>a:hover{text-decoration:underline}
+.tall{max-height:75vh;overflow:auto}
+.tall thead th{position:sticky;top:0;background:var(--paper);box-shadow:0 1px 0 var(--line);z-index:1}
+.tall thead th.primary{background:var(--card)}
+table.sweep td,table.sweep tbody th{padding-top:4px;padding-bottom:4px}
+table.sweep tbody{border-top:2px solid var(--line)}
+.value{display:block}
+.said{display:block;font-size:.8rem;font-weight:600;margin-top:.2em}
 table.lead .primary{background:var(--card);padding-left:12px}
 .against{display:block;font-size:.8rem;color:var(--soft);font-weight:400}
 .better{color:var(--better)}.worse{color:var(--worse)}
@@ -73,7 +81,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;font-size:.9r
 dt{font-weight:600}dd{margin:0;color:var(--soft);max-width:80ch}
 .warning{background:var(--mark);border-left:4px solid var(--published);padding:8px 12px;margin:.8em 0;font-size:.9rem}
 nav{font-size:.86rem;display:flex;flex-wrap:wrap;gap:4px 16px;margin-top:1.2em;color:var(--soft)}
-@media (max-width:640px){main{padding:18px 14px 32px}.verdict{font-size:1.2rem}h2{font-size:1.12rem}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.7em}
+@media (max-width:640px){main{padding:18px 14px 32px}.verdict{font-size:1.2rem}.verdict .evidence{font-size:1rem}h2{font-size:1.12rem}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.7em}
 .trust>div{flex-basis:140px}tbody th{min-width:6.5em;max-width:10em;white-space:normal;overflow-wrap:break-word}}
 @media (prefers-color-scheme:dark){:root{--paper:#13161a;--card:#1b1f25;--ink:#e8eaed;--soft:#a2abb7;--line:#2d333b;--link:#8ab8ff;--better:#5fd6a8;--worse:#ff8f70;
 --rule:#e8eaed;--published:#f0bf5a;--derived:#cfa6ff;--measured:#5fd6a8;--mark:#2b2416}}

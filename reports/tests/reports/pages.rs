@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use aril_reports::compare::VerdictKind;
+use aril_reports::compare::{Standing, Verdict, VerdictKind};
 use aril_reports::{
     Expectation, ExpectedCell, Metric, ProfileNote, Provenance, RecorderSettings, ReportInput, RunInfo, RunResult,
     Summary, Traffic, Trust, compare, summary_schema, tables, write,
@@ -85,7 +85,7 @@ fn differences_are_paired_by_seed_with_the_tabled_interval() {
     let interval = difference.interval.unwrap();
     assert!((difference.mean - mean).abs() < 1e-12);
     assert!((interval.high - interval.low - 2.0 * half).abs() < 1e-5 * half, "{interval:?} {half}");
-    assert_eq!(difference.is_better(Metric::TtftP99), Some(false));
+    assert_eq!(difference.is_better(), Some(false));
     assert!(comparison.points[0].policies[0].cells.iter().all(|cell| cell.difference.is_none()));
 }
 
@@ -99,9 +99,8 @@ fn equal_policies_tie_and_the_verdict_cannot_tell() {
         "{}",
         comparison.verdict.sentence
     );
-    assert!(
-        comparison.points[0].policies[1].cells.iter().filter_map(|cell| cell.difference.as_ref()).all(|d| d.is_tie())
-    );
+    let row = &comparison.points[0].policies[1];
+    assert!(row.cells.iter().filter_map(|cell| cell.difference.as_ref()).all(|d| d.standing == Standing::Tie));
 }
 
 #[test]
@@ -281,12 +280,35 @@ fn a_sweep_has_a_line_for_each_policy_and_a_verdict_over_all_points() {
         comparison
             .verdict
             .sentence
-            .starts_with("On goodput over 3 points: a is best at 1; no single best can be told at 2 ("),
+            .starts_with("Of 3 points, on goodput, a is best at 1; no single best can be told at 2 ("),
         "{}",
         comparison.verdict.sentence
     );
     let page = html(&input);
     assert!(page.contains("Each point of the sweep") && page.matches("<details class=\"point\">").count() == 3);
+    let opening = page.split("Each point of the sweep").next().unwrap();
+    let table = opening.split("<table").nth(1).and_then(|rest| rest.split("</table>").next()).unwrap();
+    for asked in ["goodput", "attainment", "TTFT p99", "TPOT p99", "GPU-hours per million output tokens"] {
+        assert!(table.contains(asked), "the first screen of a sweep says {asked}");
+    }
+    assert_eq!(table.matches("<tr").count(), 1 + 3 * 2, "a row for each policy at each point");
+}
+
+#[test]
+fn the_verdict_is_told_first_and_what_it_rests_on_after_it() {
+    let kind = VerdictKind::CannotTell;
+    let of = |sentence: &str| Verdict {
+        kind,
+        sentence: sentence.to_owned(),
+        winner: None,
+        leaders: Vec::new(),
+        difference: None,
+    };
+    let verdict = of("a is best on goodput: 4.1/s, +3 % (95 % interval: +1 to +5 %) against the next best, b.");
+    let rest = "4.1/s, +3 % (95 % interval: +1 to +5 %) against the next best, b.";
+    assert_eq!(verdict.in_two(), ("a is best on goodput", rest));
+    let over = of("Of 8 points, on goodput, no single best can be told at 8 (among the best: a at 8).");
+    assert_eq!(over.in_two(), (over.sentence.as_str(), ""));
 }
 
 #[test]

@@ -84,6 +84,10 @@ fn told(outcome: &Outcome) -> String {
     if summary.comparison.points.len() > 1 {
         text += &format!("\n{}\n", summary.comparison.verdict.sentence);
     }
+    let legend = aril_reports::legend(&summary.comparison);
+    if !legend.is_empty() {
+        text += &format!("{legend}\n");
+    }
     for note in &summary.comparison.notes {
         text += &format!("note: {note}\n");
     }

@@ -9,15 +9,16 @@ use aril_sim::engine::{self, Ended};
 use aril_sim::fact::Observer;
 use aril_sim::time::Span;
 use aril_sim::workload::Catalog;
-use aril_traces::{Context, Workload};
+use aril_traces::{Context, TraceError, Workload};
 
 use super::progress::Progress;
 use super::{Finished, Which, now};
-use crate::catalog::{check_adapters, classify};
+use crate::catalog::{check_adapters, check_pace, check_room, classify};
 use crate::error::ArilError;
 use crate::manifest::{self, Clock, Input};
 use crate::plan::Plan;
 use crate::setup::Setup;
+use crate::wrong::Wrong;
 
 /// What is offered at a point with a seed, the same to every policy.
 pub(crate) struct Offer {
@@ -38,14 +39,36 @@ impl Offer {
             adapter_bytes: &|rank| setup.adapter_bytes(rank),
             max_model_len: setup.max_model_len,
         };
-        let workload = setup.scenario.traffic.build(&context)?;
+        let traffic = &setup.scenario.traffic;
+        let workload = traffic.build(&context).map_err(|error| named(traffic, &plan.directory, error))?;
         let mut catalog = workload.catalog.clone();
         let slo = classify(&setup.scenario, &plan.directory, &mut catalog)?;
         for policy in 0..plan.policies.len() {
-            check_adapters(&plan.variant(point, policy).setup, &catalog)?;
+            let setup = &plan.variant(point, policy).setup;
+            let cluster = setup.cluster(seed);
+            check_adapters(setup, &cluster, &catalog)?;
+            setup.check_policies(&cluster, &catalog)?;
+            check_room(setup, &cluster, &workload)?;
+            check_pace(&cluster, &workload)?;
         }
         Ok(Offer { workload, catalog, slo })
     }
+}
+
+/// What is wrong with a file is told with the setting that names it.
+fn named(traffic: &aril_traces::Traffic, directory: &Path, error: TraceError) -> ArilError {
+    let Some(file) = error.file() else { return error.into() };
+    let is = |path: &Path| file.starts_with(directory.join(path)) || file == path;
+    let key = if traffic.adapters.as_deref().is_some_and(is) {
+        "traffic.adapters"
+    } else if traffic.trace.as_deref().is_some_and(|trace| is(Path::new(trace))) {
+        "traffic.trace"
+    } else if traffic.lengths.as_ref().is_some_and(|lengths| is(Path::new(&lengths.trace))) {
+        "traffic.lengths.trace"
+    } else {
+        return error.into();
+    };
+    Wrong::at(key, error.to_string()).into()
 }
 
 /// What a recorder has to know of a setup.

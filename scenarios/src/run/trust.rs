@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aril_reports::format::seconds;
 use aril_reports::{CoverageNote, ProfileNote, Provenance, Trust};
 use aril_sim::profile::ProvenanceKind;
 
@@ -62,11 +63,12 @@ fn coverage(finished: &[Finished]) -> CoverageNote {
 fn rule(plan: &Plan) -> String {
     let setup = &plan.variants[0].setup;
     let (warmup, drain) = (warmup(setup), setup.scenario.report.drain);
+    let (first, last) = (seconds(warmup.as_secs_f64()), seconds(drain.as_secs_f64()));
     match (warmup.is_zero(), drain.is_zero()) {
         (true, true) => "all requests count".to_owned(),
-        (false, true) => format!("requests of the first {warmup} do not count"),
-        (true, false) => format!("requests of the last {drain} do not count"),
-        (false, false) => format!("requests of the first {warmup} and the last {drain} do not count"),
+        (false, true) => format!("requests of the first {first} do not count"),
+        (true, false) => format!("requests of the last {last} do not count"),
+        (false, false) => format!("requests of the first {first} and the last {last} do not count"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which profile does a pool mean, and which LoRA kernel of it?
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use aril_sim::profile::lora::LoraKernel;
 use aril_sim::profile::{Profile, ProvenanceKind};
 
 use crate::scenario::{Engine, Pool};
-use crate::wrong::{Wrong, suggest};
+use crate::wrong::{Wrong, listed, nearest, suggest};
 
 /// The profile of a pool; writes its name into the pool.
 pub(super) fn of(name: &str, pool: &mut Pool, model: &Model, directory: &Path) -> Result<Profile, Wrong> {
@@ -42,13 +43,18 @@ pub(super) fn of(name: &str, pool: &mut Pool, model: &Model, directory: &Path) -
     let wanted = pool.gpu.clone().unwrap_or_else(|| name.to_owned());
     let what = format!("{} on {} × {wanted}", model.name, pool.tensor_parallel);
     let profile = match pool.profile.clone() {
-        Some(file) if is_path(&file) => read(&file, directory).map_err(|problem| at("profile", problem))?,
-        Some(family) => resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &what, &at))?,
+        Some(file) if is_path(&file) => read(&file, directory).map_err(|(problem, help)| {
+            let wrong = at("profile", problem);
+            if help.is_empty() { wrong } else { wrong.help(help) }
+        })?,
+        Some(family) => {
+            resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &what, &wanted, &at))?
+        }
         None => {
             let gpu = gpu(&wanted)?;
             let family = default_family(&gpu, model, pool.tensor_parallel);
             pool.profile = Some(family.clone());
-            resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &what, &at))?
+            resolve(&family, model, pool.tensor_parallel).map_err(|error| unresolved(error, &what, &wanted, &at))?
         }
     };
     if profile.model != *model {
@@ -71,20 +77,32 @@ fn is_path(name: &str) -> bool {
     name.contains(['/', '\\']) || name.ends_with(".toml") || name.ends_with(".profile")
 }
 
-fn read(file: &str, directory: &Path) -> Result<Profile, String> {
+/// A profile in a file, or what is wrong with it and what to do.
+fn read(file: &str, directory: &Path) -> Result<Profile, (String, &'static str)> {
     let path = directory.join(file);
-    let text = fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    aril_calibrate::text::read(&path.display().to_string(), &text).map_err(|error| error.to_string())
+    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => (
+            format!("{}: there is no such file", path.display()),
+            "paths are relative to the scenario file; `aril list profiles` names those that come with aril",
+        ),
+        _ => (format!("cannot read {}: {error}", path.display()), ""),
+    })?;
+    aril_calibrate::text::read(&path.display().to_string(), &text).map_err(|error| (error.to_string(), ""))
 }
 
 fn describe(model: &Model) -> String {
     format!("{} ({:?} weights, {:?} KV cache)", model.name, model.weights, model.kv_cache).to_lowercase()
 }
 
-fn unresolved(error: CalibrateError, what: &str, at: &dyn Fn(&str, String) -> Wrong) -> Wrong {
+fn unresolved(error: CalibrateError, what: &str, gpu: &str, at: &dyn Fn(&str, String) -> Wrong) -> Wrong {
     match error {
-        CalibrateError::Unknown { name, known, .. } => at("profile", format!("there is no profile `{name}`"))
-            .help(suggest(&name, known.iter().map(String::as_str), "known profiles")),
+        CalibrateError::Unknown { name, known, .. } => {
+            // Of names that are as near, one for the pool's GPU.
+            let all = || known.iter().map(String::as_str);
+            let ours = all().filter(|known| known.contains(&gpu.to_lowercase()));
+            let near = nearest(&name, ours).or_else(|| nearest(&name, all()));
+            at("profile", format!("there is no profile `{name}`")).help(listed(near, all(), "known profiles"))
+        }
         CalibrateError::DoesNotFit(problem) => at("replicas", format!("{what}: {problem}")),
         other => at("profile", other.to_string()),
     }

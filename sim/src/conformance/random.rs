@@ -50,6 +50,8 @@ pub struct RandomPolicies {
     pub overhead: (u8, Span),
     /// Chance that an evictor refuses.
     pub evictor_refuses: u8,
+    /// Adapters stay on the GPU when nobody uses them.
+    pub keeps_idle: bool,
     /// Do steps wait for copies?
     pub load_mode: LoadMode,
     /// Requests whose adapters are fetched ahead of need.
@@ -93,6 +95,7 @@ impl RandomPolicies {
         policies.reserve = if reserves { 1 + below(2) } else { 0 };
         policies.migrator_period = migrates.then(|| unit * u64::from(5 + below(60)));
         policies.scaler_period = scales.then(|| unit * u64::from(5 + below(60)));
+        policies.keeps_idle = below(4) > 0;
         policies
     }
 
@@ -114,6 +117,7 @@ impl RandomPolicies {
             miscounts: false,
             overhead: (0, Span::ZERO),
             evictor_refuses: 0,
+            keeps_idle: true,
             load_mode: LoadMode::Blocking,
             ahead: 0,
             reserve: 0,
@@ -309,6 +313,10 @@ impl Evictor for RandomEvictor {
         let mut positions: Vec<usize> = (0..idle.len()).collect();
         positions.sort_by_key(|&position| (idle[position].last_used, idle[position].loaded, idle[position].adapter));
         Some(positions[(hash >> 8) as usize % positions.len().min(2)])
+    }
+
+    fn keeps_idle(&self) -> bool {
+        self.0.keeps_idle
     }
 }
 

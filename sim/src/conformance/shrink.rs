@@ -123,7 +123,7 @@ impl RandomPolicies {
     /// Policies that are each a little simpler.
     pub fn smaller(&self) -> Vec<RandomPolicies> {
         let plain = RandomPolicies::plain(self.seed);
-        let changes: [fn(&mut RandomPolicies, &RandomPolicies); 19] = [
+        let changes: [fn(&mut RandomPolicies, &RandomPolicies); 20] = [
             |p, plain| p.migrator_period = plain.migrator_period,
             |p, plain| p.scaler_period = plain.scaler_period,
             |p, plain| p.hold = plain.hold,
@@ -135,6 +135,7 @@ impl RandomPolicies {
             |p, plain| p.mood_steps = plain.mood_steps,
             |p, plain| p.pass_over = plain.pass_over,
             |p, plain| p.evictor_refuses = plain.evictor_refuses,
+            |p, plain| p.keeps_idle = plain.keeps_idle,
             |p, plain| p.reserve = plain.reserve,
             |p, plain| p.ahead = plain.ahead,
             |p, plain| p.requeue_to_cluster = plain.requeue_to_cluster,

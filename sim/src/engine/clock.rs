@@ -78,6 +78,7 @@ impl Engine<'_, '_> {
         self.withdraw(key);
         self.sequences.get_mut(key).migrations += 1;
         self.observer.observe(self.now, &Fact::Migrated { request, from, to });
+        self.offload_idle(from.index());
         self.enqueue(key, to);
         self.power_off_if_drained(from.index());
         self.drain_queue();

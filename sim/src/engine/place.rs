@@ -105,6 +105,7 @@ impl Engine<'_, '_> {
             arrival: request.arrival,
             tokens: request.prompt_tokens + sequence.emitted,
             emitted: sequence.emitted,
+            max_tokens: request.max_tokens,
             output: sequence.offered.outcome.output_tokens,
             last_token: sequence.last_token,
             since: self.now,
@@ -159,6 +160,7 @@ impl Engine<'_, '_> {
         self.withdraw(key);
         self.end(key, End::TimedOut);
         if let Some(replica) = replica {
+            self.offload_idle(replica.index());
             self.power_off_if_drained(replica.index());
         }
         self.drain_queue();

@@ -81,6 +81,9 @@ impl Engine<'_, '_> {
                 homeless.push(key);
             }
         }
+        if !self.effects.preempted.is_empty() {
+            self.offload_idle(r);
+        }
         for &key in &self.effects.admitted {
             let sequence = self.sequences.get_mut(key);
             sequence.place = Place::Running(id);
@@ -227,6 +230,7 @@ impl Engine<'_, '_> {
             }
         }
         if freed {
+            self.offload_idle(r);
             self.prefetch(r);
             self.publish(r);
             self.drain_queue();
@@ -277,6 +281,15 @@ impl Engine<'_, '_> {
             self.wake(r);
             self.power_off_if_drained(r);
         }
+    }
+
+    /// Sequences left the batch: adapters that nobody uses any more go with them, where the evictor keeps none.
+    pub(super) fn offload_idle(&mut self, r: usize) {
+        if self.minds[r].evictor.keeps_idle() {
+            return;
+        }
+        self.replicas[r].residency.offload_idle(self.now, &mut *self.observer);
+        self.publish(r);
     }
 
     /// Starts the copies that the load path wants ahead of need, first come, first served, while there is room.

@@ -5,6 +5,7 @@ mod fcfs_same_adapter;
 mod prefill_first;
 mod punica;
 mod regroup_by_adapter;
+mod s_lora;
 mod static_consecutive;
 
 pub use chunked::{Chunked, WhenAdaptersFull};
@@ -12,6 +13,7 @@ pub use fcfs_same_adapter::FcfsSameAdapter;
 pub use prefill_first::PrefillFirst;
 pub use punica::{Fault, Punica};
 pub use regroup_by_adapter::{NextAdapter, RegroupByAdapter};
+pub use s_lora::SLora;
 pub use static_consecutive::StaticConsecutive;
 
 use crate::draft::{Draft, Queued, Refusal};

@@ -1,5 +1,20 @@
 //! What a built-in policy says of itself.
 
+use crate::settings::ClusterSettings;
+use crate::time::Span;
+use crate::workload::Catalog;
+
+/// What a policy is to work in: known before the run, and the same for all policies of a scenario but for the settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground<'a> {
+    /// The replicas, and which of them are on at the start.
+    pub cluster: &'a ClusterSettings,
+    /// Tenants and adapters.
+    pub catalog: &'a Catalog,
+    /// Is there a scaler that could switch replicas on?
+    pub scaled: bool,
+}
+
 /// A policy whose fields are its tunables, read from its table in a scenario.
 pub trait Tunable {
     /// Where the rule comes from: a paper's section, a system and its version, or "ours".
@@ -13,6 +28,14 @@ pub trait Tunable {
     /// # Errors
     /// What is wrong with which tunable, and what it may be.
     fn validate(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Can the policy do its work on this ground?
+    ///
+    /// # Errors
+    /// What cannot be, and what would help.
+    fn suits(&self, _: &Ground<'_>) -> Result<(), String> {
         Ok(())
     }
 }
@@ -29,4 +52,12 @@ pub(crate) fn weight(name: &str, value: f64) -> Result<(), String> {
     } else {
         Err(format!("`{name}` is {value}: a weight is a number, zero or more"))
     }
+}
+
+/// Refuses a clock that ticks more often than steps begin: it would cost the run its time and tell nobody anything new.
+pub(crate) fn period(name: &str, value: Span) -> Result<(), String> {
+    if value >= Span::from_ms(1) {
+        return Ok(());
+    }
+    Err(format!("`{name}` is {value}: steps take milliseconds; write 1ms or more, such as \"10s\""))
 }

@@ -105,8 +105,8 @@ impl Store {
         }
     }
 
-    /// Puts down who can make room.
-    fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
+    /// Puts down what nobody uses; `spare_awaited`: nor counts on.
+    pub(super) fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
         let idle = |entry: &Entry| entry.arrived && entry.users == 0 && !(spare_awaited && entry.awaited > 0);
         all.clear();
         all.extend(self.all().filter(|(_, entry)| idle(entry)).map(|(adapter, entry)| Idle {

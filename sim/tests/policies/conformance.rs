@@ -3,10 +3,10 @@
 
 use aril_sim::conformance::{Check, Terrain};
 use aril_sim::policy::batcher::{
-    Chunked, Fault, FcfsSameAdapter, NextAdapter, PrefillFirst, Punica, RegroupByAdapter, StaticConsecutive,
+    Chunked, Fault, FcfsSameAdapter, NextAdapter, PrefillFirst, Punica, RegroupByAdapter, SLora, StaticConsecutive,
     WhenAdaptersFull,
 };
-use aril_sim::policy::evictor::{Fifo, Lfu, Pinned, SizeAware};
+use aril_sim::policy::evictor::{AtOnce, Fifo, Lfu, Pinned, SizeAware};
 use aril_sim::policy::load_path::{Blocking, JoinWhenReady, NextInQueue};
 use aril_sim::policy::migrator::PunicaConsolidate;
 use aril_sim::policy::preemptor::{Age, Newest, Oldest};
@@ -79,6 +79,11 @@ fn batchers_conform() {
     let collecting = |p: &mut StaticConsecutive| (p.gc_every, p.gc_cost) = (3, Span::from_ms(1));
     check("static-consecutive", stage().batcher(with(collecting)));
     check("fcfs-same-adapter", stage().batcher(FcfsSameAdapter::default()));
+    for (max_wait_tokens, adapters_per_batch) in [(10, 0), (2, 2)] {
+        let tunables =
+            |p: &mut SLora| (p.max_wait_tokens, p.adapters_per_batch) = (max_wait_tokens, adapters_per_batch);
+        check("s-lora", stage().batcher(with(tunables)).evictor(AtOnce::default()));
+    }
     for next in [NextAdapter::OldestHead, NextAdapter::MostQueued] {
         for prefill_alone in [true, false] {
             let tunables = |p: &mut RegroupByAdapter| {
@@ -96,10 +101,12 @@ fn evictors_and_load_paths_conform() {
     check("lfu", stage().evictor(Lfu::default()));
     check("size-aware", stage().evictor(SizeAware::default()));
     check("pinned", stage().evictor(Pinned::default()));
+    check("at-once", stage().evictor(AtOnce::default()));
     check("blocking", stage().load_path(Blocking::default()));
     check("join-when-ready", stage().load_path(JoinWhenReady::default()));
     for late in [LoadMode::Blocking, LoadMode::Overlapped] {
         check("next-in-queue", stage().load_path(NextInQueue { depth: 2, late }));
+        check("at-once", stage().evictor(AtOnce::default()).load_path(NextInQueue { depth: 2, late }));
     }
 }
 

@@ -54,6 +54,7 @@ fn who_came_back_is_new_by_admission_and_old_by_arrival() {
         computed: 10,
         target: 10,
         emitted: 1,
+        max_tokens: 100,
         kv_blocks: 1,
     };
     // Request 3 came first, was preempted, and was admitted again after the others.

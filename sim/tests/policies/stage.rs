@@ -36,32 +36,16 @@ impl Stage {
     /// So many replicas with 4 places, 1,000 blocks of 16 tokens and room for every adapter, and 64 adapters of rank 16.
     pub(crate) fn of(replicas: usize) -> Stage {
         let replica = ReplicaSettings {
-            gpus: 1,
-            executor: 0,
             max_num_seqs: 4,
             max_num_batched_tokens: 100_000,
             max_loras: 64,
             max_lora_rank: 16,
-            lora_slots: 0,
-            block_size: 16,
             kv_blocks: 1_000,
-            gpu_adapters: AdapterMemory::Unbounded,
-            host_adapters: AdapterMemory::Unbounded,
-            gpu_link: Link::INSTANT,
-            disk_link: Link::INSTANT,
-            startup: Span::ZERO,
-            starts_on: true,
+            ..ReplicaSettings::boundless()
         };
         let adapter = |id: u32| Adapter { name: format!("adapter-{id}"), rank: 16, bytes: 100, owner: None };
         Stage {
-            settings: ClusterSettings {
-                replicas: vec![replica; replicas],
-                signals_interval: Span::ZERO,
-                client_timeout: None,
-                horizon: None,
-                stretches: true,
-                seed: 7,
-            },
+            settings: ClusterSettings::of(vec![replica; replicas], 7),
             catalog: Catalog {
                 tenants: vec![Tenant { name: "tenant".to_owned(), weight: 1.0, slo_class: 0 }],
                 adapters: (0..64).map(adapter).collect(),

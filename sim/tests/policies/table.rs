@@ -39,6 +39,8 @@ fn every_policy_is_a_documented_table_with_defaults() {
     check::<batcher::StaticConsecutive>("static-consecutive");
     check::<batcher::FcfsSameAdapter>("fcfs-same-adapter");
     check::<batcher::RegroupByAdapter>("regroup-by-adapter");
+    check::<batcher::SLora>("s-lora");
+    check::<evictor::AtOnce>("at-once");
     check::<evictor::Lru>("lru");
     check::<evictor::Fifo>("fifo");
     check::<evictor::Lfu>("lfu");
@@ -76,6 +78,7 @@ fn impossible_tunables_are_refused_by_name() {
     refused::<evictor::Pinned>("ids = [1]\nrest = { size-aware = { recency = -1 } }", "recency");
     refused::<load_path::NextInQueue>("depth = 0", "depth");
     refused::<migrator::PunicaConsolidate>("period = \"0s\"", "period");
+    refused::<migrator::PunicaConsolidate>("period = \"1us\"", "period");
     refused::<migrator::PunicaConsolidate>("light_batch = 0", "light_batch");
     refused::<scaler::PunicaHints>("min_on = 0", "min_on");
 }

@@ -30,21 +30,13 @@ fn offered(id: usize, &(arrival, adapter, prompt_tokens, output_tokens): &Asks) 
 
 fn replica(max_num_seqs: u32, block_size: u32, kv_blocks: u32) -> ReplicaSettings {
     ReplicaSettings {
-        gpus: 1,
-        executor: 0,
         max_num_seqs,
         max_num_batched_tokens: 1_000,
         max_loras: 4,
         max_lora_rank: 64,
-        lora_slots: 0,
         block_size,
         kv_blocks,
-        gpu_adapters: AdapterMemory::Unbounded,
-        host_adapters: AdapterMemory::Unbounded,
-        gpu_link: Link::INSTANT,
-        disk_link: Link::INSTANT,
-        startup: Span::ZERO,
-        starts_on: true,
+        ..ReplicaSettings::boundless()
     }
 }
 
@@ -62,14 +54,7 @@ fn prices([step, row, context, prompt_token]: [u64; 4]) -> ToyPrices {
 }
 
 fn scenario(replicas: Vec<ReplicaSettings>, prices: ToyPrices, asks: &[Asks]) -> Scenario {
-    let settings = ClusterSettings {
-        replicas,
-        signals_interval: Span::ZERO,
-        client_timeout: None,
-        horizon: None,
-        stretches: true,
-        seed: 2,
-    };
+    let settings = ClusterSettings::of(replicas, 2);
     let adapter = |bytes| Adapter { name: format!("{bytes} bytes"), rank: 16, bytes, owner: None };
     Scenario {
         seed: 2,

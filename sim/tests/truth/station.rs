@@ -126,30 +126,13 @@ pub(super) fn first_come(most: u32) -> Policies {
 /// `servers` replicas that take `most` sequences at a time and have one adapter slot, which takes `load` to fill.
 pub(super) fn servers(count: usize, most: u32, load: Span) -> ClusterSettings {
     let replica = ReplicaSettings {
-        gpus: 1,
-        executor: 0,
         max_num_seqs: most,
-        max_num_batched_tokens: 1_000_000,
         max_loras: 1,
-        max_lora_rank: 16,
-        lora_slots: 1,
-        block_size: 16,
-        kv_blocks: 1_000_000,
         gpu_adapters: AdapterMemory::Slots(1),
-        host_adapters: AdapterMemory::Unbounded,
         gpu_link: Link { latency: load, bytes_per_second: None },
-        disk_link: Link::INSTANT,
-        startup: Span::ZERO,
-        starts_on: true,
+        ..ReplicaSettings::boundless()
     };
-    ClusterSettings {
-        replicas: vec![replica; count],
-        signals_interval: Span::ZERO,
-        client_timeout: None,
-        horizon: None,
-        stretches: true,
-        seed: 1,
-    }
+    ClusterSettings::of(vec![replica; count], 1)
 }
 
 /// Two tenants and so many adapters.

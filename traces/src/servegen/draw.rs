@@ -73,6 +73,8 @@ struct Arrivals<'a> {
     stream: Stream,
     /// Draws the gaps of the window a second time: the first time found their sum.
     gaps: Option<Stretched>,
+    /// The latest arrival so far, ps.
+    latest: u64,
 }
 
 struct Stretched {
@@ -110,7 +112,7 @@ impl GapLaw {
 
 impl<'a> Arrivals<'a> {
     fn new(model: &'a Model, client: usize, stream: Stream) -> Arrivals<'a> {
-        Arrivals { model, client, window: 0, stream, gaps: None }
+        Arrivals { model, client, window: 0, stream, gaps: None, latest: 0 }
     }
 
     /// Begins the next window; false after the last.
@@ -145,7 +147,9 @@ impl Iterator for Arrivals<'_> {
                 gaps.left -= 1;
                 gaps.at_s += gaps.law.sample(&mut gaps.stream) * gaps.scale;
                 if gaps.at_s >= start_s && gaps.at_s < end_s {
-                    return Some(Span::from_secs_f64(gaps.at_s - start_s).as_ps());
+                    // Gaps that add up to a window may, in floating point, add up to a picosecond more.
+                    self.latest = self.latest.max(Span::from_secs_f64(gaps.at_s - start_s).as_ps());
+                    return Some(self.latest);
                 }
             }
             if !self.begin() {

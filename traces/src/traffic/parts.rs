@@ -125,6 +125,9 @@ impl JsonSchema for Rank {
 }
 
 /// Requests that all wait at the start.
+///
+/// Each key means what it means in `[traffic]` itself, where it may stand as well. They are written out in both: serde refuses
+/// unknown keys only of tables that share no part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClosedLoop {

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Fifo, Lfu, Lru, SizeAware};
-use crate::policy::{Evictor, Idle, Tunable};
+use crate::policy::{Evictor, Ground, Idle, Tunable};
 use crate::time::Time;
 
 /// Never one of `ids`; the rest by another rule.
@@ -43,6 +43,16 @@ impl Tunable for Pinned {
         match &self.rest {
             Rest::SizeAware(rest) => rest.validate().map_err(|problem| format!("rest.size-aware: {problem}")),
             Rest::Lru | Rest::Fifo | Rest::Lfu => Ok(()),
+        }
+    }
+
+    fn suits(&self, ground: &Ground<'_>) -> Result<(), String> {
+        let adapters = ground.catalog.adapters.len();
+        match self.ids.iter().find(|&&id| id as usize >= adapters) {
+            Some(id) => Err(format!(
+                "`ids` pins adapter {id}, and the traffic has {adapters}, counted from 0 in the order of the catalogue"
+            )),
+            None => Ok(()),
         }
     }
 }

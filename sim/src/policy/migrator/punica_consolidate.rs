@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
-use crate::policy::{Migrator, Move, Tunable};
+use crate::policy::{Migrator, Move, Tunable, tunable};
 use crate::random::Stream;
 use crate::time::Span;
 use crate::workload::ReplicaId;
@@ -44,9 +44,7 @@ impl Tunable for PunicaConsolidate {
     const SUMMARY: &'static str = "every period the smallest working set moves to larger ones, if all of it fits";
 
     fn validate(&self) -> Result<(), String> {
-        if self.period.is_zero() {
-            return Err("`period` is 0s: write a duration such as \"10s\"".to_owned());
-        }
+        tunable::period("period", self.period)?;
         if self.light_batch == 0 || self.replicas_per_period == 0 {
             return Err("`light_batch` or `replicas_per_period` is 0: nobody would ever move".to_owned());
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Load, least_of};
 use crate::fleet::Fleet;
-use crate::policy::{Asked, Route, Router, Tunable};
+use crate::policy::{Asked, Ground, Route, Router, Tunable};
 use crate::random::Stream;
 use crate::workload::ReplicaId;
 
@@ -47,12 +47,33 @@ pub enum Assignment {
 impl Tunable for Dedicated {
     const SOURCE: &'static str = "ours: one deployment per model, as without multi-LoRA serving";
     const SUMMARY: &'static str = "each group of adapters has replicas of its own";
+
+    fn suits(&self, ground: &Ground<'_>) -> Result<(), String> {
+        let replicas = &ground.cluster.replicas;
+        let groups = self.groups_of(replicas.len() as u32);
+        let is_off = |group: u32| replicas.iter().skip(group as usize).step_by(groups as usize).all(|r| !r.starts_on);
+        match (0..groups).find(|&group| is_off(group)).filter(|_| !ground.scaled) {
+            Some(group) => Err(format!(
+                "group {} of {groups} has no replica that is on, and no scaler could switch one on: its requests, and all behind \
+                 them, would wait for ever; switch all replicas on, or choose fewer `groups`",
+                group + 1
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Dedicated {
+    /// How many groups do so many replicas serve?
+    fn groups_of(&self, replicas: u32) -> u32 {
+        if self.groups == 0 { replicas } else { self.groups.min(replicas) }
+    }
 }
 
 impl Router for Dedicated {
     fn route(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>, _: &mut Stream) -> Route {
         let replicas = fleet.len() as u32;
-        let groups = if self.groups == 0 { replicas } else { self.groups.min(replicas) };
+        let groups = self.groups_of(replicas);
         self.offered.resize(groups as usize, 0);
         let position = asked.request.adapter.map_or(0, |adapter| adapter.index() + 1);
         if self.group_of.len() <= position {

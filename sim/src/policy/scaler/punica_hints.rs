@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fact::Power;
 use crate::fleet::Fleet;
-use crate::policy::{Scale, Scaler, Tunable};
+use crate::policy::{Scale, Scaler, Tunable, tunable};
 use crate::time::{Span, Time};
 use crate::workload::ReplicaId;
 
@@ -57,9 +57,7 @@ impl Tunable for PunicaHints {
         "one more GPU when none is lightly loaded, one less when it has had no load for a while";
 
     fn validate(&self) -> Result<(), String> {
-        if self.period.is_zero() {
-            return Err("`period` is 0s: write a duration such as \"10s\"".to_owned());
-        }
+        tunable::period("period", self.period)?;
         if self.min_on == 0 {
             return Err(
                 "`min_on` is 0: with no GPU at all nobody is served until one has started; write at least 1".to_owned()

@@ -1,0 +1,335 @@
+//! Measures the attention kernels on a GPU: checked against float64, then timed with a cold L2.
+//!
+//! `cargo run --release -p aril-kernels --example bench_attention -- --out results.json`
+//!
+//! Options: `--only TEXT` (in the point's name), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
+//! `--check-only` (for compute-sanitizer), `--sweep` (other workers, rings and tiles beside the plan's own choice),
+//! `--budget SECONDS` (begin no point after that; the report says which are missing).
+
+mod bench;
+mod points;
+#[path = "../bench_lora/provenance.rs"]
+mod provenance;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use aril_kernels::attention::decode::{DecodeAttention, DecodeCapacity};
+use aril_kernels::attention::plan::{DecodeTuning, PrefillTuning};
+use aril_kernels::cache::Cache;
+use aril_kernels::gemm::GemmShape;
+use aril_kernels::gemm::cublaslt::{CublasLt, Trial};
+use aril_kernels::gpu::{Gpu, Overlap};
+use aril_kernels::program::Compiler;
+use aril_kernels::source::Sources;
+use aril_kernels::timing::Stopwatch;
+use aril_kernels::{Element, Error};
+use cudarc::driver::DevicePtr;
+use serde_json::{Map, Value, json};
+
+use bench::{Bench, Checked, Loaded, Prepared, Tuning, median};
+use points::Point;
+
+struct Options {
+    out: PathBuf,
+    only: String,
+    check: bool,
+    time: bool,
+    sweep: bool,
+    sources: Option<PathBuf>,
+    repeats: usize,
+    budget_s: f64,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options {
+        out: "bench_attention.json".into(),
+        only: String::new(),
+        check: true,
+        time: true,
+        sweep: false,
+        sources: None,
+        repeats: 30,
+        budget_s: f64::INFINITY,
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--out" => options.out = value()?.into(),
+            "--only" => options.only = value()?,
+            "--sources" => options.sources = Some(value()?.into()),
+            "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
+            "--budget" => options.budget_s = value()?.parse().map_err(|_| "--budget needs seconds".to_owned())?,
+            "--sweep" => options.sweep = true,
+            "--no-check" => options.check = false,
+            "--check-only" => options.time = false,
+            other => return Err(format!("unknown option {other}; see the head of examples/bench_attention/main.rs")),
+        }
+    }
+    Ok(options)
+}
+
+/// What everything is judged by.
+struct Ceilings {
+    copy_bytes_per_us: f64,
+    gemm_flops_per_us: Option<f64>,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let begin = Instant::now();
+    let options = options()?;
+    let sources = options.sources.as_deref().map_or_else(Sources::built_in, Sources::in_folder);
+    let gpu = Gpu::open(0)?;
+    let stream = gpu.stream()?;
+    let cache = Cache::of_user();
+    let compiler = Compiler::new(&gpu, sources.clone(), cache.clone());
+    let ampere = compiler.clone().with_architecture("compute_80");
+    let stopwatch = Stopwatch::new(&gpu, &stream, &sources, cache.as_ref())?;
+    let bench = Bench { gpu, stream, compiler, ampere, stopwatch };
+    let clocks_before = provenance::clocks();
+    let mut wrong = 0;
+    let (mut checked, mut results, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    let wanted = |point: &Point| point.name().contains(&options.only);
+
+    if options.check {
+        for point in points::checks().iter().filter(|point| wanted(point)) {
+            let (passes, entry) = check(&bench, point, usize::MAX);
+            wrong += usize::from(!passes);
+            checked.push(entry);
+        }
+        if options.only.is_empty() {
+            let replaced = replacement_is_exact(&bench);
+            println!("replaced plan under a captured graph: {replaced:?}");
+            wrong += usize::from(!matches!(replaced, Ok(true)));
+        }
+        println!("{} checks, {wrong} wrong, {:.0} s", checked.len(), begin.elapsed().as_secs_f64());
+    }
+    let mut ceilings = Ceilings { copy_bytes_per_us: f64::NAN, gemm_flops_per_us: None };
+    if options.time {
+        let copies = bench.stopwatch.copies_us(&bench.gpu, 2 << 30, 4, options.repeats)?;
+        ceilings.copy_bytes_per_us = (2_u64 << 30) as f64 / median(&copies);
+        match gemm_us(&bench, options.repeats) {
+            Ok(us) => ceilings.gemm_flops_per_us = Some(2.0 * 8192_f64.powi(3) / us),
+            Err(error) => println!("GEMM of 8192³: {error}"),
+        }
+        println!(
+            "copy of 2 GiB {:.0} GB/s, GEMM of 8192³ {:.0} TFLOP/s, {:.0} s",
+            ceilings.copy_bytes_per_us / 1e3,
+            ceilings.gemm_flops_per_us.unwrap_or(f64::NAN) / 1e6,
+            begin.elapsed().as_secs_f64()
+        );
+        for point in points::all().iter().filter(|point| wanted(point)) {
+            if begin.elapsed().as_secs_f64() > options.budget_s {
+                missing.push(point.name());
+                continue;
+            }
+            let (passes, mut entry) = if options.check { check(&bench, point, 400) } else { (true, Map::new()) };
+            wrong += usize::from(!passes);
+            if let Err(error) = time(&bench, point, &options, &ceilings, &mut entry) {
+                wrong += 1;
+                println!("{}: {error}", point.name());
+                entry.insert("error".to_owned(), Value::String(error.to_string()));
+            }
+            results.push(Value::Object(entry));
+        }
+    }
+    let report = json!({
+        "what": "attention kernels, microseconds a call: CUDA graph of one call a layer, cold L2",
+        "gpu": bench.gpu.name(),
+        "driver_cuda": bench.gpu.driver_version(),
+        "nvrtc": format!("{:?}", aril_kernels::compile::nvrtc_version()?),
+        "clocks_before": clocks_before,
+        "clocks_after": provenance::clocks(),
+        "source_sha256": sources.hash()?,
+        "date": provenance::date(),
+        "repeats": options.repeats,
+        "copy_2gib_bytes_per_us": ceilings.copy_bytes_per_us,
+        "gemm_8192_bf16_flops_per_us": ceilings.gemm_flops_per_us,
+        "checks": checked,
+        "results": results,
+        "missing": missing,
+    });
+    std::fs::write(&options.out, serde_json::to_string(&report)?.replace(",{\"", ",\n{\""))?;
+    println!("{wrong} wrong, {} missing; written to {}", missing.len(), options.out.display());
+    if wrong > 0 { Err("some points are wrong".into()) } else { Ok(()) }
+}
+
+/// Microseconds of one product of two 8192² bf16 matrices by cuBLASLt, random contents.
+fn gemm_us(bench: &Bench, repeats: usize) -> Result<f64, Error> {
+    let Bench { gpu, stream, stopwatch, .. } = bench;
+    let library = CublasLt::open(gpu, stream)?;
+    let matrix = |seed| {
+        let mut matrix = gpu.allocate::<u16>(stream, 8192 * 8192, "a large matrix")?;
+        stopwatch.fill(&mut matrix, Element::Bf16, seed, 1.0)?;
+        Ok::<_, Error>(matrix)
+    };
+    let (w, x, y) = (matrix(1)?, matrix(2)?, matrix(3)?);
+    let address = |matrix: &cudarc::driver::CudaSlice<u16>| matrix.device_ptr(stream).0;
+    let (w, x, y) = (address(&w), address(&x), address(&y));
+    let shape = GemmShape::dense(Element::Bf16, 8192, 8192, 8192);
+    // SAFETY: three live matrices of that shape, which nothing else uses.
+    let plan = unsafe { library.plan(stream, shape, Some(Trial { weights: &[w], x, y }))? };
+    let graph = stopwatch.capture(|| {
+        // SAFETY: as above.
+        (0..4).try_for_each(|_| unsafe { library.launch(stream, &plan, w, x, y, 0.0) })
+    })?;
+    Ok(median(&stopwatch.replays_us(&graph, repeats)?) / 4.0)
+}
+
+fn check(bench: &Bench, point: &Point, pairs_max: usize) -> (bool, Map<String, Value>) {
+    let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
+    let mut entry = Map::new();
+    entry.insert("point".to_owned(), Value::String(point.name()));
+    let mut passes = true;
+    let tunings: &[Option<u32>] = if point.kernel == "prefill" { &[Some(1), Some(2)] } else { &[None] };
+    for (&fragments, ampere) in tunings.iter().flat_map(|tuning| [(tuning, false), (tuning, true)]) {
+        let tuning = Tuning { prefill: PrefillTuning { fragments }, ..Tuning::default() };
+        let path = format!(
+            "{}{}",
+            if ampere { "sm_80" } else { "native" },
+            fragments.map_or(String::new(), |f| format!(" {}", f * 64))
+        );
+        let result: Result<Checked, Error> = bench.check(point, tuning, seed, ampere, pairs_max);
+        let right = result.as_ref().is_ok_and(|checked| checked.passes(&point.shape));
+        if !right {
+            println!("WRONG {} ({path}): {result:?}", point.name());
+        }
+        passes &= right;
+        let norm = result.map_or(Value::Null, |checked| json!(checked.deviation.relative_norm));
+        entry.insert(format!("relative_norm {path}"), norm);
+    }
+    entry.insert("correct".to_owned(), Value::Bool(passes));
+    (passes, entry)
+}
+
+/// Whether a graph that was captured with one plan gives, after the plan was replaced, the bits of a launch that was
+/// made for the new one.
+fn replacement_is_exact(bench: &Bench) -> Result<bool, Error> {
+    let long = points::all().into_iter().find(|point| point.batch.starts_with("32 ragged")).expect("a ragged batch");
+    let prepared = bench.prepare(&long, 1, 77)?;
+    let short: Vec<_> = long.sequences.iter().map(|&(prefix, new)| (prefix / 3, new)).collect();
+    let whole = bench.decode_plan(&prepared, DecodeTuning::default())?;
+    let part = bench.decode_plan_of(&prepared, &short, DecodeTuning::default())?;
+    let capacity = DecodeCapacity { workers: whole.workers().len() as u32, sequences: 32 };
+    let mut loaded = Loaded::decode(DecodeAttention::load(&bench.compiler, &bench.stream, &whole, capacity)?);
+    let graph = bench.stopwatch.capture(|| bench.launch(&prepared, &loaded, 0, Overlap::Programmatic))?;
+    let replay = || {
+        graph.launch().map_err(|code| Error::Driver { doing: "replaying".to_owned(), code: format!("{code:?}") })?;
+        prepared.result(&bench.stream)
+    };
+    let before = replay()?;
+    if let Loaded::Decode(decode) = &mut loaded {
+        decode.replace(&bench.stream, &part)?;
+    }
+    let after = replay()?;
+    let fresh = Loaded::decode(DecodeAttention::load(&bench.compiler, &bench.stream, &part, capacity)?);
+    bench.launch(&prepared, &fresh, 0, Overlap::None)?;
+    Ok(after == prepared.result(&bench.stream)? && after != before)
+}
+
+const MIB: u64 = 1 << 20;
+
+fn time(
+    bench: &Bench,
+    point: &Point,
+    options: &Options,
+    ceilings: &Ceilings,
+    entry: &mut Map<String, Value>,
+) -> Result<(), Error> {
+    let layers = (1024 * MIB).div_ceil(point.kv_bytes()).clamp(2, 32) as usize;
+    let prepared = bench.prepare(point, layers, 1)?;
+    let samples = bench.time(&prepared, Tuning::default(), options.repeats)?;
+    let us = median(&samples);
+    let mut put = |key: &str, value: Value| entry.insert(key.to_owned(), value);
+    let shape = point.shape;
+    put("kernel", json!(point.kernel));
+    put("batch", json!(point.batch));
+    put("element", json!(shape.element.name()));
+    put("heads", json!([shape.heads, shape.kv_heads, shape.head_dim]));
+    put("target", json!(point.target));
+    put("layers", json!(layers));
+    put("us", json!(us));
+    put("plan_host_us", json!(plan_host_us(bench, &prepared)?));
+    put("samples_us", json!(samples.iter().map(|sample| (sample * 1e3).round() / 1e3).collect::<Vec<_>>()));
+    if point.kernel == "decode" {
+        let plan = bench.decode_plan(&prepared, DecodeTuning::default())?;
+        let copy = median(&bench.stopwatch.copies_us(&bench.gpu, plan.bytes(), layers, options.repeats)?);
+        let share = plan.bytes() as f64 / us / ceilings.copy_bytes_per_us;
+        put("bytes", json!(plan.bytes()));
+        put("workers", json!(plan.workers().len()));
+        put("same_bytes_copy_us", json!(copy));
+        put("share_of_copy_bandwidth", json!(share));
+        println!(
+            "{:55} {us:8.1} us, copy {copy:7.1}, {:5.0} GB/s = {:.1} % of copy bandwidth",
+            point.name(),
+            plan.bytes() as f64 / us / 1e3,
+            share * 1e2
+        );
+    } else {
+        let plan = bench.prefill_plan(&prepared, PrefillTuning::default())?;
+        let share = ceilings.gemm_flops_per_us.map(|gemm| plan.flops() / us / gemm);
+        put("flops", json!(plan.flops()));
+        put("tiles", json!(plan.tiles().len()));
+        put("variant", json!(format!("{:?}", plan.variant())));
+        put("share_of_gemm_rate", json!(share));
+        println!(
+            "{:55} {us:8.1} us, {:5.0} TFLOP/s = {:.1} % of the GEMM rate ({:?})",
+            point.name(),
+            plan.flops() / us / 1e6,
+            share.unwrap_or(f64::NAN) * 1e2,
+            plan.variant()
+        );
+    }
+    if options.sweep {
+        let mut others = Map::new();
+        let mut line = String::new();
+        for (name, tuning) in alternatives(bench, point) {
+            let us = bench.time(&prepared, tuning, options.repeats / 3 + 1).map(|samples| median(&samples));
+            line += &us.as_ref().map_or_else(|error| format!("  {name}: {error}"), |us| format!("  {name} {us:.1}"));
+            others.insert(name, us.map_or(Value::Null, |us| json!(us)));
+        }
+        println!("    {line}");
+        put("others_us", Value::Object(others));
+    }
+    Ok(())
+}
+
+/// Host time of making the plan, as the median of twenty.
+fn plan_host_us(bench: &Bench, prepared: &Prepared<'_>) -> Result<f64, Error> {
+    let mut samples = Vec::new();
+    for _ in 0..20 {
+        let begin = Instant::now();
+        if prepared.point.kernel == "decode" {
+            bench.decode_plan(prepared, DecodeTuning::default())?;
+        } else {
+            bench.prefill_plan(prepared, PrefillTuning::default())?;
+        }
+        samples.push(begin.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(median(&samples))
+}
+
+fn alternatives(bench: &Bench, point: &Point) -> Vec<(String, Tuning)> {
+    if point.kernel == "prefill" {
+        return [1, 2]
+            .map(|fragments| {
+                let prefill = PrefillTuning { fragments: Some(fragments) };
+                (format!("{} rows", 64 * fragments), Tuning { prefill, ..Tuning::default() })
+            })
+            .to_vec();
+    }
+    let multiprocessors = bench.gpu.chip().multiprocessors;
+    let shallow = if point.shape.head_dim == 64 { 4 } else { 2 };
+    let mut all = Vec::new();
+    let choices = [(2, None, None), (4, None, None), (6, None, None), (8, None, None), (4, Some(shallow), None)];
+    let choices = choices.into_iter().chain([0, 1, 2, 3, 4, 6].map(|empty| (4, None, Some(empty))));
+    for (halves, depth, empty) in choices {
+        let workers = multiprocessors * halves / 2;
+        let decode = DecodeTuning { workers: Some(workers), depth, empty };
+        let part = |name: &str, value: Option<u32>| value.map_or(String::new(), |value| format!(" {name} {value}"));
+        let name = format!("{workers}{}{}", part("depth", depth), part("empty", empty));
+        all.push((name, Tuning { decode, ..Tuning::default() }));
+    }
+    all
+}

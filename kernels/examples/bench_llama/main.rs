@@ -1,0 +1,103 @@
+//! Checks and measures whole Llama steps on a GPU.
+//!
+//! `cargo run --release -p aril-kernels --example bench_llama -- PART... --out results.json`
+//!
+//! Parts: `gemm` (both ways to multiply, checked and timed), `check` (a tiny model over several mixed steps against
+//! float64, in and out of graphs, the path for older GPUs too), `hf FOLDER` (the case that `ci/hf_check.py` wrote),
+//! `step` (whole steps with and without adapters, and each operation alone).
+//! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one), `--quick` (one model, for
+//! compute-sanitizer).
+
+mod case;
+mod check;
+mod gemm;
+mod hugging_face;
+#[path = "../bench_lora/provenance.rs"]
+mod provenance;
+mod steps;
+
+use std::path::PathBuf;
+
+use aril_kernels::gpu::Gpu;
+use aril_kernels::llama::Build;
+use aril_kernels::source::Sources;
+use serde_json::{Value, json};
+
+pub(crate) struct Options {
+    parts: Vec<String>,
+    pub(crate) folder: PathBuf,
+    out: PathBuf,
+    pub(crate) build: Build,
+    pub(crate) repeats: usize,
+    pub(crate) model: String,
+    pub(crate) quick: bool,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options {
+        parts: Vec::new(),
+        folder: PathBuf::new(),
+        out: "bench_llama.json".into(),
+        build: Build::default(),
+        repeats: 20,
+        model: String::new(),
+        quick: false,
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--out" => options.out = value()?.into(),
+            "--sources" => options.build.sources = Some(value()?.into()),
+            "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
+            "--quick" => options.quick = true,
+            "--model" => options.model = value()?,
+            "hf" => {
+                options.folder = value()?.into();
+                options.parts.push(argument);
+            }
+            "gemm" | "check" | "step" => options.parts.push(argument),
+            other => return Err(format!("unknown argument {other}; see the head of examples/bench_llama/main.rs")),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = options()?;
+    let gpu = Gpu::open(0)?;
+    let sources = options.build.sources.as_deref().map_or_else(Sources::built_in, Sources::in_folder);
+    let mut report = json!({
+        "gpu": gpu.name(),
+        "driver_cuda": gpu.driver_version(),
+        "nvrtc": format!("{:?}", aril_kernels::compile::nvrtc_version()?),
+        "clocks_before": provenance::clocks(),
+        "source_sha256": sources.hash()?,
+        "date": provenance::date(),
+        "repeats": options.repeats,
+    });
+    let mut wrong = 0;
+    for part in &options.parts {
+        let result: Result<(Value, usize), aril_kernels::Error> = match part.as_str() {
+            "gemm" => gemm::run(&gpu, &options),
+            "check" => check::run(&gpu, &options),
+            "hf" => hugging_face::run(&gpu, &options),
+            _ => steps::run(&gpu, &options),
+        };
+        match result {
+            Ok((value, failures)) => {
+                wrong += failures;
+                report[part] = value;
+            }
+            Err(error) => {
+                wrong += 1;
+                println!("{part}: {error}");
+                report[part] = json!({ "error": error.to_string() });
+            }
+        }
+    }
+    report["clocks_after"] = json!(provenance::clocks());
+    std::fs::write(&options.out, serde_json::to_string_pretty(&report)?)?;
+    println!("{} wrong; written to {}", wrong, options.out.display());
+    if wrong > 0 { Err("something is wrong".into()) } else { Ok(()) }
+}

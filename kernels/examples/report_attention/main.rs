@@ -1,0 +1,145 @@
+//! The measurements of the attention kernels as a page: `cargo run -p aril-kernels --example report_attention`.
+//!
+//! For each `attention-*.json` in `kernels/measurements` it writes the page of the same name beside it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("measurements");
+    for entry in std::fs::read_dir(&folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.starts_with("attention-") || !name.ends_with(".json") {
+            continue;
+        }
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+        std::fs::write(path.with_extension("md"), page(&report, name))?;
+    }
+    Ok(())
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+/// Tenth and ninetieth percentile over the median, in percent.
+fn spread(point: &Value) -> String {
+    let mut samples: Vec<f64> = point["samples_us"].as_array().into_iter().flatten().map(number).collect();
+    samples.sort_by(f64::total_cmp);
+    let Some(last) = samples.len().checked_sub(1) else { return "?".to_owned() };
+    let at = |share: f64| samples[(share * last as f64).round() as usize];
+    let part = |value: f64| (value / at(0.5) - 1.0) * 100.0;
+    format!("{:+.1} / {:+.1}", part(at(0.1)), part(at(0.9)))
+}
+
+fn page(report: &Value, data: &str) -> String {
+    let text = |key: &str| report[key].as_str().unwrap_or("?").to_owned();
+    let empty = Vec::new();
+    let results = report["results"].as_array().unwrap_or(&empty);
+    let checks = report["checks"].as_array().unwrap_or(&empty);
+    let right = |list: &[Value]| list.iter().filter(|entry| entry["correct"] == Value::Bool(true)).count();
+    let (gemm, copy) = (number(&report["gemm_8192_bf16_flops_per_us"]), number(&report["copy_2gib_bytes_per_us"]));
+    let mut page = format!(
+        "# Attention kernels on one {}\n\n\
+         Written by `cargo run -p aril-kernels --example report_attention` from `{data}`, which `bench_attention` measured.\n\n",
+        text("gpu")
+    );
+    let _ = writeln!(
+        page,
+        "| | |\n|---|---|\n| GPU | {} |\n| driver, SM and memory clock, highest SM clock, °C, W before / after | {} / {} |\n\
+         | CUDA, NVRTC | {}, {} |\n| kernel sources, SHA-256 | `{}` |\n| date | {} |\n| replays a figure | {} |\n\
+         | copy of 2 GiB, read and written | {:.2} TB/s |\n| bf16 GEMM of 8192³, cuBLASLt, random contents | {:.0} TFLOP/s |\n\
+         | checks against float64 | {} of {} batches and {} of {} timed points right |\n",
+        text("gpu"),
+        text("clocks_before"),
+        text("clocks_after"),
+        text("driver_cuda"),
+        text("nvrtc"),
+        text("source_sha256"),
+        text("date"),
+        report["repeats"],
+        copy / 1e6,
+        gemm / 1e6,
+        right(checks),
+        checks.len(),
+        right(results),
+        results.len(),
+    );
+    page.push_str(
+        "Microseconds a call: the median over replays of a CUDA graph of one call a layer (2 to 32 layers, over 1 GiB of keys \
+         and values together), divided by the layers, after the L2 was swept by reading 256 MiB. KV blocks of a sequence are \
+         scattered over the cache. The spread is the tenth and ninetieth percentile over the median. Every batch ran on fresh \
+         random inputs with a poisoned result and NaN behind the last token of every sequence, natively and compiled for \
+         sm_80, in and out of a graph.\n\n",
+    );
+    decode(&mut page, results);
+    prefill(&mut page, results);
+    page
+}
+
+fn of<'a>(results: &'a [Value], kernel: &str) -> impl Iterator<Item = &'a Value> {
+    let kernel = Value::String(kernel.to_owned());
+    results.iter().filter(move |point| point["kernel"] == kernel)
+}
+
+fn heads(point: &Value) -> String {
+    let part = |index: usize| point["heads"][index].to_string();
+    format!("{} / {} × {}", part(0), part(1), part(2))
+}
+
+fn batch(point: &Value) -> String {
+    let text = |key: &str| point[key].as_str().unwrap_or("?").to_owned();
+    format!("| {} | {} | {} ", text("element"), heads(point), text("batch"))
+}
+
+fn decode(page: &mut String, results: &[Value]) {
+    page.push_str(
+        "## Decode\n\nBytes are keys, values, q and the result, each once. *Share* is bytes over time over the bandwidth of the \
+         2 GiB copy; *copy* is a device copy that moves the same bytes, timed the same way. The target is a share of \
+         85 % at the batch in bold.\n\n\
+         | format | query / KV heads × width | sequences × context | MiB | copy µs | µs | spread % | share | workers | plan, host µs |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for point in of(results, "decode") {
+        let bold = if point["target"] == Value::Bool(true) { "**" } else { "" };
+        let _ = writeln!(
+            page,
+            "{}| {:.0} | {:.1} | {bold}{:.1}{bold} | {} | {bold}{:.1} %{bold} | {} | {:.1} |",
+            batch(point),
+            number(&point["bytes"]) / f64::from(1 << 20),
+            number(&point["same_bytes_copy_us"]),
+            number(&point["us"]),
+            spread(point),
+            number(&point["share_of_copy_bandwidth"]) * 100.0,
+            point["workers"],
+            number(&point["plan_host_us"]),
+        );
+    }
+}
+
+fn prefill(page: &mut String, results: &[Value]) {
+    page.push_str(
+        "\n## Prefill\n\nOperations are those of the two products over the keys that a row may see. *Share* is their rate over that \
+         of the GEMM. The target is a share of 40 % at the batch in bold.\n\n\
+         | format | query / KV heads × width | new tokens | GFLOP | µs | spread % | TFLOP/s | share | tiles | plan, host µs |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for point in of(results, "prefill") {
+        let bold = if point["target"] == Value::Bool(true) { "**" } else { "" };
+        let (flops, us) = (number(&point["flops"]), number(&point["us"]));
+        let _ = writeln!(
+            page,
+            "{}| {:.1} | {bold}{us:.1}{bold} | {} | {:.0} | {bold}{:.1} %{bold} | {} | {:.1} |",
+            batch(point),
+            flops / 1e9,
+            spread(point),
+            flops / us / 1e6,
+            number(&point["share_of_gemm_rate"]) * 100.0,
+            point["tiles"],
+            number(&point["plan_host_us"]),
+        );
+    }
+}

@@ -1,0 +1,112 @@
+//! What other ways of serving adapters cost, and adapter copies, as a page with figures:
+//! `cargo run -p aril-kernels --example report_prices -- h200`.
+//!
+//! The argument names a card. Reads `baselines-CARD.json` and `copies-CARD.json` of `kernels/measurements` and
+//! `peers-h200.tsv`, writes `prices-CARD.md` and its figures beside them.
+
+#[path = "../report_lora/chart.rs"]
+mod chart;
+mod copies;
+mod figures;
+mod peers;
+mod ways;
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+use peers::Peers;
+
+/// The ways that were measured: the key in the data, what it is called, the column of the published comparison.
+pub(crate) const WAYS: [Way; 4] = [
+    Way { key: "padded", name: "padded to the largest rank", peer: "vllm_us", peer_name: "vLLM" },
+    Way { key: "bgmv", name: "BGMV", peer: "punica_bgmv_us", peer_name: "Punica's BGMV" },
+    Way { key: "gathered", name: "gather + batched GEMM", peer: "gather_bmm_us", peer_name: "torch gather + bmm" },
+    Way { key: "looped", name: "loop over adapters", peer: "loop_us", peer_name: "torch loop" },
+];
+
+pub(crate) struct Way {
+    pub(crate) key: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) peer: &'static str,
+    pub(crate) peer_name: &'static str,
+}
+
+/// A measured batch, or a measured copy.
+#[derive(Clone, Copy)]
+pub(crate) struct Measured<'a>(pub(crate) &'a Value);
+
+impl<'a> Measured<'a> {
+    pub(crate) fn text(self, key: &str) -> &'a str {
+        self.0[key].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn number(self, key: &str) -> f64 {
+        self.0[key].as_f64().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn median(self, key: &str) -> f64 {
+        self.0[key]["median"].as_f64().unwrap_or(f64::NAN)
+    }
+
+    /// Median microseconds of `pair_us`, `shrink_us`, … of a way.
+    pub(crate) fn way(self, way: &str, key: &str) -> f64 {
+        self.0["ways"][way][key]["median"].as_f64().unwrap_or(f64::NAN)
+    }
+
+    /// (rank, rows, popularity) of the batches of one rank.
+    pub(crate) fn batch(self) -> Option<(u32, u32, &'a str)> {
+        let mut words = self.text("batch").split(' ');
+        let rank = words.next()?.strip_prefix('r')?.parse().ok()?;
+        Some((rank, words.next()?.parse().ok()?, words.next()?))
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let card = std::env::args().nth(1).ok_or("which card? See the head of examples/report_prices/main.rs")?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("measurements");
+    let read = |name: &str| -> Result<Value, Box<dyn std::error::Error>> {
+        Ok(serde_json::from_str(&std::fs::read_to_string(folder.join(format!("{name}-{card}.json")))?)?)
+    };
+    let (baselines, copies) = (read("baselines")?, read("copies")?);
+    let peers = Peers::read(&std::fs::read_to_string(folder.join("peers-h200.tsv"))?);
+    let mut page = format!(
+        "# Other ways of serving adapters, and adapter copies, on one {}\n\n\
+         Written by `cargo run -p aril-kernels --example report_prices -- {card}` from `baselines-{card}.json` (measured by \
+         `bench_baselines`) and `copies-{card}.json` (by `bench_copies`). All of it is measured; the columns named after \
+         other projects are published figures, measured by the same method on an H200 (`peers-h200.tsv`).\n\n",
+        baselines["gpu"].as_str().unwrap_or("?"),
+    );
+    provenance(&mut page, &baselines, &copies);
+    ways::write(&mut page, &baselines, &peers, &card);
+    copies::write(&mut page, &copies, &card);
+    figures::draw(&folder, &card, &baselines, &copies)?;
+    std::fs::write(folder.join(format!("prices-{card}.md")), page)?;
+    Ok(())
+}
+
+fn provenance(page: &mut String, baselines: &Value, copies: &Value) {
+    page.push_str("| | ways | copies |\n|---|---|---|\n");
+    let rows = [
+        ("GPU", "gpu"),
+        ("driver, SM and memory clock, highest SM clock, °C, W before", "clocks_before"),
+        ("the same after", "clocks_after"),
+        ("CUDA", "driver_cuda"),
+        ("NVRTC", "nvrtc"),
+        ("cuBLAS", "cublas"),
+        ("kernel sources, SHA-256", "source_sha256"),
+        ("date", "date"),
+        ("replays a figure", "repeats"),
+    ];
+    let text = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    for (name, key) in rows {
+        let _ = writeln!(page, "| {name} | {} | {} |", text(&baselines[key]), text(&copies[key]));
+    }
+    let rate = baselines["copy_2gib_bytes_per_us"].as_f64().unwrap_or(f64::NAN) / 1e6;
+    let _ = writeln!(page, "| copy of 2 GiB on the device, read and written | {rate:.2} TB/s | |\n");
+}

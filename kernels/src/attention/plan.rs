@@ -1,0 +1,51 @@
+//! Which block does what in the attention of a step: decided once, from lengths alone.
+//!
+//! **Decode.** A *unit* is one KV block of one group of queries. All units of all sequences stand in one line, by
+//! sequence, then group, then block; before the units of each (sequence, group) the line has empty places for what it
+//! costs to begin and end one. Every worker (a CUDA block) gets the same number of consecutive places. So the chip is
+//! full whether there are many short sequences or one long one. Where a (sequence, group) is cut, its parts are added
+//! up by the worker that finishes last, in the order of the line.
+//!
+//! **Prefill.** A *tile* is up to 64 or 128 new tokens of one sequence; a CUDA block serves a tile and a head. Tiles
+//! with the most keys come first, so that the work ends evenly.
+
+mod decode;
+mod prefill;
+
+pub use decode::{DecodePlan, DecodeSequence, DecodeTuning, WORKER_BYTES, Worker};
+pub use prefill::{PrefillPlan, PrefillSequence, PrefillTuning, Tile};
+
+use super::layout::blocks_of;
+use super::operands::Extent;
+use crate::Error;
+
+impl Extent {
+    /// Includes a sequence's rows and KV blocks; refuses one whose blocks are not in the table.
+    pub(super) fn include(
+        &mut self,
+        index: usize,
+        row: u32,
+        rows: u32,
+        context: u64,
+        first: u32,
+        table: &[u32],
+    ) -> Result<(), Error> {
+        let what = || format!("sequence {index}");
+        let fits = |end: u64| u32::try_from(end).map_err(|_| Error::shape(what(), "is longer than can be counted"));
+        let context = fits(context)?;
+        let rows_end = fits(u64::from(row) + u64::from(rows))?;
+        let entries_end = fits(u64::from(first) + u64::from(blocks_of(context)))?;
+        let Some(blocks) = table.get(first as usize..entries_end as usize) else {
+            let why = format!(
+                "its {context} tokens need entries {first} to {entries_end} of the block table, which has {}",
+                table.len()
+            );
+            return Err(Error::shape(what(), why));
+        };
+        let blocks_end = blocks.iter().map(|&block| u64::from(block) + 1).max().unwrap_or(0);
+        self.rows = self.rows.max(rows_end);
+        self.entries = self.entries.max(entries_end);
+        self.blocks = self.blocks.max(fits(blocks_end)?);
+        Ok(())
+    }
+}

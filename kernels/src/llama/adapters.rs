@@ -1,0 +1,195 @@
+//! Adapters: into a slot at once, or from pinned memory beside a running step.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaEvent, PinnedHostSlice, result, sys};
+
+use super::engine::Llama;
+use super::{AdapterWeights, Half, Projection};
+use crate::lora::layout;
+use crate::{Element, Error};
+
+/// An adapter in pinned host memory, packed as the GPU holds it.
+#[derive(Debug)]
+pub struct HostAdapter {
+    memory: PinnedHostSlice<u16>,
+    rank: u32,
+    scale: f32,
+}
+
+/// A copy on its way into a slot. The slot is empty until [`Llama::finish_load`].
+#[derive(Debug)]
+#[must_use = "the slot stays empty until the load is finished"]
+pub struct Loading {
+    slot: u32,
+    adapter: Arc<HostAdapter>,
+    start: CudaEvent,
+    end: CudaEvent,
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        // The host memory may go with it, so the copy must be done. An error here was reported where it arose.
+        let _ = self.end.synchronize();
+    }
+}
+
+impl HostAdapter {
+    /// Bytes that a load copies.
+    pub fn bytes(&self) -> usize {
+        self.memory.num_bytes()
+    }
+
+    /// Its rank.
+    pub fn rank(&self) -> u32 {
+        self.rank
+    }
+}
+
+impl Llama {
+    /// Bytes of an adapter of this rank on the GPU, which is what a load copies.
+    pub fn adapter_bytes(&self, rank: u32) -> usize {
+        self.layout.elements(rank) * 2
+    }
+
+    /// Loads an adapter into a slot and waits until it is there. y += `scale`·(x·A)·B for all of its projections.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a slot or rank that does not exist, or weights of another length; [`Error::Driver`].
+    pub fn load_adapter(&mut self, slot: u32, rank: u32, scale: f32, weights: AdapterWeights<'_>) -> Result<(), Error> {
+        self.check_slot(slot, rank)?;
+        self.slots[slot as usize].adapter = None;
+        match weights {
+            AdapterWeights::Random { seed } => {
+                // Drawn for x and v of about one: y changes by a few percent of its size.
+                let range = 0.3 * (3.0 / self.shape.hidden as f32).sqrt();
+                let memory = &mut self.slots[slot as usize].memory.slice;
+                self.stopwatch.fill(memory, self.settings.element, seed, range)?;
+            }
+            AdapterWeights::Given(give) => {
+                let mut packed = vec![0; self.layout.elements(rank)];
+                self.pack(rank, give, &mut packed)?;
+                let mut into = self.slots[slot as usize].memory.slice.slice_mut(..packed.len());
+                self.stream.memcpy_htod(&packed, &mut into).map_err(Error::driver("copying an adapter"))?;
+            }
+        }
+        self.stream.synchronize().map_err(Error::driver("loading an adapter"))?;
+        self.slots[slot as usize].adapter = Some((rank, scale));
+        Ok(())
+    }
+
+    /// Takes an adapter out of its slot.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a slot that does not exist.
+    pub fn unload_adapter(&mut self, slot: u32) -> Result<(), Error> {
+        self.check_slot(slot, 1)?;
+        self.slots[slot as usize].adapter = None;
+        Ok(())
+    }
+
+    /// Packs an adapter into pinned host memory, from where it can be loaded any number of times. Random weights fill
+    /// whole granules of rank.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a rank that does not exist or weights of another length; [`Error::Driver`] if the memory
+    /// cannot be pinned.
+    pub fn pin_adapter(&self, rank: u32, scale: f32, weights: AdapterWeights<'_>) -> Result<Arc<HostAdapter>, Error> {
+        layout::check_rank(rank)?;
+        let length = self.layout.elements(rank);
+        let pinned = || Error::driver(format!("pinning {} bytes for an adapter", length * 2));
+        // SAFETY: plain values, all written below.
+        let mut memory = unsafe { self.gpu.context().alloc_pinned::<u16>(length) }.map_err(pinned())?;
+        let into = memory.as_mut_slice().map_err(pinned())?;
+        match weights {
+            AdapterWeights::Random { seed } => fill_small(into, self.settings.element, seed),
+            AdapterWeights::Given(give) => {
+                into.fill(0);
+                self.pack(rank, give, into)?;
+            }
+        }
+        Ok(Arc::new(HostAdapter { memory, rank, scale }))
+    }
+
+    /// Starts copying an adapter into a slot on a stream of its own, beside whatever the model computes. No step may use
+    /// the slot until [`Llama::finish_load`], and none that used it may be running: steps are complete when they return.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a slot or rank that does not exist; [`Error::Driver`].
+    pub fn begin_load(&mut self, slot: u32, adapter: &Arc<HostAdapter>) -> Result<Loading, Error> {
+        self.check_slot(slot, adapter.rank)?;
+        let place = &mut self.slots[slot as usize];
+        place.adapter = None;
+        let event = || {
+            let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+            self.gpu.context().new_event(Some(flags)).map_err(Error::driver("making an event"))
+        };
+        let (start, end) = (event()?, event()?);
+        let copied = || Error::driver("copying an adapter");
+        let values = adapter.memory.as_slice().map_err(copied())?;
+        start.record(&self.copies).map_err(copied())?;
+        // SAFETY: the slot has room for the rank; both memories live until the load is finished, since `Loading` holds the
+        // adapter and the model outlives its stream.
+        unsafe { result::memcpy_htod_async(place.memory.address, values, self.copies.cu_stream()) }.map_err(copied())?;
+        end.record(&self.copies).map_err(copied())?;
+        Ok(Loading { slot, adapter: adapter.clone(), start, end })
+    }
+
+    /// Whether a copy is complete, without waiting.
+    pub fn is_loaded(&self, loading: &Loading) -> bool {
+        loading.end.is_complete()
+    }
+
+    /// Waits for a copy, after which steps may use the slot. Returns the microseconds that it took on the GPU.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn finish_load(&mut self, loading: Loading) -> Result<f64, Error> {
+        loading.end.synchronize().map_err(Error::driver("waiting for an adapter"))?;
+        self.slots[loading.slot as usize].adapter = Some((loading.adapter.rank, loading.adapter.scale));
+        Ok(f64::from(loading.start.elapsed_ms(&loading.end).map_err(Error::driver("timing a copy"))?) * 1e3)
+    }
+
+    fn pack(
+        &self,
+        rank: u32,
+        give: &mut dyn FnMut(u32, Projection, Half) -> Result<Vec<u16>, Error>,
+        into: &mut [u16],
+    ) -> Result<(), Error> {
+        for layer in 0..self.shape.layers {
+            for (index, projection) in Projection::ALL.into_iter().enumerate() {
+                let a = give(layer, projection, Half::A)?;
+                let b = give(layer, projection, Half::B)?;
+                self.layout.pack(layer as usize * Projection::ALL.len() + index, rank, &a, &b, into)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_slot(&self, slot: u32, rank: u32) -> Result<(), Error> {
+        layout::check_rank(rank)?;
+        let why = if slot as usize >= self.slots.len() {
+            format!("there are {}", self.slots.len())
+        } else if rank > self.settings.rank_max {
+            format!("holds ranks up to {}, not {rank}", self.settings.rank_max)
+        } else {
+            return Ok(());
+        };
+        Err(Error::shape(format!("adapter slot {slot}"), why))
+    }
+}
+
+/// Values of either sign between 2^-7 and 2^-6, by a generator quick enough for an adapter of 100 MB.
+fn fill_small(into: &mut [u16], element: Element, seed: u64) {
+    let (exponent, mantissa) = match element {
+        Element::F16 => (8 << 10, (1 << 10) - 1),
+        Element::Bf16 => (120 << 7, (1 << 7) - 1),
+    };
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for value in into {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        *value = exponent | (state as u16 & (mantissa | 0x8000));
+    }
+}

@@ -1,0 +1,115 @@
+//! LoRA plans in device memory and the CUDA graphs captured with them.
+//!
+//! A set holds the plans of one step's four groups. A later step whose plans fit it replaces them in place, and replays
+//! the set's graph of its size. Steps without adapters have a set without plans.
+
+use std::collections::HashMap;
+
+use cudarc::driver::{CudaGraph, sys};
+
+use super::LoraPath;
+use super::batch::Batch;
+use super::engine::Llama;
+use super::forward::{Forward, Metrics};
+use super::groups::Group;
+use crate::Error;
+use crate::lora::launch::LoadedPlan;
+use crate::lora::plan::{Plan, Tuning};
+
+/// Sets, and graphs of all of them, kept at once; the set unused for longest goes first.
+const SETS_MAX: usize = 64;
+const GRAPHS_MAX: usize = 192;
+/// Blocks with nothing to do that a launch of a kept plan may have.
+const IDLE_BLOCKS_MAX: u32 = 48;
+
+#[derive(Debug, Default)]
+pub(crate) struct Graphs {
+    sets: Vec<Set>,
+}
+
+/// Plans and the graphs captured with them, by size.
+#[derive(Default)]
+pub(crate) struct Set {
+    pub(crate) plans: Vec<LoadedPlan>,
+    graphs: HashMap<Metrics, CudaGraph>,
+}
+
+impl std::fmt::Debug for Set {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Set").field("plans", &self.plans.len()).field("graphs", &self.graphs.len()).finish()
+    }
+}
+
+impl Llama {
+    /// Plans a batch's adapters and returns a set that holds the plans, taken out of the kept ones.
+    pub(super) fn plan_adapters(&mut self, batch: &Batch) -> Result<Set, Error> {
+        let segments = self.segments(batch)?;
+        if segments.is_empty() || self.settings.lora == LoraPath::Off {
+            let bare = self.graphs.sets.iter().position(|set| set.plans.is_empty());
+            return Ok(bare.map_or_else(Set::default, |index| self.graphs.sets.remove(index)));
+        }
+        let mut plans = Vec::with_capacity(Group::LAYER.len());
+        for site in &self.lora.sites[0] {
+            plans.push(Plan::new(site, &segments, self.lora.chip, Tuning::default())?);
+        }
+        // From the one used last: traffic changes slowly.
+        for index in (0..self.graphs.sets.len()).rev() {
+            let set = &mut self.graphs.sets[index];
+            let roomy = set.plans.len() == plans.len()
+                && set.plans.iter().zip(&plans).all(|(loaded, plan)| {
+                    let jobs = plan.jobs().len() as u32;
+                    (jobs..=jobs + IDLE_BLOCKS_MAX).contains(&loaded.capacity())
+                });
+            if roomy
+                && set.plans.iter_mut().zip(&plans).all(|(loaded, plan)| loaded.replace(&self.stream, plan).is_ok())
+            {
+                return Ok(self.graphs.sets.remove(index));
+            }
+        }
+        let mut set = Set::default();
+        for plan in &plans {
+            let capacity = (plan.jobs().len() as u32).next_multiple_of(16);
+            set.plans.push(self.lora.kernels.load(&self.stream, plan, capacity)?);
+        }
+        Ok(set)
+    }
+
+    /// Puts a set back, as the one used last.
+    pub(super) fn keep(&mut self, set: Set) {
+        let sets = &mut self.graphs.sets;
+        sets.push(set);
+        while sets.len() > SETS_MAX
+            || (sets.len() > 1 && sets.iter().map(|set| set.graphs.len()).sum::<usize>() > GRAPHS_MAX)
+        {
+            sets.remove(0);
+        }
+    }
+
+    /// Launches a step as a graph: the set's own of this size, captured now if it is new.
+    pub(super) fn launch_graph(&self, metrics: &Metrics, set: &mut Set) -> Result<(), Error> {
+        // What a graph was captured with: sizes, not counts.
+        let key = Metrics { rows: 0, decode_rows: 0, samples: metrics.samples.min(1), ..*metrics };
+        if !set.graphs.contains_key(&key) {
+            let graph = self.capture(metrics, &set.plans)?;
+            graph.upload().map_err(Error::driver("uploading a graph"))?;
+            set.graphs.insert(key, graph);
+        }
+        set.graphs[&key].launch().map_err(Error::driver("launching a graph"))
+    }
+
+    /// A whole step as a graph.
+    pub(super) fn capture(&self, metrics: &Metrics, plans: &[LoadedPlan]) -> Result<CudaGraph, Error> {
+        self.capture_of(|| Forward::new(self, metrics, plans).step())
+    }
+
+    /// What some launches on the model's stream are as a graph.
+    pub(super) fn capture_of(&self, launches: impl FnOnce() -> Result<(), Error>) -> Result<CudaGraph, Error> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(Error::driver("beginning a capture"))?;
+        let launched = launches();
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = self.stream.end_capture(flags).map_err(Error::driver("ending a capture"));
+        launched?;
+        graph?.ok_or_else(|| Error::Driver { doing: "ending a capture".to_owned(), code: "it is empty".to_owned() })
+    }
+}

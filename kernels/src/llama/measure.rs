@@ -1,0 +1,102 @@
+//! How long a step takes, and each of its operations alone.
+
+use super::batch::Batch;
+use super::engine::Llama;
+use super::forward::{Forward, Metrics};
+use super::graphs::Graphs;
+use super::{GemmPath, LoraOrder, LoraPath, Operation, Sequence};
+use crate::Error;
+use crate::gpu::Overlap;
+
+impl Llama {
+    /// Device microseconds of each of `repeats` replays of this step as one graph, prefill or not, after one replay that
+    /// is not counted. Before each, the L2 is swept.
+    ///
+    /// # Errors
+    /// As [`Llama::step`].
+    pub fn time_step(&mut self, sequences: &[Sequence<'_>], repeats: usize) -> Result<Vec<f64>, Error> {
+        self.measured(sequences, repeats, |forward| forward.step())
+    }
+
+    /// Device microseconds of one operation of this step on one layer, `repeats` samples. A graph runs it for every
+    /// layer, each with its own weights and KV, back to back as programmatic launches; a sample is a replay with a cold L2
+    /// over the number of layers. An operation that this step has not takes no time.
+    ///
+    /// # Errors
+    /// As [`Llama::step`].
+    pub fn time_operation(
+        &mut self,
+        operation: Operation,
+        sequences: &[Sequence<'_>],
+        repeats: usize,
+    ) -> Result<Vec<f64>, Error> {
+        let once = operation.count(2) == 1;
+        let count = if once { 4 } else { self.shape.layers };
+        let samples = self.measured(sequences, repeats, |forward| {
+            for layer in 0..count {
+                let overlap = if layer == 0 { Overlap::None } else { Overlap::Programmatic };
+                forward.run(operation, if once { 0 } else { layer }, overlap)?;
+            }
+            Ok(())
+        });
+        match samples {
+            Ok(samples) => Ok(samples.into_iter().map(|us| us / f64::from(count)).collect()),
+            // An empty graph: nothing to launch.
+            Err(Error::Driver { code, .. }) if code == "it is empty" => Ok(vec![0.0; repeats]),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn measured(
+        &mut self,
+        sequences: &[Sequence<'_>],
+        repeats: usize,
+        launches: impl FnOnce(&Forward<'_>) -> Result<(), Error>,
+    ) -> Result<Vec<f64>, Error> {
+        let batch = Batch::new(sequences, &self.shape, &self.settings)?;
+        let metrics = Metrics::of(&batch);
+        self.prepare(&metrics)?;
+        let set = self.plan_adapters(&batch)?;
+        let table = self.attention.plan(&self.stream, &batch, sequences)?;
+        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
+        let samples = {
+            let forward = Forward::new(self, &metrics, &set.plans);
+            let graph = self.capture_of(|| launches(&forward))?;
+            self.stopwatch.replays_us(&graph, repeats)?
+        };
+        self.clear_deltas()?;
+        self.keep(set);
+        Ok(samples)
+    }
+
+    /// Puts deltas back to zero after launches of adapters without the operations that read them.
+    fn clear_deltas(&mut self) -> Result<(), Error> {
+        let activations = &mut self.activations;
+        for delta in [&mut activations.delta_qkv, &mut activations.delta_y, &mut activations.delta_gate_up] {
+            self.stream.memset_zeros(&mut delta.slice).map_err(Error::driver("clearing deltas"))?;
+        }
+        self.stream.synchronize().map_err(Error::driver("clearing deltas"))
+    }
+}
+
+impl Llama {
+    /// Changes where adapters' launches stand, to compare orders on one model. Captured graphs are dropped.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the model was opened without adapters.
+    pub fn set_lora_order(&mut self, order: LoraOrder) -> Result<(), Error> {
+        if self.settings.lora == LoraPath::Off {
+            return Err(Error::shape("LoRA order", "the model was opened without adapters"));
+        }
+        self.settings.lora = LoraPath::Segmented(order);
+        self.graphs = Graphs::default();
+        Ok(())
+    }
+
+    /// Changes what multiplies few rows, to compare both on one model. Captured graphs and plans are dropped.
+    pub fn set_gemm_path(&mut self, path: GemmPath) {
+        self.settings.gemm = path;
+        self.gemms.set_path(path);
+        self.graphs = Graphs::default();
+    }
+}

@@ -1,0 +1,139 @@
+//! Traffic that cannot be, and traces that are broken.
+
+use super::changed;
+use crate::integration::bench::Bench;
+
+#[test]
+fn traffic_without_lengths_is_refused() {
+    changed(
+        r#"input_tokens = 32
+"#,
+        r#""#,
+        r#"error: `traffic.input_tokens`: nothing says how long prompts are
+ --> s.toml:6:2
+  |
+6 | [traffic]
+  |  ^^^^^^^
+  = help: set `input_tokens`, or `lengths = { trace = … }`"#,
+    );
+}
+
+#[test]
+fn a_number_that_is_none_is_refused() {
+    changed(
+        r#"rate = 4.0"#,
+        r#"rate = nan"#,
+        r#"error: `traffic.arrivals.poisson.rate`: nan is not a finite number
+ --> s.toml:7:33
+  |
+7 | arrivals = { poisson = { rate = nan } }
+  |                                 ^^^"#,
+    );
+}
+
+#[test]
+fn a_negative_rate_is_refused() {
+    changed(
+        r#"rate = 4.0"#,
+        r#"rate = -4.0"#,
+        r#"error: `traffic.arrivals.poisson.rate`: -4 is not above zero
+ --> s.toml:7:33
+  |
+7 | arrivals = { poisson = { rate = -4.0 } }
+  |                                 ^^^^
+  = help: write a finite number above zero"#,
+    );
+}
+
+#[test]
+fn a_window_longer_than_its_trace_is_refused() {
+    changed(
+        r#"arrivals = { poisson = { rate = 4.0 } }
+requests = 60"#,
+        r#"trace = "azure-llm-2023-conv"
+window = { duration = "9h" }"#,
+        r#"error: `traffic.window.duration`: the window ends 29746s after the last request; the trace lasts 2653s
+ --> s.toml:8:23
+  |
+8 | window = { duration = "9h" }
+  |                       ^^^^
+  = help: make it shorter, or begin it earlier"#,
+    );
+}
+
+#[test]
+fn broken_traces_are_told_with_their_line() {
+    for (trace, message) in [
+        ("", "no requests"),
+        ("arrival_s,input_tokens,output_tokens\n", "no requests"),
+        ("arrival_s,input_tokens,output_tokens\n0,10,5\n1,-3,6\n", "t.csv:3"),
+        ("arrival_s,input_tokens,output_tokens\n5,10,5\n1,3,6\n", "t.csv:3"),
+        ("arrival_s,input_tokens,output_tokens\n0,10,5\n1,3", "t.csv:3"),
+        ("arrival_s,input_tokens,output_tokens\n0,10,99999999999999999999\n", "t.csv:2"),
+    ] {
+        let bench = Bench::changed(
+            "arrivals = { poisson = { rate = 4.0 } }\nrequests = 60\ninput_tokens = 32\noutput_tokens = { uniform = [1, 64] }",
+            "trace = \"t.csv\"",
+        );
+        bench.write("t.csv", trace);
+        let done = bench.aril(&["run", "s.toml"]);
+        assert_eq!(done.code, 2, "{trace:?}: {}", done.err);
+        assert!(done.err.contains(message), "{trace:?}: {}", done.err);
+        let place = " --> s.toml:7:9\n  |\n7 | trace = \"t.csv\"\n  |         ^^^^^^^";
+        assert!(done.err.contains(place), "and with the line that names the trace: {}", done.err);
+        assert!(bench.files("runs").is_empty(), "nothing is left behind");
+    }
+}
+
+#[test]
+fn a_length_of_nothing_is_refused() {
+    changed(
+        r#"output_tokens = { uniform = [1, 64] }"#,
+        r#"output_tokens = 0"#,
+        r#"error: `traffic.output_tokens`: lengths from 0 on: every prompt and every output has at least 1 token
+  --> s.toml:10:17
+   |
+10 | output_tokens = 0
+   |                 ^
+  = help: begin at 1"#,
+    );
+}
+
+#[test]
+fn lengths_beyond_the_context_are_refused_rather_than_cut() {
+    changed(
+        r#"output_tokens = { uniform = [1, 64] }"#,
+        r#"output_tokens = { uniform = [1, 1000000000] }"#,
+        r#"error: `traffic.output_tokens`: lengths of up to 999999999 tokens, and the context of the model leaves room for 4095
+  --> s.toml:10:1
+   |
+10 | output_tokens = { uniform = [1, 1000000000] }
+   | ^^^^^^^^^^^^^
+  = help: shorten them, or serve a model with a longer context (`max_model_len`)"#,
+    );
+    changed(
+        r#"input_tokens = 32"#,
+        r#"input_tokens = { lognormal = { s = 0.5, scale = 1e9 } }"#,
+        r#"error: `traffic.input_tokens`: typical lengths of 1000000000 tokens, and the context of the model leaves room for 4095
+ --> s.toml:9:1
+  |
+9 | input_tokens = { lognormal = { s = 0.5, scale = 1e9 } }
+  | ^^^^^^^^^^^^
+  = help: shorten them, or serve a model with a longer context (`max_model_len`)"#,
+    );
+}
+
+#[test]
+fn a_cache_that_nobody_ever_fits_into_is_refused() {
+    changed(
+        r#"max_num_seqs = 8"#,
+        r#"max_num_seqs = 8
+kv_cache = { blocks = 1 }"#,
+        r#"error: `engine.aril.kv_cache`: no request of the traffic ever fits: the shortest takes 32 tokens of KV, and a replica has blocks for 16
+  --> s.toml:16:1
+   |
+16 | kv_cache = { blocks = 1 }
+   | ^^^^^^^^
+  = help: give the KV cache more blocks, or offer shorter requests"#,
+    );
+}
