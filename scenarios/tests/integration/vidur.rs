@@ -10,7 +10,7 @@ use super::bench::Bench;
 fn tables(bench: &Bench, folder: &str) {
     let operations = ["input_layernorm", "attn_pre_proj", "attn_rope", "attn_post_proj", "post_attention_layernorm"];
     let more = ["mlp_up_proj", "mlp_act", "mlp_down_proj", "add", "attn_kv_cache_save"];
-    let mut write = |name: &str, header: &str, rows: Vec<String>| {
+    let write = |name: &str, header: &str, rows: Vec<String>| {
         bench.write(&format!("{folder}/{name}_0a1b2c3d_predictions.csv"), format!("{header}\n{}\n", rows.join("\n")));
     };
     for name in operations.into_iter().chain(more) {
