@@ -36,6 +36,13 @@ pub enum Doubt {
         /// The missing key.
         key: &'static str,
     },
+    /// A measured profile is of other kernels than those of this build.
+    OtherKernels {
+        /// Hash of the kernels that were measured.
+        measured: String,
+        /// Hash of the kernels of this build.
+        built: String,
+    },
     /// A measured profile does not say how far it is from what its fit did not see.
     NotHeldOut,
     /// A measured profile claims to hold everywhere.
@@ -52,6 +59,14 @@ impl fmt::Display for Doubt {
                 write!(f, "{step} takes {us:.1} us, less than {than} with {than_us:.1} us")
             }
             Doubt::Unsaid { key } => write!(f, "measured, but provenance.{key} is missing"),
+            Doubt::OtherKernels { measured, built } => {
+                let short = |hash: &str| hash.chars().take(12).collect::<String>();
+                let (measured, built) = (short(measured), short(built));
+                write!(
+                    f,
+                    "measured with kernels {measured}, this build has {built}: measure again to price what it runs"
+                )
+            }
             Doubt::NotHeldOut => f.write_str("measured, but nothing was held out to judge the fit by"),
             Doubt::NoRange => f.write_str("measured, but no validity range is given"),
         }
@@ -156,6 +171,14 @@ fn describe(shape: &Shape) -> String {
     parts.join(", ")
 }
 
+/// The doubt about a measured profile whose kernels are not those of this build.
+pub fn other_kernels(profile: &Profile) -> Option<Doubt> {
+    let measured = profile.provenance.kind == ProvenanceKind::Measured;
+    let hash = profile.provenance.kernel_source_hash.as_ref().filter(|_| measured)?;
+    let built = aril_kernels::source::Sources::built_in().hash().ok()?;
+    (*hash != built).then(|| Doubt::OtherKernels { measured: hash.clone(), built })
+}
+
 fn provenance(profile: &Profile) -> Vec<Doubt> {
     if profile.provenance.kind != ProvenanceKind::Measured {
         return Vec::new();
@@ -172,6 +195,7 @@ fn provenance(profile: &Profile) -> Vec<Doubt> {
     ];
     let mut doubts: Vec<_> =
         said.into_iter().filter(|(_, value)| value.is_none()).map(|(key, _)| Doubt::Unsaid { key }).collect();
+    doubts.extend(other_kernels(profile));
     if profile.held_out.is_empty() {
         doubts.push(Doubt::NotHeldOut);
     }

@@ -159,6 +159,7 @@ pub fn derive_with(
         },
         whole_step: WholeStep::default(),
         operations,
+        row_buckets: Vec::new(),
         prefill_attention: sheet.prefill_attention(),
         decode_attention: sheet.decode_attention(),
         vidur: None,
@@ -172,6 +173,7 @@ pub fn derive_with(
         },
         validity: Validity::default(),
         held_out: Vec::new(),
+        spread: Vec::new(),
         assumptions: assumptions.table(),
     })
 }

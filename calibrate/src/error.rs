@@ -1,8 +1,10 @@
-//! What can go wrong with a profile, where, and what to do about it.
+//! What can go wrong with a profile or a measurement, where, and what to do about it.
+
+use std::path::PathBuf;
 
 use aril_sim::gpu::memory::DoesNotFit;
-use aril_sim::profile::SCHEMA;
 use aril_sim::profile::check::BadProfile;
+use aril_sim::profile::{SCHEMA, SCHEMA_OLDEST};
 
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +23,7 @@ pub enum CalibrateError {
     },
     /// The profile was written for another version of the format.
     #[error(
-        "{origin}:{line}: the profile has format version {found}, this build reads version {SCHEMA}: {}",
+        "{origin}:{line}: the profile has format version {found}, this build reads versions {SCHEMA_OLDEST} to {SCHEMA}: {}",
         if *.found > i64::from(SCHEMA) { "use a newer build" } else { "make the profile again" }
     )]
     Version {
@@ -62,6 +64,48 @@ pub enum CalibrateError {
         /// What it is there for.
         known: Vec<String>,
     },
+    /// A file cannot be read or written.
+    #[error("cannot {action} {}: {problem}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        problem: String,
+    },
+    /// A file of measurements is damaged, cut short, or of two machines.
+    #[error("{origin}:{line}: {problem}")]
+    Recording {
+        /// Where it came from.
+        origin: String,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A file of measurements was written in another format.
+    #[error(
+        "{origin}: the measurements have format version {found}, this build reads version {}: measure again, or use the build that wrote them",
+        crate::recording::FORMAT
+    )]
+    RecordingVersion {
+        /// Where it came from.
+        origin: String,
+        /// The version that it says.
+        found: u32,
+    },
+    /// Measurements that no profile can be made of.
+    #[error("{origin}: there is no profile in these measurements: {problem}")]
+    NotEnough {
+        /// Where they came from.
+        origin: String,
+        /// What is missing.
+        problem: String,
+    },
+    /// The machine cannot be opened or gave up.
+    #[error("{0}")]
+    Machine(String),
     /// The GPUs cannot share the model.
     #[error("{0}")]
     Split(String),

@@ -1,6 +1,6 @@
 //! Profiles as TOML: read with the line of every mistake, written so that they read back the same.
 
-use aril_sim::profile::{Profile, SCHEMA};
+use aril_sim::profile::{Profile, SCHEMA, SCHEMA_OLDEST};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -47,11 +47,13 @@ fn check_version(origin: &str, text: &str) -> Result<(), CalibrateError> {
     let head = if text.starts_with('[') { 0 } else { text.find("\n[").map_or(text.len(), |end| end + 1) };
     let Ok(version) = parse::<Version>(origin, &text[..head]) else { return Ok(()) };
     match version.schema {
-        Some(schema) if *schema.get_ref() != i64::from(SCHEMA) => Err(CalibrateError::Version {
-            origin: origin.to_owned(),
-            line: place(text, schema.span().start).0,
-            found: *schema.get_ref(),
-        }),
+        Some(schema) if !(i64::from(SCHEMA_OLDEST)..=i64::from(SCHEMA)).contains(schema.get_ref()) => {
+            Err(CalibrateError::Version {
+                origin: origin.to_owned(),
+                line: place(text, schema.span().start).0,
+                found: *schema.get_ref(),
+            })
+        }
         _ => Ok(()),
     }
 }

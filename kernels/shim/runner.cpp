@@ -109,13 +109,37 @@ void cluster_wait() {
   while (cluster_arrivals[current->block / cluster_blocks] < cluster_blocks * threads_in_block) yield(State::Poll);
 }
 
+std::vector<BulkCopy> bulk_copies;
+std::vector<Arrival> arrivals;
+static void copy_now(const Copy& copy) {
+  memcpy(copy.to, copy.from, copy.bytes);
+  memset((u8*)copy.to + copy.bytes, 0, 16 - copy.bytes);
+}
+void phases_wait(u64* barrier, u32 parity) {
+  Phases* phases = phases_of(barrier);
+  while (phases->parity == parity) {
+    for (size_t n = bulk_copies.size(); n-- > 0;) {
+      if (bulk_copies[n].barrier != phases) continue;
+      const BulkCopy copy = bulk_copies[n];
+      bulk_copies.erase(bulk_copies.begin() + (long)n);
+      memcpy(copy.to, copy.content.data(), copy.content.size());
+      phases->bytes -= (int)copy.content.size();
+    }
+    phases_end_if_complete(phases);
+    for (size_t n = arrivals.size(); n-- > 0;) {
+      if (arrivals[n].barrier != phases || phases->parity != parity) continue;
+      for (const Copy& copy : arrivals[n].copies) copy_now(copy);
+      arrivals.erase(arrivals.begin() + (long)n);
+      phases_arrive(barrier);
+    }
+    if (phases->parity == parity) yield(State::Poll);
+  }
+}
+
 void copy_finish(u32 pending) {
   auto& groups = current->groups;
   while (groups.size() > pending) {
-    for (const Copy& copy : groups.front()) {
-      memcpy(copy.to, copy.from, copy.bytes);
-      memset((u8*)copy.to + copy.bytes, 0, 16 - copy.bytes);
-    }
+    for (const Copy& copy : groups.front()) copy_now(copy);
     groups.erase(groups.begin());
   }
 }
@@ -348,6 +372,7 @@ int main(int count, char** names) {
     if (idle_rounds > 1000) fail("no thread can go on");
   }
 
+  if (!bulk_copies.empty() || !arrivals.empty()) fail("ended with copies in flight");
   FILE* output = fopen(names[2], "wb");
   if (!output) fail("the result cannot be written");
   for (const Buffer& buffer : buffers)

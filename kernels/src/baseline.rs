@@ -14,6 +14,7 @@
 pub mod bgmv;
 pub mod gathered;
 pub mod launch;
+pub mod layer;
 pub mod layout;
 pub mod looped;
 pub mod merged;

@@ -108,7 +108,37 @@ impl HostBuffer {
             let why = format!("{bytes} bytes in {pieces} pieces, from {} to {}", self.len(), to.len());
             return Err(Error::shape("a copy to the device", why));
         }
-        let (source, target) = (self.address()?, to.device_ptr(stream).0);
+        let target = to.device_ptr(stream).0;
+        // SAFETY: the target holds `bytes`; the rest is the caller's promise.
+        unsafe { self.copy_pieces(stream, target, bytes, pieces) }
+    }
+
+    /// The same to a device address.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if this buffer is too small, [`Error::Driver`].
+    ///
+    /// # Safety
+    /// The address has room for `bytes`. Until the stream has got there, nothing else uses them, and a pinned buffer is neither
+    /// dropped nor changed.
+    pub unsafe fn copy_to_address(&self, stream: &Arc<CudaStream>, target: u64, bytes: usize) -> Result<(), Error> {
+        if bytes > self.len() {
+            return Err(Error::shape("a copy to the device", format!("{bytes} bytes of {}", self.len())));
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.copy_pieces(stream, target, bytes, 1) }
+    }
+
+    /// # Safety
+    /// As [`HostBuffer::copy_to`], and `bytes` are here and there.
+    unsafe fn copy_pieces(
+        &self,
+        stream: &Arc<CudaStream>,
+        target: u64,
+        bytes: usize,
+        pieces: usize,
+    ) -> Result<(), Error> {
+        let source = self.address()?;
         let piece = bytes.div_ceil(pieces).max(1);
         for begin in (0..bytes).step_by(piece) {
             let length = piece.min(bytes - begin);

@@ -111,6 +111,22 @@ impl Gpu {
         format!("{}.{}", version / 1000, version % 1000 / 10)
     }
 
+    /// Bytes of device memory that are free.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn free_bytes(&self) -> Result<usize, Error> {
+        self.context.mem_get_info().map(|(free, _)| free).map_err(Error::driver("asking for free memory"))
+    }
+
+    /// Bytes of device memory.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn total_bytes(&self) -> Result<usize, Error> {
+        self.context.mem_get_info().map(|(_, total)| total).map_err(Error::driver("asking for memory"))
+    }
+
     /// The architecture to compile for: `sm_90a` on Hopper, otherwise the newest that the GPU runs.
     pub fn architecture(&self) -> String {
         match self.compute_capability {

@@ -13,6 +13,7 @@ mod forward;
 mod graphs;
 mod groups;
 pub mod kernels;
+mod loads;
 mod measure;
 mod memory;
 mod metadata;
@@ -23,7 +24,9 @@ mod sites;
 pub mod weights;
 
 pub use adapters::{HostAdapter, Loading};
+pub use batch::bucket;
 pub use engine::{Build, Llama};
+pub use loads::Beside;
 pub use sequence::{Operation, Sequence, StepResult};
 pub use settings::{GemmPath, LlamaSettings, LoraOrder, LoraPath};
 pub use shape::{LlamaShape, RopeScaling};

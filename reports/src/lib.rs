@@ -4,6 +4,7 @@
 //! pairs policies on the same requests; [`write()`] makes the page and the summary of all runs, inside a [`RunDir`] that appears as a
 //! whole or not at all. Read in this order: [`settings`], [`Recorder`], [`metrics`], [`metric`], [`compare()`], [`input`], [`write()`].
 
+pub mod calibration;
 pub mod change;
 pub mod compare;
 pub mod distribution;

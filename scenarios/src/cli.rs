@@ -1,5 +1,6 @@
 //! The command line: what it takes, and what it gives back.
 
+mod calibrate;
 mod check;
 mod list;
 pub(crate) mod output;
@@ -7,6 +8,7 @@ mod profile;
 mod run;
 mod schema;
 mod trace;
+mod validate;
 
 pub(crate) use run::placed;
 
@@ -76,7 +78,9 @@ impl Cli {
             Command::Run(arguments) => run::run(&self.registry, arguments),
             Command::Check(arguments) => check::check(&self.registry, arguments),
             Command::Trace { command } => trace::trace(command),
+            Command::Calibrate(arguments) => calibrate::calibrate(arguments),
             Command::Profile { command } => profile::profile(command),
+            Command::Validate(arguments) => validate::validate(&self.registry, arguments),
             Command::List { what, format } => list::list(&self.registry, *what, *format),
             Command::Compare(arguments) => {
                 let (text, code) = compare_command::compare(arguments)?;
@@ -141,7 +145,7 @@ Exit codes:
     1  done, but a judged cell of [expect] is out of its tolerance
     2  the command line, a scenario, a trace or a profile is wrong; or the run directory is already there
     3  a simulation came to a standstill: a policy never serves somebody
-    4  the system refused to read or write, or a result could not be made
+    4  the system refused to read or write, there is no GPU to measure, or a result could not be made
   130  interrupted; nothing was left behind";
 
 /// Simulates clusters that serve many LoRA adapters over one base model: which policy serves whom how fast, and at what cost?
@@ -172,11 +176,15 @@ enum Command {
         #[command(subcommand)]
         command: TraceCommand,
     },
-    /// Make cost profiles.
+    /// Measure the GPU of this machine and fit a profile.
+    Calibrate(calibrate::CalibrateArguments),
+    /// Look at, check, compare, draw and import cost profiles.
     Profile {
         #[command(subcommand)]
         command: profile::ProfileCommand,
     },
+    /// Run a scenario on the GPU of this machine, and its simulation beside it.
+    Validate(validate::ValidateArguments),
     /// List what scenarios can name.
     List {
         /// What.
@@ -221,6 +229,12 @@ struct ScenarioArguments {
 struct RunArguments {
     #[command(flatten)]
     scenario: ScenarioArguments,
+    /// What steps cost, instead of what the pools say: a profile's file, or a shipped one by its name.
+    #[arg(long)]
+    profile: Option<String>,
+    /// Who runs the steps: the cost model, or the GPU of this machine.
+    #[arg(long, default_value = "modelled")]
+    executor: ExecutorArgument,
     /// The run directory [default: runs/NAME].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -239,6 +253,14 @@ struct RunArguments {
     /// Draw no progress bar.
     #[arg(long)]
     quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExecutorArgument {
+    /// The profile of each pool.
+    Modelled,
+    /// Real steps on the first GPU, idle time skipped.
+    Gpu,
 }
 
 #[derive(Debug, clap::Args)]

@@ -102,6 +102,7 @@ impl ArilError {
     /// What the program exits with: 2 for what the user can put right, 3 for a stuck simulation, 4 for the system.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            ArilError::Profile(CalibrateError::Machine(_) | CalibrateError::File { .. }) => 4,
             ArilError::Scenario(_) | ArilError::Input { .. } | ArilError::Trace(_) | ArilError::Profile(_) => 2,
             ArilError::Stalled { .. } => 3,
             ArilError::Report(

@@ -3,6 +3,7 @@
 mod expectation;
 mod job;
 mod progress;
+mod real;
 mod trust;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::interrupt;
 use crate::manifest::{self, Clock, Input};
 use crate::plan::{BEST, Plan};
 use progress::Progress;
+pub use real::validate;
 
 /// How a plan is run.
 #[derive(Clone, Debug)]
@@ -30,8 +32,20 @@ pub struct Options {
     pub existing: Existing,
     /// How many threads; all cores, unless set.
     pub threads: Option<usize>,
+    /// Who runs the steps.
+    pub executor: ExecutorChoice,
     /// Draw a progress bar, if standard error is a terminal?
     pub progress: bool,
+}
+
+/// Who runs the steps?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExecutorChoice {
+    /// The cost model.
+    #[default]
+    Modelled,
+    /// A real GPU: one run after the other.
+    Gpu,
 }
 
 /// What came out.
@@ -48,6 +62,8 @@ struct Finished {
     result: RunResult,
     coverage: Vec<Coverage>,
     notes: Vec<String>,
+    /// What was really run, if it was.
+    real: Option<String>,
 }
 
 /// Which run: point, position of the policy, position of the seed.
@@ -68,13 +84,13 @@ pub fn run(plan: &Plan, inputs: &[Input], options: &Options) -> Result<Outcome, 
     let directory = RunDir::create(&options.out, options.existing)?;
     let guard = interrupt::guard(directory.path());
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads.unwrap_or(0))
+        .num_threads(if options.executor == ExecutorChoice::Gpu { 1 } else { options.threads.unwrap_or(0) })
         .build()
         .map_err(|error| ArilError::io("start threads for", &options.out)(std::io::Error::other(error)))?;
     let threads = pool.current_num_threads();
     let progress = Progress::new(plan, options.progress);
     let runs = directory.path();
-    let finished = pool.install(|| everything(plan, runs, inputs, &progress))?;
+    let finished = pool.install(|| everything(plan, runs, inputs, options.executor, &progress))?;
     progress.writing();
     let input = report_input(plan, finished)?;
     let written = aril_reports::write(&input, directory.path())?;
@@ -93,6 +109,7 @@ fn everything(
     plan: &Plan,
     runs: &std::path::Path,
     inputs: &[Input],
+    executor: ExecutorChoice,
     progress: &Progress,
 ) -> Result<Vec<Finished>, ArilError> {
     let groups: Vec<(usize, usize)> =
@@ -129,7 +146,7 @@ fn everything(
                         return None;
                     }
                     let which = Which { point, policy, seed };
-                    match job::run(plan, which, &traffic, runs, inputs, progress) {
+                    match job::run(plan, which, &traffic, (runs, inputs), executor, progress) {
                         Ok(finished) => Some(finished),
                         Err(error) => {
                             fail(order + policy, error);

@@ -51,6 +51,9 @@ pub struct Scenario {
     /// When a run is cut: what is not finished then ends as unfinished. Without it, runs last until everybody is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub horizon: Option<Span>,
+    /// Draw every step around its price, as the measurements of its profile scattered. Only with measured profiles.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub jitter: bool,
     /// Which replica takes a request? The base of all policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<Choice>,
@@ -101,6 +104,10 @@ pub struct Scenario {
     /// What is written and what is cut.
     #[serde(default)]
     pub report: Report,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn first_seed() -> u64 {

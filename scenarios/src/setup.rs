@@ -6,6 +6,7 @@ mod profile;
 use std::path::Path;
 use std::sync::Arc;
 
+use aril_calibrate::jitter::Jittered;
 use aril_sim::batch::{Executor, Modelled};
 use aril_sim::cost::CompiledCost;
 use aril_sim::model::Model;
@@ -77,6 +78,11 @@ impl Setup {
             pool.starts_on = Some(pool.starts_on.unwrap_or(pool.replicas));
             profiles.push(Arc::new(profile));
         }
+        if scenario.jitter
+            && let Some(profile) = profiles.iter().find(|profile| profile.spread.iter().all(|s| s.of != "step"))
+        {
+            return Err(place(no_scatter(&profile.name)).into());
+        }
         let kernel = profile::kernel(&engine, &profiles).map_err(place)?;
         let max_model_len = engine.settings().max_model_len.unwrap_or_else(|| memory::context(&model));
         scenario.engine = engine.with_kernel(kernel).with_context(max_model_len);
@@ -138,16 +144,21 @@ impl Setup {
         choices.scaler.iter().try_for_each(|scaler| scaler.suits(&ground))
     }
 
-    /// One executor a pool.
+    /// One executor a pool, its jitter drawn for this seed where the scenario asks for it.
     ///
     /// # Errors
     /// Never for a setup that was made: making it compiled every price list once.
-    pub fn executors(&self) -> Result<Vec<Box<dyn Executor>>, ArilError> {
-        let executor = |profile: &Arc<Profile>| {
+    pub fn executors(&self, seed: u64) -> Result<Vec<Box<dyn Executor>>, ArilError> {
+        let executor = |(which, profile): (usize, &Arc<Profile>)| {
             let cost = CompiledCost::compile(profile, self.kernel).map_err(|bad| Wrong::new(bad.to_string()))?;
-            Ok(Box::new(Modelled(cost)) as Box<dyn Executor>)
+            let modelled = Modelled(cost);
+            if !self.scenario.jitter {
+                return Ok(Box::new(modelled) as Box<dyn Executor>);
+            }
+            let jittered = Jittered::new(modelled, profile, seed, which).ok_or_else(|| no_scatter(&profile.name))?;
+            Ok(Box::new(jittered) as Box<dyn Executor>)
         };
-        self.profiles.iter().map(executor).collect()
+        self.profiles.iter().enumerate().map(executor).collect()
     }
 
     /// Bytes of an adapter of this rank.
@@ -234,6 +245,11 @@ impl Choices {
         scenario.migrator = self.migrator.as_ref().map(|chosen| chosen.choice.clone());
         scenario.scaler = self.scaler.as_ref().map(|chosen| chosen.choice.clone());
     }
+}
+
+fn no_scatter(profile: &str) -> Wrong {
+    Wrong::at("jitter", format!("profile `{profile}` does not say how steps scatter: it was not measured"))
+        .help("leave jitter out, or name a measured profile")
 }
 
 /// The policies of an engine where a scenario names none.

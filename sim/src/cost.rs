@@ -40,8 +40,11 @@ struct Tables {
     /// The scale over all layers.
     layers: f64,
     gap_us: f64,
+    /// Over all layers, beyond the gap: in a step that computes adapters, and in one with a prompt.
+    gap_lora_us: f64,
+    gap_prompt_us: f64,
     host: HostCost,
-    /// All that depends on the number of rows, before scale and slow-down.
+    /// All that depends on the number of rows, before scale and slow-down; gaps are in it.
     all_rows: RowTable,
     /// All that depends on the number of sequences, before scale and slow-down.
     sequences: RowTable,
@@ -145,7 +148,7 @@ impl CompiledCost {
         let (decode_rows, prompts) = (shape.decode_rows(), shape.prefills.len() as u32);
         let rows = decode_rows.saturating_add(shape.prefill_tokens());
         let attention = &tables.prefill_attention;
-        let prefill: f64 = shape.prefills.iter().map(|part| attention.prompt_us(part.chunk, part.prefix)).sum();
+        let prefill = attention.prompts_us(shape.prefills.iter().map(|part| (part.chunk, part.prefix)));
         let fixed = tables.fixed(shape, sums, rows, decode_rows.saturating_add(prompts), attention.us + prefill);
         let decode = tables.attention.price(decode_rows, shape.decode_context_sum, longest).first;
         Price::once(fixed + decode)
@@ -211,7 +214,9 @@ impl Tables {
             slowdown,
             scale,
             layers: layers * scale,
-            gap_us: profile.whole_step.us + profile.whole_step.us_per_layer * layers,
+            gap_us: profile.whole_step.us,
+            gap_lora_us: profile.whole_step.us_per_layer_lora * layers,
+            gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
             host: profile.host.clone(),
             all_rows: RowTable::compile(profile, Rows::All, DENSE_ROWS),
             sequences: RowTable::compile(profile, Rows::Sequences, DENSE_SEQUENCES),
@@ -229,7 +234,15 @@ impl Tables {
             + self.host.us_per_segment * shape.segments.len() as f64;
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
         let layers = self.layers * (prefill_attention_us + self.lora.us(shape, sums));
-        ps((host + rows + layers + self.gap_us) * self.slowdown)
+        let mut gap = self.gap_us;
+        if !shape.segments.is_empty() && self.lora.is_on() {
+            gap += self.gap_lora_us;
+        }
+        if !shape.prefills.is_empty() {
+            gap += self.gap_prompt_us;
+        }
+        // Gaps may be below zero, where parts overlap; a step is not.
+        ps((host + rows + layers + gap).max(host) * self.slowdown)
     }
 }
 

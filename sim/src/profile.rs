@@ -32,8 +32,14 @@ use curve::Curve;
 use lora::{LoraCost, LoraKernel};
 use vidur::VidurTables;
 
-/// The version of the format that this build writes and reads.
-pub const SCHEMA: u32 = 1;
+/// The version of the format that this build writes.
+///
+/// Version 2 added waves of tiles ([`curve::Waves`]), padding of rows, prompts that share a launch ([`attention::Together`]), gaps by rows, by
+/// adapters and by prompts ([`WholeStep`]), and the spread of measurements ([`Spread`]). What version 1 says, it still says.
+pub const SCHEMA: u32 = 2;
+
+/// The oldest version of the format that this build reads.
+pub const SCHEMA_OLDEST: u32 = 1;
 
 /// The calibrated costs of one model on one GPU under one engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -61,6 +67,10 @@ pub struct Profile {
     /// Matrices, norms, sampling, collectives: all whose cost depends on the number of rows alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<Operation>,
+    /// The numbers of rows that the engine pads to before it computes them: strictly increasing. Beyond the last, and without any,
+    /// rows are computed as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub row_buckets: Vec<u32>,
     /// Attention of prompts, for one layer.
     #[serde(default, skip_serializing_if = "PrefillAttention::is_none")]
     pub prefill_attention: PrefillAttention,
@@ -82,12 +92,20 @@ pub struct Profile {
     /// How far the profile is from measurements that its fit did not see.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_out: Vec<HeldOutError>,
+    /// How measurements scatter around the profile: what a simulation draws its jitter from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spread: Vec<Spread>,
     /// What was assumed rather than measured or published, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub assumptions: BTreeMap<String, Assumption>,
 }
 
 impl Profile {
+    /// So many rows as the engine pads them.
+    pub fn padded(&self, rows: u32) -> u32 {
+        pad(&self.row_buckets, rows)
+    }
+
     /// How are the figures of this kernel known?
     pub fn lora_kind(&self, kernel: LoraKernel) -> ProvenanceKind {
         self.lora.get(&kernel).and_then(|cost| cost.kind).unwrap_or(self.provenance.kind)
@@ -102,6 +120,14 @@ impl Profile {
     pub fn collection_time(&self) -> Span {
         Span::from_secs_f64(self.host.us_per_collection * 1e-6)
     }
+}
+
+/// The first bucket that holds so many rows; the rows themselves beyond the last.
+pub fn pad(buckets: &[u32], rows: u32) -> u32 {
+    if rows == 0 {
+        return 0;
+    }
+    buckets.get(buckets.partition_point(|bucket| *bucket < rows)).copied().unwrap_or(rows)
 }
 
 /// How do we know?
@@ -191,11 +217,50 @@ pub struct WholeStep {
     pub us: f64,
     /// And this, once a layer.
     pub us_per_layer: f64,
+    /// And this, once a layer of a step that computes adapters.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_per_layer_lora: f64,
+    /// And this, once a layer of a step with a prompt.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_per_layer_prompt: f64,
+    /// Numbers of rows, decode and prefill together, at which the next list is given: strictly increasing; none for nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<f64>,
+    /// At each: what a layer takes beyond all that. Straight lines between them, the first and last value outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub us_per_layer_by_rows: Vec<f64>,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+impl WholeStep {
+    /// What a layer with so many rows takes beyond the sum of its parts, adapters and prompts left out; microseconds.
+    pub(crate) fn layer_us(&self, rows: f64) -> f64 {
+        let by_rows = match self.rows.as_slice() {
+            [] => 0.0,
+            known => curve::interpolate_signed(
+                known,
+                &self.us_per_layer_by_rows,
+                rows.clamp(known[0], known[known.len() - 1]),
+            ),
+        };
+        self.us_per_layer + by_rows
+    }
 }
 
 impl Default for WholeStep {
     fn default() -> WholeStep {
-        WholeStep { scale: 1.0, us: 0.0, us_per_layer: 0.0 }
+        WholeStep {
+            scale: 1.0,
+            us: 0.0,
+            us_per_layer: 0.0,
+            us_per_layer_lora: 0.0,
+            us_per_layer_prompt: 0.0,
+            rows: Vec::new(),
+            us_per_layer_by_rows: Vec::new(),
+        }
     }
 }
 
@@ -328,6 +393,22 @@ pub struct HeldOutError {
     pub p95_percent: f64,
     /// Mean of modelled / measured − 1, percent: the bias.
     pub mean_signed_percent: f64,
+}
+
+/// How do measurements scatter around the profile?
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    /// Of what: an operation's name, or `step`.
+    pub of: String,
+    /// How many measurements.
+    pub samples: u32,
+    /// Shares of them: strictly increasing, within 0 and 1.
+    pub levels: Vec<f64>,
+    /// At each: such a share of single measurements, over the median of their shape, is at most this.
+    pub ratio: Vec<f64>,
+    /// At each: such a share of the medians of shapes, over what the profile says of them, is at most this.
+    pub residual: Vec<f64>,
 }
 
 /// Something assumed rather than measured or published.

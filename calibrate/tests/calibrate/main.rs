@@ -1,5 +1,7 @@
 //! What profiles and their prices promise.
 
+mod executed;
+mod measured;
 mod prices;
 mod published;
 mod roofline;

@@ -41,7 +41,7 @@ fn a_value_of_the_wrong_kind_is_refused_at_its_line() {
 
 #[test]
 fn another_version_is_said_to_be_another_version_whatever_else_is_in_it() {
-    for (version, way_out) in [("2", "newer build"), ("0", "make the profile again")] {
+    for (version, way_out) in [("3", "newer build"), ("0", "make the profile again")] {
         let text = format!("schema = {version}\nsomething_new = true\n");
         let error = read("my.toml", &text).unwrap_err();
         assert!(matches!(error, CalibrateError::Version { line: 1, .. }), "{error}");

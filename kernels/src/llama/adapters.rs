@@ -166,7 +166,7 @@ impl Llama {
         Ok(())
     }
 
-    fn check_slot(&self, slot: u32, rank: u32) -> Result<(), Error> {
+    pub(super) fn check_slot(&self, slot: u32, rank: u32) -> Result<(), Error> {
         layout::check_rank(rank)?;
         let why = if slot as usize >= self.slots.len() {
             format!("there are {}", self.slots.len())

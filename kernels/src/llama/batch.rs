@@ -169,7 +169,7 @@ fn fault(sequence: &Sequence<'_>, shape: &LlamaShape, settings: &LlamaSettings) 
 }
 
 /// Rows that a graph or a GEMM plan is made for, at least `rows`: few sizes, so that they can be kept, and little waste.
-pub(crate) fn bucket(rows: u32) -> u32 {
+pub fn bucket(rows: u32) -> u32 {
     match rows {
         0..=2 => rows.max(1),
         3..=4 => 4,

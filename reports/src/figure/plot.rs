@@ -17,6 +17,10 @@ pub(crate) enum Mark {
     Band { colour: RGBColor, low: Vec<(f64, f64)>, high: Vec<(f64, f64)> },
     /// Dots.
     Dots { colour: RGBColor, points: Vec<(f64, f64)> },
+    /// Circles.
+    Rings { colour: RGBColor, points: Vec<(f64, f64)> },
+    /// A dashed line through points.
+    Dashes { colour: RGBColor, points: Vec<(f64, f64)> },
     /// A filled rectangle.
     Box { colour: RGBColor, from: (f64, f64), to: (f64, f64) },
     /// A text, left of or right of its place.
@@ -116,6 +120,15 @@ impl Plot {
                 Mark::Dots { colour, points } => {
                     let dots = points.iter().map(|point| Circle::new(self.inside(*point), 7, colour.filled()));
                     chart.draw_series(dots).map_err(said)?;
+                }
+                Mark::Rings { colour, points } => {
+                    let rings = points.iter().map(|point| Circle::new(self.inside(*point), 8, colour.stroke_width(3)));
+                    chart.draw_series(rings).map_err(said)?;
+                }
+                Mark::Dashes { colour, points } => {
+                    let points: Vec<_> = points.iter().map(|point| self.inside(*point)).collect();
+                    let dashes = DashedLineSeries::new(points, 14, 10, colour.stroke_width(4));
+                    chart.draw_series(dashes).map_err(said)?;
                 }
                 Mark::Box { colour, from, to } => {
                     let corners = [self.inside(*from), self.inside(*to)];

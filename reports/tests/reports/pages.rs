@@ -288,7 +288,7 @@ fn a_sweep_has_a_line_for_each_policy_and_a_verdict_over_all_points() {
     assert!(page.contains("Each point of the sweep") && page.matches("<details class=\"point\">").count() == 3);
     let opening = page.split("Each point of the sweep").next().unwrap();
     let table = opening.split("<table").nth(1).and_then(|rest| rest.split("</table>").next()).unwrap();
-    for asked in ["goodput", "attainment", "TTFT p99", "TPOT p99", "GPU-hours per million output tokens"] {
+    for asked in ["goodput", "attainment", "TTFT p99", "TPOT p99", "cost per million output tokens"] {
         assert!(table.contains(asked), "the first screen of a sweep says {asked}");
     }
     assert_eq!(table.matches("<tr").count(), 1 + 3 * 2, "a row for each policy at each point");
@@ -307,6 +307,9 @@ fn the_verdict_is_told_first_and_what_it_rests_on_after_it() {
     let verdict = of("a is best on goodput: 4.1/s, +3 % (95 % interval: +1 to +5 %) against the next best, b.");
     let rest = "4.1/s, +3 % (95 % interval: +1 to +5 %) against the next best, b.";
     assert_eq!(verdict.in_two(), ("a is best on goodput", rest));
+    let better =
+        of("a is better on goodput than the baseline, c (+20 %), and cannot be told from b: 4.1/s, +3 % against b.");
+    assert_eq!(better.in_two().1, "4.1/s, +3 % against b.");
     let over = of("Of 8 points, on goodput, no single best can be told at 8 (among the best: a at 8).");
     assert_eq!(over.in_two(), (over.sentence.as_str(), ""));
 }

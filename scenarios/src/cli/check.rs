@@ -9,7 +9,7 @@ use crate::registry::Registry;
 use crate::run::check as check_plan;
 
 pub(super) fn check(registry: &Registry, arguments: &CheckArguments) -> Result<ExitCode, ArilError> {
-    let (document, plan) = load(registry, &arguments.scenario, true)?;
+    let (document, plan) = load(registry, &arguments.scenario, None, true)?;
     check_plan(&plan).map_err(|error| placed(&document, error))?;
     let text = match arguments.format {
         CheckFormat::Json => output::json(&plan.scenario)?,

@@ -7,23 +7,36 @@ use std::process::ExitCode;
 use aril_reports::expectation::Judgement;
 use aril_reports::{Existing, Summary};
 
-use super::{Format, RunArguments, ScenarioArguments, output};
+use super::{ExecutorArgument, Format, RunArguments, ScenarioArguments, output};
 use crate::document::{Changes, Document};
 use crate::error::ArilError;
 use crate::manifest;
 use crate::plan::Plan;
 use crate::registry::Registry;
-use crate::run::{Options, Outcome, run as run_plan};
+use crate::run::{ExecutorChoice, Options, Outcome, run as run_plan};
 
-/// Reads a scenario as the command line changes it.
+/// Reads a scenario as the command line changes it; `profile` is what every pool's steps cost, instead of what the pool says.
 pub(super) fn load(
     registry: &Registry,
     arguments: &ScenarioArguments,
+    profile: Option<&str>,
     tables: bool,
 ) -> Result<(Document, Plan), ArilError> {
     let mut set = arguments.set.clone();
     if !tables {
         set.extend(["report.tables=false", "report.timeline_events=0"].map(str::to_owned));
+    }
+    if let Some(profile) = profile {
+        // A path of the command line begins where the command was given, one of a scenario where its file lies.
+        let path = Path::new(profile);
+        let named = match path.is_file() {
+            true => std::path::absolute(path).map_err(ArilError::io("find", path))?.display().to_string(),
+            false => profile.to_owned(),
+        };
+        let bare = Changes { set: arguments.set.clone(), seed: arguments.seed, seeds: arguments.seeds };
+        let document = Document::load(&arguments.scenario, &bare)?;
+        let pools = document.root.get(&["pool"]).map(|pools| pools.entries()).unwrap_or_default();
+        set.extend(pools.iter().map(|pool| format!("pool.{}.profile={named:?}", pool.key)));
     }
     let changes = Changes { set, seed: arguments.seed, seeds: arguments.seeds };
     let document = Document::load(&arguments.scenario, &changes)?;
@@ -32,7 +45,7 @@ pub(super) fn load(
 }
 
 pub(super) fn run(registry: &Registry, arguments: &RunArguments) -> Result<ExitCode, ArilError> {
-    let (document, plan) = load(registry, &arguments.scenario, !arguments.no_tables)?;
+    let (document, plan) = load(registry, &arguments.scenario, arguments.profile.as_deref(), !arguments.no_tables)?;
     let inputs = manifest::inputs(&plan)?;
     for note in manifest::verify(&document, &inputs)? {
         let _ = writeln!(std::io::stderr(), "note: {note}");
@@ -41,6 +54,10 @@ pub(super) fn run(registry: &Registry, arguments: &RunArguments) -> Result<ExitC
         out: arguments.out.clone().unwrap_or_else(|| default_out(&plan)),
         existing: if arguments.force { Existing::Replace } else { Existing::Refuse },
         threads: arguments.threads,
+        executor: match arguments.executor {
+            ExecutorArgument::Modelled => ExecutorChoice::Modelled,
+            ExecutorArgument::Gpu => ExecutorChoice::Gpu,
+        },
         progress: !arguments.quiet && std::io::stderr().is_terminal(),
     };
     let outcome = run_plan(&plan, &inputs, &options).map_err(|error| placed(&document, error))?;
@@ -134,7 +151,7 @@ fn trust(summary: &Summary) -> String {
     let profiles: Vec<String> =
         summary.trust.profiles.iter().map(|profile| format!("{} ({})", profile.name, profile.kind.name())).collect();
     let coverage = &summary.trust.coverage;
-    let outside = match (coverage.outside_total(), coverage.lookups) {
+    let outside = match (coverage.outside_least(), coverage.lookups) {
         (0, _) | (_, 0) => String::new(),
         (outside, lookups) => {
             format!("; {:.2} % of cost look-ups outside their range", outside as f64 * 100.0 / lookups as f64)

@@ -36,7 +36,7 @@ pub(super) fn trace(command: &TraceCommand) -> Result<ExitCode, ArilError> {
         }
         TraceCommand::Generate { scenario, out, force } => {
             refuse_existing(out, *force)?;
-            let (document, plan) = load(&builtin::registry(), scenario, true)?;
+            let (document, plan) = load(&builtin::registry(), scenario, None, true)?;
             if plan.points.len() > 1 {
                 let help = "set the swept values with --set, and take `sweep` out";
                 return Err(Wrong::at("sweep", "a trace is made of one point, and this scenario sweeps")

@@ -12,7 +12,7 @@ use aril_sim::workload::Catalog;
 use aril_traces::{Context, TraceError, Workload};
 
 use super::progress::Progress;
-use super::{Finished, Which, now};
+use super::{ExecutorChoice, Finished, Which, now, real};
 use crate::catalog::{check_adapters, check_pace, check_room, classify};
 use crate::error::ArilError;
 use crate::manifest::{self, Clock, Input};
@@ -52,6 +52,13 @@ impl Offer {
             check_pace(&cluster, &workload)?;
         }
         Ok(Offer { workload, catalog, slo })
+    }
+}
+
+impl Offer {
+    /// The adapters, tenants and classes, as policies see them.
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 }
 
@@ -122,7 +129,7 @@ fn simulate(
         &setup.cluster(seed),
         &offer.catalog,
         &setup.policies(),
-        &mut setup.executors()?,
+        &mut setup.executors(seed)?,
         &mut *offer.workload.arrivals(),
         observer,
     )
@@ -147,8 +154,8 @@ pub(super) fn run(
     plan: &Plan,
     which: Which,
     offer: &Offer,
-    runs: &Path,
-    inputs: &[Input],
+    (runs, inputs): (&Path, &[Input]),
+    executor: ExecutorChoice,
     progress: &Progress,
 ) -> Result<Finished, ArilError> {
     let began = std::time::Instant::now();
@@ -162,7 +169,18 @@ pub(super) fn run(
     let watch = progress.watch(offer.workload.len_hint());
     let mut observer = (recorder, watch);
     let loop_began = std::time::Instant::now();
-    let ended = simulate(setup, seed, &info.policy, offer, &mut observer)?;
+    let (ended, real) = match executor {
+        ExecutorChoice::Modelled => (simulate(setup, seed, &info.policy, offer, &mut observer)?, None),
+        ExecutorChoice::Gpu => {
+            let ready = real::Ready::new(setup, seed, offer)?;
+            let gpu = ready.gpu().to_owned();
+            let (ended, log) = ready.run(setup, &info.policy, offer, &mut observer)?;
+            (
+                ended,
+                Some(format!("{} steps and {} copies of adapters on a real {gpu}", log.steps.len(), log.loads.len())),
+            )
+        }
+    };
     let loop_seconds = Some(loop_began.elapsed().as_secs_f64());
     let (recorder, watch) = observer;
     let result = recorder.finish(ended.at)?;
@@ -171,5 +189,5 @@ pub(super) fn run(
     manifest::write_run(&folder.join("manifest.toml"), plan, (which.point, which.policy, seed), inputs, &clock)?;
     let description = offer.workload.description();
     let notes = description.assigned.iter().chain(&description.notes).cloned().collect();
-    Ok(Finished { info, result, coverage: ended.coverage, notes })
+    Ok(Finished { info, result, coverage: ended.coverage, notes, real })
 }

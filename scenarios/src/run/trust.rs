@@ -12,29 +12,37 @@ use crate::manifest::build;
 use crate::plan::Plan;
 
 /// What no run models, whatever the scenario.
-const NEVER_MODELLED: [&str; 7] = [
+const NEVER_MODELLED: [&str; 6] = [
     "prefix caching: prompts that share a beginning are computed in full",
     "speculative decoding, beam search and structured output",
     "the network, tokenisation and the HTTP front end",
     "clients that try again",
     "failures of GPUs and servers",
     "disaggregated prefill and pipeline parallelism",
-    "sampled jitter: steps of one shape take one time",
 ];
+
+/// Unless a scenario asks for jitter, or steps were really run.
+const NO_JITTER: &str = "sampled jitter: steps of one shape take one time";
 
 pub(super) fn of(plan: &Plan, finished: &[Finished]) -> Trust {
     Trust {
-        profiles: profiles(plan),
+        profiles: profiles(plan, finished),
         coverage: coverage(finished),
         seeds: plan.seeds.clone(),
         warmup: rule(plan),
-        not_modelled: not_modelled(finished),
+        not_modelled: not_modelled(plan, finished),
         build: format!("aril {} ({})", build().version, build().commit),
     }
 }
 
-fn profiles(plan: &Plan) -> Vec<ProfileNote> {
+fn profiles(plan: &Plan, finished: &[Finished]) -> Vec<ProfileNote> {
     let mut notes: Vec<ProfileNote> = Vec::new();
+    for real in finished.iter().filter_map(|run| run.real.as_ref()) {
+        if notes.is_empty() {
+            let source = format!("{real}; copies were waited for as the profile prices them");
+            notes.push(ProfileNote { name: "real steps".to_owned(), kind: Provenance::Measured, source });
+        }
+    }
     for profile in plan.variants.iter().flat_map(|variant| &variant.setup.profiles) {
         if notes.iter().all(|note| note.name != profile.name) {
             let kind = match profile.provenance.kind {
@@ -73,8 +81,11 @@ fn rule(plan: &Plan) -> String {
 }
 
 /// What is never modelled, and what was drawn or repaired in the traffic.
-fn not_modelled(finished: &[Finished]) -> Vec<String> {
+fn not_modelled(plan: &Plan, finished: &[Finished]) -> Vec<String> {
     let mut notes: Vec<String> = NEVER_MODELLED.iter().map(|note| (*note).to_owned()).collect();
+    if !plan.scenario.jitter && finished.iter().all(|run| run.real.is_none()) {
+        notes.push(NO_JITTER.to_owned());
+    }
     for note in finished.iter().flat_map(|run| &run.notes) {
         let note = format!("traffic: {note}");
         if !notes.contains(&note) {

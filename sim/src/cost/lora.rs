@@ -43,9 +43,7 @@ impl Lora {
             return Ok(Lora(None));
         }
         if let Some(cost) = profile.lora.get(&kernel) {
-            let mut terms = cost.bounds.iter().flat_map(|bound| &bound.terms);
-            let counts_tiles = terms.any(|term| term.over == LoraQuantity::Tiles);
-            return Ok(Lora(Some(Figures { cost: cost.clone(), counts_tiles })));
+            return Ok(Lora(Some(Figures::of(cost))));
         }
         if kernel.is_free() {
             return Ok(Lora(None));
@@ -71,14 +69,7 @@ impl Lora {
             let on = if shape.lora_slots > 0 { cost.idle_us } else { 0.0 };
             return on + cost.idle_us_per_slot * slots;
         }
-        let quantities = Quantities {
-            segments: shape.segments.len() as u64,
-            sums: *sums,
-            tiles: if *counts_tiles { tiles(shape.segments, cost.rows_per_tile.max(1)) } else { 0 },
-            // Where no slots are configured the widest adapter decides.
-            rank_slot: u64::from(shape.lora_rank_max.max(sums.rank_max)),
-            slots: u64::from(shape.lora_slots),
-        };
+        let quantities = Quantities::of(shape, sums, if *counts_tiles { Some(cost.rows_per_tile) } else { None });
         let bound = |bound: &LoraBound| bound.terms.iter().map(|term| term.cost.us(quantities.get(term.over))).sum();
         let largest = cost.bounds.iter().map(bound).fold(0.0, f64::max);
         cost.idle_us + cost.idle_us_per_slot * slots + cost.us + largest
@@ -111,7 +102,41 @@ impl Sums {
     }
 }
 
+impl Figures {
+    fn of(cost: &LoraCost) -> Figures {
+        let mut terms = cost.bounds.iter().flat_map(|bound| &bound.terms);
+        let counts_tiles = terms.any(|term| term.over == LoraQuantity::Tiles);
+        Figures { cost: cost.clone(), counts_tiles }
+    }
+}
+
+impl LoraCost {
+    /// What the kernel adds to each layer of such a step, microseconds.
+    pub fn us(&self, shape: &BatchShape<'_>) -> f64 {
+        Lora(Some(Figures::of(self))).us(shape, &Sums::of(shape.segments))
+    }
+}
+
+impl LoraQuantity {
+    /// How much of it is in a step? Tiles are of `rows_per_tile` rows.
+    pub fn of(self, shape: &BatchShape<'_>, rows_per_tile: u32) -> f64 {
+        Quantities::of(shape, &Sums::of(shape.segments), Some(rows_per_tile)).get(self)
+    }
+}
+
 impl Quantities {
+    /// Tiles are counted where their rows are given.
+    fn of(shape: &BatchShape<'_>, sums: &Sums, rows_per_tile: Option<u32>) -> Quantities {
+        Quantities {
+            segments: shape.segments.len() as u64,
+            sums: *sums,
+            tiles: rows_per_tile.map_or(0, |rows| tiles(shape.segments, rows.max(1))),
+            // Where no slots are configured the widest adapter decides.
+            rank_slot: u64::from(shape.lora_rank_max.max(sums.rank_max)),
+            slots: u64::from(shape.lora_slots),
+        }
+    }
+
     fn get(&self, quantity: LoraQuantity) -> f64 {
         let Sums { decode_rows, prefill_rows, rank_sum, row_rank_sum, rank_max, .. } = self.sums;
         let (rows, rank_max) = (decode_rows + prefill_rows, u64::from(rank_max));

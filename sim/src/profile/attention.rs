@@ -1,5 +1,9 @@
 //! Attention: what bounds it, for prompts and for decode rows.
 
+mod together;
+
+pub use together::{PromptQuantity, PromptSums, PromptTerm, PromptWork, Together};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +42,18 @@ impl DecodeAttention {
     /// Is there none? Then whole layers come from a peer's tables.
     pub(crate) fn is_none(&self) -> bool {
         self.bounds.is_empty()
+    }
+
+    /// What so many decode rows cost, microseconds: by the sum of their contexts and the longest.
+    pub fn us(&self, rows: u32, context_sum: u64, longest: u32) -> f64 {
+        if rows == 0 {
+            return 0.0;
+        }
+        let bound = |bound: &DecodeBound| {
+            let [once, token, longest_token] = bound.at(f64::from(rows));
+            once + token * context_sum as f64 + longest_token * f64::from(longest)
+        };
+        self.bounds.iter().map(bound).fold(0.0, f64::max)
     }
 }
 
@@ -79,25 +95,27 @@ impl DecodeBound {
     }
 }
 
-/// Attention of the prompts of a step, for one layer: a start, then each prompt after the other.
+/// Attention of the prompts of a step, for one layer: a start, then each prompt after the other, or all together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrefillAttention {
     /// Once, in a step with a prompt.
     #[serde(default)]
     pub us: f64,
-    /// Each prompt.
+    /// Each prompt, or all of them.
     pub prompt: PromptCost,
 }
 
-/// What does the attention of one prompt cost, by the tokens computed (chunk) and those already there (prefix)?
+/// What does the attention of prompts cost, by the tokens computed (chunk) and those already there (prefix)?
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum PromptCost {
-    /// The largest of its bounds.
+    /// Each prompt the largest of its bounds.
     Bounds(Vec<PromptBound>),
-    /// A grid of measured points, bilinear between them and beyond.
+    /// Each prompt from a grid of measured points, bilinear between them and beyond.
     Table(PromptTable),
+    /// All prompts in one launch: no sum over them.
+    Together(Together),
 }
 
 /// `us + us_per_token × chunk + us_per_kilopair × pairs / 1000 + us_per_context_token × (prefix + chunk)`,
@@ -145,15 +163,22 @@ impl PrefillAttention {
         *self == PrefillAttention::default()
     }
 
-    /// The cost of one prompt, microseconds.
-    pub(crate) fn prompt_us(&self, chunk: u32, prefix: u32) -> f64 {
-        if chunk == 0 {
-            return 0.0;
-        }
-        let (chunk, prefix) = (f64::from(chunk), f64::from(prefix));
+    /// What the prompts of a step cost, by (chunk, prefix); microseconds.
+    pub fn us(&self, prompts: &[(u32, u32)]) -> f64 {
+        if prompts.is_empty() { 0.0 } else { self.us + self.prompts_us(prompts.iter().copied()) }
+    }
+
+    /// What the prompts of a step cost beyond the start, by (chunk, prefix); microseconds.
+    pub(crate) fn prompts_us(&self, prompts: impl Iterator<Item = (u32, u32)>) -> f64 {
+        let some = prompts.filter(|(chunk, _)| *chunk > 0);
+        let wide = |(chunk, prefix): (u32, u32)| (f64::from(chunk), f64::from(prefix));
         match &self.prompt {
-            PromptCost::Bounds(bounds) => bounds.iter().map(|bound| bound.us(chunk, prefix)).fold(0.0, f64::max),
-            PromptCost::Table(table) => table.us(chunk, prefix),
+            PromptCost::Bounds(bounds) => some
+                .map(wide)
+                .map(|(chunk, prefix)| bounds.iter().map(|bound| bound.us(chunk, prefix)).fold(0.0, f64::max))
+                .sum(),
+            PromptCost::Table(table) => some.map(wide).map(|(chunk, prefix)| table.us(chunk, prefix)).sum(),
+            PromptCost::Together(together) => together.us(some),
         }
     }
 
@@ -165,6 +190,7 @@ impl PrefillAttention {
             }
             PromptCost::Bounds(bounds) => bounds.iter().try_for_each(PromptBound::check),
             PromptCost::Table(table) => table.check(),
+            PromptCost::Together(together) => together.check(),
         }
     }
 }
@@ -237,7 +263,7 @@ mod tests {
         for (chunk, prefix, us) in
             [(16, 0, 10.0), (16, 1000, 20.0), (32, 1000, 60.0), (24, 500, 30.0), (8, 0, 10.0), (48, 0, 50.0)]
         {
-            assert_eq!(table().prompt_us(chunk, prefix), us, "{chunk} tokens after {prefix}");
+            assert_eq!(table().prompts_us([(chunk, prefix)].into_iter()), us, "{chunk} tokens after {prefix}");
         }
     }
 
@@ -255,7 +281,7 @@ mod tests {
         };
         let by_hand = |chunk: u32, prefix: u32| (0..chunk).map(|token| prefix + token + 1).sum::<u32>();
         for (chunk, prefix) in [(1, 0), (1, 7), (5, 0), (5, 7)] {
-            assert_eq!(attention.prompt_us(chunk, prefix), f64::from(by_hand(chunk, prefix)));
+            assert_eq!(attention.prompts_us([(chunk, prefix)].into_iter()), f64::from(by_hand(chunk, prefix)));
         }
     }
 

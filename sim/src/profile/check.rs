@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::curve::{above_zero, finite, not_negative};
-use super::{HostCost, Profile, Range, SCHEMA, WholeStep};
+use super::curve::{above_zero, finite, increasing, not_negative};
+use super::{HostCost, Profile, Range, SCHEMA, SCHEMA_OLDEST, Spread, WholeStep};
 
 /// Why a profile cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +30,10 @@ impl Profile {
     /// # Errors
     /// The first that is not, with its key.
     pub fn check(&self) -> Result<(), BadProfile> {
-        if self.schema != SCHEMA {
+        if !(SCHEMA_OLDEST..=SCHEMA).contains(&self.schema) {
+            let known = format!("{SCHEMA_OLDEST} to {SCHEMA}");
             return Err(self.bad("schema")(format!(
-                "{} is not the version {SCHEMA} that this build reads",
+                "{} is none of the versions {known} that this build reads",
                 self.schema
             )));
         }
@@ -55,6 +56,9 @@ impl Profile {
             cost.check().map_err(self.bad(&format!("lora.{kernel}")))?;
         }
         self.check_load().map_err(self.bad("load"))?;
+        for spread in &self.spread {
+            spread.check().map_err(self.bad(&format!("spread.{}", spread.of)))?;
+        }
         self.check_validity().map_err(self.bad("validity"))
     }
 
@@ -69,6 +73,10 @@ impl Profile {
         }
         for operation in &self.operations {
             operation.cost.check().map_err(self.bad(&format!("operations.{}", operation.name)))?;
+        }
+        if let Some(pair) = self.row_buckets.windows(2).find(|pair| pair[0] >= pair[1]) {
+            let problem = format!("{} is followed by {}: they must increase", pair[0], pair[1]);
+            return Err(self.bad("row_buckets")(problem));
         }
         self.prefill_attention.check().map_err(self.bad("prefill_attention"))?;
         if self.decode_attention.bounds.is_empty() {
@@ -112,9 +120,24 @@ impl Profile {
     }
 
     fn check_whole_step(&self) -> Result<(), String> {
-        above_zero("scale", self.whole_step.scale)?;
-        finite("us", self.whole_step.us)?;
-        finite("us_per_layer", self.whole_step.us_per_layer)
+        let whole = &self.whole_step;
+        above_zero("scale", whole.scale)?;
+        for (key, value) in [
+            ("us", whole.us),
+            ("us_per_layer", whole.us_per_layer),
+            ("us_per_layer_lora", whole.us_per_layer_lora),
+            ("us_per_layer_prompt", whole.us_per_layer_prompt),
+        ] {
+            finite(key, value)?;
+        }
+        if whole.rows.len() != whole.us_per_layer_by_rows.len() {
+            let (rows, values) = (whole.rows.len(), whole.us_per_layer_by_rows.len());
+            return Err(format!("{rows} rows but {values} us_per_layer_by_rows: one for each"));
+        }
+        if !whole.rows.is_empty() {
+            increasing("rows", &whole.rows)?;
+        }
+        whole.us_per_layer_by_rows.iter().try_for_each(|&value| finite("us_per_layer_by_rows", value))
     }
 
     fn check_load(&self) -> Result<(), String> {
@@ -146,6 +169,25 @@ impl Profile {
                 && range.min > range.max
             {
                 return Err(format!("{key} goes from {} to {}: min must not be above max", range.min, range.max));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Spread {
+    fn check(&self) -> Result<(), String> {
+        increasing("levels", &self.levels)?;
+        if let Some(level) = self.levels.iter().find(|level| **level > 1.0) {
+            return Err(format!("levels has {level}: shares are at most 1"));
+        }
+        for (key, values) in [("ratio", &self.ratio), ("residual", &self.residual)] {
+            if values.len() != self.levels.len() {
+                return Err(format!("{} levels but {} {key}: one for each", self.levels.len(), values.len()));
+            }
+            values.iter().try_for_each(|&value| above_zero(key, value))?;
+            if values.windows(2).any(|pair| pair[0] > pair[1]) {
+                return Err(format!("{key} must not decrease"));
             }
         }
         Ok(())

@@ -1,5 +1,9 @@
 //! A cost as a function of one number of rows.
 
+mod waves;
+
+pub use waves::Waves;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +29,8 @@ pub enum Curve {
     },
     /// The larger of the time for its bytes and the time for its arithmetic, after a fixed start.
     Roofline(Roofline),
+    /// The larger of the time for its bytes and the time for whole waves of whole tiles, with a measured correction.
+    Waves(Waves),
 }
 
 /// The larger of the time for the bytes and the time for the arithmetic, after a fixed start.
@@ -74,6 +80,7 @@ impl Curve {
             Curve::Affine { us, us_per_row } => us + us_per_row * rows,
             Curve::Table { rows: xs, us } => interpolate(xs, us, rows),
             Curve::Roofline(roofline) => roofline.us(rows),
+            Curve::Waves(waves) => waves.us(rows),
         }
     }
 
@@ -92,6 +99,7 @@ impl Curve {
                 us.iter().try_for_each(|&us| not_negative("us", us))
             }
             Curve::Roofline(roofline) => roofline.check(),
+            Curve::Waves(waves) => waves.check(),
         }
     }
 }
@@ -131,6 +139,17 @@ pub(crate) fn interpolate(xs: &[f64], ys: &[f64], x: f64) -> f64 {
     let left = right - 1;
     let slope = (ys[right] - ys[left]) / (xs[right] - xs[left]);
     (ys[left] + slope * (x - xs[left])).max(0.0)
+}
+
+/// Straight lines between points that may be below zero; the last slope goes on on both sides.
+pub(crate) fn interpolate_signed(xs: &[f64], ys: &[f64], x: f64) -> f64 {
+    let last = xs.len().min(ys.len()).saturating_sub(1);
+    if last == 0 {
+        return ys.first().copied().unwrap_or(0.0);
+    }
+    let right = xs[..=last].partition_point(|&point| point < x).clamp(1, last);
+    let left = right - 1;
+    ys[left] + (ys[right] - ys[left]) / (xs[right] - xs[left]) * (x - xs[left])
 }
 
 pub(crate) fn finite(key: &str, value: f64) -> Result<(), String> {

@@ -139,6 +139,7 @@ impl Profile {
             host: HostCost::default(),
             whole_step: WholeStep::default(),
             operations: Vec::new(),
+            row_buckets: Vec::new(),
             prefill_attention: PrefillAttention::default(),
             decode_attention: DecodeAttention::default(),
             vidur: Some(tables),
@@ -146,6 +147,7 @@ impl Profile {
             load,
             validity: Validity::default(),
             held_out: Vec::new(),
+            spread: Vec::new(),
             assumptions: Default::default(),
         }
     }

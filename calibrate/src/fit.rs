@@ -1,0 +1,325 @@
+//! From measurements to a profile: each operation by what bounds it, whole steps by the sum of their operations.
+//!
+//! Read in this order: [`mod@fit`] (the way), [`judge`] (how far off it is on what it never saw); then one file an operation: rows,
+//! decode attention, prompts, adapters, and the rest.
+
+mod adapters;
+mod bounds;
+mod data;
+mod decode;
+pub mod judge;
+mod least_squares;
+mod others;
+pub(crate) mod physics;
+mod prompts;
+mod rows;
+mod spread;
+
+use std::collections::BTreeMap;
+
+use aril_sim::gpu::Gpu;
+use aril_sim::profile::lora::{LoraCost, LoraKernel};
+use aril_sim::profile::{
+    HostCost, LoadCost, Operation, Per, Profile, Provenance, ProvenanceKind, Rows, SCHEMA, WholeStep,
+};
+
+use crate::derive;
+use crate::error::CalibrateError;
+use crate::machine::{Identity, Part, StepShape};
+use crate::probe::Probe;
+use crate::recording::Recording;
+use data::Data;
+use others::StepSample;
+
+/// A measured shape: the median of its repetitions.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sample {
+    pub(crate) shape: StepShape,
+    pub(crate) kernel: LoraKernel,
+    pub(crate) us: f64,
+}
+
+/// What a fit gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fitted {
+    /// The profile, errors and spread in it.
+    pub profile: Profile,
+    /// Bias of whole steps by what they are: batch, context, segments.
+    pub bias: Vec<judge::Bias>,
+    /// What the measurements lacked, and what was done about it.
+    pub notes: Vec<String>,
+}
+
+/// Makes a profile of a recording, and judges it on shapes that were held out.
+///
+/// `name` is what scenarios will call it; `origin` is what errors name.
+///
+/// # Errors
+/// When the GPU is unknown or an operation has too few points for any fit.
+pub fn fit(recording: &Recording, name: &str, origin: &str) -> Result<Fitted, CalibrateError> {
+    let data = Data::of(recording);
+    let identity = recording.machine();
+    let mut notes = Vec::new();
+    let mut profile = model(&data, identity, origin, &mut notes)?;
+    profile.name = name.to_owned();
+    profile.provenance = provenance(recording);
+    let judged = judge::judge(&data, identity, origin)?;
+    profile.held_out = judged.held_out;
+    profile.spread = spread::of(&data, &profile)?;
+    if recording.missing > 0 {
+        notes.push(format!("{} planned points are missing", recording.missing));
+    }
+    if recording.unsound() > 0 {
+        notes.push(format!("{} points of a hot or slowed-down GPU do not count", recording.unsound()));
+    }
+    profile.check().map_err(|problem| CalibrateError::Figures { origin: origin.to_owned(), problem })?;
+    Ok(Fitted { profile, bias: judged.bias, notes })
+}
+
+/// The profile that some measurements make, without errors, spread and provenance.
+pub(crate) fn model(
+    data: &Data,
+    identity: &Identity,
+    origin: &str,
+    notes: &mut Vec<String>,
+) -> Result<Profile, CalibrateError> {
+    let lacks = |problem: String| CalibrateError::NotEnough { origin: origin.to_owned(), problem };
+    let gpu = physics::sheet(identity)
+        .ok_or_else(|| lacks(format!("there is no data sheet of a GPU `{}`", identity.gpu_name)))?;
+    let degree = identity.tensor_parallel;
+    let padded = data.padded(&identity.row_buckets);
+    let data = &padded;
+    let mut operations = Vec::new();
+    for part in Part::ALL.into_iter().filter(|part| part.is_by_rows()) {
+        let product = physics::product(part, &identity.model, degree, &gpu);
+        let cost = rows::fit(data.rows(part), &product, identity.multiprocessors)
+            .ok_or_else(|| lacks(format!("too few points of {part}")))?;
+        let operation = Operation {
+            name: part.as_str().to_owned(),
+            per: if part.is_once() { Per::Step } else { Per::Layer },
+            over: if part.is_by_sequence() { Rows::Sequences } else { Rows::All },
+            cost,
+        };
+        // What runs twice a layer is there twice, once under a name of its own.
+        if part.times() == 2.0 {
+            operations.push(Operation { name: format!("{}-2", operation.name), ..operation.clone() });
+        }
+        operations.push(operation);
+    }
+    let kv_us = physics::kv_bytes(&identity.model, degree) / (gpu.gigabytes_per_second * 1e3);
+    let decode_attention =
+        decode::fit(&data.decode, kv_us).ok_or_else(|| lacks("too few points of decode-attention".to_owned()))?;
+    let pair_us = physics::pair_flops(&identity.model, degree) * 1e3 / (gpu.teraflops_16bit * 1e6);
+    let prefill_attention =
+        prompts::fit(&data.prompts, pair_us).ok_or_else(|| lacks("too few points of prefill-attention".to_owned()))?;
+    let derived = derive::derive(&gpu, &identity.model, degree).ok();
+    let mut lora: BTreeMap<LoraKernel, LoraCost> = BTreeMap::new();
+    for (&kernel, samples) in &data.lora {
+        match adapters::fit(kernel, samples) {
+            Some(cost) => {
+                lora.insert(kernel, cost);
+            }
+            None => notes.push(format!("too few points of the LoRA kernel {kernel}: the profile leaves it out")),
+        }
+    }
+    others_of(data, derived.as_ref(), &mut lora, notes);
+    let load = match others::loads(&data.loads, &data.step_slowdowns(), &identity.model, degree) {
+        Some(load) => load,
+        None => {
+            notes.push("loads were not measured: theirs are figures of the data sheet".to_owned());
+            derived.as_ref().map_or_else(|| load_of(&gpu), |profile| profile.load.clone())
+        }
+    };
+    let mut profile = Profile {
+        schema: SCHEMA,
+        name: "unnamed".to_owned(),
+        engine: "aril".to_owned(),
+        tensor_parallel: degree,
+        provenance: Provenance {
+            kind: ProvenanceKind::Measured,
+            source: String::new(),
+            gpu: None,
+            driver: None,
+            cuda: None,
+            clocks: None,
+            kernel_source_hash: None,
+            commit: None,
+            date: None,
+            note: None,
+        },
+        model: identity.model.clone(),
+        gpu,
+        host: HostCost::default(),
+        whole_step: WholeStep::default(),
+        operations,
+        row_buckets: identity.row_buckets.clone(),
+        prefill_attention,
+        decode_attention,
+        vidur: None,
+        lora,
+        load,
+        validity: data.validity(),
+        held_out: Vec::new(),
+        spread: Vec::new(),
+        assumptions: BTreeMap::new(),
+    };
+    let steps = step_samples(data, &profile)?;
+    profile.whole_step = others::whole(&steps, identity.model.layers);
+    if steps.len() < 12 {
+        notes.push("too few whole steps: what they take beyond the sum of their parts is unknown".to_owned());
+    }
+    idle(data, &mut profile)?;
+    match others::host(&data.host) {
+        Some(host) => profile.host = host,
+        None => notes.push("the host's part of a step was not measured: it counts as nothing".to_owned()),
+    }
+    Ok(profile)
+}
+
+/// Merging: what a switch costs was measured; steps with merged weights cost what they cost without adapters.
+fn others_of(
+    data: &Data,
+    derived: Option<&Profile>,
+    lora: &mut BTreeMap<LoraKernel, LoraCost>,
+    notes: &mut Vec<String>,
+) {
+    let sheet = derived.and_then(|profile| profile.lora.get(&LoraKernel::Merged));
+    match (data.switch_us, sheet) {
+        (Some(us_per_switch), _) => {
+            let nothing = LoraCost {
+                kind: None,
+                source: None,
+                idle_us: 0.0,
+                idle_us_per_slot: 0.0,
+                us: 0.0,
+                rows_per_tile: 1,
+                bounds: Vec::new(),
+                us_per_switch,
+            };
+            lora.insert(LoraKernel::Merged, nothing);
+        }
+        (None, Some(sheet)) => {
+            notes.push("switches of merged weights were not measured: theirs are figures of the data sheet".to_owned());
+            let source = Some("data sheet, as in the derived profile".to_owned());
+            lora.insert(LoraKernel::Merged, LoraCost { kind: Some(ProvenanceKind::Derived), source, ..sheet.clone() });
+        }
+        (None, None) => {}
+    }
+}
+
+/// What the data sheet says of the host link, where no profile can be derived.
+fn load_of(gpu: &Gpu) -> LoadCost {
+    LoadCost {
+        us: 10.0,
+        pinned_gigabytes_per_second: gpu.host_gigabytes_per_second,
+        pageable_gigabytes_per_second: gpu.host_gigabytes_per_second,
+        copy_slowdown: 1.0,
+        step_slowdown: 1.0,
+    }
+}
+
+/// Every measured step beside the sum of its parts.
+fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, CalibrateError> {
+    let bare = Profile { host: HostCost::default(), whole_step: WholeStep::default(), ..profile.clone() };
+    let mut probes: BTreeMap<LoraKernel, Probe> = BTreeMap::new();
+    let mut samples = Vec::new();
+    for sample in &data.steps {
+        let on = !sample.shape.adapters.is_empty();
+        let kernel = if on { sample.kernel } else { LoraKernel::None };
+        if kernel != LoraKernel::None && !bare.lora.contains_key(&kernel) {
+            continue;
+        }
+        if !probes.contains_key(&kernel) {
+            probes.insert(kernel, Probe::new(&bare, kernel)?);
+        }
+        // A step with LoRA on and idle tells of idleness, not of gaps.
+        if sample.kernel != LoraKernel::None && !on {
+            continue;
+        }
+        samples.push(StepSample {
+            rows: f64::from(sample.shape.rows()),
+            lora: on,
+            prompt: !sample.shape.prompts.is_empty(),
+            us: sample.us,
+            parts_us: probes[&kernel].clone().us(&sample.shape.probe(on)),
+        });
+    }
+    Ok(samples)
+}
+
+/// Enabled but idle: what steps with LoRA on and no adapter take beyond the same steps with LoRA off, each layer.
+fn idle(data: &Data, profile: &mut Profile) -> Result<(), CalibrateError> {
+    let off: BTreeMap<String, f64> = data
+        .steps
+        .iter()
+        .filter(|sample| sample.kernel == LoraKernel::None)
+        .map(|sample| (key(&sample.shape), sample.us))
+        .collect();
+    let layers = f64::from(profile.model.layers);
+    for (&kernel, cost) in &mut profile.lora {
+        let extra: Vec<f64> = data
+            .steps
+            .iter()
+            .filter(|sample| sample.kernel == kernel && sample.shape.adapters.is_empty())
+            .filter_map(|sample| Some((sample.us - off.get(&key(&sample.shape))?) / layers))
+            .collect();
+        if extra.is_empty() {
+            continue;
+        }
+        cost.idle_us = crate::measure::median(&extra).max(0.0);
+        // A kernel is idle or it is not: what it costs at work was measured whole.
+        cost.us = (cost.us - cost.idle_us).max(0.0);
+    }
+    Ok(())
+}
+
+fn key(shape: &StepShape) -> String {
+    serde_json::to_string(shape).expect("a shape has only numbers and lists")
+}
+
+fn provenance(recording: &Recording) -> Provenance {
+    let (machine, last) = (recording.machine(), &recording.sessions[recording.sessions.len() - 1]);
+    let clocks: Vec<_> = recording.blocks.iter().map(|(_, block)| &block.clocks).collect();
+    let range = |of: &dyn Fn(&crate::machine::Clocks) -> Option<u32>| {
+        let values: Vec<u32> = clocks.iter().filter_map(|clocks| of(clocks)).collect();
+        Some((*values.iter().min()?, *values.iter().max()?))
+    };
+    let said = |name: &str, range: Option<(u32, u32)>| {
+        range.map(
+            |(low, high)| if low == high { format!("{name} {low} MHz") } else { format!("{name} {low} to {high} MHz") },
+        )
+    };
+    let parts: Vec<String> =
+        [said("SM", range(&|c| c.sm_mhz)), said("memory", range(&|c| c.memory_mhz))].into_iter().flatten().collect();
+    let capped = clocks.iter().filter(|c| c.throttled.contains(&crate::machine::Throttle::PowerCap)).count();
+    let cap =
+        if capped > 0 { format!("; at the power limit in {capped} of {} blocks", clocks.len()) } else { String::new() };
+    let drift =
+        recording.drift_percent().map_or(String::new(), |drift| format!("; a repeated kernel moved by {drift:.1} %"));
+    let points = recording.sound().len();
+    // What nobody measured on hardware is never called measured.
+    let (kind, source) = match machine.is_synthetic() {
+        true => {
+            (ProvenanceKind::Derived, format!("{points} answers of a made-up GPU: for trying out, not for promises"))
+        }
+        false => {
+            let how = "operations as CUDA graphs with cold weights, steps as an engine runs them; medians";
+            (ProvenanceKind::Measured, format!("{points} points on one {}, {how}", machine.gpu))
+        }
+    };
+    Provenance {
+        kind,
+        source,
+        gpu: Some(machine.gpu.clone()),
+        driver: Some(machine.driver.clone()),
+        cuda: Some(machine.cuda.clone()),
+        clocks: Some(format!(
+            "{}{cap}{drift}",
+            if parts.is_empty() { "not told".to_owned() } else { parts.join(", ") }
+        )),
+        kernel_source_hash: Some(machine.kernel_source_hash.clone()),
+        commit: Some(last.commit.clone()),
+        date: Some(last.date.clone()),
+        note: (recording.missing > 0).then(|| format!("{} planned points are missing", recording.missing)),
+    }
+}

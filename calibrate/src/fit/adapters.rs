@@ -1,0 +1,122 @@
+//! Adapters: what each kernel reads, multiplies and launches, by the quantities that its way of working repeats.
+
+use aril_sim::profile::curve::Curve;
+use aril_sim::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
+
+use super::Sample;
+use super::bounds::{self, Column};
+use super::prompts::log_knots;
+
+/// A term that is tried: a straight line, or one with bends.
+#[derive(Clone, Copy)]
+struct Tried {
+    over: LoraQuantity,
+    bends: usize,
+}
+
+const fn line(over: LoraQuantity) -> Tried {
+    Tried { over, bends: 0 }
+}
+
+const fn bent(over: LoraQuantity) -> Tried {
+    Tried { over, bends: 6 }
+}
+
+/// Forms that are tried for a kernel: bounds of terms.
+fn forms(kernel: LoraKernel) -> Vec<Vec<Vec<Tried>>> {
+    use LoraQuantity as Q;
+    let weights = match kernel {
+        LoraKernel::Bgmv => vec![bent(Q::RowRankSum), line(Q::RankSum)],
+        LoraKernel::GatherBmm => vec![bent(Q::RowRankPadded), line(Q::RowRankSum)],
+        LoraKernel::Padded => vec![bent(Q::RankPadded), line(Q::RankSum), line(Q::RankSlot)],
+        LoraKernel::Loop => vec![bent(Q::Segments), line(Q::RankSum)],
+        _ => vec![bent(Q::RankSum), line(Q::Tiles)],
+    };
+    let rows = vec![line(Q::Segments), line(Q::DecodeRows), bent(Q::PrefillRows)];
+    let bandwidth: Vec<Tried> = weights.into_iter().chain(rows).collect();
+    let arithmetic = vec![bent(Q::RowRankSum), line(Q::Rows), line(Q::Segments)];
+    let sum = bandwidth.iter().copied().chain([line(Q::RowRankSum)]).collect();
+    vec![vec![sum], vec![bandwidth, arithmetic]]
+}
+
+/// Fits a kernel's price in each layer.
+pub(super) fn fit(kernel: LoraKernel, samples: &[Sample]) -> Option<LoraCost> {
+    let samples: Vec<&Sample> = samples.iter().filter(|sample| !sample.shape.adapters.is_empty()).collect();
+    if samples.len() < 8 {
+        return None;
+    }
+    let fitted = forms(kernel).into_iter().flat_map(|form| [8, 16, 64].map(|tile| with(&form, &samples, tile)));
+    fitted.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(cost, _)| cost)
+}
+
+/// One form, and Schwarz's criterion for it: the loss, and a price for each coefficient.
+fn with(form: &[Vec<Tried>], samples: &[&Sample], rows_per_tile: u32) -> (LoraCost, f64) {
+    let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
+    let probes: Vec<_> = samples.iter().map(|sample| sample.shape.probe(true)).collect();
+    let of = |over: LoraQuantity| -> Vec<f64> { probes.iter().map(|p| over.of(&p.view(), rows_per_tile)).collect() };
+    let mut designs = Vec::new();
+    let mut layouts = Vec::new();
+    for bound in form {
+        let mut columns = vec![Column::new(vec![1.0; us.len()])];
+        let mut layout = Vec::new();
+        for term in bound {
+            let values = of(term.over);
+            let knots = if term.bends == 0 { Vec::new() } else { log_knots(&values, term.bends) };
+            let added = if knots.is_empty() { vec![Column::new(values)] } else { bounds::ramps(&values, &knots) };
+            layout.push((term.over, knots, added.len()));
+            columns.extend(added);
+        }
+        designs.push(columns);
+        layouts.push(layout);
+    }
+    let rows = of(LoraQuantity::RowRankSum);
+    let ranks = of(LoraQuantity::RankSum);
+    let share: Vec<f64> = rows.iter().zip(&ranks).map(|(rows, ranks)| rows / ranks.max(1.0)).collect();
+    let mut starts = bounds::starts_by(&share);
+    starts.push(vec![0; us.len()]);
+    let fit = bounds::fit(&designs, &us, &starts);
+    let used = fit.coefficients.iter().flatten().filter(|c| **c > 0.0).count() as f64;
+    let n = us.len() as f64;
+    let score = n * (fit.loss / n).max(1e-12).ln() + used * n.ln();
+    // What every bound has is the kernel's start.
+    let start = fit.coefficients.iter().map(|c| c[0]).fold(f64::INFINITY, f64::min).max(0.0);
+    let bounds = layouts.iter().zip(&fit.coefficients).enumerate().map(|(index, (layout, coefficients))| LoraBound {
+        name: ["bandwidth", "arithmetic"][index.min(1)].to_owned(),
+        terms: terms(layout, coefficients, coefficients[0] - start),
+    });
+    let cost = LoraCost {
+        kind: None,
+        source: None,
+        idle_us: 0.0,
+        idle_us_per_slot: 0.0,
+        us: start,
+        rows_per_tile,
+        bounds: bounds.collect(),
+        us_per_switch: 0.0,
+    };
+    (cost, score)
+}
+
+/// The terms of a bound that cost anything; at least one.
+fn terms(layout: &[(LoraQuantity, Vec<f64>, usize)], coefficients: &[f64], constant: f64) -> Vec<LoraTerm> {
+    let mut terms = Vec::new();
+    let mut at = 1;
+    for (over, knots, count) in layout {
+        let mine = &coefficients[at..at + count];
+        at += count;
+        if mine.iter().all(|c| *c == 0.0) {
+            continue;
+        }
+        let cost = if knots.is_empty() {
+            Curve::per_row(mine[0])
+        } else {
+            let (rows, us) = bounds::ramp_table(knots, mine);
+            Curve::Table { rows, us }
+        };
+        terms.push(LoraTerm { over: *over, cost });
+    }
+    if constant > 0.0 || terms.is_empty() {
+        terms.push(LoraTerm { over: LoraQuantity::Segments, cost: Curve::constant(constant.max(0.0)) });
+    }
+    terms
+}

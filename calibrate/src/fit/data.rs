@@ -1,0 +1,149 @@
+//! The measurements of a recording, sorted by what they tell.
+
+use std::collections::BTreeMap;
+
+use aril_sim::profile::lora::LoraKernel;
+use aril_sim::profile::{Range, Validity, pad};
+
+use super::Sample;
+use super::others::LoadSample;
+use crate::machine::{Part, Question, StepShape};
+use crate::measure::median;
+use crate::recording::{Point, Recording};
+
+/// Medians by what they tell, and the scatter of single answers around them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Data {
+    rows: BTreeMap<Part, Vec<(f64, f64)>>,
+    pub(super) decode: Vec<Sample>,
+    pub(super) prompts: Vec<Sample>,
+    pub(super) lora: BTreeMap<LoraKernel, Vec<Sample>>,
+    pub(super) steps: Vec<Sample>,
+    pub(super) host: Vec<Sample>,
+    pub(super) loads: Vec<LoadSample>,
+    pub(super) switch_us: Option<f64>,
+    beside: Vec<(StepShape, f64)>,
+    /// Single answers over the median of their question, by what was asked.
+    pub(super) ratios: BTreeMap<String, Vec<f64>>,
+    points: Vec<Point>,
+}
+
+impl Data {
+    /// Of all points that count.
+    pub(crate) fn of(recording: &Recording) -> Data {
+        Data::of_points(recording.sound().into_iter().cloned().collect())
+    }
+
+    /// The same with the rows of each operation as the machine pads them; what was measured at one size counts with its median.
+    pub(super) fn padded(&self, buckets: &[u32]) -> Data {
+        let mut data = self.clone();
+        for samples in data.rows.values_mut() {
+            let mut by: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+            for (rows, us) in samples.iter() {
+                by.entry(pad(buckets, *rows as u32)).or_default().push(*us);
+            }
+            *samples = by.into_iter().map(|(rows, us)| (f64::from(rows), median(&us))).collect();
+        }
+        data
+    }
+
+    /// Of the points for which `keep` holds.
+    pub(super) fn keep(&self, keep: impl Fn(&Question) -> bool) -> Data {
+        Data::of_points(self.points.iter().filter(|point| keep(&point.question)).cloned().collect())
+    }
+
+    fn of_points(points: Vec<Point>) -> Data {
+        let mut data = Data::default();
+        for point in &points {
+            data.take(point);
+        }
+        data.points = points;
+        data
+    }
+
+    fn take(&mut self, point: &Point) {
+        let us = median(&point.us);
+        if us <= 0.0 {
+            return;
+        }
+        let ratios = self.ratios.entry(of(&point.question)).or_default();
+        ratios.extend(point.us.iter().map(|sample| sample / us).filter(|ratio| *ratio > 0.0));
+        let sample = |kernel: LoraKernel, shape: &StepShape| Sample { shape: shape.clone(), kernel, us };
+        match &point.question {
+            Question::Operation { operation: Part::DecodeAttention, shape } => {
+                self.decode.push(sample(LoraKernel::None, shape));
+            }
+            Question::Operation { operation: Part::PrefillAttention, shape } => {
+                self.prompts.push(sample(LoraKernel::None, shape));
+            }
+            Question::Operation { operation, shape } => {
+                let rows = if operation.is_by_sequence() { shape.sequences() } else { shape.rows() };
+                self.rows.entry(*operation).or_default().push((f64::from(rows), us));
+            }
+            Question::Lora { kernel, shape } => self.lora.entry(*kernel).or_default().push(sample(*kernel, shape)),
+            Question::Step { kernel, shape } => self.steps.push(sample(*kernel, shape)),
+            Question::Host { kernel, shape } => self.host.push(sample(*kernel, shape)),
+            Question::Load { rank, pinned, beside } => {
+                self.loads.push(LoadSample { rank: *rank, pinned: *pinned, beside: beside.is_some(), us });
+            }
+            Question::StepBesideLoad { shape } => self.beside.push((shape.clone(), us)),
+            Question::Switch { .. } => self.switch_us = Some(us),
+            Question::Copy { .. } => {}
+        }
+    }
+
+    /// Rows and microseconds of a part.
+    pub(super) fn rows(&self, part: Part) -> &[(f64, f64)] {
+        self.rows.get(&part).map_or(&[], Vec::as_slice)
+    }
+
+    /// The points.
+    pub(super) fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    /// Steps beside a copy over the same steps without.
+    pub(super) fn step_slowdowns(&self) -> Vec<f64> {
+        let alone = |shape: &StepShape| {
+            self.steps.iter().find(|sample| sample.kernel == LoraKernel::None && sample.shape == *shape).map(|s| s.us)
+        };
+        self.beside.iter().filter_map(|(shape, us)| Some(us / alone(shape)?)).collect()
+    }
+
+    /// Where something was measured.
+    pub(super) fn validity(&self) -> Validity {
+        let range = |values: Vec<u32>| {
+            let (min, max) = (values.iter().copied().min()?, values.iter().copied().max()?);
+            (max > 0).then_some(Range { min: min.max(1), max })
+        };
+        let prompts = || self.prompts.iter().flat_map(|sample| &sample.shape.prompts);
+        let lora = || self.lora.get(&LoraKernel::Segmented).into_iter().flatten();
+        let rows = self.rows(Part::GateUp).iter().map(|(rows, _)| *rows as u32).collect();
+        let prefix = prompts().map(|p| p.prefix).max();
+        Validity {
+            decode_rows: range(self.decode.iter().map(|s| s.shape.decode_rows()).collect()),
+            // A row of one token is cheaper than one of sixteen, and nobody cares by how much.
+            context: range(self.decode.iter().map(|s| s.shape.context_max()).collect()).map(|r| Range { min: 1, ..r }),
+            rows: range(rows),
+            // The same for a chunk that is the end of a prompt.
+            chunk: range(prompts().map(|p| p.chunk).collect()).map(|r| Range { min: 1, ..r }),
+            prefix: prefix.map(|max| Range { min: 0, max }),
+            segments: range(lora().map(|s| s.shape.adapters.len() as u32).collect()),
+            rank: range(lora().flat_map(|s| s.shape.adapters.iter().map(|a| a.rank)).collect()),
+        }
+    }
+}
+
+/// What errors and spreads call a question.
+pub(super) fn of(question: &Question) -> String {
+    match question {
+        Question::Operation { operation, .. } => operation.as_str().to_owned(),
+        Question::Lora { kernel, .. } => format!("lora-{kernel}"),
+        Question::Step { .. } | Question::StepBesideLoad { .. } => "step".to_owned(),
+        Question::Host { .. } => "host".to_owned(),
+        Question::Load { pinned: true, .. } => "load-pinned".to_owned(),
+        Question::Load { pinned: false, .. } => "load-pageable".to_owned(),
+        Question::Switch { .. } => "switch".to_owned(),
+        Question::Copy { .. } => "copy".to_owned(),
+    }
+}

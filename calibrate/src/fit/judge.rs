@@ -1,0 +1,344 @@
+//! How far is a fit from what it never saw? Shapes held out at random, and regions held out whole.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use aril_sim::profile::lora::LoraKernel;
+use aril_sim::profile::{HeldOutError, HostCost, Profile};
+use statrs::statistics::{Data as Statistics, Distribution, OrderStatistics};
+use statrs::stats_tests::ttest_onesample::ttest_onesample;
+use statrs::stats_tests::{Alternative, NaNPolicy};
+
+use super::data::{self, Data};
+use super::model;
+use crate::error::CalibrateError;
+use crate::machine::{Identity, Part, Question, StepShape};
+use crate::probe::Probe;
+
+/// Parts into which points are dealt: each is judged once by a fit to the other four.
+const FOLDS: u64 = 5;
+
+/// A systematic error of whole steps of one kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bias {
+    /// Of which steps: `batch 9 to 32`.
+    pub steps: String,
+    /// How many were judged, each by a fit that had not seen it.
+    pub shapes: u32,
+    /// Mean of modelled / measured − 1, percent.
+    pub mean_signed_percent: f64,
+    /// How likely a mean this far from zero is by chance (Student's t, two-sided).
+    pub p_value: f64,
+}
+
+impl fmt::Display for Bias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Bias { steps, shapes, mean_signed_percent, p_value } = self;
+        write!(f, "{steps:<28} {shapes:>4} steps: mean {mean_signed_percent:+.2} %, p = {p_value:.3}")
+    }
+}
+
+/// What judging gives.
+pub(super) struct Judged {
+    pub(super) held_out: Vec<HeldOutError>,
+    pub(super) bias: Vec<Bias>,
+}
+
+/// Shapes that a fit does not see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Split {
+    Fold(u64),
+    LongestContexts,
+    LargestBatches,
+    LongestPrompts,
+    MostAdapters,
+}
+
+/// The largest of everything measured: regions begin at half of it.
+struct Extent {
+    context: u32,
+    decode_rows: u32,
+    rows: u32,
+    prompt: u32,
+    adapters: usize,
+    row_buckets: Vec<u32>,
+}
+
+/// One judged point.
+struct Error {
+    of: String,
+    shape: Option<StepShape>,
+    signed: f64,
+}
+
+/// Fits again and again without some of the points, and asks each fit about them.
+pub(super) fn judge(data: &Data, identity: &Identity, origin: &str) -> Result<Judged, CalibrateError> {
+    let extent = Extent::of(data, &identity.row_buckets);
+    let mut random = Vec::new();
+    for fold in 0..FOLDS {
+        random.extend(errors(data, identity, origin, &extent, Split::Fold(fold))?);
+    }
+    let mut held_out = summarise(&random, "a fifth at random, each in turn");
+    for (split, name) in [
+        (Split::LongestContexts, "all contexts beyond half of the longest"),
+        (Split::LargestBatches, "all batches beyond half of the largest"),
+        (Split::LongestPrompts, "all prompts beyond half of the longest"),
+        (Split::MostAdapters, "all steps beyond half of the most adapters"),
+    ] {
+        // A region without which nothing can be fitted is no test of the fit.
+        if let Ok(errors) = errors(data, identity, origin, &extent, split) {
+            held_out.extend(summarise(&errors, name));
+        }
+    }
+    Ok(Judged { held_out, bias: bias(&random) })
+}
+
+fn errors(
+    data: &Data,
+    identity: &Identity,
+    origin: &str,
+    extent: &Extent,
+    split: Split,
+) -> Result<Vec<Error>, CalibrateError> {
+    let train = data.keep(|question| !split.holds(question, extent));
+    let unseen = data.keep(|question| split.holds(question, extent) && split.judges(question));
+    if unseen.points().is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut notes = Vec::new();
+    let profile = model(&train, identity, origin, &mut notes)?;
+    predictions(&unseen, &profile)
+}
+
+/// What a profile says of every point, beside what was measured.
+fn predictions(data: &Data, profile: &Profile) -> Result<Vec<Error>, CalibrateError> {
+    let mut predictor = Predictor::new(profile);
+    let mut errors = Vec::new();
+    for point in data.points() {
+        let Some(us) = predictor.us(&point.question)? else { continue };
+        let measured = crate::measure::median(&point.us);
+        if measured > 0.0 {
+            errors.push(Error {
+                of: data::of(&point.question),
+                shape: point.question.shape().cloned(),
+                signed: us / measured - 1.0,
+            });
+        }
+    }
+    Ok(errors)
+}
+
+/// Asks a profile what machines are asked.
+pub(crate) struct Predictor<'a> {
+    profile: &'a Profile,
+    /// The GPU's part of steps, by kernel.
+    steps: BTreeMap<LoraKernel, Probe>,
+    device: Profile,
+}
+
+impl<'a> Predictor<'a> {
+    pub(crate) fn new(profile: &'a Profile) -> Predictor<'a> {
+        let device = Profile { host: HostCost::default(), ..profile.clone() };
+        Predictor { profile, steps: BTreeMap::new(), device }
+    }
+
+    /// The profile.
+    pub(crate) fn profile(&self) -> &Profile {
+        self.profile
+    }
+
+    /// What the profile says; nothing where it does not know the kernel or has no figure of the kind.
+    pub(crate) fn us(&mut self, question: &Question) -> Result<Option<f64>, CalibrateError> {
+        let profile = self.profile;
+        Ok(match question {
+            Question::Operation { operation: Part::DecodeAttention, shape } => {
+                let (rows, sum, longest) = (shape.decode_rows(), shape.context_sum(), shape.context_max());
+                Some(profile.decode_attention.us(rows, sum, longest))
+            }
+            Question::Operation { operation: Part::PrefillAttention, shape } => {
+                let prompts: Vec<(u32, u32)> = shape.prompts.iter().map(|p| (p.chunk, p.prefix)).collect();
+                Some(profile.prefill_attention.us(&prompts))
+            }
+            Question::Operation { operation, shape } => {
+                let rows = if operation.is_by_sequence() { shape.sequences() } else { shape.rows() };
+                let found = profile.operations.iter().find(|o| o.name == operation.as_str());
+                found.map(|o| o.cost.us(f64::from(profile.padded(rows))))
+            }
+            Question::Lora { kernel, shape } => {
+                profile.lora.get(kernel).filter(|_| !kernel.is_free()).map(|cost| cost.us(&shape.probe(true).view()))
+            }
+            Question::Step { kernel, shape } => self.step(*kernel, shape)?,
+            Question::Host { shape, .. } => {
+                let host = &profile.host;
+                let sequences = f64::from(shape.sequences().saturating_sub(1));
+                (host != &HostCost::default()).then(|| {
+                    host.us
+                        + host.us_per_sequence * sequences
+                        + host.us_per_prompt * shape.prompts.len() as f64
+                        + host.us_per_segment * shape.adapters.len() as f64
+                })
+            }
+            Question::Load { rank, pinned, beside: None } => {
+                let targets = &aril_sim::model::lora::LoraTarget::LAYER;
+                let bytes = profile.model.adapter_bytes_per_gpu(*rank, targets, profile.tensor_parallel);
+                let mut load = profile.load.clone();
+                load.copy_slowdown = 1.0;
+                Some(load.link(*pinned).duration(bytes).as_secs_f64() * 1e6)
+            }
+            Question::Load { .. }
+            | Question::StepBesideLoad { .. }
+            | Question::Switch { .. }
+            | Question::Copy { .. } => None,
+        })
+    }
+
+    fn step(&mut self, kernel: LoraKernel, shape: &StepShape) -> Result<Option<f64>, CalibrateError> {
+        if !kernel.is_free() && !self.device.lora.contains_key(&kernel) {
+            return Ok(None);
+        }
+        if !self.steps.contains_key(&kernel) {
+            self.steps.insert(kernel, Probe::new(&self.device, kernel)?);
+        }
+        let probe = self.steps.get_mut(&kernel).expect("it was just made");
+        Ok(Some(probe.us(&shape.probe(kernel != LoraKernel::None))))
+    }
+}
+
+/// Errors by what they are of, steps also by their kind.
+fn summarise(errors: &[Error], split: &str) -> Vec<HeldOutError> {
+    let mut by: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for error in errors {
+        by.entry(error.of.clone()).or_default().push(error.signed * 100.0);
+        if let ("step", Some(shape)) = (error.of.as_str(), &error.shape) {
+            let kind = match (shape.decode.is_empty(), shape.prompts.is_empty()) {
+                (false, true) => "decode",
+                (true, _) => "prefill",
+                (false, false) => "mixed",
+            };
+            let with = if shape.adapters.is_empty() { "without" } else { "with" };
+            by.entry(format!("step, {kind} {with} adapters")).or_default().push(error.signed * 100.0);
+        }
+    }
+    by.into_iter()
+        .map(|(of, signed)| {
+            let mean = Statistics::new(signed.clone()).mean().unwrap_or(0.0);
+            let mut sizes = Statistics::new(signed.iter().map(|percent| percent.abs()).collect::<Vec<_>>());
+            HeldOutError {
+                of,
+                split: split.to_owned(),
+                shapes: signed.len() as u32,
+                median_percent: sizes.median(),
+                p95_percent: sizes.percentile(95),
+                mean_signed_percent: mean,
+            }
+        })
+        .collect()
+}
+
+/// Whole steps by batch, context and adapters: is the mean error of any kind away from zero?
+fn bias(errors: &[Error]) -> Vec<Bias> {
+    let steps: Vec<(&StepShape, f64)> = errors
+        .iter()
+        .filter(|error| error.of == "step")
+        .filter_map(|error| Some((error.shape.as_ref()?, error.signed * 100.0)))
+        .collect();
+    let edges: [(&str, &dyn Fn(&StepShape) -> u32, &[u32]); 4] = [
+        ("batch", &|shape| shape.decode_rows(), &[1, 8, 32, 128, 512]),
+        ("context", &|shape| shape.context_max(), &[1, 256, 1024, 4096, 32_768]),
+        ("prompt rows", &|shape| shape.prompt_rows(), &[1, 128, 512, 2048, 8192]),
+        ("adapters", &|shape| shape.adapters.len() as u32, &[1, 8, 32, 128, 256]),
+    ];
+    let mut all = Vec::new();
+    for (name, quantity, edges) in edges {
+        for pair in edges.windows(2) {
+            let low = if pair[0] == 1 { 1 } else { pair[0] + 1 };
+            let mine: Vec<f64> = steps
+                .iter()
+                .filter(|(shape, _)| (low..=pair[1]).contains(&quantity(shape)))
+                .map(|(_, percent)| *percent)
+                .collect();
+            let mean = Statistics::new(mine.clone()).mean().unwrap_or(0.0);
+            let shapes = mine.len() as u32;
+            if let Ok((_, p_value)) = ttest_onesample(mine, 0.0, Alternative::TwoSided, NaNPolicy::Emit)
+                && p_value.is_finite()
+            {
+                all.push(Bias {
+                    steps: format!("{name} {low} to {}", pair[1]),
+                    shapes,
+                    mean_signed_percent: mean,
+                    p_value,
+                });
+            }
+        }
+    }
+    all
+}
+
+impl Split {
+    fn holds(self, question: &Question, extent: &Extent) -> bool {
+        if let Split::Fold(fold) = self {
+            return hash(&question.key()) % FOLDS == fold && !extent.is_bucket(question);
+        }
+        let Some(shape) = question.shape() else { return false };
+        match self {
+            Split::Fold(_) => false,
+            Split::LongestContexts => shape.context_max() > extent.context / 2,
+            Split::LargestBatches => {
+                shape.decode_rows() > extent.decode_rows / 2
+                    || matches!(question, Question::Operation { operation, .. }
+                        if operation.is_by_rows() && shape.rows() > extent.rows / 2)
+            }
+            Split::LongestPrompts => shape.prompts.iter().any(|p| p.chunk + p.prefix > extent.prompt / 2),
+            Split::MostAdapters => shape.adapters.len() > extent.adapters / 2,
+        }
+    }
+
+    /// Is the question about what the region is a region of?
+    fn judges(self, question: &Question) -> bool {
+        let by_rows = matches!(question, Question::Operation { operation, .. } if operation.is_by_rows());
+        match self {
+            Split::Fold(_) => true,
+            Split::LargestBatches => !matches!(question, Question::Lora { .. }),
+            Split::LongestContexts | Split::LongestPrompts => !by_rows && !matches!(question, Question::Lora { .. }),
+            Split::MostAdapters => !by_rows,
+        }
+    }
+}
+
+impl Extent {
+    /// Is it an operation at a size that the machine pads to? There are so many, and no others are ever computed: each is measured, and
+    /// what can be held out are the row counts between them.
+    fn is_bucket(&self, question: &Question) -> bool {
+        match question {
+            Question::Operation { operation, shape } if operation.is_by_rows() => {
+                let rows = if operation.is_by_sequence() { shape.sequences() } else { shape.rows() };
+                self.row_buckets.contains(&rows)
+            }
+            _ => false,
+        }
+    }
+
+    fn of(data: &Data, row_buckets: &[u32]) -> Extent {
+        let row_buckets = row_buckets.to_vec();
+        let mut extent = Extent { context: 0, decode_rows: 0, rows: 0, prompt: 0, adapters: 0, row_buckets };
+        for point in data.points() {
+            let Some(shape) = point.question.shape() else { continue };
+            extent.context = extent.context.max(shape.context_max());
+            extent.decode_rows = extent.decode_rows.max(shape.decode_rows());
+            extent.rows = extent.rows.max(shape.rows());
+            extent.adapters = extent.adapters.max(shape.adapters.len());
+            let prompt = shape.prompts.iter().map(|p| p.chunk + p.prefix).max().unwrap_or(0);
+            extent.prompt = extent.prompt.max(prompt);
+        }
+        extent
+    }
+}
+
+/// FNV-1a: the same folds for the same questions, whatever else was measured.
+fn hash(text: &str) -> u64 {
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    // The low bits of FNV are its weakest.
+    hash ^ (hash >> 29)
+}

@@ -1,0 +1,123 @@
+//! The host, copies, and what whole steps take beyond the sum of their parts.
+
+use aril_sim::model::Model;
+use aril_sim::model::lora::LoraTarget;
+use aril_sim::profile::{HostCost, LoadCost, WholeStep};
+
+use super::Sample;
+use super::bounds::{self, Column};
+use super::least_squares::any_sign;
+use crate::measure::median;
+
+/// What the host adds to a step.
+pub(super) fn host(samples: &[Sample]) -> Option<HostCost> {
+    if samples.len() < 5 {
+        return None;
+    }
+    let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
+    let of = |value: &dyn Fn(&Sample) -> f64| Column::new(samples.iter().map(|sample| value(sample)).collect());
+    let columns = [
+        of(&|_| 1.0),
+        of(&|s| f64::from(s.shape.sequences().saturating_sub(1))),
+        of(&|s| s.shape.prompts.len() as f64),
+        of(&|s| s.shape.adapters.len() as f64),
+    ];
+    let x = bounds::robust(&columns, &us);
+    Some(HostCost {
+        us: x[0],
+        us_per_sequence: x[1],
+        us_per_prompt: x[2],
+        us_per_segment: x[3],
+        us_per_collection: 0.0,
+    })
+}
+
+/// A measured copy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LoadSample {
+    pub(super) rank: u32,
+    pub(super) pinned: bool,
+    pub(super) beside: bool,
+    pub(super) us: f64,
+}
+
+/// Copies: a start and a rate for each kind of memory, and how much copies and steps slow each other down.
+pub(super) fn loads(samples: &[LoadSample], step_slowdowns: &[f64], model: &Model, degree: u32) -> Option<LoadCost> {
+    let bytes = |rank: u32| model.adapter_bytes_per_gpu(rank, &LoraTarget::LAYER, degree) as f64;
+    let line = |pinned: bool| {
+        let mine: Vec<&LoadSample> = samples.iter().filter(|s| s.pinned == pinned && !s.beside).collect();
+        let us: Vec<f64> = mine.iter().map(|s| s.us).collect();
+        let columns = [
+            Column::new(vec![1.0; us.len()]),
+            Column { values: mine.iter().map(|s| bytes(s.rank) * 1e-3).collect(), lower: 1e-6 },
+        ];
+        (us.len() >= 2).then(|| bounds::robust(&columns, &us))
+    };
+    let pinned = line(true)?;
+    // Where pageable memory was not measured, nothing is known of it: the slower of what is.
+    let pageable = line(false).unwrap_or_else(|| pinned.clone());
+    let alone = |sample: &LoadSample| pinned[0] + bytes(sample.rank) * 1e-3 * pinned[1];
+    let copies: Vec<f64> = samples.iter().filter(|s| s.beside && s.pinned).map(|s| s.us / alone(s)).collect();
+    let slowdown = |ratios: &[f64]| if ratios.is_empty() { 1.0 } else { median(ratios).max(1.0) };
+    Some(LoadCost {
+        us: pinned[0],
+        pinned_gigabytes_per_second: 1.0 / pinned[1],
+        pageable_gigabytes_per_second: 1.0 / pageable[1],
+        copy_slowdown: slowdown(&copies),
+        step_slowdown: slowdown(step_slowdowns),
+    })
+}
+
+/// A measured step and the sum of its parts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct StepSample {
+    pub(super) rows: f64,
+    pub(super) lora: bool,
+    pub(super) prompt: bool,
+    pub(super) us: f64,
+    pub(super) parts_us: f64,
+}
+
+/// Rows at which gaps have a value of their own.
+const ROWS: [f64; 9] = [1.0, 8.0, 32.0, 128.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
+
+/// What whole steps take beyond their parts: gaps between launches, activations that stay in the cache, overlap.
+///
+/// Linear in everything, so that least squares of relative errors serve; drawn lightly towards nothing, so that few steps do not make much of noise.
+pub(super) fn whole(samples: &[StepSample], layers: u32) -> WholeStep {
+    if samples.len() < 12 {
+        return WholeStep::default();
+    }
+    let layers = f64::from(layers);
+    let most = samples.iter().map(|sample| sample.rows).fold(1.0, f64::max);
+    let knots: Vec<f64> = ROWS.iter().copied().filter(|knot| *knot <= most).collect();
+    let flag = |on: bool| if on { layers } else { 0.0 };
+    let mut columns: Vec<Vec<f64>> = vec![
+        samples.iter().map(|s| s.parts_us / s.us).collect(),
+        samples.iter().map(|s| flag(s.lora) / s.us).collect(),
+        samples.iter().map(|s| flag(s.prompt) / s.us).collect(),
+    ];
+    for k in 0..knots.len() {
+        columns.push(samples.iter().map(|s| layers * bounds::hat(&knots, k, s.rows) / s.us).collect());
+    }
+    // What is missing beyond a scale of one.
+    let target: Vec<f64> = samples.iter().map(|s| 1.0 - s.parts_us / s.us).collect();
+    let mut weights = vec![1.0; samples.len()];
+    let mut x = Vec::new();
+    for _ in 0..5 {
+        x = any_sign(&columns, &target, &weights, 1e-5);
+        for (row, weight) in weights.iter_mut().enumerate() {
+            let error: f64 = columns.iter().zip(&x).map(|(column, c)| column[row] * c).sum::<f64>() - target[row];
+            *weight = (0.02 / error.abs().max(0.02)).max(1e-3);
+        }
+    }
+    WholeStep {
+        scale: 1.0 + x[0],
+        us: 0.0,
+        us_per_layer: 0.0,
+        us_per_layer_lora: x[1],
+        us_per_layer_prompt: x[2],
+        rows: knots,
+        us_per_layer_by_rows: x[3..].to_vec(),
+    }
+}

@@ -1,0 +1,95 @@
+//! What an operation moves and multiplies, from the shape of the model alone.
+
+use aril_sim::gpu::Gpu;
+use aril_sim::model::Model;
+
+use crate::machine::{Identity, Part};
+
+/// Bytes and arithmetic of an operation by rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Product {
+    /// Whatever the rows.
+    pub(crate) bytes: f64,
+    /// Each row.
+    pub(crate) bytes_per_row: f64,
+    /// Each row.
+    pub(crate) flops_per_row: f64,
+    /// Output features, over which tiles lie side by side.
+    pub(crate) outputs: f64,
+    pub(crate) peak_gigabytes_per_second: f64,
+    pub(crate) peak_teraflops: f64,
+}
+
+impl Product {
+    /// At the peak bandwidth, microseconds.
+    pub(crate) fn memory_us(&self, rows: f64) -> f64 {
+        (self.bytes + self.bytes_per_row * rows) / (self.peak_gigabytes_per_second * 1e3)
+    }
+
+    /// The least that the hardware needs, microseconds: weights and arithmetic. What goes in and out may stay in the cache.
+    pub(crate) fn floor_us(&self, rows: f64) -> f64 {
+        let weights = self.bytes / (self.peak_gigabytes_per_second * 1e3);
+        weights.max(self.flops_per_row * rows / (self.peak_teraflops * 1e6))
+    }
+}
+
+/// The device as its data sheet describes it: peaks and memory.
+pub(crate) fn sheet(identity: &Identity) -> Option<Gpu> {
+    Gpu::named(&identity.gpu_name)
+}
+
+/// The device of a profile.
+pub(crate) fn sheet_of(profile: &aril_sim::profile::Profile) -> Gpu {
+    profile.gpu.clone()
+}
+
+/// What a part by rows moves and multiplies on one of the GPUs that share the model.
+pub(crate) fn product(part: Part, model: &Model, degree: u32, gpu: &Gpu) -> Product {
+    let degree = f64::from(degree.max(1));
+    let (hidden, mlp) = (f64::from(model.hidden), f64::from(model.intermediate) / degree);
+    let query = model.query_width() as f64 / degree;
+    let kv = (f64::from(model.kv_heads) / degree).max(1.0) * f64::from(model.head_dim);
+    let vocab = f64::from(model.vocab) / degree;
+    let weight = model.weights.bytes() as f64;
+    let of = |input: f64, output: f64, bytes: f64, teraflops: f64| Product {
+        bytes: input * output * bytes,
+        bytes_per_row: 2.0 * (input + output),
+        flops_per_row: 2.0 * input * output,
+        outputs: output,
+        peak_gigabytes_per_second: gpu.gigabytes_per_second,
+        peak_teraflops: teraflops,
+    };
+    let layer = |input, output| of(input, output, weight, gpu.teraflops(model.weights));
+    let moved = |bytes_per_row: f64| Product {
+        bytes: 0.0,
+        bytes_per_row,
+        flops_per_row: 0.0,
+        outputs: 1.0,
+        peak_gigabytes_per_second: gpu.gigabytes_per_second,
+        peak_teraflops: gpu.teraflops_16bit,
+    };
+    match part {
+        Part::Qkv => layer(hidden, query + 2.0 * kv),
+        Part::O => layer(query, hidden),
+        Part::GateUp => layer(hidden, 2.0 * mlp),
+        Part::Down => layer(mlp, hidden),
+        Part::LmHead => of(hidden, vocab, 2.0, gpu.teraflops_16bit),
+        Part::Embedding => moved(4.0 * hidden),
+        Part::Norm => moved(8.0 * hidden),
+        Part::RopeAndKvAppend => moved(4.0 * (query + 2.0 * kv)),
+        Part::Activation => moved(6.0 * mlp),
+        Part::Sampling => moved(4.0 * vocab),
+        // Attention has forms of its own.
+        Part::DecodeAttention | Part::PrefillAttention => moved(0.0),
+    }
+}
+
+/// Bytes of keys and values of one token in one layer on one GPU.
+pub(crate) fn kv_bytes(model: &Model, degree: u32) -> f64 {
+    model.kv_bytes_per_token_per_gpu(degree) as f64 / f64::from(model.layers)
+}
+
+/// Operations of one pair of a query and a key in one layer on one GPU: a multiply-add for the score, one for the value.
+pub(crate) fn pair_flops(model: &Model, degree: u32) -> f64 {
+    4.0 * model.query_width() as f64 / f64::from(degree.max(1))
+}

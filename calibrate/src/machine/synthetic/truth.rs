@@ -1,0 +1,192 @@
+//! What the made-up GPU really takes: written apart from every form that is fitted to it.
+
+use aril_sim::gpu::Gpu;
+use aril_sim::model::Model;
+use aril_sim::profile::lora::LoraKernel;
+
+use crate::machine::{Part, Question, StepShape};
+
+/// Coefficients; microseconds, bytes and operations unless a name says otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Truth {
+    /// The model.
+    pub model: Model,
+    /// Start of a kernel.
+    pub kernel_us: f64,
+    /// Bandwidth that products and element-wise kernels reach, 10⁹ bytes a second.
+    pub gigabytes_per_second: f64,
+    /// Arithmetic that full waves reach, 10¹² operations a second.
+    pub teraflops: f64,
+    /// Multiprocessors: a tile of 128 rows by 256 outputs each.
+    pub multiprocessors: f64,
+    /// Decode attention: start, bandwidth, and what a token of the longest row takes.
+    pub decode: (f64, f64, f64),
+    /// Prefill attention: start, arithmetic, and what a token of the longest prompt takes.
+    pub prompt: (f64, f64, f64),
+    /// Adapters, ours: start of a layer's four launches, each rank of each adapter, each row.
+    pub lora: (f64, f64, f64),
+    /// What a whole step takes beyond its parts, each layer; with adapters; with a prompt.
+    pub gaps: (f64, f64, f64),
+    /// The host: a step, each further sequence, each prompt, each adapter.
+    pub host: (f64, f64, f64, f64),
+    /// A load: start, pinned and pageable 10⁹ bytes a second.
+    pub load: (f64, f64, f64),
+    /// Beside each other: how much longer a copy and a step take.
+    pub slowdown: (f64, f64),
+}
+
+impl Truth {
+    /// Plausible for a GPU and a model.
+    pub fn of(gpu: &Gpu, model: &Model) -> Truth {
+        Truth {
+            model: model.clone(),
+            kernel_us: 1.6,
+            gigabytes_per_second: gpu.gigabytes_per_second * 0.82,
+            teraflops: gpu.teraflops_16bit * 0.68,
+            multiprocessors: 132.0,
+            decode: (4.2, gpu.gigabytes_per_second * 0.78, 3.1e-3),
+            prompt: (5.5, gpu.teraflops_16bit * 0.5, 1.6e-3),
+            lora: (8.4, 0.0432, 0.016),
+            gaps: (1.9, 0.8, 0.6),
+            host: (60.0, 0.35, 4.0, 0.9),
+            load: (14.0, 54.5, 11.0),
+            slowdown: (1.12, 1.03),
+        }
+    }
+
+    /// The answer without noise.
+    pub fn us(&self, question: &Question) -> f64 {
+        match question {
+            Question::Operation { operation, shape } => self.part(*operation, shape),
+            Question::Lora { kernel, shape } => self.adapters(*kernel, shape),
+            Question::Step { kernel, shape } => self.step(*kernel, shape),
+            Question::StepBesideLoad { shape } => self.step(LoraKernel::None, shape) * self.slowdown.1,
+            Question::Host { shape, .. } => {
+                let (us, sequence, prompt, adapter) = self.host;
+                us + sequence * f64::from(shape.sequences() - 1)
+                    + prompt * shape.prompts.len() as f64
+                    + adapter * shape.adapters.len() as f64
+            }
+            Question::Load { rank, pinned, beside } => {
+                let bytes = self.model.adapter_bytes(*rank, &aril_sim::model::lora::LoraTarget::LAYER) as f64;
+                let rate = if *pinned { self.load.1 } else { self.load.2 };
+                let slowdown = if beside.is_some() { self.slowdown.0 } else { 1.0 };
+                (self.load.0 + bytes / (rate * 1e3)) * slowdown
+            }
+            Question::Switch { .. } => {
+                let bytes = self.model.layer_matrix_parameters() as f64 * 2.0 * f64::from(self.model.layers);
+                4.0 * self.stream(bytes) + 28.0 * self.kernel_us * f64::from(self.model.layers)
+            }
+            Question::Copy { bytes } => self.kernel_us + self.stream(2.0 * *bytes as f64) * 0.96,
+        }
+    }
+
+    fn stream(&self, bytes: f64) -> f64 {
+        bytes / (self.gigabytes_per_second * 1e3)
+    }
+
+    /// A whole step on the GPU.
+    pub fn step(&self, kernel: LoraKernel, shape: &StepShape) -> f64 {
+        let layers = f64::from(self.model.layers);
+        let parts: f64 = Part::ALL
+            .iter()
+            .map(|&part| self.part(part, shape) * part.times() * if part.is_once() { 1.0 } else { layers })
+            .sum();
+        let mut layer = self.gaps.0;
+        if kernel != LoraKernel::None && !shape.adapters.is_empty() {
+            layer += self.adapters(kernel, shape) + self.gaps.1;
+        }
+        if !shape.prompts.is_empty() {
+            layer += self.gaps.2;
+        }
+        parts + layer * layers
+    }
+
+    /// One operation of one layer.
+    pub fn part(&self, part: Part, shape: &StepShape) -> f64 {
+        let m = &self.model;
+        let (hidden, mlp, heads) = (f64::from(m.hidden), f64::from(m.intermediate), m.query_width() as f64);
+        let (rows, sequences) = (f64::from(shape.rows()), f64::from(shape.sequences()));
+        let moved = |bytes: f64| self.kernel_us + self.stream(bytes);
+        match part {
+            Part::Qkv => self.product(hidden, heads + 2.0 * m.kv_width() as f64, rows),
+            Part::O => self.product(heads, hidden, rows),
+            Part::GateUp => self.product(hidden, 2.0 * mlp, rows),
+            Part::Down => self.product(mlp, hidden, rows),
+            Part::LmHead => self.product(hidden, f64::from(m.vocab), sequences),
+            Part::Embedding => moved(rows * hidden * 4.0),
+            Part::Norm => moved(rows * hidden * 8.0),
+            Part::RopeAndKvAppend => moved(rows * 12.0 * heads),
+            Part::Activation => moved(rows * mlp * 6.0),
+            Part::Sampling => moved(sequences * f64::from(m.vocab) * 4.0),
+            Part::DecodeAttention => self.decode_attention(shape),
+            Part::PrefillAttention => self.prefill_attention(shape),
+        }
+    }
+
+    fn product(&self, input: f64, output: f64, rows: f64) -> f64 {
+        let memory = self.stream(2.0 * (input * output + rows * (input + output)));
+        let tiles = (rows / 128.0).ceil() * (output / 256.0).ceil();
+        let waves = (tiles / self.multiprocessors).ceil();
+        let arithmetic = waves * self.multiprocessors * 128.0 * 256.0 * input * 2.0 / (self.teraflops * 1e6);
+        self.kernel_us + memory.max(arithmetic)
+    }
+
+    fn kv_bytes(&self) -> f64 {
+        4.0 * self.model.kv_width() as f64
+    }
+
+    fn decode_attention(&self, shape: &StepShape) -> f64 {
+        if shape.decode_rows() == 0 {
+            return 0.0;
+        }
+        let (us, rate, longest) = self.decode;
+        let bandwidth = shape.context_sum() as f64 * self.kv_bytes() / (rate * 1e3);
+        us + bandwidth.max(f64::from(shape.context_max()) * longest)
+    }
+
+    fn prefill_attention(&self, shape: &StepShape) -> f64 {
+        if shape.prompts.is_empty() {
+            return 0.0;
+        }
+        let (us, teraflops, longest) = self.prompt;
+        let mut pairs = 0.0;
+        let mut most = 0_u32;
+        for prompt in &shape.prompts {
+            // Tiles of 64 queries, each against every key up to its last one's.
+            for tile in 0..prompt.chunk.div_ceil(64) {
+                pairs += 64.0 * f64::from(prompt.prefix + prompt.chunk.min((tile + 1) * 64));
+            }
+            most = most.max(prompt.prefix + prompt.chunk);
+        }
+        let arithmetic = pairs * 4.0 * self.model.query_width() as f64 / (teraflops * 1e6);
+        us + arithmetic.max(f64::from(most) * longest)
+    }
+
+    fn adapters(&self, kernel: LoraKernel, shape: &StepShape) -> f64 {
+        if shape.adapters.is_empty() {
+            return 0.0;
+        }
+        let (us, rank, row) = self.lora;
+        let probe = shape.probe(true);
+        let of = |segment: &aril_sim::batch::Segment| f64::from(segment.prefill_rows + segment.decode_rows);
+        let rows: f64 = probe.segments.iter().map(of).sum();
+        let ranks: f64 = probe.segments.iter().map(|s| f64::from(s.rank)).sum();
+        let widest = f64::from(shape.rank_max());
+        let adapters = probe.segments.len() as f64;
+        let row_ranks: f64 = probe.segments.iter().map(|s| of(s) * f64::from(s.rank)).sum();
+        let weights = match kernel {
+            LoraKernel::Bgmv => row_ranks,
+            LoraKernel::GatherBmm => 3.0 * rows * widest,
+            LoraKernel::Padded => adapters * widest,
+            _ => ranks,
+        };
+        let launches = match kernel {
+            LoraKernel::Segmented => us,
+            LoraKernel::Loop => 14.0 * us / 4.0 * adapters,
+            _ => 14.0 * self.kernel_us,
+        };
+        let arithmetic = row_ranks * 2.0 * 1.4e5 / (self.teraflops * 0.5 * 1e6);
+        launches + (rank * weights + row * rows).max(arithmetic)
+    }
+}

@@ -1,0 +1,169 @@
+//! Adapters on their way to their slots while steps run, and what both cost each other.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaEvent, sys};
+
+use super::adapters::HostAdapter;
+use super::batch::Batch;
+use super::engine::Llama;
+use super::forward::{Forward, Metrics};
+use super::graphs::Graphs;
+use super::memory::{Buffer, Slot};
+use super::{AdapterWeights, LoraPath, Sequence};
+use crate::Error;
+use crate::copy::{HostBuffer, HostMemory};
+
+impl Llama {
+    /// Cuts the memory of adapters anew: so many slots for adapters of up to `rank_max`, all empty. Graphs are dropped.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the model was opened without adapters or for an impossible rank; [`Error::OutOfMemory`].
+    pub fn cut_slots(&mut self, count: u32, rank_max: u32) -> Result<(), Error> {
+        if self.settings.lora == LoraPath::Off {
+            return Err(Error::shape("adapter slots", "the model was opened without adapters"));
+        }
+        crate::lora::layout::check_rank(rank_max)?;
+        self.stream.synchronize().map_err(Error::driver("cutting adapter slots"))?;
+        self.graphs = Graphs::default();
+        self.slots.clear();
+        self.stream.synchronize().map_err(Error::driver("freeing adapter slots"))?;
+        (self.settings.adapter_slots, self.settings.rank_max) = (count, rank_max);
+        for _ in 0..count {
+            let memory = Buffer::new(&self.gpu, &self.stream, self.layout.elements(rank_max), "an adapter slot")?;
+            self.slots.push(Slot { memory, adapter: None });
+        }
+        self.stream.synchronize().map_err(Error::driver("cutting adapter slots"))
+    }
+
+    /// Microseconds of copies of an adapter of this rank into a slot, one at a time, after one that is not counted. The slot is empty
+    /// afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a slot or rank that does not exist; [`Error::Driver`].
+    pub fn time_loads(&mut self, slot: u32, rank: u32, from: HostMemory, repeats: usize) -> Result<Vec<f64>, Error> {
+        let mut samples = Vec::with_capacity(repeats);
+        if from == HostMemory::Pinned {
+            let adapter = self.pin_adapter(rank, 1.0, AdapterWeights::Random { seed: 1 })?;
+            for repeat in 0..=repeats {
+                let loading = self.begin_load(slot, &adapter)?;
+                let us = self.finish_load(loading)?;
+                if repeat > 0 {
+                    samples.push(us);
+                }
+            }
+        } else {
+            self.check_slot(slot, rank)?;
+            // A mebibyte of different numbers, again and again.
+            let piece = (0..1_u32 << 18)
+                .flat_map(|n| (n.wrapping_mul(2_654_435_761) & 0x83ff_83ff | 0x2000_2000).to_le_bytes());
+            let piece: Vec<u8> = piece.collect();
+            let bytes = self.adapter_bytes(rank);
+            let content: Vec<u8> = piece.iter().copied().cycle().take(bytes).collect();
+            let buffer = HostBuffer::new(&self.gpu, from, &content)?;
+            let timed = || Error::driver("timing a load");
+            let target = self.slots[slot as usize].memory.address;
+            for repeat in 0..=repeats {
+                let (begin, end) = (self.event()?, self.event()?);
+                begin.record(&self.copies).map_err(timed())?;
+                // SAFETY: the slot has room for the rank, and nothing else uses it: steps are complete when they return.
+                unsafe { buffer.copy_to_address(&self.copies, target, bytes)? };
+                end.record(&self.copies).map_err(timed())?;
+                end.synchronize().map_err(timed())?;
+                if repeat > 0 {
+                    samples.push(f64::from(begin.elapsed_ms(&end).map_err(timed())?) * 1e3);
+                }
+            }
+        }
+        self.unload_adapter(slot)?;
+        Ok(samples)
+    }
+
+    /// Microseconds of replays of a step without copies, of the same beside copies that follow one another without a pause, and of the
+    /// copies that lay wholly beside them. L2 is as the step before left it in both.
+    ///
+    /// # Errors
+    /// As [`Llama::step`] and [`Llama::begin_load`].
+    pub fn time_beside(
+        &mut self,
+        sequences: &[Sequence<'_>],
+        slot: u32,
+        adapter: &Arc<HostAdapter>,
+        replays: usize,
+    ) -> Result<Beside, Error> {
+        let timed = || Error::driver("timing steps beside copies");
+        let batch = Batch::new(sequences, &self.shape, &self.settings)?;
+        let metrics = Metrics::of(&batch);
+        self.prepare(&metrics)?;
+        let set = self.plan_adapters(&batch)?;
+        let table = self.attention.plan(&self.stream, &batch, sequences)?;
+        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
+        let graph = {
+            let forward = Forward::new(self, &metrics, &set.plans);
+            self.capture_of(|| forward.step())?
+        };
+        graph.upload().map_err(timed())?;
+        let run = |llama: &Llama| -> Result<Vec<CudaEvent>, Error> {
+            let mut events = Vec::with_capacity(replays + 1);
+            for replay in 0..=replays {
+                let event = llama.event()?;
+                event.record(&llama.stream).map_err(timed())?;
+                events.push(event);
+                if replay < replays {
+                    graph.launch().map_err(timed())?;
+                }
+            }
+            Ok(events)
+        };
+        let spans = |events: &[CudaEvent]| -> Result<Vec<f64>, Error> {
+            let span = |pair: &[CudaEvent]| pair[0].elapsed_ms(&pair[1]).map(|ms| f64::from(ms) * 1e3);
+            events.windows(2).map(|pair| span(pair).map_err(timed())).collect()
+        };
+        graph.launch().map_err(timed())?;
+        let alone = run(self)?;
+        self.stream.synchronize().map_err(timed())?;
+        let alone_us = spans(&alone)?;
+        // The first copies start before the steps do, and two are always on their way.
+        let mut loads = vec![self.begin_load(slot, adapter)?, self.begin_load(slot, adapter)?];
+        let beside = run(self)?;
+        let last = &beside[replays];
+        let mut copies_us = Vec::new();
+        while !last.is_complete() {
+            let us = self.finish_load(loads.remove(0))?;
+            copies_us.push(us);
+            loads.push(self.begin_load(slot, adapter)?);
+        }
+        // Those that were still on their way ran on alone.
+        for load in loads {
+            self.finish_load(load)?;
+        }
+        self.unload_adapter(slot)?;
+        let beside_us = spans(&beside)?;
+        self.keep(set);
+        Ok(Beside { alone_us, beside_us, copies_us })
+    }
+
+    fn event(&self) -> Result<CudaEvent, Error> {
+        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        self.gpu.context().new_event(Some(flags)).map_err(Error::driver("making an event"))
+    }
+
+    /// Microseconds of device copies of `bytes` read and as many written.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or [`Error::Driver`].
+    pub fn time_copies(&self, bytes: u64, repeats: usize) -> Result<Vec<f64>, Error> {
+        self.stopwatch.copies_us(&self.gpu, 2 * bytes, 2, repeats)
+    }
+}
+
+/// Steps and copies that share a GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Beside {
+    /// The steps alone.
+    pub alone_us: Vec<f64>,
+    /// The steps beside copies.
+    pub beside_us: Vec<f64>,
+    /// The copies.
+    pub copies_us: Vec<f64>,
+}
