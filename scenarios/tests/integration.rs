@@ -11,4 +11,5 @@ mod integration {
     mod runs;
     mod sweeps;
     mod traces;
+    mod vidur;
 }

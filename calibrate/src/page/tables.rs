@@ -82,7 +82,8 @@ fn quoted(profile: &Profile, answered: &[Answered<'_>]) -> Result<Table, Calibra
         let what = format!("decode step, {rows} rows of {context}");
         questions.push((what.clone(), Question::Step { kernel: LoraKernel::None, shape: shape.clone() }));
         let with = shape.with_adapters(16, &vec![1; rows as usize]);
-        questions.push((format!("{what}, each its own adapter of rank 16"), Question::Step { kernel: ours, shape: with }));
+        questions
+            .push((format!("{what}, each its own adapter of rank 16"), Question::Step { kernel: ours, shape: with }));
     }
     let one = StepShape::decode(1, 512);
     for (what, kernel, shape) in [

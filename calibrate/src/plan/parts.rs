@@ -1,8 +1,8 @@
 //! Operations alone, copies of memory, and loads.
 
 use aril_sim::profile::lora::LoraKernel;
-use aril_sim::random;
 use aril_sim::profile::pad;
+use aril_sim::random;
 use rand::RngExt;
 
 use super::Draft;
