@@ -7,10 +7,11 @@
 // never used.
 //
 // A *unit* is one page of one group of queries: the (at most 8) query heads that read the same K and V. All units stand
-// in one line, by sequence, then group, then page; before the units of each (sequence, group) the line has some empty
-// places, for what it costs to begin and end one. The plan cuts the line into equal parts, one a block; a block's part
-// is a run of *pieces*, each within one (sequence, group). The warps of a block take its units in turn, so that pieces
-// of any length keep all of them busy, and keep fetching across the ends of pieces.
+// in one line, by sequence, then group, then page; around the units of each (sequence, group) the line has some empty
+// places, for what it costs to begin and end one, or so that cuts fall where few are needed. The plan cuts the line
+// into equal parts, one a block; a block's part is a run of *pieces*, each within one (sequence, group). The warps of a
+// block take its units in turn, so that pieces of any length keep all of them busy, and keep fetching across the ends
+// of pieces.
 //
 // A warp multiplies keys as the left operand: scores[16 tokens][8 queries] = K · qᵀ, sums[dims][8 queries] = Vᵀ · pᵀ.
 // One query a KV head leaves seven of eight columns idle, which costs nothing: the kernel waits for bytes.
@@ -31,7 +32,10 @@
 #define HEAD_DIM 128
 #endif
 #ifndef DEPTH  // units in a warp's ring
-#define DEPTH 3
+#define DEPTH 2
+#endif
+#ifndef RESIDENT  // blocks that share a multiprocessor, as far as registers go
+#define RESIDENT 2
 #endif
 
 constexpr u32 WARPS = 4, THREADS = WARPS * 32;
@@ -58,7 +62,8 @@ struct alignas(16) Worker {
   u32 units;                  // none: nothing to do
   u32 quota;                  // places in the line of every worker but the last
   u32 empty;                  // places before the units of a (sequence, group)
-  u32 reserved[2];
+  u32 grain;                  // places of a (sequence, group) are a multiple of this
+  u32 reserved;
   Sequence first;  // its first sequence
 };
 
@@ -277,31 +282,31 @@ struct Parts {
   // Adds up `number` parts of one query, `step` apart from `part` on, in order. Into out, or back into the place of
   // `part`.
   DEVICE void add(u32 part, u32 number, u32 step, u32 query, const Piece& piece, bool finally, u32 lane) const {
-    float top = bits_float(0xff800000u);
-    for (u32 n = lane; n < number; n += 32)
-      top = fmaxf(top, load_relaxed(args.statistics + slot_of(first, part + n * step) * QUERIES_MAX + query).x);
-#pragma unroll
-    for (u32 mask = 16; mask > 0; mask /= 2) top = fmaxf(top, shuffle_xor(top, mask));
+    float top = bits_float(0xff800000u), weight = 0.f;
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-    float weight = 0.f;
     const bool mine = lane * 4 < HEAD_DIM;
-    constexpr u32 AHEAD = 8;
-    for (u32 begin = 0; begin < number; begin += AHEAD) {
-      float4 rows[AHEAD], statistics[AHEAD];
+#pragma unroll 1
+    for (u32 begin = 0; begin < number; begin += BUNDLE) {
+      float4 rows[BUNDLE], statistics[BUNDLE];
+      const float before = top;
 #pragma unroll
-      for (u32 n = 0; n < AHEAD; ++n)
-        if (begin + n < number) {
-          const u64 from = slot_of(first, part + (begin + n) * step);
-          statistics[n] = load_relaxed(args.statistics + from * QUERIES_MAX + query);
-          if (mine) rows[n] = load_relaxed(args.partial + (from * queries + query) * (HEAD_DIM / 4) + lane);
-        }
+      for (u32 n = 0; n < BUNDLE; ++n) {
+        // Beyond the last part: that one again, with no weight.
+        const u64 from = slot_of(first, part + min(begin + n, number - 1) * step);
+        statistics[n] = load_relaxed(args.statistics + from * QUERIES_MAX + query);
+        if (mine) rows[n] = load_relaxed(args.partial + (from * queries + query) * (HEAD_DIM / 4) + lane);
+      }
 #pragma unroll
-      for (u32 n = 0; n < AHEAD; ++n)
-        if (begin + n < number) {
-          const float factor = exp2_fast(statistics[n].x - top);
-          weight += statistics[n].y * factor;
-          if (mine) accumulate(sum, rows[n], factor);
-        }
+      for (u32 n = 0; n < BUNDLE; ++n) top = fmaxf(top, statistics[n].x);
+      const float shrink = exp2_fast(before - top);
+      weight *= shrink;
+      sum.x *= shrink, sum.y *= shrink, sum.z *= shrink, sum.w *= shrink;
+#pragma unroll
+      for (u32 n = 0; n < BUNDLE; ++n) {
+        const float factor = begin + n < number ? exp2_fast(statistics[n].x - top) : 0.f;
+        weight += statistics[n].y * factor;
+        if (mine) accumulate(sum, rows[n], factor);
+      }
     }
     if (finally) {
       if (mine) write(args, piece.sequence.row, piece.head(args) + query, lane, sum, weight);
@@ -330,12 +335,12 @@ DEVICE bool is_last(u32* counter, u32 number, u32* said) {
   return *said;
 }
 
-KERNEL void __launch_bounds__(THREADS, 2) decode_attention(const GRID_CONSTANT Arguments args) {
+KERNEL void __launch_bounds__(THREADS, RESIDENT) decode_attention(const GRID_CONSTANT Arguments args) {
   dependents_trigger();
   const u32 index = block_index(), lane = thread_index() % 32, warp = thread_index() / 32;
   const Worker* const worker = args.workers + index;
   const uint4 begin = *(const uint4*)worker;
-  const u32 quota = worker->quota, empty = worker->empty, units = begin.w;
+  const u32 quota = worker->quota, empty = worker->empty, grain = worker->grain, units = begin.w;
   Piece piece{sequence_of(&worker->first, 0), begin.x, begin.y, begin.z, 0};
   if (units == 0) {
     dependency_wait();
@@ -391,7 +396,8 @@ KERNEL void __launch_bounds__(THREADS, 2) decode_attention(const GRID_CONSTANT A
     softmax.leave(exchange + warp * queries_most * EXCHANGE_ROW, statistics + warp * queries_most * 2, queries, lane);
     block_barrier();
     const bool whole = piece.count == pages;
-    const u32 start = piece.sequence.place + piece.group * (pages + empty) + empty;
+    const u32 places = (empty + pages + grain - 1) / grain * grain;
+    const u32 start = piece.sequence.place + piece.group * places + empty;
     const u32 first = start / quota, last = (start + pages - 1) / quota;
     const Parts parts{args, first, last - first + 1, queries_most};
     const u32 part = index - first;

@@ -29,74 +29,26 @@
 // instructions after the wait: addresses are made before it, and warps share the exchange.
 //
 // Bound by: the bytes of the weights (decode), of x and y (prefill), and one exchange through L2.
-#include "primitives.cuh"
+#include "lora.cuh"
 
-#ifndef ELEMENT
-#define ELEMENT Bf16
-#endif
-#ifndef NT  // row tiles of 8 rows that one group holds
-#define NT 1
-#endif
-#ifndef WARPS
-#define WARPS 8
-#endif
 #ifndef PAIRS  // rank pairs (16 ranks) that one warp accumulates
 #define PAIRS 2
 #endif
-#ifndef MIN_BLOCKS
-#define MIN_BLOCKS 2
+
+#ifndef BATCH  // units that a warp takes from its ring at once: more hide more latency and make more code
+#define BATCH 4
 #endif
 
-// Units that a warp takes from its ring at once, in the shrink and in the expand: more of them hide more
-// latency and hold more registers. With Y_AHEAD, y of the next batch is asked for before this one is multiplied.
-constexpr int BATCH_IN = NT == 1 ? 4 : NT == 2 ? 2 : 1;
-constexpr int BATCH_OUT = NT == 1 ? 4 : NT == 2 ? 2 : 1;
+constexpr int BATCH_IN = BATCH, BATCH_OUT = BATCH;
+// Whether y of the next batch is asked for before this one is multiplied.
 constexpr bool Y_AHEAD = NT == 2 || NT == 8;
 
-struct alignas(16) Job {
-  u64 weights;  // address of the adapter's packed weights
-  u32 row, rows;
-  u32 rank, projection;
-  u32 k_tile, k_tiles;            // this member's slice of the inputs, in tiles of 32
-  u32 column_tile, column_tiles;  // this member's slice of the outputs, in tiles of 32
-  u32 member, members;
-  u32 inbox;  // the group's first inbox cell (512 bytes each)
-  float scale;
-  u64 reserved;
-};
-
-struct Projection {
-  u64 a_tiles, b_tiles;  // tiles per rank granule that precede A and B in the adapter's memory
-  void* y;
-  float* v;
-  u32 y_stride, v_stride;
-  u32 columns;
-  u32 reserved;
-};
-
-struct Arguments {
-  const Job* jobs;
-  const void* x;
-  float4* inbox;
-  u32 x_stride, inputs;
-  u32 job_count;
-  u32 cluster;  // whether the members of a group are a cluster
-  u32 depth;    // of a warp's ring, in units
-  u32 reserved;
-  Projection projections[4];
-  // Where this is given, the launch runs beside the preceding kernel, which stores `mark` there when x is complete, and only
-  // the end of the launch waits for that kernel.
-  const u32* ready;
-  u32 mark;
-  u32 reserved_too;
-};
-
-enum Mode { SHRINK, EXPAND, PAIR };
-
-static_assert(WARPS == 8, "the exchange is shared among eight warps");
 constexpr u32 WARP_BITS = 3;
-constexpr u32 EMPTY = 0xffffffffu;
-constexpr u32 TILE = 512, UNIT = 2 * TILE;
+static_assert(WARPS == 1 << WARP_BITS, "the exchange is shared among eight warps");
+#ifndef TURNS  // cells from which on they are exchanged in turns
+#define TURNS 5
+#endif
+static_assert(TURNS <= WARPS, "a few cells are one a warp at most");
 
 // The weights of one warp, in the order in which it will use them: units of two tiles (16 ranks),
 // in runs of consecutive units, the runs a fixed stride apart; first the runs of A, then those of B.
@@ -190,61 +142,6 @@ struct Stream {
   }
 };
 
-DEVICE bool arrived(const float4& v) {
-  return float_bits(v.x) != EMPTY && float_bits(v.y) != EMPTY && float_bits(v.z) != EMPTY && float_bits(v.w) != EMPTY;
-}
-DEVICE float never_empty(float v) { return float_bits(v) == EMPTY ? bits_float(0x7fffffffu) : v; }
-DEVICE float4 add(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
-
-DEVICE float4 empty_cell() {
-  const float empty = bits_float(EMPTY);
-  return make_float4(empty, empty, empty, empty);
-}
-
-// Waits for up to COUNT cells in global memory, takes them, leaves them empty. Null cells are skipped.
-template <int COUNT>
-DEVICE void receive(float4* (&cells)[COUNT], float4 (&values)[COUNT]) {
-#pragma unroll
-  for (int i = 0; i < COUNT; ++i)
-    if (cells[i]) values[i] = load_relaxed(cells[i]);
-#pragma unroll
-  for (int i = 0; i < COUNT; ++i)
-    if (cells[i]) {
-      while (!arrived(values[i])) {
-        poll_pause();
-        values[i] = load_relaxed(cells[i]);
-      }
-      store_relaxed(cells[i], empty_cell());
-    }
-}
-
-// The sum of `count` cells, `stride` vectors apart, in order.
-DEVICE float4 sum_of(const float4* cells, u32 count, u32 stride) {
-  float4 sum = cells[0];
-  if (count == 8) {
-    float4 others[7];
-#pragma unroll
-    for (int n = 0; n < 7; ++n) others[n] = cells[(n + 1) * stride];
-#pragma unroll
-    for (int n = 0; n < 7; ++n) sum = add(sum, others[n]);
-  } else {
-#pragma unroll 3
-    for (u32 n = 1; n < count; ++n) sum = add(sum, cells[n * stride]);
-  }
-  return sum;
-}
-
-// Sums as the shrink left them (rank = i, rows 2q and 2q+1; rank i+8) → the right operand of the
-// expand (rows = i, ranks 2q and 2q+1), split into a high and a low 16-bit part: 16 to 22 bits of v.
-DEVICE uint4 split(float4 sum, float scale) {
-  float v0 = sum.x * scale, v1 = sum.y * scale, v2 = sum.z * scale, v3 = sum.w * scale;
-  float h0 = ELEMENT::clamp(v0), h1 = ELEMENT::clamp(v1), h2 = ELEMENT::clamp(v2), h3 = ELEMENT::clamp(v3);
-  u32 high01 = ELEMENT::pack(h0, h1), high23 = ELEMENT::pack(h2, h3);
-  u32 low01 = ELEMENT::pack(ELEMENT::clamp(v0 - ELEMENT::low(high01)), ELEMENT::clamp(v1 - ELEMENT::high(high01)));
-  u32 low23 = ELEMENT::pack(ELEMENT::clamp(v2 - ELEMENT::low(high23)), ELEMENT::clamp(v3 - ELEMENT::high(high23)));
-  return make_uint4(high01, high23, low01, low23);
-}
-
 // x of this lane: row i of each row tile, 8 inputs of each input tile.
 struct Inputs {
   const u8* base;  // this lane's first input of its row of the first row tile
@@ -308,8 +205,9 @@ struct Outputs {
   u32 here;   // those in which this lane's columns exist
   u32 rows;   // rows of the tile from this lane's first on
 
-  template <int COUNT>
-  DEVICE void load(uint2 (&into)[COUNT][NT][2], u32 tile) const {
+  // Tiles `tile` to `tile` + COUNT go to `into` from `at` on.
+  template <int COUNT, int SIZE>
+  DEVICE void load_at(uint2 (&into)[SIZE][NT][2], int at, u32 tile) const {
     const u8* from = base + tile * STEP;
 #pragma unroll
     for (int nt = 0; nt < NT; ++nt)
@@ -318,7 +216,12 @@ struct Outputs {
         if (nt * 8 + odd < (int)rows)
 #pragma unroll
           for (int b = 0; b < COUNT; ++b)
-            if (tile + b < here) into[b][nt][odd] = *(const uint2*)(from + u64(nt * 8 + odd) * row_bytes + b * STEP);
+            if (tile + b < here) into[at + b][nt][odd] = *(const uint2*)(from + u64(nt * 8 + odd) * row_bytes + b * STEP);
+  }
+
+  template <int COUNT>
+  DEVICE void load(uint2 (&into)[COUNT][NT][2], u32 tile) const {
+    load_at<COUNT>(into, 0, tile);
   }
 
   DEVICE void add(const uint2 (&before)[NT][2], const float (&sums)[2][NT][4], u32 tile) const {
@@ -339,7 +242,7 @@ struct Outputs {
 
 // Adds this lane's share of one unit: 32 outputs × 16 ranks times v, high part and low part.
 template <int STRIDE>
-DEVICE void multiply_ranks(float (&sums)[2][NT][4], const uint4 (&unit)[2], const uint4* v, u32 row_tiles) {
+DEVICE void multiply_ranks(float (&sums)[2][NT][4], float (&low)[2][NT][4], const uint4 (&unit)[2], const uint4* v, u32 row_tiles) {
   uint4 a = unit[0], c = unit[1];
 #pragma unroll
   for (int nt = 0; nt < NT; ++nt)
@@ -347,37 +250,46 @@ DEVICE void multiply_ranks(float (&sums)[2][NT][4], const uint4 (&unit)[2], cons
       uint4 part = v[nt * STRIDE];
       ELEMENT::mma(sums[0][nt], a.x, a.y, c.x, c.y, part.x, part.y);
       ELEMENT::mma(sums[1][nt], a.z, a.w, c.z, c.w, part.x, part.y);
-      ELEMENT::mma(sums[0][nt], a.x, a.y, c.x, c.y, part.z, part.w);
-      ELEMENT::mma(sums[1][nt], a.z, a.w, c.z, c.w, part.z, part.w);
+      ELEMENT::mma(low[0][nt], a.x, a.y, c.x, c.y, part.z, part.w);
+      ELEMENT::mma(low[1][nt], a.z, a.w, c.z, c.w, part.z, part.w);
     }
 }
 
 // Output tiles that one batch of units completes, for a rank of this many pairs.
 constexpr int tiles_in_batch(int pairs) { return BATCH_OUT / pairs > 0 ? BATCH_OUT / pairs : 1; }
 
-// y += v·B over this warp's outputs, TILES of them at once, each of `pairs` units.
+// y += v·B over this warp's outputs, TILES of them at once, each of `pairs` units. y is asked for BATCH_OUT tiles
+// ahead: the first ones are in `first`.
 template <int TILES, int PAIRS_HERE>
-DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* operand, u32 pairs, u32 row_tiles,
-                             uint2 (&first)[BATCH_OUT][NT][2]) {
+DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* operand, uint4 in_hand, bool is_in_hand,
+                             u32 pairs, u32 row_tiles, uint2 (&first)[BATCH_OUT][NT][2]) {
   // A short rank's v stays in registers.
   constexpr bool IN_REGISTERS = PAIRS_HERE > 0 && PAIRS_HERE * NT <= 2;
   uint4 held[IN_REGISTERS ? PAIRS_HERE : 1][NT];
+  if (NT == 1 && is_in_hand) {
+    held[0][0] = in_hand;
+  } else {
 #pragma unroll
-  for (int p = 0; p < PAIRS_HERE && IN_REGISTERS; ++p)
+    for (int p = 0; p < PAIRS_HERE && IN_REGISTERS; ++p)
+#pragma unroll
+      for (int nt = 0; nt < NT; ++nt)
+        if (nt < row_tiles) held[p][nt] = operand[(p * row_tiles + nt) * 32];
+  }
+  // Tiles of y that are here or on their way, beyond those that are added to now.
+    constexpr int AHEAD = Y_AHEAD ? TILES : BATCH_OUT - TILES;
+  uint2 queue[TILES + AHEAD][NT][2];
+#pragma unroll
+  for (int b = 0; b < TILES + AHEAD && b < BATCH_OUT; ++b)
 #pragma unroll
     for (int nt = 0; nt < NT; ++nt)
-      if (nt < row_tiles) held[p][nt] = operand[(p * row_tiles + nt) * 32];
-  uint2 now[TILES][NT][2], ahead[TILES][NT][2];
 #pragma unroll
-  for (int b = 0; b < TILES; ++b)
-#pragma unroll
-    for (int nt = 0; nt < NT; ++nt)
-#pragma unroll
-      for (int odd = 0; odd < 2; ++odd) now[b][nt][odd] = first[b][nt][odd];
+      for (int odd = 0; odd < 2; ++odd) queue[b][nt][odd] = first[b][nt][odd];
 #pragma unroll 1
   for (u32 tile = 0; tile < y.tiles; tile += TILES) {
-    if (Y_AHEAD) y.load(ahead, tile + TILES);
+    if (Y_AHEAD) y.load_at<TILES>(queue, AHEAD, tile + TILES);
     float sums[TILES][2][NT][4];
+    float low[NT == 1 && TILES == 1 ? 1 : TILES][2][NT][4];  // of v's low parts, where one chain would be long
+        constexpr bool TWO_CHAINS = NT == 1 && PAIRS_HERE == 0;
 #pragma unroll
     for (int b = 0; b < TILES; ++b)
 #pragma unroll
@@ -385,7 +297,7 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
 #pragma unroll
         for (int nt = 0; nt < NT; ++nt)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) sums[b][half][nt][e] = 0.f;
+          for (int e = 0; e < 4; ++e) sums[b][half][nt][e] = low[b][half][nt][e] = 0.f;
     u32 here = min((u32)TILES, y.tiles - tile);
     if (PAIRS_HERE > 0) {
       uint4 units[TILES * (PAIRS_HERE > 0 ? PAIRS_HERE : 1)][2];
@@ -396,9 +308,9 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
 #pragma unroll
           for (int p = 0; p < PAIRS_HERE; ++p)
             if (IN_REGISTERS)
-              multiply_ranks<1>(sums[b], units[b * PAIRS_HERE + p], held[p], row_tiles);
+              multiply_ranks<1>(sums[b], sums[b], units[b * PAIRS_HERE + p], held[p], row_tiles);
             else
-              multiply_ranks<32>(sums[b], units[b * PAIRS_HERE + p], operand + p * row_tiles * 32, row_tiles);
+              multiply_ranks<32>(sums[b], sums[b], units[b * PAIRS_HERE + p], operand + p * row_tiles * 32, row_tiles);
     } else {
 #pragma unroll 1
       for (u32 pair = 0; pair < pairs; pair += BATCH_OUT) {
@@ -407,36 +319,34 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
         stream.take(units, count);
 #pragma unroll
         for (int p = 0; p < BATCH_OUT; ++p)
-          if (p == 0 || p < count) multiply_ranks<32>(sums[0], units[p], operand + (pair + p) * row_tiles * 32, row_tiles);
+          if (p == 0 || p < count)
+            multiply_ranks<32>(sums[0], TWO_CHAINS ? low[0] : sums[0], units[p],
+                               operand + (pair + p) * row_tiles * 32, row_tiles);
       }
+      if (TWO_CHAINS)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int nt = 0; nt < NT; ++nt)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sums[0][half][nt][e] += low[0][half][nt][e];
     }
 #pragma unroll
     for (int b = 0; b < TILES; ++b)
-      if (b == 0 || b < here) y.add(now[b], sums[b], tile + b);
-    if (!Y_AHEAD && tile + TILES < y.tiles) y.load(now, tile + TILES);
+      if (b == 0 || b < here) y.add(queue[b], sums[b], tile + b);
 #pragma unroll
-    for (int b = 0; b < TILES && Y_AHEAD; ++b)
+    for (int b = 0; b < AHEAD; ++b)
 #pragma unroll
       for (int nt = 0; nt < NT; ++nt)
 #pragma unroll
-        for (int odd = 0; odd < 2; ++odd) now[b][nt][odd] = ahead[b][nt][odd];
+        for (int odd = 0; odd < 2; ++odd) queue[b][nt][odd] = queue[b + TILES][nt][odd];
+    if (!Y_AHEAD && tile + TILES + AHEAD < y.tiles) y.load_at<TILES>(queue, AHEAD, tile + TILES + AHEAD);
   }
 }
 
 // How many of `tiles` tiles, `step` apart from `first` on, begin below `end`. Only the last one may not.
 DEVICE u32 tiles_below(u32 first, u32 step, u32 end, u32 tiles) {
   return tiles > 0 && first + (tiles - 1) * step >= end ? tiles - 1 : tiles;
-}
-
-DEVICE Job job_of(const Job* jobs, u32 block) {
-  union {
-    uint4 words[4];
-    Job job;
-  } loaded;
-  const uint4* from = (const uint4*)(jobs + block);
-#pragma unroll
-  for (int n = 0; n < 4; ++n) loaded.words[n] = from[n];
-  return loaded.job;
 }
 
 template <Mode MODE>
@@ -446,10 +356,8 @@ DEVICE void lora(const Arguments& args) {
   Job job;
   job.rows = 0;
   if (block < args.job_count) job = job_of(args.jobs, block);
-  // Beside the preceding kernel one block waits, at its end, so that what follows this launch also follows that kernel.
-  const bool waits = !args.ready || block + 1 == args.job_count;
   if (job.rows == 0) {
-    if (waits) dependency_wait();
+    if (waits_for_predecessor(args)) dependency_wait();
     return;
   }
   const u32 rows = job.rows;
@@ -475,10 +383,11 @@ DEVICE void lora(const Arguments& args) {
   float4* const partial = (float4*)(ring + WARPS * args.depth * UNIT);         // [k warp][cell][lane]
   float4* const stage = partial + (MODE == EXPAND ? 1 : k_warps) * cells * 32;  // [member][cell][lane]
   const u32 members = job.members, me = job.member;
+  // Many cells are exchanged in turns, a few at once: every member sends its sums of every cell to every other.
+  const bool turns = cells >= TURNS;
   // v as the expand's operand, [cell][lane]: in the place where this member would send sums to itself. It must not
   // take the place of sums that another warp has yet to read.
-  const bool few = cells < WARPS;
-  uint4* const operand = (uint4*)(MODE == PAIR && few && members > 1 ? stage + me * cells * 32 : partial);
+  uint4* const operand_at_once = (uint4*)(MODE == PAIR && members > 1 ? stage + me * cells * 32 : partial);
   u64* const inbox_barrier = (u64*)(stage + members * cells * 32);  // with a cluster
 
   Stream stream;
@@ -502,10 +411,13 @@ DEVICE void lora(const Arguments& args) {
 
   // The exchange: a cell belongs to `share` warps, which divide the other members among themselves.
   const bool cluster = MODE != EXPAND && members > 1 && args.cluster;
+  const Room room = room_in_turns<MODE>(partial, job, k_warps, cells, cluster);
+  uint4* const operand = turns && MODE == PAIR ? room.operand : operand_at_once;
   const u32 share_bits = cells == 1 ? 3 : cells == 2 ? 2 : cells <= 4 ? 1 : 0, share = 1u << share_bits;
   const u32 my_cell = warp >> share_bits, sub = warp & (share - 1);
   if (cluster) {
-    if (thread_index() == 0) {
+    if (thread_index() == 0 && turns) begin_turns<MODE>(job, room, cells);
+    if (thread_index() == 0 && !turns) {
       u32 expected = MODE == PAIR ? cells : cells > me ? (cells - me - 1) / members + 1 : 0;
       barrier_init(inbox_barrier, (members - 1) * expected * TILE);
     }
@@ -534,13 +446,11 @@ DEVICE void lora(const Arguments& args) {
   uint2 y_first[BATCH_OUT][NT][2];
   if (cluster) cluster_wait();
 
-  if (args.ready) {
-    if (thread_index() == 0)
-      while (load_acquire(args.ready) != args.mark) poll_pause();
-    block_barrier();
-  } else {
-    dependency_wait();
-  }
+  wait_for_operands(args);
+
+  // A single cell of v is added up by every warp for itself: that is shorter than sharing it.
+  const bool each = NT == 1 && cells == 1 && MODE != SHRINK;
+  uint4 in_hand = make_uint4(0, 0, 0, 0);
 
   if (MODE != EXPAND) {
     float sums[PAIRS][NT][4];
@@ -564,119 +474,88 @@ DEVICE void lora(const Arguments& args) {
                 make_float4(sums[p][nt][0], sums[p][nt][1], sums[p][nt][2], sums[p][nt][3]);
     block_barrier();
 
-    // The block's sums, in the order of its warps; other members' shares leave at once.
-    const u32 cell_step = few ? cells : WARPS;
-    auto inbox = [&](u32 reader, u32 writer, u32 cell) {
-      return args.inbox + ((u64(job.inbox) + (reader * members + writer) * cells + cell) * 32 + lane);
+    auto ask_y = [&] {
+      if (MODE == PAIR) y.load(y_first, 0);  // of the first output tiles: while the sums travel
     };
-    float4 mine = empty_cell();
-    for (u32 cell = my_cell; cell < cells && (sub == 0 || members > 1); cell += cell_step) {
-      mine = sum_of(partial + cell * 32 + lane, k_warps, cells * 32);
-      if (members > 1) {
-        if (!cluster) {
-          mine.x = never_empty(mine.x), mine.y = never_empty(mine.y);
-          mine.z = never_empty(mine.z), mine.w = never_empty(mine.w);
-        }
+    if (turns) {
+      exchange_in_turns<MODE, 4, 2>(job, projection, args.inbox, room, k_warps, row_tiles, cells, ask_y);
+    } else {
+      // The block's sums, in the order of its warps; other members' shares leave at once.
+      auto inbox = [&](u32 reader, u32 writer) {
+        return args.inbox + ((u64(job.inbox) + (reader * members + writer) * cells + my_cell) * 32 + lane);
+      };
+      const bool mine_too = my_cell < cells && (sub == 0 || members > 1 || each);
+      float4 mine = empty_cell();
+      if (mine_too) {
+        mine = sum_of(partial + my_cell * 32 + lane, k_warps, cells * 32);
+        if (members > 1 && !cluster) mine = no_empty(mine);
         for (u32 reader = sub; reader < members; reader += share) {
-          if (reader == me || (MODE == SHRINK && reader != cell % members)) continue;
+          if (reader == me || (MODE == SHRINK && reader != my_cell % members)) continue;
           if (cluster)
-            store_async(stage + (me * cells + cell) * 32 + lane, inbox_barrier, reader, mine);
+            store_async(stage + (me * cells + my_cell) * 32 + lane, inbox_barrier, reader, mine);
           else
-            store_relaxed(inbox(reader, me, cell), mine);
+            store_relaxed(inbox(reader, me), mine);
         }
       }
-      if (!few) partial[cell * 32 + lane] = mine;  // read back by this lane alone
-    }
-
-    // y of the first output tiles: asked for while the sums travel.
-    if (MODE == PAIR) y.load(y_first, 0);
-
-    const bool staged = members > 1 && !cluster && few;
-    if (staged) {
-      if (my_cell < cells && (MODE == PAIR || my_cell % members == me))
-        for (u32 first = sub; first < members; first += 4 * share) {
-          float4* from[4];
-          float4 values[4];
+      ask_y();
+      if (members > 1 && !cluster) {
+        if (my_cell < cells && (MODE == PAIR || my_cell % members == me))
+          for (u32 first = sub; first < members; first += 4 * share) {
+            float4* from[4];
+            float4 values[4];
 #pragma unroll
-          for (int n = 0; n < 4; ++n) {
-            u32 writer = first + n * share;
-            from[n] = writer < members && writer != me ? inbox(me, writer, my_cell) : nullptr;
+            for (int n = 0; n < 4; ++n) {
+              u32 writer = first + n * share;
+              from[n] = writer < members && writer != me ? inbox(me, writer) : nullptr;
+            }
+            receive(from, values);
+#pragma unroll
+            for (int n = 0; n < 4; ++n)
+              if (from[n]) stage[((first + n * share) * cells + my_cell) * 32 + lane] = values[n];
           }
-          receive(from, values);
-#pragma unroll
-          for (int n = 0; n < 4; ++n)
-            if (from[n]) stage[((first + n * share) * cells + my_cell) * 32 + lane] = values[n];
-        }
-      block_barrier();
-    }
-    if (cluster) barrier_wait(inbox_barrier);
-    for (u32 cell = my_cell; cell < cells && sub == 0; cell += cell_step) {
-      if (MODE == SHRINK && cell % members != me) continue;
-      if (!few) mine = partial[cell * 32 + lane];
-      float4 sum = mine;
-      if (cluster || staged) {
-        const float4* from = stage + cell * 32 + lane;
-        sum = me == 0 ? mine : from[0];
+        block_barrier();
+      }
+      if (cluster) barrier_wait(inbox_barrier);
+      if (my_cell < cells && (sub == 0 || each) && (MODE != SHRINK || my_cell % members == me)) {
+        float4 sum = mine;
+        if (members > 1) {
+          const float4* from = stage + my_cell * 32 + lane;
+          sum = me == 0 ? mine : from[0];
 #pragma unroll 4
-        for (u32 writer = 1; writer < members; ++writer) sum = add(sum, writer == me ? mine : from[writer * cells * 32]);
-      } else if (members > 1) {
-        sum = make_float4(0.f, 0.f, 0.f, 0.f);
-        for (u32 first = 0; first < members; first += 4) {
-          float4* from[4];
-          float4 values[4];
-#pragma unroll
-          for (int n = 0; n < 4; ++n) {
-            u32 writer = first + n;
-            from[n] = writer < members && writer != me ? inbox(me, writer, cell) : nullptr;
-            values[n] = mine;
-          }
-          receive(from, values);
-#pragma unroll
-          for (int n = 0; n < 4; ++n)
-            if (first + n < members) sum = add(sum, values[n]);
+          for (u32 writer = 1; writer < members; ++writer)
+            sum = add(sum, writer == me ? mine : from[writer * cells * 32]);
         }
-      }
-      if (MODE == SHRINK) {
-        u32 rank = cell / row_tiles * 16 + i, row = cell % row_tiles * 8 + 2 * q;
-        float* v = projection.v + u64(job.row + row) * projection.v_stride + rank;
-        if (row < rows && rank < job.rank) v[0] = sum.x;
-        if (row < rows && rank + 8 < job.rank) v[8] = sum.z;
-        v += projection.v_stride;
-        if (row + 1 < rows && rank < job.rank) v[0] = sum.y;
-        if (row + 1 < rows && rank + 8 < job.rank) v[8] = sum.w;
-      } else {
-        uint4 parts = split(sum, job.scale);
-        parts = make_uint4(matrix_transpose(parts.x), matrix_transpose(parts.y), matrix_transpose(parts.z),
-                           matrix_transpose(parts.w));
-        operand[cell * 32 + lane] = parts;
+        if (MODE == SHRINK)
+          store_v(job, projection, row_tiles, my_cell, sum);
+        else if (each)
+          in_hand = operand_of(sum, job.scale);
+        else
+          operand[my_cell * 32 + lane] = operand_of(sum, job.scale);
       }
     }
   } else {
-    for (u32 cell = warp; cell < cells; cell += WARPS) {
-      u32 rank = cell / row_tiles * 16 + 2 * q, row = cell % row_tiles * 8 + i;
-      const float* v = projection.v + u64(job.row + row) * projection.v_stride + rank;
-      float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-      if (row < rows && rank < job.rank) sum.x = v[0];
-      if (row < rows && rank + 1 < job.rank) sum.y = v[1];
-      if (row < rows && rank + 8 < job.rank) sum.z = v[8];
-      if (row < rows && rank + 9 < job.rank) sum.w = v[9];
-      operand[cell * 32 + lane] = split(sum, job.scale);
+    for (u32 cell = each ? 0 : warp; cell < cells; cell += WARPS) {
+      const uint4 parts = split(v_cell(job, projection, row_tiles, cell), job.scale);
+      if (each)
+        in_hand = parts;
+      else
+        operand[cell * 32 + lane] = parts;
     }
     y.load(y_first, 0);
   }
 
   if (MODE != SHRINK) {
-    block_barrier();
+    if (!each) block_barrier();
     const uint4* v = operand + lane;
     if (pairs == 1)
-      multiply_outputs<tiles_in_batch(1), 1>(stream, y, v, pairs, row_tiles, y_first);
-    else if (BATCH_OUT >= 4 && pairs == 2)
-      multiply_outputs<tiles_in_batch(2), 2>(stream, y, v, pairs, row_tiles, y_first);
+      multiply_outputs<tiles_in_batch(1), 1>(stream, y, v, in_hand, each, pairs, row_tiles, y_first);
+    else if (BATCH_OUT >= 2 && NT == 1 && pairs == 2)
+      multiply_outputs<tiles_in_batch(2), 2>(stream, y, v, in_hand, false, pairs, row_tiles, y_first);
     else
-      multiply_outputs<1, 0>(stream, y, v, pairs, row_tiles, y_first);
+      multiply_outputs<1, 0>(stream, y, v, in_hand, false, pairs, row_tiles, y_first);
   }
   copy_wait<0>();
-  if (args.ready && waits) dependency_wait();
+  if (args.ready && waits_for_predecessor(args)) dependency_wait();
 }
 
 KERNEL void __launch_bounds__(WARPS * 32, MIN_BLOCKS) lora_pair(const GRID_CONSTANT Arguments args) { lora<PAIR>(args); }

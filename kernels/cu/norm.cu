@@ -75,8 +75,8 @@ KERNEL void __launch_bounds__(THREADS) rms_norm(const GRID_CONSTANT Arguments ar
     const u32 index = thread_index() + n * THREADS;
     if (index < args.vectors) weight[n] = args.weight[index];
   }
+  const int slot = args.slots ? args.slots[row] : (int)row;  // there before the preceding kernel
   dependency_wait();
-  const int slot = args.slots ? args.slots[row] : (int)row;
   Eight sums[VECTORS];
   float squares = 0.f;
 #pragma unroll

@@ -258,6 +258,7 @@ KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT 
   if (warp_row >= rows) return;
 
   // Through this warp's own rows of q, so that 16 bytes a lane leave together.
+  warp_barrier();
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f)
 #pragma unroll

@@ -118,6 +118,52 @@ DEVICE void store_async(float4* to, u64* barrier, u32 rank, float4 v) {
       : "memory");
 #endif
 }
+// A barrier in shared memory with many phases: the phase ends when `arrivals` threads have arrived and all bytes that
+// were announced have been copied. A wait for parity p returns when a phase of that parity, the first having 0, has
+// ended. The threads that use it must meet at a block barrier after `phases_init`.
+DEVICE void phases_init(u64* barrier, u32 arrivals) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1; fence.mbarrier_init.release.cluster;" ::"r"(
+                   shared_address(barrier)),
+               "r"(arrivals)
+               : "memory");
+#endif
+}
+DEVICE void phases_announce(u64* barrier, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+#endif
+}
+DEVICE void phases_arrive(u64* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+#endif
+}
+DEVICE void phases_wait(u64* barrier, u32 parity) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{.reg .pred done; again%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra again%=;}" ::"r"(
+          shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+#endif
+}
+// `bytes` global -> shared, asynchronous, counted by the barrier; addresses and bytes are multiples of 16.
+DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, u64* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+#endif
+}
+// Orders this thread's earlier reads and writes before its later bulk copies.
+DEVICE void bulk_fence() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async;" ::: "memory");
+#endif
+}
 // Every block of the cluster has started, and its barriers are initialised, when the wait returns.
 DEVICE void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900

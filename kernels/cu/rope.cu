@@ -9,6 +9,9 @@
 // The cache of one layer is paged: [block][KV head][k, v][16 tokens][D].
 // Grid: one thread for 2 × 4 elements of a head (j..j+3 and j + D/2..), 256 a block, blocks_row blocks a row.
 //
+// Positions, slots and the table are read before the wait for the preceding kernel: they must have been complete before
+// that kernel began.
+//
 // Bound by: latency at decode, the bytes of y, q and the new KV at prefill.
 #include "primitives.cuh"
 
@@ -63,28 +66,36 @@ DEVICE void put(u16* to, const Four& four) {
 
 KERNEL void __launch_bounds__(256) rope_and_append(const GRID_CONSTANT Arguments args) {
   dependents_trigger();
-  dependency_wait();
   const u32 row = block_index() / args.blocks_row;
   const u32 item = block_index() % args.blocks_row * 256 + thread_index();
   const u32 head = item / ITEMS, j = item % ITEMS * 4;
-  if (head >= args.heads + 2 * args.kv_heads) return;
+  const bool used = head < args.heads + 2 * args.kv_heads, turned = head < args.heads + args.kv_heads;
+  // Positions, slots and angles were there before the preceding kernel.
+  float2 turn[4];
+  int slot = 0;
+  if (used) {
+    slot = args.slots[row];
+    const float2* angles = args.table + u64(args.positions[row]) * PAIRS + j;
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+      if (turned) turn[n] = angles[n];
+  }
+  dependency_wait();
+  if (!used) return;
   const u64 at = (u64(row) * (args.heads + 2 * args.kv_heads) + head) * HEAD + j;
   Four low = take(args.y, args.delta, at), high = take(args.y, args.delta, at + PAIRS);
-  if (head < args.heads + args.kv_heads) {
-    const float2* turn = args.table + u64(args.positions[row]) * PAIRS + j;
+  if (turned) {
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
-      const float2 by = turn[n];
       const float a = low.v[n], b = high.v[n];
-      low.v[n] = a * by.x - b * by.y;
-      high.v[n] = b * by.x + a * by.y;
+      low.v[n] = a * turn[n].x - b * turn[n].y;
+      high.v[n] = b * turn[n].x + a * turn[n].y;
     }
   }
   u16* to;
   if (head < args.heads) {
     to = args.q + (u64(row) * args.heads + head) * HEAD + j;
   } else {
-    const int slot = args.slots[row];
     if (slot < 0) return;
     const bool value = head >= args.heads + args.kv_heads;
     const u32 kv_head = head - args.heads - (value ? args.kv_heads : 0);

@@ -121,6 +121,38 @@ inline void store_async(float4* to, u64* barrier, u32 rank, float4 v) {
   *(float4*)in_cluster(to, rank) = v;
   *(u64*)in_cluster(barrier, rank) -= 16;
 }
+// A barrier of many phases, as it lies in shared memory, and the bulk copies that it counts. A copy reads its source
+// when it is asked for and writes when somebody waits.
+struct Phases {
+  u32 parity : 1, arrivals : 15, expected : 16;
+  int bytes;
+};
+static_assert(sizeof(Phases) == 8, "as large as the barrier");
+struct BulkCopy {
+  void* to;
+  std::vector<u8> content;
+  Phases* barrier;
+};
+extern std::vector<BulkCopy> bulk_copies;
+inline Phases* phases_of(u64* barrier) { return (Phases*)(void*)barrier; }
+inline void phases_init(u64* barrier, u32 arrivals) { *phases_of(barrier) = {0, arrivals, arrivals, 0}; }
+inline void phases_end_if_complete(Phases* phases) {
+  if (phases->arrivals != 0 || phases->bytes != 0) return;
+  phases->parity ^= 1;
+  phases->arrivals = phases->expected;
+}
+inline void phases_announce(u64* barrier, u32 bytes) { phases_of(barrier)->bytes += (int)bytes; }
+inline void phases_arrive(u64* barrier) {
+  if (phases_of(barrier)->arrivals == 0) fail("more arrivals at a barrier than it expects");
+  --phases_of(barrier)->arrivals;
+  phases_end_if_complete(phases_of(barrier));
+}
+void phases_wait(u64* barrier, u32 parity);
+inline void copy_bulk(void* shared, const void* global, u32 bytes, u64* barrier) {
+  if ((uintptr_t)shared % 16 || (uintptr_t)global % 16 || bytes % 16) fail("a bulk copy is not made of 16 bytes");
+  bulk_copies.push_back({shared, std::vector<u8>((const u8*)global, (const u8*)global + bytes), phases_of(barrier)});
+}
+inline void bulk_fence() {}
 inline void cluster_arrive() { ++cluster_arrivals[current->block / cluster_blocks]; }
 void cluster_wait();
 inline u32 matrix_transpose(u32 v) {

@@ -109,6 +109,22 @@ void cluster_wait() {
   while (cluster_arrivals[current->block / cluster_blocks] < cluster_blocks * threads_in_block) yield(State::Poll);
 }
 
+std::vector<BulkCopy> bulk_copies;
+void phases_wait(u64* barrier, u32 parity) {
+  Phases* phases = phases_of(barrier);
+  while (phases->parity == parity) {
+    for (size_t n = bulk_copies.size(); n-- > 0;) {
+      if (bulk_copies[n].barrier != phases) continue;
+      const BulkCopy copy = bulk_copies[n];
+      bulk_copies.erase(bulk_copies.begin() + (long)n);
+      memcpy(copy.to, copy.content.data(), copy.content.size());
+      phases->bytes -= (int)copy.content.size();
+    }
+    phases_end_if_complete(phases);
+    if (phases->parity == parity) yield(State::Poll);
+  }
+}
+
 void copy_finish(u32 pending) {
   auto& groups = current->groups;
   while (groups.size() > pending) {
@@ -348,6 +364,7 @@ int main(int count, char** names) {
     if (idle_rounds > 1000) fail("no thread can go on");
   }
 
+  if (!bulk_copies.empty()) fail("ended with bulk copies in flight");
   FILE* output = fopen(names[2], "wb");
   if (!output) fail("the result cannot be written");
   for (const Buffer& buffer : buffers)

@@ -5,7 +5,7 @@ use std::ptr;
 
 use cudarc::nvrtc::sys;
 
-use crate::source::{HEADER, Sources};
+use crate::source::Sources;
 use crate::{Error, cache};
 
 /// What to compile: a source file, the GPU and the constants that select a variant.
@@ -87,27 +87,33 @@ impl Unit {
     pub fn compile(&self, sources: &Sources, cache: Option<&cache::Cache>) -> Result<Cubin, Error> {
         let version = nvrtc_version()?;
         let text = sources.text(self.source)?;
-        let header = sources.text(HEADER)?;
+        let headers =
+            Sources::headers().map(|name| Ok((name, sources.text(name)?))).collect::<Result<Vec<_>, Error>>()?;
+        let included: String = headers.iter().map(|(_, text)| text.as_str()).collect();
         let options = self.options();
-        let key = cache::key(&[&text, &header, &options.join(" "), &format!("{version:?}")]);
+        let key = cache::key(&[&text, &included, &options.join(" "), &format!("{version:?}")]);
         if let Some(image) = cache.and_then(|cache| cache.read(&key)) {
             return Ok(Cubin { image, footprints: Vec::new(), cached: true });
         }
-        let cubin = self.run_nvrtc(&text, &header, &options)?;
+        let cubin = self.run_nvrtc(&text, &headers, &options)?;
         if let Some(cache) = cache {
             cache.write(&key, &cubin.image);
         }
         Ok(cubin)
     }
 
-    fn run_nvrtc(&self, text: &str, header: &str, options: &[String]) -> Result<Cubin, Error> {
+    fn run_nvrtc(&self, text: &str, headers: &[(&str, String)], options: &[String]) -> Result<Cubin, Error> {
         let failed = |log: String| Error::Compile {
             source_name: self.source.to_owned(),
             architecture: self.architecture.clone(),
             log,
         };
         let c = |text: &str| CString::new(text).map_err(|_| failed("the source contains a zero byte".to_owned()));
-        let (text, name, header, header_name) = (c(text)?, c(self.source)?, c(header)?, c(HEADER)?);
+        let (text, name) = (c(text)?, c(self.source)?);
+        let header_names = headers.iter().map(|(name, _)| c(name)).collect::<Result<Vec<_>, _>>()?;
+        let header_texts = headers.iter().map(|(_, text)| c(text)).collect::<Result<Vec<_>, _>>()?;
+        let addresses = |strings: &[CString]| strings.iter().map(|string| string.as_ptr()).collect::<Vec<_>>();
+        let (header_name_pointers, header_text_pointers) = (addresses(&header_names), addresses(&header_texts));
         let options = options.iter().map(|option| c(option)).collect::<Result<Vec<_>, _>>()?;
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let mut program = Program(ptr::null_mut());
@@ -117,9 +123,9 @@ impl Unit {
                 &mut program.0,
                 text.as_ptr(),
                 name.as_ptr(),
-                1,
-                &header.as_ptr(),
-                &header_name.as_ptr(),
+                headers.len() as i32,
+                header_text_pointers.as_ptr(),
+                header_name_pointers.as_ptr(),
             );
             if created != sys::nvrtcResult::NVRTC_SUCCESS {
                 return Err(failed(format!("nvrtcCreateProgram: {created:?}")));

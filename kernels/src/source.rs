@@ -6,19 +6,21 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 
-/// The kernel sources and the header they share.
+/// The kernel sources and the headers they share.
 #[derive(Debug, Clone)]
 pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 13] = [
+const BUILT_IN: [(&str, &str); 15] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
+    ("lora.cuh", include_str!("../cu/lora.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
     ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
     ("embedding.cu", include_str!("../cu/embedding.cu")),
     ("gemm.cu", include_str!("../cu/gemm.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
+    ("lora_staged.cu", include_str!("../cu/lora_staged.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
     ("baseline.cu", include_str!("../cu/baseline.cu")),
     ("merge.cu", include_str!("../cu/merge.cu")),
@@ -27,9 +29,6 @@ const BUILT_IN: [(&str, &str); 13] = [
     ("rope.cu", include_str!("../cu/rope.cu")),
     ("sampling.cu", include_str!("../cu/sampling.cu")),
 ];
-
-/// The header that every source may include.
-pub const HEADER: &str = "primitives.cuh";
 
 impl Sources {
     /// The sources that this crate was built with.
@@ -42,9 +41,14 @@ impl Sources {
         Sources { folder: Some(folder.to_owned()) }
     }
 
-    /// The names of all sources, the header first.
+    /// The names of all sources.
     pub fn names() -> impl Iterator<Item = &'static str> {
         BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    /// The names of the headers that a source may include.
+    pub fn headers() -> impl Iterator<Item = &'static str> {
+        Sources::names().filter(|name| name.ends_with(".cuh"))
     }
 
     /// The text of one source.
@@ -78,13 +82,37 @@ impl Sources {
     /// # Errors
     /// As [`Sources::text`].
     pub fn hash(&self) -> Result<String, Error> {
+        self.hash_of(Sources::names())
+    }
+
+    /// The same over some sources: those that one kernel is made of, so that a measurement stays that of its kernels when
+    /// others change.
+    ///
+    /// # Errors
+    /// As [`Sources::text`].
+    pub fn hash_of<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<String, Error> {
         let mut hash = Sha256::new();
-        for name in Sources::names() {
+        for name in names {
             hash.update(name.as_bytes());
             hash.update([0]);
             hash.update(self.text(name)?.as_bytes());
             hash.update([0]);
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_that_of_the_named_sources() {
+        let sources = Sources::built_in();
+        let hash = |names: &[&str]| sources.hash_of(names.iter().copied()).expect("built in");
+        assert_ne!(hash(&[HEADER, "lora.cu"]), hash(&[HEADER, "memory.cu"]));
+        assert_ne!(hash(&[HEADER]), hash(&[]));
+        assert_eq!(sources.hash().expect("built in"), sources.hash_of(Sources::names()).expect("built in"));
+        assert!(sources.hash_of(["no.cu"].into_iter()).is_err());
     }
 }

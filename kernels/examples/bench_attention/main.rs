@@ -49,7 +49,7 @@ fn options() -> Result<Options, String> {
         time: true,
         sweep: false,
         sources: None,
-        repeats: 30,
+        repeats: 50,
         budget_s: f64::INFINITY,
     };
     let mut arguments = std::env::args().skip(1);
@@ -69,6 +69,9 @@ fn options() -> Result<Options, String> {
     }
     Ok(options)
 }
+
+/// What the measured kernels are made of.
+const SOURCES: [&str; 4] = ["primitives.cuh", "memory.cu", "decode_attention.cu", "prefill_attention.cu"];
 
 /// What everything is judged by.
 struct Ceilings {
@@ -109,7 +112,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if options.time {
         let copies = bench.stopwatch.copies_us(&bench.gpu, 2 << 30, 4, options.repeats)?;
         ceilings.copy_bytes_per_us = (2_u64 << 30) as f64 / median(&copies);
-        match gemm_us(&bench, options.repeats) {
+        match best_gemm_us(&bench, options.repeats) {
             Ok(us) => ceilings.gemm_flops_per_us = Some(2.0 * 8192_f64.powi(3) / us),
             Err(error) => println!("GEMM of 8192³: {error}"),
         }
@@ -134,6 +137,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             results.push(Value::Object(entry));
         }
     }
+    // Again after everything else: the chip is warm now, and the better of both is what prefill is judged by.
+    let gemm_after = if options.time { best_gemm_us(&bench, options.repeats).ok() } else { None };
     let report = json!({
         "what": "attention kernels, microseconds a call: CUDA graph of one call a layer, cold L2",
         "gpu": bench.gpu.name(),
@@ -141,11 +146,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "nvrtc": format!("{:?}", aril_kernels::compile::nvrtc_version()?),
         "clocks_before": clocks_before,
         "clocks_after": provenance::clocks(),
-        "source_sha256": sources.hash()?,
+        "sources": SOURCES,
+        "source_sha256": sources.hash_of(SOURCES.into_iter())?,
         "date": provenance::date(),
         "repeats": options.repeats,
         "copy_2gib_bytes_per_us": ceilings.copy_bytes_per_us,
         "gemm_8192_bf16_flops_per_us": ceilings.gemm_flops_per_us,
+        "gemm_8192_bf16_flops_per_us_after": gemm_after.map(|us| 2.0 * 8192_f64.powi(3) / us),
         "checks": checked,
         "results": results,
         "missing": missing,
@@ -155,7 +162,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if wrong > 0 { Err("some points are wrong".into()) } else { Ok(()) }
 }
 
-/// Microseconds of one product of two 8192² bf16 matrices by cuBLASLt, random contents.
+/// Microseconds of one product of two 8192² bf16 matrices by cuBLASLt, random contents: the best of three choices among
+/// the library's algorithms, which differ in what a short trial finds the quickest.
+fn best_gemm_us(bench: &Bench, repeats: usize) -> Result<f64, Error> {
+    (0..3).try_fold(f64::INFINITY, |best, _| Ok(gemm_us(bench, repeats)?.min(best)))
+}
+
 fn gemm_us(bench: &Bench, repeats: usize) -> Result<f64, Error> {
     let Bench { gpu, stream, stopwatch, .. } = bench;
     let library = CublasLt::open(gpu, stream)?;
@@ -272,7 +284,6 @@ fn time(
         put("flops", json!(plan.flops()));
         put("tiles", json!(plan.tiles().len()));
         put("variant", json!(format!("{:?}", plan.variant())));
-        put("share_of_gemm_rate", json!(share));
         println!(
             "{:55} {us:8.1} us, {:5.0} TFLOP/s = {:.1} % of the GEMM rate ({:?})",
             point.name(),
@@ -320,16 +331,24 @@ fn alternatives(bench: &Bench, point: &Point) -> Vec<(String, Tuning)> {
             .to_vec();
     }
     let multiprocessors = bench.gpu.chip().multiprocessors;
-    let shallow = if point.shape.head_dim == 64 { 4 } else { 2 };
+    let (shallow, deep) = if point.shape.head_dim == 64 { (4, 6) } else { (2, 3) };
+    let plain = DecodeTuning::default();
     let mut all = Vec::new();
-    let choices = [(2, None, None), (4, None, None), (6, None, None), (8, None, None), (4, Some(shallow), None)];
-    let choices = choices.into_iter().chain([0, 1, 2, 3, 4, 6].map(|empty| (4, None, Some(empty))));
-    for (halves, depth, empty) in choices {
-        let workers = multiprocessors * halves / 2;
-        let decode = DecodeTuning { workers: Some(workers), depth, empty };
-        let part = |name: &str, value: Option<u32>| value.map_or(String::new(), |value| format!(" {name} {value}"));
-        let name = format!("{workers}{}{}", part("depth", depth), part("empty", empty));
-        all.push((name, Tuning { decode, ..Tuning::default() }));
+    for (name, halves, tuning) in [
+        ("again", 0, plain),
+        ("1 an SM", 2, plain),
+        ("3 an SM", 6, plain),
+        ("4 an SM", 8, plain),
+        ("shallow", 0, DecodeTuning { depth: Some(shallow), ..plain }),
+        ("deep", 0, DecodeTuning { depth: Some(deep), ..plain }),
+        ("even", 0, DecodeTuning { even: Some(true), ..plain }),
+        ("dense", 0, DecodeTuning { even: Some(false), ..plain }),
+        ("empty 0", 0, DecodeTuning { even: Some(false), empty: Some(0), ..plain }),
+        ("empty 6", 0, DecodeTuning { even: Some(false), empty: Some(6), ..plain }),
+        ("empty 8", 0, DecodeTuning { even: Some(false), empty: Some(8), ..plain }),
+    ] {
+        let workers = (halves > 0).then_some(multiprocessors * halves / 2);
+        all.push((name.to_owned(), Tuning { decode: DecodeTuning { workers, ..tuning }, ..Tuning::default() }));
     }
     all
 }

@@ -3,7 +3,8 @@
 //! `cargo run --release -p aril-kernels --example bench_baselines -- --out results.json`
 //!
 //! Options: `--points table|others|padding|all`, `--only TEXT` (in the point's name), `--sources FOLDER` (kernels from there),
-//! `--repeats N`, `--no-check`, `--check-only` (for compute-sanitizer), `--no-merge`, `--budget SECONDS` (begin no point
+//! `--repeats N`, `--no-check`, `--check-only` (for compute-sanitizer), `--own` (nothing through cuBLAS, whose
+//! kernels racecheck misjudges), `--no-merge`, `--budget SECONDS` (begin no point
 //! after that; the report says which points are missing).
 
 #[path = "../bench_lora/bench.rs"]
@@ -48,6 +49,7 @@ struct Options {
     check: bool,
     time: bool,
     merge: bool,
+    own: bool,
     sources: Option<PathBuf>,
     repeats: usize,
     budget_s: f64,
@@ -61,6 +63,7 @@ fn options() -> Result<Options, String> {
         check: true,
         time: true,
         merge: true,
+        own: false,
         sources: None,
         repeats: 50,
         budget_s: f64::INFINITY,
@@ -78,6 +81,7 @@ fn options() -> Result<Options, String> {
             "--budget" => options.budget_s = number(value()?)?,
             "--no-check" => options.check = false,
             "--check-only" => options.time = false,
+            "--own" => options.own = true,
             "--no-merge" => options.merge = false,
             other => return Err(format!("unknown option {other}; see the head of examples/bench_baselines/main.rs")),
         }
@@ -117,7 +121,7 @@ impl Machine {
             .map(|element| MergeKernel::new(&compiler, element))
             .collect::<Result<Vec<_>, _>>()?;
         let older = compiled(&compiler.with_architecture("compute_80"))?;
-        let ours = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, repeats: options.repeats };
+        let ours = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, library: None, repeats: options.repeats };
         Ok(Machine { ours, cublas, kernels: here, older, merges })
     }
 
@@ -147,8 +151,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => [with(points::table()), with(points::others()), padding::points()].concat(),
     };
     chosen.retain(|(point, _)| point.name().contains(&options.only));
-    let merged = if options.merge && options.time { merging::measure(&mut machine, &options)? } else { Value::Null };
-    let (mut results, mut wrong, mut left_out) = (Vec::new(), 0, Vec::new());
+    let merged = if options.merge { merging::measure(&mut machine, &options)? } else { Value::Null };
+    let wrong_merges =
+        merged["checks"].as_array().into_iter().flatten().filter(|check| check["correct"] != json!(true));
+    let (mut results, mut wrong, mut left_out) = (Vec::new(), wrong_merges.count(), Vec::new());
     for (point, padded_to) in &chosen {
         if begin.elapsed().as_secs_f64() > options.budget_s {
             left_out.push(point.name());
@@ -194,7 +200,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn run(machine: &mut Machine, point: &Point, padded_to: Option<u32>, options: &Options) -> Result<Value, Error> {
-    let ways: &[Way] = if padded_to.is_some() { &[Way::Padded] } else { &Way::ALL };
+    let ways: &[Way] = match padded_to {
+        Some(_) => &[Way::Padded],
+        None if options.own => &[Way::Bgmv, Way::Padded],
+        None => &Way::ALL,
+    };
     let mut correct = Value::Null;
     let mut deviations = Map::new();
     if options.check {

@@ -18,7 +18,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::Options;
+use crate::{Options, rounded};
 
 struct Bench {
     gpu: Gpu,
@@ -179,7 +179,7 @@ impl Bench {
             }
             Ok(())
         })?;
-        let each = |samples: Vec<f64>| -> Vec<f64> { samples.into_iter().map(|us| us / sets as f64).collect() };
+        let each = |samples: Vec<f64>| rounded(samples.into_iter().map(|us| us / sets as f64).collect());
         let library = each(self.stopwatch.replays_us(&library, self.repeats)?);
         let run_own = |tuning: Tuning, overlap: Overlap| -> Result<Vec<f64>, Error> {
             let plan = self.few.plan_with(shape, tuning)?;
@@ -194,15 +194,15 @@ impl Bench {
         };
         let median = |samples: &[f64]| Summary::of(samples).map_or(f64::NAN, |summary| summary.median);
         let own = if shape.rows <= 64 { run_own(Tuning::default(), Overlap::Programmatic)? } else { Vec::new() };
-        if shape.rows == 32 || shape.rows == 64 {
+        if shape.rows == 1 || shape.rows == 16 || shape.rows == 32 || shape.rows == 64 {
             let mut line = "     tuned:".to_owned();
             let chip = self.gpu.chip().multiprocessors;
             for (blocks, stages, wide, overlap) in [
                 (chip, None, true, Overlap::None),
                 (chip, None, false, Overlap::Programmatic),
                 (chip, Some(4), true, Overlap::Programmatic),
-                (chip, Some(7), true, Overlap::Programmatic),
-                (2 * chip, Some(4), true, Overlap::Programmatic),
+                (chip, Some(8), true, Overlap::Programmatic),
+                (2 * chip, Some(4), true, Overlap::None),
             ] {
                 let tuning = Tuning { blocks: Some(blocks), stages, wide: Some(wide) };
                 let figure = run_own(tuning, overlap).map_or(f64::NAN, |samples| median(&samples));

@@ -17,7 +17,7 @@ use crate::case::{AdapterOf, Case, Part, tensors_of};
 
 pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error> {
     let case = read(&options.folder)?;
-    let mut llama = case.open(gpu, case.settings(LoraOrder::Before, GemmPath::Own), &options.build)?;
+    let mut llama = case.open(gpu, case.settings(LoraOrder::default(), GemmPath::Own), &options.build)?;
     let results = case.run(&mut llama)?;
     let bytes: Vec<u8> =
         results.iter().flat_map(|(logits, _)| logits.iter().flatten()).flat_map(|value| value.to_le_bytes()).collect();

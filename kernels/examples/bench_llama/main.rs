@@ -63,6 +63,11 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
+/// To the nanosecond, which is finer than the clock.
+pub(crate) fn rounded(samples: Vec<f64>) -> Vec<f64> {
+    samples.into_iter().map(|us| (us * 1e3).round() / 1e3).collect()
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = options()?;
     let gpu = Gpu::open(0)?;
@@ -97,7 +102,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     report["clocks_after"] = json!(provenance::clocks());
-    std::fs::write(&options.out, serde_json::to_string_pretty(&report)?)?;
+    // A line for each measured point.
+    let text = serde_json::to_string(&report)?
+        .replace("{\"adapters\"", "\n{\"adapters\"")
+        .replace("{\"bytes\"", "\n{\"bytes\"");
+    std::fs::write(&options.out, text)?;
     println!("{} wrong; written to {}", wrong, options.out.display());
     if wrong > 0 { Err("something is wrong".into()) } else { Ok(()) }
 }

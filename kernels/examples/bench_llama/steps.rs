@@ -10,7 +10,7 @@ use aril_kernels::timing::{Stopwatch, Summary};
 use aril_kernels::{Element, Error};
 use serde_json::{Value, json};
 
-use crate::Options;
+use crate::{Options, rounded};
 
 /// A step: rows of one sequence each, all of one context, and perhaps one chunk of a prompt beside them.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +76,7 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
         rows_max: CHUNK_MAX + SLOTS,
         adapter_slots: SLOTS + 1,
         rank_max: 16,
-        lora: LoraPath::Segmented(LoraOrder::Along),
+        lora: LoraPath::Segmented(LoraOrder::default()),
         ..LlamaSettings::for_sequences(Element::Bf16, SLOTS + 1, CHUNK_MAX.max(longest + 16))
     };
     let mut llama = Llama::open(gpu, shape, settings, &options.build, ModelWeights::Random { seed: 1 })?;
@@ -87,7 +87,9 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
     println!("{name}: opened in {:.1} s", began.elapsed().as_secs_f64());
     let mut steps = Vec::new();
     for gemm in [GemmPath::Own, GemmPath::CublasLt] {
-        for order in LoraOrder::ALL {
+        // Every order on one model; the usual one on the others.
+        let orders = LoraOrder::ALL.into_iter();
+        for order in orders.filter(|&order| name == "llama-2-7b" || order == LoraOrder::default()) {
             llama.set_gemm_path(gemm);
             llama.set_lora_order(order)?;
             for adapters in [32, 1] {
@@ -95,7 +97,7 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
             }
         }
     }
-    let usual = (GemmPath::Own, LoraOrder::Along);
+    let usual = (GemmPath::Own, LoraOrder::default());
     llama.set_gemm_path(usual.0);
     llama.set_lora_order(usual.1)?;
     for &context in contexts {
@@ -167,8 +169,8 @@ fn step(
     copy: f64,
 ) -> Result<Value, Error> {
     let rows = Rows::new(point);
-    let without = llama.time_step(&rows.sequences(false), options.repeats)?;
-    let with = llama.time_step(&rows.sequences(true), options.repeats)?;
+    let without = rounded(llama.time_step(&rows.sequences(false), options.repeats)?);
+    let with = rounded(llama.time_step(&rows.sequences(true), options.repeats)?);
     let bytes = point.bytes(llama.shape());
     let floor = bytes as f64 / copy;
     let lora_bytes = u64::from(point.adapters) * llama.adapter_bytes(point.rank) as u64;
@@ -193,7 +195,7 @@ fn operations(llama: &mut Llama, options: &Options, name: &str, point: Point) ->
     let mut found = serde_json::Map::new();
     let mut line = format!("{name} {}, us a call:", point.name());
     for operation in Operation::ALL {
-        let samples = llama.time_operation(operation, &rows.sequences(true), options.repeats.min(10))?;
+        let samples = rounded(llama.time_operation(operation, &rows.sequences(true), options.repeats.min(10))?);
         line += &format!(" {operation:?} {:.2}", median(&samples));
         found.insert(format!("{operation:?}"), json!(samples));
     }

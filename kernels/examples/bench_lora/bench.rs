@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use aril_kernels::gemm::GemmShape;
+use aril_kernels::gemm::cublaslt::{CublasLt, CublasLtPlan};
 use aril_kernels::gpu::{Gpu, Overlap};
 use aril_kernels::lora::launch::{Inbox, Intermediate, LoadedPlan, LoraKernels, Matrix};
 use aril_kernels::lora::layout::{AdapterLayout, ProjectionShape};
@@ -21,6 +23,8 @@ pub(crate) struct Bench {
     pub(crate) ampere: LoraKernels,
     pub(crate) stopwatch: Stopwatch,
     pub(crate) inbox: Inbox,
+    /// The library of the backbone; `None` where it is not installed.
+    pub(crate) library: Option<CublasLt>,
     pub(crate) repeats: usize,
 }
 
@@ -41,6 +45,8 @@ pub(crate) enum Before {
     ItselfPlain,
     /// A kernel that does not let its successor begin early; its own time is subtracted.
     Uncooperative,
+    /// The backbone's GEMM of the same x into the same y, by cuBLASLt, on cold weights; its own time is subtracted.
+    Gemm,
 }
 
 /// The buffers of one point: `sets` layers of weights, activations that are warm or rotate.
@@ -57,6 +63,11 @@ pub(crate) struct Prepared {
     rows: u32,
     inputs: u32,
     outputs: u32,
+}
+
+struct Backbone {
+    plan: CublasLtPlan,
+    weights: Vec<CudaSlice<u16>>,
 }
 
 const MIB: u64 = 1 << 20;
@@ -117,15 +128,34 @@ impl Bench {
             return Err(Error::Shape { what: "inbox".to_owned(), why: "over 128 MiB".to_owned() });
         }
         let loaded = self.kernels.load(&self.stream, plan, plan.jobs().len() as u32)?;
-        let with = self.graph(prepared, &loaded, Some(call), before)?;
+        let backbone = if before == Before::Gemm { Some(self.backbone(prepared)?) } else { None };
+        let with = self.graph(prepared, &loaded, Some(call), before, backbone.as_ref())?;
         let mut samples = self.stopwatch.replays_us(&with, repeats)?;
-        if before == Before::Uncooperative {
-            let without = self.graph(prepared, &loaded, None, before)?;
+        if matches!(before, Before::Uncooperative | Before::Gemm) {
+            let without = self.graph(prepared, &loaded, None, before, backbone.as_ref())?;
             let alone = Summary::of(&self.stopwatch.replays_us(&without, repeats)?).expect("at least one replay");
             samples.iter_mut().for_each(|sample| *sample -= alone.median);
         }
         samples.iter_mut().for_each(|sample| *sample /= prepared.sets as f64);
         Ok((Summary::of(&samples).expect("at least one replay"), samples))
+    }
+
+    /// The backbone's GEMM of a point, with weights for several layers.
+    fn backbone(&self, prepared: &Prepared) -> Result<Backbone, Error> {
+        let missing = Error::LibraryMissing { library: "cuBLASLt", remedy: "install the CUDA toolkit" };
+        let library = self.library.as_ref().ok_or(missing)?;
+        let length = prepared.inputs as usize * prepared.outputs as usize;
+        let count = (256 * MIB as usize / (2 * length)).clamp(2, prepared.sets.max(2));
+        let mut weights = Vec::new();
+        for index in 0..count as u64 {
+            let mut buffer = self.gpu.allocate::<u16>(&self.stream, length, "weights of the backbone")?;
+            self.stopwatch.fill(&mut buffer, prepared.element, 5000 + index, 0.02)?;
+            weights.push(buffer);
+        }
+        let shape = GemmShape::dense(prepared.element, prepared.rows, prepared.inputs, prepared.outputs);
+        // SAFETY: no trial.
+        let plan = unsafe { library.plan(&self.stream, shape, None)? };
+        Ok(Backbone { plan, weights })
     }
 
     fn graph(
@@ -134,8 +164,9 @@ impl Bench {
         loaded: &LoadedPlan,
         call: Option<Call>,
         before: Before,
+        backbone: Option<&Backbone>,
     ) -> Result<cudarc::driver::CudaGraph, Error> {
-        let Bench { stream, stopwatch, inbox, .. } = self;
+        let Bench { stream, stopwatch, inbox, library, .. } = self;
         let overlap = if before == Before::ItselfPlain { Overlap::None } else { Overlap::Programmatic };
         stopwatch.capture(|| {
             for set in 0..prepared.sets {
@@ -150,6 +181,11 @@ impl Bench {
                     let bytes = (u64::from(prepared.rows * prepared.inputs) * 2).min(MIB) as usize / 16 * 16;
                     // SAFETY: x is that long; source and destination are the same vectors.
                     unsafe { stopwatch.copy_uncooperatively(x.address, x.address, bytes)? };
+                }
+                if let (Some(library), Some(backbone)) = (library.as_ref(), backbone) {
+                    let weights = backbone.weights[set % backbone.weights.len()].device_ptr(stream).0;
+                    // SAFETY: matrices of the plan's shape that live until the replays are done; one stream.
+                    unsafe { library.launch(stream, &backbone.plan, weights, x.address, y[0].address, 0.0)? };
                 }
                 // SAFETY: all buffers live in `prepared`, laid out for `site`; one stream.
                 unsafe {

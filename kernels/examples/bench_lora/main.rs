@@ -2,11 +2,13 @@
 //!
 //! `cargo run --release -p aril-kernels --example bench_lora -- --out results.json`
 //!
-//! Options: `--points table|others|figures|all`, `--only TEXT` (in the point's name), `--sweep` (every row tile and several
-//! spreads, to choose the plan's rules by), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
-//! `--check-only` (for compute-sanitizer).
+//! Options: `--points table|others|figures|all`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
+//! with several spreads, to choose the plan's rules by), `--compare FOLDER,…` (with `--explore`: the kernels of each),
+//! `--tuning TILE,EXCHANGE,BLOCKS,SHARED` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
+//! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
 
 mod bench;
+mod explore;
 mod inputs;
 mod points;
 mod provenance;
@@ -16,22 +18,28 @@ use std::time::Instant;
 
 use aril_kernels::Error;
 use aril_kernels::cache::Cache;
+use aril_kernels::compile::Unit;
+use aril_kernels::gemm::cublaslt::CublasLt;
 use aril_kernels::gpu::Gpu;
 use aril_kernels::lora::launch::LoraKernels;
 use aril_kernels::lora::plan::{Exchange, Plan, Tuning};
-use aril_kernels::lora::variant::RowTile;
+use aril_kernels::lora::variant::{RowTile, SOURCES, Variant};
 use aril_kernels::source::Sources;
 use aril_kernels::timing::{Stopwatch, Summary};
 use serde_json::{Value, json};
 
 use bench::{Before, Bench, Call, Prepared};
+use explore::explore;
 use points::Point;
 
 struct Options {
     out: PathBuf,
     points: String,
     only: String,
-    sweep: bool,
+    explore: bool,
+    compare: Vec<PathBuf>,
+    compile_only: bool,
+    tuning: Tuning,
     check: bool,
     time: bool,
     sources: Option<PathBuf>,
@@ -43,7 +51,10 @@ fn options() -> Result<Options, String> {
         out: "bench_lora.json".into(),
         points: "all".to_owned(),
         only: String::new(),
-        sweep: false,
+        explore: false,
+        compare: Vec::new(),
+        compile_only: false,
+        tuning: Tuning::default(),
         check: true,
         time: true,
         sources: None,
@@ -58,7 +69,10 @@ fn options() -> Result<Options, String> {
             "--only" => options.only = value()?,
             "--sources" => options.sources = Some(value()?.into()),
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
-            "--sweep" => options.sweep = true,
+            "--explore" => options.explore = true,
+            "--compare" => options.compare = value()?.split(',').map(PathBuf::from).collect(),
+            "--compile-only" => options.compile_only = true,
+            "--tuning" => options.tuning = tuning(&value()?)?,
             "--no-check" => options.check = false,
             "--check-only" => options.time = false,
             other => return Err(format!("unknown option {other}; see the head of examples/bench_lora/main.rs")),
@@ -67,9 +81,54 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
+/// `staged64,cluster,128[,SHARED BYTES]` → a plan's choices; an empty part leaves the choice to the plan.
+fn tuning(text: &str) -> Result<Tuning, String> {
+    let mut tuning = Tuning::default();
+    for (index, part) in text.split(',').enumerate().filter(|(_, part)| !part.is_empty()) {
+        let number = || part.parse::<u32>().map_err(|_| format!("{part} in --tuning {text} is not a number"));
+        match index {
+            0 => {
+                let named = |tile: &RowTile| format!("{tile:?}").eq_ignore_ascii_case(part);
+                tuning.row_tile = Some(RowTile::ALL.into_iter().find(named).ok_or(format!("no row tile {part}"))?);
+            }
+            1 => {
+                tuning.exchange = Some(match part {
+                    "cluster" => Exchange::Cluster,
+                    "global" => Exchange::Global,
+                    _ => return Err(format!("{part} in --tuning is neither cluster nor global")),
+                });
+            }
+            2 => tuning.blocks = Some(number()?),
+            _ => tuning.shared_bytes = Some(number()?),
+        }
+    }
+    Ok(tuning)
+}
+
+/// Fills the cache with everything that a Hopper GPU may ask for, on a machine that needs none.
+fn compile_all(options: &Options, sources: &Sources) -> Result<(), Box<dyn std::error::Error>> {
+    let cache = Cache::of_user();
+    let memory = Unit { source: "memory.cu", architecture: "sm_90a".to_owned(), defines: Vec::new() };
+    memory.compile(sources, cache.as_ref())?;
+    // A comparison of versions checks nothing on the path for older GPUs.
+    let architectures: &[&str] = if options.compare.is_empty() { &["sm_90a", "compute_80"] } else { &["sm_90a"] };
+    for variant in Variant::all() {
+        for architecture in architectures {
+            variant.unit(architecture).compile(sources, cache.as_ref())?;
+        }
+        for folder in options.compare.iter().filter(|_| variant.rows == RowTile::Rows8) {
+            variant.unit("sm_90a").compile(&Sources::in_folder(folder), cache.as_ref())?;
+        }
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = options()?;
     let sources = options.sources.as_deref().map_or_else(Sources::built_in, Sources::in_folder);
+    if options.compile_only {
+        return compile_all(&options, &sources);
+    }
     let gpu = Gpu::open(0)?;
     let stream = gpu.stream()?;
     let cache = Cache::of_user();
@@ -77,7 +136,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ampere = LoraKernels::new(&gpu, sources.clone(), cache.clone()).with_architecture("compute_80");
     let stopwatch = Stopwatch::new(&gpu, &stream, &sources, cache.as_ref())?;
     let inbox = kernels.inbox(&stream, 1 << 18)?;
-    let mut bench = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, repeats: options.repeats };
+    let library = CublasLt::open(&gpu, &stream).map_err(|error| println!("no GEMM before a call: {error}")).ok();
+    let mut bench = Bench { gpu, stream, kernels, ampere, stopwatch, inbox, library, repeats: options.repeats };
 
     let mut chosen: Vec<Point> = match options.points.as_str() {
         "table" => points::table(),
@@ -85,7 +145,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "figures" => points::figures(),
         _ => [points::table(), points::others(), points::figures()].concat(),
     };
-    chosen.retain(|point| point.name().contains(&options.only));
+    chosen.retain(|point| options.only.split('|').any(|part| point.name().contains(part)));
     let clocks_before = provenance::clocks();
     let copy = bench.time_copy(2 << 30, 4)?;
     println!("copy of 2 GiB (read + written): {:.0} GB/s", (2_u64 << 30) as f64 / copy.median / 1e3);
@@ -112,7 +172,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "nvrtc": format!("{:?}", aril_kernels::compile::nvrtc_version()?),
         "clocks_before": clocks_before,
         "clocks_after": provenance::clocks(),
-        "source_sha256": sources.hash()?,
+        "source_sha256": sources.hash_of(SOURCES)?,
+        "sources": SOURCES,
         "date": provenance::date(),
         "repeats": options.repeats,
         "copy_2gib_bytes_per_us": (2_u64 << 30) as f64 / copy.median,
@@ -124,12 +185,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Error> {
+    if options.explore {
+        return explore(bench, point, &options.compare);
+    }
     let mut correct = Value::Null;
     let mut deviation = Value::Null;
     if options.check {
         let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
-        let checked = bench.check(point, Tuning::default(), seed, false)?;
-        let ampere = bench.check(point, Tuning::default(), seed + 1, true)?;
+        let checked = bench.check(point, options.tuning, seed, false)?;
+        let without_clusters = Tuning { exchange: options.tuning.exchange.map(|_| Exchange::Global), ..options.tuning };
+        let ampere = bench.check(point, without_clusters, seed + 1, true)?;
         let passes = checked.passes(point.element) && ampere.passes(point.element);
         if !passes {
             println!("WRONG {}: {checked:?} sm_80: {ampere:?}", point.name());
@@ -147,27 +212,42 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         return Ok(json!({ "point": name, "correct": correct, "deviation": deviation }));
     }
     let prepared = bench.prepare(point)?;
-    let plan = bench.plan(&prepared, Tuning::default())?;
+    let plan = bench.plan(&prepared, options.tuning)?;
     let bytes = point.bytes("pair");
     let copy = bench.time_copy(bytes, prepared.sets)?;
     let (pair, samples) = bench.time(&prepared, &plan, Call::Pair, Before::Itself, options.repeats)?;
-    let (plain, _) = bench.time(&prepared, &plan, Call::Pair, Before::ItselfPlain, options.repeats)?;
-    let (uncooperative, _) = bench.time(&prepared, &plan, Call::Pair, Before::Uncooperative, options.repeats)?;
+    // A point of Punica's figures is a kernel alone; the others also show what surrounds a call.
+    let in_a_step = point.group != "figure";
+    let mut median = |before| -> Result<Option<Summary>, Error> {
+        Ok(if in_a_step { Some(bench.time(&prepared, &plan, Call::Pair, before, options.repeats)?.0) } else { None })
+    };
+    let (plain, uncooperative) = (median(Before::ItselfPlain)?, median(Before::Uncooperative)?);
+    let gemm = if bench.library.is_some() && in_a_step {
+        Some(bench.time(&prepared, &plan, Call::Pair, Before::Gemm, options.repeats)?.0)
+    } else {
+        None
+    };
+    let mut copy_of = |kernel| -> Result<Option<Summary>, Error> {
+        Ok(if in_a_step { Some(bench.time_copy(point.bytes(kernel), prepared.sets)?) } else { None })
+    };
+    let (copy_shrink, copy_expand) = (copy_of("shrink")?, copy_of("expand")?);
+    let us = |summary: Option<Summary>| summary.map_or(f64::NAN, |summary| summary.median);
     let (shrink, _) = bench.time(&prepared, &plan, Call::Shrink, Before::Itself, options.repeats)?;
     let (expand, _) = bench.time(&prepared, &plan, Call::Expand, Before::Itself, options.repeats)?;
     let target = 3.0 + bytes as f64 / 3.70e6;
     let target_uncooperative = 4.6 + bytes as f64 / 3.41e6;
     println!(
-        "{:58} copy {:6.2} pair {:6.2} target {:6.2} {}  after-other {:6.2} target {:6.2} {}  plain {:6.2} shrink {:6.2} expand {:6.2}  {:?} {} blocks c{}{}",
+        "{:58} copy {:6.2} pair {:6.2} target {:6.2} {}  after-other {:6.2} after-gemm {:6.2} target {:6.2} {}  plain {:6.2} shrink {:6.2} expand {:6.2}  {:?} {} blocks c{}{}",
         point.name(),
         copy.median,
         pair.median,
         target,
         if pair.median <= target { "ok  " } else { "OVER" },
-        uncooperative.median,
+        us(uncooperative),
+        us(gemm),
         target_uncooperative,
-        if uncooperative.median <= target_uncooperative { "ok  " } else { "OVER" },
-        plain.median,
+        if us(uncooperative) <= target_uncooperative { "ok  " } else { "OVER" },
+        us(plain),
         shrink.median,
         expand.median,
         plan.variant().rows,
@@ -175,7 +255,6 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         plan.cluster(),
         if correct == Value::Bool(false) { " WRONG" } else { "" },
     );
-    let sweep = if options.sweep { sweep(bench, &prepared)? } else { Vec::new() };
     Ok(json!({
         "group": point.group,
         "point": point.name(),
@@ -195,57 +274,23 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         "cluster": plan.cluster(),
         "plan_host_us": plan_host_us(bench, &prepared)?,
         "copy_us": figures(copy),
+        "copy_shrink_us": copy_shrink.map(figures),
+        "copy_expand_us": copy_expand.map(figures),
         "pair_us": figures(pair),
         "pair_samples_us": samples.iter().map(|us| (us * 1e3).round() / 1e3).collect::<Vec<f64>>(),
-        "pair_without_overlap_us": figures(plain),
-        "pair_after_uncooperative_us": figures(uncooperative),
+        "pair_without_overlap_us": plain.map(figures),
+        "pair_after_uncooperative_us": uncooperative.map(figures),
+        "pair_after_gemm_us": gemm.map(figures),
         "shrink_us": figures(shrink),
         "expand_us": figures(expand),
         "target_us": target,
         "target_after_uncooperative_us": target_uncooperative,
-        "sweep": sweep,
     }))
 }
 
 fn figures(summary: Summary) -> Value {
     let rounded = |us: f64| (us * 1e3).round() / 1e3;
     json!({ "median": rounded(summary.median), "p10": rounded(summary.p10), "p90": rounded(summary.p90) })
-}
-
-/// Every row tile with several spreads: what the plan's rules are chosen by.
-fn sweep(bench: &mut Bench, prepared: &Prepared) -> Result<Vec<Value>, Error> {
-    let mut found: Vec<(f64, RowTile, u32, usize)> = Vec::new();
-    let mut all = Vec::new();
-    let settings = RowTile::ALL
-        .into_iter()
-        .flat_map(|tile| [Exchange::Cluster, Exchange::Global].into_iter().map(move |exchange| (tile, exchange)));
-    for (row_tile, exchange) in settings {
-        let mut seen = Vec::new();
-        for blocks in [1, 8, 16, 33, 66, 99, 132, 198, 264, 528] {
-            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(blocks), exchange: Some(exchange) };
-            let Ok(plan) = bench.plan(prepared, tuning) else { continue };
-            if seen.contains(&plan.jobs().len()) || (exchange == Exchange::Cluster) != (plan.cluster() > 1) {
-                continue;
-            }
-            seen.push(plan.jobs().len());
-            let Ok((pair, _)) = bench.time(prepared, &plan, Call::Pair, Before::Itself, 10) else { continue };
-            let Ok((after, _)) = bench.time(prepared, &plan, Call::Pair, Before::Uncooperative, 10) else { continue };
-            let (rows, jobs) = (row_tile.rows(), plan.jobs().len());
-            all.push(json!({
-                "row_tile": rows, "asked": blocks, "blocks": jobs, "cluster": plan.cluster(),
-                "pair_us": pair.median, "after_uncooperative_us": after.median,
-            }));
-            found.push((pair.median, row_tile, plan.cluster(), jobs));
-        }
-    }
-    found.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let best: Vec<String> = found
-        .iter()
-        .take(5)
-        .map(|(us, tile, cluster, jobs)| format!("{us:.2} ({} rows, {jobs} blocks, c{cluster})", tile.rows()))
-        .collect();
-    println!("    best: {}", best.join(", "));
-    Ok(all)
 }
 
 /// Host time of making the plan.

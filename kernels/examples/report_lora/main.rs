@@ -1,6 +1,6 @@
 //! The measurements as a page with figures: `cargo run -p aril-kernels --example report_lora`.
 //!
-//! Reads `kernels/measurements/lora-h200.json` and `peers-h200.tsv`, writes `lora-h200.md` and its figures beside them.
+//! Reads every `kernels/measurements/lora-*.json` and `peers-h200.tsv`, writes `lora-*.md` and its figures beside them.
 
 mod chart;
 mod figures;
@@ -8,6 +8,8 @@ mod page;
 
 use std::path::Path;
 
+use aril_kernels::lora::variant::SOURCES;
+use aril_kernels::source::Sources;
 use serde_json::Value;
 
 /// One measured batch.
@@ -45,6 +47,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// A copy of the same bytes in the peers' run.
+    pub(crate) fn copy(&self) -> f64 {
+        self.fields[7].parse().unwrap_or(f64::NAN)
+    }
+
     /// Best, its name, vLLM.
     pub(crate) fn best(&self) -> (f64, &str, f64) {
         let number = |index: usize| self.fields[index].parse().unwrap_or(f64::NAN);
@@ -72,7 +79,6 @@ impl Peers {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("measurements");
-    let report: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("lora-h200.json"))?)?;
     let table = std::fs::read_to_string(folder.join("peers-h200.tsv"))?;
     let peers = table
         .lines()
@@ -81,9 +87,69 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .filter(|peer| peer.fields.len() > 10)
         .collect();
     let peers = Peers(peers);
-    let results = report["results"].as_array().ok_or("the report has no results")?;
-    let points: Vec<Measured<'_>> = results.iter().map(Measured).collect();
-    figures::draw(&folder, &points, &peers)?;
-    std::fs::write(folder.join("lora-h200.md"), page::write(&report, &points, &peers))?;
+    let current = Sources::built_in().hash_of(SOURCES)?;
+    for entry in std::fs::read_dir(&folder)? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let is_ours = name.starts_with("lora-") && path.extension().is_some_and(|extension| extension == "json");
+        if !is_ours {
+            continue;
+        }
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+        let results = report["results"].as_array().ok_or("the report has no results")?;
+        let points: Vec<Measured<'_>> = results.iter().map(Measured).collect();
+        let set = Set { name: &name, report: &report, points: &points, peers: &peers, current: &current };
+        figures::draw(&folder, &set)?;
+        std::fs::write(path.with_extension("md"), page::write(&set))?;
+    }
     Ok(())
+}
+
+/// One run on one GPU.
+pub(crate) struct Set<'a> {
+    /// `lora-h200`, …: the name of its files.
+    pub(crate) name: &'a str,
+    pub(crate) report: &'a Value,
+    pub(crate) points: &'a [Measured<'a>],
+    /// Measured on an H200.
+    pub(crate) peers: &'a Peers,
+    /// Hash of the sources of this revision.
+    pub(crate) current: &'a str,
+}
+
+impl Set<'_> {
+    /// Whether it was measured where the targets and the peers were.
+    pub(crate) fn is_h200(&self) -> bool {
+        self.report["gpu"].as_str().is_some_and(|gpu| gpu.contains("H200"))
+    }
+
+    /// What a pair may take back to back: 3.0 µs + bytes / 3.70 TB/s on an H200, which is 1.15 × a copy of the bytes
+    /// + 1 µs there; on another GPU the latter.
+    pub(crate) fn target(&self, point: &Measured<'_>) -> f64 {
+        if self.is_h200() { 3.0 + point.bytes("pair") / 3.70e6 } else { 1.15 * point.median("copy_us") + 1.0 }
+    }
+
+    /// What it may take after a kernel that does not let its successor begin early: 4.6 µs + bytes / 3.41 TB/s, which is
+    /// 1.25 × a copy + 2.4 µs.
+    pub(crate) fn target_after(&self, point: &Measured<'_>) -> f64 {
+        if self.is_h200() { 4.6 + point.bytes("pair") / 3.41e6 } else { 1.25 * point.median("copy_us") + 2.4 }
+    }
+
+    /// A pair after a GEMM of cuBLASLt, or after a plain copy kernel in runs that did not measure that.
+    pub(crate) fn after(&self, point: &Measured<'_>) -> f64 {
+        let gemm = point.median("pair_after_gemm_us");
+        if gemm.is_nan() { point.median("pair_after_uncooperative_us") } else { gemm }
+    }
+
+    /// What the best peer would take here: its time on an H200, or, on another GPU, as many copies as there.
+    pub(crate) fn best_peer(&self, kernel: &str, point: &Measured<'_>) -> Option<(f64, &str, f64)> {
+        let peer = self.peers.find(kernel, point)?;
+        let (best, name, vllm) = peer.best();
+        if self.is_h200() {
+            return Some((best, name, vllm));
+        }
+        let copy =
+            point.median(if kernel == "pair" { "copy_us".to_owned() } else { format!("copy_{kernel}_us") }.as_str());
+        Some((best / peer.copy() * copy, name, vllm / peer.copy() * copy))
+    }
 }

@@ -2,18 +2,23 @@
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
+use crate::{Measured, Set};
 
-use crate::{Measured, Peers};
-
-pub(crate) fn write(report: &Value, points: &[Measured<'_>], peers: &Peers) -> String {
+pub(crate) fn write(set: &Set<'_>) -> String {
+    let Set { name, report, points, .. } = *set;
     let group = |name: &str| points.iter().filter(|point| point.text("group") == name).collect::<Vec<_>>();
     let (table, others) = (group("table"), group("other"));
-    let mut page = String::from(
-        "# LoRA kernels on one H200\n\n\
-         Written by `cargo run -p aril-kernels --example report_lora` from `lora-h200.json`, which \
-         `kernels/ci/gpu.sh` measured; `lora-h200-checks.log` is that run's log.\n\n",
+    let mut page = format!(
+        "# LoRA kernels on one {}\n\n\
+         Written by `cargo run -p aril-kernels --example report_lora` from `{name}.json`, which `kernels/ci/gpu.sh` \
+         measured; `{name}-checks.log` is that run's log.\n\n",
+        report["gpu"].as_str().unwrap_or("GPU").trim_start_matches("NVIDIA "),
     );
+    if report["source_sha256"].as_str() != Some(set.current) {
+        page.push_str(
+            "**The kernels have changed since this run**: its figures are those of an older state of the sources.\n\n",
+        );
+    }
     let field = |key: &str| report[key].as_str().unwrap_or("?").to_owned();
     let _ = writeln!(
         page,
@@ -33,24 +38,38 @@ pub(crate) fn write(report: &Value, points: &[Measured<'_>], peers: &Peers) -> S
     page.push_str(
         "Microseconds a call: the median over replays of a CUDA graph of 4 to 32 calls, each on other weights, divided \
          by the calls, after the L2 was swept by reading 256 MiB. *Copy* is a device copy that moves the same bytes, \
-         timed the same way. *Target* is 3.0 µs + bytes / 3.70 TB/s back to back, and 4.6 µs + bytes / 3.41 TB/s after a \
-         kernel that does not let its successor begin early (a plain copy kernel, whose own time is subtracted). \
-         Activations up to 4 MiB a call are one buffer, larger ones rotate over 128 MiB. Every point was first checked \
-         against float64 on fresh random inputs, on the Hopper path and on the sm_80 path, in and out of a graph. \
-         Peers are the best and vLLM's of 14 public implementations measured by the same method on another machine of \
-         this kind (`peers-h200.tsv`).\n\n",
+         timed the same way. ",
     );
-    let within = |points: &[&Measured<'_>], key: &str, target: &str| {
-        points.iter().filter(|point| point.median(key) <= point.number(target)).count()
+    let preceding = if points.iter().any(|point| !point.median("pair_after_gemm_us").is_nan()) {
+        "*After another*: after the backbone's GEMM of the same x into the same y by cuBLASLt, on cold weights, whose own \
+         time is subtracted. "
+    } else {
+        "*After another*: after a plain copy kernel that does not let its successor begin early, whose own time is subtracted. "
     };
-    let pair = within(&table, "pair_us", "target_us");
-    let after = within(&table, "pair_after_uncooperative_us", "target_after_uncooperative_us");
+    page.push_str(if set.is_h200() {
+        "*Target* is 3.0 µs + bytes / 3.70 TB/s back to back, and 4.6 µs + bytes / 3.41 TB/s after another kernel. "
+    } else {
+        "*Target* is that of the H200 in terms of this run's own copy: 1.15 × copy + 1 µs back to back, and 1.25 × copy + \
+         2.4 µs after another kernel. *Best peer* was measured on an H200 and is given here as the same multiple of a copy of \
+         the same bytes: an estimate, not a measurement. "
+    });
+    page.push_str(preceding);
+    page.push_str(
+        "Activations up to 4 MiB a call are one buffer, larger ones rotate over 128 MiB. Every point was first checked \
+         against float64 on fresh random inputs, on the Hopper path and on the sm_80 path, in and out of a graph. \
+         Peers are the best and vLLM's of 14 public implementations measured by the same method on another machine \
+         (`peers-h200.tsv`).\n\n",
+    );
+    let within = |points: &[&Measured<'_>]| points.iter().filter(|p| p.median("pair_us") <= set.target(p)).count();
+    let within_after = |points: &[&Measured<'_>]| points.iter().filter(|p| set.after(p) <= set.target_after(p)).count();
     let _ = writeln!(
         page,
-        "**{pair} of {n}** points of the comparison are within their target back to back, {after} of {n} after another \
+        "**{} of {n}** points of the comparison are within their target back to back, {} of {n} after another \
          kernel; **{} of {m}** and {} of {m} of the points that are not in it.\n",
-        within(&others, "pair_us", "target_us"),
-        within(&others, "pair_after_uncooperative_us", "target_after_uncooperative_us"),
+        within(&table),
+        within_after(&table),
+        within(&others),
+        within_after(&others),
         n = table.len(),
         m = others.len(),
     );
@@ -59,7 +78,7 @@ pub(crate) fn write(report: &Value, points: &[Measured<'_>], peers: &Peers) -> S
         let ratios = |of: fn((f64, &str, f64)) -> f64| {
             let logs: Vec<f64> = table
                 .iter()
-                .filter_map(|point| Some((of(peers.find(kernel, point)?.best()) / point.median(&key)).ln()))
+                .filter_map(|point| Some((of(set.best_peer(kernel, point)?) / point.median(&key)).ln()))
                 .filter(|ratio| ratio.is_finite())
                 .collect();
             (logs.iter().sum::<f64>() / logs.len() as f64).exp()
@@ -67,7 +86,7 @@ pub(crate) fn write(report: &Value, points: &[Measured<'_>], peers: &Peers) -> S
         let slower: Vec<String> = table
             .iter()
             .filter(|point| {
-                let best = peers.find(kernel, point).map_or(f64::NAN, |peer| peer.best().0);
+                let best = set.best_peer(kernel, point).map_or(f64::NAN, |best| best.0);
                 point.median(&key) > (best * 1.02).max(best + 0.1)
             })
             .map(|point| point.text("point").to_owned())
@@ -83,13 +102,13 @@ pub(crate) fn write(report: &Value, points: &[Measured<'_>], peers: &Peers) -> S
             slower.join(", "),
         );
     }
+    let _ = write!(page, "\n![pair: time over bytes]({name}-pair.svg)\n\n## The 40 points\n\n");
     page.push_str(
-        "\n![pair: time over bytes](pair.svg)\n\n## The 40 points\n\n\
-         | point | copy | **pair** | target | | after another | target | | best peer | shrink | best peer | expand | \
+        "| point | copy | **pair** | target | | after another | target | | best peer | shrink | best peer | expand | \
          best peer | rows a group | blocks | cluster | plan, host µs |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for point in &table {
-        row(&mut page, point, Some(peers));
+        row(&mut page, set, point, true);
     }
     page.push_str(
         "\n## Other points\n\nThe plan's few rules (row tile, members, way of exchange) were chosen from sweeps over both tables.\n\n\
@@ -97,38 +116,39 @@ pub(crate) fn write(report: &Value, points: &[Measured<'_>], peers: &Peers) -> S
          | plan, host µs |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for point in &others {
-        row(&mut page, point, None);
+        row(&mut page, set, point, false);
     }
     page.push_str(
         "\n## Punica's figures, redrawn\n\nFigure 7: the roofline of the expand, 16 → 4096. Figure 8: the whole operator, \
          4096 → 11008 at rank 16. Figure 9: the expand, 4096 outputs, by rank. fp16, kernels alone in a graph; Punica \
-         timed a call from the host.\n\n![figure 7](figure-7.svg)\n\n![figure 8](figure-8.svg)\n\n![figure 9](figure-9.svg)\n",
+         timed a call from the host.\n",
     );
+    for figure in 7..=9 {
+        let _ = write!(page, "\n![figure {figure}]({name}-figure-{figure}.svg)\n");
+    }
     page
 }
 
-fn row(page: &mut String, point: &Measured<'_>, peers: Option<&Peers>) {
-    let mark = |key: &str, target: &str| if point.median(key) <= point.number(target) { "✓" } else { "over" };
-    let best = |kernel: &str| {
-        peers
-            .and_then(|peers| peers.find(kernel, point))
-            .map_or(String::new(), |peer| format!(" {:.1} |", peer.best().0))
+fn row(page: &mut String, set: &Set<'_>, point: &Measured<'_>, with_peers: bool) {
+    let mark = |us: f64, target: f64| if us <= target { "✓" } else { "over" };
+    let best = |kernel: &str| -> String {
+        let peer = if with_peers { set.best_peer(kernel, point) } else { None };
+        match peer {
+            Some((us, name, _)) if kernel == "pair" => format!(" {us:.1} ({name}) |"),
+            Some((us, ..)) => format!(" {us:.1} |"),
+            None => String::new(),
+        }
     };
-    let pair_peer = peers.and_then(|peers| peers.find("pair", point)).map_or(String::new(), |peer| {
-        let (us, name, _) = peer.best();
-        format!(" {us:.1} ({name}) |")
-    });
+    let (pair, after) = (point.median("pair_us"), set.after(point));
+    let (target, target_after) = (set.target(point), set.target_after(point));
     let _ = writeln!(
         page,
-        "| {} | {:.2} | **{:.2}** | {:.2} | {} | {:.2} | {:.2} | {} |{pair_peer} {:.2} |{} {:.2} |{} {} | {} | {} | {:.1} |",
+        "| {} | {:.2} | **{pair:.2}** | {target:.2} | {} | {after:.2} | {target_after:.2} | {} |{} {:.2} |{} {:.2} |{} {} | {} | {} | {:.1} |",
         point.text("point"),
         point.median("copy_us"),
-        point.median("pair_us"),
-        point.number("target_us"),
-        mark("pair_us", "target_us"),
-        point.median("pair_after_uncooperative_us"),
-        point.number("target_after_uncooperative_us"),
-        mark("pair_after_uncooperative_us", "target_after_uncooperative_us"),
+        mark(pair, target),
+        mark(after, target_after),
+        best("pair"),
         point.median("shrink_us"),
         best("shrink"),
         point.median("expand_us"),

@@ -1,8 +1,9 @@
 //! What other ways of serving adapters cost, and adapter copies, as a page with figures:
 //! `cargo run -p aril-kernels --example report_prices -- h200`.
 //!
-//! The argument names a card. Reads `baselines-CARD.json` and `copies-CARD.json` of `kernels/measurements` and
-//! `peers-h200.tsv`, writes `prices-CARD.md` and its figures beside them.
+//! The argument names a card. Reads `baselines-CARD.json`, `copies-CARD.json` and `peers-h200.tsv` of
+//! `kernels/measurements`, and `slots-CARD.json` and `copies-CARD-first.json` of an earlier run where they are there;
+//! writes `prices-CARD.md` and its figures beside them.
 
 #[path = "../report_lora/chart.rs"]
 mod chart;
@@ -20,15 +21,44 @@ use peers::Peers;
 
 /// The ways that were measured: the key in the data, what it is called, the column of the published comparison.
 pub(crate) const WAYS: [Way; 4] = [
-    Way { key: "padded", name: "padded to the largest rank", peer: "vllm_us", peer_name: "vLLM" },
-    Way { key: "bgmv", name: "BGMV", peer: "punica_bgmv_us", peer_name: "Punica's BGMV" },
-    Way { key: "gathered", name: "gather + batched GEMM", peer: "gather_bmm_us", peer_name: "torch gather + bmm" },
-    Way { key: "looped", name: "loop over adapters", peer: "loop_us", peer_name: "torch loop" },
+    Way {
+        key: "padded",
+        name: "padded to the largest rank",
+        note: "vLLM's grid and tiles: a slot for each adapter and each row tile of the whole batch, split-K with atomic sums into a \
+               zeroed v. v is zeroed by a launch of its own, which is in *shrink* and in *pair*. Every rank of the batch is padded \
+               to the largest.",
+        peer: "vllm_us",
+        peer_name: "vLLM",
+    },
+    Way {
+        key: "bgmv",
+        name: "BGMV",
+        note: "Punica's idea: a block a row and rank, then a block a row and some columns; an adapter is read again for each of its \
+               rows. The original serves one rank of 8 to 64 a batch; this one takes any mix.",
+        peer: "punica_bgmv_us",
+        peer_name: "Punica's BGMV",
+    },
+    Way {
+        key: "gathered",
+        name: "gather + batched GEMM",
+        note: "Weights of each row copied next to one another, ranks padded to the largest, then two strided batched GEMMs of cuBLAS.",
+        peer: "gather_bmm_us",
+        peer_name: "torch gather + bmm",
+    },
+    Way {
+        key: "looped",
+        name: "loop over adapters",
+        note: "Two GEMMs of cuBLAS an adapter, one adapter after the other, in a captured graph.",
+        peer: "loop_us",
+        peer_name: "torch loop",
+    },
 ];
 
 pub(crate) struct Way {
     pub(crate) key: &'static str,
     pub(crate) name: &'static str,
+    /// What is measured.
+    pub(crate) note: &'static str,
     pub(crate) peer: &'static str,
     pub(crate) peer_name: &'static str,
 }
@@ -79,8 +109,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         baselines["gpu"].as_str().unwrap_or("?"),
     );
     provenance(&mut page, &baselines, &copies);
-    ways::write(&mut page, &baselines, &peers, &card);
+    ways::write(&mut page, &baselines, &read("slots").unwrap_or_default(), &peers, &card);
     copies::write(&mut page, &copies, &card);
+    let first = std::fs::read_to_string(folder.join(format!("copies-{card}-first.json")));
+    if let Ok(first) = first {
+        copies::again(&mut page, &serde_json::from_str(&first)?);
+    }
     figures::draw(&folder, &card, &baselines, &copies)?;
     std::fs::write(folder.join(format!("prices-{card}.md")), page)?;
     Ok(())

@@ -45,6 +45,7 @@ pub struct Llama {
     pub(super) metadata: Metadata,
     pub(super) attention: Attention,
     pub(super) graphs: Graphs,
+    captures: bool,
     events: [CudaEvent; 2],
 }
 
@@ -104,6 +105,7 @@ impl Llama {
             metadata: Metadata::new(gpu, &stream, &settings)?,
             attention: Attention::new(&compiler, &stream, &shape, &settings, gpu.chip())?,
             graphs: Graphs::default(),
+            captures: true,
             events: [event()?, event()?],
             side: gpu.stream()?,
             copies: gpu.stream()?,
@@ -134,6 +136,11 @@ impl Llama {
         self.gemms.describe()
     }
 
+    /// Whether steps of one-token sequences run as CUDA graphs, as they do unless told otherwise, or launch by launch.
+    pub fn set_graphs(&mut self, captures: bool) {
+        self.captures = captures;
+    }
+
     /// The GPU that it is on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
@@ -162,7 +169,7 @@ impl Llama {
         self.events[0].record(&self.stream).map_err(timed())?;
         let table = self.attention.plan(&self.stream, &batch, sequences)?;
         self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
-        if batch.is_decode() {
+        if batch.is_decode() && self.captures {
             self.launch_graph(&metrics, &mut set)?;
         } else {
             Forward::new(self, &metrics, &set.plans).step()?;

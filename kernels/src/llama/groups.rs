@@ -11,7 +11,7 @@ use super::{GemmPath, LlamaSettings, LlamaShape};
 use crate::Error;
 use crate::gemm::GemmShape;
 use crate::gemm::cublaslt::{CublasLt, CublasLtPlan, Trial};
-use crate::gemm::few_rows::{self, FewRows, FewRowsPlan};
+use crate::gemm::few_rows::{FewRows, FewRowsPlan};
 use crate::gpu::{Overlap, Ready};
 use crate::program::Compiler;
 
@@ -51,6 +51,9 @@ impl Group {
     }
 }
 
+/// The most rows that this crate's kernel multiplies in a step: of more, cuBLASLt is measured to be quicker.
+const OWN_ROWS_MAX: u32 = 32;
+
 #[derive(Debug)]
 enum GemmPlan {
     Few(FewRowsPlan),
@@ -75,7 +78,7 @@ impl Gemms {
 
     /// Whether the kernel of a plan for so many rows tells when its input is complete.
     pub(crate) fn tells(&self, rows: u32) -> bool {
-        self.path == GemmPath::Own && rows <= few_rows::ROWS_MAX
+        self.path == GemmPath::Own && rows <= OWN_ROWS_MAX
     }
 
     /// y = x·Wᵀ of a group; `ready` as the group's plan allows.

@@ -217,7 +217,12 @@ impl Activations {
             logits: matrix(samples, shape.vocab as usize)?,
             partial: Buffer::zeroed(gpu, stream, samples * SAMPLING_PARTS as usize, "sampling")?,
             tokens: Buffer::zeroed(gpu, stream, samples, "sampling")?,
-            rope: Buffer::new(gpu, stream, (settings.context_max * shape.head_dim) as usize, "the rotary table")?,
+            rope: Buffer::new(
+                gpu,
+                stream,
+                settings.context_max as usize * shape.head_dim as usize,
+                "the rotary table",
+            )?,
         };
         let table = rope_table(shape, settings.context_max);
         stream.memcpy_htod(&table, &mut activations.rope.slice).map_err(Error::driver("uploading the rotary table"))?;

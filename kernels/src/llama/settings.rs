@@ -28,7 +28,7 @@ pub struct LlamaSettings {
     pub gemm: GemmPath,
 }
 
-/// What multiplies the rows of small steps. Steps of more than 64 rows are cuBLASLt's in any case.
+/// What multiplies the rows of small steps. Steps of more than 32 rows are cuBLASLt's in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GemmPath {
     /// This crate's kernel, which loads weights before the preceding kernel is finished.
@@ -54,6 +54,7 @@ pub enum LoraPath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LoraOrder {
     /// Behind the GEMM: the adapter's weights stream in while the GEMM ends.
+    #[default]
     After,
     /// Before the GEMM: the adapter's weights stream in during the operation before, those of the GEMM during the
     /// adapter's exchange.
@@ -62,7 +63,6 @@ pub enum LoraOrder {
     Beside,
     /// Behind the GEMM on its stream, but beginning as soon as the GEMM has seen its input, which this crate's kernel tells:
     /// both run side by side, and the weights of both stream at once. With another GEMM: [`LoraOrder::After`].
-    #[default]
     Along,
 }
 
@@ -78,7 +78,7 @@ impl LlamaSettings {
         let block_tokens = 16;
         LlamaSettings {
             element,
-            kv_blocks: sequences * context.div_ceil(block_tokens),
+            kv_blocks: sequences.saturating_mul(context.div_ceil(block_tokens)),
             block_tokens,
             rows_max: sequences.max(2048),
             sequences_max: sequences,
@@ -100,14 +100,15 @@ impl LlamaSettings {
         if self.block_tokens != 16 {
             return refuse("block_tokens", format!("{} is not 16", self.block_tokens));
         }
-        for (field, count) in [
-            ("kv_blocks", self.kv_blocks),
-            ("rows_max", self.rows_max),
-            ("sequences_max", self.sequences_max),
-            ("context_max", self.context_max),
+        // The upper bounds keep every index of a kernel within 32 bits.
+        for (field, count, most) in [
+            ("kv_blocks", self.kv_blocks, 1 << 26),
+            ("rows_max", self.rows_max, 1 << 16),
+            ("sequences_max", self.sequences_max, 1 << 12),
+            ("context_max", self.context_max, 1 << 20),
         ] {
-            if count == 0 {
-                return refuse(field, "must not be zero".to_owned());
+            if count == 0 || count > most {
+                return refuse(field, format!("{count} is not in 1..={most}"));
             }
         }
         if self.rows_max < self.sequences_max {
@@ -140,6 +141,7 @@ mod tests {
             LlamaSettings { block_tokens: 32, ..good },
             LlamaSettings { kv_blocks: 0, ..good },
             LlamaSettings { rows_max: 7, ..good },
+            LlamaSettings { context_max: u32::MAX, ..good },
             LlamaSettings { lora, adapter_slots: 0, rank_max: 8, ..good },
             LlamaSettings { lora, adapter_slots: 1, rank_max: 257, ..good },
         ] {

@@ -191,6 +191,9 @@ impl LlamaShape {
         if let Some((field, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return refuse(field, "must not be zero".to_owned());
         }
+        if self.heads > 1 << 10 || self.layers > 1 << 10 {
+            return refuse("heads and layers", format!("more than {} of either", 1 << 10));
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return refuse("kv_heads", format!("{} does not divide {} heads", self.kv_heads, self.heads));
         }
@@ -198,8 +201,8 @@ impl LlamaShape {
             return refuse("head_dim", format!("{} is neither 64 nor 128", self.head_dim));
         }
         for (field, width) in [("hidden", self.hidden), ("intermediate", self.intermediate), ("vocab", self.vocab)] {
-            if width % 8 != 0 {
-                return refuse(field, format!("{width} is not a multiple of 8"));
+            if width % 8 != 0 || width > 1 << 18 {
+                return refuse(field, format!("{width} is not a multiple of 8 up to {}", 1 << 18));
             }
         }
         let positive = |value: f32| value.is_finite() && value > 0.0;

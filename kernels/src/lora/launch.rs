@@ -2,27 +2,32 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, sys};
 use cudarc::nvrtc::Ptx;
 
-use super::plan::{CELL_BYTES, Job, PROJECTIONS_MAX, Plan, Site};
+use super::plan::{CELL_BYTES, Job, Plan, Site};
 use super::variant::Variant;
 use crate::Error;
 use crate::cache::Cache;
 use crate::gpu::{Gpu, Overlap, Ready};
 use crate::source::Sources;
 
-/// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them.
-#[derive(Debug)]
+mod operands;
+
+use operands::Arguments;
+pub use operands::{Intermediate, Matrix};
+
+/// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them. A clone shares them.
+#[derive(Debug, Clone)]
 pub struct LoraKernels {
     gpu: Gpu,
     sources: Sources,
     cache: Option<Cache>,
     architecture: String,
-    loaded: Mutex<HashMap<Variant, Arc<Functions>>>,
+    loaded: Arc<Mutex<HashMap<Variant, Arc<Functions>>>>,
 }
 
 #[derive(Debug)]
@@ -31,30 +36,6 @@ struct Functions {
     shrink: CudaFunction,
     expand: CudaFunction,
     _module: Arc<CudaModule>,
-}
-
-/// A 16-bit row-major matrix in device memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Matrix {
-    /// Device address, a multiple of 16.
-    pub address: u64,
-    /// Rows.
-    pub rows: u32,
-    /// Columns.
-    pub columns: u32,
-    /// Elements from one row to the next, a multiple of 8.
-    pub stride: u32,
-}
-
-/// An fp32 row-major matrix in device memory: the intermediate v. A row holds the first `rank` columns of its segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Intermediate {
-    /// Device address, a multiple of 4.
-    pub address: u64,
-    /// Rows.
-    pub rows: u32,
-    /// Elements from one row to the next, at least the largest rank.
-    pub stride: u32,
 }
 
 /// Where the members of groups exchange partial sums. One for each stream: launches that may overlap in any other
@@ -87,44 +68,11 @@ pub struct LoadedPlan {
     v_stride_given: AtomicU32,
 }
 
-/// The same layout as `Projection` in `lora.cu`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-struct ProjectionArguments {
-    a_tiles: u64,
-    b_tiles: u64,
-    y: u64,
-    v: u64,
-    y_stride: u32,
-    v_stride: u32,
-    columns: u32,
-    reserved: u32,
-}
-
-/// The same layout as `Arguments` in `lora.cu`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-struct Arguments {
-    jobs: u64,
-    x: u64,
-    inbox: u64,
-    x_stride: u32,
-    inputs: u32,
-    job_count: u32,
-    cluster: u32,
-    depth: u32,
-    reserved: u32,
-    projections: [ProjectionArguments; PROJECTIONS_MAX],
-    ready: u64,
-    mark: u32,
-    reserved_too: u32,
-}
-
 impl LoraKernels {
     /// Kernels for this GPU from these sources; with `cache`, compiled once a machine.
     pub fn new(gpu: &Gpu, sources: Sources, cache: Option<Cache>) -> Self {
         let architecture = gpu.architecture();
-        LoraKernels { gpu: gpu.clone(), sources, cache, architecture, loaded: Mutex::default() }
+        LoraKernels { gpu: gpu.clone(), sources, cache, architecture, loaded: Arc::default() }
     }
 
     /// The same, but compiled for another architecture that this GPU runs too: `compute_80` forces the path without
@@ -132,6 +80,7 @@ impl LoraKernels {
     #[must_use]
     pub fn with_architecture(mut self, architecture: &str) -> Self {
         architecture.clone_into(&mut self.architecture);
+        self.loaded = Arc::default();
         self
     }
 
@@ -263,7 +212,6 @@ impl LoadedPlan {
     /// # Safety
     /// As [`LoadedPlan::pair`] with [`Overlap::Programmatic`]. The preceding launch must make `ready` its mark, which it
     /// must not have been before; neither it nor anything that is not complete when x is may touch y.
-    #[expect(clippy::too_many_arguments, reason = "the operands of a pair, and what it waits for")]
     pub unsafe fn pair_beside(
         &self,
         stream: &Arc<CudaStream>,
@@ -435,95 +383,5 @@ impl LoadedPlan {
             return Err(Error::shape("inbox", why));
         }
         Ok(())
-    }
-
-    fn arguments(
-        &self,
-        stream: &Arc<CudaStream>,
-        site: &Site,
-        x: Option<Matrix>,
-        inbox: Option<&mut Inbox>,
-    ) -> Result<Arguments, Error> {
-        if !self.site.has_shapes_of(site) {
-            return Err(Error::shape("site", "its element or shapes are not those that the plan was made for"));
-        }
-        let mut arguments = Arguments {
-            jobs: self.jobs.device_ptr(stream).0,
-            inputs: self.site.inputs(),
-            job_count: self.capacity,
-            cluster: u32::from(self.cluster > 1),
-            depth: self.depth,
-            ..Arguments::default()
-        };
-        for (slot, place) in arguments.projections.iter_mut().zip(site.places()) {
-            slot.a_tiles = place.a_tiles;
-            slot.b_tiles = place.b_tiles;
-            slot.columns = place.shape.outputs;
-        }
-        if let Some(x) = x {
-            self.check_matrix("x", x, self.site.inputs())?;
-            arguments.x = x.address;
-            arguments.x_stride = x.stride;
-        }
-        if let Some(inbox) = inbox {
-            arguments.inbox = inbox.cells.device_ptr(stream).0;
-        }
-        Ok(arguments)
-    }
-
-    fn set_outputs(&self, arguments: &mut Arguments, y: &[Matrix]) -> Result<(), Error> {
-        self.check_count("y", y.len())?;
-        for (index, (slot, &y)) in arguments.projections.iter_mut().zip(y).enumerate() {
-            self.check_matrix(&format!("y of projection {index}"), y, self.site.places()[index].shape.outputs)?;
-            slot.y = y.address;
-            slot.y_stride = y.stride;
-        }
-        Ok(())
-    }
-
-    fn set_intermediates(&self, arguments: &mut Arguments, v: &[Intermediate]) -> Result<(), Error> {
-        self.check_count("v", v.len())?;
-        for (index, (slot, v)) in arguments.projections.iter_mut().zip(v).enumerate() {
-            let what = || format!("v of projection {index}");
-            if v.rows < self.rows_end || v.stride < self.rank_max {
-                let why = format!(
-                    "is {} rows × {}; the plan touches {} rows of rank up to {}",
-                    v.rows, v.stride, self.rows_end, self.rank_max
-                );
-                return Err(Error::shape(what(), why));
-            }
-            if v.address == 0 || !v.address.is_multiple_of(4) {
-                return Err(Error::shape(what(), format!("address {:#x} is null or misaligned", v.address)));
-            }
-            self.rows_given.fetch_min(v.rows, Ordering::Relaxed);
-            self.v_stride_given.fetch_min(v.stride, Ordering::Relaxed);
-            slot.v = v.address;
-            slot.v_stride = v.stride;
-        }
-        Ok(())
-    }
-
-    fn check_count(&self, what: &str, count: usize) -> Result<(), Error> {
-        let needed = self.site.places().len();
-        if count != needed {
-            return Err(Error::shape(what, format!("{count} matrices for {needed} projections")));
-        }
-        Ok(())
-    }
-
-    fn check_matrix(&self, what: &str, matrix: Matrix, columns: u32) -> Result<(), Error> {
-        let why = if matrix.columns != columns {
-            format!("has {} columns, the site {columns}", matrix.columns)
-        } else if matrix.rows < self.rows_end {
-            format!("has {} rows, the plan touches {}", matrix.rows, self.rows_end)
-        } else if matrix.stride < matrix.columns || !matrix.stride.is_multiple_of(8) {
-            format!("has a stride of {}; it must be a multiple of 8 and at least {}", matrix.stride, matrix.columns)
-        } else if matrix.address == 0 || !matrix.address.is_multiple_of(16) {
-            format!("address {:#x} is null or not a multiple of 16", matrix.address)
-        } else {
-            self.rows_given.fetch_min(matrix.rows, Ordering::Relaxed);
-            return Ok(());
-        };
-        Err(Error::shape(what, why))
     }
 }

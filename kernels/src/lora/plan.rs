@@ -6,70 +6,21 @@
 
 use std::ops::Range;
 
-use super::layout::{self, Place, TILE_WIDTH};
+use super::layout::{self, TILE_WIDTH};
 use super::variant::{RowTile, Variant};
-use crate::{Element, Error};
+use crate::Error;
 
+mod job;
 mod rules;
+mod site;
 
-use rules::{Group, choose_row_tile, exchange_bytes, groups, ring, ring_alone, ring_slot, share_blocks};
+pub use job::Job;
+pub use site::{PROJECTIONS_MAX, Site};
 
-/// The projections that read the same x in one launch: q, k and v; gate and up; or a single one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Site {
-    element: Element,
-    places: Vec<Place>,
-}
-
-/// The most projections that one launch serves.
-pub const PROJECTIONS_MAX: usize = 4;
-
-impl Site {
-    /// A site of one to four projections with the same input width.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if there are none or too many, or their input widths differ.
-    pub fn new(element: Element, places: &[Place]) -> Result<Self, Error> {
-        if places.is_empty() || places.len() > PROJECTIONS_MAX {
-            let why = format!("{} projections share a launch; 1 to {PROJECTIONS_MAX} can", places.len());
-            return Err(Error::shape("site", why));
-        }
-        if let Some(other) = places.iter().find(|place| place.shape.inputs != places[0].shape.inputs) {
-            return Err(Error::shape(
-                "site",
-                format!(
-                    "projections that share x must have one input width, not {} and {}",
-                    places[0].shape.inputs, other.shape.inputs
-                ),
-            ));
-        }
-        for place in places {
-            place.shape.check()?;
-        }
-        Ok(Site { element, places: places.to_vec() })
-    }
-
-    /// Number format of x, y and the weights.
-    pub fn element(&self) -> Element {
-        self.element
-    }
-
-    /// Shapes and places of the projections.
-    pub fn places(&self) -> &[Place] {
-        &self.places
-    }
-
-    /// Width of x.
-    pub fn inputs(&self) -> u32 {
-        self.places[0].shape.inputs
-    }
-
-    /// Whether a plan for one serves the other: the same shapes, wherever they lie.
-    pub fn has_shapes_of(&self, other: &Site) -> bool {
-        let shapes = |site: &Site| site.places.iter().map(|place| place.shape).collect::<Vec<_>>();
-        self.element == other.element && shapes(self) == shapes(other)
-    }
-}
+use rules::{
+    Group, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot, ring_unit,
+    share_blocks,
+};
 
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +55,8 @@ pub struct Tuning {
     pub blocks: Option<u32>,
     /// How members exchange their sums.
     pub exchange: Option<Exchange>,
+    /// The most shared memory a block may use, less than the chip's limit.
+    pub shared_bytes: Option<u32>,
 }
 
 /// How the members of a group exchange their partial sums.
@@ -114,66 +67,6 @@ pub enum Exchange {
     Cluster,
     /// Through global memory: any number of members for any group.
     Global,
-}
-
-/// What one block does; the same fields as `Job` in `lora.cu`.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Job {
-    /// Device address of the adapter.
-    pub weights: u64,
-    /// First row.
-    pub row: u32,
-    /// Rows; zero for a block with nothing to do.
-    pub rows: u32,
-    /// Rank of the adapter.
-    pub rank: u32,
-    /// Index of the projection in its site.
-    pub projection: u32,
-    /// First input tile of this member.
-    pub k_tile: u32,
-    /// Input tiles of this member.
-    pub k_tiles: u32,
-    /// First output tile of this member.
-    pub column_tile: u32,
-    /// Output tiles of this member.
-    pub column_tiles: u32,
-    /// Which member of its group.
-    pub member: u32,
-    /// Members of the group.
-    pub members: u32,
-    /// The group's first inbox cell.
-    pub inbox: u32,
-    /// What v·B is multiplied by.
-    pub scale: f32,
-}
-
-impl Job {
-    /// Size in device memory.
-    pub const BYTES: usize = 64;
-
-    /// The bytes that the kernel reads.
-    pub fn to_bytes(self) -> [u8; Job::BYTES] {
-        let mut bytes = [0; Job::BYTES];
-        bytes[..8].copy_from_slice(&self.weights.to_le_bytes());
-        let words = [
-            self.row,
-            self.rows,
-            self.rank,
-            self.projection,
-            self.k_tile,
-            self.k_tiles,
-            self.column_tile,
-            self.column_tiles,
-            self.member,
-            self.members,
-            self.inbox,
-            self.scale.to_bits(),
-        ];
-        for (slot, word) in bytes[8..].chunks_exact_mut(4).zip(words) {
-            slot.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
-    }
 }
 
 /// The work of one launch, block by block.
@@ -212,9 +105,13 @@ impl Plan {
         };
         let mut groups = groups(site, segments, row_tile);
         let cluster = share_blocks(&mut groups, segments, row_tile, chip, tuning);
+        let brief = row_tile == RowTile::Rows8
+            && tuning.row_tile.is_none()
+            && is_brief(&groups, segments, |group| group.members);
+        let row_tile = if brief { RowTile::Brief8 } else { row_tile };
         let mut plan = Plan {
             site: site.clone(),
-            variant: Variant { element: site.element, rows: row_tile },
+            variant: Variant { element: site.element(), rows: row_tile },
             jobs: Vec::with_capacity(groups.iter().map(|group| group.members as usize).sum()),
             shared_bytes: 0,
             depth: 0,
@@ -227,9 +124,16 @@ impl Plan {
             plan.add(group, &segments[group.segment]);
         }
         let (blocks, exchange) = (plan.jobs.len() as u32, plan.shared_bytes);
-        let depth = ring(row_tile, exchange, blocks, chip).unwrap_or_else(|| ring_alone(row_tile, exchange, chip));
-        plan.depth = depth;
-        plan.shared_bytes += depth * ring_slot(row_tile);
+        let used = segments.iter().filter(|segment| !segment.rows.is_empty());
+        let slot = used.map(|segment| ring_slot(row_tile, segment.rank)).max().unwrap_or(0);
+        plan.depth = match tuning.shared_bytes {
+            Some(bytes) => bytes.saturating_sub(exchange) / ring_unit(row_tile),
+            None => ring(row_tile, slot.max(1), exchange, blocks, chip)
+                .unwrap_or_else(|| ring_alone(row_tile, exchange, chip)),
+        };
+        // Two slots at least: one that is read and one that is filled.
+        plan.depth = plan.depth.max((2 * slot).div_ceil(ring_unit(row_tile)));
+        plan.shared_bytes += plan.depth * ring_unit(row_tile);
         if plan.shared_bytes > chip.shared_bytes_block_max {
             let why = format!(
                 "needs {} bytes of shared memory a block, the GPU has {}; use a smaller row tile",
@@ -241,7 +145,7 @@ impl Plan {
     }
 
     fn add(&mut self, group: &Group, segment: &Segment) {
-        let shape = self.site.places[group.projection].shape;
+        let shape = self.site.places()[group.projection].shape;
         let (k_tiles, c_tiles) = (shape.inputs.div_ceil(TILE_WIDTH), shape.outputs.div_ceil(TILE_WIDTH));
         let members = group.members;
         for member in 0..members {
@@ -264,7 +168,7 @@ impl Plan {
             });
         }
         if members > 1 && self.cluster == 1 {
-            self.inbox_cells += members * members * group.cells;
+            self.inbox_cells += inbox_cells(self.variant.rows, group.cells, members);
         }
         let exchange = exchange_bytes(self.variant.rows, segment.rank, group.cells, members, self.cluster > 1);
         self.shared_bytes = self.shared_bytes.max(exchange);
@@ -347,6 +251,7 @@ fn slice(tiles: u32, member: u32, members: u32) -> Range<u32> {
 mod tests {
     use super::super::layout::{AdapterLayout, ProjectionShape};
     use super::*;
+    use crate::Element;
 
     const CHIP: Chip = Chip { multiprocessors: 132, shared_bytes_block_max: 232_448, cluster_max: 16 };
 
@@ -364,8 +269,8 @@ mod tests {
     fn every_row_meets_every_tile_of_every_projection_exactly_once() {
         let site = site(5120, &[5120, 1024, 40]);
         let segments = [segment(0..1, 8), segment(1..1, 16), segment(4..71, 100), segment(71..72, 1)];
-        for row_tile in [RowTile::Rows8, RowTile::Rows16, RowTile::Rows32] {
-            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(400), exchange: None };
+        for row_tile in RowTile::ALL {
+            let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(400), ..Tuning::default() };
             let plan = Plan::new(&site, &segments, CHIP, tuning).expect("a valid batch");
             for (projection, place) in site.places().iter().enumerate() {
                 let inputs = place.shape.inputs.div_ceil(32) as usize;

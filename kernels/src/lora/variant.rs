@@ -1,29 +1,34 @@
-//! The compiled forms of `lora.cu`: one a number format and a row tile.
+//! The compiled forms of `lora.cu` and `lora_staged.cu`: one a number format and a row tile.
 
 use crate::Element;
 use crate::compile::Unit;
+
+/// The sources that all of them are made of.
+pub const SOURCES: [&str; 4] = ["primitives.cuh", "lora.cuh", "lora.cu", "lora_staged.cu"];
 
 /// One compiled form of the LoRA kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// Number format.
     pub element: Element,
-    /// Rows that a group of blocks holds: 8, 16, 32 or 64.
+    /// Rows that a group of blocks holds, and how they travel.
     pub rows: RowTile,
 }
 
-/// Rows of a segment that one group of blocks multiplies at once. More rows read the weights less often and hold
-/// more sums in registers.
+/// Rows of a segment that one group of blocks multiplies at once, and how they travel. More rows read the weights less
+/// often and hold more sums in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RowTile {
+    /// 8 rows, for slices so short that a warp has one batch of two tiles: what counts then is the length of the code.
+    Brief8,
     /// 8 rows: decode.
     Rows8,
-    /// 16 rows.
-    Rows16,
-    /// 32 rows.
-    Rows32,
-    /// 64 rows: prefill of ranks up to 128.
-    Rows64,
+    /// 16 rows, x and y staged in shared memory: prefill.
+    Staged16,
+    /// 32 rows, staged.
+    Staged32,
+    /// 64 rows, staged, of ranks up to 128.
+    Staged64,
 }
 
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
@@ -39,38 +44,54 @@ pub(crate) struct Shape {
     pub(crate) blocks_min: u32,
 }
 
+/// Cells (16 ranks × 8 rows) of a group from which on its members own them in turn.
+pub(crate) const CELLS_IN_TURNS: u32 = 5;
+
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 4] = [RowTile::Rows8, RowTile::Rows16, RowTile::Rows32, RowTile::Rows64];
+    pub const ALL: [RowTile; 5] =
+        [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Staged32, RowTile::Staged64];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
         8 * self.tiles()
     }
 
-    fn tiles(self) -> u32 {
+    pub(crate) fn tiles(self) -> u32 {
         match self {
-            RowTile::Rows8 => 1,
-            RowTile::Rows16 => 2,
-            RowTile::Rows32 => 4,
-            RowTile::Rows64 => 8,
+            RowTile::Brief8 | RowTile::Rows8 => 1,
+            RowTile::Staged16 => 2,
+            RowTile::Staged32 => 4,
+            RowTile::Staged64 => 8,
         }
     }
 
+    /// Units of weights that a warp of `lora.cu` takes from its ring at once: more of them hide more latency, and make
+    /// more code.
+    pub(crate) fn batch(self) -> u32 {
+        match self {
+            RowTile::Rows8 => 4,
+            RowTile::Brief8 => 2,
+            RowTile::Staged16 | RowTile::Staged32 | RowTile::Staged64 => 1,
+        }
+    }
+
+    /// Whether x and y pass through shared memory (`lora_staged.cu`) rather than registers (`lora.cu`).
+    pub fn is_staged(self) -> bool {
+        self.tiles() > 1
+    }
+
     pub(crate) fn shape(self) -> Shape {
-        let (depth_max, pairs, blocks_min) = match self {
-            RowTile::Rows8 => (11, 2, 2),
-            RowTile::Rows16 => (11, 1, 2),
-            RowTile::Rows32 => (8, 1, 2),
-            RowTile::Rows64 => (8, 1, 1),
-        };
-        Shape { warps: 8, depth_max, pairs, blocks_min }
+        // The depth of a ring of stages follows from the memory there is.
+        let depth_max = if self.is_staged() { 0 } else { 11 };
+        Shape { warps: 8, depth_max, pairs: 2, blocks_min: 2 }
     }
 
     /// The largest rank that the block's warps can accumulate.
     pub fn rank_max(self) -> u32 {
         let shape = self.shape();
-        (shape.pairs * shape.warps * 16).min(super::layout::RANK_MAX)
+        let row_warps = self.tiles().div_ceil(4);
+        (shape.pairs * (shape.warps / row_warps) * 16).min(super::layout::RANK_MAX)
     }
 }
 
@@ -82,7 +103,13 @@ impl Variant {
 
     /// What to compile for an architecture (`sm_80`, `sm_90a`, …).
     pub fn unit(self, architecture: &str) -> Unit {
-        Unit { source: "lora.cu", architecture: architecture.to_owned(), defines: self.defines() }
+        let source = if self.rows.is_staged() { "lora_staged.cu" } else { "lora.cu" };
+        let mut defines = self.defines();
+        if self.rows.is_staged() {
+            let bulk = architecture.trim_start_matches(|c: char| !c.is_ascii_digit()).starts_with('9');
+            defines.push(("BULK", u32::from(bulk).to_string()));
+        }
+        Unit { source, architecture: architecture.to_owned(), defines }
     }
 
     /// The definitions that select this variant.
@@ -91,8 +118,9 @@ impl Variant {
         vec![
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.rows.tiles().to_string()),
-            ("WARPS", shape.warps.to_string()),
             ("PAIRS", shape.pairs.to_string()),
+            ("BATCH", self.rows.batch().to_string()),
+            ("TURNS", CELLS_IN_TURNS.to_string()),
             ("MIN_BLOCKS", shape.blocks_min.to_string()),
         ]
     }

@@ -5,7 +5,7 @@ use aril_kernels::attention;
 use aril_kernels::baseline::{launch, merged};
 use aril_kernels::compile::{self, Unit};
 use aril_kernels::gemm::few_rows;
-use aril_kernels::lora::variant::{RowTile, Variant};
+use aril_kernels::lora::variant::Variant;
 use aril_kernels::source::Sources;
 
 fn nvrtc_is_here() -> bool {
@@ -27,10 +27,9 @@ fn every_lora_kernel_fits_its_registers_on_both_architectures() {
         for variant in Variant::all() {
             let cubin = variant.unit(architecture).compile(&Sources::built_in(), None).expect("it compiles");
             assert_eq!(cubin.footprints.len(), 3, "pair, shrink and expand");
-            let registers_max = if variant.rows == RowTile::Rows64 { 255 } else { 128 };
             for footprint in cubin.footprints {
                 let what = format!("{architecture} {variant:?} {footprint:?}");
-                assert!((32..=registers_max).contains(&footprint.registers), "{what}");
+                assert!((32..=128).contains(&footprint.registers), "{what}");
                 // The path for older GPUs may keep a few words in local memory; the measured one may not.
                 assert!(footprint.spill_bytes <= if architecture == "sm_80" { 64 } else { 0 }, "{what}");
                 assert_eq!(footprint.static_shared_bytes, 0, "{what}");

@@ -47,9 +47,12 @@ struct Launch<'a> {
     batch: &'a Batch,
     plan: Plan,
     seed: u64,
+    architecture: &'static str,
 }
 
 const KERNELS: [&str; 3] = ["lora_pair", "lora_shrink", "lora_expand"];
+/// Of which the second has sources of its own where a variant is staged.
+const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90a"];
 const PAIR: usize = 0;
 const SHRINK: usize = 1;
 const EXPAND: usize = 2;
@@ -62,7 +65,8 @@ fn name_of(kernel: usize) -> &'static str {
 }
 
 fn programs(variant: Variant) -> impl Iterator<Item = Program> {
-    KERNELS.into_iter().map(move |kernel| Program::of(variant.unit("sm_80"), kernel))
+    let units = ARCHITECTURES.into_iter().map(move |architecture| variant.unit(architecture));
+    units.flat_map(|unit| KERNELS.into_iter().map(move |kernel| Program::of(unit.clone(), kernel)))
 }
 
 /// Every variant, built once a test process.
@@ -75,6 +79,10 @@ fn runner() -> Option<&'static Runner> {
 impl Launch<'_> {
     fn v_stride(&self) -> usize {
         self.plan.rank_max() as usize + 1
+    }
+
+    fn program(&self, kernel: usize) -> Program {
+        Program::of(self.plan.variant().unit(self.architecture), name_of(kernel))
     }
 
     /// Runs one kernel; `v` is the input of expand. Returns y or v of each projection.
@@ -136,7 +144,7 @@ impl Launch<'_> {
             pointers.push(pointer(Some(0), index * Job::BYTES, first_adapter + adapter));
         }
         let case = Case {
-            program: Program::of(plan.variant().unit("sm_80"), name_of(kernel)),
+            program: self.program(kernel),
             blocks: (plan.jobs().len() + blank.len() + 1).next_multiple_of(cluster),
             threads: 256,
             shared_bytes: plan.shared_bytes() as usize,
@@ -180,10 +188,17 @@ fn close_enough(batch: &Batch, y: &[Vec<u16>], what: &str) {
 }
 
 fn check(runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
+    check_on(ARCHITECTURES[0], runner, batch, tuning, seed);
+    if tuning.row_tile.is_some_and(RowTile::is_staged) {
+        check_on(ARCHITECTURES[1], runner, batch, tuning, seed + 100);
+    }
+}
+
+fn check_on(architecture: &'static str, runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
     let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
     let plan = Plan::new(&batch.site, &segments, CHIP, tuning).expect("a valid batch");
     let what = format!("{:?}, {} blocks in clusters of {}", plan.variant(), plan.jobs().len(), plan.cluster());
-    let launch = Launch { batch, plan, seed };
+    let launch = Launch { batch, plan, seed, architecture };
     let run = |kernel, v: &[Vec<f32>]| match launch.run(runner, kernel, v) {
         Ok(outputs) => outputs,
         Err(error) => panic!("{what}, {}: {error}", name_of(kernel)),
@@ -192,7 +207,7 @@ fn check(runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
     let y = launch.y_of(&run(PAIR, &[]));
     close_enough(batch, &y, &what);
     assert_eq!(launch.y_of(&run(LATE_PAIR, &[])), y, "{what}: beside its predecessor it gives other bits");
-    let again = Launch { batch, plan: launch.plan.clone(), seed: seed + 1 };
+    let again = Launch { batch, plan: launch.plan.clone(), seed: seed + 1, architecture };
     let repeated = again.run(runner, PAIR, &[]).expect("it ran before");
     assert_eq!(again.y_of(&repeated), y, "{what}: another order of warps gives other bits");
 
@@ -218,7 +233,7 @@ fn every_variant_agrees_with_float64_on_a_ragged_batch() {
     for element in Element::ALL {
         for row_tile in RowTile::ALL {
             let batch = Batch::new(element, 200, &[136, 40], &RAGGED, 7);
-            check(runner, &batch, Tuning { row_tile: Some(row_tile), blocks: Some(30), exchange: None }, 1);
+            check(runner, &batch, Tuning { row_tile: Some(row_tile), blocks: Some(30), ..Tuning::default() }, 1);
         }
     }
 }
@@ -239,7 +254,7 @@ fn the_plan_s_own_choices_agree_with_float64() {
         for exchange in [None, Some(Exchange::Global)] {
             // As many blocks as multiprocessors leave the groups of a mixed batch unequal in members.
             let blocks = exchange.map(|_| CHIP.multiprocessors);
-            check(runner, &batch, Tuning { exchange, blocks, row_tile: None }, index as u64);
+            check(runner, &batch, Tuning { exchange, blocks, ..Tuning::default() }, index as u64);
         }
     }
 }
@@ -251,10 +266,47 @@ fn members_of_a_group_exchange_their_sums_in_any_number() {
         let exchange = Some(exchange);
         for (blocks, rank, seed) in [(2, 16, 1), (3, 48, 3), (4, 64, 5), (8, 32, 7), (16, 16, 9), (7, 256, 11)] {
             let batch = Batch::new(Element::F16, 512, &[512], &[part(2, rank)], seed);
-            check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(blocks), exchange }, seed);
+            check(
+                runner,
+                &batch,
+                Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(blocks), exchange, ..Tuning::default() },
+                seed,
+            );
         }
         let batch = Batch::new(Element::F16, 512, &[512], &[part(61, 70)], 9);
-        check(runner, &batch, Tuning { row_tile: Some(RowTile::Rows64), blocks: Some(4), exchange }, 3);
+        check(
+            runner,
+            &batch,
+            Tuning { row_tile: Some(RowTile::Staged64), blocks: Some(4), exchange, ..Tuning::default() },
+            3,
+        );
+    }
+}
+
+/// Rings of two to five slots, which stages of x and y pass through many times.
+#[test]
+fn many_rows_pass_through_a_short_ring() {
+    let Some(runner) = runner() else { return };
+    let batches: [(RowTile, u32, &[u32], &[Part]); 6] = [
+        (RowTile::Staged16, 1000, &[520], &[part(16, 16), part(2, 0), part(5, 40)]),
+        (RowTile::Staged32, 680, &[1000], &[part(37, 16), part(30, 9)]),
+        (RowTile::Staged32, 264, &[72, 200], &[part(33, 250), part(1, 3)]),
+        (RowTile::Staged64, 520, &[392], &[part(64, 64), part(3, 16)]),
+        (RowTile::Staged64, 136, &[264], &[part(90, 125)]),
+        (RowTile::Staged64, 200, &[328], &[part(130, 33), part(7, 64)]),
+    ];
+    for (index, (row_tile, inputs, outputs, parts)) in batches.into_iter().enumerate() {
+        let batch = Batch::new(Element::ALL[index % 2], inputs, outputs, parts, 20 + index as u64);
+        for (exchange, members) in [(Exchange::Cluster, 1), (Exchange::Cluster, 2), (Exchange::Global, 3)] {
+            let groups: u32 = parts.iter().filter(|p| p.rank > 0).map(|p| p.rows.div_ceil(row_tile.rows())).sum();
+            let tuning = Tuning {
+                row_tile: Some(row_tile),
+                blocks: Some(groups * members * outputs.len() as u32),
+                exchange: Some(exchange),
+                shared_bytes: Some(120 << 10),
+            };
+            check(runner, &batch, tuning, index as u64);
+        }
     }
 }
 
@@ -269,19 +321,39 @@ fn planted_faults_are_found() {
         ),
         ("x.rows = rows - min(rows, i);", "x.rows = rows + 1 - min(rows, i);", "x read past its last row"),
         ("tiles_below(first, WARPS * 32, projection.columns, my_columns)", "my_columns", "y read past its last column"),
-        ("  dependency_wait();\n\n  if (MODE", "  if (MODE", "x read before the preceding kernel is done"),
+        ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
     ];
     let batch = Batch::new(Element::Bf16, 72, &[40], &[part(3, 16), part(1, 9)], 5);
+    let tuning = Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(4), ..Tuning::default() };
+    find_planted(&batch, tuning, ARCHITECTURES[0], &faults);
+    let faults = [
+        ("      phases_wait(full(slot), parity);", "", "a stage read before it is here"),
+        ("      phases_wait(empty(asked_slot), asked_parity);", "", "a stage overwritten while it is read"),
+        ("t * 4 + 4 > quarters &&", "false &&", "columns of x multiplied that it does not have"),
+        ("n * 8 + odd < lane_rows", "n * 8 + odd < lane_rows + 8", "y written past the last row of a segment"),
+        ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
+    ];
+    let batch = Batch::new(Element::Bf16, 1000, &[40], &[part(19, 16), part(1, 0)], 5);
+    let tuning = Tuning {
+        row_tile: Some(RowTile::Staged32),
+        blocks: Some(1),
+        shared_bytes: Some(70 << 10),
+        ..Tuning::default()
+    };
+    find_planted(&batch, tuning, ARCHITECTURES[1], &faults);
+}
+
+fn find_planted(batch: &Batch, tuning: Tuning, architecture: &'static str, faults: &[(&str, &str, &str)]) {
     let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
-    let plan = Plan::new(&batch.site, &segments, CHIP, Tuning { blocks: Some(4), ..Tuning::default() }).expect("valid");
-    let launch = Launch { batch: &batch, plan, seed: 11 };
-    for (index, (from, to, what)) in faults.into_iter().enumerate() {
+    let plan = Plan::new(&batch.site, &segments, CHIP, tuning).expect("valid");
+    let launch = Launch { batch, plan, seed: 11, architecture };
+    for (index, &(from, to, what)) in faults.iter().enumerate() {
         let plant = |_: &str, source: &str| {
             assert!(source.contains(from), "the fault to plant is no longer in the source: {from}");
             source.replacen(from, to, 1)
         };
-        let programs = programs(launch.plan.variant()).collect();
-        let Some(runner) = Runner::build(&format!("fault{index}"), programs, plant) else {
+        let programs = programs(launch.plan.variant()).filter(|program| *program == launch.program(PAIR)).collect();
+        let Some(runner) = Runner::build(&format!("fault-{architecture}-{index}"), programs, plant) else {
             return;
         };
         let found = launch.run(&runner, PAIR, &[]).map_or(true, |outputs| {

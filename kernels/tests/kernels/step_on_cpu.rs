@@ -137,7 +137,7 @@ fn the_norm_adds_what_came_before_and_leaves_the_delta_zero() {
                     with_delta.then(|| (halves(&d), true, true)),
                     Some((halves(&weight), false, false)),
                     Some((halves(&poison), false, true)),
-                    slots.map(|slots| (words(&slots.map(i32::cast_unsigned)), true, false)),
+                    slots.map(|slots| (words(&slots.map(i32::cast_unsigned)), false, false)),
                 ],
                 tail,
             }
@@ -195,8 +195,8 @@ fn rotary_embedding_and_append_put_each_row_where_its_slot_says() {
                     Some((halves(&vec![0x7fff; rows * heads * head]), false, true)),
                     Some((halves(&cache), false, true)),
                     Some((table.iter().flat_map(|value| value.to_le_bytes()).collect(), false, false)),
-                    Some((words(&positions), true, false)),
-                    Some((words(&slots.map(i32::cast_unsigned)), true, false)),
+                    Some((words(&positions), false, false)),
+                    Some((words(&slots.map(i32::cast_unsigned)), false, false)),
                 ],
                 tail: words(&[heads as u32, kv_heads as u32, blocks_row as u32, 0]),
             }

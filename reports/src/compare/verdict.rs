@@ -128,9 +128,13 @@ impl Verdict {
 
     /// The sentence in two: what is so, and what that rests on (empty where there is nothing to add).
     pub fn in_two(&self) -> (&str, &str) {
-        let end = self.sentence.find('(').unwrap_or(self.sentence.len());
-        match self.sentence[..end].find(": ") {
-            Some(colon) => (&self.sentence[..colon], &self.sentence[colon + 2..]),
+        let mut depth = 0;
+        let colon = self.sentence.char_indices().find(|&(at, c)| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0 && self.sentence[at..].starts_with(": ")
+        });
+        match colon {
+            Some((at, _)) => (&self.sentence[..at], &self.sentence[at + 2..]),
             None => (&self.sentence, ""),
         }
     }
@@ -216,14 +220,35 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
         };
     }
     let names: Vec<&str> = std::iter::once(best.policy).chain(equals.iter().map(|other| other.policy)).collect();
-    let beaten: Vec<&PolicyRuns<'_>> = others.iter().copied().filter(|o| !names.contains(&o.policy)).collect();
-    let mut sentence = match &difference {
-        Some(d) if d.mean == 0.0 => {
+    let beaten: Vec<&PolicyRuns<'_>> = others.iter().copied().filter(|other| !names.contains(&other.policy)).collect();
+    let (base, rest): (Vec<&PolicyRuns<'_>>, Vec<&PolicyRuns<'_>>) =
+        beaten.iter().copied().partition(|other| Some(other.policy) == baseline);
+    let rest: Vec<&str> = rest.iter().map(|other| other.policy).collect();
+    let same = difference.as_ref().is_some_and(|d| d.mean == 0.0);
+    // Only the best was held against those that it beats.
+    let mut sentence = match base.first() {
+        // Whoever set a baseline asks about it first.
+        Some(base) => {
+            let by = against(base, metric).map(|d| by_how_much(metric, &d)).unwrap_or_default();
+            let against_it = if same {
+                format!("the same as {}", opponent.policy)
+            } else {
+                format!("{said} against {}", opponent.policy)
+            };
+            format!(
+                "{} is better on {} than the baseline, {}{by}, and cannot be told from {}: {value}, {against_it}",
+                best.policy,
+                metric.title(),
+                base.policy,
+                some(&names[1..])
+            )
+        }
+        None if same => {
             let who =
                 if names.len() == 2 { "both".to_owned() } else { format!("{} and {}", best.policy, opponent.policy) };
             format!("Cannot tell {} apart on {}: {who} {value}", some(&names), metric.title())
         }
-        _ => format!(
+        None => format!(
             "Cannot tell {} apart on {}: {} {value}, {said} against {}",
             some(&names),
             metric.title(),
@@ -231,9 +256,9 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
             opponent.policy
         ),
     };
-    if !beaten.is_empty() {
-        // Only the best was held against them.
-        sentence += &format!("; {} is better than {}", best.policy, beaten_ones(metric, &beaten, baseline, &against));
+    if !rest.is_empty() {
+        sentence +=
+            &format!("; {} is {}better than {}", best.policy, if base.is_empty() { "" } else { "also " }, some(&rest));
     }
     if let Some(more) = second_opinion(metric, best, &equals, confidence) {
         sentence += &more;
@@ -242,23 +267,12 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
     Verdict { kind: VerdictKind::CannotTell, sentence: sentence + ".", winner: None, leaders, difference }
 }
 
-/// The policies that the best one is better than; by how much, of the one that the scenario holds all others against.
-fn beaten_ones(
-    metric: Metric,
-    beaten: &[&PolicyRuns<'_>],
-    baseline: Option<&str>,
-    against: &dyn Fn(&PolicyRuns<'_>, Metric) -> Option<Difference>,
-) -> String {
-    let (base, rest): (Vec<&PolicyRuns<'_>>, Vec<&PolicyRuns<'_>>) =
-        beaten.iter().copied().partition(|other| Some(other.policy) == baseline);
-    let rest: Vec<&str> = rest.iter().map(|other| other.policy).collect();
-    let Some(base) = base.first() else { return some(&rest) };
-    let by = against(base, metric).map(|d| match d.relative {
+/// A difference in brackets, without its interval.
+fn by_how_much(metric: Metric, d: &Difference) -> String {
+    match d.relative {
         Some(relative) => format!(" ({})", format::signed_percent(relative)),
         None => format!(" ({})", format::signed(metric, d.mean)),
-    });
-    let base = format!("the baseline, {}{}", base.policy, by.unwrap_or_default());
-    if rest.is_empty() { base } else { format!("{base}, and than {}", some(&rest)) }
+    }
 }
 
 /// Where policies tie on what decides, one difference in latency is worth a clause.

@@ -35,7 +35,7 @@ pub(super) fn opening(input: &ReportInput, summary: &Summary, points: &[Point<'_
 /// What to know before believing a number.
 fn trust(input: &ReportInput, points: &[Point<'_>]) -> Markup {
     let trust = &input.trust;
-    let outside = trust.coverage.outside_total();
+    let outside = trust.coverage.outside_least();
     let of_all = if trust.coverage.lookups > 0 { outside as f64 / trust.coverage.lookups as f64 } else { 0.0 };
     let runs: Vec<&PolicyRuns<'_>> = points.iter().flat_map(|point| &point.policies).collect();
     let saturated = runs.iter().filter(|policy| policy.is_saturated()).count();
@@ -50,7 +50,7 @@ fn trust(input: &ReportInput, points: &[Point<'_>]) -> Markup {
             }
             div.warn[outside > 0] {
                 b { "look-ups out of range" }
-                @if outside == 0 { "none of " } @else { (format::share(of_all)) " of " } (format::count(trust.coverage.lookups))
+                @if outside == 0 { "none of " } @else { (format::share(of_all)) @if trust.coverage.outside.len() > 1 { " or more" } " of " } (format::count(trust.coverage.lookups))
                 @for (what, count) in trust.coverage.outside.iter().filter(|(_, count)| *count > 0) { " " span.note { (what) ": " (format::count(*count)) } }
             }
             div { b { "seeds" } (seeds(&trust.seeds)) @if trust.seeds.len() == 1 { " " span.note { "intervals from blocks of time" } } }
@@ -271,7 +271,8 @@ fn short_axis(axis: &str) -> &str {
 
 fn short(verdict: &crate::compare::Verdict) -> String {
     use crate::compare::VerdictKind;
-    let tie = verdict.difference.as_ref().is_some_and(|difference| difference.standing == Standing::Tie);
+    let is_tie = |difference: &Difference| difference.standing == Standing::Tie;
+    let tie = verdict.leaders.len() == 2 && verdict.difference.as_ref().is_some_and(is_tie);
     match (verdict.kind, &verdict.winner) {
         (VerdictKind::CannotTell, _) if tie => "a tie".to_owned(),
         (VerdictKind::Better, Some(winner)) => format!("{winner} is best"),

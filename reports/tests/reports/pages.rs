@@ -307,6 +307,9 @@ fn the_verdict_is_told_first_and_what_it_rests_on_after_it() {
     let verdict = of("a is best on goodput: 4.1/s, +3 % (95 % interval: +1 to +5 %) against the next best, b.");
     let rest = "4.1/s, +3 % (95 % interval: +1 to +5 %) against the next best, b.";
     assert_eq!(verdict.in_two(), ("a is best on goodput", rest));
+    let better =
+        of("a is better on goodput than the baseline, c (+20 %), and cannot be told from b: 4.1/s, +3 % against b.");
+    assert_eq!(better.in_two().1, "4.1/s, +3 % against b.");
     let over = of("Of 8 points, on goodput, no single best can be told at 8 (among the best: a at 8).");
     assert_eq!(over.in_two(), (over.sentence.as_str(), ""));
 }

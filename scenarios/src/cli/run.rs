@@ -151,7 +151,7 @@ fn trust(summary: &Summary) -> String {
     let profiles: Vec<String> =
         summary.trust.profiles.iter().map(|profile| format!("{} ({})", profile.name, profile.kind.name())).collect();
     let coverage = &summary.trust.coverage;
-    let outside = match (coverage.outside_total(), coverage.lookups) {
+    let outside = match (coverage.outside_least(), coverage.lookups) {
         (0, _) | (_, 0) => String::new(),
         (outside, lookups) => {
             format!("; {:.2} % of cost look-ups outside their range", outside as f64 * 100.0 / lookups as f64)

@@ -26,10 +26,15 @@ pub struct DecodeTuning {
     pub depth: Option<u32>,
     /// Empty places before the units of each (sequence, group).
     pub empty: Option<u32>,
+    /// Whether cuts fall evenly within each (sequence, group), or wherever they fall in the line of all.
+    pub even: Option<bool>,
 }
 
 /// Empty places before the units of each (sequence, group): to begin and end one takes as long as this many units.
-const EMPTY: u32 = 2;
+const EMPTY: u32 = 4;
+
+/// What it costs a worker that a (sequence, group) is cut at one of its ends, in units.
+const CUT: u32 = 3;
 
 /// Fewest units of a worker: one for each of its warps.
 const UNITS_MIN: u32 = 4;
@@ -59,7 +64,7 @@ pub const WORKER_BYTES: usize = WORKER_WORDS * 4;
 pub struct DecodePlan {
     pub(crate) shape: AttentionShape,
     pub(crate) depth: u32,
-    empty: u32,
+    line: Line,
     pub(crate) workers: Vec<Worker>,
     /// Sequences, each with its place in the line.
     pub(crate) sequences: Vec<(DecodeSequence, u32)>,
@@ -83,25 +88,30 @@ impl DecodePlan {
         let (depth, resident) = ring(&shape, chip, tuning)?;
         let groups = groups(&shape);
         let mut extent = Extent::default();
-        let mut placed = Vec::with_capacity(sequences.len());
-        let empty = tuning.empty.unwrap_or(EMPTY);
-        let mut places = 0_u64;
+        let most = tuning.workers.unwrap_or(chip.multiprocessors * resident).max(1);
+        let mut units = 0_u64;
         for (index, sequence) in sequences.iter().enumerate() {
             if sequence.context == 0 {
                 return Err(Error::shape(format!("sequence {index}"), "has no token to attend to"));
             }
             extent.include(index, sequence.row, 1, u64::from(sequence.context), sequence.table, table)?;
-            placed.push((*sequence, places as u32));
-            places += (u64::from(blocks_of(sequence.context)) + u64::from(empty)) * u64::from(groups);
-            if places > u64::from(u32::MAX / 2) {
+            units += (u64::from(blocks_of(sequence.context)) + 1024) * u64::from(groups);
+            if units > u64::from(u32::MAX / 2) {
                 return Err(Error::shape("decode batch", "has more KV blocks times heads than can be counted"));
             }
         }
-        let most = tuning.workers.unwrap_or(chip.multiprocessors * resident).max(1);
-        let quota = (places as u32).div_ceil(most).max(UNITS_MIN + empty);
-        let line = Line { places: places as u32, empty, groups };
-        let workers = line.cut(&placed, quota);
-        Ok(DecodePlan { shape, depth, empty, workers, sequences: placed, extent })
+        let contexts = || sequences.iter().map(|sequence| blocks_of(sequence.context));
+        let dense = Line::dense(contexts(), groups, tuning.empty.unwrap_or(EMPTY).min(1000), most);
+        let even = Line::even(contexts(), groups, most);
+        let line = match (tuning.even, even) {
+            (Some(false), _) | (_, None) => dense,
+            (Some(true), Some(even)) => even,
+            (None, Some(even)) if even.makespan <= dense.makespan => even,
+            (None, Some(_)) => dense,
+        };
+        let placed = line.place(sequences);
+        let workers = line.cut(&placed);
+        Ok(DecodePlan { shape, depth, line, workers, sequences: placed, extent })
     }
 
     /// Workers of the largest plan that this chip gets without tuning: the capacity that fits every step.
@@ -133,7 +143,7 @@ impl DecodePlan {
         let mut words: Vec<u32> = Vec::with_capacity(count * WORKER_WORDS);
         for worker in self.workers.iter().take(count) {
             let Worker { sequence, group, block, units, quota } = *worker;
-            words.extend([sequence, group, block, units, quota, self.empty, 0, 0]);
+            words.extend([sequence, group, block, units, quota, self.line.empty, self.line.grain, 0]);
             words.extend(self.sequence_words(sequence as usize));
         }
         words.resize(count * WORKER_WORDS, 0);
@@ -164,8 +174,7 @@ pub(crate) fn groups(shape: &AttentionShape) -> u32 {
     shape.kv_heads * shape.queries().div_ceil(QUERIES_MAX)
 }
 
-/// The deepest ring with which two blocks share a multiprocessor, or else the deepest that one can have; and how many
-/// share.
+/// The ring with which two blocks share a multiprocessor, or else the one that a block can have; and how many share.
 fn ring(shape: &AttentionShape, chip: Chip, tuning: DecodeTuning) -> Result<(u32, u32), Error> {
     let bytes = |depth| {
         let variant = Variant::Decode { element: shape.element, head_dim: shape.head_dim, depth };
@@ -183,48 +192,94 @@ fn ring(shape: &AttentionShape, chip: Chip, tuning: DecodeTuning) -> Result<(u32
     })
 }
 
-/// All units, with empty places between.
-#[derive(Debug, Clone, Copy)]
+/// All units, with empty places between, and how the line is cut. The places of a (sequence, group): first `empty` ones
+/// without a unit, then its units, then as many without one as make a multiple of `grain`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Line {
-    places: u32,
     empty: u32,
+    grain: u32,
     groups: u32,
+    /// Places of every worker but the last.
+    quota: u32,
+    /// What the busiest worker has to do, in units.
+    makespan: u32,
 }
 
 impl Line {
-    /// Cuts the line into workers of `quota` places, more than there are empty ones in a row: each has a unit.
-    fn cut(self, sequences: &[(DecodeSequence, u32)], quota: u32) -> Vec<Worker> {
-        let Line { places, empty, groups } = self;
-        let mut index = 0;
-        let mut workers: Vec<Worker> = Vec::new();
-        for begin in (0..places).step_by(quota as usize) {
-            while index + 1 < sequences.len() && sequences[index + 1].1 <= begin {
-                index += 1;
-            }
-            let (sequence, first) = sequences[index];
-            let width = blocks_of(sequence.context) + empty;
-            let (group, inside) = ((begin - first) / width, (begin - first) % width);
-            debug_assert!(group < groups);
-            let (sequence, block) = (index as u32, inside.saturating_sub(empty));
-            workers.push(Worker { sequence, group, block, units: 0, quota });
-        }
-        for (number, worker) in (0..).zip(&mut workers) {
-            let end = places.min((number + 1) * quota);
-            worker.units = self.units_before(sequences, end) - self.units_before(sequences, number * quota);
-        }
-        workers
+    /// Cut wherever `most` workers have the same number of places. Each has more than there are empty ones in a row, so
+    /// each has a unit.
+    fn dense(blocks: impl Iterator<Item = u32>, groups: u32, empty: u32, most: u32) -> Self {
+        let places: u32 = blocks.map(|blocks| (blocks + empty) * groups).sum();
+        let quota = places.div_ceil(most).max(UNITS_MIN + empty);
+        // Its places, the rest of a piece that another worker began, and a cut at either end.
+        let makespan = quota + empty + 2 * CUT;
+        Line { empty, grain: 1, groups, quota, makespan }
     }
 
-    /// Units at places below `end`.
-    fn units_before(self, sequences: &[(DecodeSequence, u32)], end: u32) -> u32 {
-        let Line { empty, groups, .. } = self;
-        let index = sequences.partition_point(|&(_, first)| first < end);
-        let whole = sequences[..index.saturating_sub(1)].len() as u32;
-        let Some(&(sequence, first)) = sequences[..index].last() else { return 0 };
-        let width = blocks_of(sequence.context) + empty;
-        let (group, inside) = ((end - first) / width, (end - first) % width);
-        // What precedes this sequence, less its empty places; its whole groups; and a part of one.
-        first - whole * groups * empty + group * (width - empty) + inside.saturating_sub(empty)
+    /// Every (sequence, group) cut evenly by workers of its own, if there are at least as many workers as of them.
+    fn even(blocks: impl Iterator<Item = u32> + Clone, groups: u32, most: u32) -> Option<Self> {
+        let workers = |quota: u32| -> u64 { blocks.clone().map(|n| u64::from(n.div_ceil(quota) * groups)).sum() };
+        let longest = blocks.clone().max()?;
+        if workers(longest) > u64::from(most) {
+            return None;
+        }
+        let (mut low, mut high) = (0, longest);
+        while high - low > 1 {
+            let middle = u32::midpoint(low, high);
+            *(if workers(middle) > u64::from(most) { &mut low } else { &mut high }) = middle;
+        }
+        let quota = high.max(UNITS_MIN);
+        let makespan = quota + EMPTY + if longest > quota { CUT } else { 0 };
+        Some(Line { empty: 0, grain: quota, groups, quota, makespan })
+    }
+
+    fn places(self, blocks: u32) -> u32 {
+        (self.empty + blocks).next_multiple_of(self.grain)
+    }
+
+    /// Sequences with their places.
+    fn place(self, sequences: &[DecodeSequence]) -> Vec<(DecodeSequence, u32)> {
+        let mut place = 0;
+        let placed = sequences.iter().map(|&sequence| {
+            let here = place;
+            place += self.places(blocks_of(sequence.context)) * self.groups;
+            (sequence, here)
+        });
+        placed.collect()
+    }
+
+    fn cut(self, sequences: &[(DecodeSequence, u32)]) -> Vec<Worker> {
+        let Line { quota, .. } = self;
+        let end = sequences
+            .last()
+            .map_or(0, |&(sequence, place)| place + self.places(blocks_of(sequence.context)) * self.groups);
+        let mut index = 0;
+        let mut before = 0;
+        let mut workers = Vec::with_capacity(end.div_ceil(quota) as usize);
+        // Units of the sequences before `index`.
+        let mut passed = 0;
+        for begin in (0..end).step_by(quota as usize) {
+            while sequences.get(index + 1).is_some_and(|&(_, place)| place <= begin) {
+                passed += blocks_of(sequences[index].0.context) * self.groups;
+                index += 1;
+            }
+            let (sequence, place) = sequences[index];
+            let blocks = blocks_of(sequence.context);
+            let (group, inside) = ((begin - place) / self.places(blocks), (begin - place) % self.places(blocks));
+            let block = inside.saturating_sub(self.empty);
+            let units = passed + group * blocks + block;
+            if let Some(last) = workers.last_mut() {
+                let last: &mut Worker = last;
+                last.units = units - before;
+            }
+            before = units;
+            workers.push(Worker { sequence: index as u32, group, block, units: 0, quota });
+        }
+        let units: u32 = sequences.iter().map(|(sequence, _)| blocks_of(sequence.context) * self.groups).sum();
+        if let Some(last) = workers.last_mut() {
+            last.units = units - before;
+        }
+        workers
     }
 }
 
@@ -250,43 +305,75 @@ mod tests {
         (sequences, (0..next).rev().collect())
     }
 
+    fn check_cover(plan: &DecodePlan, contexts: &[u32]) {
+        let groups = groups(&plan.shape);
+        let mut seen: Vec<Vec<u32>> =
+            contexts.iter().map(|&context| vec![0; (blocks_of(context) * groups) as usize]).collect();
+        for (number, worker) in plan.workers().iter().enumerate() {
+            let (mut sequence, mut group, mut block) = (worker.sequence as usize, worker.group, worker.block);
+            assert!(worker.units > 0);
+            for _ in 0..worker.units {
+                let blocks = blocks_of(contexts[sequence]);
+                seen[sequence][(group * blocks + block) as usize] += 1;
+                // What the kernel derives the parts of a (sequence, group) from.
+                let Line { empty, grain, .. } = plan.line;
+                let places = (empty + blocks).div_ceil(grain) * grain;
+                let place = plan.sequences[sequence].1 + group * places + empty + block;
+                assert_eq!(place / worker.quota, number as u32);
+                block += 1;
+                if block == blocks {
+                    (block, group) = (0, group + 1);
+                }
+                if group == groups {
+                    (group, sequence) = (0, sequence + 1);
+                }
+            }
+        }
+        assert!(seen.iter().flatten().all(|&count| count == 1), "{contexts:?}");
+        assert!(plan.workers().len() as u32 <= DecodePlan::workers_max(&plan.shape, CHIP).expect("a valid shape"));
+    }
+
     #[test]
     fn every_block_of_every_group_has_exactly_one_worker() {
         for (shape, contexts) in [
             (shape(32, 8, 128), vec![1, 5000, 16, 17, 333, 1, 1]),
             (shape(7, 7, 64), vec![2048; 9]),
             (shape(24, 2, 128), vec![100_000]),
+            (shape(8, 1, 64), (1..200).map(|n| n * n).collect()),
             (shape(1, 1, 64), vec![1]),
         ] {
             let (sequences, table) = sequences(&contexts);
-            let plan =
-                DecodePlan::new(shape, &sequences, &table, CHIP, DecodeTuning::default()).expect("a valid batch");
-            let groups = groups(&shape);
-            let mut seen: Vec<Vec<u32>> =
-                contexts.iter().map(|&context| vec![0; (blocks_of(context) * groups) as usize]).collect();
-            for (number, worker) in plan.workers().iter().enumerate() {
-                let (mut sequence, mut group, mut block) = (worker.sequence as usize, worker.group, worker.block);
-                assert!(worker.units > 0);
-                for _ in 0..worker.units {
-                    let blocks = blocks_of(contexts[sequence]);
-                    seen[sequence][(group * blocks + block) as usize] += 1;
-                    // What the kernel derives the parts of a (sequence, group) from.
-                    let place = plan.sequences[sequence].1 + group * (blocks + plan.empty) + plan.empty + block;
-                    assert_eq!(place / worker.quota, number as u32);
-                    block += 1;
-                    if block == blocks {
-                        (block, group) = (0, group + 1);
-                    }
-                    if group == groups {
-                        (group, sequence) = (0, sequence + 1);
-                    }
-                }
+            for even in [None, Some(false), Some(true)] {
+                let tuning = DecodeTuning { even, ..DecodeTuning::default() };
+                let plan = DecodePlan::new(shape, &sequences, &table, CHIP, tuning).expect("a valid batch");
+                check_cover(&plan, &contexts);
             }
-            assert!(seen.iter().flatten().all(|&count| count == 1), "{contexts:?}");
-            let places: u32 = contexts.iter().map(|&context| (blocks_of(context) + EMPTY) * groups).sum();
-            assert_eq!(plan.workers()[0].quota, places.div_ceil(264).max(UNITS_MIN + EMPTY), "the work is even");
-            assert!(plan.workers().len() as u32 <= DecodePlan::workers_max(&shape, CHIP).expect("a valid shape"));
         }
+    }
+
+    #[test]
+    fn few_long_sequences_are_cut_evenly_and_many_wherever_the_work_is_even() {
+        let plan = |shape: AttentionShape, contexts: &[u32]| {
+            let (sequences, table) = sequences(contexts);
+            DecodePlan::new(shape, &sequences, &table, CHIP, DecodeTuning::default()).expect("a valid batch")
+        };
+        // 32 of them, 8 workers each, 16 units a worker.
+        let few = plan(shape(8, 1, 128), &[2048; 32]);
+        assert!(few.workers().len() == 256 && few.workers().iter().all(|worker| worker.units == 16));
+        // One worker each, none cut.
+        let whole = plan(shape(32, 32, 128), &[1024; 8]);
+        assert!(whole.workers().len() == 256 && whole.workers().iter().all(|worker| worker.units == 64));
+        // More of them than workers: the line is cut into 264.
+        let many = plan(shape(32, 32, 128), &[2048; 32]);
+        let units = || many.workers().iter().map(|worker| worker.units);
+        assert_eq!(many.workers().len(), 264);
+        assert!(units().max().expect("workers") < 131_072 / 264 + 16, "{:?}", units().max());
+        // A long one among short ones.
+        let mut contexts = vec![100; 31];
+        contexts.insert(5, 65_536);
+        let mixed = plan(shape(32, 8, 128), &contexts);
+        assert!(mixed.workers().iter().map(|worker| worker.units).max().expect("workers") < 34_752 / 264 + 16);
+        assert!(plan(shape(1, 1, 64), &[]).workers().is_empty());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::super::layout::{TILE_BYTES, TILE_WIDTH};
-use super::super::variant::RowTile;
+use super::super::layout::{self, TILE_BYTES, TILE_WIDTH};
+use super::super::variant::{CELLS_IN_TURNS, RowTile};
 use super::{CELL_BYTES, Chip, Exchange, Segment, Site, Tuning};
 
 /// The blocks that share a row tile of a segment and a projection.
@@ -16,6 +16,8 @@ pub(super) struct Group {
     pub(super) bytes: u64,
     /// Inbox cells of one member's partial sums.
     pub(super) cells: u32,
+    /// The wider of inputs and outputs, in tiles.
+    pub(super) tiles_max: u32,
     /// More output than input.
     pub(super) widens: bool,
     pub(super) members_max: u32,
@@ -33,7 +35,7 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
         let mut row = segment.rows.start;
         while row < segment.rows.end {
             let rows = row..segment.rows.end.min(row + row_tile.rows());
-            for (projection, place) in site.places.iter().enumerate() {
+            for (projection, place) in site.places().iter().enumerate() {
                 let (inputs, outputs) = (place.shape.inputs, place.shape.outputs);
                 let tiles = u64::from(inputs.div_ceil(TILE_WIDTH) + outputs.div_ceil(TILE_WIDTH));
                 // Tiles travel in pairs, so an odd granule costs time as two.
@@ -47,8 +49,9 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
                     projection,
                     bytes: weights + activations,
                     cells,
+                    tiles_max: inputs.max(outputs).div_ceil(TILE_WIDTH),
                     widens: outputs >= inputs,
-                    members_max: members_max(inputs, outputs, cells),
+                    members_max: members_max(inputs, outputs),
                     members: 1,
                 });
             }
@@ -58,26 +61,33 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
     groups
 }
 
-/// How many blocks may share a group: no more than there are tiles to share, and no more than make the exchange,
-/// which grows with their square, dearer than what it spreads.
-pub(super) fn members_max(inputs: u32, outputs: u32, cells: u32) -> u32 {
-    let tiles = inputs.min(outputs).div_ceil(TILE_WIDTH);
-    let exchange = (512 / cells).max(4);
-    tiles.min(exchange).min(32)
+/// How many blocks may share a group: no more than there are tiles to share, and no more than the exchange is worth.
+fn members_max(inputs: u32, outputs: u32) -> u32 {
+    inputs.min(outputs).div_ceil(TILE_WIDTH).min(32)
 }
 
 /// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
-/// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue.
+/// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue. From 16 rows on
+/// x and y are most of the bytes and pass through a ring.
 pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
     let groups = |tile: RowTile| -> u32 {
         segments.iter().map(|s| (s.rows.end - s.rows.start).div_ceil(tile.rows())).sum::<u32>()
-            * site.places.len() as u32
+            * site.places().len() as u32
     };
     let room = |tile: RowTile| if tile == RowTile::Rows8 { chip.multiprocessors } else { 2 * chip.multiprocessors };
     let one_tile = |tile: RowTile| segments.iter().all(|s| s.rows.end - s.rows.start <= tile.rows());
-    let fits: Vec<RowTile> = RowTile::ALL.into_iter().filter(|tile| tile.rank_max() >= rank_max).collect();
-    let enough = fits.iter().copied().find(|&tile| groups(tile) <= room(tile) || one_tile(tile));
-    enough.or(fits.into_iter().rfind(|tile| tile.rows() <= 32)).unwrap_or(RowTile::Rows8)
+    let mut choices = [RowTile::Rows8, RowTile::Staged16].into_iter().filter(|tile| tile.rank_max() >= rank_max);
+    choices.find(|&tile| groups(tile) <= room(tile) || one_tile(tile)).unwrap_or(RowTile::Staged16)
+}
+
+/// Whether a warp of every group has so little of its slices that the shortest code is the fastest: two units of weights
+/// in the shrink and in the expand.
+pub(super) fn is_brief(groups: &[Group], segments: &[Segment], members: impl Fn(&Group) -> u32) -> bool {
+    let warps = RowTile::Brief8.shape().warps;
+    groups.iter().all(|group| {
+        let tiles = group.tiles_max.div_ceil(members(group) * warps);
+        tiles * pairs(segments[group.segment].rank) <= RowTile::Brief8.batch()
+    })
 }
 
 /// Gives each group members and returns the blocks in a cluster, or 1 where sums go through global memory.
@@ -99,7 +109,7 @@ pub(super) fn share_blocks(
     let total: u64 = groups.iter().map(|group| group.bytes).sum();
     let wanted = match tuning.blocks {
         Some(blocks) => blocks / (groups.len() as u32).max(1),
-        None => choose_members(groups, chip),
+        None => choose_members(groups, segments, row_tile, chip),
     };
     if tuning.exchange != Some(Exchange::Global) && chip.cluster_max > 1 && !groups.is_empty() {
         let most = groups.iter().map(|group| group.members_max).min().unwrap_or(1).min(chip.cluster_max).max(1);
@@ -110,7 +120,10 @@ pub(super) fn share_blocks(
         };
         let count = groups.len() as u32;
         let fits = |members: u32| {
-            groups.iter().all(|group| ring(row_tile, exchange(group, members), count * members, chip).is_some())
+            groups.iter().all(|group| {
+                let slot = ring_slot(row_tile, segments[group.segment].rank);
+                ring(row_tile, slot, exchange(group, members), count * members, chip).is_some()
+            })
         };
         while members > 1 && tuning.exchange.is_none() && !fits(members) {
             members /= 2;
@@ -130,7 +143,7 @@ pub(super) fn share_blocks(
 
 /// Members of each group: enough to fill the chip, but no block with less than about 64 KiB, the size below which more
 /// blocks only add to the exchange; a few groups are split further, since then nothing else hides their latency.
-pub(super) fn choose_members(groups: &[Group], chip: Chip) -> u32 {
+fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chip: Chip) -> u32 {
     let count = (groups.len() as u32).max(1);
     let slots = chip.multiprocessors;
     let (bytes_min, bytes_max) = byte_range(groups);
@@ -141,6 +154,13 @@ pub(super) fn choose_members(groups: &[Group], chip: Chip) -> u32 {
     let fill = 1 << (slots / count).max(1).ilog2();
     let doubled_fits = count * fill * 2 <= 2 * slots;
     let fill = if doubled_fits && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
+    // Slices short enough for the shortest code are worth more blocks.
+    let brief = [8, 16]
+        .into_iter()
+        .find(|&members| row_tile.tiles() == 1 && count * members <= slots && is_brief(groups, segments, |_| members));
+    if let Some(members) = brief {
+        return members;
+    }
     let worth = if count <= 6 { 8 } else { (bytes_max >> 16).clamp(1, 8).max((bytes_max >> 17).min(16)) as u32 };
     fill.min(1 << worth.ilog2())
 }
@@ -148,7 +168,7 @@ pub(super) fn choose_members(groups: &[Group], chip: Chip) -> u32 {
 /// Whether sums had better go through global memory: large groups of small rank that the chip cannot split evenly write
 /// for so long that further blocks are worth a slower exchange, and one block a lopsided group would leave the largest
 /// alone.
-pub(super) fn prefers_global(groups: &[Group], members: u32, chip: Chip) -> bool {
+fn prefers_global(groups: &[Group], members: u32, chip: Chip) -> bool {
     let (bytes_min, bytes_max) = byte_range(groups);
     let count = groups.len() as u32;
     let exchanges_little = groups.iter().all(|group| group.cells == 1 && group.widens);
@@ -160,20 +180,31 @@ pub(super) fn prefers_global(groups: &[Group], members: u32, chip: Chip) -> bool
     large || lopsided
 }
 
-pub(super) fn byte_range(groups: &[Group]) -> (u64, u64) {
+fn byte_range(groups: &[Group]) -> (u64, u64) {
     let bytes = groups.iter().map(|group| group.bytes);
     (bytes.clone().min().unwrap_or(0), bytes.max().unwrap_or(0))
 }
 
 /// A ring that is no deeper than this starves its warps.
 const RING_DEPTH_USEFUL: u32 = 5;
+/// Stages with which x and y keep the memory busy.
+const STAGES_USEFUL: u32 = 2;
+
+/// Shared memory with which two blocks find room on a multiprocessor: the driver keeps 1 KiB a block for itself.
+fn half(chip: Chip) -> u32 {
+    (chip.shared_bytes_block_max + 1024) / 2 - 1024
+}
 
 /// Depth of the ring beside these bytes of exchange, such that the blocks of the next launch find room too: beside each
 /// block, or on other multiprocessors where this launch leaves half of them free. `None` if it would be too short.
-pub(super) fn ring(row_tile: RowTile, exchange_bytes: u32, blocks: u32, chip: Chip) -> Option<u32> {
-    // The driver keeps 1 KiB of shared memory a block for itself.
-    let half = (chip.shared_bytes_block_max + 1024) / 2 - 1024;
-    let beside = half.saturating_sub(exchange_bytes) / ring_slot(row_tile);
+pub(super) fn ring(row_tile: RowTile, slot: u32, exchange_bytes: u32, blocks: u32, chip: Chip) -> Option<u32> {
+    let beside = half(chip).saturating_sub(exchange_bytes);
+    if row_tile.is_staged() {
+        let alone = chip.shared_bytes_block_max.saturating_sub(exchange_bytes);
+        let bytes = [beside, alone].into_iter().find(|&bytes| bytes / slot >= STAGES_USEFUL);
+        return bytes.map(|bytes| bytes / 1024);
+    }
+    let beside = beside / slot;
     let alone = ring_alone(row_tile, exchange_bytes, chip);
     if row_tile.shape().blocks_min > 1 && beside > RING_DEPTH_USEFUL {
         Some(beside.min(row_tile.shape().depth_max))
@@ -184,23 +215,86 @@ pub(super) fn ring(row_tile: RowTile, exchange_bytes: u32, blocks: u32, chip: Ch
 
 /// Depth of the ring of a block that has a multiprocessor for itself.
 pub(super) fn ring_alone(row_tile: RowTile, exchange_bytes: u32, chip: Chip) -> u32 {
-    let slots = chip.shared_bytes_block_max.saturating_sub(exchange_bytes) / ring_slot(row_tile);
-    slots.clamp(4, row_tile.shape().depth_max)
+    let room = chip.shared_bytes_block_max.saturating_sub(exchange_bytes);
+    if row_tile.is_staged() {
+        return room / 1024;
+    }
+    (room / ring_unit(row_tile)).clamp(4, row_tile.shape().depth_max)
 }
 
-pub(super) fn ring_slot(row_tile: RowTile) -> u32 {
-    row_tile.shape().warps * 2 * TILE_BYTES as u32
+/// Bytes of a ring of depth 1: a slot of every warp, or 1 KiB where the block has one ring of stages.
+pub(super) fn ring_unit(row_tile: RowTile) -> u32 {
+    if row_tile.is_staged() { 1024 } else { row_tile.shape().warps * 2 * TILE_BYTES as u32 }
+}
+
+/// Bytes of a ring that holds one step of the work of a group of this rank.
+pub(super) fn ring_slot(row_tile: RowTile, rank: u32) -> u32 {
+    if row_tile.is_staged() { stage(row_tile, rank).slot_bytes } else { ring_unit(row_tile) }
+}
+
+/// How `lora_staged.cu` cuts its slices into stages and shares a stage among its warps.
+pub(super) struct Stage {
+    pub(super) slot_bytes: u32,
+    /// Warps whose partial sums of a cell are added up.
+    pub(super) k_warps: u32,
+}
+
+/// Bytes of the barriers before a ring of stages.
+const STAGE_BARRIERS: u32 = 256;
+/// Bytes of weights above which a stage has fewer tiles.
+const STAGE_WEIGHTS_MAX: u32 = 32 << 10;
+
+pub(super) fn stage(row_tile: RowTile, rank: u32) -> Stage {
+    let (row_tiles, warps, tile) = (row_tile.tiles(), row_tile.shape().warps, TILE_BYTES as u32);
+    let granules = layout::granules(rank);
+    let mut tiles = 32 / row_tiles;
+    while tiles > (warps / row_tiles).max(1) && tiles * granules * tile > STAGE_WEIGHTS_MAX {
+        tiles /= 2;
+    }
+    let row_warps = row_tiles.div_ceil(4);
+    let mut rank_warps = 1;
+    while 2 * rank_warps < pairs(rank) && row_warps * rank_warps < warps {
+        rank_warps *= 2;
+    }
+    let rows_bytes = row_tiles * 8 * (tiles * 64 + 64);
+    Stage { slot_bytes: rows_bytes + tiles * granules * tile, k_warps: warps / row_warps / rank_warps }
 }
 
 /// Shared memory of the exchange: the warps' partial sums, and the members' where they are staged.
 pub(super) fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: u32, cluster: bool) -> u32 {
+    // With a cluster, two barriers of 8 bytes follow; a ring of stages has its own.
+    let barriers = if cluster { 16 } else { 0 } + if row_tile.is_staged() { STAGE_BARRIERS } else { 0 };
     let shape = row_tile.shape();
-    let mut splits = 1;
-    while splits * shape.pairs < pairs(rank) {
-        splits *= 2;
+    let k_warps = if row_tile.is_staged() {
+        stage(row_tile, rank).k_warps
+    } else {
+        let mut splits = 1;
+        while splits * shape.pairs < pairs(rank) {
+            splits *= 2;
+        }
+        shape.warps / splits
+    };
+    let others = if takes_turns(row_tile, cells) {
+        cells + if cluster { members * cells.div_ceil(members) } else { 0 }
+    } else if members > 1 {
+        members * cells
+    } else {
+        0
+    };
+    (k_warps * cells + others) * CELL_BYTES as u32 + barriers
+}
+
+/// Whether members own the cells in turn and exchange them in two hops, rather than every cell with everybody at once.
+fn takes_turns(row_tile: RowTile, cells: u32) -> bool {
+    row_tile.is_staged() || cells >= CELLS_IN_TURNS
+}
+
+/// Inbox cells of a group whose members exchange through global memory.
+pub(super) fn inbox_cells(row_tile: RowTile, cells: u32, members: u32) -> u32 {
+    if takes_turns(row_tile, cells) {
+        // One for each owned cell and writer, then one for each cell of v.
+        members * (members * cells.div_ceil(members) + cells)
+    } else {
+        members * members * cells
     }
-    let partial = shape.warps / splits * cells;
-    let staged = if members > 1 && (cluster || cells < shape.warps) { members * cells } else { 0 };
-    // With a cluster, a barrier of 8 bytes follows.
-    (partial + staged) * CELL_BYTES as u32 + if cluster { 16 } else { 0 }
 }
