@@ -298,7 +298,9 @@ fn provenance(recording: &Recording) -> Provenance {
     let points = recording.sound().len();
     // What nobody measured on hardware is never called measured.
     let (kind, source) = match machine.is_synthetic() {
-        true => (ProvenanceKind::Derived, format!("{points} answers of a made-up GPU: for trying out, not for promises")),
+        true => {
+            (ProvenanceKind::Derived, format!("{points} answers of a made-up GPU: for trying out, not for promises"))
+        }
         false => {
             let how = "operations as CUDA graphs with cold weights, steps as an engine runs them; medians";
             (ProvenanceKind::Measured, format!("{points} points on one {}, {how}", machine.gpu))

@@ -25,7 +25,10 @@ pub fn markdown(profile: &Profile, recordings: &[Recording]) -> Result<String, C
     let facts = facts()?;
     let mut predictor = Predictor::new(profile);
     let gpu = profile.provenance.gpu.as_deref().unwrap_or(&profile.gpu.name);
-    let mut text = format!("| {} on one {gpu} | measured | modelled | Punica, A100 80 GB |\n|---|---|---|---|\n", profile.model.name);
+    let mut text = format!(
+        "| {} on one {gpu} | measured | modelled | Punica, A100 80 GB |\n|---|---|---|---|\n",
+        profile.model.name
+    );
     let ms = |us: Option<f64>| us.map_or_else(|| "–".to_owned(), |us| format!("{:.2} ms", us * 1e-3));
     let measured = |question: &Question| answered.iter().find(|a| a.question == question).map(|a| a.us);
     for (what, question) in quoted_questions(profile) {

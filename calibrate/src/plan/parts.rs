@@ -1,8 +1,8 @@
 //! Operations alone, copies of memory, and loads.
 
 use aril_sim::profile::lora::LoraKernel;
-use aril_sim::random;
 use aril_sim::profile::pad;
+use aril_sim::random;
 use rand::RngExt;
 
 use super::Draft;
@@ -55,11 +55,8 @@ fn by_rows(draft: &mut Draft, row_buckets: &[u32], seed: u64) {
                 let few = ROWS_FEW.iter().any(|few| pad(row_buckets, *few) == rows);
                 let stage = if operation.is_product() || few || row_buckets.is_empty() { stage } else { 2 };
                 // One row a sequence: no more rows than sequences.
-                let shape = if operation.is_by_sequence() {
-                    StepShape::decode(rows, 16)
-                } else {
-                    StepShape::prompt(rows, 0)
-                };
+                let shape =
+                    if operation.is_by_sequence() { StepShape::decode(rows, 16) } else { StepShape::prompt(rows, 0) };
                 draft.ask(stage, Question::Operation { operation, shape });
             }
         }

@@ -174,7 +174,10 @@ pub(super) fn run(
             let ready = real::Ready::new(setup, seed, offer)?;
             let gpu = ready.gpu().to_owned();
             let (ended, log) = ready.run(setup, &info.policy, offer, &mut observer)?;
-            (ended, Some(format!("{} steps and {} copies of adapters on a real {gpu}", log.steps.len(), log.loads.len())))
+            (
+                ended,
+                Some(format!("{} steps and {} copies of adapters on a real {gpu}", log.steps.len(), log.loads.len())),
+            )
         }
     };
     let (recorder, watch) = observer;
