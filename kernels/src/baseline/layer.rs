@@ -103,8 +103,10 @@ impl Ways {
     ) -> Result<Vec<f64>, Error> {
         // Four layers are more than any cache holds; the others take as long.
         let measured = 4;
-        let shapes: Vec<ProjectionShape> =
-            (0..measured).flat_map(|_| projections).map(|&ProjectionShape { inputs, outputs }| ProjectionShape { inputs, outputs }).collect();
+        let shapes: Vec<ProjectionShape> = (0..measured)
+            .flat_map(|_| projections)
+            .map(|&ProjectionShape { inputs, outputs }| ProjectionShape { inputs, outputs })
+            .collect();
         let layout = RowMajorLayout::new(&shapes)?;
         let elements: usize = shapes.iter().map(|shape| shape.inputs as usize * shape.outputs as usize).sum();
         let element = self.kernels.element();
@@ -219,8 +221,11 @@ impl Setup {
         cublas: &mut Cublas,
         place: RowMajorPlace,
     ) -> Result<(), Error> {
-        let matrix = |slice: &CudaSlice<u16>, columns: u32| {
-            Matrix { address: slice.device_ptr(stream).0, rows: self.rows, columns, stride: columns }
+        let matrix = |slice: &CudaSlice<u16>, columns: u32| Matrix {
+            address: slice.device_ptr(stream).0,
+            rows: self.rows,
+            columns,
+            stride: columns,
         };
         let (x, y) = (matrix(&self.x, place.shape.inputs), matrix(&self.y, place.shape.outputs));
         let v = Intermediate { address: self.v.device_ptr(stream).0, rows: self.rows, stride: self.stride };

@@ -55,7 +55,8 @@ impl Llama {
         } else {
             self.check_slot(slot, rank)?;
             // A mebibyte of different numbers, again and again.
-            let piece = (0..1_u32 << 18).flat_map(|n| (n.wrapping_mul(2_654_435_761) & 0x83ff_83ff | 0x2000_2000).to_le_bytes());
+            let piece = (0..1_u32 << 18)
+                .flat_map(|n| (n.wrapping_mul(2_654_435_761) & 0x83ff_83ff | 0x2000_2000).to_le_bytes());
             let piece: Vec<u8> = piece.collect();
             let bytes = self.adapter_bytes(rank);
             let content: Vec<u8> = piece.iter().copied().cycle().take(bytes).collect();
