@@ -27,18 +27,31 @@ fn main() -> Result<(), Box<dyn Error>> {
         true => Writer::resume(path).map(|(writer, recording)| (writer, Some(recording)))?,
         false => (Writer::create(path)?, None),
     };
-    let budget = Budget { seconds: seconds.parse::<f64>()? - gpu.seconds(), date: date.clone(), commit: commit.clone() };
+    let budget =
+        Budget { seconds: seconds.parse::<f64>()? - gpu.seconds(), date: date.clone(), commit: commit.clone() };
     let mut last = (0, 0.0);
     let measured = measure(&mut gpu, &plan, already.as_ref(), &mut writer, &budget, &mut |progress| {
         if progress.done >= last.0 + 200 {
-            println!("{} of {} after {:.1} s ({})", progress.done, progress.of, progress.seconds, progress.question.key());
+            println!(
+                "{} of {} after {:.1} s ({})",
+                progress.done,
+                progress.of,
+                progress.seconds,
+                progress.question.key()
+            );
             last = (progress.done, progress.seconds);
         }
     });
     gpu.gemm_plans().iter().for_each(|plan| println!("{plan}"));
     match measured {
         Ok(measured) => {
-            println!("{} points, {} missing, {:.1} s of an estimated {:.1}", measured.points, measured.missing.len(), measured.seconds, plan.seconds());
+            println!(
+                "{} points, {} missing, {:.1} s of an estimated {:.1}",
+                measured.points,
+                measured.missing.len(),
+                measured.seconds,
+                plan.seconds()
+            );
             let mut skipped: Vec<String> = measured.skipped.into_iter().map(|(_, why)| why).collect();
             skipped.dedup();
             skipped.iter().take(20).for_each(|why| println!("skipped: {why}"));

@@ -62,7 +62,10 @@ impl fmt::Display for Doubt {
             Doubt::OtherKernels { measured, built } => {
                 let short = |hash: &str| hash.chars().take(12).collect::<String>();
                 let (measured, built) = (short(measured), short(built));
-                write!(f, "measured with kernels {measured}, this build has {built}: measure again to price what it runs")
+                write!(
+                    f,
+                    "measured with kernels {measured}, this build has {built}: measure again to price what it runs"
+                )
             }
             Doubt::NotHeldOut => f.write_str("measured, but nothing was held out to judge the fit by"),
             Doubt::NoRange => f.write_str("measured, but no validity range is given"),

@@ -310,7 +310,8 @@ impl<S: Stepper> Executor for RealExecutor<S> {
 
 /// A token of a prompt: the same for the same request and position.
 fn draw(request: RequestId, position: u32, vocab: u32) -> u32 {
-    let mut state = u64::from(request.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(position).wrapping_mul(0xd1b5_4a32_d192_ed03);
+    let mut state = u64::from(request.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ u64::from(position).wrapping_mul(0xd1b5_4a32_d192_ed03);
     state ^= state >> 29;
     state = state.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     ((state >> 33) % u64::from(vocab.max(1))) as u32

@@ -155,6 +155,7 @@ pub(crate) fn model(
         row_buckets: identity.row_buckets.clone(),
         prefill_attention,
         decode_attention,
+        vidur: None,
         lora,
         load,
         validity: data.validity(),
@@ -298,7 +299,9 @@ fn provenance(recording: &Recording) -> Provenance {
     let points = recording.sound().len();
     // What nobody measured on hardware is never called measured.
     let (kind, source) = match machine.is_synthetic() {
-        true => (ProvenanceKind::Derived, format!("{points} answers of a made-up GPU: for trying out, not for promises")),
+        true => {
+            (ProvenanceKind::Derived, format!("{points} answers of a made-up GPU: for trying out, not for promises"))
+        }
         false => {
             let how = "operations as CUDA graphs with cold weights, steps as an engine runs them; medians";
             (ProvenanceKind::Measured, format!("{points} points on one {}, {how}", machine.gpu))

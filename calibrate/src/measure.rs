@@ -76,7 +76,8 @@ pub fn measure(
         budget_s: budget.seconds,
     }))?;
     let began = machine.seconds();
-    let mut run = Run { machine, writer, began, block: None, blocks: 0, points: 0, skipped: Vec::new(), best_us: f64::INFINITY };
+    let mut run =
+        Run { machine, writer, began, block: None, blocks: 0, points: 0, skipped: Vec::new(), best_us: f64::INFINITY };
     let mut missing = Vec::new();
     let mut failed = None;
     for (done, planned) in todo.iter().enumerate() {
@@ -169,7 +170,8 @@ impl Run<'_> {
     /// A product of 64 rows: bound by arithmetic, so that it feels the clocks, and short.
     fn sentinel(&mut self, repeats: u32) -> Result<f64, CalibrateError> {
         let sentinel = Question::Operation { operation: Part::GateUp, shape: StepShape::prompt(64, 0) };
-        let us = self.machine.measure(&sentinel, repeats).map_err(|error| CalibrateError::Machine(error.to_string()))?;
+        let us =
+            self.machine.measure(&sentinel, repeats).map_err(|error| CalibrateError::Machine(error.to_string()))?;
         let us = median(&us);
         self.best_us = self.best_us.min(us);
         Ok(us)

@@ -7,8 +7,10 @@ mod integration {
     mod errors;
     mod files;
     mod manifests;
+    mod profiles;
     mod regress;
     mod runs;
     mod sweeps;
     mod traces;
+    mod vidur;
 }

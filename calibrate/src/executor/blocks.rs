@@ -22,7 +22,8 @@ impl Blocks {
         let owned = self.owned.entry(request).or_default();
         while (owned.len() as u32) < tokens.div_ceil(self.tokens) {
             let block = self.free.pop().ok_or_else(|| {
-                "the engine keeps more KV blocks than the GPU has: lower the KV cache of the scenario's engine".to_owned()
+                "the engine keeps more KV blocks than the GPU has: lower the KV cache of the scenario's engine"
+                    .to_owned()
             })?;
             owned.push(block);
         }

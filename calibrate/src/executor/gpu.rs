@@ -61,7 +61,13 @@ impl LlamaStepper {
             let padded = aril_kernels::llama::bucket(rows);
             if padded != done {
                 let sequences: Vec<Sequence<'_>> = (0..rows as usize)
-                    .map(|row| Sequence { tokens: &[1], prefix: 0, blocks: &blocks[row..=row], adapter: None, sample: true })
+                    .map(|row| Sequence {
+                        tokens: &[1],
+                        prefix: 0,
+                        blocks: &blocks[row..=row],
+                        adapter: None,
+                        sample: true,
+                    })
                     .collect();
                 for _ in 0..3 {
                     self.llama.step(&sequences).map_err(failed)?;
@@ -76,8 +82,13 @@ impl LlamaStepper {
         for rows in 2..=most {
             let padded = aril_kernels::llama::bucket(rows);
             if padded != done {
-                let sequence =
-                    Sequence { tokens: &tokens[..rows as usize], prefix: 0, blocks: &blocks, adapter: None, sample: true };
+                let sequence = Sequence {
+                    tokens: &tokens[..rows as usize],
+                    prefix: 0,
+                    blocks: &blocks,
+                    adapter: None,
+                    sample: true,
+                };
                 self.llama.step(&[sequence]).map_err(failed)?;
                 done = padded;
             }
@@ -99,18 +110,20 @@ impl Stepper for LlamaStepper {
     }
 
     fn begin_load(&mut self, slot: u32, rank: u32) -> Result<(), MachineError> {
-        let host = self.hosts.get(&rank).ok_or_else(|| {
-            MachineError::Failed(format!("no adapter of rank {rank} lies in host memory"))
-        })?;
+        let host = self
+            .hosts
+            .get(&rank)
+            .ok_or_else(|| MachineError::Failed(format!("no adapter of rank {rank} lies in host memory")))?;
         let loading = self.llama.begin_load(slot, host).map_err(broken)?;
         self.loading.insert(slot, loading);
         Ok(())
     }
 
     fn finish_load(&mut self, slot: u32) -> Result<f64, MachineError> {
-        let loading = self.loading.remove(&slot).ok_or_else(|| {
-            MachineError::Failed(format!("no copy into slot {slot} is on its way"))
-        })?;
+        let loading = self
+            .loading
+            .remove(&slot)
+            .ok_or_else(|| MachineError::Failed(format!("no copy into slot {slot} is on its way")))?;
         self.llama.finish_load(loading).map_err(broken)
     }
 

@@ -11,8 +11,8 @@ use aril_kernels::baseline::layer::{Way, Ways};
 use aril_kernels::copy::HostMemory;
 use aril_kernels::gpu::Gpu;
 use aril_kernels::llama::{
-    AdapterWeights, Beside, Build, GemmPath, HostAdapter, Llama, LlamaSettings, LlamaShape, LoraOrder, LoraPath, ModelWeights, Operation,
-    Projection,
+    AdapterWeights, Beside, Build, GemmPath, HostAdapter, Llama, LlamaSettings, LlamaShape, LoraOrder, LoraPath,
+    ModelWeights, Operation, Projection,
 };
 use aril_kernels::lora::layout::ProjectionShape;
 use aril_sim::model::{Model, Precision};
@@ -161,7 +161,9 @@ impl LlamaGpu {
         for operation in [Operation::LoraQkv, Operation::LoraO, Operation::LoraGateUp, Operation::LoraDown] {
             add(self.llama.time_operation(operation, &with.sequences(), repeats).map_err(broken)?, 1.0);
         }
-        for (operation, times) in [(Operation::RopeAndKvAppend, 1.0), (Operation::Norm, 2.0), (Operation::Activation, 1.0)] {
+        for (operation, times) in
+            [(Operation::RopeAndKvAppend, 1.0), (Operation::Norm, 2.0), (Operation::Activation, 1.0)]
+        {
             add(self.llama.time_operation(operation, &with.sequences(), repeats).map_err(broken)?, times);
             let bare = self.llama.time_operation(operation, &without.sequences(), repeats).map_err(broken)?;
             // The median: what is taken away should not add its noise.
@@ -194,7 +196,12 @@ impl LlamaGpu {
 
     /// Whole steps as an engine runs them, one after the other: the GPU's part of each, from the first copy of metadata to the last
     /// sampled token, and what the host adds, from the call to its return less the GPU's part; microseconds.
-    fn steps(&mut self, kernel: LoraKernel, shape: &StepShape, repeats: usize) -> Result<Vec<(f64, f64)>, MachineError> {
+    fn steps(
+        &mut self,
+        kernel: LoraKernel,
+        shape: &StepShape,
+        repeats: usize,
+    ) -> Result<Vec<(f64, f64)>, MachineError> {
         let on = self.prepare(kernel, shape)?;
         let drawn = Drawn::of(shape, &self.identity, on);
         let mut samples = Vec::with_capacity(repeats);
@@ -293,7 +300,8 @@ fn model_of(name: &str, tensor_parallel: u32) -> Result<(LlamaShape, Element, Mo
         ("llama-3.1-8b", 1) => LlamaShape::llama_3_1_8b(),
         ("llama-3.1-70b", 8) => LlamaShape::llama_3_1_70b_shard_tp8(),
         _ => {
-            let known = "llama-2-7b, llama-2-13b and llama-3.1-8b on one GPU, and the shard of llama-3.1-70b on one of 8";
+            let known =
+                "llama-2-7b, llama-2-13b and llama-3.1-8b on one GPU, and the shard of llama-3.1-70b on one of 8";
             return Err(CalibrateError::Machine(format!(
                 "there is no whole step of {name} on {tensor_parallel} GPU(s): there is one of {known}"
             )));
@@ -312,7 +320,9 @@ fn settings(
     free_bytes: u64,
 ) -> Result<LlamaSettings, CalibrateError> {
     let adapters = model.adapter_bytes_per_gpu(RANK_SUM, &aril_sim::model::lora::LoraTarget::LAYER, tensor_parallel);
-    let rows = u64::from(ROWS) * 2 * u64::from(4 * (shape.query_width() + 2 * shape.kv_width()) + 8 * shape.hidden + 5 * shape.intermediate);
+    let rows = u64::from(ROWS)
+        * 2
+        * u64::from(4 * (shape.query_width() + 2 * shape.kv_width()) + 8 * shape.hidden + 5 * shape.intermediate);
     let logits = u64::from(SEQUENCES) * u64::from(shape.vocab) * 2;
     let taken = model.weight_bytes_per_gpu(tensor_parallel) + adapters + rows + logits + RESERVE_BYTES;
     let kv_token = model.kv_bytes_per_token_per_gpu(tensor_parallel);

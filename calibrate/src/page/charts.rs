@@ -95,7 +95,8 @@ pub(super) fn operations(
             let most = if part.is_by_sequence() { 512 } else { 8192 };
             let mut line = Vec::new();
             for rows in rows_to(most) {
-                let shape = if part.is_by_sequence() { StepShape::decode(rows, 16) } else { StepShape::prompt(rows, 0) };
+                let shape =
+                    if part.is_by_sequence() { StepShape::decode(rows, 16) } else { StepShape::prompt(rows, 0) };
                 if let Some(us) = predictor.us(&Question::Operation { operation: part, shape })? {
                     line.push((f64::from(rows), us));
                 }
@@ -225,10 +226,7 @@ pub(super) fn decode_steps(
 }
 
 /// Steps of one prompt.
-pub(super) fn prefill_steps(
-    predictor: &mut Predictor<'_>,
-    answered: &[Answered<'_>],
-) -> Result<Chart, CalibrateError> {
+pub(super) fn prefill_steps(predictor: &mut Predictor<'_>, answered: &[Answered<'_>]) -> Result<Chart, CalibrateError> {
     let mut all = Vec::new();
     for prefix in [0, 8192] {
         let name = if prefix == 0 { "a whole prompt".to_owned() } else { format!("after {prefix} tokens") };
@@ -302,16 +300,13 @@ pub(super) fn residuals(predictor: &mut Predictor<'_>, answered: &[Answered<'_>]
     for answer in answered {
         let Question::Step { shape, .. } = answer.question else { continue };
         let Some(us) = predictor.us(answer.question)? else { continue };
-        let which = if !shape.adapters.is_empty() {
-            2
-        } else {
-            usize::from(!shape.prompts.is_empty())
-        };
+        let which = if !shape.adapters.is_empty() { 2 } else { usize::from(!shape.prompts.is_empty()) };
         kinds[which].1.push((f64::from(shape.rows()), (us / answer.us - 1.0) * 100.0));
     }
     Ok(Chart {
         title: "Whole steps: modelled over measured".to_owned(),
-        note: "Of the profile as it ships, which has seen these steps; the table of held-out errors has not.".to_owned(),
+        note: "Of the profile as it ships, which has seen these steps; the table of held-out errors has not."
+            .to_owned(),
         x: "rows".to_owned(),
         y: "percent apart".to_owned(),
         log: (true, false),

@@ -135,12 +135,8 @@ fn adapters_are_copied_when_the_engine_says_so_and_waited_for_when_a_step_needs_
     assert_eq!(seen.borrow().loads[1], (0, 16, true));
     // Nobody announced this one: the step fetches it.
     run(&mut executor, &[slice(2, Some(1), 4, 1), slice(3, Some(0), 0, 4)]);
-    let evicted = |adapter: u32| Fact::Evicted {
-        replica: ReplicaId(0),
-        adapter: AdapterId(adapter),
-        tier: Tier::Gpu,
-        bytes: 1,
-    };
+    let evicted =
+        |adapter: u32| Fact::Evicted { replica: ReplicaId(0), adapter: AdapterId(adapter), tier: Tier::Gpu, bytes: 1 };
     hearing.observe(Time::ZERO, &evicted(1));
     hearing.observe(Time::ZERO, &started(2));
     run(&mut executor, &[slice(3, Some(0), 4, 1), slice(4, Some(2), 0, 4)]);

@@ -12,10 +12,10 @@ use aril_calibrate::measure::{Budget, Measured, measure};
 use aril_calibrate::plan::Plan;
 use aril_calibrate::recording::{Recording, Writer};
 use aril_calibrate::{CalibrateError, check, diff, read, write};
-use aril_sim::profile::{Profile, ProvenanceKind};
 use aril_sim::profile::attention::PromptCost;
 use aril_sim::profile::curve::Curve;
 use aril_sim::profile::lora::LoraKernel;
+use aril_sim::profile::{Profile, ProvenanceKind};
 
 fn budget(seconds: f64) -> Budget {
     Budget { seconds, date: "2000-01-01".to_owned(), commit: "none".to_owned() }
@@ -264,7 +264,8 @@ fn a_profile_pads_rows_as_its_machine_does() {
     let mut probe = aril_calibrate::probe::Probe::new(&profile, LoraKernel::None).unwrap();
     let matrices = |rows: u32, probe: &mut aril_calibrate::probe::Probe| {
         probe.us(&aril_calibrate::probe::Shape::decode(rows, 64))
-            - f64::from(profile.model.layers) * profile.decode_attention.us(rows, u64::from(rows) * 64, 64)
+            - f64::from(profile.model.layers)
+                * profile.decode_attention.us(rows, u64::from(rows) * 64, 64)
                 * profile.whole_step.scale
             - profile.host.us_per_sequence * f64::from(rows - 1)
     };

@@ -74,11 +74,12 @@ pub(super) fn calibrate(arguments: &CalibrateArguments) -> Result<ExitCode, Aril
     };
     let budget = Budget { seconds: arguments.budget.as_secs_f64(), date, commit: build().commit.to_owned() };
     let bar = bar(!arguments.quiet && std::io::stderr().is_terminal());
-    let measured = measure(machine.as_mut(), &plan, already.as_ref(), &mut writer, &budget, &mut |progress: Progress| {
-        bar.set_length(progress.of as u64);
-        bar.set_position(progress.done as u64);
-        bar.set_message(label(progress.question));
-    })?;
+    let measured =
+        measure(machine.as_mut(), &plan, already.as_ref(), &mut writer, &budget, &mut |progress: Progress| {
+            bar.set_length(progress.of as u64);
+            bar.set_position(progress.done as u64);
+            bar.set_message(label(progress.question));
+        })?;
     bar.finish_and_clear();
     drop((machine, writer));
     let recording = Recording::read(&file)?;

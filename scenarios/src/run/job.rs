@@ -168,19 +168,24 @@ pub(super) fn run(
     let recorder = Recorder::create(&folder, &offer.catalog, recorder_settings(setup, offer))?;
     let watch = progress.watch(offer.workload.len_hint());
     let mut observer = (recorder, watch);
+    let loop_began = std::time::Instant::now();
     let (ended, real) = match executor {
         ExecutorChoice::Modelled => (simulate(setup, seed, &info.policy, offer, &mut observer)?, None),
         ExecutorChoice::Gpu => {
             let ready = real::Ready::new(setup, seed, offer)?;
             let gpu = ready.gpu().to_owned();
             let (ended, log) = ready.run(setup, &info.policy, offer, &mut observer)?;
-            (ended, Some(format!("{} steps and {} copies of adapters on a real {gpu}", log.steps.len(), log.loads.len())))
+            (
+                ended,
+                Some(format!("{} steps and {} copies of adapters on a real {gpu}", log.steps.len(), log.loads.len())),
+            )
         }
     };
+    let loop_seconds = Some(loop_began.elapsed().as_secs_f64());
     let (recorder, watch) = observer;
     let result = recorder.finish(ended.at)?;
     watch.finish();
-    let clock = Clock { started, wall_seconds: began.elapsed().as_secs_f64(), threads: 1 };
+    let clock = Clock { started, wall_seconds: began.elapsed().as_secs_f64(), loop_seconds, threads: 1 };
     manifest::write_run(&folder.join("manifest.toml"), plan, (which.point, which.policy, seed), inputs, &clock)?;
     let description = offer.workload.description();
     let notes = description.assigned.iter().chain(&description.notes).cloned().collect();

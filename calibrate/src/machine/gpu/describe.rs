@@ -73,7 +73,8 @@ pub(super) fn clocks() -> Clocks {
     }
     let number = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
     let whole = |index: usize| number(index).map(|value| value as u32);
-    let bits = fields.get(4).and_then(|field| u64::from_str_radix(field.trim_start_matches("0x"), 16).ok()).unwrap_or(0);
+    let bits =
+        fields.get(4).and_then(|field| u64::from_str_radix(field.trim_start_matches("0x"), 16).ok()).unwrap_or(0);
     Clocks {
         sm_mhz: whole(0),
         memory_mhz: whole(1),
@@ -85,11 +86,7 @@ pub(super) fn clocks() -> Clocks {
 
 /// The reasons of NVML's bit mask, but for idleness and settings.
 fn reasons(bits: u64) -> Vec<Throttle> {
-    let known = [
-        (0x4, Throttle::PowerCap),
-        (0x20 | 0x40, Throttle::Thermal),
-        (0x8 | 0x80, Throttle::Hardware),
-    ];
+    let known = [(0x4, Throttle::PowerCap), (0x20 | 0x40, Throttle::Thermal), (0x8 | 0x80, Throttle::Hardware)];
     known.into_iter().filter(|(mask, _)| bits & mask != 0).map(|(_, reason)| reason).collect()
 }
 

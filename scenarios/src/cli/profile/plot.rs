@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use aril_calibrate::recording::Recording;
 use aril_calibrate::page::{Content, Kind};
+use aril_calibrate::recording::Recording;
 use aril_reports::calibration::{
     self, CalibrationChart, CalibrationContent, CalibrationSeries, CalibrationTable, SeriesKind,
 };
