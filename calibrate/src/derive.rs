@@ -162,6 +162,7 @@ pub fn derive_with(
         row_buckets: Vec::new(),
         prefill_attention: sheet.prefill_attention(),
         decode_attention: sheet.decode_attention(),
+        vidur: None,
         lora: lora::kernels(&sheet),
         load: LoadCost {
             us: assumptions.copy_us,

@@ -155,6 +155,7 @@ pub(crate) fn model(
         row_buckets: identity.row_buckets.clone(),
         prefill_attention,
         decode_attention,
+        vidur: None,
         lora,
         load,
         validity: data.validity(),

@@ -43,7 +43,9 @@ fn check_version(origin: &str, text: &str) -> Result<(), CalibrateError> {
     struct Version {
         schema: Option<toml::Spanned<i64>>,
     }
-    let version: Version = parse(origin, text)?;
+    // The version stands before the first table: the rest, which may be long, is read once, below.
+    let head = if text.starts_with('[') { 0 } else { text.find("\n[").map_or(text.len(), |end| end + 1) };
+    let Ok(version) = parse::<Version>(origin, &text[..head]) else { return Ok(()) };
     match version.schema {
         Some(schema) if !(i64::from(SCHEMA_OLDEST)..=i64::from(SCHEMA)).contains(schema.get_ref()) => {
             Err(CalibrateError::Version {

@@ -7,9 +7,11 @@
 //
 // A block takes its slice of x and then its slice of y through one ring of *stages* in shared memory: a stage holds
 // NT row tiles × `tiles` tiles of 32 columns of x or y (16 KiB), and the weights of the same columns, which lie
-// together in memory. y follows x in the ring, so that the memory is busy while the block adds up v. On Hopper bulk
-// copies fill the ring, one a row, shared among the warps because issuing one takes long, and barriers in shared memory tell when a stage is full and when
-// all warps have left it. Before Hopper all threads fill it with cp.async, and a block barrier a stage does both.
+// together in memory. y follows x in the ring, so that the memory is busy while the block adds up v. All threads copy
+// rows with cp.async. On Hopper one bulk copy brings the weights, and barriers in shared memory tell when a stage is
+// full and when all warps have left it, so that a warp waits for no other to go on; before Hopper a block barrier a
+// stage does both. (A bulk copy for each row was tried: one takes some 36 ns, however short, so that rows of 256 bytes
+// came at 7 GB/s a multiprocessor.)
 //
 // Shrink: warps divide the row tiles (NTW each), the ranks, and the columns of a stage, in this order; warps that
 // divide the columns add up their sums in shared memory. Exchange: in turns (lora.cuh). Expand: warps divide the
@@ -25,7 +27,7 @@
 #ifndef PAIRS  // rank pairs (16 ranks) whose sums a warp holds
 #define PAIRS 2
 #endif
-#ifndef BULK  // whether bulk copies fill the ring: on Hopper
+#ifndef BULK  // whether barriers in shared memory and bulk copies serve the ring: on Hopper
 #define BULK 0
 #endif
 
@@ -94,6 +96,7 @@ struct Stages {
     if (BULK) {
       if (thread_index() == 0) {
         phases_announce(full(slot), bytes);
+        phases_arrive(full(slot));
         copy_bulk(to, from, bytes, full(slot));
       }
     } else {
@@ -109,24 +112,23 @@ struct Stages {
     const u32 row_bytes = is_x ? x.row_bytes : y.row_bytes;
     const u8* from = (is_x ? x.base : y.base) + first * 16;
     u8* to = place(slot);
-    if (BULK) {
-      // One lane of every warp: the copies of one warp are issued one after the other.
-      if (thread_index() % 32 != 0) return;
-      if (thread_index() == 0) {
-        phases_announce(full(slot), rows * quarters * 16);
-        phases_arrive(full(slot));
-      }
-#pragma unroll 1
-      for (u32 row = thread_index() / 32; row < rows; row += WARPS)
-        copy_bulk(to + row * pitch, from + u64(row) * row_bytes, quarters * 16, full(slot));
-    } else {
-      const u32 chunk = thread_index() & (tiles * 4 - 1), step = THREADS / (tiles * 4);
-      if (chunk < quarters)
+    const u32 chunk = thread_index() & (tiles * 4 - 1), step = THREADS / (tiles * 4);
+    const u32 row = thread_index() / (tiles * 4);
+    from += u64(row) * row_bytes + chunk * 16;
+    to += row * pitch + chunk * 16;
+    const u64 from_step = u64(step) * row_bytes;
+    const u32 to_step = step * pitch;
+    if (chunk < quarters)
 #pragma unroll 4
-        for (u32 row = thread_index() / (tiles * 4); row < rows; row += step)
-          copy_async(to + row * pitch + chunk * 16, from + u64(row) * row_bytes + chunk * 16, 16);
+      for (u32 n = row; n < rows; n += step) {
+        copy_async(to, from, 16);
+        from += from_step;
+        to += to_step;
+      }
+    if (BULK)
+      phases_arrive_with_copies(full(slot));
+    else
       copy_commit();
-    }
   }
 
   DEVICE void advance_asked() {
@@ -202,8 +204,9 @@ DEVICE void shrink_stages(Stages& stages, float4* partial, u32 pair_begin, u32 p
 #pragma unroll 1
     for (u32 t = k_warp; t < tiles; t += k_warps) {
       uint4 x[NTW];
+      const u8* x_from = slot + x_at + t * 64;
 #pragma unroll
-      for (int n = 0; n < NTW; ++n) x[n] = *(const uint4*)(slot + x_at + n * 8 * pitch + t * 64);
+      for (int n = 0; n < NTW; ++n, x_from += 8 * pitch) x[n] = *(const uint4*)x_from;
       if (t * 4 + 4 > quarters && t * 4 + q >= quarters)
 #pragma unroll
         for (int n = 0; n < NTW; ++n) x[n] = make_uint4(0, 0, 0, 0);
@@ -235,7 +238,7 @@ DEVICE void shrink_stages(Stages& stages, float4* partial, u32 pair_begin, u32 p
 
 // y += v·B over this member's outputs. PAIRS_HERE: of the rank, held in registers; or 0 for any number.
 template <int PAIRS_HERE>
-DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, u8* y, bool refilled) {
+DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool refilled) {
   const u32 lane = thread_index() % 32, warp = thread_index() / 32, i = lane / 4, q = lane % 4;
   // Warps divide the column tiles; where there are fewer of those, also the row tiles.
   const u32 column_warps = min(stages.tiles, WARPS), row_parts = WARPS / column_warps;
@@ -244,7 +247,7 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, u8* y
   const u32 rows = min(row_tiles * 8, stages.rows - min(stages.rows, row_tile * 8));
   const u32 lane_rows = rows - min(rows, 2 * q);  // from this lane's first on
   const u32 row_bytes = stages.y.row_bytes, pitch = stages.y_pitch();
-  y += u64(row_tile * 8 + 2 * q) * row_bytes + 8 * i;
+  u8* const y = (u8*)stages.y.base + u64(row_tile * 8 + 2 * q) * row_bytes + 8 * i;
   const u32 y_at = (row_tile * 8 + 2 * q) * pitch + 8 * i;
   // Row tiles that do not exist are computed as the last one that does.
   u32 cell[NTW];
@@ -346,7 +349,7 @@ DEVICE void lora(const Arguments& args) {
   stages.asked = stages.asked_slot = stages.asked_parity = 0;
   if (BULK && thread_index() == 0)
     for (u32 slot = 0; slot < stages.slots; ++slot) {
-      phases_init(stages.full(slot), 1);
+      phases_init(stages.full(slot), THREADS + 1);  // all for their rows, one for the weights
       phases_init(stages.empty(slot), WARPS);
     }
   const u32 ahead = min(stages.slots, stages.total);
@@ -371,14 +374,12 @@ DEVICE void lora(const Arguments& args) {
   stages.x.base = (const u8*)args.x + u64(job.row) * stages.x.row_bytes + job.k_tile * 64;
   stages.x.quarters = args.inputs / 8 - min(args.inputs / 8, job.k_tile * 4);
   stages.y.row_bytes = projection.y_stride * 2;
-  u8* const y = (u8*)projection.y + u64(job.row) * stages.y.row_bytes + job.column_tile * 64;
-  stages.y.base = y;
+  stages.y.base = (const u8*)projection.y + u64(job.row) * stages.y.row_bytes + job.column_tile * 64;
   stages.y.quarters = projection.columns / 8 - min(projection.columns / 8, job.column_tile * 4);
   if (BULK) block_barrier();
   if (cluster) cluster_wait();
 
   wait_for_operands(args);
-  if (BULK) bulk_fence();  // what this thread may read from here on, its bulk copies may read too
 
 #pragma unroll 1
   for (u32 stage = 0; stage < stages.slots; ++stage) {
@@ -406,9 +407,9 @@ DEVICE void lora(const Arguments& args) {
   if (MODE != SHRINK) {
     block_barrier();
     if (pairs == 1)
-      expand_stages<1>(stages, room.operand, pairs, y, MODE == PAIR);
+      expand_stages<1>(stages, room.operand, pairs, MODE == PAIR);
     else
-      expand_stages<0>(stages, room.operand, pairs, y, MODE == PAIR);
+      expand_stages<0>(stages, room.operand, pairs, MODE == PAIR);
   }
   copy_wait<0>();
   if (args.ready && waits_for_predecessor(args)) dependency_wait();

@@ -158,10 +158,10 @@ DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, u64* barrier)
                : "memory");
 #endif
 }
-// Orders this thread's earlier reads and writes before its later bulk copies.
-DEVICE void bulk_fence() {
+// This thread arrives when all its asynchronous copies so far (`copy_async`) are complete.
+DEVICE void phases_arrive_with_copies(u64* barrier) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async;" ::: "memory");
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 #endif
 }
 // Every block of the cluster has started, and its barriers are initialised, when the wait returns.

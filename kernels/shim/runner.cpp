@@ -110,6 +110,7 @@ void cluster_wait() {
 }
 
 std::vector<BulkCopy> bulk_copies;
+std::vector<Arrival> arrivals;
 void phases_wait(u64* barrier, u32 parity) {
   Phases* phases = phases_of(barrier);
   while (phases->parity == parity) {
@@ -121,6 +122,12 @@ void phases_wait(u64* barrier, u32 parity) {
       phases->bytes -= (int)copy.content.size();
     }
     phases_end_if_complete(phases);
+    for (size_t n = arrivals.size(); n-- > 0;) {
+      if (arrivals[n].barrier != phases || phases->parity != parity) continue;
+      for (const Copy& copy : arrivals[n].copies) copy_now(copy);
+      arrivals.erase(arrivals.begin() + (long)n);
+      phases_arrive(barrier);
+    }
     if (phases->parity == parity) yield(State::Poll);
   }
 }
@@ -128,10 +135,7 @@ void phases_wait(u64* barrier, u32 parity) {
 void copy_finish(u32 pending) {
   auto& groups = current->groups;
   while (groups.size() > pending) {
-    for (const Copy& copy : groups.front()) {
-      memcpy(copy.to, copy.from, copy.bytes);
-      memset((u8*)copy.to + copy.bytes, 0, 16 - copy.bytes);
-    }
+    for (const Copy& copy : groups.front()) copy_now(copy);
     groups.erase(groups.begin());
   }
 }
@@ -364,7 +368,7 @@ int main(int count, char** names) {
     if (idle_rounds > 1000) fail("no thread can go on");
   }
 
-  if (!bulk_copies.empty()) fail("ended with bulk copies in flight");
+  if (!bulk_copies.empty() || !arrivals.empty()) fail("ended with copies in flight");
   FILE* output = fopen(names[2], "wb");
   if (!output) fail("the result cannot be written");
   for (const Buffer& buffer : buffers)

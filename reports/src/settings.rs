@@ -90,7 +90,7 @@ impl Default for RecorderSettings {
             max_num_seqs: 256,
             usd_per_gpu_hour: BTreeMap::new(),
             tables: true,
-            timeline_events: 50_000,
+            timeline_events: 10_000,
             gaps_by_group: true,
             samples_kept: 1_000_000,
             groups_kept: 100,

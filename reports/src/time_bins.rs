@@ -12,11 +12,13 @@ const WIDTH_START_PS: u64 = 1_000_000_000;
 pub(crate) struct TimeBins {
     width: u64,
     series: Vec<Vec<u128>>,
+    /// The bin that was looked up last and where it begins: time goes on slowly, and a division is dear.
+    last: (usize, u64),
 }
 
 impl TimeBins {
     pub(crate) fn new(series: usize) -> TimeBins {
-        TimeBins { width: WIDTH_START_PS, series: vec![Vec::new(); series] }
+        TimeBins { width: WIDTH_START_PS, series: vec![Vec::new(); series], last: (0, 0) }
     }
 
     /// Adds `amount` at the instant `at`.
@@ -40,7 +42,7 @@ impl TimeBins {
         if last >= values.len() {
             values.resize(last + 1, 0);
         }
-        let first = (from / width) as usize;
+        let first = if from >= self.last.1 { last } else { (from / width) as usize };
         if first == last {
             values[last] += u128::from(to - from) * u128::from(level);
             return;
@@ -57,7 +59,8 @@ impl TimeBins {
         if to <= from {
             return self.count(series, from, amount.into());
         }
-        if (from / self.width) as usize == self.bin(to - 1) {
+        self.bin(to - 1);
+        if from >= self.last.1 {
             return self.count(series, from, amount.into());
         }
         let (length, mut done, mut at) = (u128::from(to - from), 0, from);
@@ -75,13 +78,18 @@ impl TimeBins {
     }
 
     fn bin(&mut self, at: u64) -> usize {
+        if at.checked_sub(self.last.1).is_some_and(|into| into < self.width) {
+            return self.last.0;
+        }
         while at / self.width >= BINS_MAX as u64 {
             self.width *= 2;
             for values in &mut self.series {
                 *values = values.chunks(2).map(|pair| pair.iter().sum()).collect();
             }
         }
-        (at / self.width) as usize
+        let bin = at / self.width;
+        self.last = (bin as usize, bin * self.width);
+        bin as usize
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct Timeline {
     last: u64,
     named: Vec<bool>,
     linked: Vec<bool>,
+    line: Line,
 }
 
 impl Timeline {
@@ -38,6 +39,7 @@ impl Timeline {
             last: 0,
             named: vec![false; replicas],
             linked: vec![false; replicas],
+            line: Line::default(),
         };
         timeline.start().map_err(ReportError::io("write", path))?;
         Ok(timeline)
@@ -52,26 +54,39 @@ impl Timeline {
     pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, pool: &str) -> Result<(), ReportError> {
         self.write(|timeline| {
             let replica = stretch.replica.0;
-            timeline.name(replica, pool)?;
+            timeline.name(replica, pool);
             let begin = stretch.start.as_ps();
             let stall = stretch.stall.as_ps();
             let end = stretch.end().as_ps();
             if stall > 0 {
-                timeline.slice(REPLICAS, replica, "waits for a load", begin, stall, "{}")?;
+                timeline.slice(REPLICAS, replica, (begin, stall), |line| line.text("\"waits for a load\""));
+                timeline.line.text("{}}");
             }
-            let rows = stretch.rows.len();
-            let prefill = stretch.prefill_tokens();
-            let name = match (prefill, stretch.decode_rows()) {
-                (0, decode) => format!("decode {decode}"),
-                (tokens, 0) => format!("prefill {tokens}"),
-                (tokens, decode) => format!("prefill {tokens} + decode {decode}"),
-            };
-            let more = format!(
-                r#"{{"steps":{},"rows":{rows},"adapters":{},"prefill_tokens":{prefill},"kv_blocks":{},"waiting":{}}}"#,
-                stretch.steps, stretch.segments, stretch.kv_blocks_used, stretch.waiting
-            );
-            timeline.slice(REPLICAS, replica, &name, begin + stall, end - begin - stall, &more)?;
-            timeline.counter(replica, begin, rows, stretch.waiting)
+            let rows = stretch.rows.len() as u64;
+            let (prefill, decode) = (stretch.prefill_tokens(), stretch.decode_rows());
+            timeline.slice(REPLICAS, replica, (begin + stall, end - begin - stall), |line| {
+                line.text("\"");
+                if prefill > 0 {
+                    line.text("prefill ").number(prefill.into());
+                }
+                if prefill > 0 && decode > 0 {
+                    line.text(" + ");
+                }
+                if prefill == 0 || decode > 0 {
+                    line.text("decode ").number(decode.into());
+                }
+                line.text("\"")
+            });
+            let line = &mut timeline.line;
+            line.text(r#"{"steps":"#).number(stretch.steps.into()).text(r#","rows":"#).number(rows);
+            line.text(r#","adapters":"#).number(stretch.segments.into());
+            line.text(r#","prefill_tokens":"#).number(prefill.into());
+            line.text(r#","kv_blocks":"#).number(stretch.kv_blocks_used.into());
+            line.text(r#","waiting":"#).number(stretch.waiting.into()).text("}}");
+            line.text(",\n{\"ph\":\"C\",\"name\":\"replica ").number(replica.into());
+            line.text("\",\"pid\":").number(REPLICAS.into()).text(",\"ts\":").micros(begin);
+            line.text(r#","args":{"batch":"#).number(rows).text(r#","waiting":"#).number(stretch.waiting.into());
+            line.text("}}");
         })
     }
 
@@ -86,12 +101,13 @@ impl Timeline {
         self.write(|timeline| {
             if let Some(linked @ false) = timeline.linked.get_mut(replica as usize) {
                 *linked = true;
-                timeline.event(&format!(
-                    r#"{{"ph":"M","name":"thread_name","pid":{LINKS},"tid":{replica},"args":{{"name":"link of replica {replica}"}}}}"#
-                ))?;
+                timeline.line.text(&format!(
+                    ",\n{{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":{LINKS},\"tid\":{replica},\"args\":{{\"name\":\"link of replica {replica}\"}}}}"
+                ));
             }
-            let name = format!("load {adapter}");
-            timeline.slice(LINKS, replica, &name, link.0, link.1 - link.0, &format!(r#"{{"bytes":{bytes}}}"#))
+            let name = text(&format!("load {adapter}"));
+            timeline.slice(LINKS, replica, (link.0, link.1 - link.0), |line| line.text(&name));
+            timeline.line.text(r#"{"bytes":"#).number(bytes).text("}}");
         })
     }
 
@@ -99,11 +115,9 @@ impl Timeline {
     pub(crate) fn instant(&mut self, replica: u32, name: &str, at: u64) -> Result<(), ReportError> {
         self.write(|timeline| {
             timeline.last = timeline.last.max(at);
-            let name = text(name);
-            timeline.event(&format!(
-                r#"{{"ph":"i","s":"t","name":{name},"pid":{REPLICAS},"tid":{replica},"ts":{}}}"#,
-                micros(at)
-            ))
+            timeline.line.text(",\n{\"ph\":\"i\",\"s\":\"t\",\"name\":").text(&text(name));
+            timeline.line.text(",\"pid\":").number(REPLICAS.into()).text(",\"tid\":").number(replica.into());
+            timeline.line.text(",\"ts\":").micros(at).text("}");
         })
     }
 
@@ -121,57 +135,80 @@ impl Timeline {
         file.flush().map_err(ReportError::io("write", &path))
     }
 
-    fn write(&mut self, what: impl FnOnce(&mut Timeline) -> io::Result<()>) -> Result<(), ReportError> {
+    fn write(&mut self, what: impl FnOnce(&mut Timeline)) -> Result<(), ReportError> {
         if self.left == 0 {
             return Ok(());
         }
         self.left -= 1;
-        what(self).map_err(ReportError::io("write", &self.path))
+        what(self);
+        let written = self.out.write_all(&self.line.0).map_err(ReportError::io("write", &self.path));
+        self.line.0.clear();
+        written
     }
 
     fn start(&mut self) -> io::Result<()> {
         self.out.write_all(b"{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n")?;
         write!(self.out, r#"{{"ph":"M","name":"process_name","pid":{REPLICAS},"args":{{"name":"replicas"}}}}"#)?;
-        self.event(&format!(r#"{{"ph":"M","name":"process_name","pid":{LINKS},"args":{{"name":"adapter links"}}}}"#))
+        self.out.write_all(b",\n")?;
+        write!(self.out, r#"{{"ph":"M","name":"process_name","pid":{LINKS},"args":{{"name":"adapter links"}}}}"#)
     }
 
-    fn name(&mut self, replica: u32, pool: &str) -> io::Result<()> {
+    fn name(&mut self, replica: u32, pool: &str) {
         if let Some(named @ false) = self.named.get_mut(replica as usize) {
             *named = true;
             let name = text(&format!("replica {replica} ({pool})"));
-            self.event(&format!(
-                r#"{{"ph":"M","name":"thread_name","pid":{REPLICAS},"tid":{replica},"args":{{"name":{name}}}}}"#
-            ))?;
+            self.line.text(&format!(
+                ",\n{{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":{REPLICAS},\"tid\":{replica},\"args\":{{\"name\":{name}}}}}"
+            ));
         }
-        Ok(())
     }
 
-    fn slice(&mut self, process: u32, thread: u32, name: &str, start: u64, length: u64, more: &str) -> io::Result<()> {
+    /// Something that took time; its arguments and a closing brace follow.
+    fn slice(
+        &mut self,
+        process: u32,
+        thread: u32,
+        (start, length): (u64, u64),
+        name: impl FnOnce(&mut Line) -> &mut Line,
+    ) {
         self.last = self.last.max(start + length);
-        let name = text(name);
-        self.event(&format!(
-            r#"{{"ph":"X","name":{name},"pid":{process},"tid":{thread},"ts":{},"dur":{},"args":{more}}}"#,
-            micros(start),
-            micros(length)
-        ))
-    }
-
-    fn counter(&mut self, replica: u32, at: u64, rows: usize, waiting: u32) -> io::Result<()> {
-        self.event(&format!(
-            r#"{{"ph":"C","name":"replica {replica}","pid":{REPLICAS},"ts":{},"args":{{"batch":{rows},"waiting":{waiting}}}}}"#,
-            micros(at)
-        ))
-    }
-
-    fn event(&mut self, json: &str) -> io::Result<()> {
-        self.out.write_all(b",\n")?;
-        self.out.write_all(json.as_bytes())
+        let line = name(self.line.text(",\n{\"ph\":\"X\",\"name\":"));
+        line.text(",\"pid\":").number(process.into()).text(",\"tid\":").number(thread.into());
+        line.text(",\"ts\":").micros(start).text(",\"dur\":").micros(length).text(",\"args\":");
     }
 }
 
-/// Microseconds, as the format wants them, to the last picosecond.
-fn micros(ps: u64) -> String {
-    format!("{}.{:06}", ps / 1_000_000, ps % 1_000_000)
+/// A piece of JSON under construction, without the detour over formatted strings.
+#[derive(Default)]
+struct Line(Vec<u8>);
+
+impl Line {
+    fn text(&mut self, text: &str) -> &mut Line {
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    fn number(&mut self, number: u64) -> &mut Line {
+        self.padded(number, 1)
+    }
+
+    /// Microseconds, as the format wants them, to the last picosecond.
+    fn micros(&mut self, ps: u64) -> &mut Line {
+        self.number(ps / 1_000_000).text(".").padded(ps % 1_000_000, 6)
+    }
+
+    /// With at least so many digits.
+    fn padded(&mut self, mut number: u64, digits: usize) -> &mut Line {
+        let mut buffer = [b'0'; 20];
+        let mut at = buffer.len();
+        while number > 0 || at > buffer.len() - digits {
+            at -= 1;
+            buffer[at] = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+        self.0.extend_from_slice(&buffer[at..]);
+        self
+    }
 }
 
 fn seconds(ps: u64) -> String {

@@ -1,25 +1,59 @@
 #!/usr/bin/env bash
 # How fast is the simulator on one core, with all metrics, tables and the report on?
-# Usage: speed.sh PROGRAM > speed.txt, with the program of a release build, on a quiet machine. Needs GNU time.
+# Usage: speed.sh PROGRAM [WORKLOAD...] > speed.txt, with the program of a release build. Needs GNU time. On a busy machine read the
+# processor seconds, and know that neighbours slow them down as well.
+#
+# An event is something that happened to a request, an adapter or a batch: an offer, a route, an end, a stretch of steps, a load, an
+# eviction, a preemption, a migration. Bytes are the peak of the process over its requests.
 set -euo pipefail
-program="$(realpath "${1:?usage: speed.sh PROGRAM}")"
-cd "$(dirname "$0")/.."
+program="$(realpath "${1:?usage: speed.sh PROGRAM [WORKLOAD...]}")"
+shift
+cd "$(dirname "$0")"
 out="$(mktemp -d)"
 trap 'rm -rf "$out"' EXIT
-echo "$("$program" --version), $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2- | xargs), one thread, $(date -u +%Y-%m-%d)"
-printf '%-44s %8s %10s %8s %10s\n' 'run' 'wall s' 'processor s' 'MB' 'us/request'
-measure() { # what, requests, arguments of aril run
-  local what="$1" requests="$2"
-  shift 2
+echo "$("$program" --version), $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2- | xargs), one thread, $(date -u +%Y-%m-%d)," \
+  "$(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg)"
+printf '%-42s %9s %7s %7s %7s %6s %8s %11s %11s %9s %9s\n' run requests 'wall s' 'proc s' 'loop s' MB 'us/req' 'requests/s' 'steps/s' 'ns/event' 'bytes/req'
+measure() { # what, arguments of aril run
+  local what="$1"
+  shift
   /usr/bin/time -o "$out/time" -f '%e %U %S %M' "$program" run "$@" --threads 1 --quiet --force --out "$out/run" > "$out/text"
-  awk -v what="$what" -v requests="$requests" \
-    '{ printf "%-44s %8.2f %10.2f %8.0f %10.1f\n", what, $1, $2 + $3, $4 / 1000, ($2 + $3) * 1e6 / requests }' "$out/time"
+  local field loop
+  field() { grep -o "\"$1\":[0-9][0-9]*" "$out/runs.json" | sed -n '1s/.*://p'; }
+  # The metrics of the one run.
+  sed 's/.*"runs":\[//' "$out/run/summary.json" > "$out/runs.json"
+  loop="$(grep -h loop_seconds "$out"/run/runs/*/*/manifest.toml | head -1 | grep -o '[0-9.]*$')"
+  awk -v what="$what" -v requests="$(field offered)" -v steps="$(field steps)" -v stretches="$(field stretches)" -v loads="$(field loads)" \
+    -v evictions="$(field evictions)" -v preemptions="$(field preemptions)" -v migrations="$(field migrations)" -v loop_s="$loop" '{
+      processor = $2 + $3
+      events = 3 * requests + stretches + loads + evictions + preemptions + migrations
+      printf "%-42s %9d %7.2f %7.2f %7.2f %6.0f %8.2f %11.0f %11.0f %9.0f %9.0f\n", what, requests, $1, processor, loop_s, $4 / 1000,
+        processor * 1e6 / requests, requests / processor, steps / processor, processor * 1e9 / events, $4 * 1000 / requests
+    }' "$out/time"
 }
-for policy in punica-paper punica-consolidate least-loaded; do
-  measure "the cluster hour, $policy" 19682 punica/cluster.toml --seeds 1 --policy "$policy"
+fleet() { # GPUs, requests
+  measure "$1 GPUs" locality.toml --set "pool.a100-80gb.replicas=$1" --set "traffic.arrivals.poisson.rate=$(($1 * 8 / 10)).0" \
+    --set "traffic.window.duration=\"$(($2 * 10 / $1 / 8))s\""
+}
+adapters() { # adapters
+  measure "100 GPUs, adapters: $1" locality.toml --set pool.a100-80gb.replicas=100 --set traffic.arrivals.poisson.rate=80.0 \
+    --set 'traffic.window.duration="3600s"' --set "traffic.popularity.working-set.adapters=$1" \
+    --set "traffic.popularity.working-set.tenants=$((($1 + 3) / 4))"
+}
+workloads=("$@")
+[ $# -gt 0 ] || workloads=(hour vidur fleets adapters thousand)
+for workload in "${workloads[@]}"; do
+  case "$workload" in
+    hour)
+      for policy in punica-paper punica-consolidate least-loaded; do
+        measure "the cluster hour, $policy" ../punica/cluster.toml --seeds 1 --policy "$policy"
+      done ;;
+    vidur) measure "Vidur's 16 replicas" ../vidur/sixteen.toml ;;
+    fleets) for gpus in 10 100 1000 10000; do fleet "$gpus" 288000; done ;;
+    adapters) for count in 1 100 10000 64000; do adapters "$count"; done ;;
+    thousand) measure '1,000 GPUs, one hour, 64,000 adapters' locality.toml ;;
+    ten-thousand)
+      measure '10,000 GPUs, one hour, 64,000 adapters' locality.toml --set pool.a100-80gb.replicas=10000 --set traffic.arrivals.poisson.rate=8000.0 ;;
+    *) echo "no workload $workload" >&2; exit 2 ;;
+  esac
 done
-for gpus in 10 100 1000; do
-  measure "$gpus GPUs, 288,000 requests" 288000 bench/thousand.toml --set "pool.a100-80gb.replicas=$gpus" \
-    --set "traffic.arrivals.poisson.rate=$((gpus * 8 / 10)).0" --set "traffic.window.duration=\"$((360000 / gpus))s\""
-done
-measure '1,000 GPUs, one hour, 2.88 million requests' 2880000 bench/thousand.toml

@@ -75,26 +75,26 @@ pub(crate) fn classify(
 /// The first that no replica can hold, and why.
 pub(crate) fn check_adapters(setup: &Setup, cluster: &ClusterSettings, catalog: &Catalog) -> Result<(), Wrong> {
     let engine = setup.scenario.engine.kind();
+    let room = |memory: AdapterMemory| match memory {
+        AdapterMemory::Bytes(bytes) => bytes,
+        AdapterMemory::Slots(0) => 0,
+        AdapterMemory::Slots(_) | AdapterMemory::Unbounded => u64::MAX,
+    };
+    let largest = |memory: fn(&ReplicaSettings) -> AdapterMemory| {
+        cluster.replicas.iter().map(|replica| room(memory(replica))).max().unwrap_or(0)
+    };
+    let memories = [
+        ("gpu_adapters", "the adapter memory", largest(|replica| replica.gpu_adapters)),
+        ("host_adapters", "the host", largest(|replica| replica.host_adapters)),
+    ];
+    let largest = cluster.replicas.iter().map(|replica| replica.max_lora_rank).max().unwrap_or(0);
     for adapter in &catalog.adapters {
         let rank = adapter.rank;
-        let largest = cluster.replicas.iter().map(|replica| replica.max_lora_rank).max().unwrap_or(0);
         if rank > largest {
             let problem = format!("adapter `{}` has rank {rank}, and slots hold ranks up to {largest}", adapter.name);
             let help = format!("set `engine.{engine}.max_lora_rank = {rank}`, or offer smaller ranks");
             return Err(Wrong::at(&format!("engine.{engine}.max_lora_rank"), problem).help(help));
         }
-        let room = |memory: AdapterMemory| match memory {
-            AdapterMemory::Bytes(bytes) => bytes,
-            AdapterMemory::Slots(0) => 0,
-            AdapterMemory::Slots(_) | AdapterMemory::Unbounded => u64::MAX,
-        };
-        let largest = |memory: fn(&ReplicaSettings) -> AdapterMemory| {
-            cluster.replicas.iter().map(|replica| room(memory(replica))).max().unwrap_or(0)
-        };
-        let memories = [
-            ("gpu_adapters", "the adapter memory", largest(|replica| replica.gpu_adapters)),
-            ("host_adapters", "the host", largest(|replica| replica.host_adapters)),
-        ];
         for (key, place, largest) in memories {
             if adapter.bytes > largest {
                 let problem = format!(

@@ -178,7 +178,7 @@ enum Command {
     },
     /// Measure the GPU of this machine and fit a profile.
     Calibrate(calibrate::CalibrateArguments),
-    /// Look at, check, compare and draw cost profiles.
+    /// Look at, check, compare, draw and import cost profiles.
     Profile {
         #[command(subcommand)]
         command: profile::ProfileCommand,
@@ -321,7 +321,7 @@ enum TraceCommand {
         /// A shipped trace by its name, or a file.
         trace: String,
         /// How it is written, where its header does not say.
-        #[arg(long)]
+        #[arg(long, visible_alias = "from", value_name = "FORMAT")]
         trace_format: Option<String>,
         /// A table for people, or JSON for programs.
         #[arg(long, default_value = "table")]
@@ -334,7 +334,7 @@ enum TraceCommand {
         /// The file to write.
         out: PathBuf,
         /// How it is written, where its header does not say.
-        #[arg(long)]
+        #[arg(long, visible_alias = "from", value_name = "FORMAT")]
         trace_format: Option<String>,
         /// Replace a file that is already there.
         #[arg(long)]

@@ -60,7 +60,7 @@ struct ProfileEntry {
     pub provenance: &'static str,
     /// Where its figures come from.
     pub source: String,
-    /// SHA-256 of its text.
+    /// SHA-256 of its figures, as JSON.
     pub sha256: String,
 }
 
@@ -71,6 +71,9 @@ pub(crate) struct Clock {
     pub started: String,
     /// How long it took.
     pub wall_seconds: f64,
+    /// How long the simulation itself took, everything recorded; of a single run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loop_seconds: Option<f64>,
     /// On how many threads.
     pub threads: usize,
 }
@@ -159,7 +162,7 @@ fn profiles(plan: &Plan, point: usize, policy: usize) -> Vec<ProfileEntry> {
             name: profile.name.clone(),
             provenance: profile.provenance.kind.as_str(),
             source: profile.provenance.source.clone(),
-            sha256: hex(&Sha256::digest(aril_calibrate::text::write(profile).as_bytes())),
+            sha256: hex(&Sha256::digest(serde_json::to_vec(&**profile).unwrap_or_default())),
         })
         .collect()
 }

@@ -94,7 +94,7 @@ pub fn run(plan: &Plan, inputs: &[Input], options: &Options) -> Result<Outcome, 
     progress.writing();
     let input = report_input(plan, finished)?;
     let written = aril_reports::write(&input, directory.path())?;
-    let clock = Clock { started, wall_seconds: began.elapsed().as_secs_f64(), threads };
+    let clock = Clock { started, wall_seconds: began.elapsed().as_secs_f64(), loop_seconds: None, threads };
     manifest::write_whole(&directory.path().join("manifest.toml"), plan, inputs, &clock)?;
     drop(guard);
     let summary = Summary::of(&input);

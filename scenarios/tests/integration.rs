@@ -12,4 +12,5 @@ mod integration {
     mod runs;
     mod sweeps;
     mod traces;
+    mod vidur;
 }

@@ -118,7 +118,7 @@ pub struct Slice {
 pub struct Batch<'a> {
     /// Where it runs.
     pub replica: ReplicaId,
-    /// Who is in it; a real executor needs to know, a cost model does not.
+    /// Who is in it; a real executor needs to know, a cost model does not. Empty for an [`Executor`] that reads none.
     pub slices: &'a [Slice],
     /// What it is to the hardware.
     pub shape: BatchShape<'a>,
@@ -128,6 +128,11 @@ pub struct Batch<'a> {
 pub trait Executor {
     /// How long do the next steps of this batch take?
     fn run(&mut self, batch: &Batch<'_>) -> Price;
+
+    /// Does it read [`Batch::slices`]? Who does not saves the work of writing them.
+    fn reads_slices(&self) -> bool {
+        true
+    }
 
     /// How many prices were asked for, and how many fell outside of what is known?
     fn coverage(&self) -> Coverage {
@@ -164,6 +169,10 @@ pub struct Modelled<C>(pub C);
 impl<C: CostModel> Executor for Modelled<C> {
     fn run(&mut self, batch: &Batch<'_>) -> Price {
         self.0.price(&batch.shape)
+    }
+
+    fn reads_slices(&self) -> bool {
+        false
     }
 
     fn coverage(&self) -> Coverage {

@@ -3,7 +3,7 @@
 mod attention;
 mod lora;
 mod rows;
-pub mod vidur;
+mod vidur;
 
 use crate::batch::{BatchShape, CostModel, Coverage, Price};
 use crate::profile::attention::PrefillAttention;
@@ -14,6 +14,7 @@ use crate::time::Span;
 use attention::Attention;
 use lora::{Lora, Sums};
 use rows::RowTable;
+use vidur::VidurCost;
 
 /// A [`CostModel`] made of a [`Profile`] and the choice of a LoRA kernel.
 ///
@@ -24,6 +25,8 @@ use rows::RowTable;
 pub struct CompiledCost {
     /// Without and with adapter copies beside the step.
     tables: [Tables; 2],
+    /// Whole layers by a peer's tables, adapters excepted: then all else is zero.
+    vidur: Option<VidurCost>,
     validity: Validity,
     merged: bool,
     counts: Counts,
@@ -84,8 +87,9 @@ impl CompiledCost {
         profile.check()?;
         let lora = Lora::compile(profile, kernel)?;
         let tables = [1.0, profile.load.step_slowdown].map(|slowdown| Tables::compile(profile, lora.clone(), slowdown));
-        let cost = CompiledCost {
+        let mut cost = CompiledCost {
             tables,
+            vidur: profile.vidur.as_ref().map(VidurCost::new),
             validity: profile.validity.clone(),
             merged: kernel == LoraKernel::Merged,
             counts: Counts::default(),
@@ -99,7 +103,12 @@ impl CompiledCost {
             lora_rank_max: 0,
             copies_in_flight: false,
         };
-        if cost.decode_price(&one_row, 1, &Sums::default()).first.is_zero() {
+        let price = cost.price(&one_row);
+        cost.counts = Counts::default();
+        if let Some(vidur) = &mut cost.vidur {
+            vidur.outside = Default::default();
+        }
+        if price.first.is_zero() {
             return Err(BadProfile {
                 profile: profile.name.clone(),
                 key: "whole_step".to_owned(),
@@ -107,6 +116,15 @@ impl CompiledCost {
             });
         }
         Ok(cost)
+    }
+
+    /// Any step, by a peer's tables; adapters come on top where the profile has figures for them.
+    fn table_price(&mut self, shape: &BatchShape<'_>, sums: &Sums) -> Option<Price> {
+        let layer = self.vidur.as_mut()?.layer(shape);
+        let tables = &self.tables[usize::from(shape.copies_in_flight)];
+        let ms = layer.ms + tables.lora.us(shape, sums) / 1e3;
+        let first = Span::from_secs_f64(ms * tables.layers / 1e3 * tables.slowdown);
+        Some(Price { first, increment: Span::ZERO, steps: layer.steps })
     }
 
     /// A batch of decode rows alone: affine in its contexts.
@@ -171,6 +189,9 @@ impl CostModel for CompiledCost {
         let longest = shape.decode_contexts.iter().copied().fold(0, u32::max);
         let sums = Sums::of(shape.segments);
         self.count(shape, longest, &sums);
+        if let Some(price) = self.table_price(shape, &sums) {
+            return price;
+        }
         if shape.is_decode_only() {
             self.decode_price(shape, longest, &sums)
         } else {
@@ -179,8 +200,9 @@ impl CostModel for CompiledCost {
     }
 
     fn coverage(&self) -> Coverage {
-        let outside = OUTSIDE.into_iter().zip(self.counts.outside).filter(|(_, count)| *count > 0).collect();
-        Coverage { lookups: self.counts.lookups, outside }
+        let tables = self.vidur.iter().flat_map(|vidur| vidur::OUTSIDE.into_iter().zip(vidur.outside));
+        let outside = OUTSIDE.into_iter().zip(self.counts.outside).chain(tables).filter(|(_, count)| *count > 0);
+        Coverage { lookups: self.counts.lookups, outside: outside.collect() }
     }
 }
 

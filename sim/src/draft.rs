@@ -3,7 +3,7 @@
 
 use crate::fact::{Fact, LoadCause, Observer};
 use crate::policy::{Evictor, LoadMode, Preemptor, Requeue, Running};
-use crate::replica::{Replica, Row, SequenceKey, Waiting};
+use crate::replica::{Replica, SequenceKey, Waiting};
 use crate::residency::{self, Copy, Presence, Wish};
 use crate::settings::ReplicaSettings;
 use crate::time::{Span, Time};
@@ -77,6 +77,13 @@ pub(crate) struct Distortion {
     pub(crate) prompt_rows: Option<u32>,
 }
 
+impl Distortion {
+    pub(crate) fn is_none(&self) -> bool {
+        let Distortion { padding, length, decode_adapter, prompt_rows } = self;
+        padding.is_none() && length.is_none() && decode_adapter.is_none() && prompt_rows.is_none()
+    }
+}
+
 /// The next step of one replica, under construction.
 pub struct Draft<'a> {
     pub(crate) now: Time,
@@ -113,7 +120,7 @@ impl Draft<'_> {
 
     /// The sequences in the batch, in the order of their admission; those that this draft admits come last.
     pub fn running(&self) -> impl ExactSizeIterator<Item = Running> + '_ {
-        self.replica.rows.iter().map(|row| row.running)
+        self.replica.rows.all()
     }
 
     /// How many sequences are in the batch?
@@ -178,34 +185,34 @@ impl Draft<'_> {
     /// Gives how many were preempted. A sequence for which the step has no token left is left out.
     pub fn decode_all(&mut self) -> usize {
         let preempted = self.make_blocks();
-        for row in &mut self.replica.rows {
-            if row.drafted == 0 && row.running.decodes() && self.tokens < self.replica.settings.max_num_batched_tokens {
-                row.drafted = 1;
-                self.tokens += 1;
-            }
-        }
-        self.replica.take_step_blocks();
+        let (rows, blocks) = self.replica.rows.draft_decodes(self.tokens_left());
+        self.tokens += rows;
+        let replica = &mut *self.replica;
+        replica.kv_free = replica.kv_free.checked_sub(blocks).expect("blocks were made");
         preempted
     }
 
     fn make_blocks(&mut self) -> usize {
         let mut preempted = 0;
         loop {
-            let reserve = self.preemptor.reserve(self.replica.rows.len() as u32);
-            let needed = self.replica.decode_blocks_needed().max(reserve);
-            if self.replica.kv_free >= needed || self.replica.rows.is_empty() {
+            let rows = &self.replica.rows;
+            let reserve = self.preemptor.reserve(rows.len() as u32);
+            // Enough for everybody, without counting.
+            if self.replica.kv_free >= reserve.max(rows.len() as u32) {
                 return preempted;
             }
-            let undrafted = |row: &&Row| row.drafted == 0;
-            let candidates: Vec<Running> = self.replica.rows.iter().filter(undrafted).map(|row| row.running).collect();
+            let needed = rows.blocks_needed().max(reserve);
+            if self.replica.kv_free >= needed || rows.is_empty() {
+                return preempted;
+            }
+            let positions: Vec<usize> = rows.undrafted().collect();
+            let candidates: Vec<Running> = positions.iter().map(|&position| rows.running(position)).collect();
             if candidates.is_empty() {
                 return preempted;
             }
             let choice = self.preemptor.victim(&candidates);
             assert!(choice < candidates.len(), "a preemptor chose position {choice} of {}", candidates.len());
-            let request = candidates[choice].request;
-            let position = self.replica.rows.iter().position(|row| row.running.request == request);
-            self.preempt(position.expect("the victim is in the batch"));
+            self.preempt(positions[choice]);
             preempted += 1;
         }
     }
@@ -242,18 +249,18 @@ impl Draft<'_> {
     /// Adds the next part, at most `tokens` tokens, of the prefill of the sequence at this position of the batch.
     /// Gives how many tokens it is.
     pub fn prefill(&mut self, position: usize, tokens: u32) -> Result<u32, Refusal> {
-        let left = self.tokens_left();
-        let row = &mut self.replica.rows[position];
-        if row.drafted > 0 || row.running.decodes() {
-            return Err(Refusal::Taken);
-        }
-        let chunk = tokens.min(left).min(row.running.target - row.running.computed);
+        let limit = tokens.min(self.tokens_left());
+        let chunk = self.replica.rows.draft_prefill(position, limit).ok_or(Refusal::Taken)?;
         if chunk == 0 {
             return Err(Refusal::Tokens);
         }
-        row.drafted = chunk;
         self.tokens += chunk;
         Ok(chunk)
+    }
+
+    /// Positions in the batch of the sequences whose prefill is not over, in order of admission.
+    pub fn prefilling(&self) -> impl Iterator<Item = usize> + '_ {
+        self.replica.rows.prefilling_positions()
     }
 
     /// Admits the sequence at this position of the queue with the whole of its prompt.
@@ -341,24 +348,7 @@ impl Draft<'_> {
         self.tokens += chunk;
         self.effects.admitted.push(waiting.sequence);
         let adapter = waiting.adapter;
-        replica.rows.push(Row {
-            sequence: Some(waiting.sequence),
-            running: Running {
-                request: waiting.request,
-                adapter,
-                arrival: waiting.arrival,
-                admitted: replica.admissions,
-                computed: 0,
-                target: waiting.tokens,
-                emitted: waiting.emitted,
-                max_tokens: waiting.max_tokens,
-                kv_blocks: blocks,
-            },
-            output: waiting.output,
-            last_token: waiting.last_token,
-            drafted: chunk,
-            prompt: waiting.tokens - waiting.emitted,
-        });
+        replica.rows.join(waiting, replica.admissions, blocks, chunk);
         if let Some(adapter) = adapter {
             replica.acquire(self.now, adapter, self.catalog.adapters[adapter.index()].rank);
         }

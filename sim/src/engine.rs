@@ -99,6 +99,7 @@ pub fn run(
         effects: Effects::default(),
         shape: Shape::default(),
         rows: Vec::new(),
+        prefilled: Vec::new(),
         offered: 0,
         composed: (Time::ZERO, 0),
     };
@@ -125,6 +126,7 @@ struct Engine<'a, 'x> {
     effects: Effects,
     shape: Shape,
     rows: Vec<crate::fact::Row>,
+    prefilled: Vec<SequenceKey>,
     offered: u64,
     /// The last instant at which a step was composed, and how many replicas, by id, have had their turn in it: where a step
     /// of theirs ended at that instant, the next has begun.

@@ -36,7 +36,7 @@ pub(crate) enum Tick {
 }
 
 /// Ordered by time, kind, replica, and then the number of what it is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) time: Time,
     pub(crate) kind: Kind,
@@ -45,9 +45,41 @@ pub(crate) struct Event {
     pub(crate) detail: u32,
 }
 
+/// An event in three numbers, in its order: a heap compares often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Packed {
+    time: u64,
+    /// Kind and replica.
+    who: u64,
+    /// Number and detail.
+    what: u64,
+}
+
+impl Packed {
+    fn new(event: Event) -> Packed {
+        Packed {
+            time: event.time.as_ps(),
+            who: (event.kind as u64) << 32 | u64::from(event.replica),
+            what: u64::from(event.number) << 32 | u64::from(event.detail),
+        }
+    }
+
+    fn event(self) -> Event {
+        Event {
+            time: Time::from_ps(self.time),
+            kind: KINDS[(self.who >> 32) as usize],
+            replica: self.who as u32,
+            number: (self.what >> 32) as u32,
+            detail: self.what as u32,
+        }
+    }
+}
+
+const KINDS: [Kind; 6] = [Kind::StepDone, Kind::LoadDone, Kind::Cancel, Kind::Arrival, Kind::Tick, Kind::StepStart];
+
 #[derive(Debug, Default)]
 pub(crate) struct EventQueue {
-    heap: BinaryHeap<Reverse<Event>>,
+    heap: BinaryHeap<Reverse<Packed>>,
     /// Events that are not ticks of a clock that ticks for ever.
     pending: usize,
 }
@@ -59,15 +91,15 @@ impl EventQueue {
 
     pub(crate) fn push(&mut self, event: Event) {
         self.pending += usize::from(!EventQueue::is_clock(&event));
-        self.heap.push(Reverse(event));
+        self.heap.push(Reverse(Packed::new(event)));
     }
 
-    pub(crate) fn peek(&self) -> Option<&Event> {
-        self.heap.peek().map(|Reverse(event)| event)
+    pub(crate) fn peek(&self) -> Option<Event> {
+        self.heap.peek().map(|Reverse(packed)| packed.event())
     }
 
     pub(crate) fn pop(&mut self) -> Option<Event> {
-        let Reverse(event) = self.heap.pop()?;
+        let event = self.heap.pop()?.0.event();
         self.pending -= usize::from(!EventQueue::is_clock(&event));
         Some(event)
     }

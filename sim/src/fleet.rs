@@ -137,7 +137,7 @@ impl Board {
     /// The replica publishes what is true of it now.
     pub(crate) fn publish(&mut self, replica: &mut Replica, now: Time) {
         let signals = Signals {
-            running: replica.rows.len() as u32 - replica.ghosts,
+            running: replica.rows.len() as u32 - replica.rows.ghosts(),
             waiting: replica.waiting.len() as u32,
             // Under perfect information it is read when it is asked for: it falls with every step, and rises only with
             // what is published, so that this is a bound.
@@ -164,9 +164,9 @@ impl Board {
             published.extend(
                 replica
                     .waiting_adapters
-                    .keys()
-                    .filter(|&&adapter| !replica.residency.on_gpu().any(|(other, _)| other == adapter))
-                    .map(|&adapter| (adapter, AdapterSignal::Waiting)),
+                    .adapters()
+                    .filter(|&adapter| !replica.residency.holds(adapter))
+                    .map(|adapter| (adapter, AdapterSignal::Waiting)),
             );
             published.sort_unstable_by_key(|&(adapter, _)| adapter);
         }
@@ -260,7 +260,7 @@ impl<'a> Fleet<'a> {
             AdapterSignal::Active
         } else if replica.residency.holds(adapter) {
             AdapterSignal::Resident
-        } else if replica.waiting_adapters.contains_key(&adapter) {
+        } else if replica.waiting_adapters.count(adapter) > 0 {
             AdapterSignal::Waiting
         } else {
             AdapterSignal::Absent
@@ -276,7 +276,7 @@ impl<'a> Fleet<'a> {
     /// that place every request themselves and therefore know.
     pub fn sequences_with(&self, replica: ReplicaId, adapter: AdapterId) -> u32 {
         let replica = &self.replicas[replica.index()];
-        replica.residency.users(adapter) + replica.waiting_adapters.get(&adapter).copied().unwrap_or(0)
+        replica.residency.users(adapter) + replica.waiting_adapters.count(adapter)
     }
 
     /// Replicas, available or not, that published the adapter as on the GPU or on its way there, by id.
@@ -300,12 +300,12 @@ impl<'a> Fleet<'a> {
     /// The sequences of the replica: its batch in order of admission, then its queue. The truth at this moment.
     pub fn sequences(&self, replica: ReplicaId) -> impl Iterator<Item = Placed> + 'a {
         let replica = &self.replicas[replica.index()];
-        let now = self.now;
-        let rows = replica.rows.iter().filter(|row| row.sequence.is_some()).map(move |row| Placed {
-            request: row.running.request,
-            adapter: row.running.adapter,
-            arrival: row.running.arrival,
-            tokens: row.prompt + replica.emitted_at(row, now),
+        let done = replica.in_flight.as_ref().map_or(0, |flight| flight.steps_done(self.now));
+        let rows = replica.rows.live().map(move |(running, in_step, prompt)| Placed {
+            request: running.request,
+            adapter: running.adapter,
+            arrival: running.arrival,
+            tokens: prompt + running.emitted + if in_step { done } else { 0 },
         });
         rows.chain(replica.waiting.iter().map(|waiting| Placed {
             request: waiting.request,

@@ -18,6 +18,7 @@ pub mod profile;
 pub mod random;
 mod replica;
 mod residency;
+mod rows;
 mod sequence;
 pub mod settings;
 pub mod time;

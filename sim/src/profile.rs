@@ -8,13 +8,15 @@
 //! ```
 //!
 //! where host and gap belong to the step, and scale and gap are what whole steps take beyond the sum of their parts
-//! ([`WholeStep`]). Everything is in microseconds unless its name says otherwise. A profile is plain data:
+//! ([`WholeStep`]). Or whole layers come from a peer's tables ([`VidurTables`]), with LoRA on top. Everything is in
+//! microseconds unless its name says otherwise. A profile is plain data:
 //! [`crate::cost::CompiledCost`] turns it into a price.
 
 pub mod attention;
 pub mod check;
 pub mod curve;
 pub mod lora;
+pub mod vidur;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +30,7 @@ use crate::time::Span;
 use attention::{DecodeAttention, PrefillAttention};
 use curve::Curve;
 use lora::{LoraCost, LoraKernel};
+use vidur::VidurTables;
 
 /// The version of the format that this build writes.
 ///
@@ -62,15 +65,21 @@ pub struct Profile {
     #[serde(default)]
     pub whole_step: WholeStep,
     /// Matrices, norms, sampling, collectives: all whose cost depends on the number of rows alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<Operation>,
     /// The numbers of rows that the engine pads to before it computes them: strictly increasing. Beyond the last, and without any,
     /// rows are computed as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub row_buckets: Vec<u32>,
     /// Attention of prompts, for one layer.
+    #[serde(default, skip_serializing_if = "PrefillAttention::is_none")]
     pub prefill_attention: PrefillAttention,
     /// Attention of decode rows, for one layer.
+    #[serde(default, skip_serializing_if = "DecodeAttention::is_none")]
     pub decode_attention: DecodeAttention,
+    /// Vidur's prediction tables, in place of host, operations and attention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vidur: Option<VidurTables>,
     /// The kernels that can add adapters, side by side. `none` and `merged` cost nothing and need no entry.
     #[serde(default)]
     #[schemars(extend("propertyNames" = {"enum": LoraKernel::ALL.map(LoraKernel::as_str)}))]

@@ -1,49 +1,18 @@
 //! One model instance: its queue, its batch, its KV blocks, its adapters and the step in flight.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::batch::Price;
 use crate::fact::Power;
-use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor, Running};
+use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
 use crate::residency::Residency;
+use crate::rows::{Left, Rows};
 use crate::settings::ReplicaSettings;
 use crate::time::{Span, Time};
 use crate::workload::{AdapterId, ReplicaId, RequestId};
 
 /// Position of a live sequence in the engine's table.
 pub(crate) type SequenceKey = u32;
-
-/// A sequence in the batch.
-#[derive(Clone, Debug)]
-pub(crate) struct Row {
-    /// None: cancelled while a step was in flight; its tokens of that step are discarded at the end of it.
-    pub(crate) sequence: Option<SequenceKey>,
-    pub(crate) running: Running,
-    /// Output tokens at which it finishes: fate, no policy sees it.
-    pub(crate) output: u32,
-    pub(crate) last_token: Option<Time>,
-    /// Length of the prompt alone.
-    pub(crate) prompt: u32,
-    /// Tokens in the step that is being composed or in flight.
-    pub(crate) drafted: u32,
-}
-
-impl Row {
-    /// Output tokens to go.
-    pub(crate) fn remaining(&self) -> u32 {
-        self.output - self.running.emitted
-    }
-
-    /// KV blocks that it needs beyond those it has, after `steps` more decode steps.
-    pub(crate) fn blocks_missing(&self, steps: u32, block_size: u32) -> u32 {
-        let tokens = self.running.computed + steps;
-        // A multiplication where a division is seldom needed: every row is asked in every step.
-        if u64::from(tokens) <= u64::from(self.running.kv_blocks) * u64::from(block_size) {
-            return 0;
-        }
-        tokens.div_ceil(block_size) - self.running.kv_blocks
-    }
-}
 
 /// An adapter that rows of the batch use, and how many.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +41,46 @@ pub(crate) struct Waiting {
     pub(crate) awaits: Option<u32>,
     /// Admitted by the draft under construction.
     pub(crate) taken: bool,
+}
+
+/// Sequences in a queue by adapter, in order of adapter.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted(Vec<(AdapterId, u32)>);
+
+impl Wanted {
+    fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&adapter, |&(adapter, _)| adapter)
+    }
+
+    fn add(&mut self, adapter: AdapterId) {
+        match self.position(adapter) {
+            Ok(position) => self.0[position].1 += 1,
+            Err(position) => self.0.insert(position, (adapter, 1)),
+        }
+    }
+
+    fn remove(&mut self, adapter: AdapterId) {
+        let position = self.position(adapter).expect("the queue's adapters are counted");
+        self.0[position].1 -= 1;
+        if self.0[position].1 == 0 {
+            self.0.remove(position);
+        }
+    }
+
+    /// How many want it?
+    pub(crate) fn count(&self, adapter: AdapterId) -> u32 {
+        self.position(adapter).map_or(0, |position| self.0[position].1)
+    }
+
+    /// How many adapters are wanted?
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Those that are wanted.
+    pub(crate) fn adapters(&self) -> impl Iterator<Item = AdapterId> + '_ {
+        self.0.iter().map(|&(adapter, _)| adapter)
+    }
 }
 
 /// The step or stretch that runs now.
@@ -141,9 +150,8 @@ pub(crate) struct Replica {
     /// Blocks that the prefills of the queue will need.
     pub(crate) waiting_blocks: u64,
     /// Sequences in the queue by adapter.
-    pub(crate) waiting_adapters: BTreeMap<AdapterId, u32>,
-    pub(crate) rows: Vec<Row>,
-    pub(crate) ghosts: u32,
+    pub(crate) waiting_adapters: Wanted,
+    pub(crate) rows: Rows,
     pub(crate) kv_free: u32,
     pub(crate) residency: Residency,
     pub(crate) in_flight: Option<InFlight>,
@@ -168,9 +176,8 @@ impl Replica {
             power: if settings.starts_on { Power::On } else { Power::Off },
             waiting: VecDeque::new(),
             waiting_blocks: 0,
-            waiting_adapters: BTreeMap::new(),
-            rows: Vec::new(),
-            ghosts: 0,
+            waiting_adapters: Wanted::default(),
+            rows: Rows::new(settings.block_size),
             kv_free: settings.kv_blocks,
             residency,
             in_flight: None,
@@ -192,27 +199,10 @@ impl Replica {
         self.rows.is_empty() && self.waiting.is_empty()
     }
 
-    /// Blocks that the step being composed must find free if every decoding sequence takes part.
-    pub(crate) fn decode_blocks_needed(&self) -> u32 {
-        let needs = |row: &&Row| row.running.decodes() && row.drafted == 0;
-        self.rows.iter().filter(needs).map(|row| row.blocks_missing(1, self.settings.block_size)).sum()
-    }
-
-    /// Blocks that the decode rows of the step in flight take within `steps` steps, beyond those they have: the blocks of
-    /// the first step were taken when it was composed.
-    pub(crate) fn stretch_blocks(&self, steps: u32) -> u32 {
-        let decodes = |row: &&Row| row.drafted > 0 && row.running.decodes();
-        self.rows.iter().filter(decodes).map(|row| row.blocks_missing(steps, self.settings.block_size)).sum()
-    }
-
     /// Takes the blocks of the step that runs now, for the rows that decode in it.
     pub(crate) fn take_step_blocks(&mut self) {
-        for row in &mut self.rows {
-            if row.drafted > 0 && row.running.decodes() && row.blocks_missing(1, self.settings.block_size) > 0 {
-                row.running.kv_blocks += 1;
-                self.kv_free = self.kv_free.checked_sub(1).expect("the stretch had this block");
-            }
-        }
+        let blocks = self.rows.step_blocks();
+        self.kv_free = self.kv_free.checked_sub(blocks).expect("the stretch had these blocks");
     }
 
     /// Is there no place in the batch?
@@ -225,8 +215,8 @@ impl Replica {
         let rows = self.rows.len() as u32;
         // The first step has its blocks already.
         let lasts = |steps: u32| {
-            self.stretch_blocks(steps) <= self.kv_free
-                && (steps == 1 || self.kv_free - self.stretch_blocks(steps - 1) >= reserve)
+            self.rows.stretch_blocks(steps) <= self.kv_free
+                && (steps == 1 || self.kv_free - self.rows.stretch_blocks(steps - 1) >= reserve)
         };
         // Enough for everybody, without counting.
         if u64::from(rows) * u64::from(limit.div_ceil(self.settings.block_size)) + u64::from(reserve)
@@ -249,16 +239,7 @@ impl Replica {
         let done = flight.steps_done(now);
         let between = done > 0 && flight.end(done) == now && !composed;
         let started = if between { done } else { (done + 1).min(flight.steps) };
-        self.kv_free - self.stretch_blocks(started)
-    }
-
-    /// Output tokens that the row has emitted at `now`.
-    pub(crate) fn emitted_at(&self, row: &Row, now: Time) -> u32 {
-        let steps = match &self.in_flight {
-            Some(flight) if row.drafted > 0 && row.running.decodes() => flight.steps_done(now),
-            _ => 0,
-        };
-        row.running.emitted + steps
+        self.kv_free - self.rows.stretch_blocks(started)
     }
 
     pub(crate) fn take_waiting(&mut self, position: usize) -> Waiting {
@@ -273,11 +254,7 @@ impl Replica {
             if let Some(copy) = waiting.awaits {
                 self.residency.unawait(adapter, copy);
             }
-            let count = self.waiting_adapters.get_mut(&adapter).expect("the queue's adapters are counted");
-            *count -= 1;
-            if *count == 0 {
-                self.waiting_adapters.remove(&adapter);
-            }
+            self.waiting_adapters.remove(adapter);
         }
     }
 
@@ -291,7 +268,7 @@ impl Replica {
     pub(crate) fn put_waiting(&mut self, waiting: Waiting, front: bool) {
         self.waiting_blocks += u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {
-            *self.waiting_adapters.entry(adapter).or_default() += 1;
+            self.waiting_adapters.add(adapter);
         }
         if front { self.waiting.push_front(waiting) } else { self.waiting.push_back(waiting) }
     }
@@ -317,26 +294,23 @@ impl Replica {
     }
 
     /// Takes a row out of the batch and frees what it held.
-    pub(crate) fn remove_row(&mut self, now: Time, position: usize) -> Row {
-        let row = self.rows.remove(position);
-        self.kv_free += row.running.kv_blocks;
+    pub(crate) fn remove_row(&mut self, now: Time, position: usize) -> Left {
+        let left = self.rows.remove(position);
+        self.kv_free += left.running.kv_blocks;
         assert!(self.kv_free <= self.settings.kv_blocks, "more KV blocks are free than there are");
-        if let Some(adapter) = row.running.adapter {
+        if let Some(adapter) = left.running.adapter {
             self.release(now, adapter);
         }
-        if row.sequence.is_none() {
-            self.ghosts -= 1;
-        }
         self.changed = true;
-        row
+        left
     }
 
     /// Do the books balance?
     pub(crate) fn check(&self) {
-        let held: u32 = self.rows.iter().map(|row| row.running.kv_blocks).sum();
+        let held: u32 = self.rows.all().map(|row| row.kv_blocks).sum();
         assert_eq!(held + self.kv_free, self.settings.kv_blocks, "KV blocks of {:?}", self.id);
         assert!(self.rows.len() as u32 <= self.settings.max_num_seqs, "more sequences than max_num_seqs");
-        let users = self.rows.iter().filter(|row| row.running.adapter.is_some()).count() as u32;
+        let users = self.rows.all().filter(|row| row.adapter.is_some()).count() as u32;
         self.residency.check(users);
         assert_eq!(self.active.iter().map(|active| active.rows).sum::<u32>(), users, "rows by adapter");
         let blocks: u64 = self.waiting.iter().map(|waiting| u64::from(self.blocks(waiting.tokens))).sum();

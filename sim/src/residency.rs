@@ -115,7 +115,9 @@ impl Residency {
 
     /// Takes off the GPU what nobody uses or awaits.
     pub(crate) fn offload_idle(&mut self, now: Time, observer: &mut dyn Observer) {
-        for adapter in self.gpu.idle(true).iter().map(|idle| idle.adapter) {
+        let mut idle = Vec::new();
+        self.gpu.idle(true, &mut idle);
+        for adapter in idle.into_iter().map(|idle| idle.adapter) {
             let bytes = self.gpu.remove(adapter).bytes;
             observer.observe(now, &Fact::Evicted { replica: self.replica, adapter, tier: Tier::Gpu, bytes });
             self.changes.push((adapter, false));

@@ -20,7 +20,7 @@ pub enum Format {
     Ragpulse,
     /// BurstGPT, versions 1 to 3.
     Burstgpt,
-    /// Vidur's processed traces, with or without arrivals.
+    /// Vidur's processed traces, with or without arrivals (`arrived_at`, or `arrived_at_s`): seconds since its run began.
     Vidur,
     /// Qwen-Bailian: seconds, prompts as hashes of 16-token blocks.
     Bailian,
@@ -89,7 +89,9 @@ impl Format {
             Some(Format::Azure)
         } else if has(&["Timestamp", "Request tokens", "Response tokens"]) {
             Some(Format::Burstgpt)
-        } else if has(&["num_prefill_tokens", "num_decode_tokens"]) {
+        } else if has(&["num_prefill_tokens", "num_decode_tokens"])
+            || has(&["arrived_at_s", "prompt_tokens", "output_tokens"])
+        {
             Some(Format::Vidur)
         } else if has(&["prompt_tokens", "output_tokens", "adapter_distinct"]) {
             Some(Format::PunicaTextgen)
@@ -141,10 +143,15 @@ impl Format {
                 output_tokens: named("Response tokens"),
                 ..Columns::default()
             },
+            // Its traces, or a list of requests under plain names.
             Format::Vidur => Columns {
-                arrival: optional("arrived_at"),
-                input_tokens: named("num_prefill_tokens"),
-                output_tokens: named("num_decode_tokens"),
+                arrival: optional("arrived_at").or_else(|| optional("arrived_at_s")),
+                input_tokens: optional("num_prefill_tokens")
+                    .or_else(|| optional("prompt_tokens"))
+                    .or_else(|| named("num_prefill_tokens")),
+                output_tokens: optional("num_decode_tokens")
+                    .or_else(|| optional("output_tokens"))
+                    .or_else(|| named("num_decode_tokens")),
                 ..Columns::default()
             },
             Format::PunicaTextgen => Columns {

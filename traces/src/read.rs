@@ -256,7 +256,8 @@ impl Builder {
             let seconds = |row: usize| format!("{:.6}", (self.instants[row].ps - self.instants[0].ps) as f64 / 1e12);
             return Err(TraceError::Unsorted { place: place.clone(), now: seconds(*row), before: seconds(row - 1) });
         }
-        let exact = format == Some(Format::Aril) && !self.instants[0].is_date;
+        // Vidur's seconds are counted from the start of its run, and so are its results.
+        let exact = matches!(format, Some(Format::Aril | Format::Vidur)) && !self.instants[0].is_date;
         set_arrivals(&mut self.table, &self.instants, exact, &place)?;
         if self.disorder.is_some() {
             self.table.notes.push("the rows were sorted by arrival".into());

@@ -1,8 +1,8 @@
 //! A peer's cost tables: the predictions that Vidur writes for one model on one GPU, one CSV file an operation.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use aril_sim::cost::vidur::VidurTables;
+use aril_sim::profile::vidur::{Steps, VidurOperation, VidurTables};
 
 use crate::error::{Place, TraceError};
 use crate::input::{Content, Source};
@@ -20,47 +20,121 @@ const OPERATIONS: [&str; 9] = [
     "add",
 ];
 
-/// What do the steps of a model with so many layers cost, by the tables in `folder`?
+/// Contexts are tabulated in steps of so many tokens.
+const CONTEXT_STEP: u32 = 64;
+
+/// What do the layers of a model cost, by the tables in `folder`?
 ///
-/// The folder holds `NAME.csv`, `.csv.gz` or `.csv.zst` for each operation: `num_tokens,prediction`, but
-/// `batch_size,kv_cache_size,prediction` for `attn_decode` and `kv_cache_size,prefill_chunk_size_squared,prediction` for
-/// `attn_prefill`; predictions in milliseconds a layer.
+/// The folder holds a table for each operation, as Vidur's cache names it (`NAME_HASH_predictions.csv`) or by its name alone
+/// (`NAME.csv`), plain or compressed (`.gz`, `.zst`): `num_tokens,prediction`, but `batch_size,kv_cache_size,prediction` for
+/// `attn_decode` and `kv_cache_size,prefill_chunk_size_squared,prediction` for `attn_prefill`; predictions in milliseconds a layer.
 ///
 /// # Errors
-/// A file that is missing, a column that is missing, a cell that is no number: with its place.
-pub fn read_vidur_costs(folder: &Path, layers: u32) -> Result<VidurTables, TraceError> {
+/// A file that is missing or there twice, a column that is missing, a cell that is no number, a hole in a table: with its place.
+pub fn read_vidur_costs(folder: &Path) -> Result<VidurTables, TraceError> {
+    let operation = |name: &&str| {
+        let cost = by_tokens(folder, name)?;
+        Ok(VidurOperation { name: (*name).to_owned(), cost })
+    };
     Ok(VidurTables {
-        layers,
-        operations: OPERATIONS.iter().map(|name| by_tokens(folder, name)).collect::<Result<_, _>>()?,
+        operations: OPERATIONS.iter().map(operation).collect::<Result<_, TraceError>>()?,
         kv_cache_save: by_tokens(folder, "attn_kv_cache_save")?,
-        decode: by_pair(folder, "attn_decode", "batch_size", "kv_cache_size")?,
-        prefill: by_pair(folder, "attn_prefill", "kv_cache_size", "prefill_chunk_size_squared")?,
+        decode: decode(folder)?,
+        prefill: prefill(folder)?,
     })
 }
 
-/// One operation by tokens from 0 on; what the file does not have is not a number.
-fn by_tokens(folder: &Path, name: &str) -> Result<Vec<f64>, TraceError> {
-    let rows = read(folder, name, ["num_tokens", "prediction"])?;
-    let mut times = vec![f64::NAN; rows.len() + 1];
-    times[0] = 0.0;
-    for [tokens, ms] in rows {
-        // A table without holes has no larger entry than it has rows.
-        if let Some(time) = times.get_mut(tokens as usize) {
-            *time = ms;
-        }
-    }
-    Ok(times)
+/// One operation by tokens from 1 on.
+fn by_tokens(folder: &Path, name: &str) -> Result<Steps, TraceError> {
+    let (path, mut rows) = read(folder, name, ["num_tokens", "prediction"])?;
+    rows.retain(|row| row[0] > 0.0);
+    rows.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    whole(&path, "num_tokens", 1, 1, rows.iter().map(|row| row[0] as u32))?;
+    Ok(Steps::of(rows.iter().map(|row| (row[0] as u32, row[1]))))
 }
 
-fn by_pair(folder: &Path, name: &str, first: &str, second: &str) -> Result<Vec<(u32, u32, f64)>, TraceError> {
-    let rows = read(folder, name, [first, second, "prediction"])?;
-    Ok(rows.into_iter().map(|[a, b, ms]| (a as u32, b as u32, ms)).collect())
+/// Decode attention by rows from 1 on, then context from 0 on.
+fn decode(folder: &Path) -> Result<Vec<Steps>, TraceError> {
+    let (path, mut rows) = read(folder, "attn_decode", ["batch_size", "kv_cache_size", "prediction"])?;
+    rows.retain(|row| row[0] > 0.0);
+    rows.sort_by(|a, b| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
+    let groups: Vec<&[[f64; 3]]> = rows.chunk_by(|a, b| a[0] == b[0]).collect();
+    whole(&path, "batch_size", 1, 1, groups.iter().map(|group| group[0][0] as u32))?;
+    let one = |group: &&[[f64; 3]]| {
+        whole(&path, "kv_cache_size", 0, CONTEXT_STEP, group.iter().map(|row| row[1] as u32))?;
+        Ok(Steps::of(group.iter().map(|row| (row[1] as u32, row[2]))))
+    };
+    groups.iter().map(one).collect()
+}
+
+/// Prefill attention by context from 0 on, then chunk from 1 on: the file has its square.
+fn prefill(folder: &Path) -> Result<Vec<Steps>, TraceError> {
+    let columns = ["kv_cache_size", "prefill_chunk_size_squared", "prediction"];
+    let (path, mut rows) = read(folder, "attn_prefill", columns)?;
+    rows.retain(|row| row[1] > 0.0);
+    rows.sort_by(|a, b| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
+    let groups: Vec<&[[f64; 3]]> = rows.chunk_by(|a, b| a[0] == b[0]).collect();
+    whole(&path, "kv_cache_size", 0, CONTEXT_STEP, groups.iter().map(|group| group[0][0] as u32))?;
+    let chunk = |row: &[f64; 3]| row[1].sqrt().round() as u32;
+    let one = |group: &&[[f64; 3]]| {
+        whole(&path, "prefill_chunk_size_squared (its root)", 1, 1, group.iter().map(chunk))?;
+        Ok(Steps::of(group.iter().map(|row| (chunk(row), row[2]))))
+    };
+    groups.iter().map(one).collect()
+}
+
+/// Are these `first`, `first + step` and so on, without a hole and without a double?
+fn whole(
+    path: &Path,
+    column: &str,
+    first: u32,
+    step: u32,
+    arguments: impl Iterator<Item = u32>,
+) -> Result<(), TraceError> {
+    let expected = (0..).map(|i| first + i * step);
+    match expected.zip(arguments).find(|(expected, found)| expected != found) {
+        None => Ok(()),
+        Some((expected, found)) => Err(TraceError::Malformed {
+            place: Place::file(path),
+            problem: format!(
+                "where {column} should be {expected} it is {found}: the table has a hole, a double, or another step"
+            ),
+            advice: "write the table again".into(),
+        }),
+    }
+}
+
+/// The file of a table, as Vidur's cache or its user named it.
+fn find(folder: &Path, name: &str) -> Result<PathBuf, TraceError> {
+    let by_name = ["csv", "csv.gz", "csv.zst"].map(|ext| folder.join(format!("{name}.{ext}")));
+    if let Some(path) = by_name.iter().find(|path| path.exists()) {
+        return Ok(path.clone());
+    }
+    let is_cached = |file: &str| {
+        let rest = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('_'));
+        let stem =
+            |rest: &str| ["csv", "csv.gz", "csv.zst"].iter().any(|ext| rest.ends_with(&format!("_predictions.{ext}")));
+        // The hash has no underscore: `attn_prefill_…` is no file of `attn`.
+        rest.is_some_and(|rest| stem(rest) && rest.matches('_').count() == 1)
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut cached: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    cached.retain(|path| path.file_name().and_then(|file| file.to_str()).is_some_and(is_cached));
+    cached.sort();
+    match cached.as_slice() {
+        [] => Ok(by_name[0].clone()),
+        [only] => Ok(only.clone()),
+        [first, ..] => Err(TraceError::Malformed {
+            place: Place::file(first),
+            problem: format!("there are {} tables of `{name}` beside it, of several models or settings", cached.len()),
+            advice: "copy those of one model into a folder of their own".into(),
+        }),
+    }
 }
 
 /// The named columns of one table, checked to be finite, not negative and, but for the last, below 2³².
-fn read<const N: usize>(folder: &Path, name: &str, columns: [&str; N]) -> Result<Vec<[f64; N]>, TraceError> {
-    let names = ["csv", "csv.gz", "csv.zst"].map(|ext| folder.join(format!("{name}.{ext}")));
-    let path = names.iter().find(|path| path.exists()).unwrap_or(&names[0]);
+fn read<const N: usize>(folder: &Path, name: &str, columns: [&str; N]) -> Result<(PathBuf, Vec<[f64; N]>), TraceError> {
+    let path = &find(folder, name)?;
     let Content::Text(text) = Source::file(path).open()? else {
         return Err(TraceError::Encoding {
             place: Place::file(path),
@@ -107,5 +181,5 @@ fn read<const N: usize>(folder: &Path, name: &str, columns: [&str; N]) -> Result
     if rows.is_empty() {
         return Err(TraceError::Empty { place: Place::file(path), detail: String::new() });
     }
-    Ok(rows)
+    Ok((path.clone(), rows))
 }

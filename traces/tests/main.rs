@@ -12,3 +12,4 @@ mod replay;
 mod scenario;
 mod servegen;
 mod synthetic;
+mod vidur;

@@ -50,6 +50,7 @@ impl Gaps {
         let first_end = stretch.step_end(0).as_ps();
         // Rows that were in the step before have the same first gap: count runs of equal ones at once.
         let (mut gap, mut times) = (0, 0);
+        let mut before = None;
         for row in stretch.rows {
             if row.prefill {
                 tally.prefill_tokens += row.tokens;
@@ -57,13 +58,12 @@ impl Gaps {
                 tally.decode_rows += 1;
             }
             tally.emitting += u32::from(row.emits);
-            let (true, true, Some(previous)) = (row.emits, counted, row.previous_token) else { continue };
-            let here = first_end.saturating_sub(previous.as_ps());
-            if here != gap {
+            if row.previous_token != before {
                 self.all.record(gap, times);
-                (gap, times) = (here, 0);
+                (before, times) = (row.previous_token, 0);
+                gap = before.map_or(0, |before| first_end.saturating_sub(before.as_ps()));
             }
-            times += 1;
+            times += u64::from(row.emits && counted && before.is_some());
         }
         self.all.record(gap, times);
         if counted {

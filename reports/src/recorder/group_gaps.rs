@@ -29,6 +29,8 @@ pub(crate) struct GroupGaps {
     free: Vec<u32>,
     replicas: Vec<Replica>,
     stamp: u64,
+    /// Memory for the next batch.
+    scratch: Vec<(u32, u32)>,
 }
 
 #[derive(Default)]
@@ -37,8 +39,8 @@ struct Replica {
     total: Histogram,
     /// When its last step ended.
     last_end: u64,
-    /// Positions of those who were in it.
-    batch: Vec<u32>,
+    /// Positions of those who were in it, and their requests.
+    batch: Vec<(u32, u32)>,
 }
 
 /// A sequence in a batch.
@@ -66,6 +68,7 @@ impl GroupGaps {
             free: Vec::new(),
             replicas: std::iter::repeat_with(Replica::default).take(replicas).collect(),
             stamp: 0,
+            scratch: Vec::new(),
         }
     }
 
@@ -108,7 +111,7 @@ impl GroupGaps {
     pub(crate) fn finish(mut self) -> (Vec<Histogram>, Vec<Histogram>) {
         for index in 0..self.replicas.len() {
             let last_end = self.replicas[index].last_end;
-            for position in std::mem::take(&mut self.replicas[index].batch) {
+            for (position, _) in std::mem::take(&mut self.replicas[index].batch) {
                 self.leave(position, last_end);
             }
         }
@@ -119,10 +122,10 @@ impl GroupGaps {
     fn is_same_batch(&self, stretch: &Stretch<'_>, last_end: u64) -> bool {
         let batch = &self.replicas[stretch.replica.index()].batch;
         batch.len() == stretch.rows.len()
-            && batch.iter().zip(stretch.rows).all(|(position, row)| {
+            && batch.iter().zip(stretch.rows).all(|((_, request), row)| {
                 row.emits
                     && row.previous_token.is_some_and(|previous| previous.as_ps() == last_end)
-                    && self.members[*position as usize].request == row.request.0
+                    && *request == row.request.0
             })
     }
 
@@ -132,31 +135,37 @@ impl GroupGaps {
         let (index, first_end) = (stretch.replica.index(), stretch.step_end(0).as_ps());
         let known = self.member_of.len();
         let rows = || stretch.rows.iter().filter(|row| row.emits && row.request.index() < known);
-        let mut batch: Vec<u32> = Vec::with_capacity(stretch.rows.len());
+        let mut batch = std::mem::take(&mut self.scratch);
+        batch.clear();
         for row in rows() {
             let position = self.member_of[row.request.index()];
             let goes_on = row.previous_token.is_some_and(|previous| previous.as_ps() == last_end);
             match self.members.get_mut(position as usize) {
                 Some(member) if goes_on && member.replica as usize == index => {
                     member.stamp = self.stamp;
-                    batch.push(position);
+                    batch.push((position, row.request.0));
                 }
-                _ => batch.push(NOWHERE),
+                _ => batch.push((NOWHERE, row.request.0)),
             }
         }
-        for position in std::mem::take(&mut self.replicas[index].batch) {
+        let before = std::mem::take(&mut self.replicas[index].batch);
+        for &(position, _) in &before {
             if self.members[position as usize].stamp != self.stamp {
                 self.leave(position, last_end);
             }
         }
+        self.scratch = before;
         let mut joiners = Vec::new();
-        for (place, row) in rows().enumerate().filter(|(place, _)| batch[*place] == NOWHERE).collect::<Vec<_>>() {
+        for (place, row) in rows().enumerate() {
+            if batch[place].0 != NOWHERE {
+                continue;
+            }
             self.leave_elsewhere(row.request.index());
             let position = self.join(row.request.0, row.adapter.map(|adapter| adapter.0), index as u32);
             if let Some(previous) = row.previous_token {
                 self.count_own(position, first_end.saturating_sub(previous.as_ps()));
             }
-            batch[place] = position;
+            batch[place].0 = position;
             joiners.push(position);
         }
         self.replicas[index].batch = batch;
@@ -168,7 +177,7 @@ impl GroupGaps {
         let position = self.member_of[request];
         if let Some(member) = self.members.get(position as usize) {
             let replica = &mut self.replicas[member.replica as usize];
-            replica.batch.retain(|other| *other != position);
+            replica.batch.retain(|(other, _)| *other != position);
             let left_at = replica.last_end;
             self.leave(position, left_at);
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use polars::io::parquet::write::BatchedWriter;
+use polars::polars_utils::compression::ZstdLevel;
 use polars::prelude::{Column, DataFrame, ParquetCompression, ParquetWriter, PolarsError};
 
 use crate::ReportError;
@@ -28,7 +29,7 @@ impl Table {
         let sink = Sink { file: BufWriter::with_capacity(1 << 20, file), refusal: Arc::clone(&refusal) };
         let frame = DataFrame::new(0, empty).map_err(encoding(path))?;
         let writer = ParquetWriter::new(sink)
-            .with_compression(ParquetCompression::Zstd(None))
+            .with_compression(compression())
             .set_parallel(false)
             .batched(frame.schema())
             .map_err(encoding(path))?;
@@ -66,6 +67,11 @@ impl Table {
             None => encoding(&self.path)(error),
         }
     }
+}
+
+/// The fastest level: what higher ones save in bytes costs more time than the simulation.
+fn compression() -> ParquetCompression {
+    ParquetCompression::Zstd(ZstdLevel::try_new(1).ok())
 }
 
 fn encoding(path: &Path) -> impl FnOnce(PolarsError) -> ReportError {

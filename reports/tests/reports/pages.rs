@@ -288,7 +288,7 @@ fn a_sweep_has_a_line_for_each_policy_and_a_verdict_over_all_points() {
     assert!(page.contains("Each point of the sweep") && page.matches("<details class=\"point\">").count() == 3);
     let opening = page.split("Each point of the sweep").next().unwrap();
     let table = opening.split("<table").nth(1).and_then(|rest| rest.split("</table>").next()).unwrap();
-    for asked in ["goodput", "attainment", "TTFT p99", "TPOT p99", "GPU-hours per million output tokens"] {
+    for asked in ["goodput", "attainment", "TTFT p99", "TPOT p99", "cost per million output tokens"] {
         assert!(table.contains(asked), "the first screen of a sweep says {asked}");
     }
     assert_eq!(table.matches("<tr").count(), 1 + 3 * 2, "a row for each policy at each point");

@@ -2,6 +2,7 @@
 
 mod check;
 mod diff;
+mod import_vidur;
 mod plot;
 mod show;
 
@@ -24,6 +25,8 @@ pub(super) enum ProfileCommand {
     Diff(diff::DiffArguments),
     /// Draw a page: roofline, operations, a layer, steps, adapters; measurements beside the model where they are given.
     Plot(plot::PlotArguments),
+    /// Make a profile of the prediction tables that Vidur keeps in its cache.
+    ImportVidur(import_vidur::ImportVidurArguments),
     /// Print the JSON schema of profiles.
     Schema,
 }
@@ -34,6 +37,7 @@ pub(super) fn profile(command: &ProfileCommand) -> Result<ExitCode, ArilError> {
         ProfileCommand::Check(arguments) => check::check(arguments),
         ProfileCommand::Diff(arguments) => diff::diff(arguments),
         ProfileCommand::Plot(arguments) => plot::plot(arguments),
+        ProfileCommand::ImportVidur(arguments) => import_vidur::import(arguments),
         ProfileCommand::Schema => super::output::print(&super::output::json(&aril_calibrate::text::schema())?),
     }
 }

@@ -168,6 +168,7 @@ pub(super) fn run(
     let recorder = Recorder::create(&folder, &offer.catalog, recorder_settings(setup, offer))?;
     let watch = progress.watch(offer.workload.len_hint());
     let mut observer = (recorder, watch);
+    let loop_began = std::time::Instant::now();
     let (ended, real) = match executor {
         ExecutorChoice::Modelled => (simulate(setup, seed, &info.policy, offer, &mut observer)?, None),
         ExecutorChoice::Gpu => {
@@ -180,10 +181,11 @@ pub(super) fn run(
             )
         }
     };
+    let loop_seconds = Some(loop_began.elapsed().as_secs_f64());
     let (recorder, watch) = observer;
     let result = recorder.finish(ended.at)?;
     watch.finish();
-    let clock = Clock { started, wall_seconds: began.elapsed().as_secs_f64(), threads: 1 };
+    let clock = Clock { started, wall_seconds: began.elapsed().as_secs_f64(), loop_seconds, threads: 1 };
     manifest::write_run(&folder.join("manifest.toml"), plan, (which.point, which.policy, seed), inputs, &clock)?;
     let description = offer.workload.description();
     let notes = description.assigned.iter().chain(&description.notes).cloned().collect();

@@ -30,7 +30,7 @@ fn yes() -> bool {
 }
 
 fn events() -> u32 {
-    50_000
+    10_000
 }
 
 fn groups() -> u32 {

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod life;
+mod little;
 
 use std::collections::BTreeMap;
 
@@ -11,10 +12,11 @@ use crate::time::Time;
 use crate::workload::{Catalog, Offered, ReplicaId, RequestId};
 use adapters::Adapters;
 use life::{Phase, Progress};
+use little::Little;
 
 /// Watches a run and checks that every request is offered once and ends once, that its waits and tokens add up, that
 /// steps of a replica and copies on a link do not overlap, that KV blocks, adapter memory and batch limits are kept, and
-/// that Little's law holds. Memory follows what is in flight.
+/// that Little's law holds, for every tenant. Memory follows what is in flight.
 #[derive(Debug)]
 pub struct Books<'a> {
     settings: &'a ClusterSettings,
@@ -29,6 +31,7 @@ pub struct Books<'a> {
     /// ∫ N dt and Σ sojourn, in picoseconds.
     in_system: u128,
     sojourns: u128,
+    little: Little,
     problem: Option<String>,
 }
 
@@ -69,6 +72,7 @@ impl<'a> Books<'a> {
             ghosts: Vec::new(),
             in_system: 0,
             sojourns: 0,
+            little: Little::default(),
             problem: None,
         }
     }
@@ -90,7 +94,7 @@ impl<'a> Books<'a> {
         if self.in_system != self.sojourns {
             return Err(format!("Little's law: ∫N dt is {} ps, Σ sojourn is {} ps", self.in_system, self.sojourns));
         }
-        Ok(())
+        self.little.check()
     }
 
     /// The first thing that did not balance so far.
@@ -136,6 +140,7 @@ impl<'a> Books<'a> {
         ensure(u64::from(request.id.0) == self.offered, || "requests are not offered in order".into())?;
         ensure(request.arrival == self.now, || "a request is not offered when it arrives".into())?;
         self.offered += 1;
+        self.little.came(self.now, request.tenant);
         self.live.insert(request.id, Progress::new(offered));
         Ok(())
     }
@@ -231,7 +236,9 @@ impl<'a> Books<'a> {
         let id = life.offered.request.id;
         let progress = self.live.remove(&id).ok_or("a request ends twice, or ends before it is offered")?;
         self.ended += 1;
-        self.sojourns += u128::from(self.now.since(life.offered.request.arrival).as_ps());
+        let request = &life.offered.request;
+        self.sojourns += u128::from(self.now.since(request.arrival).as_ps());
+        self.little.went(self.now, request.tenant, self.now.since(request.arrival))?;
         if life.end == End::Finished {
             let Phase::Running(replica) = progress.phase else {
                 return Err("a request finishes that does not run".into());

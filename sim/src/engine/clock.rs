@@ -68,7 +68,7 @@ impl Engine<'_, '_> {
             return;
         }
         let replica = &self.replicas[from.index()];
-        let in_batch = replica.rows.iter().filter(|row| row.running.request == request).find_map(|row| row.sequence);
+        let in_batch = replica.rows.position(request).and_then(|position| replica.rows.sequence(position));
         let in_queue =
             || replica.waiting.iter().find(|waiting| waiting.request == request).map(|waiting| waiting.sequence);
         let Some(key) = in_batch.or_else(in_queue) else { return };

@@ -188,15 +188,12 @@ impl Engine<'_, '_> {
                 let r = replica.index();
                 self.split(r);
                 let replica = &mut self.replicas[r];
-                let position = replica.rows.iter().position(|row| row.sequence == Some(key));
-                let position = position.expect("a running sequence is in its batch");
-                let row = &replica.rows[position];
                 let sequence = self.sequences.get_mut(key);
-                sequence.emitted = row.running.emitted;
-                sequence.last_token = row.last_token;
-                if replica.in_flight.is_some() && row.drafted > 0 {
-                    replica.rows[position].sequence = None;
-                    replica.ghosts += 1;
+                let position = replica.rows.position(sequence.id()).expect("a running sequence is in its batch");
+                sequence.emitted = replica.rows.running(position).emitted;
+                sequence.last_token = replica.rows.last_token(position);
+                if replica.in_flight.is_some() && replica.rows.drafted(position) > 0 {
+                    replica.rows.make_ghost(position);
                 } else {
                     replica.remove_row(self.now, position);
                 }

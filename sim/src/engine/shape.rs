@@ -4,7 +4,8 @@
 
 use crate::batch::{Prefill, Segment, Slice};
 use crate::draft::Distortion;
-use crate::replica::{Active, Replica, Row};
+use crate::replica::{Active, Replica};
+use crate::rows::Part;
 use crate::workload::{AdapterId, Catalog};
 
 /// The buffers, and what else one pass over the rows tells.
@@ -18,9 +19,9 @@ pub(super) struct Shape {
     rows: Vec<Share>,
     /// Sum of the contexts.
     pub(super) context_sum: u64,
-    /// Does every row of the batch take part?
+    /// Does every row of the batch take part, and decode?
     pub(super) everybody: bool,
-    /// The fewest output tokens that a row has to go.
+    /// The fewest output tokens that a row has to go, if every row decodes.
     pub(super) finish: u32,
 }
 
@@ -32,13 +33,59 @@ struct Share {
 }
 
 impl Shape {
-    /// Describes the drafted rows; false if there are none.
-    pub(super) fn write(&mut self, replica: &Replica, catalog: &Catalog, distortion: &Distortion) -> bool {
+    /// Describes the drafted rows, as slices too if `sliced`; false if there are none.
+    pub(super) fn write(
+        &mut self,
+        replica: &Replica,
+        catalog: &Catalog,
+        distortion: &Distortion,
+        sliced: bool,
+    ) -> bool {
         self.slices.clear();
         self.contexts.clear();
         self.prefills.clear();
+        self.segments.clear();
+        let rows = &replica.rows;
+        self.everybody = rows.all_decode();
+        if rows.all_decodes_in_step() && distortion.is_none() {
+            return self.write_plain(replica, sliced);
+        }
+        self.write_parts(replica, catalog, distortion, sliced)
+    }
+
+    /// The batch as it is: all that decode take part, and only prompts are looked at one by one.
+    fn write_plain(&mut self, replica: &Replica, sliced: bool) -> bool {
+        let rows = &replica.rows;
+        self.context_sum = rows.write_contexts(&mut self.contexts);
+        self.finish = if self.everybody { rows.steps_to_finish() } else { 1 };
+        let segment = |active: &Active| Segment { rank: active.rank, prefill_rows: 0, decode_rows: active.rows };
+        self.segments.extend(replica.active.iter().map(segment));
+        let mut emptied = false;
+        for part in rows.prefilling_positions().map(|position| rows.part(position)) {
+            if let Some(adapter) = part.adapter {
+                let position = replica.active.binary_search_by_key(&adapter, |active| active.adapter);
+                let segment = &mut self.segments[position.expect("the adapters of the batch are listed")];
+                segment.decode_rows -= 1;
+                segment.prefill_rows += part.tokens;
+                emptied |= segment.decode_rows == 0 && segment.prefill_rows == 0;
+            }
+            if part.tokens > 0 {
+                self.prefills.push(Prefill { chunk: part.tokens, prefix: part.computed });
+            }
+        }
+        if emptied {
+            self.segments.retain(|segment| segment.decode_rows > 0 || segment.prefill_rows > 0);
+        }
+        if sliced {
+            self.slices.extend(rows.parts().filter(|part| part.tokens > 0).map(slice));
+        }
+        !self.contexts.is_empty() || !self.prefills.is_empty()
+    }
+
+    fn write_parts(&mut self, replica: &Replica, catalog: &Catalog, distortion: &Distortion, sliced: bool) -> bool {
         self.rows.clear();
-        (self.context_sum, self.everybody, self.finish) = (0, true, u32::MAX);
+        self.context_sum = 0;
+        self.finish = if self.everybody { replica.rows.steps_to_finish() } else { 1 };
         let whole = |active: &Active| Share {
             adapter: active.adapter,
             segment: Segment { rank: active.rank, prefill_rows: 0, decode_rows: active.rows },
@@ -46,16 +93,19 @@ impl Shape {
         // As if every row decoded, with its own adapter; the rows that do not are corrected below.
         self.rows.extend(replica.active.iter().map(whole));
         let mut last = None;
-        for row in &replica.rows {
-            self.finish = self.finish.min(row.remaining());
-            if row.drafted == 0 {
-                self.everybody = false;
-                self.correct(row.running.adapter, |segment| segment.decode_rows -= 1);
+        let mut anybody = false;
+        for part in replica.rows.parts() {
+            if part.tokens == 0 {
+                self.correct(part.adapter, |segment| segment.decode_rows -= 1);
                 continue;
             }
-            last = self.row(row, catalog, distortion).or(last);
+            anybody = true;
+            if sliced {
+                self.slices.push(slice(part));
+            }
+            last = self.part(&part, catalog, distortion).or(last);
         }
-        if self.slices.is_empty() {
+        if !anybody {
             return false;
         }
         if let Some((rows, context)) = distortion.padding
@@ -65,40 +115,29 @@ impl Shape {
             self.context_sum += u64::from(rows) * u64::from(context);
             self.correct(last, |segment| segment.decode_rows += rows);
         }
-        self.segments.clear();
         let taken = |share: &&Share| share.segment.prefill_rows > 0 || share.segment.decode_rows > 0;
         self.segments.extend(self.rows.iter().filter(taken).map(|share| share.segment));
         true
     }
 
     /// Describes a drafted row. Gives the adapter that it is counted to.
-    fn row(&mut self, row: &Row, catalog: &Catalog, distortion: &Distortion) -> Option<AdapterId> {
-        let running = &row.running;
-        let prefill = !running.decodes();
+    fn part(&mut self, part: &Part, catalog: &Catalog, distortion: &Distortion) -> Option<AdapterId> {
         let length = distortion.length.unwrap_or(0);
-        self.slices.push(Slice {
-            request: running.request,
-            adapter: running.adapter,
-            context_before: running.computed,
-            tokens: row.drafted,
-            prefill,
-            emits: running.computed + row.drafted >= running.target,
-        });
-        if prefill {
-            let chunk = row.drafted.max(length.saturating_sub(running.computed));
-            self.prefills.push(Prefill { chunk, prefix: running.computed });
+        if part.prefill {
+            let chunk = part.tokens.max(length.saturating_sub(part.computed));
+            self.prefills.push(Prefill { chunk, prefix: part.computed });
             let rows = distortion.prompt_rows.unwrap_or(chunk);
-            self.correct(running.adapter, |segment| {
+            self.correct(part.adapter, |segment| {
                 segment.decode_rows -= 1;
                 segment.prefill_rows += rows;
             });
-            return running.adapter;
+            return part.adapter;
         }
-        let context = (running.computed + 1).max(length);
+        let context = (part.computed + 1).max(length);
         self.contexts.push(context);
         self.context_sum += u64::from(context);
-        let Some(other) = distortion.decode_adapter else { return running.adapter };
-        self.correct(running.adapter, |segment| segment.decode_rows -= 1);
+        let Some(other) = distortion.decode_adapter else { return part.adapter };
+        self.correct(part.adapter, |segment| segment.decode_rows -= 1);
         if let Some(adapter) = other
             && let Err(position) = self.position(adapter)
         {
@@ -118,5 +157,16 @@ impl Shape {
         let Some(adapter) = adapter else { return };
         let position = self.position(adapter).expect("the adapters of the batch are listed");
         change(&mut self.rows[position].segment);
+    }
+}
+
+fn slice(part: Part) -> Slice {
+    Slice {
+        request: part.request,
+        adapter: part.adapter,
+        context_before: part.computed,
+        tokens: part.tokens,
+        prefill: part.prefill,
+        emits: part.emits,
     }
 }

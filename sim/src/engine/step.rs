@@ -4,7 +4,7 @@ use super::Engine;
 use crate::batch::{Batch, BatchShape};
 use crate::draft::{Distortion, Draft};
 use crate::event::{Event, Kind};
-use crate::fact::{End, Fact, LoadCause, Row, Stretch, Tier};
+use crate::fact::{End, Fact, LoadCause, Stretch, Tier};
 use crate::policy::{LoadMode, Requeue};
 use crate::replica::InFlight;
 use crate::residency::{Presence, Wish};
@@ -99,10 +99,11 @@ impl Engine<'_, '_> {
     fn launch(&mut self, r: usize, stall: Span, overhead: Span, hold_steps: u32, distortion: Distortion) {
         let replica = &mut self.replicas[r];
         let shape = &mut self.shape;
-        if !shape.write(replica, self.catalog, &distortion) {
+        let settings = &replica.settings;
+        let executor = &mut self.executors[settings.executor];
+        if !shape.write(replica, self.catalog, &distortion, executor.reads_slices()) {
             return;
         }
-        let settings = &replica.settings;
         let batch = Batch {
             replica: replica.id,
             slices: &shape.slices,
@@ -116,9 +117,9 @@ impl Engine<'_, '_> {
                 copies_in_flight: replica.residency.copies_in_flight() > 0,
             },
         };
-        let mut price = self.executors[settings.executor].run(&batch);
+        let mut price = executor.run(&batch);
         assert!(price.steps > 0 && !price.first.is_zero(), "a step takes time");
-        let steps = if !batch.shape.is_decode_only() || !shape.everybody || !self.settings.stretches {
+        let steps = if !shape.everybody || !self.settings.stretches {
             1
         } else {
             let limit = price.steps.min(hold_steps).min(shape.finish);
@@ -217,18 +218,11 @@ impl Engine<'_, '_> {
         let replica = &mut self.replicas[r];
         replica.in_flight = None;
         replica.generation += 1;
-        for row in &mut replica.rows {
-            row.drafted = 0;
-        }
+        replica.rows.end_step();
         let mut freed = false;
-        let mut position = 0;
-        while position < self.replicas[r].rows.len() {
-            let row = &self.replicas[r].rows[position];
-            if row.sequence.is_some() && row.remaining() > 0 {
-                position += 1;
-                continue;
-            }
-            freed = true;
+        let mut from = 0;
+        while let Some(position) = self.replicas[r].rows.next_over(from) {
+            (freed, from) = (true, position);
             let row = self.replicas[r].remove_row(self.now, position);
             if let Some(key) = row.sequence {
                 self.sequences.get_mut(key).emitted = row.running.emitted;
@@ -248,45 +242,18 @@ impl Engine<'_, '_> {
     /// Counts the first `steps` steps of the stretch in flight to its rows, and tells the fact.
     fn tell_stretch(&mut self, r: usize, steps: u32) {
         let replica = &mut self.replicas[r];
-        let flight = replica.in_flight.clone().expect("a stretch in flight");
+        let flight = replica.in_flight.as_ref().expect("a stretch in flight");
         let end = flight.end(steps);
-        let block_size = replica.settings.block_size;
         self.rows.clear();
-        let mut blocks_taken = 0;
-        for row in replica.rows.iter_mut().filter(|row| row.drafted > 0) {
-            let prefill = !row.running.decodes();
-            let mut fact = Row {
-                request: row.running.request,
-                adapter: row.running.adapter,
-                previous_token: row.last_token,
-                tokens: row.drafted,
-                prefill,
-                emits: false,
-            };
-            if prefill {
-                row.running.computed += row.drafted;
-            } else {
-                let blocks = row.blocks_missing(steps, block_size);
-                row.running.computed += steps;
-                row.running.kv_blocks += blocks;
-                blocks_taken += blocks;
+        self.prefilled.clear();
+        let blocks = replica.rows.tell(steps, end, &mut self.rows, &mut self.prefilled);
+        for &key in &self.prefilled {
+            let sequence = self.sequences.get_mut(key);
+            if sequence.first_token.is_none() {
+                sequence.first_token_at(end);
             }
-            if let Some(key) = row.sequence
-                && row.running.decodes()
-            {
-                fact.emits = true;
-                row.running.emitted += steps;
-                row.last_token = Some(end);
-                if prefill {
-                    let sequence = self.sequences.get_mut(key);
-                    if sequence.first_token.is_none() {
-                        sequence.first_token_at(end);
-                    }
-                }
-            }
-            self.rows.push(fact);
         }
-        replica.kv_free = replica.kv_free.checked_sub(blocks_taken).expect("a stretch ends before KV blocks run out");
+        replica.kv_free = replica.kv_free.checked_sub(blocks).expect("a stretch ends before KV blocks run out");
         replica.steps += u64::from(steps);
         let stretch = Stretch {
             replica: replica.id,

@@ -31,8 +31,7 @@ fn admit_whole(draft: &mut Draft<'_>, position: usize, queued: &Queued) -> Resul
 /// Goes on with the prompts that earlier steps began, in order of admission, each by at most `chunk` tokens.
 /// Gives how many prompts are in the step now.
 fn continue_prefills(draft: &mut Draft<'_>, chunk: u32) -> u32 {
-    let unfinished = |(position, running): (usize, crate::policy::Running)| (!running.decodes()).then_some(position);
-    let positions: Vec<usize> = draft.running().enumerate().filter_map(unfinished).collect();
+    let positions: Vec<usize> = draft.prefilling().collect();
     let mut continued = 0;
     for position in positions {
         continued += u32::from(draft.prefill(position, chunk).is_ok());

@@ -12,7 +12,7 @@ use super::curve::{finite, increasing, interpolate, not_negative};
 /// Attention of the decode rows of a step, for one layer: the largest of its bounds.
 ///
 /// Each bound is affine in the contexts, so that a batch which only grows longer can be priced in closed form.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeAttention {
     /// At least one.
@@ -39,6 +39,11 @@ pub struct DecodeBound {
 }
 
 impl DecodeAttention {
+    /// Is there none? Then whole layers come from a peer's tables.
+    pub(crate) fn is_none(&self) -> bool {
+        self.bounds.is_empty()
+    }
+
     /// What so many decode rows cost, microseconds: by the sum of their contexts and the longest.
     pub fn us(&self, rows: u32, context_sum: u64, longest: u32) -> f64 {
         if rows == 0 {
@@ -146,7 +151,18 @@ pub struct PromptTable {
     pub us: Vec<Vec<f64>>,
 }
 
+impl Default for PrefillAttention {
+    fn default() -> PrefillAttention {
+        PrefillAttention { us: 0.0, prompt: PromptCost::Bounds(Vec::new()) }
+    }
+}
+
 impl PrefillAttention {
+    /// Is there none? Then whole layers come from a peer's tables.
+    pub(crate) fn is_none(&self) -> bool {
+        *self == PrefillAttention::default()
+    }
+
     /// What the prompts of a step cost, by (chunk, prefix); microseconds.
     pub fn us(&self, prompts: &[(u32, u32)]) -> f64 {
         if prompts.is_empty() { 0.0 } else { self.us + self.prompts_us(prompts.iter().copied()) }

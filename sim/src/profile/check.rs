@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::curve::{above_zero, finite, increasing, not_negative};
-use super::{Profile, Range, SCHEMA, SCHEMA_OLDEST, Spread};
+use super::{HostCost, Profile, Range, SCHEMA, SCHEMA_OLDEST, Spread, WholeStep};
 
 /// Why a profile cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,47 +30,79 @@ impl Profile {
     /// # Errors
     /// The first that is not, with its key.
     pub fn check(&self) -> Result<(), BadProfile> {
-        let bad = |key: &str| {
-            let (profile, key) = (self.name.clone(), key.to_owned());
-            move |problem: String| BadProfile { profile, key, problem }
-        };
         if !(SCHEMA_OLDEST..=SCHEMA).contains(&self.schema) {
             let known = format!("{SCHEMA_OLDEST} to {SCHEMA}");
-            return Err(bad("schema")(format!(
+            return Err(self.bad("schema")(format!(
                 "{} is none of the versions {known} that this build reads",
                 self.schema
             )));
         }
         if self.name.trim().is_empty() {
-            return Err(bad("name")("it is empty".to_owned()));
+            return Err(self.bad("name")("it is empty".to_owned()));
         }
-        self.model.check().map_err(bad("model"))?;
-        self.model.check_tensor_parallel(self.tensor_parallel).map_err(bad("tensor_parallel"))?;
-        self.gpu.check().map_err(bad("gpu"))?;
-        self.check_host().map_err(bad("host"))?;
-        self.check_whole_step().map_err(bad("whole_step"))?;
+        self.model.check().map_err(self.bad("model"))?;
+        self.model.check_tensor_parallel(self.tensor_parallel).map_err(self.bad("tensor_parallel"))?;
+        self.gpu.check().map_err(self.bad("gpu"))?;
+        self.check_host().map_err(self.bad("host"))?;
+        self.check_whole_step().map_err(self.bad("whole_step"))?;
+        match &self.vidur {
+            Some(tables) => {
+                tables.check().map_err(|(key, problem)| self.bad(&format!("vidur.{key}"))(problem))?;
+                self.check_no_parts()?;
+            }
+            None => self.check_parts()?,
+        }
+        for (kernel, cost) in &self.lora {
+            cost.check().map_err(self.bad(&format!("lora.{kernel}")))?;
+        }
+        self.check_load().map_err(self.bad("load"))?;
+        for spread in &self.spread {
+            spread.check().map_err(self.bad(&format!("spread.{}", spread.of)))?;
+        }
+        self.check_validity().map_err(self.bad("validity"))
+    }
+
+    fn bad(&self, key: &str) -> impl FnOnce(String) -> BadProfile + use<> {
+        let (profile, key) = (self.name.clone(), key.to_owned());
+        move |problem: String| BadProfile { profile, key, problem }
+    }
+
+    fn check_parts(&self) -> Result<(), BadProfile> {
+        if self.operations.is_empty() {
+            return Err(self.bad("operations")("there is none: at least one is needed".to_owned()));
+        }
         for operation in &self.operations {
-            operation.cost.check().map_err(bad(&format!("operations.{}", operation.name)))?;
+            operation.cost.check().map_err(self.bad(&format!("operations.{}", operation.name)))?;
         }
         if let Some(pair) = self.row_buckets.windows(2).find(|pair| pair[0] >= pair[1]) {
             let problem = format!("{} is followed by {}: they must increase", pair[0], pair[1]);
-            return Err(bad("row_buckets")(problem));
+            return Err(self.bad("row_buckets")(problem));
         }
-        self.prefill_attention.check().map_err(bad("prefill_attention"))?;
+        self.prefill_attention.check().map_err(self.bad("prefill_attention"))?;
         if self.decode_attention.bounds.is_empty() {
-            return Err(bad("decode_attention.bounds")("it is empty: at least one is needed".to_owned()));
+            return Err(self.bad("decode_attention.bounds")("it is empty: at least one is needed".to_owned()));
         }
         for bound in &self.decode_attention.bounds {
-            bound.check().map_err(bad(&format!("decode_attention.{}", bound.name)))?;
+            bound.check().map_err(self.bad(&format!("decode_attention.{}", bound.name)))?;
         }
-        for (kernel, cost) in &self.lora {
-            cost.check().map_err(bad(&format!("lora.{kernel}")))?;
+        Ok(())
+    }
+
+    /// Tables of whole layers leave nothing to parts.
+    fn check_no_parts(&self) -> Result<(), BadProfile> {
+        let parts = [
+            ("host", self.host != HostCost::default()),
+            ("whole_step", self.whole_step != WholeStep::default()),
+            ("operations", !self.operations.is_empty()),
+            ("prefill_attention", !self.prefill_attention.is_none()),
+            ("decode_attention", !self.decode_attention.is_none()),
+        ];
+        match parts.into_iter().find(|(_, is_there)| *is_there) {
+            Some((key, _)) => {
+                Err(self.bad(key)("the tables in `vidur` price whole layers: leave one of the two out".to_owned()))
+            }
+            None => Ok(()),
         }
-        self.check_load().map_err(bad("load"))?;
-        for spread in &self.spread {
-            spread.check().map_err(bad(&format!("spread.{}", spread.of)))?;
-        }
-        self.check_validity().map_err(bad("validity"))
     }
 
     fn check_host(&self) -> Result<(), String> {

@@ -34,11 +34,22 @@ pub(super) struct Store {
     /// The adapters in order, and apart from them what is known of each: to find one is to read few lines of memory.
     adapters: Vec<AdapterId>,
     entries: Vec<Entry>,
+    /// Who can make room, and who is chosen to: between two calls only their memory is kept.
+    idle: Vec<Idle>,
+    victims: Vec<AdapterId>,
 }
 
 impl Store {
     pub(super) fn new(memory: AdapterMemory) -> Store {
-        Store { memory, bytes: 0, inserted: 0, adapters: Vec::new(), entries: Vec::new() }
+        Store {
+            memory,
+            bytes: 0,
+            inserted: 0,
+            adapters: Vec::new(),
+            entries: Vec::new(),
+            idle: Vec::new(),
+            victims: Vec::new(),
+        }
     }
 
     /// Adapters there or on their way.
@@ -94,10 +105,10 @@ impl Store {
         }
     }
 
-    /// What nobody uses; `spare_awaited`: nor counts on.
-    pub(super) fn idle(&self, spare_awaited: bool) -> Vec<Idle> {
+    /// Puts down what nobody uses; `spare_awaited`: nor counts on.
+    pub(super) fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
         let idle = |entry: &Entry| entry.arrived && entry.users == 0 && !(spare_awaited && entry.awaited > 0);
-        let mut all = Vec::with_capacity(self.entries.len());
+        all.clear();
         all.extend(self.all().filter(|(_, entry)| idle(entry)).map(|(adapter, entry)| Idle {
             adapter,
             bytes: entry.bytes,
@@ -105,7 +116,6 @@ impl Store {
             last_used: entry.last_used,
             uses: entry.uses,
         }));
-        all
     }
 
     pub(super) fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) {
@@ -149,35 +159,51 @@ impl Store {
         if self.has_room(bytes) {
             return true;
         }
-        let mut idle = self.idle(true);
+        let (mut idle, mut victims) = (std::mem::take(&mut self.idle), std::mem::take(&mut self.victims));
+        victims.clear();
+        self.idle(true, &mut idle);
+        let made = self.choose_victims(now, bytes, spare_awaited, evictor, &mut idle, &mut victims);
+        // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
+        for &victim in victims.iter().filter(|_| made) {
+            let entry = self.remove(victim);
+            evicted(victim, &entry);
+        }
+        (self.idle, self.victims) = (idle, victims);
+        made
+    }
+
+    /// Does the evictor find enough room among the idle?
+    fn choose_victims(
+        &self,
+        now: Time,
+        bytes: u64,
+        spare_awaited: bool,
+        evictor: &mut dyn Evictor,
+        idle: &mut Vec<Idle>,
+        victims: &mut Vec<AdapterId>,
+    ) -> bool {
         let mut all = spare_awaited;
-        let mut victims = Vec::new();
         let mut freed = 0;
         let enough = |victims: usize, freed: u64| match self.memory {
             AdapterMemory::Slots(slots) => (self.entries.len() - victims) < slots as usize,
             AdapterMemory::Bytes(limit) => self.bytes - freed + bytes <= limit,
             AdapterMemory::Unbounded => true,
         };
-        // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
         while !enough(victims.len(), freed) {
             if idle.is_empty() && !all {
                 // Nothing else is left: demand goes before those that wait for what was fetched for them.
-                idle = self.idle(false);
+                self.idle(false, idle);
                 idle.retain(|idle| !victims.contains(&idle.adapter));
                 all = true;
             }
             if idle.is_empty() {
                 return false;
             }
-            let Some(position) = evictor.victim(now, &idle) else { return false };
+            let Some(position) = evictor.victim(now, idle) else { return false };
             assert!(position < idle.len(), "an evictor chose position {position} of {}", idle.len());
             let victim = idle.remove(position);
             freed += victim.bytes;
             victims.push(victim.adapter);
-        }
-        for victim in victims {
-            let entry = self.remove(victim);
-            evicted(victim, &entry);
         }
         true
     }

@@ -69,7 +69,10 @@ fn batchers_conform() {
     check("prefill-first", stage().batcher(PrefillFirst { watermark: 0.2, counts_padding: true }));
     for when_adapters_full in [WhenAdaptersFull::Skip, WhenAdaptersFull::Stop] {
         for long_prefill_token_threshold in [0, 3] {
-            check("chunked", stage().batcher(Chunked { when_adapters_full, long_prefill_token_threshold }));
+            check(
+                "chunked",
+                stage().batcher(Chunked { when_adapters_full, long_prefill_token_threshold, watermark: 0.0 }),
+            );
         }
     }
     check("static-consecutive", stage().batcher(StaticConsecutive::default()));

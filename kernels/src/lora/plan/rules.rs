@@ -50,7 +50,7 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
                     bytes: weights + activations,
                     cells,
                     tiles_max: inputs.max(outputs).div_ceil(TILE_WIDTH),
-                    widens: outputs >= inputs,
+                    widens: outputs > inputs,
                     members_max: members_max(inputs, outputs),
                     members: 1,
                 });
@@ -161,7 +161,11 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
     if let Some(members) = brief {
         return members;
     }
-    let worth = if count <= 6 { 8 } else { (bytes_max >> 16).clamp(1, 8).max((bytes_max >> 17).min(16)) as u32 };
+    // Clusters of 16 start late after a kernel that does not let its successor begin early: fewer blocks suffice where
+    // most of the bytes come before the exchange.
+    let widens = groups.iter().all(|group| group.widens);
+    let large = (bytes_max >> if widens { 17 } else { 18 }).min(16);
+    let worth = if count <= 6 { 8 } else { (bytes_max >> 16).clamp(1, 8).max(large) as u32 };
     fill.min(1 << worth.ilog2())
 }
 

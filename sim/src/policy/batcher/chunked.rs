@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::continue_prefills;
 use crate::draft::{Draft, Refusal};
-use crate::policy::{Batcher, Tunable};
+use crate::policy::{Batcher, Tunable, tunable};
 
 /// Decode rows, prompts in progress, then the queue, within the token budget.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -20,6 +20,8 @@ pub struct Chunked {
     pub long_prefill_token_threshold: u32,
     /// What happens to a request whose adapter finds no place.
     pub when_adapters_full: WhenAdaptersFull,
+    /// The share of all KV blocks that an admission must leave free while others run. vLLM V1: 0; Vidur's sarathi: 0.01.
+    pub watermark: f64,
 }
 
 /// What happens to a request whose adapter finds no place among those of the step or on the GPU?
@@ -37,6 +39,10 @@ impl Tunable for Chunked {
     const SOURCE: &'static str = "vLLM V1, v1/core/sched/scheduler.py";
     const SUMMARY: &'static str =
         "decode rows, then prompts in chunks, within a token budget; full adapters are skipped";
+
+    fn validate(&self) -> Result<(), String> {
+        tunable::fraction("watermark", self.watermark)
+    }
 }
 
 impl Batcher for Chunked {
@@ -50,7 +56,15 @@ impl Batcher for Chunked {
         if preempted > 0 && draft.tokens() > 0 {
             return;
         }
+        let watermark = (f64::from(draft.settings().kv_blocks) * self.watermark) as u32;
         for position in 0..draft.waiting_len() {
+            if watermark > 0
+                && draft.running_len() > 0
+                && let Some(queued) = draft.waiting(position)
+                && draft.kv_blocks_free() < draft.kv_blocks_for(queued.tokens) + watermark
+            {
+                break;
+            }
             match draft.admit_chunk(position, chunk) {
                 Ok(_) | Err(Refusal::AdapterLoading | Refusal::Taken) => {}
                 Err(Refusal::BatchAdapters | Refusal::AdapterMemory)
