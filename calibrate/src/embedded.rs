@@ -52,6 +52,8 @@ macro_rules! embedded {
 }
 
 const PROFILES: &[Embedded] = embedded! {
+    "measured-h100":
+        "llama-2-7b" 1 "measured-h100-llama-2-7b";
     "punica-a100-80gb":
         "llama-2-7b" 1 "punica-a100-80gb-llama-2-7b",
         "llama-2-13b" 1 "punica-a100-80gb-llama-2-13b";
