@@ -1,6 +1,8 @@
 //! What ships is what the makers make, and is found by the names that scenarios use.
 
 use aril_calibrate::check::Doubt;
+use aril_calibrate::page::markdown;
+use aril_calibrate::recording::Recording;
 use aril_calibrate::{CalibrateError, check, diff, embedded, find, profiles, resolve, show};
 use aril_sim::model::{Model, Precision};
 use aril_sim::profile::ProvenanceKind;
@@ -135,4 +137,13 @@ fn a_profile_differs_from_itself_in_nothing_and_from_another_in_what_they_share(
     assert!(part("decode steps").mean_signed_percent < part("prefill steps").mean_signed_percent);
     assert!(part("decode steps").median_percent < (1.0 - 3350.0 / 4800.0) * 100.0);
     assert!(other.labels.iter().any(|(key, from, to)| (*key, from.as_str(), to.as_str()) == ("gpu", "h100", "h200")));
+}
+
+#[test]
+fn the_readme_shows_the_figures_that_were_measured() {
+    let name = "measured-h100-llama-2-7b";
+    let recording = Recording::read(&measurements().join(format!("{name}.jsonl"))).unwrap();
+    let table = markdown(&find(name).unwrap().profile().unwrap(), &[recording]).unwrap();
+    let readme = std::fs::read_to_string(measurements().join("../../README.md")).unwrap();
+    assert!(readme.contains(&table), "cargo run -p aril-calibrate --example quoted_figures {name}\n{table}");
 }
