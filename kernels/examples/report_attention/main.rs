@@ -49,8 +49,10 @@ fn page(report: &Value, data: &str) -> String {
         gemm.into_iter().filter(|rate| rate.is_finite()).map(|rate| format!("{:.0}", rate / 1e6)).collect();
     let mut page = format!(
         "# Attention kernels on one {}\n\n\
-         Written by `cargo run -p aril-kernels --example report_attention` from `{data}`, which `bench_attention` measured.\n\n",
-        text("gpu")
+         Written by `cargo run -p aril-kernels --example report_attention` from `{data}`, which `bench_attention` measured; \
+         `{}-checks.log` is the log of its checks and of compute-sanitizer.\n\n",
+        text("gpu"),
+        data.trim_end_matches(".json")
     );
     let _ = writeln!(
         page,
