@@ -67,8 +67,12 @@ fn the_fit_finds_the_coefficients_of_a_machine_whose_truth_is_known() {
         assert!((waves.us - truth.kernel_us).abs() < 0.5, "{part}: {} us", waves.us);
     }
     let kv_us = 4.0 * truth.model.kv_width() as f64 / (truth.decode.1 * 1e3);
-    let streaming = profile.decode_attention.bounds.iter().find(|bound| bound.name == "bandwidth").unwrap();
-    streaming.us_per_token.iter().for_each(|us| near("a token of context", *us, kv_us, 2.0));
+    // In rows of one length a token of each and a token of the longest come together: what they cost together is known.
+    for rows in [2, 16, 64] {
+        let at = |context: u32| profile.decode_attention.us(rows, u64::from(rows) * u64::from(context), context);
+        let token = (at(2000) - at(1000)) / (1000.0 * f64::from(rows));
+        near("a token of context", token, kv_us, 2.0);
+    }
     near("a long row", profile.decode_attention.us(1, 30_000, 30_000), truth.decode.0 + 30_000.0 * truth.decode.2, 1.0);
     assert!(matches!(profile.prefill_attention.prompt, PromptCost::Together(_)));
     let segmented = &profile.lora[&LoraKernel::Segmented];
