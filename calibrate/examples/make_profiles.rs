@@ -1,4 +1,4 @@
-//! Makes every committed profile anew, from data sheets and published figures.
+//! Makes every committed profile anew, from data sheets, published figures and committed measurements.
 //!
 //! `cargo run -p aril-calibrate --example make_profiles`
 
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut csv = String::new();
     flate2::read::GzDecoder::new(File::open(&data)?).read_to_string(&mut csv)?;
     let requests = textgen::read_requests(&data.display().to_string(), &csv)?;
-    for (name, text) in embedded::make(&requests)? {
+    for (name, text) in embedded::make(&requests, &home.join("measurements"))? {
         fs::write(home.join("profiles").join(format!("{name}.toml")), text)?;
         println!("{name}");
     }

@@ -1,11 +1,15 @@
 //! The profiles that ship with the program.
 
+use std::path::Path;
+
 use aril_sim::gpu::Gpu;
 use aril_sim::model::Model;
 use aril_sim::profile::Profile;
 
 use crate::derive::derive;
 use crate::error::CalibrateError;
+use crate::fit::fit;
+use crate::recording::Recording;
 use crate::text;
 
 /// A profile that ships with the program.
@@ -48,6 +52,8 @@ macro_rules! embedded {
 }
 
 const PROFILES: &[Embedded] = embedded! {
+    "measured-h100":
+        "llama-2-7b" 1 "measured-h100-llama-2-7b";
     "punica-a100-80gb":
         "llama-2-7b" 1 "punica-a100-80gb-llama-2-7b",
         "llama-2-13b" 1 "punica-a100-80gb-llama-2-13b";
@@ -146,14 +152,24 @@ pub(crate) fn full_name(family: &str, model: &str, tensor_parallel: u32) -> Stri
     }
 }
 
-/// Every profile that is committed, made anew: its name and its TOML.
+/// Every profile that is committed, made anew: its name and its TOML. Measured ones are fitted to `NAME.jsonl` in `measurements`.
 ///
 /// # Errors
-/// When the published figures cannot be read or met.
-pub fn make(requests: &[crate::published::TextgenRequest]) -> Result<Vec<(String, String)>, CalibrateError> {
+/// When the published figures cannot be read or met, or measurements are missing or damaged.
+pub fn make(
+    requests: &[crate::published::TextgenRequest],
+    measurements: &Path,
+) -> Result<Vec<(String, String)>, CalibrateError> {
     let facts = crate::published::facts()?;
     let mut made = Vec::new();
     for profile in PROFILES {
+        if profile.family.starts_with("measured-") {
+            let file = measurements.join(format!("{}.jsonl", profile.name()));
+            let recording = Recording::read(&file)?;
+            let fitted = fit(&recording, &profile.name(), &file.display().to_string())?;
+            made.push((profile.name(), text::write(&fitted.profile)));
+            continue;
+        }
         let profile = match profile.family.strip_prefix("derived-").and_then(Gpu::named) {
             Some(gpu) => derive(&gpu, &named(profile.model)?, profile.tensor_parallel)?,
             None => crate::published::profile(&facts, requests, profile.family, &named(profile.model)?)?,

@@ -16,6 +16,7 @@ mod rows;
 mod spread;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use aril_sim::gpu::Gpu;
 use aril_sim::profile::lora::{LoraCost, LoraKernel};
@@ -229,9 +230,10 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
         if kernel != LoraKernel::None && !bare.lora.contains_key(&kernel) {
             continue;
         }
-        if !probes.contains_key(&kernel) {
-            probes.insert(kernel, Probe::new(&bare, kernel)?);
-        }
+        let probe = match probes.entry(kernel) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Probe::new(&bare, kernel)?),
+        };
         // A step with LoRA on and idle tells of idleness, not of gaps.
         if sample.kernel != LoraKernel::None && !on {
             continue;
@@ -241,7 +243,7 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
             lora: on,
             prompt: !sample.shape.prompts.is_empty(),
             us: sample.us,
-            parts_us: probes[&kernel].clone().us(&sample.shape.probe(on)),
+            parts_us: probe.clone().us(&sample.shape.probe(on)),
         });
     }
     Ok(samples)

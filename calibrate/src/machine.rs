@@ -242,6 +242,11 @@ impl Part {
         !matches!(self, Part::DecodeAttention | Part::PrefillAttention)
     }
 
+    /// Is it a matrix product?
+    pub const fn is_product(self) -> bool {
+        matches!(self, Part::Qkv | Part::O | Part::GateUp | Part::Down | Part::LmHead)
+    }
+
     /// Does it run once a step, rather than in each layer?
     pub const fn is_once(self) -> bool {
         matches!(self, Part::Embedding | Part::LmHead | Part::Sampling)

@@ -4,8 +4,11 @@
 
 mod adapters;
 mod charts;
+mod markdown;
 mod published;
 mod tables;
+
+pub use markdown::markdown;
 
 use aril_sim::profile::Profile;
 

@@ -138,9 +138,9 @@ fn fits(shape: &StepShape, limits: &Limits) -> bool {
         && shape.adapters.len() as u32 <= limits.adapters
 }
 
-/// More repetitions where they are cheap: a median of 21 short ones, of 5 long ones.
+/// More repetitions where they are cheap: a median of 15 short ones, of 3 long ones.
 fn repeats(us: f64) -> u32 {
-    (60_000.0 / us.max(1.0)).clamp(5.0, 21.0) as u32
+    (40_000.0 / us.max(1.0)).clamp(3.0, 15.0) as u32
 }
 
 /// A guess for budgets alone: 400 TFLOP/s, 2.5 TB/s and a 7-billion-parameter model.

@@ -39,7 +39,8 @@ for part in $parts; do
       # A batch for each path of the LoRA kernels: clusters, global exchange, several row tiles, odd ranks, one block a
       # segment; and whole steps of the tiny model, in which every kernel runs.
       for tool in memcheck synccheck racecheck; do
-        for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "40 segments" "r32 1000 prefill"; do
+        for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "40 segments" "r32 1000 prefill" \
+          "bf16 4096→4096 r64 2048 prefill4x512"; do
           run "$tool-lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 compute-sanitizer --tool $tool --error-exitcode 9 \
             "$binaries/bench_lora" --check-only --points all --only "$point" --out /dev/null
         done

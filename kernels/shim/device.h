@@ -134,12 +134,17 @@ struct BulkCopy {
   Phases* barrier;
 };
 extern std::vector<BulkCopy> bulk_copies;
-// The copies of a thread whose completion arrives at a barrier.
+// The copies of a thread whose completion arrives at a barrier. Every other thread's happen at once, so that a place
+// that is filled too early is found, and the others' when somebody waits, so that one that is read too early is.
 struct Arrival {
   std::vector<Copy> copies;
   Phases* barrier;
 };
 extern std::vector<Arrival> arrivals;
+inline void copy_now(const Copy& copy) {
+  memcpy(copy.to, copy.from, copy.bytes);
+  memset((u8*)copy.to + copy.bytes, 0, 16 - copy.bytes);
+}
 inline Phases* phases_of(u64* barrier) { return (Phases*)(void*)barrier; }
 inline void phases_init(u64* barrier, u32 arrivals) { *phases_of(barrier) = {0, arrivals, arrivals, 0}; }
 inline void phases_end_if_complete(Phases* phases) {
@@ -156,6 +161,10 @@ inline void phases_arrive(u64* barrier) {
 inline void phases_arrive_with_copies(u64* barrier) {
   std::vector<Copy> copies = current->open;
   current->open.clear();
+  if (current->thread % 2) {
+    for (const Copy& copy : copies) copy_now(copy);
+    copies.clear();
+  }
   arrivals.push_back({copies, phases_of(barrier)});
 }
 void phases_wait(u64* barrier, u32 parity);

@@ -111,10 +111,6 @@ void cluster_wait() {
 
 std::vector<BulkCopy> bulk_copies;
 std::vector<Arrival> arrivals;
-static void copy_now(const Copy& copy) {
-  memcpy(copy.to, copy.from, copy.bytes);
-  memset((u8*)copy.to + copy.bytes, 0, 16 - copy.bytes);
-}
 void phases_wait(u64* barrier, u32 parity) {
   Phases* phases = phases_of(barrier);
   while (phases->parity == parity) {

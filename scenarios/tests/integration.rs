@@ -7,6 +7,7 @@ mod integration {
     mod errors;
     mod files;
     mod manifests;
+    mod profiles;
     mod regress;
     mod runs;
     mod sweeps;

@@ -235,7 +235,7 @@ impl Tables {
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
         let layers = self.layers * (prefill_attention_us + self.lora.us(shape, sums));
         let mut gap = self.gap_us;
-        if !shape.segments.is_empty() && self.lora.is_on() {
+        if !shape.segments.is_empty() && self.lora.launches() {
             gap += self.gap_lora_us;
         }
         if !shape.prefills.is_empty() {

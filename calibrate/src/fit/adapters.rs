@@ -34,8 +34,9 @@ fn forms(kernel: LoraKernel) -> Vec<Vec<Vec<Tried>>> {
     };
     let rows = vec![line(Q::Segments), line(Q::DecodeRows), bent(Q::PrefillRows)];
     let bandwidth: Vec<Tried> = weights.into_iter().chain(rows).collect();
-    let arithmetic = vec![bent(Q::RowRankSum), line(Q::Rows), line(Q::Segments)];
-    let sum = bandwidth.iter().copied().chain([line(Q::RowRankSum)]).collect();
+    // One wide adapter is nobody else's to share out.
+    let arithmetic = vec![bent(Q::RowRankSum), line(Q::Rows), line(Q::Segments), line(Q::RankMax)];
+    let sum = bandwidth.iter().copied().chain([line(Q::RowRankSum), line(Q::RankMax)]).collect();
     vec![vec![sum], vec![bandwidth, arithmetic]]
 }
 
@@ -61,7 +62,8 @@ fn with(form: &[Vec<Tried>], samples: &[&Sample], rows_per_tile: u32) -> (LoraCo
         let mut layout = Vec::new();
         for term in bound {
             let values = of(term.over);
-            let knots = if term.bends == 0 { Vec::new() } else { log_knots(&values, term.bends) };
+            let bends = term.bends.min(us.len() / 12).max(2);
+            let knots = if term.bends == 0 { Vec::new() } else { log_knots(&values, bends) };
             let added = if knots.is_empty() { vec![Column::new(values)] } else { bounds::ramps(&values, &knots) };
             layout.push((term.over, knots, added.len()));
             columns.extend(added);

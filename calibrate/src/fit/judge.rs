@@ -171,12 +171,12 @@ impl<'a> Predictor<'a> {
             Question::Host { shape, .. } => {
                 let host = &profile.host;
                 let sequences = f64::from(shape.sequences().saturating_sub(1));
-                (host != &HostCost::default()).then(|| {
+                (host != &HostCost::default()).then_some(
                     host.us
                         + host.us_per_sequence * sequences
                         + host.us_per_prompt * shape.prompts.len() as f64
-                        + host.us_per_segment * shape.adapters.len() as f64
-                })
+                        + host.us_per_segment * shape.adapters.len() as f64,
+                )
             }
             Question::Load { rank, pinned, beside: None } => {
                 let targets = &aril_sim::model::lora::LoraTarget::LAYER;
@@ -242,7 +242,8 @@ fn bias(errors: &[Error]) -> Vec<Bias> {
         .filter(|error| error.of == "step")
         .filter_map(|error| Some((error.shape.as_ref()?, error.signed * 100.0)))
         .collect();
-    let edges: [(&str, &dyn Fn(&StepShape) -> u32, &[u32]); 4] = [
+    type Edges<'a> = (&'a str, &'a dyn Fn(&StepShape) -> u32, &'a [u32]);
+    let edges: [Edges<'_>; 4] = [
         ("batch", &|shape| shape.decode_rows(), &[1, 8, 32, 128, 512]),
         ("context", &|shape| shape.context_max(), &[1, 256, 1024, 4096, 32_768]),
         ("prompt rows", &|shape| shape.prompt_rows(), &[1, 128, 512, 2048, 8192]),

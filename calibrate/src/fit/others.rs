@@ -15,7 +15,7 @@ pub(super) fn host(samples: &[Sample]) -> Option<HostCost> {
         return None;
     }
     let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
-    let of = |value: &dyn Fn(&Sample) -> f64| Column::new(samples.iter().map(|sample| value(sample)).collect());
+    let of = |value: &dyn Fn(&Sample) -> f64| Column::new(samples.iter().map(value).collect());
     let columns = [
         of(&|_| 1.0),
         of(&|s| f64::from(s.shape.sequences().saturating_sub(1))),

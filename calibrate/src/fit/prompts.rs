@@ -32,7 +32,8 @@ fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Tog
         .collect();
     let of = |quantity| -> Vec<f64> { sums.iter().map(|sums| sums.get(quantity)).collect() };
     let pairs = of(PromptQuantity::Kilopairs);
-    let knots = log_knots(&pairs, 9);
+    // As many bends as there are points to tell them.
+    let knots = log_knots(&pairs, (us.len() / 9).clamp(3, 9));
     let constant = || Column::new(vec![1.0; us.len()]);
     let linear = |quantity| Column::new(of(quantity));
     let mut ramp = bounds::ramps(&pairs, &knots);

@@ -123,7 +123,7 @@ mod tests {
 
     fn product() -> Product {
         Product {
-            bytes: 1e8,
+            bytes: 4e8,
             bytes_per_row: 3e4,
             flops_per_row: 1e8,
             outputs: 12_288.0,
@@ -135,7 +135,7 @@ mod tests {
     fn truth() -> Waves {
         Waves {
             us: 2.0,
-            bytes: 1e8,
+            bytes: 4e8,
             bytes_per_row: 3e4,
             flops_per_row: 1e8,
             rows_per_tile: 128,

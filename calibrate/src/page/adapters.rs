@@ -25,7 +25,7 @@ pub(super) fn layer(
         let of = |answer: &Answered<'_>| match answer.question {
             Question::Lora { kernel: k, shape } if *k == kernel && shape.prompts.is_empty() => {
                 let distinct = shape.adapters.iter().all(|a| a.rank == RANK && a.decode == 1);
-                distinct.then(|| (shape.adapters.len() as f64, answer.us))
+                distinct.then_some((shape.adapters.len() as f64, answer.us))
             }
             _ => None,
         };

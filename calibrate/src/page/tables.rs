@@ -73,8 +73,8 @@ pub(super) fn tables(profile: &Profile, answered: &[Answered<'_>]) -> Result<Vec
     Ok(tables)
 }
 
-/// The paper's points, LoRA's three figures, and a load: measured where they were, modelled always.
-fn quoted(profile: &Profile, answered: &[Answered<'_>]) -> Result<Table, CalibrateError> {
+/// The paper's points, LoRA's three figures, and a load.
+pub(super) fn quoted_questions(profile: &Profile) -> Vec<(String, Question)> {
     let ours = LoraKernel::Segmented;
     let mut questions = Vec::new();
     for (rows, context) in [(1, 128), (32, 128), (1, 2048), (32, 2048)] {
@@ -96,6 +96,12 @@ fn quoted(profile: &Profile, answered: &[Answered<'_>]) -> Result<Table, Calibra
     let mb = profile.model.adapter_bytes_per_gpu(16, &LoraTarget::LAYER, profile.tensor_parallel) as f64 * 1e-6;
     let load = Question::Load { rank: 16, pinned: true, beside: None };
     questions.push((format!("load of an adapter of rank 16 ({mb:.0} MB, pinned)"), load));
+    questions
+}
+
+/// The same: measured where they were, modelled always.
+fn quoted(profile: &Profile, answered: &[Answered<'_>]) -> Result<Table, CalibrateError> {
+    let questions = quoted_questions(profile);
     let mut predictor = Predictor::new(profile);
     let mut rows = Vec::new();
     for (what, question) in questions {

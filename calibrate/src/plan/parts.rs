@@ -15,6 +15,9 @@ const ROWS_FIRST: [u32; 26] = [
     8192,
 ];
 
+/// Those that are enough for what only moves bytes.
+const ROWS_FEW: [u32; 11] = [1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192];
+
 /// Those added later: around the edges of tiles, between them, and further out.
 const ROWS_LATER: [u32; 42] = [
     3, 5, 6, 7, 9, 10, 14, 15, 17, 20, 28, 31, 33, 40, 56, 63, 72, 80, 112, 127, 144, 160, 176, 224, 255, 288, 320,
@@ -40,14 +43,17 @@ fn by_rows(draft: &mut Draft, row_buckets: &[u32], seed: u64) {
     let (first, later): (Vec<u32>, Vec<u32>) = if row_buckets.is_empty() {
         (ROWS_FIRST.to_vec(), ROWS_LATER.to_vec())
     } else {
+        // A library picks another kernel for every size: no product is known before each was measured.
         let mut random = random::stream(seed, "calibration rows");
         let between = (0..24).map(|_| log_uniform(&mut random, 3, draft.limits.rows));
-        let first = ROWS_FIRST.iter().map(|rows| pad(row_buckets, *rows)).collect();
-        (first, row_buckets.iter().copied().chain(between).collect())
+        (row_buckets.to_vec(), between.collect())
     };
     for (stage, list) in [(1, &first), (2, &later)] {
         for &rows in list {
             for operation in Part::ALL.into_iter().filter(|part| part.is_by_rows()) {
+                // What only moves bytes is smooth: a few sizes tell.
+                let few = ROWS_FEW.iter().any(|few| pad(row_buckets, *few) == rows);
+                let stage = if operation.is_product() || few || row_buckets.is_empty() { stage } else { 2 };
                 // One row a sequence: no more rows than sequences.
                 let shape =
                     if operation.is_by_sequence() { StepShape::decode(rows, 16) } else { StepShape::prompt(rows, 0) };

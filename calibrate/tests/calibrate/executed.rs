@@ -81,9 +81,7 @@ fn slice(request: u32, adapter: Option<u32>, context_before: u32, tokens: u32) -
 fn run(executor: &mut dyn Executor, slices: &[Slice]) -> f64 {
     let shape = Shape::decode(1, 1);
     let batch = Batch { replica: ReplicaId(0), slices, shape: shape.view() };
-    let price = executor.run(&batch);
-    assert_eq!(price.steps, 1);
-    price.first.as_secs_f64() * 1e6
+    executor.run(&batch).first.as_secs_f64() * 1e6
 }
 
 #[test]

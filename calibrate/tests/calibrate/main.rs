@@ -22,3 +22,8 @@ fn requests() -> Vec<TextgenRequest> {
     flate2::read::GzDecoder::new(file).read_to_string(&mut csv).unwrap();
     read_requests(&path.display().to_string(), &csv).unwrap()
 }
+
+/// Where committed measurements lie.
+fn measurements() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("measurements")
+}

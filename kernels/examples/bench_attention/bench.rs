@@ -202,10 +202,13 @@ impl Bench {
         pairs_max: usize,
     ) -> Result<Checked, Error> {
         let mut prepared = self.prepare(point, 1, seed)?;
-        let stream = &self.stream;
+        let (stream, shape) = (&self.stream, &point.shape);
         let mut cache = stream.clone_dtoh(&prepared.caches[0]).map_err(driver("downloading keys and values"))?;
-        poison_tails(&prepared, &mut cache);
-        stream.memcpy_htod(&cache, &mut prepared.caches[0]).map_err(driver("uploading keys and values"))?;
+        for block in poison_tails(&prepared, &mut cache) {
+            let range = block * shape.kv_layout().block_elements()..(block + 1) * shape.kv_layout().block_elements();
+            let mut target = prepared.caches[0].slice_mut(range.clone());
+            stream.memcpy_htod(&cache[range], &mut target).map_err(driver("poisoning the end of a sequence"))?;
+        }
         let q = stream.clone_dtoh(&prepared.q).map_err(driver("downloading q"))?;
         let compiler = if ampere { &self.ampere } else { &self.compiler };
         let loaded = self.load(compiler, &prepared, tuning)?;
@@ -252,12 +255,16 @@ impl Checked {
     }
 }
 
-/// NaN where a sequence's last block has no token.
-fn poison_tails(prepared: &Prepared<'_>, cache: &mut [u16]) {
+/// NaN where a sequence's last block has no token. Returns the blocks that have such places.
+fn poison_tails(prepared: &Prepared<'_>, cache: &mut [u16]) -> Vec<usize> {
+    let mut touched = Vec::new();
     let shape = &prepared.point.shape;
     let layout = shape.kv_layout();
     for (&(prefix, new), &first) in prepared.point.sequences.iter().zip(&prepared.entries) {
         let context = prefix + new;
+        if !context.is_multiple_of(BLOCK_TOKENS) {
+            touched.push(prepared.table[(first + context / BLOCK_TOKENS) as usize] as usize);
+        }
         for token in context..blocks_of(context) * BLOCK_TOKENS {
             let (block, inside) = (prepared.table[(first + token / BLOCK_TOKENS) as usize], token % BLOCK_TOKENS);
             for kv_head in 0..shape.kv_heads {
@@ -267,6 +274,7 @@ fn poison_tails(prepared: &Prepared<'_>, cache: &mut [u16]) {
             }
         }
     }
+    touched
 }
 
 /// Deviation from float64 over at most `pairs_max` pairs of a row and a head, drawn at random, on all cores.

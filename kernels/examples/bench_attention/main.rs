@@ -189,19 +189,20 @@ fn gemm_us(bench: &Bench, repeats: usize) -> Result<f64, Error> {
     Ok(median(&stopwatch.replays_us(&graph, repeats)?) / 4.0)
 }
 
+/// Small batches are checked in full, on both code paths and with every height of tiles; timed ones as they are timed, at
+/// some (row, head) pairs.
 fn check(bench: &Bench, point: &Point, pairs_max: usize) -> (bool, Map<String, Value>) {
     let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
     let mut entry = Map::new();
     entry.insert("point".to_owned(), Value::String(point.name()));
     let mut passes = true;
-    let tunings: &[Option<u32>] = if point.kernel == "prefill" { &[Some(1), Some(2)] } else { &[None] };
-    for (&fragments, ampere) in tunings.iter().flat_map(|tuning| [(tuning, false), (tuning, true)]) {
+    let small = pairs_max == usize::MAX;
+    let tunings: &[Option<u32>] = if small && point.kernel == "prefill" { &[Some(1), Some(2)] } else { &[None] };
+    let paths: &[bool] = if small { &[false, true] } else { &[false] };
+    for (&fragments, &ampere) in tunings.iter().flat_map(|tuning| paths.iter().map(move |path| (tuning, path))) {
         let tuning = Tuning { prefill: PrefillTuning { fragments }, ..Tuning::default() };
-        let path = format!(
-            "{}{}",
-            if ampere { "sm_80" } else { "native" },
-            fragments.map_or(String::new(), |f| format!(" {}", f * 64))
-        );
+        let rows = fragments.map_or(String::new(), |fragments| format!(" {}", fragments * 64));
+        let path = format!("{}{rows}", if ampere { "sm_80" } else { "native" });
         let result: Result<Checked, Error> = bench.check(point, tuning, seed, ampere, pairs_max);
         let right = result.as_ref().is_ok_and(|checked| checked.passes(&point.shape));
         if !right {

@@ -45,16 +45,20 @@ fn page(report: &Value, data: &str) -> String {
     let copy = number(&report["copy_2gib_bytes_per_us"]);
     let gemm = ["", "_after"].map(|when| number(&report[format!("gemm_8192_bf16_flops_per_us{when}").as_str()]));
     let best_gemm = gemm[0].max(gemm[1]);
+    let gemm: Vec<String> =
+        gemm.into_iter().filter(|rate| rate.is_finite()).map(|rate| format!("{:.0}", rate / 1e6)).collect();
     let mut page = format!(
         "# Attention kernels on one {}\n\n\
-         Written by `cargo run -p aril-kernels --example report_attention` from `{data}`, which `bench_attention` measured.\n\n",
-        text("gpu")
+         Written by `cargo run -p aril-kernels --example report_attention` from `{data}`, which `bench_attention` measured; \
+         `{}-checks.log` is the log of its checks and of compute-sanitizer.\n\n",
+        text("gpu"),
+        data.trim_end_matches(".json")
     );
     let _ = writeln!(
         page,
         "| | |\n|---|---|\n| GPU | {} |\n| driver, SM and memory clock, highest SM clock, °C, W before / after | {} / {} |\n\
          | CUDA, NVRTC | {}, {} |\n| kernel sources, SHA-256 | {}: `{}` |\n| date | {} |\n| replays a figure | {} |\n\
-         | copy of 2 GiB, read and written | {:.2} TB/s |\n| bf16 GEMM of 8192³, cuBLASLt, random contents, before / after all else | {:.0} / {:.0} TFLOP/s |\n\
+         | copy of 2 GiB, read and written | {:.2} TB/s |\n| bf16 GEMM of 8192³, cuBLASLt, random contents | {} TFLOP/s |\n\
          | checks against float64 | {} of {} batches and {} of {} timed points right |\n",
         text("gpu"),
         text("clocks_before"),
@@ -66,8 +70,7 @@ fn page(report: &Value, data: &str) -> String {
         text("date"),
         report["repeats"],
         copy / 1e6,
-        gemm[0] / 1e6,
-        gemm[1] / 1e6,
+        gemm.join(" and "),
         right(checks),
         checks.len(),
         right(results),
@@ -77,8 +80,8 @@ fn page(report: &Value, data: &str) -> String {
         "Microseconds a call: the median over replays of a CUDA graph of one call a layer (2 to 32 layers, over 1 GiB of keys \
          and values together), divided by the layers, after the L2 was swept by reading 256 MiB. KV blocks of a sequence are \
          scattered over the cache. The spread is the tenth and ninetieth percentile over the median. Every batch ran on fresh \
-         random inputs with a poisoned result and NaN behind the last token of every sequence, natively and compiled for \
-         sm_80, in and out of a graph.\n\n",
+         random inputs with a poisoned result and NaN behind the last token of every sequence, in and out of a graph; the \
+         batches that are not timed also compiled for sm_80 and with every height of tiles.\n\n",
     );
     decode(&mut page, results);
     prefill(&mut page, results, best_gemm);

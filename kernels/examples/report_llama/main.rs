@@ -36,7 +36,8 @@ fn page(report: &Value, name: &str) -> Result<String, Failure> {
     writeln!(page, "# Whole Llama steps on one {}\n", text("gpu"))?;
     writeln!(
         page,
-        "Written by `cargo run -p aril-kernels --example report_llama` from `{name}`, which `kernels/ci/gpu.sh` measured.\n"
+        "Written by `cargo run -p aril-kernels --example report_llama` from `{name}`, which `bench_llama check gemm step` measured (part `llama` of `kernels/ci/gpu.sh`); `{}` is the log of that run's checks.\n",
+        name.replace(".json", "-checks.log"),
     )?;
     writeln!(page, "| | |\n|---|---|")?;
     writeln!(page, "| driver, SM and memory clock, highest SM clock, °C, W: before | {} |", text("clocks_before"))?;
@@ -62,10 +63,11 @@ fn page(report: &Value, name: &str) -> Result<String, Failure> {
 fn checks(page: &mut String, report: &Value) -> Result<(), Failure> {
     let Some(lines) = report["check"].as_array() else { return Ok(()) };
     let worst = lines.iter().filter_map(|line| line["relative_norm"].as_f64()).fold(0.0, f64::max);
+    let typical = lines.iter().filter_map(|line| line["typical"].as_f64()).fold(0.0, f64::max);
     let right = lines.iter().all(|line| line["tokens"] == true && line["repeats"] == true);
     writeln!(
         page,
-        "Before it was timed, a tiny model (grouped queries, adapters of ranks 5 to 40 on all projections, chunks of prompts beside decodes over many steps) was run in {} ways and compared with float64: largest relative norm of the logits {worst:.4}; sampled tokens and repeated runs, in graphs and out, {}.\n",
+        "Before it was timed, a tiny model (grouped queries, adapters of ranks 5 to 40 on all projections, chunks of prompts beside decodes over many steps) was run in {} ways and compared with float64: relative norm of the logits at most {typical:.4} over all parts of a way, {worst:.4} in the worst part of all; sampled tokens and repeated runs, in graphs and out, {}.\n",
         lines.len(),
         if right { "equal to the bit" } else { "NOT equal" },
     )?;

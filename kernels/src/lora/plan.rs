@@ -305,7 +305,8 @@ mod tests {
         let mut end = 0;
         for job in plan.jobs().iter().filter(|job| job.members > 1 && job.member == 0) {
             assert!(job.inbox >= end);
-            end = job.inbox + job.members * job.members * rules::pairs(job.rank);
+            // One row a segment: as many cells as pairs of granules.
+            end = job.inbox + rules::inbox_cells(plan.variant().rows, rules::pairs(job.rank), job.members);
         }
         assert_eq!(end, plan.inbox_cells());
     }

@@ -25,10 +25,6 @@ pub enum RowTile {
     Rows8,
     /// 16 rows, x and y staged in shared memory: prefill.
     Staged16,
-    /// 32 rows, staged.
-    Staged32,
-    /// 64 rows, staged, of ranks up to 128.
-    Staged64,
 }
 
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
@@ -49,8 +45,7 @@ pub(crate) const CELLS_IN_TURNS: u32 = 5;
 
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 5] =
-        [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Staged32, RowTile::Staged64];
+    pub const ALL: [RowTile; 3] = [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
@@ -61,8 +56,6 @@ impl RowTile {
         match self {
             RowTile::Brief8 | RowTile::Rows8 => 1,
             RowTile::Staged16 => 2,
-            RowTile::Staged32 => 4,
-            RowTile::Staged64 => 8,
         }
     }
 
@@ -72,7 +65,7 @@ impl RowTile {
         match self {
             RowTile::Rows8 => 4,
             RowTile::Brief8 => 2,
-            RowTile::Staged16 | RowTile::Staged32 | RowTile::Staged64 => 1,
+            RowTile::Staged16 => 1,
         }
     }
 

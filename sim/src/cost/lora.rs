@@ -61,6 +61,11 @@ impl Lora {
         self.0.is_some()
     }
 
+    /// Does it launch anything for the adapters of a step? Merged weights need no launch.
+    pub(super) fn launches(&self) -> bool {
+        self.0.as_ref().is_some_and(|figures| figures.cost.us > 0.0 || !figures.cost.bounds.is_empty())
+    }
+
     /// Microseconds in each layer.
     pub(super) fn us(&self, shape: &BatchShape<'_>, sums: &Sums) -> f64 {
         let Some(Figures { cost, counts_tiles }) = &self.0 else { return 0.0 };
@@ -147,6 +152,7 @@ impl Quantities {
             LoraQuantity::PrefillRows => prefill_rows,
             LoraQuantity::Tiles => self.tiles,
             LoraQuantity::RankSum => rank_sum,
+            LoraQuantity::RankMax => rank_max,
             LoraQuantity::RankPadded => self.segments * rank_max,
             LoraQuantity::RankSlot => self.segments * self.rank_slot,
             LoraQuantity::SlotRanks => self.slots * self.rank_slot,

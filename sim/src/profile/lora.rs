@@ -153,6 +153,8 @@ pub enum LoraQuantity {
     Tiles,
     /// Sum of the ranks of the segments.
     RankSum,
+    /// The largest rank among the segments.
+    RankMax,
     /// Segments times the largest rank among them.
     RankPadded,
     /// Segments times the largest rank that a slot can hold.

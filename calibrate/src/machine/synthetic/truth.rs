@@ -17,7 +17,7 @@ pub struct Truth {
     pub gigabytes_per_second: f64,
     /// Arithmetic that full waves reach, 10¹² operations a second.
     pub teraflops: f64,
-    /// Multiprocessors: a tile of 128 rows by 256 outputs each.
+    /// Multiprocessors: a tile of 64 rows by 128 outputs each.
     pub multiprocessors: f64,
     /// Decode attention: start, bandwidth, and what a token of the longest row takes.
     pub decode: (f64, f64, f64),
@@ -126,9 +126,9 @@ impl Truth {
 
     fn product(&self, input: f64, output: f64, rows: f64) -> f64 {
         let memory = self.stream(2.0 * (input * output + rows * (input + output)));
-        let tiles = (rows / 128.0).ceil() * (output / 256.0).ceil();
+        let tiles = (rows / 64.0).ceil() * (output / 128.0).ceil();
         let waves = (tiles / self.multiprocessors).ceil();
-        let arithmetic = waves * self.multiprocessors * 128.0 * 256.0 * input * 2.0 / (self.teraflops * 1e6);
+        let arithmetic = waves * self.multiprocessors * 64.0 * 128.0 * input * 2.0 / (self.teraflops * 1e6);
         self.kernel_us + memory.max(arithmetic)
     }
 

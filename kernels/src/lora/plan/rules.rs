@@ -1,5 +1,5 @@
 //! The rules of a plan: rows a group, members of a group, how they exchange sums, how deep the rings are. They were
-//! chosen from the sweeps of `examples/bench_lora` on an H200.
+//! chosen from the sweeps of `examples/bench_lora` on an H200 and an H100.
 
 use std::ops::Range;
 

@@ -26,7 +26,7 @@ fn an_unknown_table_gets_the_nearest_one() {
    |
 21 | [slos.all]
    |  ^^^^
-  = help: did you mean `slo`? known keys: `name`, `description`, `seed`, `seeds`, `horizon`, `router`, `batcher`, `evictor`, `load_path`, `preemptor`, `migrator`, `scaler`, `model`, `traffic`, `engine`, `pool`, `signals`, `slo`, `policy`, `sweep`, `compare`, `expect`, `report`"#,
+  = help: did you mean `slo`? known keys: `name`, `description`, `seed`, `seeds`, `horizon`, `jitter`, `router`, `batcher`, `evictor`, `load_path`, `preemptor`, `migrator`, `scaler`, `model`, `traffic`, `engine`, `pool`, `signals`, `slo`, `policy`, `sweep`, `compare`, `expect`, `report`"#,
     );
 }
 

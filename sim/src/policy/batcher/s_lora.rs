@@ -28,7 +28,9 @@ pub struct SLora {
     pub max_wait_tokens: u32,
     /// With so many adapters in the batch, requests of these go first; 0: first come, first served.
     pub adapters_per_batch: u32,
-    /// Token slots that an adapter takes for each of its ranks.
+    /// Token slots that an adapter takes for each of its ranks: its bytes of one rank over the KV bytes of one token. S-LoRA's 4
+    /// is for adapters to q, k, v and o of a model whose heads all have keys and values of their own; it is about 10 for all
+    /// seven matrices of Llama 2, and more where heads share them.
     pub token_slots_per_rank: u32,
     /// Steps done when the last prompts were over.
     #[serde(skip)]

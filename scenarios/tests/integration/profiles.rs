@@ -1,0 +1,115 @@
+//! `aril calibrate`, `aril profile`, `aril validate`, and runs with the profiles they make: all but the timing, without a GPU.
+
+use super::bench::{Bench, SMALL};
+
+const PROFILE: &str = "made/synthetic-h200-llama-2-7b.toml";
+const MEASUREMENTS: &str = "made/synthetic-h200-llama-2-7b.jsonl";
+
+fn calibrate<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments =
+        vec!["calibrate", "--model", "llama-2-7b", "--machine", "synthetic", "--out", "made", "--quiet"];
+    arguments.extend(more);
+    arguments
+}
+
+/// The small scenario on one H200.
+fn scenario() -> String {
+    SMALL.replace("[pool.a100-80gb]\nreplicas = 2\nprofile = \"punica-a100-80gb\"", "[pool.h200]\nreplicas = 1")
+}
+
+#[test]
+fn a_calibration_is_made_gone_on_with_shown_compared_and_drawn() {
+    let bench = Bench::new();
+    let told = bench.ok(&calibrate(&["--budget", "40s"]));
+    assert!(told.contains("missing") && told.contains("--resume") && told.contains("held out"), "{told}");
+    let done = bench.aril(&calibrate(&[]));
+    assert!(done.code == 2 && done.err.contains("--resume"), "{}", done.err);
+    let told = bench.ok(&calibrate(&["--budget", "10m", "--resume"]));
+    assert!(told.contains(" 0 missing"), "{told}");
+
+    let shown = bench.ok(&["profile", "show", PROFILE]);
+    assert!(shown.contains("made-up GPU") && shown.contains("a fifth at random"), "{shown}");
+    let json: serde_json::Value =
+        serde_json::from_str(&bench.ok(&["profile", "show", PROFILE, "--format", "json"])).expect("JSON");
+    assert_eq!(json["schema"], 2);
+    let checked = bench.ok(&["profile", "check", PROFILE]);
+    assert!(checked.contains("nothing is strange"), "{checked}");
+    let same = bench.ok(&["profile", "diff", PROFILE, PROFILE, "--within", "2"]);
+    assert!(same.contains("they agree within 2 %"), "{same}");
+    let apart = bench.aril(&["profile", "diff", PROFILE, "derived-h100-llama-2-7b", "--within", "2"]);
+    assert!(apart.code == 1 && apart.out.contains("more than 2 % apart"), "{}", apart.out);
+    let schema: serde_json::Value = serde_json::from_str(&bench.ok(&["profile", "schema"])).expect("JSON");
+    assert!(schema["properties"]["held_out"].is_object());
+
+    bench.ok(&["profile", "plot", PROFILE, "--measurements", MEASUREMENTS, "--out", "page.html"]);
+    let page = bench.text("page.html");
+    for text in
+        ["Roofline", "(measured)", "(modelled)", "vLLM 0.5.0", "BLIS", "(another simulator)", "Punica on an A100"]
+    {
+        assert!(page.contains(text), "{text} is not on the page");
+    }
+    let again = bench.aril(&["profile", "plot", PROFILE, "--out", "page.html"]);
+    assert!(again.code == 2 && again.err.contains("--force"), "{}", again.err);
+
+    bench.write("s.toml", scenario());
+    let told = bench.ok(&["run", "s.toml", "--profile", PROFILE, "--policy", "spread"]);
+    assert!(told.contains("costs: synthetic-h200-llama-2-7b (derived)"), "{told}");
+    // Jitter is off unless it is asked for, and repeats with its seed.
+    let run = |out: &str, jitter: bool| {
+        let mut arguments = vec!["run", "s.toml", "--profile", PROFILE, "--policy", "spread", "--out", out];
+        if jitter {
+            arguments.extend(["--set", "jitter=true"]);
+        }
+        bench.ok(&arguments);
+        bench.read(&format!("{out}/runs/spread/seed-1/requests.parquet"))
+    };
+    let (plain, first, second) = (run("plain", false), run("first", true), run("second", true));
+    assert!(first == second && first != plain);
+    assert!(bench.text("plain/report.html").contains("sampled jitter"));
+    assert!(!bench.text("first/report.html").contains("sampled jitter"));
+}
+
+#[test]
+fn what_is_damaged_is_refused_with_its_line() {
+    let bench = Bench::new();
+    bench.ok(&calibrate(&["--budget", "30s"]));
+    let text = bench.text(MEASUREMENTS);
+    bench.write("bad.jsonl", text.replacen("\"us\":[", "\"us\":[9", 1));
+    let done = bench.aril(&["profile", "plot", PROFILE, "--measurements", "bad.jsonl"]);
+    assert!(done.code == 2 && done.err.contains("bad.jsonl:") && done.err.contains("damaged"), "{}", done.err);
+    bench.write("old.jsonl", text.replace("\"format\":1", "\"format\":9"));
+    let done = bench.aril(&["profile", "plot", PROFILE, "--measurements", "old.jsonl"]);
+    assert!(done.code == 2, "{}", done.err);
+    bench.write("new.toml", bench.text(PROFILE).replacen("schema = 2", "schema = 9", 1));
+    let done = bench.aril(&["profile", "show", "new.toml"]);
+    assert!(done.code == 2 && done.err.contains("new.toml:1") && done.err.contains("newer build"), "{}", done.err);
+    let done = bench.aril(&["profile", "show", "derived-h20-llama-2-7b"]);
+    assert!(done.code == 2 && done.err.contains("did you mean"), "{}", done.err);
+}
+
+#[test]
+fn jitter_without_measurements_is_refused() {
+    let bench = Bench::with(&format!("jitter = true\n{SMALL}"));
+    let done = bench.aril(&["run", "s.toml"]);
+    assert!(done.code == 2 && done.err.contains("does not say how steps scatter"), "{}", done.err);
+}
+
+/// On a machine with a GPU these run; CI has none.
+#[test]
+fn without_a_gpu_commands_that_need_one_say_so() {
+    if std::path::Path::new("/dev/nvidiactl").exists() {
+        return;
+    }
+    let bench = Bench::with(&scenario());
+    for arguments in [
+        ["calibrate", "--model", "llama-2-7b", "--out", "made"].as_slice(),
+        ["validate", "s.toml"].as_slice(),
+        ["run", "s.toml", "--executor", "gpu"].as_slice(),
+    ] {
+        let done = bench.aril(arguments);
+        assert!(done.code == 4 && done.err.contains("GPU"), "{arguments:?}: {} {}", done.code, done.err);
+    }
+    assert!(bench.files("runs").is_empty(), "nothing is left behind");
+    let done = bench.aril(&["calibrate", "--model", "llama-2-70b", "--out", "made"]);
+    assert!(done.code == 4 && done.err.contains("llama-2-7b"), "{}", done.err);
+}
