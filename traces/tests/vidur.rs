@@ -358,9 +358,9 @@ fn other_replicas_lengths_and_rates_end_when_vidurs_rules_say() {
     for (seed, replicas, rate, prompt, output) in [
         (1, 2, 7.0, 900, 300),
         (2, 5, 40.0, 300, 150),
-        (3, 16, 90.0, 1500, 200),
+        (3, 16, 90.0, 500, 200),
         (4, 64, 256.0, 1200, 220),
-        (5, 3, 30.0, 60, 900),
+        (5, 3, 30.0, 60, 500),
     ] {
         let mut random = random::stream(seed, "other workloads");
         let mut now = 0.0;
