@@ -42,8 +42,8 @@ pub(crate) fn write(set: &Set<'_>) -> String {
     );
     let preceding = if points.iter().any(|point| !point.median("pair_after_gemm_us").is_nan()) {
         "*After another*: after the backbone's GEMM of the same x into the same y by cuBLASLt, on cold weights, whose own \
-         time is subtracted. Where that GEMM is long (prefill) it leaves part of y in the L2 and its own time varies by more \
-         than the call takes: there the figure is what a step gains or loses, not the call's time. "
+         time is subtracted. Where that GEMM is long (prompts) its own time varies by more than the call takes: a difference \
+         below the call's time back to back is no time, and the figure after a plain copy kernel stands in its place. "
     } else {
         "*After another*: after a plain copy kernel that does not let its successor begin early, whose own time is subtracted. "
     };
