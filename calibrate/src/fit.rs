@@ -1,6 +1,6 @@
 //! From measurements to a profile: each operation by what bounds it, whole steps by the sum of their operations.
 //!
-//! Read in this order: [`mod@fit`] (the way), [`judge`] (how far off it is on what it never saw); then one file an operation: rows,
+//! Read in this order: [`fn@fit`] (the way), [`judge`] (how far off it is on what it never saw); then one file an operation: rows,
 //! decode attention, prompts, adapters, and the rest.
 
 mod adapters;
