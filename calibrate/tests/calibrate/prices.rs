@@ -6,7 +6,7 @@ use aril_sim::batch::{BatchShape, CostModel, Prefill, Segment};
 use aril_sim::cost::CompiledCost;
 use aril_sim::profile::attention::DecodeBound;
 use aril_sim::profile::lora::LoraKernel;
-use aril_sim::profile::{Profile, Range};
+use aril_sim::profile::{Profile, ProvenanceKind, Range};
 use aril_sim::time::Span;
 use proptest::prelude::*;
 
@@ -71,6 +71,10 @@ proptest! {
     #[test]
     fn more_of_anything_never_costs_less(shape in decode_batch(), index in 0_usize..100, kernel in 0_usize..8, prompt in 1_u32..4000) {
         let profile = profile(index);
+        // Real products are not monotone: a library's next kernel for more rows can be the quicker one.
+        if profile.provenance.kind == ProvenanceKind::Measured {
+            return Ok(());
+        }
         let kernel = LoraKernel::ALL[kernel];
         let Ok(mut cost) = CompiledCost::compile(&profile, kernel) else { return Ok(()) };
         let base = price(&mut cost, &shape, false).first;
