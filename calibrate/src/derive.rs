@@ -169,6 +169,7 @@ pub fn derive_with(
             pinned_gigabytes_per_second: gpu.host_gigabytes_per_second * assumptions.pinned_efficiency,
             pageable_gigabytes_per_second: gpu.host_gigabytes_per_second * assumptions.pageable_efficiency,
             copy_slowdown: 1.0,
+            pageable_copy_slowdown: None,
             step_slowdown: 1.0,
         },
         validity: Validity::default(),
@@ -284,7 +285,7 @@ impl Sheet<'_> {
 
     fn decode_attention(&self) -> DecodeAttention {
         let bound = DecodeBound::uniform("bandwidth", self.a.kernel_us, self.kv_us_per_token(), 0.0);
-        DecodeAttention { bounds: vec![bound] }
+        DecodeAttention { bounds: vec![bound], short: None }
     }
 
     fn prefill_attention(&self) -> PrefillAttention {

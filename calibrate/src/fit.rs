@@ -110,9 +110,13 @@ pub(crate) fn model(
     let kv_us = physics::kv_bytes(&identity.model, degree) / (gpu.gigabytes_per_second * 1e3);
     let decode_attention =
         decode::fit(&data.decode, kv_us).ok_or_else(|| lacks("too few points of decode-attention".to_owned()))?;
-    let pair_us = physics::pair_flops(&identity.model, degree) * 1e3 / (gpu.teraflops_16bit * 1e6);
+    let prompts = prompts::PromptPhysics {
+        kilopair_us: physics::pair_flops(&identity.model, degree) * 1e3 / (gpu.teraflops_16bit * 1e6),
+        heads: identity.model.heads / degree.max(1),
+        multiprocessors: identity.multiprocessors,
+    };
     let prefill_attention =
-        prompts::fit(&data.prompts, pair_us).ok_or_else(|| lacks("too few points of prefill-attention".to_owned()))?;
+        prompts::fit(&data.prompts, prompts).ok_or_else(|| lacks("too few points of prefill-attention".to_owned()))?;
     let derived = derive::derive(&gpu, &identity.model, degree).ok();
     let mut lora: BTreeMap<LoraKernel, LoraCost> = BTreeMap::new();
     for (&kernel, samples) in &data.lora {
@@ -166,6 +170,14 @@ pub(crate) fn model(
     };
     let steps = step_samples(data, &profile)?;
     profile.whole_step = others::whole(&steps, identity.model.layers);
+    // Overlap hides no more than there is: the first adapter and the first prompt cost something.
+    let prompt_us = profile.prefill_attention.us(&[(1, 0)]);
+    let one = StepShape::decode(1, 1).with_adapters(8, &[1]).probe(true);
+    let lora_us = profile.lora.get(&LoraKernel::Segmented).map_or(0.0, |cost| cost.us(&one.view()));
+    let scale = profile.whole_step.scale;
+    let whole = &mut profile.whole_step;
+    whole.us_per_layer_prompt = whole.us_per_layer_prompt.max(-prompt_us * scale);
+    whole.us_per_layer_lora = whole.us_per_layer_lora.max(-lora_us * scale);
     if steps.len() < 12 {
         notes.push("too few whole steps: what they take beyond the sum of their parts is unknown".to_owned());
     }
@@ -215,6 +227,7 @@ fn load_of(gpu: &Gpu) -> LoadCost {
         pinned_gigabytes_per_second: gpu.host_gigabytes_per_second,
         pageable_gigabytes_per_second: gpu.host_gigabytes_per_second,
         copy_slowdown: 1.0,
+        pageable_copy_slowdown: None,
         step_slowdown: 1.0,
     }
 }

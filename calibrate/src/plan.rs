@@ -1,6 +1,8 @@
-//! What is measured, and in which order: most informative first, shuffled within a stage, bounded by what the machine holds.
+//! What is measured, and in which order: a little of everything first, shuffled within a round, bounded by what the machine holds.
 
 mod adapters;
+mod effort;
+mod order;
 mod parts;
 mod steps;
 
@@ -14,13 +16,15 @@ use serde::{Deserialize, Serialize};
 use crate::machine::{Identity, Limits, Question, StepShape};
 
 pub use adapters::Popularity;
+use effort::Effort;
+pub use order::kind;
 
 /// What is measured, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Which random shapes, and which order.
     pub seed: u64,
-    /// Stage by stage; shuffled within a stage, so that drift does not look like shape.
+    /// Round by round; shuffled within a round, so that drift does not look like shape.
     pub points: Vec<Planned>,
 }
 
@@ -31,8 +35,10 @@ pub struct Planned {
     pub question: Question,
     /// How often it is answered.
     pub repeats: u32,
-    /// When: a profile can be fitted once stage 1 is there; later stages make it better.
+    /// How needed it is: stage 1 is enough for a profile, later stages make it better.
     pub stage: u32,
+    /// When: each round asks the same share of every kind of question of its stage, so that a budget may end anywhere.
+    pub round: u32,
     /// About how long the answer takes on a recent data-centre GPU, seconds.
     pub seconds: f64,
 }
@@ -63,7 +69,8 @@ impl Slots {
             Question::StepBesideLoad { .. } => (LoraKernel::Segmented, 16),
             Question::Operation { .. } | Question::Copy { .. } => return Slots::OFF,
         };
-        if kernel == LoraKernel::None {
+        // Other systems' kernels have memory of their own.
+        if kernel != LoraKernel::Segmented {
             return Slots::OFF;
         }
         let rank = Slots::RANKS.into_iter().find(|slot| *slot >= rank).unwrap_or(limits.rank).min(limits.rank);
@@ -77,17 +84,18 @@ impl Plan {
     /// `rank_max` and the rest of the limits cut what cannot be held; nothing else depends on the machine, so that two
     /// calibrations of one GPU ask the same.
     pub fn new(identity: &Identity, kernels: &[LoraKernel], seed: u64) -> Plan {
-        let mut draft = Draft { limits: identity.limits, points: Vec::new(), seen: BTreeSet::new() };
+        let mut draft =
+            Draft { limits: identity.limits, effort: Effort::of(identity), points: Vec::new(), seen: BTreeSet::new() };
         parts::plan(&mut draft, &identity.row_buckets, seed);
         adapters::plan(&mut draft, kernels, seed);
         steps::plan(&mut draft, seed);
-        let mut points = draft.points;
+        let mut points = order::into_rounds(draft.points, seed);
         points.shuffle(&mut random::stream(seed, "calibration order"));
-        // Memory is cut anew as seldom as possible: every other stage goes through the cuts backwards.
+        // Memory is cut anew as seldom as possible: every other round goes through the cuts backwards.
         points.sort_by_key(|point| {
             let slots = Slots::of(&point.question, &identity.limits);
-            let cut = slots.rank as i32 * if point.stage % 2 == 1 { 1 } else { -1 };
-            (point.stage, cut)
+            let cut = slots.rank as i32 * if point.round % 2 == 0 { 1 } else { -1 };
+            (point.round, cut)
         });
         Plan { seed, points }
     }
@@ -101,6 +109,7 @@ impl Plan {
 /// A plan under construction.
 struct Draft {
     limits: Limits,
+    effort: Effort,
     points: Vec<Planned>,
     seen: BTreeSet<String>,
 }
@@ -109,19 +118,16 @@ impl Draft {
     /// Plans a question, unless it is there already or the machine has no room for it.
     fn ask(&mut self, stage: u32, question: Question) {
         let limits = &self.limits;
-        let fits = question.shape().is_none_or(|shape| fits(shape, limits)) && {
+        let fits = question.shape().is_none_or(|shape| {
             let slots = Slots::of(&question, limits);
-            let adapters = question.shape().map_or(0, |shape| shape.adapters.len() as u32);
-            adapters <= slots.count.max(if slots == Slots::OFF { 0 } else { 1 })
-        };
+            let adapters = shape.adapters.len() as u32;
+            fits(shape, limits) && (slots == Slots::OFF || adapters <= slots.count)
+        });
         if !fits || !self.seen.insert(question.key()) {
             return;
         }
-        let us = about_us(&question);
-        let repeats = repeats(us);
-        // Settling, preparing a shape, and one answer that does not count.
-        let seconds = 0.04 + f64::from(repeats + 1) * (us + 150.0) * 1e-6;
-        self.points.push(Planned { question, repeats, stage, seconds });
+        let (repeats, seconds) = (self.effort.repeats(&question), self.effort.seconds(&question));
+        self.points.push(Planned { question, repeats, stage, round: 0, seconds });
     }
 }
 
@@ -138,35 +144,10 @@ fn fits(shape: &StepShape, limits: &Limits) -> bool {
         && shape.adapters.len() as u32 <= limits.adapters
 }
 
-/// More repetitions where they are cheap: a median of 15 short ones, of 3 long ones.
-fn repeats(us: f64) -> u32 {
-    (40_000.0 / us.max(1.0)).clamp(3.0, 15.0) as u32
-}
-
-/// A guess for budgets alone: 400 TFLOP/s, 2.5 TB/s and a 7-billion-parameter model.
-fn about_us(question: &Question) -> f64 {
-    let step = |shape: &StepShape| {
-        let pairs: f64 =
-            shape.prompts.iter().map(|p| f64::from(p.chunk) * (f64::from(p.prefix) + f64::from(p.chunk) / 2.0)).sum();
-        let arithmetic = f64::from(shape.rows()) * 13.5e9 + pairs * 5.2e5;
-        let bytes = 13.5e9 + shape.kv_tokens() as f64 * 5.2e5;
-        (arithmetic / 4e8).max(bytes / 2.5e6)
-    };
-    match question {
-        Question::Operation { shape, .. } => step(shape) / 32.0,
-        Question::Lora { kernel: LoraKernel::Loop, shape } => 100.0 * shape.adapters.len() as f64 + step(shape) / 32.0,
-        Question::Lora { shape, .. } => step(shape) / 16.0,
-        Question::Step { shape, .. } | Question::Host { shape, .. } | Question::StepBesideLoad { shape } => step(shape),
-        Question::Load { rank, beside, .. } => {
-            f64::from(*rank) * 5e6 / 20e3 + beside.as_ref().map_or(0.0, |shape| step(shape) * 2.0)
-        }
-        Question::Switch { .. } => 30_000.0,
-        Question::Copy { bytes } => *bytes as f64 / 1e6,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::machine::Machine;
     use crate::machine::synthetic::SyntheticGpu;
@@ -208,10 +189,34 @@ mod tests {
     }
 
     #[test]
-    fn stages_come_in_order_and_the_first_takes_a_third_at_most() {
+    fn rounds_come_in_order_and_the_first_stage_takes_half_at_most() {
         let (plan, _) = plan(7);
+        assert!(plan.points.windows(2).all(|pair| pair[0].round <= pair[1].round));
         assert!(plan.points.windows(2).all(|pair| pair[0].stage <= pair[1].stage));
         let first: f64 = plan.points.iter().filter(|p| p.stage == 1).map(|p| p.seconds).sum();
-        assert!(first < plan.seconds() / 3.0, "{first} of {}", plan.seconds());
+        assert!(first < plan.seconds() / 2.0, "{first} of {}", plan.seconds());
+    }
+
+    /// Wherever a budget ends, no kind of question is far behind the others of its stage.
+    #[test]
+    fn a_budget_that_ends_anywhere_has_asked_the_same_share_of_every_kind() {
+        let (plan, _) = plan(7);
+        let first: Vec<&Planned> = plan.points.iter().filter(|point| point.stage == 1).collect();
+        let mut planned: BTreeMap<String, f64> = BTreeMap::new();
+        first.iter().for_each(|point| *planned.entry(kind(&point.question)).or_default() += 1.0);
+        assert!(planned.len() > 20, "{planned:?}");
+        for share in [0.25, 0.5, 0.75] {
+            let mut asked: BTreeMap<String, f64> = BTreeMap::new();
+            let cut = (first.len() as f64 * share) as usize;
+            first[..cut].iter().for_each(|point| *asked.entry(kind(&point.question)).or_default() += 1.0);
+            for (kind, planned) in &planned {
+                let asked = asked.get(kind).copied().unwrap_or(0.0);
+                // A round is a sixth of a stage, and is shuffled.
+                assert!(
+                    (asked / planned - share).abs() < 0.2 + 1.0 / planned,
+                    "{kind}: {asked} of {planned} at {share}"
+                );
+            }
+        }
     }
 }

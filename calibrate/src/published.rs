@@ -258,6 +258,7 @@ pub(crate) fn unfitted(facts: &Facts, gpu: &Gpu, system: System, model: &Model) 
         pinned_gigabytes_per_second: facts.load.gigabytes_per_second,
         pageable_gigabytes_per_second: facts.load.gigabytes_per_second * peak.pageable_efficiency,
         copy_slowdown: 1.0,
+        pageable_copy_slowdown: None,
         step_slowdown: 1.0,
     };
     profile.assumptions = used(&peak);
@@ -304,7 +305,7 @@ fn attention(facts: &Facts, gpu: &Gpu, system: System, model: &Model) -> Option<
     if system == System::Punica {
         bounds.push(DecodeBound::uniform("longest row", 0.0, 0.0, longest / layers));
     }
-    Some(DecodeAttention { bounds })
+    Some(DecodeAttention { bounds, short: None })
 }
 
 fn note(system: System) -> &'static str {

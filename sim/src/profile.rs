@@ -35,7 +35,8 @@ use vidur::VidurTables;
 /// The version of the format that this build writes.
 ///
 /// Version 2 added waves of tiles ([`curve::Waves`]), padding of rows, prompts that share a launch ([`attention::Together`]), gaps by rows, by
-/// adapters and by prompts ([`WholeStep`]), and the spread of measurements ([`Spread`]). What version 1 says, it still says.
+/// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), short contexts, and the spread of measurements ([`Spread`]). What version 1 says,
+/// it still says.
 pub const SCHEMA: u32 = 2;
 
 /// The oldest version of the format that this build reads.
@@ -237,7 +238,7 @@ fn is_zero(value: &f64) -> bool {
 
 impl WholeStep {
     /// What a layer with so many rows takes beyond the sum of its parts, adapters and prompts left out; microseconds.
-    pub(crate) fn layer_us(&self, rows: f64) -> f64 {
+    pub fn layer_us(&self, rows: f64) -> f64 {
         let by_rows = match self.rows.as_slice() {
             [] => 0.0,
             known => curve::interpolate_signed(
@@ -313,6 +314,9 @@ pub struct LoadCost {
     /// How much longer a copy takes beside a running step: a factor, at least 1.
     #[serde(default = "one")]
     pub copy_slowdown: f64,
+    /// The same for a copy from pageable memory, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pageable_copy_slowdown: Option<f64>,
     /// How much longer a step takes beside a running copy: a factor, at least 1.
     #[serde(default = "one")]
     pub step_slowdown: f64,
@@ -326,9 +330,11 @@ impl LoadCost {
     /// The link over which adapters come to the GPU, beside running steps.
     pub fn link(&self, pinned: bool) -> Link {
         let rate = if pinned { self.pinned_gigabytes_per_second } else { self.pageable_gigabytes_per_second };
+        let slowdown =
+            if pinned { self.copy_slowdown } else { self.pageable_copy_slowdown.unwrap_or(self.copy_slowdown) };
         Link {
             latency: Span::from_secs_f64(self.us * 1e-6),
-            bytes_per_second: Some(((rate * 1e9 / self.copy_slowdown.max(1.0)).round() as u64).max(1)),
+            bytes_per_second: Some(((rate * 1e9 / slowdown.max(1.0)).round() as u64).max(1)),
         }
     }
 }
@@ -393,6 +399,12 @@ pub struct HeldOutError {
     pub p95_percent: f64,
     /// Mean of modelled / measured − 1, percent: the bias.
     pub mean_signed_percent: f64,
+    /// Median of |modelled − measured|, microseconds: what the percentages are worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median_us: Option<f64>,
+    /// Its 95th percentile, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_us: Option<f64>,
 }
 
 /// How do measurements scatter around the profile?

@@ -36,8 +36,18 @@ fn forms(kernel: LoraKernel) -> Vec<Vec<Vec<Tried>>> {
     let bandwidth: Vec<Tried> = weights.into_iter().chain(rows).collect();
     // One wide adapter is nobody else's to share out.
     let arithmetic = vec![bent(Q::RowRankSum), line(Q::Rows), line(Q::Segments), line(Q::RankMax)];
-    let sum = bandwidth.iter().copied().chain([line(Q::RowRankSum), line(Q::RankMax)]).collect();
-    vec![vec![sum], vec![bandwidth, arithmetic]]
+    let sum: Vec<Tried> = bandwidth.iter().copied().chain([line(Q::RowRankSum), line(Q::RankMax)]).collect();
+    // Blocks are shared out evenly among segments: the widest and the one with most rows keep the others waiting.
+    let uneven = [bent(Q::RankMax), bent(Q::RankPadded), bent(Q::FurtherTiles), bent(Q::LargestRows)];
+    let wide: Vec<Tried> = bandwidth.iter().copied().chain([line(Q::RowRankSum)]).chain(uneven).collect();
+    let path: Vec<Tried> = uneven.into_iter().chain([bent(Q::Segments), line(Q::Rows)]).collect();
+    vec![
+        vec![sum],
+        vec![wide.clone()],
+        vec![bandwidth.clone(), arithmetic],
+        vec![bandwidth, path.clone()],
+        vec![wide, path],
+    ]
 }
 
 /// Fits a kernel's price in each layer.
@@ -46,7 +56,7 @@ pub(super) fn fit(kernel: LoraKernel, samples: &[Sample]) -> Option<LoraCost> {
     if samples.len() < 8 {
         return None;
     }
-    let fitted = forms(kernel).into_iter().flat_map(|form| [8, 16, 64].map(|tile| with(&form, &samples, tile)));
+    let fitted = forms(kernel).into_iter().flat_map(|form| [8, 16].map(|tile| with(&form, &samples, tile)));
     fitted.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(cost, _)| cost)
 }
 

@@ -95,12 +95,13 @@ fn robust_on(bound: &[Column], us: &[f64], mine: &[usize]) -> Vec<f64> {
 }
 
 fn loss(bounds: &[Vec<Column>], coefficients: &[Vec<f64>], us: &[f64]) -> f64 {
-    (0..us.len())
-        .map(|i| {
-            let error = (predict(bounds, coefficients, i) / us[i] - 1.0).abs();
-            if error <= HUBER { error * error } else { HUBER * (2.0 * error - HUBER) }
-        })
-        .sum()
+    (0..us.len()).map(|i| huber(predict(bounds, coefficients, i) / us[i] - 1.0)).sum()
+}
+
+/// What a relative error counts.
+pub(super) fn huber(error: f64) -> f64 {
+    let error = error.abs();
+    if error <= HUBER { error * error } else { HUBER * (2.0 * error - HUBER) }
 }
 
 /// First guesses for two bounds: the samples with more of a quantity than its quantiles belong to the second.

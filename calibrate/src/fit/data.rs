@@ -7,6 +7,7 @@ use aril_sim::profile::{Range, Validity, pad};
 
 use super::Sample;
 use super::others::LoadSample;
+use super::rows::RowSample;
 use crate::machine::{Part, Question, StepShape};
 use crate::measure::median;
 use crate::recording::{Point, Recording};
@@ -14,7 +15,7 @@ use crate::recording::{Point, Recording};
 /// Medians by what they tell, and the scatter of single answers around them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Data {
-    rows: BTreeMap<Part, Vec<(f64, f64)>>,
+    rows: BTreeMap<Part, Vec<RowSample>>,
     pub(super) decode: Vec<Sample>,
     pub(super) prompts: Vec<Sample>,
     pub(super) lora: BTreeMap<LoraKernel, Vec<Sample>>,
@@ -38,11 +39,20 @@ impl Data {
     pub(super) fn padded(&self, buckets: &[u32]) -> Data {
         let mut data = self.clone();
         for samples in data.rows.values_mut() {
-            let mut by: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-            for (rows, us) in samples.iter() {
-                by.entry(pad(buckets, *rows as u32)).or_default().push(*us);
+            let mut by: BTreeMap<u32, Vec<RowSample>> = BTreeMap::new();
+            for sample in samples.iter() {
+                by.entry(pad(buckets, sample.rows as u32)).or_default().push(*sample);
             }
-            *samples = by.into_iter().map(|(rows, us)| (f64::from(rows), median(&us))).collect();
+            let middle = |all: &[RowSample], of: fn(&RowSample) -> f64| median(&all.iter().map(of).collect::<Vec<_>>());
+            *samples = by
+                .into_iter()
+                .map(|(rows, all)| RowSample {
+                    rows: f64::from(rows),
+                    us: middle(&all, |s| s.us),
+                    low: middle(&all, |s| s.low),
+                    high: middle(&all, |s| s.high),
+                })
+                .collect();
         }
         data
     }
@@ -78,7 +88,8 @@ impl Data {
             }
             Question::Operation { operation, shape } => {
                 let rows = if operation.is_by_sequence() { shape.sequences() } else { shape.rows() };
-                self.rows.entry(*operation).or_default().push((f64::from(rows), us));
+                let [low, high] = [0.1, 0.9].map(|share| quantile(&point.us, share));
+                self.rows.entry(*operation).or_default().push(RowSample { rows: f64::from(rows), us, low, high });
             }
             Question::Lora { kernel, shape } => self.lora.entry(*kernel).or_default().push(sample(*kernel, shape)),
             Question::Step { kernel, shape } => self.steps.push(sample(*kernel, shape)),
@@ -92,8 +103,8 @@ impl Data {
         }
     }
 
-    /// Rows and microseconds of a part.
-    pub(super) fn rows(&self, part: Part) -> &[(f64, f64)] {
+    /// What a part took, by rows.
+    pub(super) fn rows(&self, part: Part) -> &[RowSample] {
         self.rows.get(&part).map_or(&[], Vec::as_slice)
     }
 
@@ -118,7 +129,7 @@ impl Data {
         };
         let prompts = || self.prompts.iter().flat_map(|sample| &sample.shape.prompts);
         let lora = || self.lora.get(&LoraKernel::Segmented).into_iter().flatten();
-        let rows = self.rows(Part::GateUp).iter().map(|(rows, _)| *rows as u32).collect();
+        let rows = self.rows(Part::GateUp).iter().map(|sample| sample.rows as u32).collect();
         let prefix = prompts().map(|p| p.prefix).max();
         Validity {
             decode_rows: range(self.decode.iter().map(|s| s.shape.decode_rows()).collect()),
@@ -132,6 +143,13 @@ impl Data {
             rank: range(lora().flat_map(|s| s.shape.adapters.iter().map(|a| a.rank)).collect()),
         }
     }
+}
+
+/// The answer that such a share of the answers is at most.
+fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get((share * (sorted.len() - 1) as f64).round() as usize).copied().unwrap_or(0.0)
 }
 
 /// What errors and spreads call a question.

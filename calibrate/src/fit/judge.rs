@@ -14,6 +14,7 @@ use super::model;
 use crate::error::CalibrateError;
 use crate::machine::{Identity, Part, Question, StepShape};
 use crate::probe::Probe;
+use crate::recording::Recording;
 
 /// Parts into which points are dealt: each is judged once by a fit to the other four.
 const FOLDS: u64 = 5;
@@ -64,11 +65,48 @@ struct Extent {
     row_buckets: Vec<u32>,
 }
 
+/// A point that was held out, beside what a fit without it says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Residual {
+    /// As in the tables of errors.
+    pub of: String,
+    /// The question, as recordings write it.
+    pub question: String,
+    /// The median of its answers, microseconds.
+    pub measured_us: f64,
+    /// Modelled / measured − 1, percent.
+    pub signed_percent: f64,
+}
+
+/// Every point of a recording, each held out once.
+///
+/// # Errors
+/// As [`fn@crate::fit::fit`].
+pub fn residuals(recording: &Recording, origin: &str) -> Result<Vec<Residual>, CalibrateError> {
+    let (data, identity) = (Data::of(recording), recording.machine());
+    let extent = Extent::of(&data, &identity.row_buckets);
+    let mut all = Vec::new();
+    for fold in 0..FOLDS {
+        for error in errors(&data, identity, origin, &extent, Split::Fold(fold))? {
+            all.push(Residual {
+                measured_us: error.us / error.signed.abs().max(1e-12),
+                signed_percent: error.signed * 100.0,
+                of: error.of,
+                question: error.question,
+            });
+        }
+    }
+    Ok(all)
+}
+
 /// One judged point.
 struct Error {
     of: String,
+    question: String,
     shape: Option<StepShape>,
     signed: f64,
+    /// |modelled − measured|, microseconds.
+    us: f64,
 }
 
 /// Fits again and again without some of the points, and asks each fit about them.
@@ -120,8 +158,10 @@ fn predictions(data: &Data, profile: &Profile) -> Result<Vec<Error>, CalibrateEr
         if measured > 0.0 {
             errors.push(Error {
                 of: data::of(&point.question),
+                question: point.question.key(),
                 shape: point.question.shape().cloned(),
                 signed: us / measured - 1.0,
+                us: (us - measured).abs(),
             });
         }
     }
@@ -182,7 +222,7 @@ impl<'a> Predictor<'a> {
                 let targets = &aril_sim::model::lora::LoraTarget::LAYER;
                 let bytes = profile.model.adapter_bytes_per_gpu(*rank, targets, profile.tensor_parallel);
                 let mut load = profile.load.clone();
-                load.copy_slowdown = 1.0;
+                (load.copy_slowdown, load.pageable_copy_slowdown) = (1.0, None);
                 Some(load.link(*pinned).duration(bytes).as_secs_f64() * 1e6)
             }
             Question::Load { .. }
@@ -206,9 +246,10 @@ impl<'a> Predictor<'a> {
 
 /// Errors by what they are of, steps also by their kind.
 fn summarise(errors: &[Error], split: &str) -> Vec<HeldOutError> {
-    let mut by: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut by: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for error in errors {
-        by.entry(error.of.clone()).or_default().push(error.signed * 100.0);
+        let both = (error.signed * 100.0, error.us);
+        by.entry(error.of.clone()).or_default().push(both);
         if let ("step", Some(shape)) = (error.of.as_str(), &error.shape) {
             let kind = match (shape.decode.is_empty(), shape.prompts.is_empty()) {
                 (false, true) => "decode",
@@ -216,11 +257,13 @@ fn summarise(errors: &[Error], split: &str) -> Vec<HeldOutError> {
                 (false, false) => "mixed",
             };
             let with = if shape.adapters.is_empty() { "without" } else { "with" };
-            by.entry(format!("step, {kind} {with} adapters")).or_default().push(error.signed * 100.0);
+            by.entry(format!("step, {kind} {with} adapters")).or_default().push(both);
         }
     }
     by.into_iter()
-        .map(|(of, signed)| {
+        .map(|(of, both)| {
+            let (signed, us): (Vec<f64>, Vec<f64>) = both.into_iter().unzip();
+            let mut us = Statistics::new(us);
             let mean = Statistics::new(signed.clone()).mean().unwrap_or(0.0);
             let mut sizes = Statistics::new(signed.iter().map(|percent| percent.abs()).collect::<Vec<_>>());
             HeldOutError {
@@ -230,6 +273,8 @@ fn summarise(errors: &[Error], split: &str) -> Vec<HeldOutError> {
                 median_percent: sizes.median(),
                 p95_percent: sizes.percentile(95),
                 mean_signed_percent: mean,
+                median_us: Some(us.median()),
+                p95_us: Some(us.percentile(95)),
             }
         })
         .collect()

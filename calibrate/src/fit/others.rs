@@ -56,14 +56,17 @@ pub(super) fn loads(samples: &[LoadSample], step_slowdowns: &[f64], model: &Mode
     let pinned = line(true)?;
     // Where pageable memory was not measured, nothing is known of it: the slower of what is.
     let pageable = line(false).unwrap_or_else(|| pinned.clone());
-    let alone = |sample: &LoadSample| pinned[0] + bytes(sample.rank) * 1e-3 * pinned[1];
-    let copies: Vec<f64> = samples.iter().filter(|s| s.beside && s.pinned).map(|s| s.us / alone(s)).collect();
+    let beside = |pinned: bool, line: &[f64]| -> Vec<f64> {
+        let alone = |sample: &LoadSample| line[0] + bytes(sample.rank) * 1e-3 * line[1];
+        samples.iter().filter(|s| s.beside && s.pinned == pinned).map(|s| s.us / alone(s)).collect()
+    };
     let slowdown = |ratios: &[f64]| if ratios.is_empty() { 1.0 } else { median(ratios).max(1.0) };
     Some(LoadCost {
         us: pinned[0],
         pinned_gigabytes_per_second: 1.0 / pinned[1],
         pageable_gigabytes_per_second: 1.0 / pageable[1],
-        copy_slowdown: slowdown(&copies),
+        copy_slowdown: slowdown(&beside(true, &pinned)),
+        pageable_copy_slowdown: Some(beside(false, &pageable)).filter(|r| !r.is_empty()).map(|r| slowdown(&r)),
         step_slowdown: slowdown(step_slowdowns),
     })
 }
@@ -79,7 +82,7 @@ pub(super) struct StepSample {
 }
 
 /// Rows at which gaps have a value of their own.
-const ROWS: [f64; 9] = [1.0, 8.0, 32.0, 128.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
+const ROWS: [f64; 11] = [1.0, 8.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
 
 /// What whole steps take beyond their parts: gaps between launches, activations that stay in the cache, overlap.
 ///

@@ -1,7 +1,8 @@
-//! Prefill attention: pairs of queries and keys in whole tiles, or the longest prompt's way through its keys.
+//! Prefill attention: tiles of query rows as a kernel deals them out, or pairs of queries and keys, whichever says it better.
 
 use aril_sim::profile::attention::{
-    PrefillAttention, PromptCost, PromptQuantity, PromptSums, PromptTerm, PromptWork, Together,
+    PrefillAttention, PromptCost, PromptQuantity, PromptSums, PromptTerm, PromptWork, TileSize, TileSums, Tiled,
+    Together,
 };
 use aril_sim::profile::curve::Curve;
 
@@ -11,17 +12,130 @@ use super::bounds::{self, Column};
 /// Query rows of a tile that are tried.
 const TILES: [u32; 4] = [1, 16, 64, 128];
 
-/// Fits both bounds for each size of tile and keeps the best; `least_us_per_kilopair` is a thousand pairs at the peak.
-pub(super) fn fit(samples: &[Sample], least_us_per_kilopair: f64) -> Option<PrefillAttention> {
+/// What bounds the attention of prompts, from the model and the chip.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct PromptPhysics {
+    /// A thousand pairs of a query and a key, all heads of this GPU, at the peak; microseconds.
+    pub(super) kilopair_us: f64,
+    /// Query heads of this GPU.
+    pub(super) heads: u32,
+    /// Multiprocessors.
+    pub(super) multiprocessors: u32,
+}
+
+/// Fits every form and keeps the best.
+pub(super) fn fit(samples: &[Sample], physics: PromptPhysics) -> Option<PrefillAttention> {
     let samples: Vec<&Sample> = samples.iter().filter(|sample| !sample.shape.prompts.is_empty()).collect();
     if samples.len() < 8 {
         return None;
     }
-    let (together, _) = TILES
+    let together = TILES
         .into_iter()
-        .map(|tile| with_tile(&samples, tile, least_us_per_kilopair))
-        .min_by(|a, b| a.1.total_cmp(&b.1))?;
-    Some(PrefillAttention { us: 0.0, prompt: PromptCost::Together(together) })
+        .map(|tile| with_tile(&samples, tile, physics.kilopair_us))
+        .map(|(together, loss)| (PromptCost::Together(together), loss));
+    let tiled = tiled(&samples, physics).map(|(tiled, loss)| (PromptCost::Tiles(tiled), loss));
+    let (prompt, _) = together.chain(tiled).min_by(|a, b| a.1.total_cmp(&b.1))?;
+    Some(PrefillAttention { us: 0.0, prompt })
+}
+
+/// Query rows of the tiles that kernels choose among.
+const SIZES: [u32; 2] = [64, 128];
+/// What beginning and ending a tile may take, in keys.
+const START_KEYS: [f64; 3] = [60.0, 160.0, 400.0];
+/// What a tile of one row may take, over a full one.
+const EMPTY_SHARES: [f64; 4] = [0.55, 0.7, 0.85, 1.0];
+
+/// The form of tiles: what a tile's beginning takes first, then what empty warps save.
+fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
+    let form = |start_keys: f64, empty_share: f64, sizes: &[u32]| {
+        let size =
+            |&rows| TileSize { rows, us: 0.0, us_per_key: 0.0, us_per_key_crowded: 0.0, busy: Curve::constant(0.0) };
+        let slots = 2 * physics.multiprocessors;
+        let sizes = sizes.iter().map(size).collect();
+        Tiled { heads: physics.heads, slots, start_keys, empty_share, sizes }
+    };
+    let better = |a: &(Tiled, f64), b: &(Tiled, f64)| a.1.total_cmp(&b.1);
+    let first = START_KEYS.into_iter().filter_map(|start| with_sizes(samples, form(start, 0.7, &SIZES), physics));
+    let start = first.min_by(better)?.0.start_keys;
+    let forms = EMPTY_SHARES.into_iter().map(|share| form(start, share, &SIZES));
+    forms
+        .chain(SIZES.map(|rows| form(start, 0.7, &[rows])))
+        .filter_map(|form| with_sizes(samples, form, physics))
+        .min_by(better)
+}
+
+/// Which size of tile a batch had is found by turns: fit each to its batches, give each batch to the quicker, again.
+fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> Option<(Tiled, f64)> {
+    let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
+    let prompts = |sample: &Sample| sample.shape.prompts.iter().map(|p| (p.chunk, p.prefix)).collect::<Vec<_>>();
+    let sums: Vec<Vec<TileSums>> = form
+        .sizes
+        .iter()
+        .map(|size| samples.iter().map(|s| form.sums(prompts(s).into_iter(), size.rows)).collect())
+        .collect();
+    // Tall tiles read keys half as often: a first guess.
+    let guess = |size: usize, i: usize| {
+        let rows = f64::from(form.sizes[size].rows);
+        sums[size][i].busy * rows * if size == 0 { 1.15 } else { 1.0 }
+    };
+    let sizes = form.sizes.len();
+    let least = |of: &dyn Fn(usize, usize) -> f64, i: usize| (0..sizes).min_by(|&a, &b| of(a, i).total_cmp(&of(b, i)));
+    let mut owner: Vec<usize> = (0..us.len()).filter_map(|i| least(&guess, i)).collect();
+    let mut best: Option<(Tiled, f64)> = None;
+    for _ in 0..4 {
+        for size in 0..sizes {
+            let mine: Vec<usize> = (0..us.len()).filter(|&i| owner[i] == size).collect();
+            if mine.len() < 6 {
+                return None;
+            }
+            let rows = f64::from(form.sizes[size].rows);
+            // A slot's key is that many pairs of all slots at once.
+            let lower = physics.kilopair_us * 1e-3 * rows * f64::from(form.slots) / f64::from(form.heads);
+            let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], sums[size][i])).unzip();
+            let fitted = one_size(&us, &sums, lower);
+            form.sizes[size] = TileSize { rows: form.sizes[size].rows, ..fitted };
+        }
+        let says = |size: usize, i: usize| form.sizes[size].us(&sums[size][i]);
+        let loss = (0..us.len())
+            .map(|i| bounds::huber((0..sizes).map(|size| says(size, i)).fold(f64::INFINITY, f64::min) / us[i] - 1.0))
+            .sum();
+        if best.as_ref().is_none_or(|(_, least)| loss < *least) {
+            best = Some((form.clone(), loss));
+        }
+        let next: Vec<usize> = (0..us.len()).filter_map(|i| least(&says, i)).collect();
+        if next == owner {
+            break;
+        }
+        owner = next;
+    }
+    best
+}
+
+/// Both bounds of one size of tile.
+fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64) -> TileSize {
+    let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { sums.iter().map(value).collect() };
+    let busy = of(&|s| s.busy);
+    let path = vec![
+        Column::new(vec![1.0; us.len()]),
+        Column::new(of(&|s| s.longest)),
+        Column::new(of(&|s| s.longest * s.crowded)),
+    ];
+    let knots = log_knots(&busy, (us.len() / 10).clamp(2, 5));
+    let mut all = vec![Column::new(vec![1.0; us.len()]), Column { values: busy.clone(), lower: least_us_per_key }];
+    all.extend(bounds::ramps(&busy, &knots));
+    // While one tile is the whole way, nothing else bounds it.
+    let start: Vec<usize> = sums.iter().map(|s| usize::from(s.busy > s.longest * 1.1)).collect();
+    let fit = bounds::fit(&[path, all], us, &[start, vec![1; us.len()], vec![0; us.len()]]);
+    let (path, all) = (&fit.coefficients[0], &fit.coefficients[1]);
+    let (rows, ramp) = bounds::ramp_table(&knots, &all[2..]);
+    let line: Vec<f64> = rows.iter().zip(&ramp).map(|(busy, ramp)| all[0] + all[1] * busy + ramp).collect();
+    TileSize {
+        rows: 0,
+        us: path[0],
+        us_per_key: path[1],
+        us_per_key_crowded: path[2],
+        busy: Curve::Table { rows, us: line },
+    }
 }
 
 fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Together, f64) {

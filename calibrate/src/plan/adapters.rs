@@ -5,6 +5,7 @@ use aril_sim::random;
 use rand::RngExt;
 
 use super::Draft;
+use super::steps::log_uniform;
 use crate::machine::{AdapterRows, Prompt, Question, StepShape};
 
 /// How rows spread over adapters.
@@ -82,9 +83,9 @@ fn ours(draft: &mut Draft, seed: u64) {
             }
         }
     }
-    for rank in [8, 16, 64] {
-        for chunk in [16, 64, 256, 512, 1024, 2048, 4096, 8192] {
-            let stage = if rank == 16 { 1 } else { 2 };
+    for rank in [8, 16, 32, 64, 128] {
+        for (index, chunk) in [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192].into_iter().enumerate() {
+            let stage = if rank == 16 || (rank == 64 && index % 3 == 0) { 1 } else { 2 };
             let mut shape = StepShape::prompt(chunk, 0);
             shape.adapters.push(AdapterRows { rank, decode: 0, prompts: 1 });
             ask(draft, stage, kernel, shape);
@@ -92,8 +93,34 @@ fn ours(draft: &mut Draft, seed: u64) {
     }
     let mut random = random::stream(seed, "calibration adapters");
     for index in 0..120 {
-        ask(draft, if index < 30 { 1 } else { 2 }, kernel, mixed(&mut random));
+        ask(draft, if index < 40 { 1 } else { 2 }, kernel, mixed(&mut random));
     }
+    for index in 0..80 {
+        ask(draft, if index < 30 { 1 } else { 2 }, kernel, prompted(&mut random));
+    }
+}
+
+/// A few prompts with adapters of their own beside decode rows with others: the step of an engine that admits.
+fn prompted(random: &mut random::Stream) -> StepShape {
+    let decodes = if random.random_bool(0.3) { 0 } else { log_uniform(random, 1, 48) };
+    let mut shape = StepShape::default();
+    let mut rows = 0;
+    let ranks: &[u32] = if decodes <= 20 { &[8, 16, 32, 64] } else { &[8, 16] };
+    let single = random.random_bool(0.4).then(|| ranks[random.random_range(0..ranks.len())]);
+    let rank = |random: &mut random::Stream| single.unwrap_or_else(|| ranks[random.random_range(0..ranks.len())]);
+    for _ in 0..decodes {
+        let decode = random.random_range(1..3);
+        rows += decode;
+        shape.adapters.push(AdapterRows { rank: rank(random), decode, prompts: 0 });
+    }
+    for _ in 0..random.random_range(1..4) {
+        shape.prompts.push(Prompt { chunk: log_uniform(random, 16, 2048), prefix: 0 });
+        shape.adapters.push(AdapterRows { rank: rank(random), decode: 0, prompts: 1 });
+    }
+    if rows > 0 {
+        shape.decode.push((rows, 16));
+    }
+    shape
 }
 
 /// Some decode rows and prompts with adapters of mixed ranks, and some rows with none.
@@ -123,14 +150,17 @@ fn mixed(random: &mut random::Stream) -> StepShape {
 /// Kernels for comparison: enough for their price, not for every corner.
 fn others(draft: &mut Draft, kernel: LoraKernel) {
     let decode = |rows: u32| StepShape::decode(rows, 16);
-    for rows in [1, 4, 16, 32, 64, 128, 256] {
+    for (index, rows) in [1, 4, 16, 32, 64, 128, 256].into_iter().enumerate() {
         for popularity in Popularity::ALL {
-            ask(draft, 2, kernel, decode(rows).with_adapters(16, &popularity.rows(rows)));
+            let plain = matches!(popularity, Popularity::Distinct | Popularity::Identical);
+            let stage = if plain && index % 2 == 0 { 1 } else { 2 };
+            ask(draft, stage, kernel, decode(rows).with_adapters(16, &popularity.rows(rows)));
         }
     }
     for rank in [8, 32, 64, 128] {
         for segments in [1, 4, 8, 16, 32] {
-            ask(draft, 2, kernel, decode(segments).with_adapters(rank, &vec![1; segments as usize]));
+            let stage = if matches!((rank, segments), (8 | 64, 4 | 16)) { 1 } else { 2 };
+            ask(draft, stage, kernel, decode(segments).with_adapters(rank, &vec![1; segments as usize]));
         }
     }
     for ranks in [[8, 64], [16, 128], [8, 128]] {
@@ -143,7 +173,7 @@ fn others(draft: &mut Draft, kernel: LoraKernel) {
     for chunk in [64, 256, 1024, 2048] {
         let mut shape = StepShape::prompt(chunk, 0);
         shape.adapters.push(AdapterRows { rank: 16, decode: 0, prompts: 1 });
-        ask(draft, 2, kernel, shape);
+        ask(draft, if chunk == 256 { 1 } else { 2 }, kernel, shape);
     }
 }
 

@@ -137,8 +137,10 @@ fn loads(draft: &mut Draft) {
         for rank in [16, 64] {
             draft.ask(stage, Question::Load { rank, pinned: true, beside: Some(shape.clone()) });
         }
+        draft.ask(stage, Question::Load { rank: 16, pinned: false, beside: Some(shape.clone()) });
         draft.ask(stage, Question::StepBesideLoad { shape: shape.clone() });
         draft.ask(stage, Question::Step { kernel: LoraKernel::None, shape });
     }
-    draft.ask(2, Question::Switch { rank: 16 });
+    draft.ask(1, Question::Switch { rank: 16 });
+    draft.ask(2, Question::Switch { rank: 64 });
 }

@@ -54,13 +54,8 @@ impl Llama {
             }
         } else {
             self.check_slot(slot, rank)?;
-            // A mebibyte of different numbers, again and again.
-            let piece = (0..1_u32 << 18)
-                .flat_map(|n| (n.wrapping_mul(2_654_435_761) & 0x83ff_83ff | 0x2000_2000).to_le_bytes());
-            let piece: Vec<u8> = piece.collect();
             let bytes = self.adapter_bytes(rank);
-            let content: Vec<u8> = piece.iter().copied().cycle().take(bytes).collect();
-            let buffer = HostBuffer::new(&self.gpu, from, &content)?;
+            let buffer = self.unpinned(from, bytes)?;
             let timed = || Error::driver("timing a load");
             let target = self.slots[slot as usize].memory.address;
             for repeat in 0..=repeats {
@@ -75,6 +70,67 @@ impl Llama {
                 }
             }
         }
+        self.unload_adapter(slot)?;
+        Ok(samples)
+    }
+
+    /// Host memory with a mebibyte of different numbers, again and again.
+    fn unpinned(&self, from: HostMemory, bytes: usize) -> Result<HostBuffer, Error> {
+        let piece =
+            (0..1_u32 << 18).flat_map(|n| (n.wrapping_mul(2_654_435_761) & 0x83ff_83ff | 0x2000_2000).to_le_bytes());
+        let piece: Vec<u8> = piece.collect();
+        let content: Vec<u8> = piece.iter().copied().cycle().take(bytes).collect();
+        HostBuffer::new(&self.gpu, from, &content)
+    }
+
+    /// Microseconds of copies from pageable memory beside replays of a step: those that lay wholly beside them. Such a copy keeps the host
+    /// busy until its source is read. The slot is empty afterwards.
+    ///
+    /// # Errors
+    /// As [`Llama::time_loads`].
+    pub fn time_pageable_beside(
+        &mut self,
+        sequences: &[Sequence<'_>],
+        slot: u32,
+        rank: u32,
+        replays: usize,
+    ) -> Result<Vec<f64>, Error> {
+        let timed = || Error::driver("timing a load beside steps");
+        self.check_slot(slot, rank)?;
+        let bytes = self.adapter_bytes(rank);
+        let buffer = self.unpinned(HostMemory::Pageable, bytes)?;
+        let batch = Batch::new(sequences, &self.shape, &self.settings)?;
+        let metrics = Metrics::of(&batch);
+        self.prepare(&metrics)?;
+        let set = self.plan_adapters(&batch)?;
+        let table = self.attention.plan(&self.stream, &batch, sequences)?;
+        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
+        let graph = {
+            let forward = Forward::new(self, &metrics, &set.plans);
+            self.capture_of(|| forward.step())?
+        };
+        graph.upload().map_err(timed())?;
+        for _ in 0..replays {
+            graph.launch().map_err(timed())?;
+        }
+        let last = self.event()?;
+        last.record(&self.stream).map_err(timed())?;
+        let target = self.slots[slot as usize].memory.address;
+        let mut samples = Vec::new();
+        loop {
+            let (begin, end) = (self.event()?, self.event()?);
+            begin.record(&self.copies).map_err(timed())?;
+            // SAFETY: the slot has room for the rank, and the steps on their way use no adapter.
+            unsafe { buffer.copy_to_address(&self.copies, target, bytes)? };
+            end.record(&self.copies).map_err(timed())?;
+            end.synchronize().map_err(timed())?;
+            if last.is_complete() {
+                break;
+            }
+            samples.push(f64::from(begin.elapsed_ms(&end).map_err(timed())?) * 1e3);
+        }
+        self.stream.synchronize().map_err(timed())?;
+        self.keep(set);
         self.unload_adapter(slot)?;
         Ok(samples)
     }

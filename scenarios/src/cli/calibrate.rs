@@ -1,5 +1,6 @@
 //! `aril calibrate`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use aril_calibrate::machine::gpu::LlamaGpu;
 use aril_calibrate::machine::synthetic::SyntheticGpu;
 use aril_calibrate::machine::{Machine, Question};
 use aril_calibrate::measure::{Budget, Measured, Progress, measure};
-use aril_calibrate::plan::Plan;
+use aril_calibrate::plan::{Plan, kind};
 use aril_calibrate::recording::{Recording, Writer};
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::time::Span;
@@ -154,8 +155,13 @@ fn told(
         let stage = measured.missing[0].stage;
         let seconds: f64 = measured.missing.iter().map(|planned| planned.seconds).sum();
         text += &format!("missing from stage {stage} on, about {seconds:.0} s of work: go on with --resume\n");
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        measured.missing.iter().for_each(|planned| *kinds.entry(kind(&planned.question)).or_default() += 1);
+        let kinds: Vec<String> = kinds.into_iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+        text += &format!("missing by kind: {}\n", kinds.join("; "));
     }
-    let headings = ["held out", "how", "shapes", "median %", "95th %", "mean %"].map(str::to_owned);
+    let headings =
+        ["held out", "how", "shapes", "median %", "95th %", "mean %", "median us", "95th us"].map(str::to_owned);
     let rows: Vec<Vec<String>> = fitted
         .profile
         .held_out
@@ -163,7 +169,9 @@ fn told(
         .map(|e| {
             let [median, p95] = [e.median_percent, e.p95_percent].map(|percent| format!("{percent:.2}"));
             let mean = format!("{:+.2}", e.mean_signed_percent);
-            vec![e.of.clone(), e.split.clone(), e.shapes.to_string(), median, p95, mean]
+            let [median_us, p95_us] =
+                [e.median_us, e.p95_us].map(|us| us.map_or(String::new(), |us| format!("{us:.1}")));
+            vec![e.of.clone(), e.split.clone(), e.shapes.to_string(), median, p95, mean, median_us, p95_us]
         })
         .collect();
     text += &output::table(&headings, &rows);

@@ -11,6 +11,9 @@ const DENSE_ROWS: u32 = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Attention {
     bounds: Vec<Bound>,
+    /// Those of short contexts, up to the longest for which they hold; 0: there are none.
+    short: Vec<Bound>,
+    short_max: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -32,11 +35,18 @@ struct Coefficients {
 impl Attention {
     /// The bounds of one layer, times `factor`: the layers, the scale of whole steps, a slow-down.
     pub(super) fn compile(attention: &DecodeAttention, factor: f64) -> Attention {
-        let bounds = attention.bounds.iter().map(|source| {
-            let dense = (0..=DENSE_ROWS).map(|rows| Coefficients::of(source, factor, rows)).collect();
-            Bound { dense, source: source.clone(), factor }
-        });
-        Attention { bounds: bounds.collect() }
+        let compiled = |bounds: &[DecodeBound]| {
+            let one = |source: &DecodeBound| {
+                let dense = (0..=DENSE_ROWS).map(|rows| Coefficients::of(source, factor, rows)).collect();
+                Bound { dense, source: source.clone(), factor }
+            };
+            bounds.iter().map(one).collect()
+        };
+        Attention {
+            bounds: compiled(&attention.bounds),
+            short: attention.short.as_ref().map_or_else(Vec::new, |short| compiled(&short.bounds)),
+            short_max: attention.short.as_ref().map_or(0, |short| short.context_max),
+        }
     }
 
     /// What so many decode rows pay now, and with each further step, until another bound takes over.
@@ -46,11 +56,15 @@ impl Attention {
             let first = c.once + c.token * context_sum + c.longest * u64::from(longest);
             (first, c.token * u64::from(rows) + c.longest)
         };
+        let (bounds, mut steps) = if longest <= self.short_max && self.short_max > 0 {
+            (&self.short, self.short_max - longest + 1)
+        } else {
+            (&self.bounds, u32::MAX)
+        };
         // Of equal bounds the steeper one is the larger from the next step on.
-        let (first, increment) = self.bounds.iter().map(line).max().unwrap_or((0, 0));
-        let mut steps = u32::MAX;
-        if self.bounds.len() > 1 {
-            for (other_first, other_increment) in self.bounds.iter().map(line) {
+        let (first, increment) = bounds.iter().map(line).max().unwrap_or((0, 0));
+        if bounds.len() > 1 {
+            for (other_first, other_increment) in bounds.iter().map(line) {
                 if other_increment > increment {
                     let holds_until = (first - other_first) / (other_increment - increment);
                     steps = steps.min(u32::try_from(holds_until).unwrap_or(u32::MAX).saturating_add(1));
@@ -81,13 +95,25 @@ impl Coefficients {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::attention::ShortContexts;
 
     fn two_bounds() -> Attention {
         let bounds = vec![
             DecodeBound::uniform("longest row", 2e-6, 0.0, 3e-6),
             DecodeBound::uniform("bandwidth", 0.0, 1e-6, 0.0),
         ];
-        Attention::compile(&DecodeAttention { bounds }, 1.0)
+        Attention::compile(&DecodeAttention { bounds, short: None }, 1.0)
+    }
+
+    #[test]
+    fn short_contexts_have_bounds_of_their_own_and_a_promise_ends_with_them() {
+        let short = ShortContexts { context_max: 10, bounds: vec![DecodeBound::uniform("short", 5e-6, 1e-6, 0.0)] };
+        let bounds = vec![DecodeBound::uniform("bandwidth", 20e-6, 1e-6, 0.0)];
+        let attention = Attention::compile(&DecodeAttention { bounds, short: Some(short) }, 1.0);
+        let at = |context: u32| attention.price(1, u64::from(context), context);
+        assert_eq!((at(8).first.as_ps(), at(8).steps), (13, 3));
+        assert_eq!((at(10).first.as_ps(), at(10).steps), (15, 1));
+        assert_eq!((at(11).first.as_ps(), at(11).steps), (31, u32::MAX));
     }
 
     /// The largest bound at `step` steps from a batch, by hand.

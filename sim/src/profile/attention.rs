@@ -1,7 +1,9 @@
 //! Attention: what bounds it, for prompts and for decode rows.
 
+mod tiles;
 mod together;
 
+pub use tiles::{TileSize, TileSums, Tiled};
 pub use together::{PromptQuantity, PromptSums, PromptTerm, PromptWork, Together};
 
 use schemars::JsonSchema;
@@ -16,6 +18,19 @@ use super::curve::{finite, increasing, interpolate, not_negative};
 #[serde(deny_unknown_fields)]
 pub struct DecodeAttention {
     /// At least one.
+    pub bounds: Vec<DecodeBound>,
+    /// Other bounds for batches of short contexts, which no kernel splits over several blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short: Option<ShortContexts>,
+}
+
+/// What decode rows cost while none of them is long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShortContexts {
+    /// The longest context for which this holds.
+    pub context_max: u32,
+    /// At least one; the largest of them.
     pub bounds: Vec<DecodeBound>,
 }
 
@@ -53,7 +68,15 @@ impl DecodeAttention {
             let [once, token, longest_token] = bound.at(f64::from(rows));
             once + token * context_sum as f64 + longest_token * f64::from(longest)
         };
-        self.bounds.iter().map(bound).fold(0.0, f64::max)
+        self.bounds_at(longest).iter().map(bound).fold(0.0, f64::max)
+    }
+
+    /// The bounds that hold while the longest context is this.
+    fn bounds_at(&self, longest: u32) -> &[DecodeBound] {
+        match &self.short {
+            Some(short) if longest <= short.context_max => &short.bounds,
+            _ => &self.bounds,
+        }
     }
 }
 
@@ -116,6 +139,8 @@ pub enum PromptCost {
     Table(PromptTable),
     /// All prompts in one launch: no sum over them.
     Together(Together),
+    /// All prompts in one launch, by the tiles that its blocks compute.
+    Tiles(Tiled),
 }
 
 /// `us + us_per_token × chunk + us_per_kilopair × pairs / 1000 + us_per_context_token × (prefix + chunk)`,
@@ -169,7 +194,7 @@ impl PrefillAttention {
     }
 
     /// What the prompts of a step cost beyond the start, by (chunk, prefix); microseconds.
-    pub(crate) fn prompts_us(&self, prompts: impl Iterator<Item = (u32, u32)>) -> f64 {
+    pub(crate) fn prompts_us(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone) -> f64 {
         let some = prompts.filter(|(chunk, _)| *chunk > 0);
         let wide = |(chunk, prefix): (u32, u32)| (f64::from(chunk), f64::from(prefix));
         match &self.prompt {
@@ -179,6 +204,7 @@ impl PrefillAttention {
                 .sum(),
             PromptCost::Table(table) => some.map(wide).map(|(chunk, prefix)| table.us(chunk, prefix)).sum(),
             PromptCost::Together(together) => together.us(some),
+            PromptCost::Tiles(tiled) => tiled.us(some),
         }
     }
 
@@ -191,6 +217,7 @@ impl PrefillAttention {
             PromptCost::Bounds(bounds) => bounds.iter().try_for_each(PromptBound::check),
             PromptCost::Table(table) => table.check(),
             PromptCost::Together(together) => together.check(),
+            PromptCost::Tiles(tiled) => tiled.check(),
         }
     }
 }

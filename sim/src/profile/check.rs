@@ -82,7 +82,11 @@ impl Profile {
         if self.decode_attention.bounds.is_empty() {
             return Err(self.bad("decode_attention.bounds")("it is empty: at least one is needed".to_owned()));
         }
-        for bound in &self.decode_attention.bounds {
+        let short = self.decode_attention.short.as_ref();
+        if short.is_some_and(|short| short.bounds.is_empty()) {
+            return Err(self.bad("decode_attention.short.bounds")("it is empty: at least one is needed".to_owned()));
+        }
+        for bound in self.decode_attention.bounds.iter().chain(short.iter().flat_map(|short| &short.bounds)) {
             bound.check().map_err(self.bad(&format!("decode_attention.{}", bound.name)))?;
         }
         Ok(())

@@ -1,0 +1,88 @@
+//! About how long an answer takes: for budgets and repetitions alone, never for a profile.
+
+use aril_sim::profile::lora::LoraKernel;
+
+use crate::machine::{Identity, Question, StepShape};
+
+/// What a model needs, at rates that any data-centre GPU of the last years about reaches.
+pub(super) struct Effort {
+    layers: f64,
+    /// One layer's weights, microseconds to stream them.
+    weights_us: f64,
+    /// A row through one layer.
+    row_us: f64,
+    /// A token of context in one layer.
+    token_us: f64,
+    /// A thousand pairs of query and key in one layer.
+    kilopair_us: f64,
+}
+
+/// Rates: bytes and operations a microsecond.
+const BYTES: f64 = 2.5e6;
+const OPERATIONS: f64 = 4e8;
+
+/// Device time that the repetitions of one answer are given, microseconds; and how many there are at least and at most. After some twenty
+/// milliseconds of products a card reaches its power limit, and answers something else.
+const GIVEN_US: f64 = 16_000.0;
+const REPEATS: (f64, f64) = (3.0, 11.0);
+
+/// Settling, preparing a shape, capturing it; seconds.
+const PREPARING_S: f64 = 0.05;
+
+impl Effort {
+    pub(super) fn of(identity: &Identity) -> Effort {
+        let model = &identity.model;
+        let degree = f64::from(identity.tensor_parallel.max(1));
+        let parameters = model.layer_matrix_parameters() as f64 / degree;
+        let layers = f64::from(model.layers);
+        let kv = model.kv_bytes_per_token_per_gpu(identity.tensor_parallel) as f64 / layers;
+        Effort {
+            layers,
+            weights_us: parameters * model.weights.bytes() as f64 / BYTES,
+            row_us: parameters * 2.0 / OPERATIONS,
+            token_us: kv / BYTES,
+            kilopair_us: 4e3 * model.query_width() as f64 / degree / OPERATIONS,
+        }
+    }
+
+    /// One layer of a step.
+    fn layer_us(&self, shape: &StepShape) -> f64 {
+        let pairs: f64 =
+            shape.prompts.iter().map(|p| f64::from(p.chunk) * (f64::from(p.prefix) + f64::from(p.chunk) / 2.0)).sum();
+        let arithmetic = f64::from(shape.rows()) * self.row_us + pairs * 1e-3 * self.kilopair_us;
+        (self.weights_us + shape.kv_tokens() as f64 * self.token_us).max(arithmetic)
+    }
+
+    /// One repetition on the device, microseconds: operations run once a layer.
+    fn device_us(&self, question: &Question) -> f64 {
+        let step = |shape: &StepShape| self.layer_us(shape) * self.layers;
+        match question {
+            Question::Operation { shape, .. } => step(shape) / 3.0,
+            Question::Lora { kernel: LoraKernel::Segmented, shape } => step(shape),
+            Question::Lora { kernel: LoraKernel::Loop, shape } => {
+                200.0 * shape.adapters.len() as f64 + self.layer_us(shape)
+            }
+            Question::Lora { shape, .. } => 2.0 * self.layer_us(shape),
+            Question::Step { shape, .. } | Question::Host { shape, .. } => step(shape),
+            // Many replays, so that copies begin and end among them.
+            Question::StepBesideLoad { shape } => 4.0 * step(shape),
+            Question::Load { rank, beside, .. } => {
+                f64::from(*rank) * 250.0 + beside.as_ref().map_or(0.0, |shape| step(shape) * 4.0)
+            }
+            Question::Switch { .. } => 30_000.0,
+            Question::Copy { bytes } => *bytes as f64 / BYTES,
+        }
+    }
+
+    /// More repetitions where they are cheap.
+    pub(super) fn repeats(&self, question: &Question) -> u32 {
+        (GIVEN_US / self.device_us(question).max(1.0)).clamp(REPEATS.0, REPEATS.1) as u32
+    }
+
+    /// All of an answer, seconds.
+    pub(super) fn seconds(&self, question: &Question) -> f64 {
+        // Our kernels are measured launch by launch.
+        let parts = if matches!(question, Question::Lora { kernel: LoraKernel::Segmented, .. }) { 1.6 } else { 1.0 };
+        parts * PREPARING_S + f64::from(self.repeats(question) + 1) * (self.device_us(question) + 150.0) * 1e-6
+    }
+}

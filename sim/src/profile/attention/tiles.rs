@@ -1,0 +1,288 @@
+//! Prompts whose query rows are cut into tiles, a block of the kernel for each tile and head, the longest first.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::profile::curve::{Curve, not_negative};
+
+/// Attention of all prompts of a step in one launch, for one layer: with the tile size that is the quickest for them, the larger of
+/// the longest tile's way through its keys and of what all tiles keep the chip busy.
+///
+/// A tile counts the keys that it walks, and `start_keys` more for its beginning and end. The last tile of a prompt may be partly
+/// filled: its warps without rows do less, down to the share `empty_share`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tiled {
+    /// Blocks of one tile: query heads on this GPU.
+    pub heads: u32,
+    /// Blocks that the chip computes at once.
+    pub slots: u32,
+    /// What beginning and ending a tile takes, in keys.
+    pub start_keys: f64,
+    /// What a tile takes whose warps have one row, over one whose warps are full: above zero, at most one.
+    pub empty_share: f64,
+    /// At least one.
+    pub sizes: Vec<TileSize>,
+}
+
+/// What tiles of one size cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TileSize {
+    /// Query rows of a tile.
+    pub rows: u32,
+    /// The longest tile: once.
+    pub us: f64,
+    /// The longest tile: each key, while blocks have a multiprocessor for themselves.
+    pub us_per_key: f64,
+    /// The longest tile: each key beyond that, where all slots are taken; in proportion between.
+    pub us_per_key_crowded: f64,
+    /// All tiles: by the keys that the busiest slot walks, as tiles are dealt out.
+    pub busy: Curve,
+}
+
+/// Prompts as tiles of one size.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TileSums {
+    /// Tiles.
+    pub tiles: f64,
+    /// Keys of the longest.
+    pub longest: f64,
+    /// How crowded the chip is: 0 while every block has a multiprocessor for itself, 1 where all slots are taken.
+    pub crowded: f64,
+    /// Keys of the busiest slot.
+    pub busy: f64,
+}
+
+/// To so many keys a tile among many is looked for.
+const GRID: f64 = 16.0;
+
+impl Tiled {
+    /// What these (chunk, prefix) pairs cost, microseconds.
+    pub(super) fn us(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone) -> f64 {
+        let of = |size: &TileSize| size.us(&self.sums(prompts.clone(), size.rows));
+        self.sizes.iter().map(of).reduce(f64::min).unwrap_or(0.0)
+    }
+
+    /// The same prompts as tiles of so many rows.
+    pub fn sums(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone, rows: u32) -> TileSums {
+        let (mut count, mut total, mut longest) = (0_u64, 0.0, 0.0_f64);
+        let mut few = 0;
+        let cut = || prompts.clone().map(|(chunk, prefix)| Cut::of(chunk, prefix, rows, self));
+        for part in cut() {
+            count += part.count();
+            total += part.keys();
+            longest = longest.max(part.place(0)).max(if part.whole > 0 { part.whole_key(part.whole) } else { 0.0 });
+            few += 1;
+        }
+        if few == 0 {
+            return TileSums::default();
+        }
+        let (heads, slots) = (u64::from(self.heads.max(1)), u64::from(self.slots.max(1)));
+        let blocks = count * heads;
+        let mut busy = (total * heads as f64 / slots as f64).max(longest);
+        if blocks > slots {
+            // Dealt out the longest first, slots end unevenly: by about half of the shortest tile of those prompts that matter.
+            for one in cut() {
+                let mine: f64 = cut().filter(|other| other.prefix >= one.prefix).map(|other| other.keys()).sum();
+                busy = busy.max(mine * heads as f64 / slots as f64 + (one.prefix + one.start) / 2.0);
+            }
+            // Some slot has k + 1 of the first k × slots + 1 blocks, none of them shorter than the last of these.
+            let last = blocks.div_ceil(slots) - 1;
+            for k in [1, last] {
+                let place = k * slots / heads;
+                let next = (k + 1) as f64;
+                if place < count && (k == 1 || last > 1) && next * longest > busy {
+                    let key = if few == 1 { first(cut()).place(place) } else { nth(cut(), place, longest) };
+                    busy = busy.max(next * (key / GRID).floor() * GRID);
+                }
+            }
+        }
+        let alone = slots as f64 / 2.0;
+        let crowded = ((blocks as f64 - alone) / alone).clamp(0.0, 1.0);
+        TileSums { tiles: count as f64, longest, crowded, busy }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.heads == 0 || self.slots == 0 {
+            return Err("heads or slots is 0: at least 1".to_owned());
+        }
+        not_negative("start_keys", self.start_keys)?;
+        if !(self.empty_share > 0.0 && self.empty_share <= 1.0) {
+            return Err(format!("empty_share is {}: above zero, at most one", self.empty_share));
+        }
+        if self.sizes.is_empty() {
+            return Err("sizes is empty: at least one is needed".to_owned());
+        }
+        for size in &self.sizes {
+            if size.rows == 0 {
+                return Err("rows is 0: at least 1".to_owned());
+            }
+            for (key, value) in
+                [("us", size.us), ("us_per_key", size.us_per_key), ("us_per_key_crowded", size.us_per_key_crowded)]
+            {
+                not_negative(key, value)?;
+            }
+            size.busy.check()?;
+        }
+        Ok(())
+    }
+}
+
+impl TileSize {
+    /// What tiles of this size cost, microseconds.
+    pub fn us(&self, sums: &TileSums) -> f64 {
+        if sums.tiles == 0.0 {
+            return 0.0;
+        }
+        let key = self.us_per_key + self.us_per_key_crowded * sums.crowded;
+        (self.us + key * sums.longest).max(self.busy.us(sums.busy))
+    }
+}
+
+/// A prompt as tiles: whole ones, each longer by its rows than the one before, and one more that is partly filled.
+#[derive(Clone, Copy)]
+struct Cut {
+    whole: u64,
+    rows: f64,
+    prefix: f64,
+    start: f64,
+    /// Weighted keys of the partly filled one; below zero without any.
+    part: f64,
+}
+
+impl Cut {
+    fn of(chunk: u32, prefix: u32, rows: u32, tiled: &Tiled) -> Cut {
+        let rest = chunk % rows;
+        // Four warps share a tile's rows.
+        let warps = f64::from((4 * rest).div_ceil(rows)) / 4.0;
+        let weight = tiled.empty_share + (1.0 - tiled.empty_share) * warps;
+        let keys = f64::from(prefix) + f64::from(chunk);
+        Cut {
+            whole: u64::from(chunk / rows),
+            rows: f64::from(rows),
+            prefix: f64::from(prefix),
+            start: tiled.start_keys,
+            part: if rest > 0 { keys * weight + tiled.start_keys } else { -1.0 },
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.whole + u64::from(self.part >= 0.0)
+    }
+
+    /// Keys of whole tile `number`, counted from 1.
+    fn whole_key(&self, number: u64) -> f64 {
+        self.prefix + self.rows * number as f64 + self.start
+    }
+
+    fn keys(&self) -> f64 {
+        let n = self.whole as f64;
+        n * (self.prefix + self.start) + self.rows * n * (n + 1.0) / 2.0 + self.part.max(0.0)
+    }
+
+    /// Keys of the tile at a place, the last of the prompt at 0.
+    fn place(&self, place: u64) -> f64 {
+        match (self.part >= 0.0, place) {
+            (true, 0) => self.part,
+            (true, place) => self.whole_key(self.whole + 1 - place),
+            (false, place) => self.whole_key(self.whole - place),
+        }
+    }
+
+    /// Tiles with at least so many keys.
+    fn at_least(&self, keys: f64) -> u64 {
+        let below = ((keys - self.start - self.prefix) / self.rows).ceil() - 1.0;
+        let whole = self.whole.saturating_sub(below.max(0.0) as u64);
+        whole + u64::from(self.part >= keys)
+    }
+}
+
+fn first(mut parts: impl Iterator<Item = Cut>) -> Cut {
+    parts.next().expect("it was counted")
+}
+
+/// Keys of the tile at a place among all, the longest at 0, down to the grid: halving powers of two, so that more tiles never give less.
+fn nth(parts: impl Iterator<Item = Cut> + Clone, place: u64, longest: f64) -> f64 {
+    let (mut low, mut step) = (0.0, GRID);
+    while step <= longest {
+        step *= 2.0;
+    }
+    while step > GRID {
+        step /= 2.0;
+        let count: u64 = parts.clone().map(|part| part.at_least(low + step)).sum();
+        if count > place {
+            low += step;
+        }
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiled(heads: u32, slots: u32) -> Tiled {
+        let size = |rows, us_per_key| TileSize {
+            rows,
+            us: 0.0,
+            us_per_key,
+            us_per_key_crowded: 0.0,
+            busy: Curve::per_row(us_per_key),
+        };
+        Tiled { heads, slots, start_keys: 10.0, empty_share: 0.5, sizes: vec![size(4, 1.0), size(8, 1.5)] }
+    }
+
+    /// Every block to the slot that is free first.
+    fn dealt(tiled: &Tiled, prompts: &[(u32, u32)], rows: u32) -> f64 {
+        let mut keys = Vec::new();
+        for &(chunk, prefix) in prompts {
+            for begin in (0..chunk).step_by(rows as usize) {
+                let mine = rows.min(chunk - begin);
+                let share = f64::from((4 * mine).div_ceil(rows)) / 4.0;
+                let weight = if mine == rows { 1.0 } else { tiled.empty_share + (1.0 - tiled.empty_share) * share };
+                keys.push(f64::from(prefix + begin + mine) * weight + tiled.start_keys);
+            }
+        }
+        keys.sort_by(|a, b| b.total_cmp(a));
+        let mut slots = vec![0.0_f64; tiled.slots as usize];
+        for key in keys.iter().flat_map(|key| std::iter::repeat_n(*key, tiled.heads as usize)) {
+            let free = slots.iter_mut().min_by(|a, b| a.total_cmp(b)).unwrap();
+            *free += key;
+        }
+        slots.into_iter().fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn the_busiest_slot_is_about_what_dealing_out_gives() {
+        let tiled = tiled(32, 264);
+        let mut state = 1_u32;
+        let mut draw = |below: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) % below
+        };
+        let mut errors = Vec::new();
+        for _ in 0..200 {
+            let prompts: Vec<(u32, u32)> = (0..=draw(6)).map(|_| (16 << draw(7), draw(2) * (16 << draw(9)))).collect();
+            for rows in [64, 128] {
+                let sums = tiled.sums(prompts.iter().copied(), rows);
+                let by_hand = dealt(&tiled, &prompts, rows);
+                errors.push((sums.busy / by_hand - 1.0).abs());
+                assert!(errors.last().unwrap() < &0.2, "{prompts:?} in tiles of {rows}: {sums:?}, dealt {by_hand}");
+            }
+        }
+        errors.sort_by(f64::total_cmp);
+        assert!(errors[errors.len() / 2] < 0.01 && errors[errors.len() * 95 / 100] < 0.07, "{errors:?}");
+    }
+
+    #[test]
+    fn one_tile_costs_its_keys_and_the_quicker_size_is_taken() {
+        let tiled = tiled(1, 8);
+        // Tiles of 4 and 8 keys, and 10 more each; or one of 8, at half as much again.
+        assert_eq!(tiled.us([(8, 0)].into_iter()), 18.0);
+        assert_eq!(tiled.us([(4, 20)].into_iter()), 34.0);
+        // One row of four: its warps are a quarter full, so that it weighs 0.5 + 0.5 / 4.
+        assert_eq!(tiled.us([(1, 0)].into_iter()), 10.625);
+        assert_eq!(tiled.us(std::iter::empty()), 0.0);
+    }
+}
