@@ -15,6 +15,9 @@ fn main() {
     let log = Path::new("../.git/logs/HEAD");
     if log.is_file() {
         println!("cargo:rerun-if-changed={}", log.display());
+    } else if let Some(log) = run("git", &["rev-parse", "--git-path", "logs/HEAD"]) {
+        // A worktree keeps it elsewhere.
+        println!("cargo:rerun-if-changed={log}");
     }
 }
 

@@ -171,11 +171,16 @@ fn describe(shape: &Shape) -> String {
     parts.join(", ")
 }
 
+/// The hash of the kernel sources of this build.
+pub fn built_hash() -> Option<String> {
+    aril_kernels::source::Sources::built_in().hash().ok()
+}
+
 /// The doubt about a measured profile whose kernels are not those of this build.
 pub fn other_kernels(profile: &Profile) -> Option<Doubt> {
     let measured = profile.provenance.kind == ProvenanceKind::Measured;
     let hash = profile.provenance.kernel_source_hash.as_ref().filter(|_| measured)?;
-    let built = aril_kernels::source::Sources::built_in().hash().ok()?;
+    let built = built_hash()?;
     (*hash != built).then(|| Doubt::OtherKernels { measured: hash.clone(), built })
 }
 

@@ -1,6 +1,6 @@
 //! The profiles that ship with the program.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aril_sim::gpu::Gpu;
 use aril_sim::model::Model;
@@ -152,7 +152,13 @@ pub(crate) fn full_name(family: &str, model: &str, tensor_parallel: u32) -> Stri
     }
 }
 
-/// Every profile that is committed, made anew: its name and its TOML. Measured ones are fitted to `NAME.jsonl` in `measurements`.
+/// The committed measurements of a profile: `NAME.jsonl.gz`, or `NAME.jsonl`.
+pub fn recorded(measurements: &Path, name: &str) -> PathBuf {
+    let packed = measurements.join(format!("{name}.jsonl.gz"));
+    if packed.is_file() { packed } else { measurements.join(format!("{name}.jsonl")) }
+}
+
+/// Every profile that is committed, made anew: its name and its TOML. Measured ones are fitted to what is [`recorded`] in `measurements`.
 ///
 /// # Errors
 /// When the published figures cannot be read or met, or measurements are missing or damaged.
@@ -164,7 +170,7 @@ pub fn make(
     let mut made = Vec::new();
     for profile in PROFILES {
         if profile.family.starts_with("measured-") {
-            let file = measurements.join(format!("{}.jsonl", profile.name()));
+            let file = recorded(measurements, &profile.name());
             let recording = Recording::read(&file)?;
             let fitted = fit(&recording, &profile.name(), &file.display().to_string())?;
             made.push((profile.name(), text::write(&fitted.profile)));

@@ -67,6 +67,7 @@ pub fn fit(recording: &Recording, name: &str, origin: &str) -> Result<Fitted, Ca
     let judged = judge::judge(&data, identity, origin)?;
     profile.held_out = judged.held_out;
     profile.spread = spread::of(&data, &profile)?;
+    collective(&mut profile, &mut notes);
     if recording.missing > 0 {
         notes.push(format!("{} planned points are missing", recording.missing));
     }
@@ -177,7 +178,7 @@ pub(crate) fn model(
     let scale = profile.whole_step.scale;
     let whole = &mut profile.whole_step;
     whole.us_per_layer_prompt = whole.us_per_layer_prompt.max(-prompt_us * scale);
-    whole.us_per_layer_lora = whole.us_per_layer_lora.max(-lora_us * scale);
+    whole.us_per_layer_lora = whole.us_per_layer_lora.max(-lora_us * scale * whole.lora_scale);
     if steps.len() < 12 {
         notes.push("too few whole steps: what they take beyond the sum of their parts is unknown".to_owned());
     }
@@ -188,6 +189,34 @@ pub(crate) fn model(
     }
     Ok(profile)
 }
+
+/// What one GPU cannot measure of several: the all-reduces of a layer, priced from link figures and marked as that.
+fn collective(profile: &mut Profile, notes: &mut Vec<String>) {
+    if profile.tensor_parallel <= 1 {
+        return;
+    }
+    let derived = derive::derive(&profile.gpu, &profile.model, profile.tensor_parallel).ok();
+    let Some((operation, derived)) = derived.and_then(|derived| {
+        let all_reduce = derived.operations.iter().find(|operation| operation.name == ALL_REDUCE)?.clone();
+        Some((all_reduce, derived))
+    }) else {
+        notes.push("the all-reduces between GPUs are not in the profile: nothing is known of the link".to_owned());
+        return;
+    };
+    profile.operations.push(operation);
+    for key in ["all_reduce_us", "link_efficiency"] {
+        if let Some(assumption) = derived.assumptions.get(key) {
+            profile.assumptions.insert(key.to_owned(), assumption.clone());
+        }
+    }
+    let note = format!("one GPU of {} was measured; all-reduces are priced from link figures", profile.tensor_parallel);
+    let known = profile.provenance.note.take();
+    profile.provenance.note = Some(known.map_or_else(|| note.clone(), |known| format!("{known}; {note}")));
+    notes.push(note);
+}
+
+/// What data sheets' profiles call the collective.
+const ALL_REDUCE: &str = "all-reduce";
 
 /// Merging: what a switch costs was measured; steps with merged weights cost what they cost without adapters.
 fn others_of(
@@ -257,6 +286,10 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
             prompt: !sample.shape.prompts.is_empty(),
             us: sample.us,
             parts_us: probe.clone().us(&sample.shape.probe(on)),
+            lora_us: match bare.lora.get(&kernel).filter(|_| on) {
+                Some(cost) => cost.us(&sample.shape.probe(on).view()) * f64::from(bare.model.layers),
+                None => 0.0,
+            },
         });
     }
     Ok(samples)

@@ -117,6 +117,7 @@ pub fn content(profile: &Profile, recordings: &[Recording]) -> Result<Content, C
     all.extend(charts::operations(&mut predictor, &answered)?);
     all.push(charts::decode_attention(&mut predictor, &answered)?);
     all.push(charts::prefill_attention(&mut predictor, &answered)?);
+    all.push(charts::layer(profile, &mut predictor, &answered)?);
     all.push(adapters::layer(profile, &mut predictor, &answered)?);
     all.push(charts::decode_steps(profile, &mut predictor, &answered)?);
     all.push(charts::prefill_steps(&mut predictor, &answered)?);

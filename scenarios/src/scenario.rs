@@ -81,7 +81,9 @@ pub struct Scenario {
     pub traffic: Traffic,
     /// How each replica's engine is set.
     pub engine: Engine,
-    /// The replicas, by pool. A pool is called after its GPU unless it says otherwise.
+    /// The replicas, by pool. A pool is called after its GPU unless it says otherwise. Without any: one replica on the best GPU that the
+    /// model was measured on.
+    #[serde(default = "no_pools")]
     pub pool: Ordered<Pool>,
     /// What routers see.
     #[serde(default)]
@@ -104,6 +106,10 @@ pub struct Scenario {
     /// What is written and what is cut.
     #[serde(default)]
     pub report: Report,
+}
+
+fn no_pools() -> Ordered<Pool> {
+    Ordered(Vec::new())
 }
 
 fn is_false(value: &bool) -> bool {

@@ -69,7 +69,11 @@ impl Setup {
         let model = model(&scenario).map_err(place)?;
         let engine = scenario.engine.resolved();
         if scenario.pool.is_empty() {
-            return Err(place(Wrong::at("pool", "there is no pool").help("write [pool.h100] with replicas = 1")).into());
+            scenario.pool.0.extend(profile::measured_pool(&model));
+        }
+        if scenario.pool.is_empty() {
+            let problem = format!("there is no pool, and no measured profile of {} ships", model.name);
+            return Err(place(Wrong::at("pool", problem).help("write [pool.h100] with replicas = 1")).into());
         }
         let mut profiles = Vec::new();
         for (name, pool) in &mut scenario.pool.0 {

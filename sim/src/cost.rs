@@ -39,6 +39,7 @@ struct Tables {
     scale: f64,
     /// The scale over all layers.
     layers: f64,
+    lora_scale: f64,
     gap_us: f64,
     /// Over all layers, beyond the gap: in a step that computes adapters, and in one with a prompt.
     gap_lora_us: f64,
@@ -214,6 +215,7 @@ impl Tables {
             slowdown,
             scale,
             layers: layers * scale,
+            lora_scale: profile.whole_step.lora_scale,
             gap_us: profile.whole_step.us,
             gap_lora_us: profile.whole_step.us_per_layer_lora * layers,
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
@@ -233,7 +235,7 @@ impl Tables {
             + self.host.us_per_prompt * shape.prefills.len() as f64
             + self.host.us_per_segment * shape.segments.len() as f64;
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
-        let layers = self.layers * (prefill_attention_us + self.lora.us(shape, sums));
+        let layers = self.layers * (prefill_attention_us + self.lora_scale * self.lora.us(shape, sums));
         let mut gap = self.gap_us;
         if !shape.segments.is_empty() && self.lora.launches() {
             gap += self.gap_lora_us;

@@ -218,6 +218,9 @@ pub struct WholeStep {
     pub us: f64,
     /// And this, once a layer.
     pub us_per_layer: f64,
+    /// What adapters take in a whole step, over what they take alone: below 1 where their launches overlap with others.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub lora_scale: f64,
     /// And this, once a layer of a step that computes adapters.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub us_per_layer_lora: f64,
@@ -234,6 +237,10 @@ pub struct WholeStep {
 
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
 }
 
 impl WholeStep {
@@ -257,6 +264,7 @@ impl Default for WholeStep {
             scale: 1.0,
             us: 0.0,
             us_per_layer: 0.0,
+            lora_scale: 1.0,
             us_per_layer_lora: 0.0,
             us_per_layer_prompt: 0.0,
             rows: Vec::new(),

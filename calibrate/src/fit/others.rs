@@ -79,6 +79,8 @@ pub(super) struct StepSample {
     pub(super) prompt: bool,
     pub(super) us: f64,
     pub(super) parts_us: f64,
+    /// What adapters are of that.
+    pub(super) lora_us: f64,
 }
 
 /// Rows at which gaps have a value of their own.
@@ -95,8 +97,10 @@ pub(super) fn whole(samples: &[StepSample], layers: u32) -> WholeStep {
     let most = samples.iter().map(|sample| sample.rows).fold(1.0, f64::max);
     let knots: Vec<f64> = ROWS.iter().copied().filter(|knot| *knot <= most).collect();
     let flag = |on: bool| if on { layers } else { 0.0 };
+    let with_adapters = samples.iter().filter(|sample| sample.lora).count() >= 20;
     let mut columns: Vec<Vec<f64>> = vec![
         samples.iter().map(|s| s.parts_us / s.us).collect(),
+        samples.iter().map(|s| if with_adapters { s.lora_us / s.us } else { 0.0 }).collect(),
         samples.iter().map(|s| flag(s.lora) / s.us).collect(),
         samples.iter().map(|s| flag(s.prompt) / s.us).collect(),
     ];
@@ -118,9 +122,11 @@ pub(super) fn whole(samples: &[StepSample], layers: u32) -> WholeStep {
         scale: 1.0 + x[0],
         us: 0.0,
         us_per_layer: 0.0,
-        us_per_layer_lora: x[1],
-        us_per_layer_prompt: x[2],
+        // Some of it is always seen.
+        lora_scale: (1.0 + x[1] / (1.0 + x[0])).max(0.2),
+        us_per_layer_lora: x[2],
+        us_per_layer_prompt: x[3],
         rows: knots,
-        us_per_layer_by_rows: x[3..].to_vec(),
+        us_per_layer_by_rows: x[4..].to_vec(),
     }
 }

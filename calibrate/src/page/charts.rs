@@ -185,6 +185,76 @@ pub(super) fn prefill_attention(
     })
 }
 
+/// A layer of decode rows, part by part, and what a layer of a whole step takes.
+pub(super) fn layer(
+    profile: &Profile,
+    predictor: &mut Predictor<'_>,
+    answered: &[Answered<'_>],
+) -> Result<Chart, CalibrateError> {
+    const CONTEXT: u32 = 1024;
+    const ELEMENTWISE: [Part; 3] = [Part::Norm, Part::RopeAndKvAppend, Part::Activation];
+    let layers = f64::from(profile.model.layers);
+    let products: Vec<Part> = PRODUCTS.into_iter().filter(|part| !part.is_once()).collect();
+    let parts = |shape: &StepShape, parts: &[Part], predictor: &mut Predictor<'_>| {
+        let mut sum = 0.0;
+        for &operation in parts {
+            let us = predictor.us(&Question::Operation { operation, shape: shape.clone() })?;
+            sum += us.unwrap_or(0.0) * operation.times();
+        }
+        Ok::<f64, CalibrateError>(sum)
+    };
+    let (mut by_products, mut attention, mut rest, mut whole) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for rows in rows_to(512) {
+        let shape = StepShape::decode(rows, CONTEXT);
+        let x = f64::from(rows);
+        by_products.push((x, parts(&shape, &products, predictor)?));
+        attention.push((x, parts(&shape, &[Part::DecodeAttention], predictor)?));
+        rest.push((x, parts(&shape, &ELEMENTWISE, predictor)?));
+        let once = parts(&shape, &[Part::Embedding, Part::LmHead, Part::Sampling], predictor)?;
+        let step = predictor.us(&Question::Step { kernel: LoraKernel::None, shape })?;
+        whole.extend(step.map(|us| (x, (us - once) / layers)));
+    }
+    // A layer that was measured is a step without what runs once.
+    let mut measured = Vec::new();
+    for answer in answered {
+        let Question::Step { kernel: LoraKernel::None, shape } = answer.question else { continue };
+        if let [(rows, CONTEXT)] = shape.decode.as_slice()
+            && shape.prompts.is_empty()
+        {
+            let once = parts(shape, &[Part::Embedding, Part::LmHead, Part::Sampling], predictor)?;
+            measured.push((f64::from(*rows), (answer.us - once) / layers));
+        }
+    }
+    // Four products were measured at the same sizes: their sum was, too.
+    let mut sums: std::collections::BTreeMap<u32, (usize, f64)> = std::collections::BTreeMap::new();
+    for &part in &products {
+        for (rows, us) in by_rows(answered, part).into_iter().filter(|(rows, _)| *rows <= 512.0) {
+            let sum = sums.entry(rows as u32).or_default();
+            *sum = (sum.0 + 1, sum.1 + us);
+        }
+    }
+    let of_all = sums.into_iter().filter(|(_, (count, _))| *count == products.len());
+    let products_measured = of_all.map(|(rows, (_, us))| (f64::from(rows), us)).collect();
+    Ok(Chart {
+        title: "A layer of decode rows, part by part".to_owned(),
+        note: format!(
+            "Rows of {CONTEXT} tokens, without adapters. A layer of a whole step is the step less what runs once, over its layers: gaps and \
+             overlap are in it, and in no part."
+        ),
+        x: "rows".to_owned(),
+        y: "microseconds".to_owned(),
+        log: (true, true),
+        series: vec![
+            series("layer of a whole step", Kind::Measured, measured),
+            series("layer of a whole step", Kind::Modelled, whole),
+            series("products", Kind::Measured, products_measured),
+            series("products", Kind::Modelled, by_products),
+            series("attention", Kind::Modelled, attention),
+            series("norms, rotation, activation", Kind::Modelled, rest),
+        ],
+    })
+}
+
 /// The GPU's part of decode steps without adapters, and the paper's figure.
 pub(super) fn decode_steps(
     profile: &Profile,

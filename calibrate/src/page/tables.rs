@@ -61,12 +61,16 @@ pub(super) fn tables(profile: &Profile, answered: &[Answered<'_>]) -> Result<Vec
                 format!("{:.2} %", e.median_percent),
                 format!("{:.2} %", e.p95_percent),
                 format!("{:+.2} %", e.mean_signed_percent),
+                e.median_us.map_or_else(|| "–".to_owned(), |us| format!("{us:.1}")),
+                e.p95_us.map_or_else(|| "–".to_owned(), |us| format!("{us:.1}")),
             ]
         });
         tables.push(Table {
             title: "How far off on shapes that the fit never saw".to_owned(),
             note: "Each row is of fits made without the shapes that it judges.".to_owned(),
-            headings: ["of", "held out", "shapes", "median", "95th percentile", "mean"].map(str::to_owned).to_vec(),
+            headings: ["of", "held out", "shapes", "median", "95th percentile", "mean", "median, us", "95th, us"]
+                .map(str::to_owned)
+                .to_vec(),
             rows: rows.collect(),
         });
     }

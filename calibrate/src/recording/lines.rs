@@ -1,7 +1,10 @@
 //! One line: JSON, and a checksum that finds what a disk or an editor did to it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
 
 use super::Line;
 use crate::error::CalibrateError;
@@ -10,13 +13,15 @@ use crate::machine::Identity;
 /// Before the sixteen digits that end a line.
 const MARK: &str = ",\"sum\":\"";
 
-/// The text of a file.
+/// The text of a file, unpacked where its name ends in `.gz`.
 pub(super) fn text(path: &Path) -> Result<String, CalibrateError> {
-    fs::read_to_string(path).map_err(|error| CalibrateError::File {
-        action: "read",
-        path: path.to_owned(),
-        problem: error.to_string(),
-    })
+    let packed = path.extension().is_some_and(|extension| extension == "gz");
+    let text = if packed {
+        File::open(path).and_then(|file| io::read_to_string(MultiGzDecoder::new(file)))
+    } else {
+        fs::read_to_string(path)
+    };
+    text.map_err(|error| CalibrateError::File { action: "read", path: path.to_owned(), problem: error.to_string() })
 }
 
 /// The line as it is written, its end included.

@@ -281,3 +281,27 @@ fn a_profile_pads_rows_as_its_machine_does() {
     let (nine, sixty_four) = (matrices(9, &mut probe), matrices(64, &mut probe));
     assert!((nine / sixty_four - 1.0).abs() < 1e-6, "{nine} and {sixty_four}");
 }
+
+/// One GPU of eight: what they say to each other is priced from link figures, after all else was fitted and judged without it.
+#[test]
+fn the_collective_of_a_shard_is_priced_from_the_link_and_says_so() {
+    let mut gpu = SyntheticGpu::h200_llama_2_7b(7);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shard.jsonl");
+    session(&mut gpu, &path, 25.0, false);
+    let mut recording = Recording::read(&path).unwrap();
+    let alone = fit(&recording, "alone", "a test").unwrap().profile;
+    for session in &mut recording.sessions {
+        session.machine.tensor_parallel = 2;
+        // Each of two GPUs does half of the work of a model twice as wide.
+        session.machine.model.heads *= 2;
+        session.machine.model.kv_heads *= 2;
+    }
+    let fitted = fit(&recording, "shard", "a test").unwrap();
+    let shard = &fitted.profile;
+    assert!(alone.operations.iter().all(|operation| operation.name != "all-reduce") && alone.assumptions.is_empty());
+    assert!(shard.operations.iter().any(|operation| operation.name == "all-reduce"));
+    assert!(shard.assumptions.contains_key("link_efficiency"));
+    assert!(shard.provenance.note.as_ref().unwrap().contains("priced from link figures"));
+    assert!(fitted.notes.iter().any(|note| note.contains("priced from link figures")), "{:?}", fitted.notes);
+}

@@ -1,6 +1,7 @@
 //! What ships is what the makers make, and is found by the names that scenarios use.
 
 use aril_calibrate::check::Doubt;
+use aril_calibrate::machine::{Part, Question};
 use aril_calibrate::page::markdown;
 use aril_calibrate::recording::Recording;
 use aril_calibrate::{CalibrateError, check, diff, embedded, find, profiles, resolve, show};
@@ -40,7 +41,9 @@ fn every_shipped_profile_carries_the_name_and_the_provenance_that_it_claims() {
         };
         assert_eq!(profile.provenance.kind, kind, "{}", profile.name);
         assert!(!profile.provenance.source.is_empty());
-        assert_eq!(profile.assumptions.is_empty(), kind == ProvenanceKind::Measured);
+        // One GPU cannot measure what several say to each other.
+        let measured = kind == ProvenanceKind::Measured && profile.tensor_parallel == 1;
+        assert_eq!(profile.assumptions.is_empty(), measured, "{}", profile.name);
         let page = show(&profile).unwrap().to_string();
         assert!(page.contains(kind.as_str()) && page.contains(&profile.name), "{page}");
     }
@@ -142,8 +145,47 @@ fn a_profile_differs_from_itself_in_nothing_and_from_another_in_what_they_share(
 #[test]
 fn the_readme_shows_the_figures_that_were_measured() {
     let name = "measured-h100-llama-2-7b";
-    let recording = Recording::read(&measurements().join(format!("{name}.jsonl"))).unwrap();
+    let recording = Recording::read(&embedded::recorded(&measurements(), name)).unwrap();
     let table = markdown(&find(name).unwrap().profile().unwrap(), &[recording]).unwrap();
     let readme = std::fs::read_to_string(measurements().join("../../README.md")).unwrap();
     assert!(readme.contains(&table), "cargo run -p aril-calibrate --example quoted_figures {name}\n{table}");
+}
+
+/// Products fall with the rows only where the recording shows it beyond its scatter.
+#[test]
+fn where_a_measured_product_falls_with_the_rows_the_recording_shows_it() {
+    for embedded in profiles().iter().filter(|embedded| embedded.family.starts_with("measured-")) {
+        let profile = embedded.profile().unwrap();
+        let recording = Recording::read(&embedded::recorded(&measurements(), &embedded.name())).unwrap();
+        let sound = recording.sound();
+        // A tenth of the answers are below, a tenth above.
+        let tenths = |part: Part, rows: u32| {
+            let mut us: Vec<f64> = sound
+                .iter()
+                .filter(|point| {
+                    matches!(&point.question, Question::Operation { operation, shape } if *operation == part
+                    && profile.padded(if part.is_by_sequence() { shape.sequences() } else { shape.rows() }) == rows)
+                })
+                .flat_map(|point| point.us.clone())
+                .collect();
+            us.sort_by(f64::total_cmp);
+            let at = |share: f64| us[(share * (us.len() - 1) as f64).round() as usize];
+            (at(0.1), at(0.9))
+        };
+        for part in Part::ALL.into_iter().filter(|part| part.is_by_rows()) {
+            let operation = profile.operations.iter().find(|operation| operation.name == part.as_str()).unwrap();
+            let Curve::Waves(waves) = &operation.cost else { panic!("{part} is {:?}", operation.cost) };
+            for pair in waves.rows.windows(2) {
+                let (smaller, larger) = (operation.cost.us(pair[0]), operation.cost.us(pair[1]));
+                if larger < smaller * (1.0 - 1e-6) {
+                    let (low, _) = tenths(part, pair[0] as u32);
+                    let (_, high) = tenths(part, pair[1] as u32);
+                    assert!(
+                        high < low * 1.02,
+                        "{part} falls from {pair:?}: {smaller} to {larger} us, measured {low} and {high}"
+                    );
+                }
+            }
+        }
+    }
 }

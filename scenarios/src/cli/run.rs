@@ -36,6 +36,10 @@ pub(super) fn load(
         let bare = Changes { set: arguments.set.clone(), seed: arguments.seed, seeds: arguments.seeds };
         let document = Document::load(&arguments.scenario, &bare)?;
         let pools = document.root.get(&["pool"]).map(|pools| pools.entries()).unwrap_or_default();
+        if pools.is_empty() {
+            set.push("pool.default.replicas=1".to_owned());
+            set.push(format!("pool.default.profile={named:?}"));
+        }
         set.extend(pools.iter().map(|pool| format!("pool.{}.profile={named:?}", pool.key)));
     }
     let changes = Changes { set, seed: arguments.seed, seeds: arguments.seeds };
@@ -50,6 +54,7 @@ pub(super) fn run(registry: &Registry, arguments: &RunArguments) -> Result<ExitC
     for note in manifest::verify(&document, &inputs)? {
         let _ = writeln!(std::io::stderr(), "note: {note}");
     }
+    warn(&plan);
     let options = Options {
         out: arguments.out.clone().unwrap_or_else(|| default_out(&plan)),
         existing: if arguments.force { Existing::Replace } else { Existing::Refuse },
@@ -70,6 +75,19 @@ pub(super) fn run(registry: &Registry, arguments: &RunArguments) -> Result<ExitC
         holds < judged
     });
     Ok(ExitCode::from(u8::from(missed)))
+}
+
+/// Says on standard error which profiles are of other kernels than those of this build.
+pub(super) fn warn(plan: &Plan) {
+    let mut told: Vec<&str> = Vec::new();
+    for profile in plan.variants.iter().flat_map(|variant| &variant.setup.profiles) {
+        if let Some(doubt) = aril_calibrate::check::other_kernels(profile)
+            && !told.contains(&profile.name.as_str())
+        {
+            let _ = writeln!(std::io::stderr(), "warning: {}: {doubt}", profile.name);
+            told.push(&profile.name);
+        }
+    }
 }
 
 /// A problem found later than the tree was read still has its line.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::run::{load, placed};
+use super::run::{load, placed, warn};
 use super::{Format, ScenarioArguments, output};
 use crate::error::ArilError;
 use crate::registry::Registry;
@@ -28,6 +28,7 @@ pub(super) struct ValidateArguments {
 /// Exits with 1 where a promised figure is missed.
 pub(super) fn validate(registry: &Registry, arguments: &ValidateArguments) -> Result<ExitCode, ArilError> {
     let (document, plan) = load(registry, &arguments.scenario, arguments.profile.as_deref(), false)?;
+    warn(&plan);
     let (validation, log) = validate_plan(&plan).map_err(|error| placed(&document, error))?;
     if let Some(path) = &arguments.steps {
         let mut text = "decode_rows,context_sum,prompts,prompt_tokens,adapters,us,modelled_us\n".to_owned();

@@ -50,7 +50,10 @@ fn profiles(plan: &Plan, finished: &[Finished]) -> Vec<ProfileNote> {
                 ProvenanceKind::Published => Provenance::Published,
                 ProvenanceKind::Derived => Provenance::Derived,
             };
-            notes.push(ProfileNote { name: profile.name.clone(), kind, source: profile.provenance.source.clone() });
+            let doubt = aril_calibrate::check::other_kernels(profile);
+            let doubt = doubt.map_or_else(String::new, |doubt| format!("; {doubt}"));
+            let source = format!("{}{doubt}", profile.provenance.source);
+            notes.push(ProfileNote { name: profile.name.clone(), kind, source });
         }
     }
     notes

@@ -31,6 +31,21 @@ pub struct Pool {
     pub starts_on: Option<u32>,
 }
 
+impl Pool {
+    /// So many replicas, all else as it is where a scenario does not say.
+    pub fn of_replicas(replicas: u32) -> Pool {
+        Pool {
+            replicas,
+            gpu: None,
+            tensor_parallel: one(),
+            profile: None,
+            usd_per_gpu_hour: None,
+            startup: Span::ZERO,
+            starts_on: None,
+        }
+    }
+}
+
 fn one() -> u32 {
     1
 }

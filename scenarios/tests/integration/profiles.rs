@@ -69,6 +69,56 @@ fn a_calibration_is_made_gone_on_with_shown_compared_and_drawn() {
     assert!(!bench.text("first/report.html").contains("sampled jitter"));
 }
 
+/// A profile as if it had been measured with kernels of this hash.
+fn measured(text: &str, hash: &str) -> String {
+    let text = text.replacen("kind = \"derived\"", "kind = \"measured\"", 1);
+    text.replacen("kernel_source_hash = \"synthetic\"", &format!("kernel_source_hash = \"{hash}\""), 1)
+}
+
+#[test]
+fn a_run_warns_where_its_profile_is_of_other_kernels_than_the_build_and_where_it_leaves_its_range() {
+    let bench = Bench::new();
+    bench.ok(&calibrate(&["--budget", "30s"]));
+    let text = bench.text(PROFILE);
+    bench.write("old.toml", measured(&text, "0123456789abcdef"));
+    let own = aril_calibrate::check::built_hash().expect("the sources are built in");
+    bench.write("own.toml", measured(&text, &own));
+    bench.write("s.toml", scenario());
+    let run = |profile: &str, out: &str| {
+        bench.aril(&["run", "s.toml", "--profile", profile, "--policy", "spread", "--out", out])
+    };
+    let old = run("old.toml", "old");
+    assert_eq!(old.code, 0, "{}", old.err);
+    let warning = format!("measured with kernels 0123456789ab, this build has {}", &own[..12]);
+    assert!(old.err.contains("warning: synthetic-h200-llama-2-7b") && old.err.contains(&warning), "{}", old.err);
+    assert!(bench.text("old/report.html").contains(&warning));
+    let own = run("own.toml", "own");
+    assert!(own.code == 0 && !own.err.contains("warning"), "{}", own.err);
+    assert!(!own.out.contains("outside"), "{}", own.out);
+
+    // No context is as short as those of the run.
+    let at = text.find("[validity.context]").expect("a range of contexts");
+    let end = at + text[at..].find("max = ").expect("its end") + "max = ".len();
+    let rest = text[end..].trim_start_matches(|c: char| c.is_ascii_digit());
+    bench.write("narrow.toml", format!("{}2{rest}", &text[..end]));
+    let narrow = run("narrow.toml", "narrow");
+    assert!(narrow.out.contains("% of cost look-ups outside their range"), "{}{}", narrow.out, narrow.err);
+    let report = bench.text("narrow/report.html");
+    assert!(report.contains("context: "), "the report counts what was outside, and why");
+}
+
+#[test]
+fn a_scenario_without_a_pool_runs_on_the_best_gpu_that_its_model_was_measured_on() {
+    let bench = Bench::with(&SMALL.replace("[pool.a100-80gb]\nreplicas = 2\nprofile = \"punica-a100-80gb\"", ""));
+    let told = bench.ok(&["run", "s.toml", "--policy", "spread"]);
+    assert!(told.contains("costs: measured-") && told.contains("(measured)"), "{told}");
+    let told = bench.ok(&["run", "s.toml", "--policy", "spread", "--profile", "derived-h200", "--out", "other"]);
+    assert!(told.contains("costs: derived-h200-llama-2-7b (derived)"), "{told}");
+    bench.write("m.toml", bench.text("s.toml").replace("llama-2-7b", "qwen2.5-7b"));
+    let done = bench.aril(&["run", "m.toml"]);
+    assert!(done.code == 2 && done.err.contains("no measured profile of"), "{}", done.err);
+}
+
 #[test]
 fn what_is_damaged_is_refused_with_its_line() {
     let bench = Bench::new();

@@ -126,6 +126,7 @@ impl Profile {
     fn check_whole_step(&self) -> Result<(), String> {
         let whole = &self.whole_step;
         above_zero("scale", whole.scale)?;
+        above_zero("lora_scale", whole.lora_scale)?;
         for (key, value) in [
             ("us", whole.us),
             ("us_per_layer", whole.us_per_layer),
