@@ -122,7 +122,7 @@ struct Run<'a> {
 
 /// After heavy work a card at its power limit is slower for a while: a question waits until the sentinel is within so much of its best, for
 /// this long at a time and so often at most.
-const SETTLED: f64 = 1.015;
+const SETTLED: f64 = 1.025;
 const REST_S: f64 = 0.03;
 const RESTS: u32 = 10;
 
@@ -172,7 +172,8 @@ impl Run<'_> {
         let sentinel = Question::Operation { operation: Part::GateUp, shape: StepShape::prompt(64, 0) };
         let us =
             self.machine.measure(&sentinel, repeats).map_err(|error| CalibrateError::Machine(error.to_string()))?;
-        let us = median(&us);
+        // The quickest: what a machine at its full clocks can do.
+        let us = us.into_iter().fold(f64::INFINITY, f64::min);
         self.best_us = self.best_us.min(us);
         Ok(us)
     }

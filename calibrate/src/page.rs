@@ -121,7 +121,7 @@ pub fn content(profile: &Profile, recordings: &[Recording]) -> Result<Content, C
     all.push(adapters::layer(profile, &mut predictor, &answered)?);
     all.push(charts::decode_steps(profile, &mut predictor, &answered)?);
     all.push(charts::prefill_steps(&mut predictor, &answered)?);
-    all.push(adapters::curve(&mut predictor, &answered)?);
+    all.extend(adapters::curves(&mut predictor, &answered)?);
     all.push(charts::loads(&mut predictor, &answered)?);
     all.push(charts::residuals(&mut predictor, &answered)?);
     all.retain(|chart| chart.series.iter().any(|series| !series.points.is_empty()));

@@ -211,11 +211,10 @@ mod tests {
             first[..cut].iter().for_each(|point| *asked.entry(kind(&point.question)).or_default() += 1.0);
             for (kind, planned) in &planned {
                 let asked = asked.get(kind).copied().unwrap_or(0.0);
-                // A round is a sixth of a stage, and is shuffled.
-                assert!(
-                    (asked / planned - share).abs() < 0.2 + 1.0 / planned,
-                    "{kind}: {asked} of {planned} at {share}"
-                );
+                // A round is a sixth of a stage, and is shuffled; kinds of few questions come first.
+                let behind = share - asked / planned;
+                assert!(behind < 0.2, "{kind}: {asked} of {planned} at {share}");
+                assert!(behind > -0.2 || *planned <= 12.0, "{kind}: {asked} of {planned} at {share}");
             }
         }
     }

@@ -114,8 +114,8 @@ pub struct CalibrationContent {
 const LEGEND: &str = "
 .key i.dot{border-radius:50%;width:.65em;height:.65em}
 .key i.line{height:3px;width:1.4em;border-radius:0;vertical-align:4px}
-.key i.ring{border-radius:50%;background:none!important;border:2px solid currentColor;width:.7em;height:.7em}
-.key i.dash{height:0;width:1.4em;background:none!important;border-top:3px dashed currentColor;border-radius:0;vertical-align:4px}
+.key i.ring{border-radius:50%;background:none!important;border-width:2px;border-style:solid;width:.7em;height:.7em}
+.key i.dash{height:0;width:1.4em;background:none!important;border-width:3px 0 0;border-style:dashed;border-radius:0;vertical-align:4px}
 .key i.peak{height:2px;width:1.4em;background:var(--rule)!important;border-radius:0;vertical-align:4px}
 ";
 

@@ -47,8 +47,9 @@ pub(super) fn layer(
     })
 }
 
-/// The step over the step without LoRA, by the number of adapters that share 256 rows.
-pub(super) fn curve(predictor: &mut Predictor<'_>, answered: &[Answered<'_>]) -> Result<Chart, CalibrateError> {
+/// The step over the step without LoRA, by the number of adapters that share 256 rows: alone with what others measured, so that the shape
+/// is seen, and beside the straight lines of other simulators.
+pub(super) fn curves(predictor: &mut Predictor<'_>, answered: &[Answered<'_>]) -> Result<[Chart; 2], CalibrateError> {
     const ROWS: u32 = 256;
     const CONTEXT: u32 = 256;
     let kernel = LoraKernel::Segmented;
@@ -76,17 +77,31 @@ pub(super) fn curve(predictor: &mut Predictor<'_>, answered: &[Answered<'_>]) ->
         }
     }
     all.push(series("this GPU, our kernels", Kind::Modelled, line));
-    all.extend(published::lines(RANK)?);
-    all.extend(published::vllm(RANK)?);
-    Ok(Chart {
-        title: "The step over the step without LoRA, by adapters in use".to_owned(),
-        note: format!(
-            "Ours: {ROWS} rows of {CONTEXT} tokens shared evenly, rank {RANK}. Published: vLLM 0.5.0, Llama-2-7B at saturation, another and unnamed GPU: \
-             compare the shape alone. Straight lines: what other simulators multiply a step by."
-        ),
+    let mut published = published::vllm(RANK)?;
+    for curve in &mut published {
+        curve.points.retain(|(adapters, _)| *adapters <= f64::from(ROWS));
+    }
+    all.extend(published);
+    let note = format!(
+        "Ours: {ROWS} rows of {CONTEXT} tokens shared evenly, rank {RANK}; at 0 LoRA is enabled but idle. Published: vLLM 0.5.0, Llama-2-7B at \
+         saturation, another and unnamed GPU: compare the shape alone."
+    );
+    let chart = |title: &str, note: String, series| Chart {
+        title: title.to_owned(),
+        note,
         x: "adapters".to_owned(),
         y: "times the step without LoRA".to_owned(),
-        log: (false, true),
-        series: all,
-    })
+        log: (false, false),
+        series,
+    };
+    let mut with_lines = all.clone();
+    with_lines.extend(published::lines(RANK)?);
+    Ok([
+        chart("The step over the step without LoRA, by adapters in use", note, all),
+        chart(
+            "The same beside the straight lines in use elsewhere",
+            "Straight lines: what other simulators multiply a step by, whatever the kernels.".to_owned(),
+            with_lines,
+        ),
+    ])
 }

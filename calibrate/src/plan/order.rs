@@ -8,6 +8,9 @@ use crate::machine::{Question, StepShape};
 /// Rounds of each stage.
 const ROUNDS: [u32; 3] = [6, 6, 2];
 
+/// So many questions are few.
+const FEW: usize = 12;
+
 /// The fractional part of the golden ratio: multiples of it fall into the largest gap that the earlier ones left.
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
 
@@ -51,7 +54,8 @@ pub(super) fn into_rounds(points: Vec<Planned>, seed: u64) -> Vec<Planned> {
     let mut all = Vec::new();
     for ((stage, _), points) in kinds {
         let before: u32 = ROUNDS.iter().take(stage as usize - 1).sum();
-        let rounds = ROUNDS[(stage as usize - 1).min(ROUNDS.len() - 1)];
+        // Kinds of few questions come first: no profile is made without each of them.
+        let rounds = if points.len() <= FEW { 2 } else { ROUNDS[(stage as usize - 1).min(ROUNDS.len() - 1)] };
         let mut places: Vec<(f64, Planned)> = points
             .into_iter()
             .enumerate()

@@ -77,10 +77,10 @@ pub(crate) fn style() -> String {
     for (class, (colour, in_dark)) in rows.chain(HEAT.iter().enumerate().map(|(i, row)| (heat_class(i), row))) {
         let hex = hex(*colour);
         // Writing to a String cannot fail.
-        let _ = write!(light, ".key .{class}{{background:{hex}}}");
+        let _ = write!(light, ".key .{class}{{background:{hex};border-color:{hex}}}");
         let _ = write!(
             dark,
-            ".key .{class}{{background:{in_dark}}}svg [fill='{hex}']{{fill:{in_dark}}}svg [stroke='{hex}']{{stroke:{in_dark}}}"
+            ".key .{class}{{background:{in_dark};border-color:{in_dark}}}svg [fill='{hex}']{{fill:{in_dark}}}svg [stroke='{hex}']{{stroke:{in_dark}}}"
         );
     }
     for (colour, in_dark) in [(INK, "#A7AFBA"), (GRID, "#2B313A"), (RULE, "#E8EAED")] {
