@@ -15,7 +15,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut csv = String::new();
     flate2::read::GzDecoder::new(File::open(&data)?).read_to_string(&mut csv)?;
     let requests = textgen::read_requests(&data.display().to_string(), &csv)?;
-    for (name, text) in embedded::make(&requests, &home.join("measurements"))? {
+    let mut made = embedded::make(&requests)?;
+    for measured in embedded::profiles().iter().filter(|profile| profile.is_measured()) {
+        let name = measured.name();
+        made.push((name.clone(), embedded::make_measured(&name, &home.join("measurements"))?));
+    }
+    for (name, text) in made {
         fs::write(home.join("profiles").join(format!("{name}.toml")), text)?;
         println!("{name}");
     }

@@ -31,6 +31,11 @@ impl Embedded {
         full_name(self.family, self.model, self.tensor_parallel)
     }
 
+    /// Did a GPU measure it?
+    pub fn is_measured(&self) -> bool {
+        self.family.starts_with("measured-")
+    }
+
     /// The profile.
     ///
     /// # Errors
@@ -158,24 +163,14 @@ pub fn recorded(measurements: &Path, name: &str) -> PathBuf {
     if packed.is_file() { packed } else { measurements.join(format!("{name}.jsonl")) }
 }
 
-/// Every profile that is committed, made anew: its name and its TOML. Measured ones are fitted to what is [`recorded`] in `measurements`.
+/// Every committed profile that no GPU measured, made anew: its name and its TOML.
 ///
 /// # Errors
-/// When the published figures cannot be read or met, or measurements are missing or damaged.
-pub fn make(
-    requests: &[crate::published::TextgenRequest],
-    measurements: &Path,
-) -> Result<Vec<(String, String)>, CalibrateError> {
+/// When the published figures cannot be read or met.
+pub fn make(requests: &[crate::published::TextgenRequest]) -> Result<Vec<(String, String)>, CalibrateError> {
     let facts = crate::published::facts()?;
     let mut made = Vec::new();
-    for profile in PROFILES {
-        if profile.family.starts_with("measured-") {
-            let file = recorded(measurements, &profile.name());
-            let recording = Recording::read(&file)?;
-            let fitted = fit(&recording, &profile.name(), &file.display().to_string())?;
-            made.push((profile.name(), text::write(&fitted.profile)));
-            continue;
-        }
+    for profile in PROFILES.iter().filter(|profile| !profile.is_measured()) {
         let profile = match profile.family.strip_prefix("derived-").and_then(Gpu::named) {
             Some(gpu) => derive(&gpu, &named(profile.model)?, profile.tensor_parallel)?,
             None => crate::published::profile(&facts, requests, profile.family, &named(profile.model)?)?,
@@ -183,6 +178,16 @@ pub fn make(
         made.push((profile.name.clone(), text::write(&profile)));
     }
     Ok(made)
+}
+
+/// A measured profile, fitted anew to what is [`recorded`] in `measurements`, and judged.
+///
+/// # Errors
+/// When the measurements are missing or damaged.
+pub fn make_measured(name: &str, measurements: &Path) -> Result<String, CalibrateError> {
+    let file = recorded(measurements, name);
+    let fitted = fit(&Recording::read(&file)?, name, &file.display().to_string())?;
+    Ok(text::write(&fitted.profile))
 }
 
 fn named(model: &str) -> Result<Model, CalibrateError> {

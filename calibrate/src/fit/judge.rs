@@ -85,16 +85,15 @@ pub struct Residual {
 pub fn residuals(recording: &Recording, origin: &str) -> Result<Vec<Residual>, CalibrateError> {
     let (data, identity) = (Data::of(recording), recording.machine());
     let extent = Extent::of(&data, &identity.row_buckets);
+    let folds: Vec<Split> = (0..FOLDS).map(Split::Fold).collect();
     let mut all = Vec::new();
-    for fold in 0..FOLDS {
-        for error in errors(&data, identity, origin, &extent, Split::Fold(fold))? {
-            all.push(Residual {
-                measured_us: error.us / error.signed.abs().max(1e-12),
-                signed_percent: error.signed * 100.0,
-                of: error.of,
-                question: error.question,
-            });
-        }
+    for errors in side_by_side(&data, identity, origin, &extent, &folds) {
+        all.extend(errors?.into_iter().map(|error| Residual {
+            measured_us: error.us / error.signed.abs().max(1e-12),
+            signed_percent: error.signed * 100.0,
+            of: error.of,
+            question: error.question,
+        }));
     }
     Ok(all)
 }
@@ -112,23 +111,41 @@ struct Error {
 /// Fits again and again without some of the points, and asks each fit about them.
 pub(super) fn judge(data: &Data, identity: &Identity, origin: &str) -> Result<Judged, CalibrateError> {
     let extent = Extent::of(data, &identity.row_buckets);
-    let mut random = Vec::new();
-    for fold in 0..FOLDS {
-        random.extend(errors(data, identity, origin, &extent, Split::Fold(fold))?);
-    }
-    let mut held_out = summarise(&random, "a fifth at random, each in turn");
-    for (split, name) in [
+    let regions = [
         (Split::LongestContexts, "all contexts beyond half of the longest"),
         (Split::LargestBatches, "all batches beyond half of the largest"),
         (Split::LongestPrompts, "all prompts beyond half of the longest"),
         (Split::MostAdapters, "all steps beyond half of the most adapters"),
-    ] {
+    ];
+    let splits: Vec<Split> = (0..FOLDS).map(Split::Fold).chain(regions.map(|(split, _)| split)).collect();
+    let mut judged = side_by_side(data, identity, origin, &extent, &splits).into_iter();
+    let mut random = Vec::new();
+    for errors in judged.by_ref().take(FOLDS as usize) {
+        random.extend(errors?);
+    }
+    let mut held_out = summarise(&random, "a fifth at random, each in turn");
+    for ((_, name), errors) in regions.into_iter().zip(judged) {
         // A region without which nothing can be fitted is no test of the fit.
-        if let Ok(errors) = errors(data, identity, origin, &extent, split) {
+        if let Ok(errors) = errors {
             held_out.extend(summarise(&errors, name));
         }
     }
     Ok(Judged { held_out, bias: bias(&random) })
+}
+
+/// The errors of each split, in order: fits know nothing of each other, and are made at once.
+fn side_by_side(
+    data: &Data,
+    identity: &Identity,
+    origin: &str,
+    extent: &Extent,
+    splits: &[Split],
+) -> Vec<Result<Vec<Error>, CalibrateError>> {
+    std::thread::scope(|scope| {
+        let started: Vec<_> =
+            splits.iter().map(|&split| scope.spawn(move || errors(data, identity, origin, extent, split))).collect();
+        started.into_iter().map(|thread| thread.join().expect("a fit does not panic")).collect()
+    })
 }
 
 fn errors(
