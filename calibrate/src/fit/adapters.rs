@@ -37,8 +37,9 @@ fn forms(kernel: LoraKernel) -> Vec<Vec<Vec<Tried>>> {
     // One wide adapter is nobody else's to share out.
     let arithmetic = vec![bent(Q::RowRankSum), line(Q::Rows), line(Q::Segments), line(Q::RankMax)];
     let sum: Vec<Tried> = bandwidth.iter().copied().chain([line(Q::RowRankSum), line(Q::RankMax)]).collect();
-    // Blocks are shared out evenly among segments: the widest and the one with most rows keep the others waiting.
-    let uneven = [bent(Q::RankMax), bent(Q::RankPadded), bent(Q::FurtherTiles), bent(Q::LargestRows)];
+    // Blocks are shared out evenly among segments: the widest keeps the others waiting. Nothing here falls where rows are shared by more
+    // segments: more adapters never cost less.
+    let uneven = [bent(Q::RankMax), bent(Q::RankPadded), bent(Q::Tiles)];
     let wide: Vec<Tried> = bandwidth.iter().copied().chain([line(Q::RowRankSum)]).chain(uneven).collect();
     let path: Vec<Tried> = uneven.into_iter().chain([bent(Q::Segments), line(Q::Rows)]).collect();
     vec![

@@ -12,7 +12,7 @@ pub(super) struct Lora(Option<Figures>);
 #[derive(Clone, Debug)]
 struct Figures {
     cost: LoraCost,
-    /// Does a term count tiles or the largest segment? Each segment pays a division then.
+    /// Does a term count tiles? Each segment pays a division then.
     counts_tiles: bool,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Sums {
 struct Quantities {
     sums: Sums,
     segments: u64,
-    tiles: Tiles,
+    tiles: u64,
     rank_slot: u64,
     slots: u64,
 }
@@ -81,25 +81,12 @@ impl Lora {
     }
 }
 
-/// What a kernel that cuts segments into tiles of rows makes of them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tiles {
-    /// Over all segments.
-    all: u64,
-    /// Rows of the largest segment.
-    largest: u64,
-}
-
-impl Tiles {
-    fn of(segments: &[Segment], rows_per_tile: u32) -> Tiles {
-        let mut tiles = Tiles::default();
-        for segment in segments {
-            let rows = segment.prefill_rows.saturating_add(segment.decode_rows);
-            tiles.all += u64::from(rows.div_ceil(rows_per_tile));
-            tiles.largest = tiles.largest.max(u64::from(rows));
-        }
-        tiles
-    }
+/// Whole tiles of rows, over all segments.
+fn tiles(segments: &[Segment], rows_per_tile: u32) -> u64 {
+    let of = |segment: &Segment| {
+        u64::from((segment.prefill_rows.saturating_add(segment.decode_rows)).div_ceil(rows_per_tile))
+    };
+    segments.iter().map(of).sum()
 }
 
 impl Sums {
@@ -123,8 +110,7 @@ impl Sums {
 impl Figures {
     fn of(cost: &LoraCost) -> Figures {
         let mut terms = cost.bounds.iter().flat_map(|bound| &bound.terms);
-        let counted = [LoraQuantity::Tiles, LoraQuantity::FurtherTiles, LoraQuantity::LargestRows];
-        let counts_tiles = terms.any(|term| counted.contains(&term.over));
+        let counts_tiles = terms.any(|term| term.over == LoraQuantity::Tiles);
         Figures { cost: cost.clone(), counts_tiles }
     }
 }
@@ -149,7 +135,7 @@ impl Quantities {
         Quantities {
             segments: shape.segments.len() as u64,
             sums: *sums,
-            tiles: rows_per_tile.map_or_else(Tiles::default, |rows| Tiles::of(shape.segments, rows.max(1))),
+            tiles: rows_per_tile.map_or(0, |rows| tiles(shape.segments, rows.max(1))),
             // Where no slots are configured the widest adapter decides.
             rank_slot: u64::from(shape.lora_rank_max.max(sums.rank_max)),
             slots: u64::from(shape.lora_slots),
@@ -164,9 +150,7 @@ impl Quantities {
             LoraQuantity::Rows => rows,
             LoraQuantity::DecodeRows => decode_rows,
             LoraQuantity::PrefillRows => prefill_rows,
-            LoraQuantity::Tiles => self.tiles.all,
-            LoraQuantity::FurtherTiles => self.tiles.all.saturating_sub(self.segments),
-            LoraQuantity::LargestRows => self.tiles.largest,
+            LoraQuantity::Tiles => self.tiles,
             LoraQuantity::RankSum => rank_sum,
             LoraQuantity::RankMax => rank_max,
             LoraQuantity::RankPadded => self.segments * rank_max,

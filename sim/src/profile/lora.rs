@@ -151,10 +151,6 @@ pub enum LoraQuantity {
     PrefillRows,
     /// Sum over segments of whole tiles of rows.
     Tiles,
-    /// Whole tiles of rows beyond the first of each segment.
-    FurtherTiles,
-    /// Rows of the segment that has most.
-    LargestRows,
     /// Sum of the ranks of the segments.
     RankSum,
     /// The largest rank among the segments.
