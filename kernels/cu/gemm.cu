@@ -148,7 +148,8 @@ struct Sums {
   }
 };
 
-KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) {
+// One block's share.
+DEVICE void multiply(const Arguments& args) {
   dependents_trigger();
   const u32 lane = thread_index() % 32, warp = thread_index() / 32;
   const u32 half = warp / 4, first_output = warp % 4 * 32;
@@ -290,3 +291,5 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
   }
   copy_wait<0>();
 }
+
+KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) { multiply(args); }

@@ -6,7 +6,7 @@
 //! float64, in and out of graphs, the path for older GPUs too), `hf FOLDER` (the case that `ci/hf_check.py` wrote),
 //! `step` (whole steps with and without adapters, and each operation alone).
 //! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one), `--quick` (one model, for
-//! compute-sanitizer).
+//! compute-sanitizer), `--own` (steps of so few rows that every kernel is this crate's, for racecheck).
 
 mod case;
 mod check;
@@ -31,6 +31,7 @@ pub(crate) struct Options {
     pub(crate) repeats: usize,
     pub(crate) model: String,
     pub(crate) quick: bool,
+    pub(crate) own: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -42,6 +43,7 @@ fn options() -> Result<Options, String> {
         repeats: 20,
         model: String::new(),
         quick: false,
+        own: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -51,6 +53,7 @@ fn options() -> Result<Options, String> {
             "--sources" => options.build.sources = Some(value()?.into()),
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
             "--quick" => options.quick = true,
+            "--own" => options.own = true,
             "--model" => options.model = value()?,
             "hf" => {
                 options.folder = value()?.into();

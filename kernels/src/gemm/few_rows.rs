@@ -10,6 +10,10 @@ use crate::gpu::{Overlap, Ready};
 use crate::program::{Compiler, Grid, Kernel};
 use crate::{Element, Error};
 
+mod with_adapters;
+
+pub(crate) use with_adapters::WithAdaptersPlan;
+
 /// The most rows that the kernel serves.
 pub const ROWS_MAX: u32 = 64;
 
@@ -132,6 +136,7 @@ struct Arguments {
 pub struct FewRows {
     compiler: Compiler,
     loaded: Mutex<HashMap<Variant, Kernel>>,
+    with_adapters: Mutex<HashMap<Variant, Kernel>>,
     inbox: CudaSlice<u8>,
 }
 
@@ -158,7 +163,7 @@ impl FewRows {
         unsafe { memset_d8_async(address, 0xff, bytes, stream.cu_stream()) }
             .map_err(Error::driver("emptying the inbox of small GEMMs"))?;
         drop(guard);
-        Ok(FewRows { compiler: compiler.clone(), loaded: Mutex::default(), inbox })
+        Ok(FewRows { compiler: compiler.clone(), loaded: Mutex::default(), with_adapters: Mutex::default(), inbox })
     }
 
     /// A plan for a shape.
@@ -233,13 +238,28 @@ impl FewRows {
         ready: Option<Ready>,
         overlap: Overlap,
     ) -> Result<(), Error> {
+        let arguments = self.arguments(stream, plan, weights, x, y, ready)?;
+        let grid = Grid { blocks: plan.shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
+        // SAFETY: the layout is the kernel's; the rest is the caller's promise.
+        unsafe { plan.kernel.launch(stream, grid, &arguments, overlap) }
+    }
+
+    fn arguments(
+        &self,
+        stream: &Arc<CudaStream>,
+        plan: &FewRowsPlan,
+        weights: u64,
+        x: u64,
+        y: u64,
+        ready: Option<Ready>,
+    ) -> Result<Arguments, Error> {
         for (what, address) in [("weights", weights), ("x", x), ("y", y)] {
             if address == 0 || !address.is_multiple_of(16) {
                 return Err(Error::shape(what, format!("address {address:#x} is null or not a multiple of 16")));
             }
         }
         let FewRowsPlan { shape, shares, .. } = plan;
-        let arguments = Arguments {
+        Ok(Arguments {
             weights,
             x,
             y,
@@ -255,10 +275,7 @@ impl FewRows {
             ready: ready.map_or(0, |ready| ready.address),
             mark: ready.map_or(0, |ready| ready.mark),
             reserved: 0,
-        };
-        let grid = Grid { blocks: shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
-        // SAFETY: the layout is the kernel's; the rest is the caller's promise.
-        unsafe { plan.kernel.launch(stream, grid, &arguments, overlap) }
+        })
     }
 }
 

@@ -8,10 +8,9 @@ use super::batch::{Batch, bucket};
 use super::engine::Llama;
 use super::groups::Group;
 use super::kernels::{NormArguments, RopeArguments};
-use super::{LoraOrder, LoraPath, Operation, Projection};
+use super::{LoraOrder, Operation, Projection};
 use crate::Error;
 use crate::attention::operands::KvCache;
-use crate::gemm::few_rows;
 use crate::gpu::{Overlap, Ready};
 use crate::lora::launch::{LoadedPlan, Matrix};
 
@@ -151,17 +150,7 @@ impl<'a> Forward<'a> {
 
     /// Where adapters' launches stand in this step; `None` if it has none.
     fn order(&self) -> Option<LoraOrder> {
-        let LoraPath::Segmented(order) = self.llama.settings.lora else { return None };
-        let tells = self.llama.gemms.tells(self.metrics.padded);
-        let few = self.metrics.padded <= few_rows::ROWS_MAX;
-        match order {
-            _ if self.plans.is_empty() => None,
-            // A mark must differ from the one before, which is another layer's.
-            LoraOrder::Along if !tells || self.llama.shape.layers < 2 => Some(LoraOrder::After),
-            // Many rows take so long that what is left to hide is less than a delta costs.
-            LoraOrder::Before | LoraOrder::Beside if !few => Some(LoraOrder::After),
-            order => Some(order),
-        }
+        if self.plans.is_empty() { None } else { self.llama.order_of(self.metrics.padded) }
     }
 
     /// A buffer of deltas, where adapters write to one: behind the GEMM they add to its result.
@@ -226,6 +215,7 @@ impl<'a> Forward<'a> {
                 self.gemm(group, layer, ready, PROGRAMMATIC)?;
                 self.lora(group, layer, stream, ready, PROGRAMMATIC)?;
             }
+            LoraOrder::Within => self.within(group, layer)?,
             LoraOrder::Before => {
                 self.lora(group, layer, stream, None, PROGRAMMATIC)?;
                 self.gemm(group, layer, None, PROGRAMMATIC)?;
@@ -266,17 +256,23 @@ impl<'a> Forward<'a> {
         unsafe { gemms.launch(stream, group, rows, self.buffers(group, layer), ready, overlap) }
     }
 
-    fn lora(
-        &self,
-        group: Group,
-        layer: u32,
-        stream: &Arc<CudaStream>,
-        ready: Option<Ready>,
-        overlap: Overlap,
-    ) -> Result<(), Error> {
-        let Llama { activations: a, lora, shape, settings, .. } = self.llama;
+    /// A group's GEMM with its adapters in one launch.
+    fn within(&self, group: Group, layer: u32) -> Result<(), Error> {
+        let Llama { stream, gemms, lora, .. } = self.llama;
         let index = group as usize;
-        let Some(plan) = self.plans.get(index) else { return Ok(()) };
+        let plan = &self.plans[index];
+        let (x, y) = self.adapted(group, layer);
+        let mut inbox = lora.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let site = &lora.sites[layer as usize][index];
+        let adapters = |first| plan.pair_behind(stream, site, &mut inbox, x, &y, first);
+        let buffers = self.buffers(group, layer);
+        // SAFETY: as in `run` and `lora`; deltas are no GEMM's y.
+        unsafe { gemms.launch_with_adapters(stream, group, self.metrics.padded, buffers, plan, adapters, PROGRAMMATIC) }
+    }
+
+    /// The input of a group's adapters, and where each of them adds.
+    fn adapted(&self, group: Group, layer: u32) -> (Matrix, Vec<Matrix>) {
+        let Llama { activations: a, shape, settings, .. } = self.llama;
         let rows = bucket(settings.rows_max);
         let (inputs, _) = group.widths(shape);
         let [_, x, result] = self.buffers(group, layer);
@@ -295,6 +291,21 @@ impl<'a> Forward<'a> {
             y.push(Matrix { address: target + u64::from(offset) * 2, rows, columns, stride });
             offset += columns;
         }
+        (x, y)
+    }
+
+    fn lora(
+        &self,
+        group: Group,
+        layer: u32,
+        stream: &Arc<CudaStream>,
+        ready: Option<Ready>,
+        overlap: Overlap,
+    ) -> Result<(), Error> {
+        let lora = &self.llama.lora;
+        let index = group as usize;
+        let Some(plan) = self.plans.get(index) else { return Ok(()) };
+        let (x, y) = self.adapted(group, layer);
         let mut inbox = lora.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let site = &lora.sites[layer as usize][index];
         // SAFETY: as in `run`; the plan's adapters are in slots of the model, laid out for its sites; launches that share

@@ -7,14 +7,15 @@ use std::collections::HashMap;
 
 use cudarc::driver::{CudaGraph, sys};
 
-use super::LoraPath;
-use super::batch::Batch;
+use super::batch::{Batch, bucket};
 use super::engine::Llama;
 use super::forward::{Forward, Metrics};
 use super::groups::Group;
+use super::{LoraOrder, LoraPath};
 use crate::Error;
+use crate::gemm::few_rows;
 use crate::lora::launch::LoadedPlan;
-use crate::lora::plan::{Plan, Tuning};
+use crate::lora::plan::{Exchange, Plan, Tuning};
 
 /// Sets, and graphs of all of them, kept at once; the set unused for longest goes first.
 const SETS_MAX: usize = 64;
@@ -48,9 +49,11 @@ impl Llama {
             let bare = self.graphs.sets.iter().position(|set| set.plans.is_empty());
             return Ok(bare.map_or_else(Set::default, |index| self.graphs.sets.remove(index)));
         }
+        let rows = bucket(batch.rows);
         let mut plans = Vec::with_capacity(Group::LAYER.len());
-        for site in &self.lora.sites[0] {
-            plans.push(Plan::new(site, &segments, self.lora.chip, Tuning::default())?);
+        for (group, site) in Group::LAYER.into_iter().zip(&self.lora.sites[0]) {
+            let tuning = self.adapters_tuning(group, rows)?;
+            plans.push(Plan::new(site, &segments, self.lora.chip, tuning)?);
         }
         // From the one used last: traffic changes slowly.
         for index in (0..self.graphs.sets.len()).rev() {
@@ -72,6 +75,35 @@ impl Llama {
             set.plans.push(self.lora.kernels.load(&self.stream, plan, capacity)?);
         }
         Ok(set)
+    }
+
+    /// Where adapters' launches stand in a step of so many rows; `None` if there are none.
+    pub(super) fn order_of(&self, rows: u32) -> Option<LoraOrder> {
+        let LoraPath::Segmented(order) = self.settings.lora else { return None };
+        let own = self.gemms.are_own(rows);
+        Some(match order {
+            // A mark must differ from the one before, which is another layer's.
+            LoraOrder::Along if !own || self.shape.layers < 2 => LoraOrder::After,
+            LoraOrder::Within if !own => LoraOrder::After,
+            // Many rows take so long that what is left to hide is less than a delta costs.
+            LoraOrder::Before | LoraOrder::Beside if rows > few_rows::ROWS_MAX => LoraOrder::After,
+            order => order,
+        })
+    }
+
+    /// The choices of a group's plan that follow from its order.
+    fn adapters_tuning(&self, group: Group, rows: u32) -> Result<Tuning, Error> {
+        let tuning = self.lora.tuning;
+        if self.order_of(rows) != Some(LoraOrder::Within) {
+            return Ok(tuning);
+        }
+        // One block beside each of the GEMM's; what members exchange travels while the GEMM runs.
+        Ok(Tuning {
+            row_tile: Some(LoadedPlan::BEHIND),
+            exchange: Some(Exchange::Global),
+            blocks: tuning.blocks.or(Some(self.lora.chip.multiprocessors)),
+            shared_bytes: tuning.shared_bytes.or(Some(self.gemms.shared_bytes_beside(group, rows)?)),
+        })
     }
 
     /// Puts a set back, as the one used last.

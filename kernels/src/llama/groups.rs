@@ -7,12 +7,13 @@ use cudarc::driver::CudaStream;
 
 use super::engine::Llama;
 use super::forward::{Forward, Metrics};
-use super::{GemmPath, LlamaSettings, LlamaShape};
+use super::{GemmPath, LlamaSettings, LlamaShape, LoraOrder};
 use crate::Error;
 use crate::gemm::GemmShape;
 use crate::gemm::cublaslt::{CublasLt, CublasLtPlan, Trial};
-use crate::gemm::few_rows::{FewRows, FewRowsPlan};
+use crate::gemm::few_rows::{FewRows, FewRowsPlan, Tuning, WithAdaptersPlan};
 use crate::gpu::{Overlap, Ready};
+use crate::lora::launch::{LoadedPlan, PairBehind};
 use crate::program::Compiler;
 
 /// Projections that share an input: one GEMM, one launch of adapters.
@@ -56,7 +57,7 @@ const OWN_ROWS_MAX: u32 = 32;
 
 #[derive(Debug)]
 enum GemmPlan {
-    Few(FewRowsPlan),
+    Few { alone: FewRowsPlan, with_adapters: Option<WithAdaptersPlan> },
     Library(Box<CublasLtPlan>),
 }
 
@@ -66,6 +67,7 @@ pub(crate) struct Gemms {
     library: CublasLt,
     few: FewRows,
     path: GemmPath,
+    tuning: Tuning,
     plans: HashMap<(Group, u32), GemmPlan>,
 }
 
@@ -73,11 +75,11 @@ impl Gemms {
     pub(crate) fn new(compiler: &Compiler, stream: &Arc<CudaStream>, settings: &LlamaSettings) -> Result<Self, Error> {
         let library = CublasLt::open(compiler.gpu(), stream)?;
         let few = FewRows::new(compiler, stream)?;
-        Ok(Gemms { library, few, path: settings.gemm, plans: HashMap::new() })
+        Ok(Gemms { library, few, path: settings.gemm, tuning: Tuning::default(), plans: HashMap::new() })
     }
 
-    /// Whether the kernel of a plan for so many rows tells when its input is complete.
-    pub(crate) fn tells(&self, rows: u32) -> bool {
+    /// Whether so many rows are multiplied by this crate's kernel.
+    pub(crate) fn are_own(&self, rows: u32) -> bool {
         self.path == GemmPath::Own && rows <= OWN_ROWS_MAX
     }
 
@@ -97,15 +99,57 @@ impl Gemms {
         let missing = || Error::shape(format!("{group:?} of {rows} rows"), "has no plan");
         match self.plans.get(&(group, rows)).ok_or_else(missing)? {
             // SAFETY: the plan was made for this group and these rows; the rest is the caller's promise.
-            GemmPlan::Few(plan) => unsafe { self.few.launch(stream, plan, weights, x, y, ready, overlap) },
+            GemmPlan::Few { alone, .. } => unsafe { self.few.launch(stream, alone, weights, x, y, ready, overlap) },
             // SAFETY: as above.
             GemmPlan::Library(plan) => unsafe { self.library.launch(stream, plan, weights, x, y, 0.0) },
         }
     }
 
+    /// The same for a plan of this crate's kernel, with the adapters of the group in one launch.
+    ///
+    /// # Safety
+    /// As [`Gemms::launch`]; adapters write elsewhere.
+    #[expect(clippy::too_many_arguments, reason = "which GEMM, its operands and its companion")]
+    pub(crate) unsafe fn launch_with_adapters(
+        &self,
+        stream: &Arc<CudaStream>,
+        group: Group,
+        rows: u32,
+        buffers: [u64; 3],
+        loaded: &LoadedPlan,
+        adapters: impl FnOnce(u32) -> Result<PairBehind, Error>,
+        overlap: Overlap,
+    ) -> Result<(), Error> {
+        let plan = self.with_adapters(group, rows)?;
+        // SAFETY: the plan was made for this group and these rows; the rest is the caller's promise.
+        unsafe { self.few.launch_with_adapters(stream, plan, buffers, loaded, adapters, overlap) }
+    }
+
+    fn with_adapters(&self, group: Group, rows: u32) -> Result<&WithAdaptersPlan, Error> {
+        match self.plans.get(&(group, rows)) {
+            Some(GemmPlan::Few { with_adapters: Some(plan), .. }) => Ok(plan),
+            _ => Err(Error::shape(format!("{group:?} of {rows} rows"), "has no plan with adapters")),
+        }
+    }
+
+    /// Shared memory of an adapter's block that shares the launch of the group's GEMM.
+    pub(crate) fn shared_bytes_beside(&self, group: Group, rows: u32) -> Result<u32, Error> {
+        self.with_adapters(group, rows).map(WithAdaptersPlan::shared_bytes)
+    }
+
     pub(crate) fn set_path(&mut self, path: GemmPath) {
         self.path = path;
+        self.forget();
+    }
+
+    /// Drops all plans: they are made again when a step needs them.
+    pub(crate) fn forget(&mut self) {
         self.plans.clear();
+    }
+
+    pub(crate) fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+        self.forget();
     }
 
     /// What each plan of these rows runs, for the record.
@@ -114,7 +158,7 @@ impl Gemms {
             .plans
             .iter()
             .map(|((group, rows), plan)| match plan {
-                GemmPlan::Few(_) => format!("{group:?} {rows} rows: own kernel"),
+                GemmPlan::Few { .. } => format!("{group:?} {rows} rows: own kernel"),
                 GemmPlan::Library(plan) => format!("{group:?} {rows} rows: cuBLASLt {:?}", plan.chosen()),
             })
             .collect();
@@ -133,8 +177,13 @@ impl Llama {
             }
             let (inputs, outputs) = group.widths(&self.shape);
             let shape = GemmShape::dense(self.settings.element, rows, inputs, outputs);
-            let plan = if self.gemms.tells(rows) {
-                GemmPlan::Few(self.gemms.few.plan(shape)?)
+            let plan = if self.gemms.are_own(rows) {
+                let few = &self.gemms.few;
+                let tuning = self.gemms.tuning;
+                let alone = few.plan_with(shape, tuning)?;
+                let within = group != Group::LmHead && self.order_of(rows) == Some(LoraOrder::Within);
+                let with_adapters = if within { Some(few.plan_with_adapters(shape, tuning)?) } else { None };
+                GemmPlan::Few { alone, with_adapters }
             } else {
                 let forward = Forward::new(self, metrics, &[]);
                 // Many rows are bound by arithmetic, whatever the cache holds.

@@ -15,8 +15,10 @@ use crate::cache::Cache;
 use crate::gpu::{Gpu, Overlap, Ready};
 use crate::source::Sources;
 
+mod behind;
 mod operands;
 
+pub(crate) use behind::PairBehind;
 use operands::Arguments;
 pub use operands::{Intermediate, Matrix};
 
