@@ -57,6 +57,7 @@ constexpr u32 TILE_OUTPUTS = 128, STEP_INPUTS = 64;
 constexpr u32 LINE = 2 * STEP_INPUTS;  // bytes of one row of a step
 constexpr u32 W_BYTES = TILE_OUTPUTS * LINE, X_BYTES = NT * 8 * LINE, STAGE = W_BYTES + X_BYTES;
 constexpr int EXCHANGED = NT < 2 ? NT : 2;  // sums that travel between warps at once, a thread
+constexpr u32 SHARED = STAGES * STAGE + EXCHANGED * THREADS * 16;
 constexpr u32 AHEAD = 5;  // blocks whose sums a thread asks for at once
 constexpr u32 EMPTY = 0xffffffffu;
 

@@ -4,34 +4,39 @@
 // whatever reads y next adds d.
 //
 // Layouts: see gemm.cu and lora.cu.
-// Grid: the blocks of the GEMM, then those of the adapters. Two blocks find room on a multiprocessor, and the first of
-// the grid take one each, so that a block of adapters runs beside each block of the GEMM: what the adapters wait for, x,
-// sums of other members, v, hides behind the bytes of W. The adapters' jobs are counted from the first block of the
-// grid. Blocks of either kind wait for others of their kind only, and those of the GEMM start first.
+// Grid: one block a multiprocessor. The first half of a block's threads are a block of the GEMM, the other half a block of
+// the adapters, each with shared memory and a barrier of its own; where one has no share the other works alone. What
+// the adapters wait for, x, sums of other members, v, hides behind the bytes of W. As two launches they would wait for
+// each other's places: blocks of a launch go wherever there is room, and two of the GEMM on one multiprocessor, where
+// another has none, cost more than all adapters do.
 //
 // Bound by: the bytes of W, A and B together.
 #include "primitives.cuh"
 
+constexpr u32 HALF = 256;  // threads
+
 #define NT GEMM_NT
 namespace backbone {
+DEVICE void block_barrier() { group_barrier<1, HALF>(); }
 #include "gemm.cu"
-}
+}  // namespace backbone
 #undef NT
 #define NT LORA_NT
 namespace adapters {
+DEVICE u32 thread_index() { return ::thread_index() - HALF; }
+DEVICE void block_barrier() { group_barrier<2, HALF>(); }
+DEVICE u8* shared_base() { return ::shared_base() + backbone::SHARED; }
 #include "lora.cu"
-}
+}  // namespace adapters
 #undef NT
 
 struct Both {
   backbone::Arguments gemm;
   adapters::Arguments lora;
-  u32 gemm_blocks;
-  u32 reserved;
 };
 
-KERNEL void __launch_bounds__(backbone::THREADS, 2) gemm_with_adapters(const GRID_CONSTANT Both args) {
-  if (block_index() < args.gemm_blocks)
+KERNEL void __launch_bounds__(2 * HALF, 1) gemm_with_adapters(const GRID_CONSTANT Both args) {
+  if (thread_index() < HALF)
     backbone::multiply(args.gemm);
   else
     adapters::lora<adapters::PAIR>(args.lora);

@@ -31,8 +31,7 @@ struct Options {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options =
-        Options { out: "bench_copies.json".into(), repeats: 20, rows: 32, budget_s: f64::INFINITY };
+    let mut options = Options { out: "bench_copies.json".into(), repeats: 20, rows: 32, budget_s: f64::INFINITY };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{argument} needs a value"))?;

@@ -6,7 +6,8 @@
 //! float64, in and out of graphs, the path for older GPUs too), `hf FOLDER` (the case that `ci/hf_check.py` wrote),
 //! `step` (whole steps with and without adapters, and each operation alone).
 //! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one), `--quick` (one model, for
-//! compute-sanitizer), `--own` (steps of so few rows that every kernel is this crate's, for racecheck).
+//! compute-sanitizer), `--own` (few steps of few rows, once: every kernel is this crate's, for
+//! racecheck).
 
 mod case;
 mod check;

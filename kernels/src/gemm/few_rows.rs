@@ -144,6 +144,7 @@ pub struct FewRows {
 #[derive(Debug, Clone)]
 pub struct FewRowsPlan {
     shape: GemmShape,
+    variant: Variant,
     kernel: Kernel,
     shared_bytes: u32,
     shares: Shares,
@@ -215,7 +216,7 @@ impl FewRows {
             }
         };
         let shares = Shares::new(shape.inputs, shape.outputs, blocks);
-        Ok(FewRowsPlan { shape, kernel, shared_bytes: variant.shared_bytes(), shares })
+        Ok(FewRowsPlan { shape, variant, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 
     /// y = x·Wᵀ. Bitwise reproducible. `ready` becomes its mark when x is complete.

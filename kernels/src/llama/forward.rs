@@ -264,7 +264,7 @@ impl<'a> Forward<'a> {
         let (x, y) = self.adapted(group, layer);
         let mut inbox = lora.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let site = &lora.sites[layer as usize][index];
-        let adapters = |first| plan.pair_behind(stream, site, &mut inbox, x, &y, first);
+        let adapters = plan.pair_arguments(stream, site, &mut inbox, x, &y)?;
         let buffers = self.buffers(group, layer);
         // SAFETY: as in `run` and `lora`; deltas are no GEMM's y.
         unsafe { gemms.launch_with_adapters(stream, group, self.metrics.padded, buffers, plan, adapters, PROGRAMMATIC) }

@@ -11,11 +11,12 @@ use super::batch::{Batch, bucket};
 use super::engine::Llama;
 use super::forward::{Forward, Metrics};
 use super::groups::Group;
+use super::sites::LoraSites;
 use super::{LoraOrder, LoraPath};
 use crate::Error;
 use crate::gemm::few_rows;
 use crate::lora::launch::LoadedPlan;
-use crate::lora::plan::{Exchange, Plan, Tuning};
+use crate::lora::plan::{Exchange, Plan, Segment, Site, Tuning};
 
 /// Sets, and graphs of all of them, kept at once; the set unused for longest goes first.
 const SETS_MAX: usize = 64;
@@ -52,8 +53,7 @@ impl Llama {
         let rows = bucket(batch.rows);
         let mut plans = Vec::with_capacity(Group::LAYER.len());
         for (group, site) in Group::LAYER.into_iter().zip(&self.lora.sites[0]) {
-            let tuning = self.adapters_tuning(group, rows)?;
-            plans.push(Plan::new(site, &segments, self.lora.chip, tuning)?);
+            plans.push(self.plan_of(group, site, &segments, rows)?);
         }
         // From the one used last: traffic changes slowly.
         for index in (0..self.graphs.sets.len()).rev() {
@@ -71,7 +71,9 @@ impl Llama {
         }
         let mut set = Set::default();
         for plan in &plans {
-            let capacity = (plan.jobs().len() as u32).next_multiple_of(16);
+            let jobs = plan.jobs().len() as u32;
+            // Blocks beyond one a multiprocessor would start late.
+            let capacity = jobs.next_multiple_of(16).min(jobs.max(self.lora.chip.multiprocessors));
             set.plans.push(self.lora.kernels.load(&self.stream, plan, capacity)?);
         }
         Ok(set)
@@ -91,19 +93,29 @@ impl Llama {
         })
     }
 
-    /// The choices of a group's plan that follow from its order.
-    fn adapters_tuning(&self, group: Group, rows: u32) -> Result<Tuning, Error> {
-        let tuning = self.lora.tuning;
+    /// The plan of one group's adapters in a step of so many rows.
+    fn plan_of(&self, group: Group, site: &Site, segments: &[Segment], rows: u32) -> Result<Plan, Error> {
+        let LoraSites { chip, tuning, .. } = self.lora;
         if self.order_of(rows) != Some(LoraOrder::Within) {
-            return Ok(tuning);
+            return Plan::new(site, segments, chip, tuning);
         }
-        // One block beside each of the GEMM's; what members exchange travels while the GEMM runs.
-        Ok(Tuning {
-            row_tile: Some(LoadedPlan::BEHIND),
+        // At most one block beside each of the GEMM's; what members exchange travels while the GEMM runs.
+        let most = chip.multiprocessors;
+        let mut tuning = Tuning {
+            row_tile: Some(LoadedPlan::SHARED_LAUNCH),
             exchange: Some(Exchange::Global),
-            blocks: tuning.blocks.or(Some(self.lora.chip.multiprocessors)),
-            shared_bytes: tuning.shared_bytes.or(Some(self.gemms.shared_bytes_beside(group, rows)?)),
-        })
+            blocks: tuning.blocks.or(Some(most)),
+            shared_bytes: tuning.shared_bytes.or(Some(self.gemms.shared_bytes_left(group, rows, chip)?)),
+        };
+        loop {
+            let plan = Plan::new(site, segments, chip, tuning)?;
+            let over = (plan.jobs().len() as u32).saturating_sub(most);
+            match tuning.blocks {
+                // Small groups have a block each, whatever their share.
+                Some(blocks) if over > 0 && blocks > 0 => tuning.blocks = Some(blocks.saturating_sub(over)),
+                _ => return Ok(plan),
+            }
+        }
     }
 
     /// Puts a set back, as the one used last.

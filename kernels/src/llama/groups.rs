@@ -13,7 +13,8 @@ use crate::gemm::GemmShape;
 use crate::gemm::cublaslt::{CublasLt, CublasLtPlan, Trial};
 use crate::gemm::few_rows::{FewRows, FewRowsPlan, Tuning, WithAdaptersPlan};
 use crate::gpu::{Overlap, Ready};
-use crate::lora::launch::{LoadedPlan, PairBehind};
+use crate::lora::launch::{LoadedPlan, PairArguments};
+use crate::lora::plan::Chip;
 use crate::program::Compiler;
 
 /// Projections that share an input: one GEMM, one launch of adapters.
@@ -117,7 +118,7 @@ impl Gemms {
         rows: u32,
         buffers: [u64; 3],
         loaded: &LoadedPlan,
-        adapters: impl FnOnce(u32) -> Result<PairBehind, Error>,
+        adapters: PairArguments,
         overlap: Overlap,
     ) -> Result<(), Error> {
         let plan = self.with_adapters(group, rows)?;
@@ -132,9 +133,9 @@ impl Gemms {
         }
     }
 
-    /// Shared memory of an adapter's block that shares the launch of the group's GEMM.
-    pub(crate) fn shared_bytes_beside(&self, group: Group, rows: u32) -> Result<u32, Error> {
-        self.with_adapters(group, rows).map(WithAdaptersPlan::shared_bytes)
+    /// Shared memory that is left to adapters in the launch of the group's GEMM.
+    pub(crate) fn shared_bytes_left(&self, group: Group, rows: u32, chip: Chip) -> Result<u32, Error> {
+        self.with_adapters(group, rows).map(|plan| plan.shared_bytes_left(chip))
     }
 
     pub(crate) fn set_path(&mut self, path: GemmPath) {

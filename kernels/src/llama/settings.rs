@@ -49,8 +49,8 @@ pub enum LoraPath {
 
 /// Where in a layer the adapters' launches stand relative to the backbone's GEMM of the same projections.
 ///
-/// Behind the GEMM adapters add to its result. Otherwise they write a delta that the next operation adds, so the other
-/// orders give the same bits and differ in time only. Steps of more than 64 rows take [`LoraOrder::After`] in any case.
+/// Behind the GEMM adapters add to its result. Otherwise they write a delta that the next operation adds: before, beside
+/// and along the GEMM they give the same bits. Steps of more than 64 rows take [`LoraOrder::After`] in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LoraOrder {
     /// Behind the GEMM: the adapter's weights stream in while the GEMM ends.

@@ -15,12 +15,12 @@ use crate::cache::Cache;
 use crate::gpu::{Gpu, Overlap, Ready};
 use crate::source::Sources;
 
-mod behind;
 mod operands;
+mod shared;
 
-pub(crate) use behind::PairBehind;
 use operands::Arguments;
 pub use operands::{Intermediate, Matrix};
+pub(crate) use shared::PairArguments;
 
 /// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them. A clone shares them.
 #[derive(Debug, Clone)]

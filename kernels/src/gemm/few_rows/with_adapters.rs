@@ -7,7 +7,8 @@ use cudarc::driver::CudaStream;
 use super::{Arguments, FewRows, FewRowsPlan, GemmShape, THREADS, Tuning, Variant};
 use crate::Error;
 use crate::gpu::Overlap;
-use crate::lora::launch::{LoadedPlan, PairBehind};
+use crate::lora::launch::{LoadedPlan, PairArguments};
+use crate::lora::plan::Chip;
 use crate::lora::variant;
 use crate::program::{Grid, Kernel};
 
@@ -16,9 +17,7 @@ use crate::program::{Grid, Kernel};
 #[derive(Debug, Clone, Copy)]
 struct Both {
     gemm: Arguments,
-    lora: PairBehind,
-    gemm_blocks: u32,
-    reserved: u32,
+    lora: PairArguments,
 }
 
 /// One shape, ready to be launched with any adapters.
@@ -29,18 +28,9 @@ pub(crate) struct WithAdaptersPlan {
 }
 
 impl Variant {
-    /// The same with so few stages that two blocks share a multiprocessor.
-    #[must_use]
-    pub fn beside_adapters(mut self) -> Self {
-        while 2 * (self.shared_bytes() + BLOCK_RESERVED) > MULTIPROCESSOR_SHARED && self.stages > 2 {
-            self.stages -= 1;
-        }
-        self
-    }
-
     /// The definitions that select it together with the adapters' kernel.
     pub fn defines_with_adapters(self) -> Vec<(&'static str, String)> {
-        let adapters = variant::Variant { element: self.element, rows: LoadedPlan::BEHIND };
+        let adapters = variant::Variant { element: self.element, rows: LoadedPlan::SHARED_LAUNCH };
         let rename = |name: &'static str, to| move |(define, value)| (if define == name { to } else { define }, value);
         let gemm = self.defines().into_iter().map(rename("NT", "GEMM_NT"));
         let lora = adapters.defines().into_iter().filter(|(name, _)| *name != "ELEMENT").map(rename("NT", "LORA_NT"));
@@ -48,20 +38,14 @@ impl Variant {
     }
 }
 
-/// Shared memory of a Hopper multiprocessor, and what the driver keeps of it for each block.
-const MULTIPROCESSOR_SHARED: u32 = 233_472;
-const BLOCK_RESERVED: u32 = 1024;
-
 impl FewRows {
     /// A plan for a shape.
     ///
     /// # Errors
     /// As [`FewRows::plan`].
     pub(crate) fn plan_with_adapters(&self, shape: GemmShape, tuning: Tuning) -> Result<WithAdaptersPlan, Error> {
-        let variant = Variant::of(shape.element, shape.rows.max(1)).beside_adapters();
-        let stages = tuning.stages.unwrap_or(variant.stages);
-        let gemm = self.plan_with(shape, Tuning { stages: Some(stages), ..tuning })?;
-        let variant = Variant { stages, wide: tuning.wide.unwrap_or(variant.wide), ..variant };
+        let gemm = self.plan_with(shape, tuning)?;
+        let variant = gemm.variant;
         let mut loaded = self.with_adapters.lock().unwrap_or_else(PoisonError::into_inner);
         let kernel = match loaded.get(&variant) {
             Some(kernel) => kernel.clone(),
@@ -75,11 +59,10 @@ impl FewRows {
         Ok(WithAdaptersPlan { gemm, kernel })
     }
 
-    /// y = x·Wᵀ, and what the adapters add, to the places that `adapters` makes arguments for when told the first of their
-    /// blocks.
+    /// y = x·Wᵀ, and what the adapters of a loaded plan add, to the places in their arguments.
     ///
     /// # Errors
-    /// As [`FewRows::launch`]; what `adapters` returns.
+    /// As [`FewRows::launch`]; [`Error::Shape`] if the plan's blocks are more than find room at once.
     ///
     /// # Safety
     /// As [`FewRows::launch`] and [`LoadedPlan::pair`]; y overlaps no place that adapters write to.
@@ -90,26 +73,27 @@ impl FewRows {
         plan: &WithAdaptersPlan,
         [weights, x, y]: [u64; 3],
         loaded: &LoadedPlan,
-        adapters: impl FnOnce(u32) -> Result<PairBehind, Error>,
+        lora: PairArguments,
         overlap: Overlap,
     ) -> Result<(), Error> {
-        let gemm_blocks = plan.gemm.shares.blocks;
-        let gemm = self.arguments(stream, &plan.gemm, weights, x, y, None)?;
-        let both = Both { gemm, lora: adapters(gemm_blocks)?, gemm_blocks, reserved: 0 };
-        let grid = Grid {
-            blocks: gemm_blocks + loaded.capacity(),
-            threads: THREADS,
-            shared_bytes: plan.gemm.shared_bytes.max(loaded.shared_bytes()),
-        };
+        let multiprocessors = self.compiler.gpu().chip().multiprocessors;
+        let blocks = plan.gemm.shares.blocks.max(loaded.capacity());
+        if blocks > multiprocessors {
+            let why = format!("{blocks} blocks, one a multiprocessor, of which there are {multiprocessors}");
+            return Err(Error::shape("a GEMM with adapters", why));
+        }
+        let both = Both { gemm: self.arguments(stream, &plan.gemm, weights, x, y, None)?, lora };
+        let shared_bytes = plan.gemm.shared_bytes + loaded.shared_bytes();
+        let grid = Grid { blocks, threads: 2 * THREADS, shared_bytes };
         // SAFETY: the layout is the kernel's; the rest is the caller's promise.
         unsafe { plan.kernel.launch(stream, grid, &both, overlap) }
     }
 }
 
 impl WithAdaptersPlan {
-    /// Shared memory that each block has in any case, and adapters may use.
-    pub(crate) fn shared_bytes(&self) -> u32 {
-        self.gemm.shared_bytes
+    /// Shared memory that is left to adapters.
+    pub(crate) fn shared_bytes_left(&self, chip: Chip) -> u32 {
+        chip.shared_bytes_block_max.saturating_sub(self.gemm.shared_bytes)
     }
 }
 
@@ -118,10 +102,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_blocks_of_every_variant_beside_adapters_fit_a_hopper_multiprocessor() {
-        for variant in Variant::all().filter(|variant| variant.tiles <= 4).map(Variant::beside_adapters) {
-            assert!(2 * (variant.shared_bytes() + 1024) <= 233_472, "{variant:?}");
-            assert!(variant.stages >= 5, "{variant:?}");
+    fn a_deep_ring_for_adapters_finds_room_beside_every_variant_of_few_rows() {
+        for variant in Variant::all().filter(|variant| variant.tiles <= 4) {
+            // Eleven units a warp of eight, and the exchange of a small rank.
+            assert!(variant.shared_bytes() + 11 * 8 * 1024 + 8 * 1024 <= 232_448, "{variant:?}");
         }
     }
 }
