@@ -97,7 +97,14 @@ impl Case {
             .zip(owners)
             .map(|(&length, owner)| ((0..length).map(|_| random.random_range(0..shape.vocab)).collect(), owner))
             .collect();
-        Case { shape, element, tensors, adapters, sequences, steps: schedule(&lengths, if few { 32 } else { usize::MAX }) }
+        Case {
+            shape,
+            element,
+            tensors,
+            adapters,
+            sequences,
+            steps: schedule(&lengths, if few { 32 } else { usize::MAX }),
+        }
     }
 
     pub(crate) fn settings(&self, order: LoraOrder, gemm: GemmPath) -> LlamaSettings {

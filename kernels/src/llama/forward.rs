@@ -92,10 +92,10 @@ impl<'a> Forward<'a> {
             Operation::O => self.gemm(Group::O, layer, None, overlap),
             Operation::GateUp => self.gemm(Group::GateUp, layer, None, overlap),
             Operation::Down => self.gemm(Group::Down, layer, None, overlap),
-            Operation::LoraQkv => self.lora(Group::Qkv, layer, stream, None, overlap),
-            Operation::LoraO => self.lora(Group::O, layer, stream, None, overlap),
-            Operation::LoraGateUp => self.lora(Group::GateUp, layer, stream, None, overlap),
-            Operation::LoraDown => self.lora(Group::Down, layer, stream, None, overlap),
+            Operation::LoraQkv => self.adapters_alone(Group::Qkv, layer, overlap),
+            Operation::LoraO => self.adapters_alone(Group::O, layer, overlap),
+            Operation::LoraGateUp => self.adapters_alone(Group::GateUp, layer, overlap),
+            Operation::LoraDown => self.adapters_alone(Group::Down, layer, overlap),
             Operation::RopeAndKvAppend => {
                 let arguments = RopeArguments {
                     y: a.qkv.address,
@@ -215,7 +215,7 @@ impl<'a> Forward<'a> {
                 self.gemm(group, layer, ready, PROGRAMMATIC)?;
                 self.lora(group, layer, stream, ready, PROGRAMMATIC)?;
             }
-            LoraOrder::Within => self.within(group, layer)?,
+            LoraOrder::Within => self.within(group, layer, PROGRAMMATIC)?,
             LoraOrder::Before => {
                 self.lora(group, layer, stream, None, PROGRAMMATIC)?;
                 self.gemm(group, layer, None, PROGRAMMATIC)?;
@@ -256,8 +256,16 @@ impl<'a> Forward<'a> {
         unsafe { gemms.launch(stream, group, rows, self.buffers(group, layer), ready, overlap) }
     }
 
+    /// The launch that a group's adapters run in, with the GEMM if that is the same.
+    fn adapters_alone(&self, group: Group, layer: u32, overlap: Overlap) -> Result<(), Error> {
+        match self.order() {
+            Some(LoraOrder::Within) => self.within(group, layer, overlap),
+            _ => self.lora(group, layer, &self.llama.stream, None, overlap),
+        }
+    }
+
     /// A group's GEMM with its adapters in one launch.
-    fn within(&self, group: Group, layer: u32) -> Result<(), Error> {
+    fn within(&self, group: Group, layer: u32, overlap: Overlap) -> Result<(), Error> {
         let Llama { stream, gemms, lora, .. } = self.llama;
         let index = group as usize;
         let plan = &self.plans[index];
@@ -267,7 +275,7 @@ impl<'a> Forward<'a> {
         let adapters = plan.pair_arguments(stream, site, &mut inbox, x, &y)?;
         let buffers = self.buffers(group, layer);
         // SAFETY: as in `run` and `lora`; deltas are no GEMM's y.
-        unsafe { gemms.launch_with_adapters(stream, group, self.metrics.padded, buffers, plan, adapters, PROGRAMMATIC) }
+        unsafe { gemms.launch_with_adapters(stream, group, self.metrics.padded, buffers, plan, adapters, overlap) }
     }
 
     /// The input of a group's adapters, and where each of them adds.

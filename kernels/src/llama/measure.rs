@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaGraph, CudaStream};
 
-use super::batch::Batch;
+use super::batch::{Batch, bucket};
 use super::engine::Llama;
 use super::forward::{Forward, Metrics};
 use super::graphs::{Graphs, Set};
 use super::{GemmPath, LoraOrder, LoraPath, Operation, Sequence};
 use crate::gemm::few_rows;
 use crate::gpu::Overlap;
+use crate::timing::Summary;
 use crate::{Error, lora};
 
 impl Llama {
@@ -25,11 +26,29 @@ impl Llama {
 
     /// Device microseconds of one operation of this step on one layer, `repeats` samples. A graph runs it for every
     /// layer, each with its own weights and KV, back to back as programmatic launches; a sample is a replay with a cold L2
-    /// over the number of layers. An operation that this step has not takes no time.
+    /// over the number of layers. An operation that this step has not takes no time. Adapters that share a launch with their
+    /// GEMM take what the launch takes beyond the GEMM alone.
     ///
     /// # Errors
     /// As [`Llama::step`].
     pub fn time_operation(
+        &mut self,
+        operation: Operation,
+        sequences: &[Sequence<'_>],
+        repeats: usize,
+    ) -> Result<Vec<f64>, Error> {
+        let samples = self.time_launches(operation, sequences, repeats)?;
+        let Some(gemm) = operation.shares_a_launch_with() else { return Ok(samples) };
+        let batch = Batch::new(sequences, &self.shape, &self.settings)?;
+        if self.order_of(bucket(batch.rows)) != Some(LoraOrder::Within) || batch.segments().is_empty() {
+            return Ok(samples);
+        }
+        let gemm = self.time_launches(gemm, sequences, repeats)?;
+        let alone = Summary::of(&gemm).map_or(0.0, |summary| summary.median);
+        Ok(samples.into_iter().map(|us| us - alone).collect())
+    }
+
+    fn time_launches(
         &mut self,
         operation: Operation,
         sequences: &[Sequence<'_>],

@@ -93,6 +93,17 @@ impl Operation {
         }
     }
 
+    /// The GEMM whose launch adapters share in steps that run them [`within`](crate::llama::LoraOrder::Within) it.
+    pub fn shares_a_launch_with(self) -> Option<Operation> {
+        match self {
+            Operation::LoraQkv => Some(Operation::Qkv),
+            Operation::LoraO => Some(Operation::O),
+            Operation::LoraGateUp => Some(Operation::GateUp),
+            Operation::LoraDown => Some(Operation::Down),
+            _ => None,
+        }
+    }
+
     /// Whether it belongs to the adapters.
     pub fn is_lora(self) -> bool {
         matches!(self, Operation::LoraQkv | Operation::LoraO | Operation::LoraGateUp | Operation::LoraDown)
