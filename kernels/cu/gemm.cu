@@ -19,7 +19,8 @@
 // all of them must find room at once: no more blocks than multiprocessors hold.
 //
 // `ready`, if given, becomes `mark` when x is complete: a launch that needs x alone, and writes what nothing before it
-// touches, may then run beside this one.
+// touches, may then run beside this one. Or, where this launch asks, others make it `mark` when x is complete: then the
+// preceding kernel runs beside this one, and only its end waits for that.
 //
 // Bound by: the bytes of W.
 #include "primitives.cuh"
@@ -49,7 +50,7 @@ struct Arguments {
   u32 block_steps;  // of one block
   u32* ready;       // or null
   u32 mark;
-  u32 reserved;
+  u32 asks;         // whether ready tells this launch, not this launch others
 };
 
 constexpr u32 THREADS = 256;
@@ -212,8 +213,14 @@ DEVICE void multiply(const Arguments& args) {
       copy_commit();
     }
   }
-  dependency_wait();
-  if (args.ready && block_index() == 0 && thread_index() == 0) store_release(args.ready, args.mark);
+  if (args.asks) {
+    if (thread_index() == 0)
+      while (load_acquire(args.ready) != args.mark) poll_pause();
+    block_barrier();
+  } else {
+    dependency_wait();
+    if (args.ready && block_index() == 0 && thread_index() == 0) store_release(args.ready, args.mark);
+  }
 #pragma unroll 1
   for (u32 n = 0; n < STAGES - 1; ++n) {
     if (n < early) {
@@ -325,6 +332,7 @@ DEVICE void multiply(const Arguments& args) {
     began_tile = true;
   }
   copy_wait<0>();
+  if (args.asks) dependency_wait();
 }
 
 KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) { multiply(args); }

@@ -85,7 +85,7 @@ impl Llama {
         let own = self.gemms.are_own(rows);
         Some(match order {
             // A mark must differ from the one before, which is another layer's.
-            LoraOrder::Along if !own || self.shape.layers < 2 => LoraOrder::After,
+            LoraOrder::Along | LoraOrder::Ahead if !own || self.shape.layers < 2 => LoraOrder::After,
             LoraOrder::Within if !own => LoraOrder::After,
             // Many rows take so long that what is left to hide is less than a delta costs.
             LoraOrder::Before | LoraOrder::Beside if rows > few_rows::ROWS_MAX => LoraOrder::After,
@@ -96,11 +96,17 @@ impl Llama {
     /// The plan of one group's adapters in a step of so many rows.
     fn plan_of(&self, group: Group, site: &Site, segments: &[Segment], rows: u32) -> Result<Plan, Error> {
         let LoraSites { chip, tuning, .. } = self.lora;
-        if self.order_of(rows) != Some(LoraOrder::Within) {
-            return Plan::new(site, segments, chip, tuning);
+        let most = chip.multiprocessors;
+        match self.order_of(rows) {
+            Some(LoraOrder::Within) => {}
+            // Blocks that start before those of the GEMM must leave it a place on every multiprocessor.
+            Some(LoraOrder::Ahead) => {
+                let blocks = tuning.blocks.or(Some(most));
+                return Plan::new(site, segments, chip, Tuning { blocks, ..tuning });
+            }
+            _ => return Plan::new(site, segments, chip, tuning),
         }
         // At most one block beside each of the GEMM's; what members exchange travels while the GEMM runs.
-        let most = chip.multiprocessors;
         let mut tuning = Tuning {
             row_tile: Some(LoadedPlan::SHARED_LAUNCH),
             exchange: Some(Exchange::Global),

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::gemm::GemmShape;
 use crate::gemm::cublaslt::{CublasLt, CublasLtPlan, Trial};
 use crate::gemm::few_rows::{FewRows, FewRowsPlan, Tuning, WithAdaptersPlan};
-use crate::gpu::{Overlap, Ready};
+use crate::gpu::{Arrival, Overlap};
 use crate::lora::launch::{LoadedPlan, PairArguments};
 use crate::lora::plan::Chip;
 use crate::program::Compiler;
@@ -84,7 +84,7 @@ impl Gemms {
         self.path == GemmPath::Own && rows <= OWN_ROWS_MAX
     }
 
-    /// y = x·Wᵀ of a group; `ready` as the group's plan allows.
+    /// y = x·Wᵀ of a group; cuBLASLt's kernels know of no other arrival than the preceding kernel's end.
     ///
     /// # Safety
     /// Live matrices of the group's shape with so many rows; one stream.
@@ -94,13 +94,13 @@ impl Gemms {
         group: Group,
         rows: u32,
         [weights, x, y]: [u64; 3],
-        ready: Option<Ready>,
+        arrival: Arrival,
         overlap: Overlap,
     ) -> Result<(), Error> {
         let missing = || Error::shape(format!("{group:?} of {rows} rows"), "has no plan");
         match self.plans.get(&(group, rows)).ok_or_else(missing)? {
             // SAFETY: the plan was made for this group and these rows; the rest is the caller's promise.
-            GemmPlan::Few { alone, .. } => unsafe { self.few.launch(stream, alone, weights, x, y, ready, overlap) },
+            GemmPlan::Few { alone, .. } => unsafe { self.few.launch(stream, alone, weights, x, y, arrival, overlap) },
             // SAFETY: as above.
             GemmPlan::Library(plan) => unsafe { self.library.launch(stream, plan, weights, x, y, 0.0) },
         }

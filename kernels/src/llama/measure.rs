@@ -26,8 +26,8 @@ impl Llama {
 
     /// Device microseconds of one operation of this step on one layer, `repeats` samples. A graph runs it for every
     /// layer, each with its own weights and KV, back to back as programmatic launches; a sample is a replay with a cold L2
-    /// over the number of layers. An operation that this step has not takes no time. Adapters that share a launch with their
-    /// GEMM take what the launch takes beyond the GEMM alone.
+    /// over the number of layers. An operation that this step has not takes no time. Adapters that run beside their
+    /// GEMM take what both take beyond the GEMM alone.
     ///
     /// # Errors
     /// As [`Llama::step`].
@@ -38,9 +38,11 @@ impl Llama {
         repeats: usize,
     ) -> Result<Vec<f64>, Error> {
         let samples = self.time_launches(operation, sequences, repeats)?;
-        let Some(gemm) = operation.shares_a_launch_with() else { return Ok(samples) };
+        let Some(gemm) = operation.beside() else { return Ok(samples) };
         let batch = Batch::new(sequences, &self.shape, &self.settings)?;
-        if self.order_of(bucket(batch.rows)) != Some(LoraOrder::Within) || batch.segments().is_empty() {
+        let order = self.order_of(bucket(batch.rows));
+        let overlaps = matches!(order, Some(LoraOrder::Within | LoraOrder::Along | LoraOrder::Ahead));
+        if !overlaps || batch.segments().is_empty() {
             return Ok(samples);
         }
         let gemm = self.time_launches(gemm, sequences, repeats)?;

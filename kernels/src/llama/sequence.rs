@@ -93,8 +93,8 @@ impl Operation {
         }
     }
 
-    /// The GEMM whose launch adapters share in steps that run them [`within`](crate::llama::LoraOrder::Within) it.
-    pub fn shares_a_launch_with(self) -> Option<Operation> {
+    /// The GEMM of the same projections, which adapters may run beside.
+    pub fn beside(self) -> Option<Operation> {
         match self {
             Operation::LoraQkv => Some(Operation::Qkv),
             Operation::LoraO => Some(Operation::O),

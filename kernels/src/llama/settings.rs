@@ -59,6 +59,9 @@ pub enum LoraOrder {
     /// Before the GEMM: the adapter's weights stream in during the operation before, those of the GEMM during the
     /// adapter's exchange.
     Before,
+    /// Before the GEMM, which asks those that write its input whether it is there, up to 32 rows and with this crate's kernel;
+    /// otherwise [`LoraOrder::After`]. Along the output projection's GEMM, whose input attention writes.
+    Ahead,
     /// On a second stream, from the GEMM's input on to the operation that reads its output.
     Beside,
     /// In the GEMM's own launch, as further blocks of it, up to 32 rows and with this crate's kernel; otherwise
@@ -71,8 +74,14 @@ pub enum LoraOrder {
 
 impl LoraOrder {
     /// Every order.
-    pub const ALL: [LoraOrder; 5] =
-        [LoraOrder::After, LoraOrder::Within, LoraOrder::Before, LoraOrder::Beside, LoraOrder::Along];
+    pub const ALL: [LoraOrder; 6] = [
+        LoraOrder::After,
+        LoraOrder::Within,
+        LoraOrder::Before,
+        LoraOrder::Ahead,
+        LoraOrder::Beside,
+        LoraOrder::Along,
+    ];
 }
 
 impl LlamaSettings {
