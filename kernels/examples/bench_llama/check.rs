@@ -111,7 +111,8 @@ fn one(
     }
     // Whether deltas are written before, beside or along the GEMM must not change a bit. Behind it there are none; within and
     // ahead of it other blocks share the work.
-    let writes_delta = !matches!(order, LoraOrder::After | LoraOrder::Within | LoraOrder::Ahead) && build.architecture.is_none();
+    let writes_delta =
+        !matches!(order, LoraOrder::After | LoraOrder::Within | LoraOrder::Ahead) && build.architecture.is_none();
     let as_first = match first {
         Some(first) if writes_delta => *first == results,
         None if writes_delta => {

@@ -128,13 +128,20 @@ impl Bench {
                         let plan = self.library.plan(stream, shape, None)?;
                         self.library.launch(stream, &plan, w.0, x.0, to, 0.0)?;
                     }
-                    "sm_80" => {
-                        self.few_ampere.launch(stream, &self.few_ampere.plan(shape)?, w.0, x.0, to, Arrival::Awaited, overlap)?
-                    }
+                    "sm_80" => self.few_ampere.launch(
+                        stream,
+                        &self.few_ampere.plan(shape)?,
+                        w.0,
+                        x.0,
+                        to,
+                        Arrival::Awaited,
+                        overlap,
+                    )?,
                     "own in a graph" => {
                         let plan = self.few.plan(shape)?;
-                        let graph =
-                            self.stopwatch.capture(|| self.few.launch(stream, &plan, w.0, x.0, to, Arrival::Awaited, overlap))?;
+                        let graph = self
+                            .stopwatch
+                            .capture(|| self.few.launch(stream, &plan, w.0, x.0, to, Arrival::Awaited, overlap))?;
                         graph.launch().map_err(driver("replaying"))?;
                         stream.synchronize().map_err(driver("replaying"))?;
                     }

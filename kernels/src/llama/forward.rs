@@ -191,7 +191,13 @@ impl<'a> Forward<'a> {
             done: if in_step { self.done(if mlp { Group::GateUp } else { Group::Qkv }) } else { 0 },
             // Those whose GEMM has ended: of this layer's attention, or of the MLP of the layer before.
             clear: self.done(if mlp { Group::Qkv } else { Group::GateUp }),
-            clears: if self.done(Group::Qkv) == 0 { 0 } else if mlp { 1 } else { 2 },
+            clears: if self.done(Group::Qkv) == 0 {
+                0
+            } else if mlp {
+                1
+            } else {
+                2
+            },
             reserved: 0,
         };
         // SAFETY: as in `run`.

@@ -74,14 +74,8 @@ pub enum LoraOrder {
 
 impl LoraOrder {
     /// Every order.
-    pub const ALL: [LoraOrder; 6] = [
-        LoraOrder::After,
-        LoraOrder::Within,
-        LoraOrder::Before,
-        LoraOrder::Ahead,
-        LoraOrder::Beside,
-        LoraOrder::Along,
-    ];
+    pub const ALL: [LoraOrder; 6] =
+        [LoraOrder::After, LoraOrder::Within, LoraOrder::Before, LoraOrder::Ahead, LoraOrder::Beside, LoraOrder::Along];
 }
 
 impl LlamaSettings {

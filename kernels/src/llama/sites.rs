@@ -64,7 +64,16 @@ impl LoraSites {
         };
         let ready = Buffer::zeroed(gpu, stream, Group::LAYER.len(), "words between launches")?;
         let done = Buffer::zeroed(gpu, stream, Group::LAYER.len(), "words between launches")?;
-        Ok(LoraSites { done, kernels, chip, tuning: Tuning::default(), sites, inbox, ready, events: [event()?, event()?] })
+        Ok(LoraSites {
+            done,
+            kernels,
+            chip,
+            tuning: Tuning::default(),
+            sites,
+            inbox,
+            ready,
+            events: [event()?, event()?],
+        })
     }
 }
 
