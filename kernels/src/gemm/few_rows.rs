@@ -7,6 +7,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result::memset_d8_async};
 
 use super::{GemmShape, WeightOrder};
 use crate::gpu::{Arrival, Overlap};
+use crate::lora::plan::Chip;
 use crate::program::{Compiler, Grid, Kernel};
 use crate::{Element, Error};
 
@@ -281,6 +282,14 @@ impl FewRows {
             mark,
             asks: u32::from(matches!(arrival, Arrival::Asked(_))),
         })
+    }
+}
+
+impl FewRowsPlan {
+    /// Shared memory that a block of another launch may have to find room beside each of this one's: of what a
+    /// multiprocessor has, 1 KiB more than a block can ask for, the driver keeps 1 KiB a block.
+    pub(crate) fn shared_bytes_left(&self, chip: Chip) -> u32 {
+        chip.shared_bytes_block_max.saturating_sub(self.shared_bytes + 1024)
     }
 }
 

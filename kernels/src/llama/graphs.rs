@@ -97,8 +97,21 @@ impl Llama {
     fn plan_of(&self, group: Group, site: &Site, segments: &[Segment], rows: u32) -> Result<Plan, Error> {
         let LoraSites { chip, tuning, .. } = self.lora;
         let most = chip.multiprocessors;
-        match self.order_of(rows) {
-            Some(LoraOrder::Within) => {}
+        let order = self.order_of(rows);
+        let mut tuning = match order {
+            Some(LoraOrder::Within | LoraOrder::Along | LoraOrder::Ahead) => {
+                let left = self.gemms.shared_bytes_left(group, rows, chip)?;
+                Tuning { shared_bytes: tuning.shared_bytes.or(Some(left)), ..tuning }
+            }
+            _ => return Plan::new(site, segments, chip, tuning),
+        };
+        match order {
+            // At most one block beside each of the GEMM's; what members exchange travels while the GEMM runs.
+            Some(LoraOrder::Within) => {
+                tuning.row_tile = Some(LoadedPlan::SHARED_LAUNCH);
+                tuning.exchange = Some(Exchange::Global);
+                tuning.blocks = tuning.blocks.or(Some(most));
+            }
             // Blocks that start before those of the GEMM must leave it a place on every multiprocessor.
             Some(LoraOrder::Ahead) => {
                 let blocks = tuning.blocks.or(Some(most));
@@ -106,13 +119,6 @@ impl Llama {
             }
             _ => return Plan::new(site, segments, chip, tuning),
         }
-        // At most one block beside each of the GEMM's; what members exchange travels while the GEMM runs.
-        let mut tuning = Tuning {
-            row_tile: Some(LoadedPlan::SHARED_LAUNCH),
-            exchange: Some(Exchange::Global),
-            blocks: tuning.blocks.or(Some(most)),
-            shared_bytes: tuning.shared_bytes.or(Some(self.gemms.shared_bytes_left(group, rows, chip)?)),
-        };
         loop {
             let plan = Plan::new(site, segments, chip, tuning)?;
             let over = (plan.jobs().len() as u32).saturating_sub(most);

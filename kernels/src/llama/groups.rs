@@ -133,9 +133,13 @@ impl Gemms {
         }
     }
 
-    /// Shared memory that is left to adapters in the launch of the group's GEMM.
+    /// Shared memory that is left for a block of adapters on a multiprocessor, or in a launch, of the group's GEMM.
     pub(crate) fn shared_bytes_left(&self, group: Group, rows: u32, chip: Chip) -> Result<u32, Error> {
-        self.with_adapters(group, rows).map(|plan| plan.shared_bytes_left(chip))
+        match self.plans.get(&(group, rows)) {
+            Some(GemmPlan::Few { with_adapters: Some(plan), .. }) => Ok(plan.shared_bytes_left(chip)),
+            Some(GemmPlan::Few { alone, .. }) => Ok(alone.shared_bytes_left(chip)),
+            _ => Err(Error::shape(format!("{group:?} of {rows} rows"), "has no plan of this crate's kernel")),
+        }
     }
 
     pub(crate) fn set_path(&mut self, path: GemmPath) {
