@@ -19,7 +19,6 @@ struct Arguments {
   uint4* out;
   u32 rows;
   u32 vectors;  // I / 8
-  u32* done;    // or null: counts the blocks that have written their part
 };
 
 DEVICE float silu(float v) { return v / (1.f + exponential(-v)); }
@@ -34,19 +33,14 @@ KERNEL void __launch_bounds__(256) silu_mul(const GRID_CONSTANT Arguments args) 
   dependency_wait();
   const u64 index = u64(block_index()) * 256 + thread_index();
   const u32 row = (u32)(index / args.vectors), column = (u32)(index % args.vectors);
-  if (row < args.rows) {
-    const u64 gate_at = u64(row) * 2 * args.vectors + column, up_at = gate_at + args.vectors;
-    uint4 gate = args.y[gate_at], up = args.y[up_at];
-    uint4 gate_delta = make_uint4(0, 0, 0, 0), up_delta = gate_delta;
-    if (args.delta) {
-      gate_delta = args.delta[gate_at], up_delta = args.delta[up_at];
-      args.delta[gate_at] = args.delta[up_at] = make_uint4(0, 0, 0, 0);
-    }
-    args.out[index] = make_uint4(gated(gate.x, up.x, gate_delta.x, up_delta.x), gated(gate.y, up.y, gate_delta.y, up_delta.y),
-                                 gated(gate.z, up.z, gate_delta.z, up_delta.z), gated(gate.w, up.w, gate_delta.w, up_delta.w));
+  if (row >= args.rows) return;
+  const u64 gate_at = u64(row) * 2 * args.vectors + column, up_at = gate_at + args.vectors;
+  uint4 gate = args.y[gate_at], up = args.y[up_at];
+  uint4 gate_delta = make_uint4(0, 0, 0, 0), up_delta = gate_delta;
+  if (args.delta) {
+    gate_delta = args.delta[gate_at], up_delta = args.delta[up_at];
+    args.delta[gate_at] = args.delta[up_at] = make_uint4(0, 0, 0, 0);
   }
-  if (args.done) {
-    block_barrier();
-    if (thread_index() == 0) count_arrival(args.done);
-  }
+  args.out[index] = make_uint4(gated(gate.x, up.x, gate_delta.x, up_delta.x), gated(gate.y, up.y, gate_delta.y, up_delta.y),
+                               gated(gate.z, up.z, gate_delta.z, up_delta.z), gated(gate.w, up.w, gate_delta.w, up_delta.w));
 }

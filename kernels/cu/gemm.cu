@@ -19,8 +19,7 @@
 // all of them must find room at once: no more blocks than multiprocessors hold.
 //
 // `ready`, if given, becomes `mark` when x is complete: a launch that needs x alone, and writes what nothing before it
-// touches, may then run beside this one. Or, where this launch asks, others make it `mark` when x is complete: then the
-// preceding kernel runs beside this one, and only its end waits for that.
+// touches, may then run beside this one.
 //
 // Bound by: the bytes of W.
 #include "primitives.cuh"
@@ -50,7 +49,7 @@ struct Arguments {
   u32 block_steps;  // of one block
   u32* ready;       // or null
   u32 mark;
-  u32 asks;         // whether ready tells this launch, not this launch others
+  u32 reserved;
 };
 
 constexpr u32 THREADS = 256;
@@ -59,6 +58,7 @@ constexpr u32 LINE = 2 * STEP_INPUTS;  // bytes of one row of a step
 constexpr u32 W_BYTES = TILE_OUTPUTS * LINE, X_BYTES = NT * 8 * LINE, STAGE = W_BYTES + X_BYTES;
 constexpr int EXCHANGED = NT < 2 ? NT : 2;  // sums that travel between warps at once, a thread
 constexpr u32 SHARED = STAGES * STAGE + EXCHANGED * THREADS * 16;
+constexpr int EARLY_AT_ONCE = 2;  // steps that are on their way while the preceding kernel works
 constexpr u32 AHEAD = 5;  // blocks whose sums a thread asks for at once
 constexpr u32 EMPTY = 0xffffffffu;
 
@@ -200,12 +200,14 @@ DEVICE void multiply(const Arguments& args) {
   u32 tile = feed.tile, k = feed.k, slot = 0;
 
   feed.look_up();
-  // W of the first steps before x is there, then x of the same steps.
+  // W of the first steps before x is there, then x of the same steps. One step after the other: the preceding kernel, which
+  // makes x, is still at work, and all at once would stand before its loads in the queues of the multiprocessor.
   const u32 early = min(feed.left, (u32)STAGES - 1);
   {
     Feed ahead = feed;
 #pragma unroll 1
     for (u32 n = 0; n < STAGES - 1; ++n) {
+      if (n >= (u32)EARLY_AT_ONCE) copy_wait<EARLY_AT_ONCE - 1>();
       if (n < early) {
         ahead.weights(ring + n * STAGE);
         ahead.advance();
@@ -213,14 +215,8 @@ DEVICE void multiply(const Arguments& args) {
       copy_commit();
     }
   }
-  if (args.asks) {
-    if (thread_index() == 0)
-      while (load_acquire(args.ready) != args.mark) poll_pause();
-    block_barrier();
-  } else {
-    dependency_wait();
-    if (args.ready && block_index() == 0 && thread_index() == 0) store_release(args.ready, args.mark);
-  }
+  dependency_wait();
+  if (args.ready && block_index() == 0 && thread_index() == 0) store_release(args.ready, args.mark);
 #pragma unroll 1
   for (u32 n = 0; n < STAGES - 1; ++n) {
     if (n < early) {
@@ -332,7 +328,6 @@ DEVICE void multiply(const Arguments& args) {
     began_tile = true;
   }
   copy_wait<0>();
-  if (args.asks) dependency_wait();
 }
 
 KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) { multiply(args); }

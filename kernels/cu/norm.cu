@@ -6,8 +6,6 @@
 //
 // Layouts. h, y, d: [rows][width]; w: [width]; out: [slots][width]; all 16-bit, dense. slot(r) = r, or slots[r] where
 // given: rows with a negative one are summed but not normalised (only sampled rows reach the LM head).
-// `done`, if given, counts rows whose result is there, for a kernel that begins before this one is finished.
-//
 // Grid: one block of THREADS a row. A thread holds every THREADS-th vector of 8 elements in registers: width is a multiple
 // of 8, up to 8 · THREADS · VECTORS.
 //
@@ -33,10 +31,6 @@ struct Arguments {
   const int* slots;  // or null
   u32 vectors;       // width / 8
   float epsilon;
-  u32* done;         // or null: counts the blocks that have written their row
-  u32* clear;        // `clears` words that become zero: whoever asks them has ended
-  u32 clears;
-  u32 reserved;
 };
 
 struct Eight {
@@ -84,7 +78,6 @@ KERNEL void __launch_bounds__(THREADS) rms_norm(const GRID_CONSTANT Arguments ar
   }
   const int slot = args.slots ? args.slots[row] : (int)row;  // there before the preceding kernel
   dependency_wait();
-  if (row == 0 && thread_index() < args.clears) args.clear[thread_index()] = 0;
   // All is asked for before any of it is written: the compiler cannot know that what is written is not what is read next.
   uint4 stored[VECTORS], y[VECTORS], delta[VECTORS];
 #pragma unroll
@@ -126,9 +119,5 @@ KERNEL void __launch_bounds__(THREADS) rms_norm(const GRID_CONSTANT Arguments ar
 #pragma unroll
     for (int e = 0; e < 8; ++e) sums[n].v[e] = sums[n].v[e] * scale * w.v[e];
     args.out[u64((u32)slot) * args.vectors + index] = pack(sums[n]);
-  }
-  if (args.done) {
-    block_barrier();
-    if (thread_index() == 0) count_arrival(args.done);
   }
 }

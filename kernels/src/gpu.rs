@@ -39,17 +39,6 @@ pub struct Ready {
     pub mark: u32,
 }
 
-/// How a launch learns that its input is complete, and whom it tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    /// The preceding kernel is finished.
-    Awaited,
-    /// The same, and then this launch makes the word its mark.
-    Told(Ready),
-    /// The word has become its mark, by launches before the preceding one. That runs beside this launch, which ends no sooner.
-    Asked(Ready),
-}
-
 impl Gpu {
     /// Opens a GPU of this machine.
     ///

@@ -6,7 +6,7 @@ use aril_kernels::cache::Cache;
 use aril_kernels::gemm::GemmShape;
 use aril_kernels::gemm::cublaslt::{CublasLt, Trial};
 use aril_kernels::gemm::few_rows::{FewRows, Tuning};
-use aril_kernels::gpu::{Arrival, Gpu, Overlap};
+use aril_kernels::gpu::{Gpu, Overlap};
 use aril_kernels::program::Compiler;
 use aril_kernels::reference::llama::multiply;
 use aril_kernels::reference::lora::Deviation;
@@ -128,24 +128,17 @@ impl Bench {
                         let plan = self.library.plan(stream, shape, None)?;
                         self.library.launch(stream, &plan, w.0, x.0, to, 0.0)?;
                     }
-                    "sm_80" => self.few_ampere.launch(
-                        stream,
-                        &self.few_ampere.plan(shape)?,
-                        w.0,
-                        x.0,
-                        to,
-                        Arrival::Awaited,
-                        overlap,
-                    )?,
+                    "sm_80" => {
+                        self.few_ampere.launch(stream, &self.few_ampere.plan(shape)?, w.0, x.0, to, None, overlap)?
+                    }
                     "own in a graph" => {
                         let plan = self.few.plan(shape)?;
-                        let graph = self
-                            .stopwatch
-                            .capture(|| self.few.launch(stream, &plan, w.0, x.0, to, Arrival::Awaited, overlap))?;
+                        let graph =
+                            self.stopwatch.capture(|| self.few.launch(stream, &plan, w.0, x.0, to, None, overlap))?;
                         graph.launch().map_err(driver("replaying"))?;
                         stream.synchronize().map_err(driver("replaying"))?;
                     }
-                    _ => self.few.launch(stream, &self.few.plan(shape)?, w.0, x.0, to, Arrival::Awaited, overlap)?,
+                    _ => self.few.launch(stream, &self.few.plan(shape)?, w.0, x.0, to, None, overlap)?,
                 }
             }
             stream.synchronize().map_err(driver(way))?;
@@ -193,7 +186,7 @@ impl Bench {
             let graph = self.stopwatch.capture(|| {
                 for &w in &addresses {
                     // SAFETY: as above.
-                    unsafe { self.few.launch(&self.stream, &plan, w, x_at, y_at, Arrival::Awaited, overlap)? };
+                    unsafe { self.few.launch(&self.stream, &plan, w, x_at, y_at, None, overlap)? };
                 }
                 Ok(())
             })?;

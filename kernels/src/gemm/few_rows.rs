@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result::memset_d8_async};
 
 use super::{GemmShape, WeightOrder};
-use crate::gpu::{Arrival, Overlap};
+use crate::gpu::{Overlap, Ready};
 use crate::lora::plan::Chip;
 use crate::program::{Compiler, Grid, Kernel};
 use crate::{Element, Error};
@@ -129,7 +129,7 @@ struct Arguments {
     block_steps: u32,
     ready: u64,
     mark: u32,
-    asks: u32,
+    reserved: u32,
 }
 
 /// The kernels of one GPU and the inbox through which blocks exchange sums. Launches that share it must be ordered.
@@ -220,7 +220,7 @@ impl FewRows {
         Ok(FewRowsPlan { shape, variant, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 
-    /// y = x·Wᵀ. Bitwise reproducible.
+    /// y = x·Wᵀ. Bitwise reproducible. `ready` becomes its mark when x is complete.
     ///
     /// # Errors
     /// [`Error::Shape`] for a misaligned address; [`Error::Driver`] if the launch is refused.
@@ -237,10 +237,10 @@ impl FewRows {
         weights: u64,
         x: u64,
         y: u64,
-        arrival: Arrival,
+        ready: Option<Ready>,
         overlap: Overlap,
     ) -> Result<(), Error> {
-        let arguments = self.arguments(stream, plan, weights, x, y, arrival)?;
+        let arguments = self.arguments(stream, plan, weights, x, y, ready)?;
         let grid = Grid { blocks: plan.shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
         // SAFETY: the layout is the kernel's; the rest is the caller's promise.
         unsafe { plan.kernel.launch(stream, grid, &arguments, overlap) }
@@ -253,7 +253,7 @@ impl FewRows {
         weights: u64,
         x: u64,
         y: u64,
-        arrival: Arrival,
+        ready: Option<Ready>,
     ) -> Result<Arguments, Error> {
         for (what, address) in [("weights", weights), ("x", x), ("y", y)] {
             if address == 0 || !address.is_multiple_of(16) {
@@ -261,10 +261,6 @@ impl FewRows {
             }
         }
         let FewRowsPlan { shape, shares, .. } = plan;
-        let (ready, mark) = match arrival {
-            Arrival::Awaited => (0, 0),
-            Arrival::Told(ready) | Arrival::Asked(ready) => (ready.address, ready.mark),
-        };
         Ok(Arguments {
             weights,
             x,
@@ -278,9 +274,9 @@ impl FewRows {
             tile_steps: shares.tile_steps,
             total_steps: shares.total_steps,
             block_steps: shares.block_steps,
-            ready,
-            mark,
-            asks: u32::from(matches!(arrival, Arrival::Asked(_))),
+            ready: ready.map_or(0, |ready| ready.address),
+            mark: ready.map_or(0, |ready| ready.mark),
+            reserved: 0,
         })
     }
 }

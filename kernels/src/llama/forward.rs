@@ -11,7 +11,7 @@ use super::kernels::{NormArguments, RopeArguments};
 use super::{LoraOrder, Operation, Projection};
 use crate::Error;
 use crate::attention::operands::KvCache;
-use crate::gpu::{Arrival, Overlap, Ready};
+use crate::gpu::{Overlap, Ready};
 use crate::lora::launch::{LoadedPlan, Matrix};
 
 /// How many rows of each kind a step has, and the sizes that its launches are made for.
@@ -55,15 +55,15 @@ impl<'a> Forward<'a> {
     pub(crate) fn step(&self) -> Result<(), Error> {
         self.run(Operation::Embedding, 0, Overlap::None)?;
         for layer in 0..self.llama.shape.layers {
-            self.norm(layer, false, true, PROGRAMMATIC)?;
+            self.norm(layer, false, PROGRAMMATIC)?;
             let next = self.projections(Group::Qkv, layer)?;
             self.run(Operation::RopeAndKvAppend, layer, next)?;
             self.run(Operation::DecodeAttention, layer, PROGRAMMATIC)?;
             self.run(Operation::PrefillAttention, layer, PROGRAMMATIC)?;
             let next = self.projections(Group::O, layer)?;
-            self.norm(layer, true, true, next)?;
+            self.norm(layer, true, next)?;
             let next = self.projections(Group::GateUp, layer)?;
-            self.activation(self.done(Group::Down), next)?;
+            self.activation(next)?;
             self.projections(Group::Down, layer)?;
         }
         if self.metrics.samples > 0 {
@@ -87,11 +87,11 @@ impl<'a> Forward<'a> {
                 let table = weights.embedding.address;
                 kernels.embed(stream, rows, table, metadata.tokens(&self.metrics), a.h.address, overlap)
             },
-            Operation::Norm => self.norm(layer, true, false, overlap),
-            Operation::Qkv => self.gemm(Group::Qkv, layer, Arrival::Awaited, overlap),
-            Operation::O => self.gemm(Group::O, layer, Arrival::Awaited, overlap),
-            Operation::GateUp => self.gemm(Group::GateUp, layer, Arrival::Awaited, overlap),
-            Operation::Down => self.gemm(Group::Down, layer, Arrival::Awaited, overlap),
+            Operation::Norm => self.norm(layer, true, overlap),
+            Operation::Qkv => self.gemm(Group::Qkv, layer, None, overlap),
+            Operation::O => self.gemm(Group::O, layer, None, overlap),
+            Operation::GateUp => self.gemm(Group::GateUp, layer, None, overlap),
+            Operation::Down => self.gemm(Group::Down, layer, None, overlap),
             Operation::LoraQkv => self.adapters_alone(Group::Qkv, layer, overlap),
             Operation::LoraO => self.adapters_alone(Group::O, layer, overlap),
             Operation::LoraGateUp => self.adapters_alone(Group::GateUp, layer, overlap),
@@ -115,10 +115,10 @@ impl<'a> Forward<'a> {
             }
             Operation::DecodeAttention => self.attention(layer, false, overlap),
             Operation::PrefillAttention => self.attention(layer, true, overlap),
-            Operation::Activation => self.activation(0, overlap),
+            Operation::Activation => self.activation(overlap),
             Operation::LmHead => {
                 self.final_norm(overlap)?;
-                self.gemm(Group::LmHead, 0, Arrival::Awaited, PROGRAMMATIC)
+                self.gemm(Group::LmHead, 0, None, PROGRAMMATIC)
             }
             // SAFETY: as above.
             Operation::Sampling => unsafe {
@@ -128,12 +128,12 @@ impl<'a> Forward<'a> {
         }
     }
 
-    /// SiLU(gate)·up; counts its blocks in the word at `done`, if that is not 0.
-    fn activation(&self, done: u64, overlap: Overlap) -> Result<(), Error> {
+    /// SiLU(gate)·up.
+    fn activation(&self, overlap: Overlap) -> Result<(), Error> {
         let Llama { stream, kernels, activations: a, .. } = self.llama;
         let (delta, rows) = (self.delta(a.delta_gate_up.address), self.metrics.padded);
         // SAFETY: as in `run`.
-        unsafe { kernels.activation(stream, rows, a.gate_up.address, delta, a.activated.address, done, overlap) }
+        unsafe { kernels.activation(stream, rows, a.gate_up.address, delta, a.activated.address, overlap) }
     }
 
     fn attention(&self, layer: u32, prefill: bool, overlap: Overlap) -> Result<(), Error> {
@@ -165,17 +165,8 @@ impl<'a> Forward<'a> {
         }
     }
 
-    /// The word that counts how much of a group's input is there; 0 where its GEMM does not ask.
-    fn done(&self, group: Group) -> u64 {
-        match self.order() {
-            Some(LoraOrder::Ahead) => self.llama.lora.done.address + 4 * group as u64,
-            _ => 0,
-        }
-    }
-
     /// The norm before attention, or before the MLP, with the sum of what the half before it gave.
-    /// In a step it tells the GEMM that follows, and clears the words of those before.
-    fn norm(&self, layer: u32, mlp: bool, in_step: bool, overlap: Overlap) -> Result<(), Error> {
+    fn norm(&self, layer: u32, mlp: bool, overlap: Overlap) -> Result<(), Error> {
         let Llama { stream, kernels, activations: a, weights, .. } = self.llama;
         let first = layer == 0 && !mlp;
         let layer = &weights.layers[layer as usize];
@@ -188,17 +179,6 @@ impl<'a> Forward<'a> {
             slots: 0,
             vectors: 0,
             epsilon: 0.0,
-            done: if in_step { self.done(if mlp { Group::GateUp } else { Group::Qkv }) } else { 0 },
-            // Those whose GEMM has ended: of this layer's attention, or of the MLP of the layer before.
-            clear: self.done(if mlp { Group::Qkv } else { Group::GateUp }),
-            clears: if self.done(Group::Qkv) == 0 {
-                0
-            } else if mlp {
-                1
-            } else {
-                2
-            },
-            reserved: 0,
         };
         // SAFETY: as in `run`.
         unsafe { kernels.norm(stream, self.metrics.padded, arguments, overlap) }
@@ -215,10 +195,6 @@ impl<'a> Forward<'a> {
             slots: metadata.samples(&self.metrics),
             vectors: 0,
             epsilon: 0.0,
-            done: 0,
-            clear: 0,
-            clears: 0,
-            reserved: 0,
         };
         // SAFETY: as in `run`.
         unsafe { kernels.norm(stream, self.metrics.padded, arguments, overlap) }
@@ -228,27 +204,19 @@ impl<'a> Forward<'a> {
     fn projections(&self, group: Group, layer: u32) -> Result<Overlap, Error> {
         let Llama { stream, side, lora, .. } = self.llama;
         let Some(order) = self.order() else {
-            self.gemm(group, layer, Arrival::Awaited, PROGRAMMATIC)?;
+            self.gemm(group, layer, None, PROGRAMMATIC)?;
             return Ok(PROGRAMMATIC);
         };
         match order {
             LoraOrder::After => {
-                self.gemm(group, layer, Arrival::Awaited, PROGRAMMATIC)?;
+                self.gemm(group, layer, None, PROGRAMMATIC)?;
                 self.lora(group, layer, stream, None, PROGRAMMATIC)?;
             }
-            LoraOrder::Ahead if group != Group::O => {
-                let mark = match group {
-                    Group::Down => self.llama.kernels.activation_blocks(self.metrics.padded),
-                    _ => self.metrics.padded,
-                };
-                self.lora(group, layer, stream, None, PROGRAMMATIC)?;
-                self.gemm(group, layer, Arrival::Asked(Ready { address: self.done(group), mark }), PROGRAMMATIC)?;
-            }
-            LoraOrder::Along | LoraOrder::Ahead => self.along(group, layer, PROGRAMMATIC)?,
+            LoraOrder::Along => self.along(group, layer, PROGRAMMATIC)?,
             LoraOrder::Within => self.within(group, layer, PROGRAMMATIC)?,
             LoraOrder::Before => {
                 self.lora(group, layer, stream, None, PROGRAMMATIC)?;
-                self.gemm(group, layer, Arrival::Awaited, PROGRAMMATIC)?;
+                self.gemm(group, layer, None, PROGRAMMATIC)?;
             }
             LoraOrder::Beside => {
                 let ordered = || Error::driver("ordering two streams");
@@ -256,7 +224,7 @@ impl<'a> Forward<'a> {
                 side.wait(&lora.events[0]).map_err(ordered())?;
                 self.lora(group, layer, side, None, Overlap::None)?;
                 lora.events[1].record(side).map_err(ordered())?;
-                self.gemm(group, layer, Arrival::Awaited, PROGRAMMATIC)?;
+                self.gemm(group, layer, None, PROGRAMMATIC)?;
                 stream.wait(&lora.events[1]).map_err(ordered())?;
                 return Ok(Overlap::None);
             }
@@ -279,19 +247,18 @@ impl<'a> Forward<'a> {
         }
     }
 
-    fn gemm(&self, group: Group, layer: u32, arrival: Arrival, overlap: Overlap) -> Result<(), Error> {
+    fn gemm(&self, group: Group, layer: u32, ready: Option<Ready>, overlap: Overlap) -> Result<(), Error> {
         let Llama { stream, gemms, .. } = self.llama;
         let rows = if group == Group::LmHead { self.metrics.samples_padded } else { self.metrics.padded };
         // SAFETY: as in `run`.
-        unsafe { gemms.launch(stream, group, rows, self.buffers(group, layer), arrival, overlap) }
+        unsafe { gemms.launch(stream, group, rows, self.buffers(group, layer), ready, overlap) }
     }
 
     /// A group's adapters, with its GEMM where they run beside it.
     fn adapters_alone(&self, group: Group, layer: u32, overlap: Overlap) -> Result<(), Error> {
         match self.order() {
             Some(LoraOrder::Within) => self.within(group, layer, overlap),
-            // Without a step there is nobody whom a GEMM could ask.
-            Some(LoraOrder::Along | LoraOrder::Ahead) => self.along(group, layer, overlap),
+            Some(LoraOrder::Along) => self.along(group, layer, overlap),
             _ => self.lora(group, layer, &self.llama.stream, None, overlap),
         }
     }
@@ -301,7 +268,7 @@ impl<'a> Forward<'a> {
         let Llama { stream, lora, .. } = self.llama;
         // The delta is zero since the operation that read it last, which was complete before x was.
         let ready = Ready { address: lora.ready.address + 4 * group as u64, mark: layer + 1 };
-        self.gemm(group, layer, Arrival::Told(ready), overlap)?;
+        self.gemm(group, layer, Some(ready), overlap)?;
         self.lora(group, layer, stream, Some(ready), PROGRAMMATIC)
     }
 

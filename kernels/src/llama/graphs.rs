@@ -85,7 +85,7 @@ impl Llama {
         let own = self.gemms.are_own(rows);
         Some(match order {
             // A mark must differ from the one before, which is another layer's.
-            LoraOrder::Along | LoraOrder::Ahead if !own || self.shape.layers < 2 => LoraOrder::After,
+            LoraOrder::Along if !own || self.shape.layers < 2 => LoraOrder::After,
             LoraOrder::Within if !own => LoraOrder::After,
             // Many rows take so long that what is left to hide is less than a delta costs.
             LoraOrder::Before | LoraOrder::Beside if rows > few_rows::ROWS_MAX => LoraOrder::After,
@@ -98,27 +98,28 @@ impl Llama {
         let LoraSites { chip, tuning, .. } = self.lora;
         let most = chip.multiprocessors;
         let order = self.order_of(rows);
-        let mut tuning = match order {
-            Some(LoraOrder::Within | LoraOrder::Along | LoraOrder::Ahead) => {
-                let left = self.gemms.shared_bytes_left(group, rows, chip)?;
-                Tuning { shared_bytes: tuning.shared_bytes.or(Some(left)), ..tuning }
-            }
+        let left = match order {
+            Some(LoraOrder::Within | LoraOrder::Along) => self.gemms.shared_bytes_left(group, rows, chip)?,
             _ => return Plan::new(site, segments, chip, tuning),
         };
-        match order {
-            // At most one block beside each of the GEMM's; what members exchange travels while the GEMM runs.
-            Some(LoraOrder::Within) => {
-                tuning.row_tile = Some(LoadedPlan::SHARED_LAUNCH);
-                tuning.exchange = Some(Exchange::Global);
-                tuning.blocks = tuning.blocks.or(Some(most));
-            }
-            // Blocks that start before those of the GEMM must leave it a place on every multiprocessor.
-            Some(LoraOrder::Ahead) => {
-                let blocks = tuning.blocks.or(Some(most));
-                return Plan::new(site, segments, chip, Tuning { blocks, ..tuning });
-            }
-            _ => return Plan::new(site, segments, chip, tuning),
+        if order == Some(LoraOrder::Along) {
+            // A block of adapters must find room beside one of the GEMM: rings are shorter where sums need much.
+            let plan = Plan::new(site, segments, chip, tuning)?;
+            let fits = plan.shared_bytes() <= left;
+            return if fits {
+                Ok(plan)
+            } else {
+                Plan::new(site, segments, chip, Tuning { shared_bytes: Some(left), ..tuning })
+            };
         }
+        // At most one block beside each of the GEMM's, and half as many if groups allow: what members exchange travels while
+        // the GEMM runs.
+        let mut tuning = Tuning {
+            row_tile: Some(LoadedPlan::SHARED_LAUNCH),
+            exchange: Some(Exchange::Global),
+            blocks: tuning.blocks.or(Some(most / 2)),
+            shared_bytes: tuning.shared_bytes.or(Some(left)),
+        };
         loop {
             let plan = Plan::new(site, segments, chip, tuning)?;
             let over = (plan.jobs().len() as u32).saturating_sub(most);

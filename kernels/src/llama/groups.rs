@@ -12,7 +12,7 @@ use crate::Error;
 use crate::gemm::GemmShape;
 use crate::gemm::cublaslt::{CublasLt, CublasLtPlan, Trial};
 use crate::gemm::few_rows::{FewRows, FewRowsPlan, Tuning, WithAdaptersPlan};
-use crate::gpu::{Arrival, Overlap};
+use crate::gpu::{Overlap, Ready};
 use crate::lora::launch::{LoadedPlan, PairArguments};
 use crate::lora::plan::Chip;
 use crate::program::Compiler;
@@ -58,8 +58,15 @@ const OWN_ROWS_MAX: u32 = 32;
 
 #[derive(Debug)]
 enum GemmPlan {
-    Few { alone: FewRowsPlan, with_adapters: Option<WithAdaptersPlan> },
+    Few(Box<OwnPlans>),
     Library(Box<CublasLtPlan>),
+}
+
+/// Those of this crate's kernel.
+#[derive(Debug)]
+struct OwnPlans {
+    alone: FewRowsPlan,
+    with_adapters: Option<WithAdaptersPlan>,
 }
 
 /// GEMM plans of a model, by group and rows.
@@ -84,7 +91,7 @@ impl Gemms {
         self.path == GemmPath::Own && rows <= OWN_ROWS_MAX
     }
 
-    /// y = x·Wᵀ of a group; cuBLASLt's kernels know of no other arrival than the preceding kernel's end.
+    /// y = x·Wᵀ of a group; cuBLASLt's kernels tell nobody that x is there.
     ///
     /// # Safety
     /// Live matrices of the group's shape with so many rows; one stream.
@@ -94,13 +101,13 @@ impl Gemms {
         group: Group,
         rows: u32,
         [weights, x, y]: [u64; 3],
-        arrival: Arrival,
+        ready: Option<Ready>,
         overlap: Overlap,
     ) -> Result<(), Error> {
         let missing = || Error::shape(format!("{group:?} of {rows} rows"), "has no plan");
         match self.plans.get(&(group, rows)).ok_or_else(missing)? {
             // SAFETY: the plan was made for this group and these rows; the rest is the caller's promise.
-            GemmPlan::Few { alone, .. } => unsafe { self.few.launch(stream, alone, weights, x, y, arrival, overlap) },
+            GemmPlan::Few(plans) => unsafe { self.few.launch(stream, &plans.alone, weights, x, y, ready, overlap) },
             // SAFETY: as above.
             GemmPlan::Library(plan) => unsafe { self.library.launch(stream, plan, weights, x, y, 0.0) },
         }
@@ -121,25 +128,26 @@ impl Gemms {
         adapters: PairArguments,
         overlap: Overlap,
     ) -> Result<(), Error> {
-        let plan = self.with_adapters(group, rows)?;
+        let missing = || Error::shape(format!("{group:?} of {rows} rows"), "has no plan with adapters");
+        let plan = self.own(group, rows)?.with_adapters.as_ref().ok_or_else(missing)?;
         // SAFETY: the plan was made for this group and these rows; the rest is the caller's promise.
         unsafe { self.few.launch_with_adapters(stream, plan, buffers, loaded, adapters, overlap) }
     }
 
-    fn with_adapters(&self, group: Group, rows: u32) -> Result<&WithAdaptersPlan, Error> {
+    fn own(&self, group: Group, rows: u32) -> Result<&OwnPlans, Error> {
         match self.plans.get(&(group, rows)) {
-            Some(GemmPlan::Few { with_adapters: Some(plan), .. }) => Ok(plan),
-            _ => Err(Error::shape(format!("{group:?} of {rows} rows"), "has no plan with adapters")),
+            Some(GemmPlan::Few(plans)) => Ok(plans),
+            _ => Err(Error::shape(format!("{group:?} of {rows} rows"), "has no plan of this crate's kernel")),
         }
     }
 
     /// Shared memory that is left for a block of adapters on a multiprocessor, or in a launch, of the group's GEMM.
     pub(crate) fn shared_bytes_left(&self, group: Group, rows: u32, chip: Chip) -> Result<u32, Error> {
-        match self.plans.get(&(group, rows)) {
-            Some(GemmPlan::Few { with_adapters: Some(plan), .. }) => Ok(plan.shared_bytes_left(chip)),
-            Some(GemmPlan::Few { alone, .. }) => Ok(alone.shared_bytes_left(chip)),
-            _ => Err(Error::shape(format!("{group:?} of {rows} rows"), "has no plan of this crate's kernel")),
-        }
+        let plans = self.own(group, rows)?;
+        Ok(match &plans.with_adapters {
+            Some(plan) => plan.shared_bytes_left(chip),
+            None => plans.alone.shared_bytes_left(chip),
+        })
     }
 
     pub(crate) fn set_path(&mut self, path: GemmPath) {
@@ -163,7 +171,7 @@ impl Gemms {
             .plans
             .iter()
             .map(|((group, rows), plan)| match plan {
-                GemmPlan::Few { .. } => format!("{group:?} {rows} rows: own kernel"),
+                GemmPlan::Few(_) => format!("{group:?} {rows} rows: own kernel"),
                 GemmPlan::Library(plan) => format!("{group:?} {rows} rows: cuBLASLt {:?}", plan.chosen()),
             })
             .collect();
@@ -188,7 +196,7 @@ impl Llama {
                 let alone = few.plan_with(shape, tuning)?;
                 let within = group != Group::LmHead && self.order_of(rows) == Some(LoraOrder::Within);
                 let with_adapters = if within { Some(few.plan_with_adapters(shape, tuning)?) } else { None };
-                GemmPlan::Few { alone, with_adapters }
+                GemmPlan::Few(Box::new(OwnPlans { alone, with_adapters }))
             } else {
                 let forward = Forward::new(self, metrics, &[]);
                 // Many rows are bound by arithmetic, whatever the cache holds.

@@ -59,14 +59,6 @@ pub struct NormArguments {
     pub vectors: u32,
     /// Set by the launch.
     pub epsilon: f32,
-    /// u32 that counts rows that are there, or 0.
-    pub done: u64,
-    /// u32 \[`clears`\] that become zero.
-    pub clear: u64,
-    /// How many.
-    pub clears: u32,
-    /// Nothing.
-    pub reserved: u32,
 }
 
 /// The same layout as `Arguments` in `rope.cu`.
@@ -105,7 +97,6 @@ struct ActivationArguments {
     out: u64,
     rows: u32,
     vectors: u32,
-    done: u64,
 }
 
 #[repr(C)]
@@ -214,19 +205,13 @@ impl StepKernels {
         unsafe { self.rope.launch(stream, grid, &arguments, overlap) }
     }
 
-    /// Blocks of [`StepKernels::activation`], each of which counts itself when it has written its part.
-    pub fn activation_blocks(&self, rows: u32) -> u32 {
-        (rows * (self.shape.intermediate / 8)).div_ceil(THREADS)
-    }
-
-    /// out = silu(gate)·up; `delta` 0 for none; `done`, if not 0, counts blocks.
+    /// out = silu(gate)·up; `delta` 0 for none.
     ///
     /// # Errors
     /// [`Error::Driver`] if the launch is refused.
     ///
     /// # Safety
     /// Live matrices of the model's shape with at least `rows` rows.
-    #[expect(clippy::too_many_arguments, reason = "operands, and whom it tells")]
     pub unsafe fn activation(
         &self,
         stream: &CudaStream,
@@ -234,12 +219,11 @@ impl StepKernels {
         y: u64,
         delta: u64,
         out: u64,
-        done: u64,
         overlap: Overlap,
     ) -> Result<(), Error> {
         let vectors = self.shape.intermediate / 8;
-        let arguments = ActivationArguments { y, delta, out, rows, vectors, done };
-        let grid = Grid { blocks: self.activation_blocks(rows), threads: THREADS, shared_bytes: 0 };
+        let arguments = ActivationArguments { y, delta, out, rows, vectors };
+        let grid = Grid { blocks: (rows * vectors).div_ceil(THREADS), threads: THREADS, shared_bytes: 0 };
         // SAFETY: the kernel's layout; the rest is the caller's promise.
         unsafe { self.activation.launch(stream, grid, &arguments, overlap) }
     }

@@ -41,7 +41,7 @@ impl Llama {
         let Some(gemm) = operation.beside() else { return Ok(samples) };
         let batch = Batch::new(sequences, &self.shape, &self.settings)?;
         let order = self.order_of(bucket(batch.rows));
-        let overlaps = matches!(order, Some(LoraOrder::Within | LoraOrder::Along | LoraOrder::Ahead));
+        let overlaps = matches!(order, Some(LoraOrder::Within | LoraOrder::Along));
         if !overlaps || batch.segments().is_empty() {
             return Ok(samples);
         }

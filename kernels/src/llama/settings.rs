@@ -54,28 +54,25 @@ pub enum LoraPath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LoraOrder {
     /// Behind the GEMM: the adapter's weights stream in while the GEMM ends.
-    #[default]
     After,
     /// Before the GEMM: the adapter's weights stream in during the operation before, those of the GEMM during the
     /// adapter's exchange.
     Before,
-    /// Before the GEMM, which asks those that write its input whether it is there, up to 32 rows and with this crate's kernel;
-    /// otherwise [`LoraOrder::After`]. Along the output projection's GEMM, whose input attention writes.
-    Ahead,
     /// On a second stream, from the GEMM's input on to the operation that reads its output.
     Beside,
     /// In the GEMM's own launch, as further blocks of it, up to 32 rows and with this crate's kernel; otherwise
     /// [`LoraOrder::After`].
     Within,
     /// Behind the GEMM on its stream, but beginning as soon as the GEMM has seen its input, which this crate's kernel tells:
-    /// both run side by side, and the weights of both stream at once. With another GEMM: [`LoraOrder::After`].
+    /// both run side by side, and the weights of both stream at once. With another GEMM, or more than 32 rows: [`LoraOrder::After`].
+    #[default]
     Along,
 }
 
 impl LoraOrder {
     /// Every order.
-    pub const ALL: [LoraOrder; 6] =
-        [LoraOrder::After, LoraOrder::Within, LoraOrder::Before, LoraOrder::Ahead, LoraOrder::Beside, LoraOrder::Along];
+    pub const ALL: [LoraOrder; 5] =
+        [LoraOrder::Along, LoraOrder::Within, LoraOrder::After, LoraOrder::Before, LoraOrder::Beside];
 }
 
 impl LlamaSettings {

@@ -27,8 +27,6 @@ pub(crate) struct LoraSites {
     pub(crate) inbox: Mutex<Inbox>,
     /// A word for each group, by which its GEMM tells the adapters' launch beside it that x is there.
     pub(crate) ready: Buffer<u32>,
-    /// A word for each group: how much of its input is there, where its GEMM asks.
-    pub(crate) done: Buffer<u32>,
     /// Orders the side stream behind the main one and back.
     pub(crate) events: [CudaEvent; 2],
 }
@@ -63,17 +61,7 @@ impl LoraSites {
             gpu.context().new_event(Some(flags)).map_err(Error::driver("making an event"))
         };
         let ready = Buffer::zeroed(gpu, stream, Group::LAYER.len(), "words between launches")?;
-        let done = Buffer::zeroed(gpu, stream, Group::LAYER.len(), "words between launches")?;
-        Ok(LoraSites {
-            done,
-            kernels,
-            chip,
-            tuning: Tuning::default(),
-            sites,
-            inbox,
-            ready,
-            events: [event()?, event()?],
-        })
+        Ok(LoraSites { kernels, chip, tuning: Tuning::default(), sites, inbox, ready, events: [event()?, event()?] })
     }
 }
 

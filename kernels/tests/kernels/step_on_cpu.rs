@@ -78,11 +78,6 @@ struct Launch {
 
 impl Launch {
     fn run(self, runner: &Runner) -> Vec<Vec<u8>> {
-        self.run_telling(runner, &[]).0
-    }
-
-    /// With pointers to words elsewhere in the arguments, (offset, words before); also what the words are afterwards.
-    fn run_telling(self, runner: &Runner, told: &[(usize, &[u32])]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let mut buffers = Vec::new();
         let mut pointers = Vec::new();
         for (index, buffer) in self.buffers.iter().enumerate() {
@@ -92,17 +87,11 @@ impl Launch {
         }
         let mut arguments = vec![0; 8 * self.buffers.len()];
         arguments.extend(self.tail);
-        for &(offset, before) in told {
-            pointers.push(Pointer { holder: None, offset, target: buffers.len(), addend: 0 });
-            buffers.push(Buffer { content: words(before), hidden: false, output: true });
-        }
         let (program, blocks, shared_bytes) = (self.program, self.blocks, self.shared_bytes);
         let what = format!("{program:?}");
         let case =
             Case { program, blocks, threads: 256, shared_bytes, cluster: 1, seed: 5, buffers, pointers, arguments };
-        let mut outputs = runner.run(&case).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let told = outputs.split_off(outputs.len() - told.len());
-        (outputs, told)
+        runner.run(&case).unwrap_or_else(|error| panic!("{what}: {error}"))
     }
 }
 
@@ -137,12 +126,8 @@ fn the_norm_adds_what_came_before_and_leaves_the_delta_zero() {
             let weight = draw.values(width, 1.5);
             let mut tail = words(&[width as u32 / 8]);
             tail.extend(1e-5_f32.to_le_bytes());
-            // Whom it tells, and the words that it clears: two of three, where it has any.
-            let clears = if with_delta { 2 } else { 0 };
-            tail.extend(words(&[0, 0, 0, 0, clears, 0]));
-            let told: &[(usize, &[u32])] = if with_delta { &[(56, &[5]), (64, &[7, 8, 9])] } else { &[] };
             let poison = vec![0x7fff_u16; rows * width];
-            let (outputs, told) = Launch {
+            let outputs = Launch {
                 program: rms_norm(format, vectors),
                 blocks: rows,
                 shared_bytes: 288 * 4,
@@ -156,11 +141,7 @@ fn the_norm_adds_what_came_before_and_leaves_the_delta_zero() {
                 ],
                 tail,
             }
-            .run_telling(runner, told);
-            if with_delta {
-                // The row without a slot has nothing to tell of.
-                assert_eq!(told, [words(&[5 + rows as u32 - 1]), words(&[0, 0, 9])]);
-            }
+            .run(runner);
             let (stored, out) = (read(&outputs[0]), read(outputs.last().expect("the result")));
             if with_delta {
                 assert!(outputs[1].iter().all(|&byte| byte == 0), "the delta is zero again");
@@ -263,21 +244,18 @@ fn the_activation_gates_and_leaves_the_delta_zero() {
             let mut draw = Draw(ChaCha8Rng::seed_from_u64(3), format);
             let (rows, width) = (5, 456);
             let [y, d] = [(); 2].map(|()| draw.values(rows * 2 * width, 6.0));
-            let blocks = (rows * width / 8).div_ceil(256);
-            let told: &[(usize, &[u32])] = if with_delta { &[(32, &[3])] } else { &[] };
-            let (outputs, told) = Launch {
+            let outputs = Launch {
                 program: activation(format),
-                blocks,
+                blocks: (rows * width / 8).div_ceil(256),
                 shared_bytes: 0,
                 buffers: vec![
                     Some((halves(&y), true, false)),
                     with_delta.then(|| (halves(&d), true, true)),
                     Some((halves(&vec![0x7fff; rows * width]), false, true)),
                 ],
-                tail: words(&[rows as u32, width as u32 / 8, 0, 0]),
+                tail: words(&[rows as u32, width as u32 / 8]),
             }
-            .run_telling(runner, told);
-            assert_eq!(told, if with_delta { vec![words(&[3 + blocks as u32])] } else { Vec::new() });
+            .run(runner);
             assert!(!with_delta || outputs[0].iter().all(|&byte| byte == 0), "the delta is zero again");
             let out = read(outputs.last().expect("the result"));
             let sum = |at: usize| {

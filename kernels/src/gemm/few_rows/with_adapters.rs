@@ -6,7 +6,7 @@ use cudarc::driver::CudaStream;
 
 use super::{Arguments, FewRows, FewRowsPlan, GemmShape, THREADS, Tuning, Variant};
 use crate::Error;
-use crate::gpu::{Arrival, Overlap};
+use crate::gpu::Overlap;
 use crate::lora::launch::{LoadedPlan, PairArguments};
 use crate::lora::plan::Chip;
 use crate::lora::variant;
@@ -66,7 +66,6 @@ impl FewRows {
     ///
     /// # Safety
     /// As [`FewRows::launch`] and [`LoadedPlan::pair`]; y overlaps no place that adapters write to.
-    #[expect(clippy::too_many_arguments, reason = "the operands of a GEMM, and its companion")]
     pub(crate) unsafe fn launch_with_adapters(
         &self,
         stream: &Arc<CudaStream>,
@@ -82,7 +81,7 @@ impl FewRows {
             let why = format!("{blocks} blocks, one a multiprocessor, of which there are {multiprocessors}");
             return Err(Error::shape("a GEMM with adapters", why));
         }
-        let both = Both { gemm: self.arguments(stream, &plan.gemm, weights, x, y, Arrival::Awaited)?, lora };
+        let both = Both { gemm: self.arguments(stream, &plan.gemm, weights, x, y, None)?, lora };
         let shared_bytes = plan.gemm.shared_bytes + loaded.shared_bytes();
         let grid = Grid { blocks, threads: 2 * THREADS, shared_bytes };
         // SAFETY: the layout is the kernel's; the rest is the caller's promise.
