@@ -4,7 +4,8 @@
 //!
 //! Parts: `gemm` (both ways to multiply, checked and timed), `check` (a tiny model over several mixed steps against
 //! float64, in and out of graphs, the path for older GPUs too), `hf FOLDER` (the case that `ci/hf_check.py` wrote),
-//! `step` (whole steps with and without adapters, and each operation alone).
+//! `step` (whole steps with and without adapters, and each operation alone), `overlap` (what adapters add by where they
+//! stand and how their work is cut).
 //! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one), `--quick` (one model, for
 //! compute-sanitizer), `--own` (few steps of few rows, once: every kernel is this crate's, for
 //! racecheck).
@@ -13,6 +14,7 @@ mod case;
 mod check;
 mod gemm;
 mod hugging_face;
+mod overlap;
 #[path = "../bench_lora/provenance.rs"]
 mod provenance;
 mod steps;
@@ -60,7 +62,7 @@ fn options() -> Result<Options, String> {
                 options.folder = value()?.into();
                 options.parts.push(argument);
             }
-            "gemm" | "check" | "step" => options.parts.push(argument),
+            "gemm" | "check" | "step" | "overlap" => options.parts.push(argument),
             other => return Err(format!("unknown argument {other}; see the head of examples/bench_llama/main.rs")),
         }
     }
@@ -91,6 +93,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "gemm" => gemm::run(&gpu, &options),
             "check" => check::run(&gpu, &options),
             "hf" => hugging_face::run(&gpu, &options),
+            "overlap" => overlap::run(&gpu, &options),
             _ => steps::run(&gpu, &options),
         };
         match result {
