@@ -1,6 +1,9 @@
 //! Measured Llama steps as a page: `cargo run -p aril-kernels --example report_llama`.
 //!
-//! Reads every `kernels/measurements/llama-GPU.json` that `bench_llama` wrote, and writes `llama-GPU.md` beside it.
+//! Reads every `kernels/measurements/llama-GPU.json` that `bench_llama` wrote, and `overlap-GPU.json` of its part
+//! `overlap` where that is there, and writes `llama-GPU.md` beside it.
+
+mod overlap;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,7 +26,11 @@ fn main() -> Result<(), Failure> {
     }
     for name in names {
         let report: Value = serde_json::from_str(&std::fs::read_to_string(folder.join(&name))?)?;
-        let page = page(&report, &name)?;
+        let mut page = page(&report, &name)?;
+        let tries = name.replace("llama-", "overlap-");
+        if let Ok(text) = std::fs::read_to_string(folder.join(&tries)) {
+            overlap::write(&mut page, &serde_json::from_str(&text)?, &tries)?;
+        }
         std::fs::write(folder.join(name.replace(".json", ".md")), page)?;
     }
     Ok(())
