@@ -39,9 +39,9 @@ fn forms(kernel: LoraKernel) -> Vec<Vec<Vec<Tried>>> {
     let sum: Vec<Tried> = bandwidth.iter().copied().chain([line(Q::RowRankSum), line(Q::RankMax)]).collect();
     // Blocks are shared out evenly among segments: the widest keeps the others waiting. Nothing here falls where rows are shared by more
     // segments: more adapters never cost less.
-    let uneven = [bent(Q::RankMax), bent(Q::RankPadded), bent(Q::Tiles)];
+    let uneven = [bent(Q::RankMax), bent(Q::RankPadded), bent(Q::Tiles), bent(Q::Rows)];
     let wide: Vec<Tried> = bandwidth.iter().copied().chain([line(Q::RowRankSum)]).chain(uneven).collect();
-    let path: Vec<Tried> = uneven.into_iter().chain([bent(Q::Segments), line(Q::Rows)]).collect();
+    let path: Vec<Tried> = uneven.into_iter().chain([bent(Q::Segments)]).collect();
     vec![
         vec![sum],
         vec![wide.clone()],
