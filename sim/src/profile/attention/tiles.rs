@@ -54,6 +54,9 @@ pub struct TileSums {
     pub busy: f64,
 }
 
+/// So many prompts are few: steps rarely have more.
+const FEW: usize = 8;
+
 /// To so many keys a tile among many is looked for.
 const GRID: f64 = 16.0;
 
@@ -66,9 +69,27 @@ impl Tiled {
 
     /// The same prompts as tiles of so many rows.
     pub fn sums(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone, rows: u32) -> TileSums {
+        // A few prompts are cut once; of more each pass cuts them again, so that nothing is allocated.
+        let mut few = [Cut::NONE; FEW];
+        let mut count = 0;
+        for (chunk, prefix) in prompts.clone() {
+            if count < FEW {
+                few[count] = Cut::of(chunk, prefix, rows, self);
+            }
+            count += 1;
+        }
+        if count <= FEW {
+            self.dealt(few[..count].iter().copied())
+        } else {
+            self.dealt(prompts.map(|(chunk, prefix)| Cut::of(chunk, prefix, rows, self)))
+        }
+    }
+
+    /// What dealing out these tiles comes to.
+    fn dealt(&self, cuts: impl Iterator<Item = Cut> + Clone) -> TileSums {
         let (mut count, mut total, mut longest) = (0_u64, 0.0, 0.0_f64);
         let mut few = 0;
-        let cut = || prompts.clone().map(|(chunk, prefix)| Cut::of(chunk, prefix, rows, self));
+        let cut = || cuts.clone();
         for part in cut() {
             count += part.count();
             total += part.keys();
@@ -152,6 +173,8 @@ struct Cut {
 }
 
 impl Cut {
+    const NONE: Cut = Cut { whole: 0, rows: 1.0, prefix: 0.0, start: 0.0, part: -1.0 };
+
     fn of(chunk: u32, prefix: u32, rows: u32, tiled: &Tiled) -> Cut {
         let rest = chunk % rows;
         // Four warps share a tile's rows.
