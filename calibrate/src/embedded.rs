@@ -57,6 +57,8 @@ macro_rules! embedded {
 }
 
 const PROFILES: &[Embedded] = embedded! {
+    "measured-h200":
+        "llama-2-7b" 1 "measured-h200-llama-2-7b";
     "measured-h100":
         "llama-2-7b" 1 "measured-h100-llama-2-7b";
     "punica-a100-80gb":

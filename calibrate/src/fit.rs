@@ -249,6 +249,7 @@ fn others_of(
                 us: 0.0,
                 rows_per_tile: 1,
                 bounds: Vec::new(),
+                few_rows: None,
                 us_per_switch,
             };
             lora.insert(LoraKernel::Merged, nothing);

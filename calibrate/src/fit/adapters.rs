@@ -1,7 +1,7 @@
 //! Adapters: what each kernel reads, multiplies and launches, by the quantities that its way of working repeats.
 
 use aril_sim::profile::curve::Curve;
-use aril_sim::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
+use aril_sim::profile::lora::{FewRows as LoraFewRows, LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
 
 use super::Sample;
 use super::bounds::{self, Column};
@@ -39,7 +39,7 @@ fn forms(kernel: LoraKernel) -> Vec<Vec<Vec<Tried>>> {
     let sum: Vec<Tried> = bandwidth.iter().copied().chain([line(Q::RowRankSum), line(Q::RankMax)]).collect();
     // Blocks are shared out evenly among segments: the widest keeps the others waiting. Nothing here falls where rows are shared by more
     // segments: more adapters never cost less.
-    let uneven = [bent(Q::RankMax), bent(Q::RankPadded), bent(Q::Tiles), bent(Q::Rows)];
+    let uneven = [bent(Q::RankMax), bent(Q::RankPadded), bent(Q::Tiles), bent(Q::Rows), bent(Q::RowRankPadded)];
     let wide: Vec<Tried> = bandwidth.iter().copied().chain([line(Q::RowRankSum)]).chain(uneven).collect();
     let path: Vec<Tried> = uneven.into_iter().chain([bent(Q::Segments)]).collect();
     vec![
@@ -57,8 +57,72 @@ pub(super) fn fit(kernel: LoraKernel, samples: &[Sample]) -> Option<LoraCost> {
     if samples.len() < 8 {
         return None;
     }
-    let fitted = forms(kernel).into_iter().flat_map(|form| [8, 16].map(|tile| with(&form, &samples, tile)));
+    let whole = best(kernel, &samples, &TILES);
+    let few_rows: Vec<bool> = samples.iter().map(|sample| sample.shape.rows() <= FEW_ROWS).collect();
+    let of = |few: bool| -> Vec<&Sample> {
+        samples.iter().zip(&few_rows).filter(|(_, is)| **is == few).map(|(sample, _)| *sample).collect()
+    };
+    let (few, many) = (of(true), of(false));
+    if few.len() < 24 || many.len() < 24 {
+        return whole;
+    }
+    let Some(many) = best(kernel, &many, &TILES) else { return whole };
+    let Some(few) = best(kernel, &few, &[many.rows_per_tile]) else { return whole };
+    let two = joined(few, many);
+    match whole {
+        Some(whole) if loss(&two, &samples) > loss(&whole, &samples) * 0.8 => Some(whole),
+        _ => Some(two),
+    }
+}
+
+/// Rows of a tile that are tried.
+const TILES: [u32; 2] = [8, 16];
+
+/// Rows up to which products run a kernel beside which adapters may run.
+const FEW_ROWS: u32 = 32;
+
+/// The best form on some samples.
+fn best(kernel: LoraKernel, samples: &[&Sample], tiles: &[u32]) -> Option<LoraCost> {
+    let fitted = forms(kernel)
+        .into_iter()
+        .flat_map(|form| tiles.iter().map(|&tile| with(&form, samples, tile)).collect::<Vec<_>>());
     fitted.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(cost, _)| cost)
+}
+
+/// One price of both: what bounds few rows bounds many, too, so that a step that grows never gets cheaper.
+fn joined(few: LoraCost, many: LoraCost) -> LoraCost {
+    let us = few.us.min(many.us);
+    let with_start = |cost: LoraCost| -> Vec<LoraBound> {
+        let start = cost.us - us;
+        let term = |bound: LoraBound| {
+            let mut terms = bound.terms;
+            if start > 0.0 {
+                terms.push(LoraTerm { over: LoraQuantity::Segments, cost: Curve::constant(start) });
+            }
+            LoraBound { terms, ..bound }
+        };
+        cost.bounds.into_iter().map(term).collect()
+    };
+    // Tiles are counted alike: both regimes share a size.
+    let rows_per_tile = many.rows_per_tile;
+    let few = with_start(few);
+    let mut bounds = with_start(many.clone());
+    bounds.extend(few.iter().cloned());
+    LoraCost { us, rows_per_tile, bounds, few_rows: Some(LoraFewRows { rows_max: FEW_ROWS, bounds: few }), ..many }
+}
+
+fn loss(cost: &LoraCost, samples: &[&Sample]) -> f64 {
+    samples.iter().map(|sample| bounds::huber(cost.us(&sample.shape.probe(true).view()) / sample.us - 1.0)).sum()
+}
+
+/// Knots of rows: beside few rows adapters hide behind the products, whose kernel is another beyond them.
+fn beyond_few_rows(rows: &[f64]) -> Vec<f64> {
+    const FEW: f64 = 32.0;
+    let most = rows.iter().copied().fold(0.0, f64::max);
+    let knots = [1.0, 8.0, FEW, FEW + 1.0, 64.0, 256.0, 1024.0, 4096.0];
+    let mut knots: Vec<f64> = knots.into_iter().filter(|knot| *knot < most).collect();
+    knots.push(most.max(2.0));
+    knots
 }
 
 /// One form, and Schwarz's criterion for it: the loss, and a price for each coefficient.
@@ -74,7 +138,11 @@ fn with(form: &[Vec<Tried>], samples: &[&Sample], rows_per_tile: u32) -> (LoraCo
         for term in bound {
             let values = of(term.over);
             let bends = term.bends.min(us.len() / 12).max(2);
-            let knots = if term.bends == 0 { Vec::new() } else { log_knots(&values, bends) };
+            let knots = match term.over {
+                _ if term.bends == 0 => Vec::new(),
+                LoraQuantity::Rows => beyond_few_rows(&values),
+                _ => log_knots(&values, bends),
+            };
             let added = if knots.is_empty() { vec![Column::new(values)] } else { bounds::ramps(&values, &knots) };
             layout.push((term.over, knots, added.len()));
             columns.extend(added);
@@ -105,6 +173,7 @@ fn with(form: &[Vec<Tried>], samples: &[&Sample], rows_per_tile: u32) -> (LoraCo
         us: start,
         rows_per_tile,
         bounds: bounds.collect(),
+        few_rows: None,
         us_per_switch: 0.0,
     };
     (cost, score)

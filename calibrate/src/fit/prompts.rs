@@ -42,8 +42,8 @@ pub(super) fn fit(samples: &[Sample], physics: PromptPhysics) -> Option<PrefillA
 const SIZES: [u32; 2] = [64, 128];
 /// What beginning and ending a tile may take, in keys.
 const START_KEYS: [f64; 3] = [60.0, 160.0, 400.0];
-/// What a tile of one row may take, over a full one.
-const EMPTY_SHARES: [f64; 4] = [0.55, 0.7, 0.85, 1.0];
+/// What a tile without any row may take, over a full one.
+const EMPTY_SHARES: [f64; 5] = [0.25, 0.4, 0.55, 0.7, 1.0];
 
 /// The form of tiles: what a tile's beginning takes first, then what empty warps save.
 fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
@@ -55,11 +55,11 @@ fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
         Tiled { heads: physics.heads, slots, start_keys, empty_share, sizes }
     };
     let better = |a: &(Tiled, f64), b: &(Tiled, f64)| a.1.total_cmp(&b.1);
-    let first = START_KEYS.into_iter().filter_map(|start| with_sizes(samples, form(start, 0.7, &SIZES), physics));
+    let first = START_KEYS.into_iter().filter_map(|start| with_sizes(samples, form(start, 0.4, &SIZES), physics));
     let start = first.min_by(better)?.0.start_keys;
     let forms = EMPTY_SHARES.into_iter().map(|share| form(start, share, &SIZES));
     forms
-        .chain(SIZES.map(|rows| form(start, 0.7, &[rows])))
+        .chain(SIZES.map(|rows| form(start, 0.4, &[rows])))
         .filter_map(|form| with_sizes(samples, form, physics))
         .min_by(better)
 }

@@ -76,7 +76,11 @@ impl Lora {
         }
         let quantities = Quantities::of(shape, sums, if *counts_tiles { Some(cost.rows_per_tile) } else { None });
         let bound = |bound: &LoraBound| bound.terms.iter().map(|term| term.cost.us(quantities.get(term.over))).sum();
-        let largest = cost.bounds.iter().map(bound).fold(0.0, f64::max);
+        let bounds = match &cost.few_rows {
+            Some(few) if shape.decode_rows().saturating_add(shape.prefill_tokens()) <= few.rows_max => &few.bounds,
+            _ => &cost.bounds,
+        };
+        let largest = bounds.iter().map(bound).fold(0.0, f64::max);
         cost.idle_us + cost.idle_us_per_slot * slots + cost.us + largest
     }
 }
@@ -109,7 +113,8 @@ impl Sums {
 
 impl Figures {
     fn of(cost: &LoraCost) -> Figures {
-        let mut terms = cost.bounds.iter().flat_map(|bound| &bound.terms);
+        let few = cost.few_rows.iter().flat_map(|few| &few.bounds);
+        let mut terms = cost.bounds.iter().chain(few).flat_map(|bound| &bound.terms);
         let counts_tiles = terms.any(|term| term.over == LoraQuantity::Tiles);
         Figures { cost: cost.clone(), counts_tiles }
     }

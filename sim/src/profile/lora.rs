@@ -108,6 +108,9 @@ pub struct LoraCost {
     /// What the segments cost: the largest of these.
     #[serde(default)]
     pub bounds: Vec<LoraBound>,
+    /// Other bounds for steps of few rows, where adapters hide behind the products.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_rows: Option<FewRows>,
     /// Merging another adapter into the weights, once, where the kernel does so.
     #[serde(default)]
     pub us_per_switch: f64,
@@ -115,6 +118,16 @@ pub struct LoraCost {
 
 fn one_row() -> u32 {
     1
+}
+
+/// What the segments of a step of few rows cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FewRows {
+    /// The most rows of such a step, with adapters and without.
+    pub rows_max: u32,
+    /// The largest of these.
+    pub bounds: Vec<LoraBound>,
 }
 
 /// A sum of terms.
@@ -182,7 +195,7 @@ impl LoraCost {
         if self.rows_per_tile == 0 {
             return Err("rows_per_tile is 0: at least 1".to_owned());
         }
-        for bound in &self.bounds {
+        for bound in self.bounds.iter().chain(self.few_rows.iter().flat_map(|few| &few.bounds)) {
             if bound.terms.is_empty() {
                 return Err(format!("bound `{}` has no terms", bound.name));
             }

@@ -110,7 +110,7 @@ fn an_unknown_profile_lists_the_known_ones() {
    |
 19 | profile = "punica-a100-80g"
    |           ^^^^^^^^^^^^^^^^^
-  = help: did you mean `punica-a100-80gb`? known profiles: `measured-h100`, `punica-a100-80gb`, `punica-a100-80gb-vllm`, `punica-a100-80gb-fastertransformer`, `punica-a100-80gb-deepspeed`, `punica-a100-80gb-hf`, `punica-a100-40gb`, `derived-a100-40gb`, `derived-a100-80gb`, `derived-h100`, `derived-h200`, `derived-l40s`, `derived-l4`, `derived-a10g`"#,
+  = help: did you mean `punica-a100-80gb`? known profiles: `measured-h200`, `measured-h100`, `punica-a100-80gb`, `punica-a100-80gb-vllm`, `punica-a100-80gb-fastertransformer`, `punica-a100-80gb-deepspeed`, `punica-a100-80gb-hf`, `punica-a100-40gb`, `derived-a100-40gb`, `derived-a100-80gb`, `derived-h100`, `derived-h200`, `derived-l40s`, `derived-l4`, `derived-a10g`"#,
     );
 }
 

@@ -9,7 +9,8 @@ use crate::profile::curve::{Curve, not_negative};
 /// the longest tile's way through its keys and of what all tiles keep the chip busy.
 ///
 /// A tile counts the keys that it walks, and `start_keys` more for its beginning and end. The last tile of a prompt may be partly
-/// filled: its warps without rows do less, down to the share `empty_share`.
+/// filled: its warps without rows do less, down to the share `empty_share`; the square of their share is what is saved, for one warp alone
+/// does not walk its keys much faster than two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tiled {
@@ -19,7 +20,7 @@ pub struct Tiled {
     pub slots: u32,
     /// What beginning and ending a tile takes, in keys.
     pub start_keys: f64,
-    /// What a tile takes whose warps have one row, over one whose warps are full: above zero, at most one.
+    /// What a tile without any row would take, over one whose warps are full: above zero, at most one.
     pub empty_share: f64,
     /// At least one.
     pub sizes: Vec<TileSize>,
@@ -179,7 +180,7 @@ impl Cut {
         let rest = chunk % rows;
         // Four warps share a tile's rows.
         let warps = f64::from((4 * rest).div_ceil(rows)) / 4.0;
-        let weight = tiled.empty_share + (1.0 - tiled.empty_share) * warps;
+        let weight = 1.0 - (1.0 - tiled.empty_share) * (1.0 - warps) * (1.0 - warps);
         let keys = f64::from(prefix) + f64::from(chunk);
         Cut {
             whole: u64::from(chunk / rows),
@@ -263,7 +264,8 @@ mod tests {
             for begin in (0..chunk).step_by(rows as usize) {
                 let mine = rows.min(chunk - begin);
                 let share = f64::from((4 * mine).div_ceil(rows)) / 4.0;
-                let weight = if mine == rows { 1.0 } else { tiled.empty_share + (1.0 - tiled.empty_share) * share };
+                let empty = (1.0 - tiled.empty_share) * (1.0 - share).powi(2);
+                let weight = if mine == rows { 1.0 } else { 1.0 - empty };
                 keys.push(f64::from(prefix + begin + mine) * weight + tiled.start_keys);
             }
         }
@@ -304,8 +306,8 @@ mod tests {
         // Tiles of 4 and 8 keys, and 10 more each; or one of 8, at half as much again.
         assert_eq!(tiled.us([(8, 0)].into_iter()), 18.0);
         assert_eq!(tiled.us([(4, 20)].into_iter()), 34.0);
-        // One row of four: its warps are a quarter full, so that it weighs 0.5 + 0.5 / 4.
-        assert_eq!(tiled.us([(1, 0)].into_iter()), 10.625);
+        // One row of four: three quarters are empty, so that it weighs 1 - 0.5 x 9 / 16.
+        assert_eq!(tiled.us([(1, 0)].into_iter()), 10.71875);
         assert_eq!(tiled.us(std::iter::empty()), 0.0);
     }
 }
