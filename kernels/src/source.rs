@@ -12,14 +12,13 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 16] = [
+const BUILT_IN: [(&str, &str); 15] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("lora.cuh", include_str!("../cu/lora.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
     ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
     ("embedding.cu", include_str!("../cu/embedding.cu")),
     ("gemm.cu", include_str!("../cu/gemm.cu")),
-    ("gemm_with_adapters.cu", include_str!("../cu/gemm_with_adapters.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("lora_staged.cu", include_str!("../cu/lora_staged.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
@@ -133,7 +132,7 @@ mod tests {
             sources.included(&text).expect("built in").into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
         assert_eq!(names("norm.cu"), ["primitives.cuh"]);
-        assert_eq!(names("gemm_with_adapters.cu"), ["gemm.cu", "lora.cu", "lora.cuh", "primitives.cuh"]);
+        assert_eq!(names("lora.cu"), ["lora.cuh", "primitives.cuh"]);
     }
 
     #[test]
