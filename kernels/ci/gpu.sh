@@ -4,6 +4,7 @@
 #   checks     every kernel against float64, both code paths; a tiny model in all ways, and against transformers and peft
 #   sanitize   memcheck, synccheck and racecheck
 #   lora attention baselines copies llama      measurements, each with its checks
+#   lora-counters      a profiler's counters of the points that miss a target, other plans for them, and stress
 # Without a part: checks and sanitize. OUT/checks.log has a line for each command: what it gave and how long it took. A command
 # whose binary or tool is not there is skipped and says so.
 set -u
@@ -62,7 +63,8 @@ for part in $parts; do
       for tool in memcheck synccheck racecheck; do
         # A batch for each path of the LoRA kernels: clusters, global exchange, several row tiles, odd ranks, one block a
         # segment.
-        for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "40 segments" "r32 1000 prefill" \
+        for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "40 segments" "bf16 2048→8192 r16 32" \
+          "r32 1000 prefill" "r16 512 uniform" \
           "bf16 4096→4096 r64 2048 prefill4x512"; do
           sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 \
             "$binaries/bench_lora" --check-only --points all --only "$point" --out /dev/null
@@ -83,6 +85,19 @@ for part in $parts; do
       done
       ;;
     lora) run lora 300 "$binaries/bench_lora" --points all --out "$out/lora.json" ;;
+    lora-counters)
+      # Of the points that miss a target, or nearly: what other plans give, and a profiler's counters of one launch each.
+      # Then many launches of some, in changing surroundings, each compared to the bit.
+      near="prefill|512 uniform|r16 16 identical|256 identical|64 uniform|1536→8960|3072→8192|2048→8192|5120→5120|r8 32|r5 32"
+      run lora-tried 120 "$binaries/bench_lora" --points all --only "$near" --explore --out "$out/lora-tried.json"
+      run lora-counters 120 ncu --csv --page raw --kernel-name regex:lora_ --clock-control none \
+        --section LaunchStats --section Occupancy --section SpeedOfLight --section WarpStateStats \
+        --section ComputeWorkloadAnalysis \
+        "$binaries/bench_lora" --profile --points all --only "$near" --out "$out/lora-counters.json"
+      mv "$out/lora-counters.log" "$out/lora-counters.csv"
+      run lora-stress 60 "$binaries/bench_lora" --points all --only "prefill|256 identical|40 segments" --stress 2000 \
+        --out "$out/lora-stress.json"
+      ;;
     attention) run attention 120 "$binaries/bench_attention" --out "$out/attention.json" ;;
     baselines) run baselines 300 "$binaries/bench_baselines" --points all --out "$out/baselines.json" ;;
     copies) run copies 120 "$binaries/bench_copies" --out "$out/copies.json" ;;

@@ -12,9 +12,12 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 15] = [
+const BUILT_IN: [(&str, &str); 19] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("lora.cuh", include_str!("../cu/lora.cuh")),
+    ("lora_exchange.cuh", include_str!("../cu/lora_exchange.cuh")),
+    ("lora_stages.cuh", include_str!("../cu/lora_stages.cuh")),
+    ("lora_stream.cuh", include_str!("../cu/lora_stream.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
     ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
     ("embedding.cu", include_str!("../cu/embedding.cu")),
@@ -28,6 +31,7 @@ const BUILT_IN: [(&str, &str); 15] = [
     ("prefill_attention.cu", include_str!("../cu/prefill_attention.cu")),
     ("rope.cu", include_str!("../cu/rope.cu")),
     ("sampling.cu", include_str!("../cu/sampling.cu")),
+    ("stress.cu", include_str!("../cu/stress.cu")),
 ];
 
 impl Sources {
@@ -132,7 +136,7 @@ mod tests {
             sources.included(&text).expect("built in").into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
         assert_eq!(names("norm.cu"), ["primitives.cuh"]);
-        assert_eq!(names("lora.cu"), ["lora.cuh", "primitives.cuh"]);
+        assert_eq!(names("lora.cu"), ["lora.cuh", "lora_exchange.cuh", "lora_stream.cuh", "primitives.cuh"]);
     }
 
     #[test]

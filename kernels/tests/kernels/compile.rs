@@ -108,9 +108,11 @@ fn the_measuring_kernels_compile() {
         return;
     }
     for architecture in ["sm_80", "sm_90a"] {
-        let unit = Unit { source: "memory.cu", architecture: architecture.to_owned(), defines: Vec::new() };
-        let cubin = unit.compile(&Sources::built_in(), None).expect("it compiles");
-        assert!(cubin.footprints.iter().all(|footprint| footprint.spill_bytes == 0), "{:?}", cubin.footprints);
+        for source in ["memory.cu", "stress.cu"] {
+            let unit = Unit { source, architecture: architecture.to_owned(), defines: Vec::new() };
+            let cubin = unit.compile(&Sources::built_in(), None).expect("it compiles");
+            assert!(cubin.footprints.iter().all(|footprint| footprint.spill_bytes == 0), "{:?}", cubin.footprints);
+        }
     }
 }
 
