@@ -39,7 +39,7 @@ unsafe impl GlobalAlloc for Counted {
 static MEMORY: Counted = Counted;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let name = env::args().nth(1).unwrap_or_else(|| "measured-h100-llama-2-7b".to_owned());
+    let name = env::args().nth(1).unwrap_or_else(|| "measured-h200-llama-2-7b".to_owned());
     let profile = find(&name)?.profile()?;
     let kernels = [LoraKernel::Segmented, LoraKernel::Sgmv];
     let kernel = kernels.into_iter().find(|kernel| profile.lora.contains_key(kernel)).ok_or("no kernel of segments")?;

@@ -146,7 +146,7 @@ fn a_profile_differs_from_itself_in_nothing_and_from_another_in_what_they_share(
 
 #[test]
 fn the_readme_shows_the_figures_that_were_measured() {
-    let name = "measured-h100-llama-2-7b";
+    let name = "measured-h200-llama-2-7b";
     let recording = Recording::read(&embedded::recorded(&measurements(), name)).unwrap();
     let table = markdown(&find(name).unwrap().profile().unwrap(), &[recording]).unwrap();
     let readme = std::fs::read_to_string(measurements().join("../../README.md")).unwrap();
