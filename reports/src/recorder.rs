@@ -8,6 +8,7 @@ mod table;
 mod tables;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use aril_sim::fact::{Fact, Life, LoadCause, Observer, Power, Stretch, Tier};
 use aril_sim::time::Time;
@@ -28,7 +29,7 @@ use crate::timeline::Timeline;
 ///
 /// Observing cannot fail: the first refusal of the file system is kept, writing stops, and [`Recorder::finish`] returns it.
 pub struct Recorder {
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) settings: RecorderSettings,
     pub(crate) kept: KeptAll,
     pub(crate) gaps: Gaps,
@@ -90,14 +91,15 @@ impl Recorder {
     /// [`ReportError::Settings`] for settings that do not fit the catalog; anything the file system refuses.
     pub fn create(dir: &Path, catalog: &Catalog, settings: RecorderSettings) -> Result<Recorder, ReportError> {
         settings.check(catalog)?;
-        let tables = settings.tables.then(|| Tables::create(dir, catalog)).transpose()?;
+        let catalog = Arc::new(catalog.clone());
+        let tables = settings.tables.then(|| Tables::create(dir, &catalog)).transpose()?;
         let timeline = match settings.timeline_events {
             0 => None,
             events => Some(Timeline::create(&dir.join("timeline.json.gz"), events, settings.replica_gpus.len())?),
         };
         Ok(Recorder {
             kept: KeptAll::default(),
-            gaps: Gaps::new(catalog, &settings),
+            gaps: Gaps::new(&catalog, &settings),
             occupancy: Occupancy::new(&settings),
             counts: Counts { loads_by_adapter: vec![0; catalog.adapters.len()], ..Counts::default() },
             series: TimeBins::new(series::LEN),
@@ -105,7 +107,7 @@ impl Recorder {
             tables,
             timeline,
             refusal: None,
-            catalog: catalog.clone(),
+            catalog,
             settings,
         })
     }
