@@ -2,7 +2,7 @@
 
 mod gaps;
 mod group_gaps;
-mod kept;
+pub(crate) mod kept;
 mod occupancy;
 mod table;
 mod tables;
@@ -15,7 +15,6 @@ use aril_sim::time::Time;
 use aril_sim::workload::{Catalog, Offered};
 
 pub(crate) use self::gaps::Gaps;
-pub(crate) use self::group_gaps::GROUP_BITS;
 pub(crate) use self::kept::{Ending, Kept, KeptAll, NONE};
 pub(crate) use self::occupancy::Occupancy;
 use self::tables::{Derived, Event, Tables};
@@ -37,6 +36,9 @@ pub struct Recorder {
     pub(crate) counts: Counts,
     pub(crate) series: TimeBins,
     pub(crate) books: Books,
+    /// The class of each tenant and the rank of each adapter, near each other: the catalog's own lie far apart.
+    class_of: Vec<u32>,
+    rank_of: Vec<u32>,
     tables: Option<Tables>,
     timeline: Option<Timeline>,
     refusal: Option<ReportError>,
@@ -104,6 +106,8 @@ impl Recorder {
             counts: Counts { loads_by_adapter: vec![0; catalog.adapters.len()], ..Counts::default() },
             series: TimeBins::new(series::LEN),
             books: Books::default(),
+            class_of: catalog.tenants.iter().map(|tenant| tenant.slo_class).collect(),
+            rank_of: catalog.adapters.iter().map(|adapter| adapter.rank).collect(),
             tables,
             timeline,
             refusal: None,
@@ -169,15 +173,14 @@ impl Recorder {
         let request = &life.offered.request;
         self.scheduled(now.as_ps(), request.id.0);
         self.advance(now.as_ps());
-        let kept = Kept::of(now, life, &self.settings, &self.catalog);
+        let kept = Kept::of(now, life, &self.settings, &self.class_of);
         self.books.end(&kept, life);
         if kept.is_finished() {
             self.series.count(series::FINISHED, now.as_ps(), 1);
         }
-        self.kept.push(kept);
+        self.kept.push(kept, &life.waits);
         let Some(tables) = &mut self.tables else { return Ok(()) };
-        let rank =
-            request.adapter.and_then(|adapter| self.catalog.adapters.get(adapter.index())).map(|adapter| adapter.rank);
+        let rank = request.adapter.and_then(|adapter| self.rank_of.get(adapter.index())).copied();
         let times = Derived { ttft: kept.ttft(), tpot: kept.tpot(), e2e: kept.e2e(), good: kept.good };
         tables.request(now, life, rank, times)
     }
