@@ -66,7 +66,35 @@ pub(crate) struct Counts {
     pub(crate) evictions: u64,
     pub(crate) preemptions: u64,
     pub(crate) migrations: u64,
-    pub(crate) loads_by_adapter: Vec<u32>,
+    loads_by_adapter: Vec<u32>,
+    /// Loads that are not counted by adapter yet: one at a time, each would wait for memory that is far away.
+    loads_recent: Vec<u32>,
+}
+
+/// So many loads are counted by adapter together.
+const LOADS: usize = 1 << 10;
+
+impl Counts {
+    fn load_of(&mut self, adapter: u32) {
+        self.loads_recent.push(adapter);
+        if self.loads_recent.len() >= LOADS {
+            self.count_loads();
+        }
+    }
+
+    fn count_loads(&mut self) {
+        for adapter in self.loads_recent.drain(..) {
+            if let Some(loads) = self.loads_by_adapter.get_mut(adapter as usize) {
+                *loads += 1;
+            }
+        }
+    }
+
+    /// Loads from the host of each adapter.
+    pub(crate) fn loads_by_adapter(&mut self) -> &[u32] {
+        self.count_loads();
+        &self.loads_by_adapter
+    }
 }
 
 /// Conserved quantities, counted from outside of the engine.
@@ -186,11 +214,13 @@ impl Recorder {
     }
 
     fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
-        let tally = self.gaps.stretch(stretch, self.settings.warmup.as_ps());
+        let end = stretch.end().as_ps();
+        let last_end = self.occupancy.last_end(stretch.replica.index());
+        let tally = self.gaps.stretch(stretch, last_end, self.settings.warmup.as_ps());
         self.books.emitted_in_steps += u128::from(tally.emitting) * u128::from(stretch.steps);
         let tokens = u64::from(tally.emitting) * u64::from(stretch.steps);
-        self.series.spread(series::OUTPUT_TOKENS, stretch.start.as_ps(), stretch.end().as_ps(), tokens);
-        self.occupancy.stretch(stretch, &mut self.series);
+        self.series.spread(series::OUTPUT_TOKENS, stretch.start.as_ps(), end, tokens);
+        self.occupancy.stretch(stretch, end, &mut self.series);
         if let Some(tables) = &mut self.tables {
             tables.stretch(stretch, tally.decode_rows, tally.prefill_tokens)?;
         }
@@ -217,13 +247,13 @@ impl Recorder {
             Tier::Disk => self.counts.loads_from_disk += 1,
             Tier::Host | Tier::Gpu => self.counts.loads_from_host += 1,
         }
-        if let (Tier::Host, Some(loads)) = (from, self.counts.loads_by_adapter.get_mut(adapter.index())) {
-            *loads += 1;
+        if *from == Tier::Host {
+            self.counts.load_of(adapter.0);
         }
         self.counts.prefetches += u64::from(*cause == LoadCause::Prefetch);
         self.counts.bytes_loaded += u128::from(*bytes);
         let link = (start.as_ps(), done.as_ps());
-        if let Some(timeline) = &mut self.timeline {
+        if let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.is_open()) {
             let name = self.catalog.adapters.get(adapter.index()).map_or("?", |adapter| adapter.name.as_str());
             timeline.load(replica.0, name, *bytes, link)?;
         }

@@ -18,7 +18,7 @@ const PS_PER_HOUR: f64 = 3.6e15;
 
 /// Measures a run that ended at `ended_at` picoseconds.
 pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, ReportError> {
-    let Recorder { catalog, settings, kept, gaps, occupancy, counts, series, books, .. } = recorder;
+    let Recorder { catalog, settings, kept, gaps, occupancy, mut counts, series, books, .. } = recorder;
     let (start, end, rule) = window(&kept, &settings)?;
     let is_measured = |request: &Kept| match settings.traffic {
         Traffic::Open => (start..=end).contains(&request.arrival),
@@ -79,7 +79,9 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     }
     let class_of = |tenant: u32| catalog.tenants.get(tenant as usize).map(|tenant| tenant.slo_class as usize);
     let asked_tenants = most_tenants.iter().chain(&worst).copied();
-    let (gaps, asked) = gaps.finish(asked_tenants, most_adapters.iter().copied(), settings.slo.len(), class_of);
+    let last_end_of = |replica| occupancy.last_end(replica);
+    let (gaps, asked) =
+        gaps.finish(last_end_of, asked_tenants, most_adapters.iter().copied(), settings.slo.len(), class_of);
     let itl = Latency::of_histogram(&gaps);
     let mut tenant_group = |id: &u32| {
         let mut group = shown_tenants.measure(*id, tenant_name(&catalog, *id), window_s);
@@ -87,6 +89,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         group
     };
     let by_tenant = most_tenants.iter().map(&mut tenant_group).collect();
+    let loads = counts.loads_by_adapter();
     let by_adapter = most_adapters
         .iter()
         .map(|id| {
@@ -94,7 +97,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
             let mut group = shown_adapters.measure(*id, &adapter.name, window_s);
             group.rank = Some(adapter.rank);
             group.itl = asked.adapters.get(id).map(Latency::of_histogram).unwrap_or_default();
-            group.loads = counts.loads_by_adapter.get(*id as usize).copied();
+            group.loads = loads.get(*id as usize).copied();
             group
         })
         .collect();
@@ -349,15 +352,13 @@ fn gpu(
     let hours_busy = occupancy.busy_gpu_ps as f64 / PS_PER_HOUR;
     let busy_hours_by_rows: Vec<f64> = occupancy.busy_by_rows.iter().map(|ps| *ps as f64 / PS_PER_HOUR).collect();
     let row_hours: f64 = busy_hours_by_rows.iter().enumerate().map(|(rows, hours)| rows as f64 * hours).sum();
-    let (blocks, time): (u128, u128) = occupancy.kv.iter().fold((0, 0), |sum, kv| (sum.0 + kv.0, sum.1 + kv.1));
+    let replicas = || occupancy.replicas.iter();
+    let (blocks, time) =
+        replicas().fold((0u128, 0u128), |sum, of| (sum.0 + of.kv_block_ps, sum.1 + u128::from(of.time)));
     let sizes = &settings.replica_kv_blocks;
-    let capacity: f64 = occupancy.kv.iter().zip(sizes).map(|(kv, size)| kv.1 as f64 * f64::from(*size)).sum();
-    let peaks = occupancy
-        .kv
-        .iter()
-        .zip(sizes)
-        .filter(|(_, size)| **size > 0)
-        .map(|(kv, size)| f64::from(kv.2) / f64::from(*size));
+    let capacity: f64 = replicas().zip(sizes).map(|(of, size)| of.time as f64 * f64::from(*size)).sum();
+    let with_size = replicas().zip(sizes).filter(|(_, size)| **size > 0);
+    let peaks = with_size.map(|(of, size)| f64::from(of.kv_peak) / f64::from(*size));
     GpuMetrics {
         hours_held,
         hours_held_window,
@@ -370,7 +371,7 @@ fn gpu(
         stretches: occupancy.stretches,
         padding_row_steps: occupancy.padding_row_steps as u64,
         kv_blocks_mean: (time > 0).then(|| blocks as f64 / time as f64),
-        kv_blocks_peak: occupancy.kv.iter().map(|kv| kv.2).max().unwrap_or(0),
+        kv_blocks_peak: replicas().map(|of| of.kv_peak).max().unwrap_or(0),
         kv_use_mean: (capacity > 0.0).then(|| blocks as f64 / capacity),
         kv_use_peak: peaks.reduce(f64::max),
     }

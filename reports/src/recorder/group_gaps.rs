@@ -127,15 +127,16 @@ impl GroupGaps {
         self.replicas.get(replica).map_or(&[], |replica| &replica.batch.requests)
     }
 
-    /// Counts the gaps of a stretch. `last_end`: when the step before ended; `is_same_batch`: are exactly those in it who were in that
-    /// one, in the same order, and get a token?
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, last_end: u64, is_same_batch: bool) {
+    /// Counts the gaps of a stretch. `last_end`: when the step before ended. `same`: so many of its first rows are the first of the
+    /// batch, go on and get a token; `nobody_else`: no other row gets one.
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, last_end: u64, same: usize, nobody_else: bool) {
         let index = stretch.replica.index();
         if index >= self.replicas.len() {
             return;
         }
         let first_end = stretch.step_end(0).as_ps();
-        let joined = if is_same_batch { 0 } else { self.change_batch(stretch, last_end) };
+        let is_same_batch = nobody_else && same == self.replicas[index].batch.members.len();
+        let joined = if is_same_batch { 0 } else { self.change_batch(stretch, last_end, same) };
         let replica = &mut self.replicas[index];
         let (len, before) = (replica.batch.members.len(), replica.log.len());
         if len > joined {
@@ -203,20 +204,20 @@ impl GroupGaps {
         asked
     }
 
-    /// Lets go of those who left, and takes in those who joined, in the order of the step; tells how many joined.
-    fn change_batch(&mut self, stretch: &Stretch<'_>, last_end: u64) -> usize {
+    /// Lets go of those who left, and takes in those who joined, in the order of the step; tells how many joined. The first `same` stay.
+    fn change_batch(&mut self, stretch: &Stretch<'_>, last_end: u64, same: usize) -> usize {
         let GroupGaps { tenant_of, replicas, stays, own, scratch: next, .. } = self;
-        let Replica { log, fixed, batch: before } = &mut replicas[stretch.replica.index()];
+        let Replica { log, fixed, batch } = &mut replicas[stretch.replica.index()];
         let first_end = stretch.step_end(0).as_ps();
         next.clear();
-        let (mut at, mut joined) = (0, 0);
-        for row in stretch.rows.iter().filter(|row| row.emits) {
+        let (mut at, mut joined) = (same, 0);
+        for row in stretch.rows[same..].iter().filter(|row| row.emits) {
             let request = row.request.0;
             let Some(&tenant) = tenant_of.get(request as usize) else { continue };
             let goes_on = row.previous_token.is_some_and(|previous| previous.as_ps() == last_end);
-            if let Some(place) = goes_on.then(|| before.place(request, at)).flatten() {
-                next.push(request, before.members[place]);
-                before.requests[place] = NONE;
+            if let Some(place) = goes_on.then(|| batch.place(request, same, at)).flatten() {
+                next.push(request, batch.members[place]);
+                batch.requests[place] = NONE;
                 at = place + 1;
                 continue;
             }
@@ -227,11 +228,15 @@ impl GroupGaps {
             next.push(request, Member { tenant, adapter, from: JOINS, joined: first_end });
             joined += 1;
         }
-        for (_, member) in before.requests.iter().zip(&before.members).filter(|(request, _)| **request != NONE) {
+        let rest = batch.requests[same..].iter().zip(&batch.members[same..]);
+        for (_, member) in rest.filter(|(request, _)| **request != NONE) {
             stays.extend(member.stay(stretch.replica.0, log.len(), last_end));
             *fixed = log.len();
         }
-        std::mem::swap(before, next);
+        batch.requests.truncate(same);
+        batch.requests.extend_from_slice(&next.requests);
+        batch.members.truncate(same);
+        batch.members.extend_from_slice(&next.members);
         joined
     }
 
@@ -318,10 +323,12 @@ impl Batch {
         self.members.push(member);
     }
 
-    /// Where a request is, most likely not far from `at`: those who go on mostly keep their order.
-    fn place(&self, request: u32, at: usize) -> Option<usize> {
-        let find = |requests: &[u32]| requests.iter().position(|other| *other == request);
-        find(&self.requests[at..]).map(|place| at + place).or_else(|| find(&self.requests[..at]))
+    /// Where a request is, from `first` on, and most likely not far from `at`: those who go on mostly keep their order.
+    fn place(&self, request: u32, first: usize, at: usize) -> Option<usize> {
+        let find = |from: usize, to: usize| {
+            self.requests[from..to].iter().position(|other| *other == request).map(|place| from + place)
+        };
+        find(at, self.requests.len()).or_else(|| find(first, at))
     }
 }
 
@@ -411,8 +418,9 @@ mod tests {
                 };
                 let emit: Vec<u32> = rows.iter().filter(|row| row.emits).map(|row| row.request.0).collect();
                 let goes_on = |row: &Row| row.previous_token.map(Time::as_ps) == Some(last_ends[replica as usize]);
-                let is_same = groups.batch(replica as usize) == emit && rows.iter().filter(|row| row.emits).all(goes_on);
-                groups.stretch(&stretch, last_ends[replica as usize], is_same);
+                let in_order = rows.iter().zip(groups.batch(replica as usize));
+                let same = in_order.take_while(|(row, request)| row.emits && goes_on(row) && row.request.0 == **request).count();
+                groups.stretch(&stretch, last_ends[replica as usize], same, same == emit.len());
                 last_ends[replica as usize] = stretch.end().as_ps();
                 if count_at.contains(&stretch.step_end(0).as_ps().count_ones()) {
                     groups.count();
