@@ -36,9 +36,8 @@ pub struct Recorder {
     pub(crate) counts: Counts,
     pub(crate) series: TimeBins,
     pub(crate) books: Books,
-    /// The class of each tenant and the rank of each adapter, near each other: the catalog's own lie far apart.
+    /// The class of each tenant, near each other: the catalog's own lie far apart.
     class_of: Vec<u32>,
-    rank_of: Vec<u32>,
     tables: Option<Tables>,
     timeline: Option<Timeline>,
     refusal: Option<ReportError>,
@@ -135,7 +134,6 @@ impl Recorder {
             series: TimeBins::new(series::LEN),
             books: Books::default(),
             class_of: catalog.tenants.iter().map(|tenant| tenant.slo_class).collect(),
-            rank_of: catalog.adapters.iter().map(|adapter| adapter.rank).collect(),
             tables,
             timeline,
             refusal: None,
@@ -208,14 +206,13 @@ impl Recorder {
         }
         self.kept.push(kept, &life.waits);
         let Some(tables) = &mut self.tables else { return Ok(()) };
-        let rank = request.adapter.and_then(|adapter| self.rank_of.get(adapter.index())).copied();
         let times = Derived { ttft: kept.ttft(), tpot: kept.tpot(), e2e: kept.e2e(), good: kept.good };
-        tables.request(now, life, rank, times)
+        tables.request(now, life, times)
     }
 
     fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
         let end = stretch.end().as_ps();
-        let last_end = self.occupancy.last_end(stretch.replica.index());
+        let last_end = || self.occupancy.last_end(stretch.replica.index());
         let tally = self.gaps.stretch(stretch, last_end, self.settings.warmup.as_ps());
         self.books.emitted_in_steps += u128::from(tally.emitting) * u128::from(stretch.steps);
         let tokens = u64::from(tally.emitting) * u64::from(stretch.steps);

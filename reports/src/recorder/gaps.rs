@@ -56,11 +56,16 @@ impl Gaps {
         (self.all, asked)
     }
 
-    /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up); `last_end` is when the replica's step before
-    /// ended, or 0.
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, last_end: u64, from: u64) -> Tally {
+    /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up); `last_end` tells when the replica's step
+    /// before ended, or 0.
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, last_end: impl Fn() -> u64, from: u64) -> Tally {
         let counted = stretch.start.as_ps() >= from;
         let first_end = stretch.step_end(0).as_ps();
+        // Without groups any token that many rows share will do, and what is known of the replica need not be waited for.
+        let last_end = match (&self.groups, stretch.rows.first()) {
+            (None, Some(Row { previous_token: Some(previous), .. })) => previous.as_ps(),
+            _ => last_end(),
+        };
         let before = Some(Time::from_ps(last_end));
         // Most rows were in the step before, got a token there and get one now: they have one gap, which is counted at once.
         let goes_on = |row: &Row| row.previous_token == before && row.emits && !row.prefill;

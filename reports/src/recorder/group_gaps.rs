@@ -39,6 +39,8 @@ pub(crate) struct GroupGaps {
     entries: usize,
     /// What was counted when logs grew too long.
     counted: Option<Counted>,
+    /// A group that has a part in more than so many times the entries of all logs is counted by entry, not by stay.
+    dense: usize,
     /// Memory for the next batch.
     scratch: Batch,
 }
@@ -113,6 +115,7 @@ impl GroupGaps {
             own: Vec::new(),
             entries: 0,
             counted: None,
+            dense: 4,
             scratch: Batch::default(),
         }
     }
@@ -190,18 +193,62 @@ impl GroupGaps {
             }
         }
         self.everybody_leaves(last_end_of);
-        self.each(|tenant, adapter, gaps| {
-            if let Some(class) = class_of(tenant).and_then(|class| asked.classes.get_mut(class)) {
-                gaps.add_to(class);
+        let mut targets = Targets::new(&self, &mut asked, class_of);
+        for stay in &self.stays {
+            targets.each(stay.tenant, stay.adapter, |target| target.entries += (stay.to - stay.from) as usize);
+        }
+        // Of a group that was nearly everywhere it is counted how many were there for each entry, then the logs are read once.
+        let limit = self.dense * self.entries;
+        for stay in &self.stays {
+            targets.each(stay.tenant, stay.adapter, |target| {
+                if target.entries <= limit {
+                    self.shared(stay).add_to(target.histogram);
+                }
+            });
+        }
+        for own in &self.own {
+            targets.each(own.tenant, own.adapter, |target| Gaps::Own(own.gap).add_to(target.histogram));
+        }
+        for group in 0..targets.all.len() {
+            if targets.all[group].entries > limit {
+                let is_there = |stay: &&Stay| targets.of(stay.tenant, stay.adapter).any(|target| target == group);
+                let (counts, sum) = self.cover(self.stays.iter().filter(is_there));
+                let counts = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
+                targets.all[group].histogram.add_all(counts, sum);
             }
-            if let Some(histogram) = asked.tenants.get_mut(&tenant) {
-                gaps.add_to(histogram);
-            }
-            if let Some(histogram) = asked.adapters.get_mut(&adapter) {
-                gaps.add_to(histogram);
-            }
-        });
+        }
         asked
+    }
+
+    /// How often each bucket occurs in the logs, as often as these stays cover it, and the sum of their gaps.
+    fn cover<'a>(&self, stays: impl Iterator<Item = &'a Stay>) -> (Vec<u64>, u128) {
+        let mut starts = Vec::with_capacity(self.replicas.len());
+        let mut len = 0;
+        for replica in &self.replicas {
+            starts.push(len);
+            len += replica.log.len() + 1;
+        }
+        let (mut changes, mut sum) = (vec![0i32; len], 0);
+        for stay in stays {
+            let start = starts[stay.replica as usize];
+            changes[start + stay.from as usize] += 1;
+            changes[start + stay.to as usize] -= 1;
+            sum += u128::from(stay.sum);
+        }
+        let mut counts = vec![0; 1 << BUCKET_BITS];
+        for (replica, start) in self.replicas.iter().zip(starts) {
+            let mut there = 0;
+            for (entry, change) in replica.log.iter().zip(&changes[start..]) {
+                there += change;
+                counts[(entry & BUCKET_MASK) as usize] += there as u64 * u64::from(entry >> BUCKET_BITS);
+            }
+        }
+        (counts, sum)
+    }
+
+    fn shared(&self, stay: &Stay) -> Gaps<'_> {
+        let log = &self.replicas[stay.replica as usize].log[stay.from as usize..stay.to as usize];
+        Gaps::Shared { log, sum: stay.sum }
     }
 
     /// Lets go of those who left, and takes in those who joined, in the order of the step; tells how many joined. The first `same` stay.
@@ -253,8 +300,7 @@ impl GroupGaps {
     /// Calls `each(tenant, adapter, gaps)` for everything that was not counted yet.
     fn each(&self, mut each: impl FnMut(u32, u32, &Gaps<'_>)) {
         for stay in &self.stays {
-            let log = &self.replicas[stay.replica as usize].log[stay.from as usize..stay.to as usize];
-            each(stay.tenant, stay.adapter, &Gaps::Shared { log, sum: stay.sum });
+            each(stay.tenant, stay.adapter, &self.shared(stay));
         }
         for own in &self.own {
             each(own.tenant, own.adapter, &Gaps::Own(own.gap));
@@ -288,6 +334,54 @@ impl GroupGaps {
             replica.batch.members.iter_mut().for_each(|member| member.from -= from);
             self.entries += replica.log.len();
         }
+    }
+}
+
+/// The histograms that were asked for, and who counts to which.
+struct Targets<'a> {
+    all: Vec<Target<'a>>,
+    /// Positions in `all` of the tenant's class, of each tenant and of each adapter, or [`NONE`].
+    class_of: Vec<u32>,
+    tenants: Vec<u32>,
+    adapters: Vec<u32>,
+}
+
+struct Target<'a> {
+    histogram: &'a mut Histogram,
+    /// Entries of logs that it has a part in, each as often as it has.
+    entries: usize,
+}
+
+impl<'a> Targets<'a> {
+    fn new(gaps: &GroupGaps, asked: &'a mut Asked, class_of: impl Fn(u32) -> Option<usize>) -> Targets<'a> {
+        let classes = asked.classes.len();
+        let class = |tenant| class_of(tenant).filter(|class| *class < classes).map_or(NONE, |class| class as u32);
+        let mut targets = Targets {
+            all: asked.classes.iter_mut().map(|histogram| Target { histogram, entries: 0 }).collect(),
+            class_of: (0..gaps.tenants as u32).map(class).collect(),
+            tenants: vec![NONE; gaps.tenants],
+            adapters: vec![NONE; gaps.adapters],
+        };
+        let groups = asked.tenants.iter_mut().map(|asked| (true, asked));
+        for (is_tenant, (id, histogram)) in groups.chain(asked.adapters.iter_mut().map(|asked| (false, asked))) {
+            let places = if is_tenant { &mut targets.tenants } else { &mut targets.adapters };
+            if let Some(place) = places.get_mut(*id as usize) {
+                *place = targets.all.len() as u32;
+                targets.all.push(Target { histogram, entries: 0 });
+            }
+        }
+        targets
+    }
+
+    /// To which does a sequence of this tenant and adapter count?
+    fn of(&self, tenant: u32, adapter: u32) -> impl Iterator<Item = usize> + use<'a> {
+        let places = [(&self.class_of, tenant), (&self.tenants, tenant), (&self.adapters, adapter)];
+        let place = |(places, id): (&Vec<u32>, u32)| places.get(id as usize).copied().filter(|place| *place != NONE);
+        places.map(place).into_iter().flatten().map(|place| place as usize)
+    }
+
+    fn each(&mut self, tenant: u32, adapter: u32, mut each: impl FnMut(&mut Target<'a>)) {
+        self.of(tenant, adapter).for_each(|place| each(&mut self.all[place]));
     }
 }
 
@@ -379,8 +473,9 @@ mod tests {
             stretches in prop::collection::vec((0u32..3, 1u64..1 << 36, 0u64..1 << 20, 1u32..5, prop::collection::vec(0u8..4, 12)), 1..60),
             // Now and then, what is over is counted in the middle of the run.
             count_at in prop::collection::btree_set(0u32..40, 0..4),
+            dense in 0usize..3,
         ) {
-            let mut groups = GroupGaps::new(3, 4, 3);
+            let mut groups = GroupGaps { dense, ..GroupGaps::new(3, 4, 3) };
             (0..12).for_each(|request| groups.arrived(request % 3));
             let mut expected = vec![(Histogram::default(), 0u64); 7];
             let mut previous = [None; 12];

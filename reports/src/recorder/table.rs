@@ -1,7 +1,7 @@
 //! One Parquet file, written row group by row group.
 
 pub(crate) mod cell;
-mod integers;
+pub(crate) mod integers;
 mod page;
 mod validity;
 pub(crate) mod words;
@@ -171,6 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::cell::{Cell, Column, row};
+    use super::integers::AdapterRank;
     use super::words::{AdapterName, TenantName};
     use super::*;
 
@@ -178,7 +179,7 @@ mod tests {
         /// One cell of every kind.
         Kinds, KindColumns {
             small: u32, large: u64, small_or_none: Option<u32>, large_or_none: Option<u64>, truth: bool, truth_or_none: Option<bool>,
-            word: &'static str, word_or_none: Option<&'static str>, tenant: TenantName, adapter: AdapterName,
+            word: &'static str, word_or_none: Option<&'static str>, tenant: TenantName, adapter: AdapterName, rank: AdapterRank,
         }
     }
 
@@ -187,7 +188,9 @@ mod tests {
     fn catalog() -> Catalog {
         Catalog {
             tenants: (0..40).map(|i| Tenant { name: format!("t{i}"), weight: 1.0, slo_class: 0 }).collect(),
-            adapters: (0..300).map(|i| Adapter { name: format!("a{i}"), rank: 8, bytes: 1, owner: None }).collect(),
+            adapters: (0..300)
+                .map(|i| Adapter { name: format!("a{i}"), rank: 1 + i % 9, bytes: 1, owner: None })
+                .collect(),
         }
     }
 
@@ -207,6 +210,7 @@ mod tests {
     fn kinds(bits: u64, spread: u32) -> Kinds {
         let large = bits.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - spread.min(63)) as u64;
         let some = bits % 7 > 2;
+        let adapter = if some { (bits % 310) as u32 } else { u32::MAX };
         Kinds {
             small: large as u32,
             large,
@@ -217,7 +221,8 @@ mod tests {
             word: WORDS[(bits % 3) as usize],
             word_or_none: (bits % 2 == 0).then_some(WORDS[(bits % 11 % 3) as usize]),
             tenant: TenantName((bits % 41) as u32),
-            adapter: AdapterName(if some { (bits % 310) as u32 } else { u32::MAX }),
+            adapter: AdapterName(adapter),
+            rank: AdapterRank(adapter),
         }
     }
 
@@ -229,7 +234,7 @@ mod tests {
         let or_null = |number: Option<AnyValue<'static>>| number.unwrap_or(AnyValue::Null);
         for (at, row) in rows.iter().enumerate() {
             let tenant = catalog.tenants.get(row.tenant.0 as usize).map(|tenant| tenant.name.as_str());
-            let adapter = catalog.adapters.get(row.adapter.0 as usize).map(|adapter| adapter.name.as_str());
+            let adapter = catalog.adapters.get(row.adapter.0 as usize);
             let expected = [
                 AnyValue::UInt32(row.small),
                 AnyValue::UInt64(row.large),
@@ -240,7 +245,8 @@ mod tests {
                 text(Some(row.word)),
                 text(row.word_or_none),
                 text(tenant),
-                text(adapter),
+                text(adapter.map(|adapter| adapter.name.as_str())),
+                or_null(adapter.map(|adapter| AnyValue::UInt32(adapter.rank))),
             ];
             for (column, expected) in expected.iter().enumerate() {
                 assert_eq!(&cell(column, at), expected, "column {column} of row {at}");

@@ -10,6 +10,7 @@ use polars::prelude::DataType;
 
 use super::table::Table;
 use super::table::cell::{Cell, Column, Row, row};
+use super::table::integers::AdapterRank;
 use super::table::words::{AdapterName, TenantName};
 use crate::ReportError;
 
@@ -20,7 +21,7 @@ row! {
         reject_reason: Option<&'static str>, replica: Option<u32>, scheduled_ps: Option<u64>, first_token_ps: Option<u64>, end_ps: u64,
         ttft_ps: Option<u64>, tpot_ps: Option<u64>, e2e_ps: Option<u64>, wait_router_ps: u64, wait_queue_ps: u64, wait_slot_ps: u64,
         wait_load_ps: u64, wait_prefill_ps: u64, wait_preemption_ps: u64, adapter_hit: Option<bool>, preemptions: u32, migrations: u32,
-        slo_met: bool, tenant: TenantName, adapter: AdapterName, rank: Option<u32>,
+        slo_met: bool, tenant: TenantName, adapter: AdapterName, rank: AdapterRank,
     }
 }
 
@@ -80,16 +81,11 @@ impl Tables {
         })
     }
 
-    pub(crate) fn request(
-        &mut self,
-        now: Time,
-        life: &Life<'_>,
-        rank: Option<u32>,
-        times: Derived,
-    ) -> Result<(), ReportError> {
+    pub(crate) fn request(&mut self, now: Time, life: &Life<'_>, times: Derived) -> Result<(), ReportError> {
         let request = &life.offered.request;
         let waits = &life.waits;
         let (end, reason) = name_of(life.end);
+        let adapter = request.adapter.map_or(u32::MAX, |adapter| adapter.0);
         self.requests.push(RequestRow {
             request: request.id.0,
             arrival_ps: request.arrival.as_ps(),
@@ -116,8 +112,8 @@ impl Tables {
             migrations: life.migrations,
             slo_met: times.good,
             tenant: TenantName(request.tenant.0),
-            adapter: AdapterName(request.adapter.map_or(u32::MAX, |adapter| adapter.0)),
-            rank,
+            adapter: AdapterName(adapter),
+            rank: AdapterRank(adapter),
         })
     }
 

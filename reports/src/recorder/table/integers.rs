@@ -6,6 +6,8 @@
 
 use std::io;
 
+use aril_sim::workload::Catalog;
+use polars::prelude::DataType;
 use polars_parquet::parquet::statistics::ParquetStatistics;
 use polars_parquet::write::{CompressedPage, Encoding};
 
@@ -190,6 +192,37 @@ impl<T: Integer> Column for Sparse<T> {
     }
 }
 
+/// Which adapter's rank; null like its name.
+#[derive(Clone, Copy)]
+pub(crate) struct AdapterRank(pub(crate) u32);
+
+/// Ranks of adapters. They are looked up for many rows at once: one at a time, each would wait for memory that is far away.
+#[derive(Default)]
+pub(crate) struct Ranks {
+    of: Vec<u32>,
+    cells: Sparse<u32>,
+}
+
+impl Column for Ranks {
+    fn prepare(&mut self, catalog: &Catalog) {
+        self.of = catalog.adapters.iter().map(|adapter| adapter.rank).collect();
+    }
+
+    fn pages(&mut self, rows: usize, writer: &mut PageWriter<'_>) -> io::Result<Vec<CompressedPage>> {
+        self.cells.pages(rows, writer)
+    }
+}
+
+impl Cell for AdapterRank {
+    type Column = Ranks;
+    const TYPE: DataType = DataType::UInt32;
+
+    fn append(column: &mut Ranks, cells: impl Iterator<Item = AdapterRank>) {
+        let Ranks { of, cells: ranks } = column;
+        Cell::append(ranks, cells.map(|adapter| of.get(adapter.0 as usize).copied()));
+    }
+}
+
 fn numbers<T: Integer>(ends: Option<(T, T)>, nulls: usize) -> ParquetStatistics {
     statistics(ends.map(|(least, largest)| (least.bytes(), largest.bytes())), nulls)
 }
@@ -198,7 +231,7 @@ macro_rules! numbers {
     ($($kind:ty, $type:ident);+ $(;)?) => {
         $(impl Cell for $kind {
             type Column = Integers<$kind>;
-            const TYPE: polars::prelude::DataType = polars::prelude::DataType::$type;
+            const TYPE: DataType = DataType::$type;
 
             fn append(column: &mut Integers<$kind>, cells: impl Iterator<Item = $kind>) {
                 column.append_all(cells);
@@ -207,7 +240,7 @@ macro_rules! numbers {
 
         impl Cell for Option<$kind> {
             type Column = Sparse<$kind>;
-            const TYPE: polars::prelude::DataType = polars::prelude::DataType::$type;
+            const TYPE: DataType = DataType::$type;
 
             fn append(column: &mut Sparse<$kind>, cells: impl Iterator<Item = Option<$kind>>) {
                 let mut rows = 0;
