@@ -4,10 +4,12 @@
 //! of the log it was there for. What that says about its tenant and its adapter is looked up when somebody asks: at the end of the
 //! run, for the groups that are shown. Until then no histogram is touched, of which there are too many to be near.
 
-use std::collections::BTreeMap;
+mod asked;
 
 use aril_sim::fact::Stretch;
 
+pub(crate) use self::asked::Asked;
+use self::asked::Gaps;
 use super::NONE;
 use crate::histogram::{LogLinear, bucket_of, for_each_affine_bucket};
 
@@ -37,21 +39,14 @@ pub(crate) struct GroupGaps {
     own: Vec<Own>,
     /// Entries of all logs.
     entries: usize,
+    /// Bytes that may be held before they are counted.
+    held_max: usize,
     /// What was counted when logs grew too long.
     counted: Option<Counted>,
     /// A group that has a part in more than so many times the entries of all logs is counted by entry, not by stay.
     dense: usize,
     /// Memory for the next batch.
     scratch: Batch,
-}
-
-/// Gaps of the groups that were asked for.
-#[derive(Default)]
-pub(crate) struct Asked {
-    pub(crate) tenants: BTreeMap<u32, Histogram>,
-    pub(crate) adapters: BTreeMap<u32, Histogram>,
-    /// By class of tenants.
-    pub(crate) classes: Vec<Histogram>,
 }
 
 #[derive(Default)]
@@ -114,6 +109,7 @@ impl GroupGaps {
             stays: Vec::new(),
             own: Vec::new(),
             entries: 0,
+            held_max: HELD_MAX,
             counted: None,
             dense: 4,
             scratch: Batch::default(),
@@ -149,12 +145,8 @@ impl GroupGaps {
             // Whoever joins with this step has no part in its gap.
             replica.fixed = replica.log.len();
             let from = replica.log.len() as u32;
-            replica
-                .batch
-                .members
-                .iter_mut()
-                .filter(|member| member.from == JOINS)
-                .for_each(|member| member.from = from);
+            let rest = &mut replica.batch.members[same..];
+            rest.iter_mut().filter(|member| member.from == JOINS).for_each(|member| member.from = from);
         }
         let (first, increment) = (stretch.first.as_ps() + stretch.increment.as_ps(), stretch.increment.as_ps());
         let more = u64::from(stretch.steps.saturating_sub(1));
@@ -162,93 +154,11 @@ impl GroupGaps {
             for_each_affine_bucket::<GROUP_BITS>(first, increment, more, |bucket, count| replica.note(bucket, count));
         }
         self.entries += self.replicas[index].log.len() - before;
-        if self.held() > HELD_MAX {
+        if self.held() > self.held_max {
             self.count();
+            // What is left belongs to those who are still there.
+            self.held_max = HELD_MAX.max(2 * self.held());
         }
-    }
-
-    /// The gaps of these tenants and adapters, and of so many classes of tenants; `class_of` tells a tenant's, if it has one, and
-    /// `last_end_of` when the last step of a replica ended.
-    pub(crate) fn finish(
-        mut self,
-        last_end_of: impl Fn(usize) -> u64,
-        tenants: impl Iterator<Item = u32>,
-        adapters: impl Iterator<Item = u32>,
-        classes: usize,
-        class_of: impl Fn(u32) -> Option<usize>,
-    ) -> Asked {
-        let mut counted = self.counted.take();
-        let mut take = |of: fn(&mut Counted) -> &mut Vec<Histogram>, id: u32| {
-            let counted = counted.as_mut().and_then(|counted| of(counted).get_mut(id as usize));
-            (id, counted.cloned().unwrap_or_default())
-        };
-        let mut asked = Asked {
-            tenants: tenants.map(|id| take(|counted| &mut counted.tenants, id)).collect(),
-            adapters: adapters.map(|id| take(|counted| &mut counted.adapters, id)).collect(),
-            classes: vec![Histogram::default(); classes],
-        };
-        for (tenant, histogram) in (0..).zip(counted.iter().flat_map(|counted| &counted.tenants)) {
-            if let Some(class) = class_of(tenant).and_then(|class| asked.classes.get_mut(class)) {
-                class.merge(histogram);
-            }
-        }
-        self.everybody_leaves(last_end_of);
-        let mut targets = Targets::new(&self, &mut asked, class_of);
-        for stay in &self.stays {
-            targets.each(stay.tenant, stay.adapter, |target| target.entries += (stay.to - stay.from) as usize);
-        }
-        // Of a group that was nearly everywhere it is counted how many were there for each entry, then the logs are read once.
-        let limit = self.dense * self.entries;
-        for stay in &self.stays {
-            targets.each(stay.tenant, stay.adapter, |target| {
-                if target.entries <= limit {
-                    self.shared(stay).add_to(target.histogram);
-                }
-            });
-        }
-        for own in &self.own {
-            targets.each(own.tenant, own.adapter, |target| Gaps::Own(own.gap).add_to(target.histogram));
-        }
-        for group in 0..targets.all.len() {
-            if targets.all[group].entries > limit {
-                let is_there = |stay: &&Stay| targets.of(stay.tenant, stay.adapter).any(|target| target == group);
-                let (counts, sum) = self.cover(self.stays.iter().filter(is_there));
-                let counts = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
-                targets.all[group].histogram.add_all(counts, sum);
-            }
-        }
-        asked
-    }
-
-    /// How often each bucket occurs in the logs, as often as these stays cover it, and the sum of their gaps.
-    fn cover<'a>(&self, stays: impl Iterator<Item = &'a Stay>) -> (Vec<u64>, u128) {
-        let mut starts = Vec::with_capacity(self.replicas.len());
-        let mut len = 0;
-        for replica in &self.replicas {
-            starts.push(len);
-            len += replica.log.len() + 1;
-        }
-        let (mut changes, mut sum) = (vec![0i32; len], 0);
-        for stay in stays {
-            let start = starts[stay.replica as usize];
-            changes[start + stay.from as usize] += 1;
-            changes[start + stay.to as usize] -= 1;
-            sum += u128::from(stay.sum);
-        }
-        let mut counts = vec![0; 1 << BUCKET_BITS];
-        for (replica, start) in self.replicas.iter().zip(starts) {
-            let mut there = 0;
-            for (entry, change) in replica.log.iter().zip(&changes[start..]) {
-                there += change;
-                counts[(entry & BUCKET_MASK) as usize] += there as u64 * u64::from(entry >> BUCKET_BITS);
-            }
-        }
-        (counts, sum)
-    }
-
-    fn shared(&self, stay: &Stay) -> Gaps<'_> {
-        let log = &self.replicas[stay.replica as usize].log[stay.from as usize..stay.to as usize];
-        Gaps::Shared { log, sum: stay.sum }
     }
 
     /// Lets go of those who left, and takes in those who joined, in the order of the step; tells how many joined. The first `same` stay.
@@ -337,54 +247,6 @@ impl GroupGaps {
     }
 }
 
-/// The histograms that were asked for, and who counts to which.
-struct Targets<'a> {
-    all: Vec<Target<'a>>,
-    /// Positions in `all` of the tenant's class, of each tenant and of each adapter, or [`NONE`].
-    class_of: Vec<u32>,
-    tenants: Vec<u32>,
-    adapters: Vec<u32>,
-}
-
-struct Target<'a> {
-    histogram: &'a mut Histogram,
-    /// Entries of logs that it has a part in, each as often as it has.
-    entries: usize,
-}
-
-impl<'a> Targets<'a> {
-    fn new(gaps: &GroupGaps, asked: &'a mut Asked, class_of: impl Fn(u32) -> Option<usize>) -> Targets<'a> {
-        let classes = asked.classes.len();
-        let class = |tenant| class_of(tenant).filter(|class| *class < classes).map_or(NONE, |class| class as u32);
-        let mut targets = Targets {
-            all: asked.classes.iter_mut().map(|histogram| Target { histogram, entries: 0 }).collect(),
-            class_of: (0..gaps.tenants as u32).map(class).collect(),
-            tenants: vec![NONE; gaps.tenants],
-            adapters: vec![NONE; gaps.adapters],
-        };
-        let groups = asked.tenants.iter_mut().map(|asked| (true, asked));
-        for (is_tenant, (id, histogram)) in groups.chain(asked.adapters.iter_mut().map(|asked| (false, asked))) {
-            let places = if is_tenant { &mut targets.tenants } else { &mut targets.adapters };
-            if let Some(place) = places.get_mut(*id as usize) {
-                *place = targets.all.len() as u32;
-                targets.all.push(Target { histogram, entries: 0 });
-            }
-        }
-        targets
-    }
-
-    /// To which does a sequence of this tenant and adapter count?
-    fn of(&self, tenant: u32, adapter: u32) -> impl Iterator<Item = usize> + use<'a> {
-        let places = [(&self.class_of, tenant), (&self.tenants, tenant), (&self.adapters, adapter)];
-        let place = |(places, id): (&Vec<u32>, u32)| places.get(id as usize).copied().filter(|place| *place != NONE);
-        places.map(place).into_iter().flatten().map(|place| place as usize)
-    }
-
-    fn each(&mut self, tenant: u32, adapter: u32, mut each: impl FnMut(&mut Target<'a>)) {
-        self.of(tenant, adapter).for_each(|place| each(&mut self.all[place]));
-    }
-}
-
 impl Replica {
     /// Logs `count` gaps of a bucket.
     fn note(&mut self, bucket: usize, count: u64) {
@@ -432,28 +294,6 @@ impl Member {
         let Member { tenant, adapter, from, joined } = *self;
         let to = to as u32;
         (from < to).then(|| Stay { sum: last_end.saturating_sub(joined), tenant, adapter, replica, from, to })
-    }
-}
-
-/// Gaps of one sequence.
-enum Gaps<'a> {
-    /// Shared with its batch: the log, and their sum.
-    Shared {
-        log: &'a [u32],
-        sum: u64,
-    },
-    Own(u64),
-}
-
-impl Gaps<'_> {
-    fn add_to(&self, group: &mut Histogram) {
-        match self {
-            Gaps::Own(gap) => group.record(*gap, 1),
-            Gaps::Shared { log, sum } => {
-                let counts = log.iter().map(|entry| ((entry & BUCKET_MASK) as usize, u64::from(entry >> BUCKET_BITS)));
-                group.add_all(counts, u128::from(*sum));
-            }
-        }
     }
 }
 
