@@ -22,6 +22,8 @@ pub(crate) struct Timeline {
     last: u64,
     named: Vec<bool>,
     linked: Vec<bool>,
+    /// Rows and waiting of each replica as last written.
+    counted: Vec<Option<(u64, u32)>>,
     line: Line,
 }
 
@@ -39,6 +41,7 @@ impl Timeline {
             last: 0,
             named: vec![false; replicas],
             linked: vec![false; replicas],
+            counted: vec![None; replicas],
             line: Line::default(),
         };
         timeline.start().map_err(ReportError::io("write", path))?;
@@ -83,6 +86,12 @@ impl Timeline {
             line.text(r#","prefill_tokens":"#).number(prefill.into());
             line.text(r#","kv_blocks":"#).number(stretch.kv_blocks_used.into());
             line.text(r#","waiting":"#).number(stretch.waiting.into()).text("}}");
+            // A counter holds until its next value.
+            if let Some(counted) = timeline.counted.get_mut(replica as usize)
+                && counted.replace((rows, stretch.waiting)) == Some((rows, stretch.waiting))
+            {
+                return;
+            }
             line.text(",\n{\"ph\":\"C\",\"name\":\"replica ").number(replica.into());
             line.text("\",\"pid\":").number(REPLICAS.into()).text(",\"ts\":").micros(begin);
             line.text(r#","args":{"batch":"#).number(rows).text(r#","waiting":"#).number(stretch.waiting.into());
@@ -183,6 +192,7 @@ impl Timeline {
 struct Line(Vec<u8>);
 
 impl Line {
+    #[inline(always)]
     fn text(&mut self, text: &str) -> &mut Line {
         self.0.extend_from_slice(text.as_bytes());
         self
@@ -201,11 +211,17 @@ impl Line {
     fn padded(&mut self, mut number: u64, digits: usize) -> &mut Line {
         let mut buffer = [b'0'; 20];
         let mut at = buffer.len();
-        while number > 0 || at > buffer.len() - digits {
-            at -= 1;
-            buffer[at] = b'0' + (number % 10) as u8;
-            number /= 10;
+        while number >= 10 {
+            at -= 2;
+            buffer[at] = b'0' + (number / 10 % 10) as u8;
+            buffer[at + 1] = b'0' + (number % 10) as u8;
+            number /= 100;
         }
+        if number > 0 {
+            at -= 1;
+            buffer[at] = b'0' + number as u8;
+        }
+        at = at.min(buffer.len() - digits);
         self.0.extend_from_slice(&buffer[at..]);
         self
     }

@@ -4,7 +4,7 @@ mod memory;
 mod profile;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aril_calibrate::jitter::Jittered;
 use aril_sim::batch::{Executor, Modelled};
@@ -16,8 +16,10 @@ use aril_sim::profile::lora::LoraKernel;
 use aril_sim::settings::{ClusterSettings, ReplicaSettings};
 use aril_sim::time::Span;
 use aril_sim::workload::Catalog;
+use sha2::{Digest, Sha256};
 
 use crate::error::ArilError;
+use crate::manifest::hex;
 use crate::node::{Node, Value};
 use crate::registry::{Chosen, Registry};
 use crate::scenario::{ENGINE_KEYS, Engine, Ordered, Overlay, Pool, Scenario};
@@ -38,6 +40,9 @@ pub struct Setup {
     pub replica_pool: Vec<usize>,
     /// The model's context, tokens.
     pub max_model_len: u32,
+    /// The compiled price list of each profile, as it was before its first question.
+    costs: Vec<CompiledCost>,
+    hashes: OnceLock<Vec<String>>,
     replicas: Vec<ReplicaSettings>,
     choices: Choices,
 }
@@ -83,7 +88,7 @@ impl Setup {
         {
             return Err(place(no_scatter(&profile.name)).into());
         }
-        let kernel = profile::kernel(&engine, &profiles).map_err(place)?;
+        let (kernel, costs) = profile::kernel(&engine, &profiles).map_err(place)?;
         let max_model_len = engine.settings().max_model_len.unwrap_or_else(|| memory::context(&model));
         scenario.engine = engine.with_kernel(kernel).with_context(max_model_len);
         let interval = scenario.signals.interval;
@@ -99,7 +104,8 @@ impl Setup {
             let problem = "no replica is on at the start, and there is no scaler that could acquire one";
             return Err(place(Wrong::at("pool", problem).help("raise `starts_on`, or choose a scaler")).into());
         }
-        Ok(Setup { scenario, model, profiles, kernel, replica_pool, max_model_len, replicas, choices })
+        let hashes = OnceLock::new();
+        Ok(Setup { scenario, model, profiles, kernel, replica_pool, max_model_len, costs, hashes, replicas, choices })
     }
 
     /// The cluster in a run with this seed.
@@ -147,18 +153,26 @@ impl Setup {
     /// One executor a pool, its jitter drawn for this seed where the scenario asks for it.
     ///
     /// # Errors
-    /// Never for a setup that was made: making it compiled every price list once.
+    /// Without jitter never; with it, where a profile tells none.
     pub fn executors(&self, seed: u64) -> Result<Vec<Box<dyn Executor>>, ArilError> {
-        let executor = |(which, profile): (usize, &Arc<Profile>)| {
-            let cost = CompiledCost::compile(profile, self.kernel).map_err(|bad| Wrong::new(bad.to_string()))?;
-            let modelled = Modelled(cost);
+        let executor = |(which, (profile, cost)): (usize, (&Arc<Profile>, &CompiledCost))| {
+            let modelled = Modelled(cost.clone());
             if !self.scenario.jitter {
                 return Ok(Box::new(modelled) as Box<dyn Executor>);
             }
             let jittered = Jittered::new(modelled, profile, seed, which).ok_or_else(|| no_scatter(&profile.name))?;
             Ok(Box::new(jittered) as Box<dyn Executor>)
         };
-        self.profiles.iter().enumerate().map(executor).collect()
+        self.profiles.iter().zip(&self.costs).enumerate().map(executor).collect()
+    }
+
+    /// SHA-256 of the figures of each profile, as JSON.
+    pub(crate) fn profile_hashes(&self) -> &[String] {
+        self.hashes.get_or_init(|| {
+            let hash =
+                |profile: &Arc<Profile>| hex(&Sha256::digest(serde_json::to_vec(&**profile).unwrap_or_default()));
+            self.profiles.iter().map(hash).collect()
+        })
     }
 
     /// Bytes of an adapter of this rank.

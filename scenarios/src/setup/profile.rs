@@ -122,8 +122,8 @@ fn default_family(gpu: &Gpu, model: &Model, tensor_parallel: u32) -> String {
     measured.map_or_else(|| format!("derived-{}", gpu.name), |shipped| shipped.family.to_owned())
 }
 
-/// The kernel that the engine names, or its usual one, as far as every profile has it.
-pub(super) fn kernel(engine: &Engine, profiles: &[Arc<Profile>]) -> Result<LoraKernel, Wrong> {
+/// The kernel that the engine names, or its usual one, as far as every profile has it; and every profile compiled for it.
+pub(super) fn kernel(engine: &Engine, profiles: &[Arc<Profile>]) -> Result<(LoraKernel, Vec<CompiledCost>), Wrong> {
     let has =
         |kernel: LoraKernel| kernel.is_free() || profiles.iter().all(|profile| profile.lora.contains_key(&kernel));
     let known = LoraKernel::ALL.into_iter().filter(|kernel| has(*kernel)).map(LoraKernel::as_str);
@@ -150,8 +150,7 @@ pub(super) fn kernel(engine: &Engine, profiles: &[Arc<Profile>]) -> Result<LoraK
             }
         },
     };
-    for profile in profiles {
-        CompiledCost::compile(profile, kernel).map_err(|bad| Wrong::at(&key, bad.to_string()))?;
-    }
-    Ok(kernel)
+    let compile =
+        |profile: &Arc<Profile>| CompiledCost::compile(profile, kernel).map_err(|bad| Wrong::at(&key, bad.to_string()));
+    Ok((kernel, profiles.iter().map(compile).collect::<Result<_, _>>()?))
 }
