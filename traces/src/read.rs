@@ -78,6 +78,7 @@ pub(crate) fn read_source(
         _ => None,
     });
     let positions = Positions::new(&reader, &layout)?;
+    reader.keep(positions.all())?;
     let mut builder = Builder::new(unit, options);
     while reader.advance()? {
         builder.push(&reader, &positions)?;
@@ -115,6 +116,11 @@ impl Positions {
             max_tokens: find(&layout.max_tokens)?,
             prefix: find(&layout.prefix)?,
         })
+    }
+
+    fn all(&self) -> impl Iterator<Item = usize> {
+        let named = [self.arrival, self.tenant, self.adapter, self.rank, self.max_tokens, self.prefix];
+        named.into_iter().flatten().chain([self.input_tokens, self.output_tokens])
     }
 }
 

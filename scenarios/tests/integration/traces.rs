@@ -34,3 +34,22 @@ fn a_format_that_does_not_exist_names_those_that_do() {
     assert_eq!(done.code, 2);
     assert!(done.err.contains("did you mean `azure`?"), "{}", done.err);
 }
+
+/// A file as pandas writes it, with small integers, categories, and columns of types that no trace has.
+const PANDAS: &[u8] = include_bytes!("../../../traces/tests/data/pandas.parquet");
+
+#[test]
+fn damaged_parquet_files_are_refused_without_a_panic_on_the_screen() {
+    let bench = Bench::new();
+    let mut refused = 0;
+    for at in (4..PANDAS.len()).step_by(167) {
+        let mut damaged = PANDAS.to_vec();
+        damaged[at] ^= 0x5a;
+        bench.write("t.parquet", damaged);
+        let done = bench.aril(&["trace", "inspect", "t.parquet"]);
+        assert!(matches!(done.code, 0 | 2), "byte {at}: {}", done.err);
+        assert!(!done.err.contains("panicked"), "byte {at}: {}", done.err);
+        refused += i32::from(done.code == 2);
+    }
+    assert!(refused > 5, "{refused}");
+}

@@ -137,3 +137,28 @@ kv_cache = { blocks = 1 }"#,
   = help: give the KV cache more blocks, or offer shorter requests"#,
     );
 }
+
+#[test]
+fn a_second_law_beside_the_first_is_refused_and_not_overlooked() {
+    for (key, choice, keys) in [
+        ("popularity", "{ zipf = { s = 0.9 }, nonsense = 7 }", "zipf, nonsense"),
+        ("popularity", "{ zipf = { s = 0.9 }, geometric = { ratio = 2.0 } }", "zipf, geometric"),
+        ("arrivals", "{ poisson = { rate = 5 }, gamma = { rate = 1, cv = 2 } }", "poisson, gamma"),
+        ("input_tokens", "{ fixed = 5, uniform = [1, 9] }", "fixed, uniform"),
+        ("output_predictor", "{ noisy = { relative_error = 1.0 }, exact = {} }", "noisy, exact"),
+        ("max_tokens", "{ fixed = 5, model = {} }", "fixed, model"),
+    ] {
+        let bench = Bench::with(&format!(
+            "name = \"s\"\nmodel.name = \"llama-2-7b\"\nengine.aril = {{}}\npool.h100.replicas = 1\n[traffic]\n{key} = {choice}\n"
+        ));
+        let bars = "^".repeat(choice.len());
+        let gap = " ".repeat(key.len() + 3);
+        super::refused(
+            &bench,
+            &format!(
+                "error: `traffic.{key}`: 2 keys where one choice is wanted: {keys}\n --> s.toml:6:{}\n  |\n6 | {key} = {choice}\n  | {gap}{bars}",
+                key.len() + 4
+            ),
+        );
+    }
+}
