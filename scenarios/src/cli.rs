@@ -214,7 +214,7 @@ struct ScenarioArguments {
     /// Set a value, as TOML or as text: --set engine.vllm.max_loras=16.
     #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
-    /// The first seed.
+    /// The first seed that is run [default: the scenario's `seed`, under which a trace is replayed as recorded].
     #[arg(long)]
     seed: Option<u64>,
     /// How many seeds, counted up from the first.

@@ -1,12 +1,14 @@
 //! Which runs a scenario asks for: every swept point, every policy, every seed.
 
+mod written;
+
 use std::path::{Path, PathBuf};
 
 use crate::document::{Document, swept_path};
 use crate::error::ArilError;
 use crate::node::{Entry, KeyPath, Node, Value};
 use crate::registry::Registry;
-use crate::scenario::{BATCHER_KEYS, ENGINE_KEYS, POLICY_KEYS, Scenario, Seeds, Steps};
+use crate::scenario::{BATCHER_KEYS, ENGINE_KEYS, Engine, POLICY_KEYS, Scenario, Seeds, Steps};
 use crate::setup::Setup;
 use crate::wrong::{UNKNOWN_KEY, Wrong, suggest};
 
@@ -79,6 +81,7 @@ impl Plan {
             return Err(document.root.place(Wrong::at("sweep", problem)).into());
         }
         let mut variants = Vec::with_capacity(points.len() * overlays.len());
+        let mut engines = Vec::with_capacity(points.len());
         for (point, values) in points.iter().enumerate() {
             let mut base = tree.clone();
             for ((path, _), (_, node)) in axes.iter().zip(&values.values) {
@@ -92,6 +95,8 @@ impl Plan {
                 let setup = Setup::new(&flat, registry, &document.directory)?;
                 variants.push(Variant { point, policy, setup });
             }
+            // Every variant was read: the base below its overlays has an engine as well.
+            engines.extend(base.get(&["engine"]).map(|engine| engine.read::<Engine>()).transpose()?);
         }
         let scenario = whole(document, &points, &axes)?;
         let seeds = match &scenario.seeds {
@@ -101,7 +106,7 @@ impl Plan {
         let policies: Vec<String> = overlays.iter().map(|overlay| overlay.name.clone()).collect();
         check_baseline(&scenario, &names).map_err(|wrong| document.root.place(wrong))?;
         let mut plan = Plan { scenario, directory: document.directory.clone(), points, policies, variants, seeds };
-        plan.write_out();
+        written::write_out(&mut plan, &engines, &overlays.iter().map(|o| o.node.as_ref()).collect::<Vec<_>>());
         Ok(plan)
     }
 
@@ -120,7 +125,7 @@ impl Plan {
         scenario.compare = None;
         let name = &self.policies[policy];
         if *name != SOLE_POLICY {
-            let overlay = setup.overlay(&scenario.engine, &scenario.pool);
+            let overlay = setup.overlay(&scenario.engine, &scenario.pool, &|_| true);
             scenario.clear_choices();
             scenario.policy.0 = vec![(name.clone(), overlay)];
         }
@@ -130,24 +135,6 @@ impl Plan {
     /// How many runs there are.
     pub fn runs(&self) -> usize {
         self.variants.len() * self.seeds.len()
-    }
-
-    /// Puts what the first point resolved into the scenario, so that what `check` prints says everything.
-    fn write_out(&mut self) {
-        let first = &self.variants[0].setup;
-        self.scenario.engine = first.base_engine(&self.scenario.engine);
-        self.scenario.pool = first.scenario.pool.clone();
-        if self.scenario.policy.is_empty() {
-            self.scenario.adopt(&first.scenario);
-            return;
-        }
-        self.scenario.clear_choices();
-        let base = self.scenario.engine.clone();
-        let base_pool = self.scenario.pool.clone();
-        let written: Vec<_> = (0..self.policies.len())
-            .map(|policy| (self.policies[policy].clone(), self.variant(0, policy).setup.overlay(&base, &base_pool)))
-            .collect();
-        self.scenario.policy.0 = written;
     }
 }
 

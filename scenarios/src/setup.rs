@@ -56,7 +56,7 @@ struct Choices {
 const INTERVAL_MIN: Span = Span::from_ms(1);
 
 /// What a scenario writes for no migrator and no scaler, where its base has one.
-const NONE: &str = "none";
+pub(crate) const NONE: &str = "none";
 
 impl Setup {
     /// Reads a tree without overlays and sweeps.
@@ -175,25 +175,27 @@ impl Setup {
         engine
     }
 
-    /// This policy as an overlay on a base: its policies with all tunables, and the engine keys in which it differs.
-    pub(crate) fn overlay(&self, base: &Engine, base_pool: &Ordered<Pool>) -> Overlay {
+    /// This policy as an overlay on a base: its policies with all tunables, and the engine keys in which it differs; of both only
+    /// what `keeps` says of a key.
+    pub(crate) fn overlay(&self, base: &Engine, base_pool: &Ordered<Pool>, keeps: &dyn Fn(&str) -> bool) -> Overlay {
         let mut keys = Vec::new();
         let pool = |pools: &Ordered<Pool>| pools.0.first().and_then(|(_, pool)| pool.profile.clone());
         if let Some(profile) = pool(&self.scenario.pool)
             && pool(base_pool).as_ref() != Some(&profile)
+            && keeps("profile")
         {
             keys.push(("profile".to_owned(), toml::Value::String(profile)));
         }
         let table = |engine: &Engine| toml::Table::try_from(engine.settings()).unwrap_or_default();
         let (ours, theirs) = (table(&self.scenario.engine), table(base));
-        for key in ENGINE_KEYS {
+        for key in ENGINE_KEYS.into_iter().filter(|key| keeps(key)) {
             if let Some(value) = ours.get(key)
                 && theirs.get(key) != Some(value)
             {
                 keys.push((key.to_owned(), value.clone()));
             }
         }
-        for (key, choice) in self.scenario.choices() {
+        for (key, choice) in self.scenario.choices().into_iter().filter(|(key, _)| keeps(key)) {
             let value = match choice {
                 Some(choice) => {
                     toml::Value::try_from(choice).unwrap_or_else(|_| toml::Value::String(choice.name.clone()))

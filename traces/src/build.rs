@@ -21,8 +21,8 @@ pub struct Context<'a> {
     pub base: &'a Path,
     /// Where random streams come from.
     pub seed: u64,
-    /// Which seed of the scenario it is: 0 replays a trace as it is, others resample blocks of it.
-    pub replica_of_seed: u32,
+    /// Does this seed replay a trace as it was recorded? One seed of a scenario does; others resample blocks of it.
+    pub as_recorded: bool,
     /// Bytes of an adapter of this rank on the scenario's model.
     pub adapter_bytes: &'a dyn Fn(u32) -> u64,
     /// The model's context, prompt and output together, tokens.

@@ -225,7 +225,7 @@ fn a_prompt_that_the_model_cannot_take_is_refused_dropped_or_clipped_as_the_scen
         let context = aril_traces::Context {
             base: Path::new("."),
             seed: 1,
-            replica_of_seed: 0,
+            as_recorded: true,
             adapter_bytes: &|_| 0,
             max_model_len: 4096,
         };

@@ -14,7 +14,7 @@ fn replica(text: &str, seed: u64, replica: u32) -> Vec<Offered> {
 }
 
 #[test]
-fn the_first_seed_replays_the_trace_whatever_the_seed_s_value() {
+fn the_seed_that_replays_the_trace_as_recorded_draws_nothing() {
     assert_eq!(replica(CONV, 1, 0), replica(CONV, 2, 0));
     let first = &replica(CONV, 1, 0)[0];
     assert_eq!((first.request.prompt_tokens, first.outcome.output_tokens), (374, 44));

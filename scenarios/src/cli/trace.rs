@@ -80,7 +80,7 @@ fn workload(traffic: &Traffic) -> Result<Workload, aril_traces::TraceError> {
     traffic.build(&Context {
         base: Path::new("."),
         seed: 1,
-        replica_of_seed: 0,
+        as_recorded: true,
         adapter_bytes: &|_| 0,
         max_model_len: u32::MAX,
     })

@@ -35,7 +35,7 @@ impl Offer {
         let context = Context {
             base: &plan.directory,
             seed,
-            replica_of_seed: u32::try_from(seed.wrapping_sub(plan.scenario.seed)).unwrap_or(u32::MAX),
+            as_recorded: seed == plan.scenario.seed,
             adapter_bytes: &|rank| setup.adapter_bytes(rank),
             max_model_len: setup.max_model_len,
         };

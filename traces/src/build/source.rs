@@ -130,7 +130,7 @@ fn replay(
     let (head, tail) = (rows[0].0, rows[rows.len() - 1].0);
     // A trace goes on for about one gap after its last request; only the resampling needs to know.
     let span = traffic.window.duration.unwrap_or(Span::from_ps(tail));
-    if context.replica_of_seed > 0 {
+    if !context.as_recorded {
         let around = traffic.window.duration.map_or(tail + (tail - head) / (n - 1).max(1) + 1, Span::as_ps);
         let mut random = stream(context.seed, "traffic.resample");
         rows = resampled(&rows, around, &traffic.resample, &mut random);
@@ -163,7 +163,7 @@ fn retimed(
 ) -> Result<Offer, TraceError> {
     no_start(traffic)?;
     let (process, end_ps, limit, requests) = synthetic(law, traffic, Some(table.len() as u64))?;
-    let rows: Vec<u32> = if context.replica_of_seed == 0 {
+    let rows: Vec<u32> = if context.as_recorded {
         (0..table.len() as u32).collect()
     } else {
         about.assigned.push("the order of blocks of the trace's rows is drawn".into());
