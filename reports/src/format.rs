@@ -91,7 +91,7 @@ pub fn seconds(s: f64) -> String {
 
 /// A share of one as a percentage with one decimal; two close to all or nothing.
 pub fn share(x: f64) -> String {
-    let percent = x * 100.0;
+    let percent = if (x * 100.0).abs() < 0.05 && x <= 0.0 { 0.0 } else { x * 100.0 };
     if percent > 99.9 && percent < 100.0 || percent > 0.0 && percent < 0.1 {
         // Never round almost all up to all.
         return if percent > 99.99 {
@@ -103,6 +103,12 @@ pub fn share(x: f64) -> String {
         };
     }
     format!("{percent:.1} %")
+}
+
+/// How far off a published figure, as a percentage with its sign and one decimal: `+4.2 %`, and `0.0 %` for what rounds to nothing.
+pub fn deviation(x: f64) -> String {
+    let text = format!("{:+.1} %", x * 100.0);
+    if matches!(text.as_str(), "+0.0 %" | "-0.0 %") { "0.0 %".to_owned() } else { text }
 }
 
 /// A relative size as a percentage: three significant digits, at most two decimals.

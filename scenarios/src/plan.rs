@@ -186,11 +186,24 @@ fn axes(sweep: Entry) -> Result<Vec<Swept>, Wrong> {
             Value::Table(_) => steps(&entry.node),
             _ => Err(Wrong::new("expected a list of values, or { from = …, to = …, points = … }")),
         };
-        let values =
-            values.map_err(|wrong| wrong.from_origin(&entry.node.origin).within(&entry.key).within("sweep"))?;
+        let values = values
+            .and_then(distinct)
+            .map_err(|wrong| wrong.from_origin(&entry.node.origin).within(&entry.key).within("sweep"))?;
         Ok((path, values))
     };
     sweep.node.entries().iter().map(axis).collect()
+}
+
+/// The same values, if they are different ones.
+fn distinct(values: Vec<Node>) -> Result<Vec<Node>, Wrong> {
+    for (at, value) in values.iter().enumerate() {
+        let label = value.label();
+        if values[..at].iter().any(|before| before.label() == label) {
+            return Err(Wrong::new(format!("the value {label} is there twice: its runs would be the same"))
+                .from_origin(&value.origin));
+        }
+    }
+    Ok(values)
 }
 
 fn steps(node: &Node) -> Result<Vec<Node>, Wrong> {

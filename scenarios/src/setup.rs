@@ -65,7 +65,7 @@ impl Setup {
     /// Whatever is wrong or impossible, with its place in the tree.
     pub fn new(tree: &Node, registry: &Registry, directory: &Path) -> Result<Setup, ArilError> {
         let mut scenario: Scenario = tree.read().map_err(|wrong| tree.place(wrong))?;
-        let place = |wrong: Wrong| tree.place(wrong);
+        let place = |wrong: Wrong| tree.place(of_what_is_written(tree, wrong));
         let model = model(&scenario).map_err(place)?;
         let engine = scenario.engine.resolved();
         if scenario.pool.is_empty() {
@@ -311,4 +311,30 @@ fn model(scenario: &Scenario) -> Result<Model, Wrong> {
         }
     }
     Ok(model)
+}
+
+/// Which setting of an engine gives another one its default.
+const GIVEN_BY: [(&str, &str); 4] = [
+    ("gpu_adapters", "max_loras"),
+    ("host_adapters", "max_cpu_loras"),
+    ("max_cpu_loras", "max_loras"),
+    ("max_loras", "max_num_seqs"),
+];
+
+/// What is wrong with a setting of the engine that nobody wrote is wrong with the one that it follows from.
+pub(crate) fn of_what_is_written(tree: &Node, mut wrong: Wrong) -> Wrong {
+    let [engine, kind, key, ..] = wrong.path.as_slice() else { return wrong };
+    if engine != "engine" || wrong.origin.is_some() {
+        return wrong;
+    }
+    let mut key = key.as_str();
+    while tree.get(&["engine", kind, key]).is_none() {
+        match GIVEN_BY.iter().find(|(given, _)| *given == key) {
+            // vLLM's slots do not follow from its batch.
+            Some((_, by)) if kind != "vllm" || *by != "max_num_seqs" => key = by,
+            _ => return wrong,
+        }
+    }
+    wrong.path = vec![engine.clone(), kind.clone(), key.to_owned()];
+    wrong
 }

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::value::{MapAccessDeserializer, MapDeserializer, StrDeserializer};
 use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, MapDeserializer, StrDeserializer};
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, IgnoredAny, IntoDeserializer, MapAccess, VariantAccess, Visitor,
 };
@@ -63,7 +63,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Either<V> {
     /// One key, and no other beside it: a second one would be read by nobody.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<V::Value, A::Error> {
         let mut keys = Vec::new();
-        let choice = self.visitor.visit_enum(MapAccessDeserializer::new(Remembered { map: &mut map, keys: &mut keys }))?;
+        let choice =
+            self.visitor.visit_enum(MapAccessDeserializer::new(Remembered { map: &mut map, keys: &mut keys }))?;
         while let Some(key) = map.next_key::<String>()? {
             map.next_value::<IgnoredAny>()?;
             keys.push(key);

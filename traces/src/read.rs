@@ -84,7 +84,13 @@ pub(crate) fn read_source(
         builder.push(&reader, &positions)?;
     }
     let sort = options.sort.unwrap_or(format.is_some_and(Format::is_unordered));
-    builder.finish(&reader, format, sort)
+    let mut table = builder.finish(&reader, format, sort)?;
+    let used: Vec<usize> = positions.all().collect();
+    // The canonical table numbers its rows.
+    let is_number = |name: &str| format == Some(Format::Aril) && name == "request";
+    let ignored = reader.columns().iter().enumerate().filter(|(at, name)| !used.contains(at) && !is_number(name));
+    table.ignored = ignored.map(|(_, name)| name.clone()).collect();
+    Ok(table)
 }
 
 /// Positions of the columns in the file.

@@ -21,7 +21,9 @@ pub(super) fn write_out(plan: &mut Plan, engines: &[Engine], overlays: &[Option<
     } else {
         plan.scenario.clear_choices();
         let written: Vec<_> = (0..plan.policies.len())
-            .map(|policy| (plan.policies[policy].clone(), overlay(plan, policy, (&engine, &pool), overlays[policy], &swept)))
+            .map(|policy| {
+                (plan.policies[policy].clone(), overlay(plan, policy, (&engine, &pool), overlays[policy], &swept))
+            })
             .collect();
         plan.scenario.policy.0 = written;
     }

@@ -103,7 +103,17 @@ fn replica(
     let blocks_for = |tokens: u32| tokens.div_ceil(get.block_size());
     let fit = || {
         let context = format!("{} on {degree} × {}", model.name, profile.gpu.name);
-        budget.kv_room().map(|room| room.blocks).map_err(|problem| Problem::OfPool(format!("{context}: {problem}")))
+        budget.kv_room().map(|room| room.blocks).map_err(|problem| {
+            let problem = format!("{context}: {problem}");
+            let mut without = budget.clone();
+            without.adapter_bytes = 0;
+            if adapter_bytes == 0 || without.kv_room().is_err() {
+                return Problem::OfPool(problem);
+            }
+            // The model alone would fit: it is the adapters' memory that is too large.
+            let wrong = Wrong::at(&format!("engine.{}.gpu_adapters", engine.kind()), problem);
+            Problem::Placed(wrong.help("make room for fewer adapters, or for smaller ranks (`max_lora_rank`)"))
+        })
     };
     let kv_blocks = match get.kv_cache() {
         KvCache::Unbounded => BLOCKS_UNBOUNDED,

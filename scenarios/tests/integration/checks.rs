@@ -148,7 +148,11 @@ fn what_is_printed_of_a_shipped_scenario_is_a_scenario() {
 #[test]
 fn a_swept_scenario_that_was_printed_gives_the_same_results() {
     let text = SMALL
-        .replacen("[engine.aril]\nmax_num_seqs = 8", "[engine.aril]\nmax_num_seqs = 4\n\n[router.scorers]\nqueue = 1.0", 1)
+        .replacen(
+            "[engine.aril]\nmax_num_seqs = 8",
+            "[engine.aril]\nmax_num_seqs = 4\n\n[router.scorers]\nqueue = 1.0",
+            1,
+        )
         .replacen("spread = { router = \"least-loaded\" }", "spread = {}", 1)
         + "\n[sweep]\n\"engine.aril.max_num_seqs\" = [4, 16]\n\"router.scorers.load\" = [0.0, 5.0]\n\"pool.a100-80gb.replicas\" = [1, 2]\n";
     let bench = Bench::with(&text);

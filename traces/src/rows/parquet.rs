@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use polars::prelude::{
-    AnyValue, ArrowDataType, Column, DataType, ParallelStrategy, ParquetReader, PolarsResult, SerReader, Series, TimeUnit,
+    AnyValue, ArrowDataType, Column, DataType, ParallelStrategy, ParquetReader, PolarsResult, SerReader, Series,
+    TimeUnit,
 };
 use polars_parquet::parquet::metadata::{FileMetadata, SchemaDescriptor};
 use polars_parquet::parquet::schema::types::{ParquetType, PrimitiveConvertedType, PrimitiveLogicalType};
@@ -122,7 +123,9 @@ fn is_readable(kind: &ArrowDataType) -> bool {
         UInt64, Utf8, Utf8View,
     };
     match kind {
-        Null | Boolean | Int32 | Int64 | UInt32 | UInt64 | Float32 | Float64 | Utf8 | LargeUtf8 | Utf8View | Date32 => true,
+        Null | Boolean | Int32 | Int64 | UInt32 | UInt64 | Float32 | Float64 | Utf8 | LargeUtf8 | Utf8View | Date32 => {
+            true
+        }
         Timestamp(..) | Duration(_) => true,
         List(item) | LargeList(item) => is_readable(item.dtype()),
         _ => false,

@@ -163,7 +163,8 @@ fn scorers_by_name_alone_weigh_what_their_example_weighs_and_named_ones_stand_al
         let printed = bench.ok(&["check", "s.toml", "--format", "json"]);
         let json: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
         let scorers = &json["policy"]["spread"]["router"]["scorers"];
-        ["queue", "kv-utilization", "lora-affinity", "residency", "load"].map(|name| scorers[name].as_f64().unwrap_or(-1.0))
+        ["queue", "kv-utilization", "lora-affinity", "residency", "load"]
+            .map(|name| scorers[name].as_f64().unwrap_or(-1.0))
     };
     assert_eq!(weights("router = \"scorers\""), [1.0, 1.0, 1.0, 0.0, 0.0]);
     assert_eq!(weights("router.scorers.picker = \"weighted-random\""), [1.0, 1.0, 1.0, 0.0, 0.0]);
