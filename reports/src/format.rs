@@ -204,6 +204,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_is_not_less_than_nothing() {
+        for x in [0.0, -0.0, -1e-9, -0.000_4] {
+            assert_eq!(share(x), "0.0 %", "{x}");
+            assert_eq!(deviation(x), "0.0 %", "{x}");
+        }
+        assert_eq!((deviation(0.042), deviation(-0.0006)), ("+4.2 %".to_owned(), "-0.1 %".to_owned()));
+        assert_eq!(share(-0.02), "-2.0 %");
+    }
+
+    #[test]
     fn numbers_keep_three_digits_and_never_an_exponent_that_nobody_wants() {
         for (x, text) in [
             (0.0, "0"),

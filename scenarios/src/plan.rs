@@ -71,6 +71,7 @@ impl Plan {
     /// Whatever is wrong, at whichever point, with its place.
     pub fn new(document: &Document, registry: &Registry, only: &[String]) -> Result<Plan, ArilError> {
         let mut tree = document.root.clone();
+        check_names(&tree)?;
         let names = policy_names(&tree);
         let overlays = overlays(&mut tree, only)?;
         let axes = tree.take("sweep").map(axes).transpose()?.unwrap_or_default();
@@ -136,6 +137,26 @@ impl Plan {
     pub fn runs(&self) -> usize {
         self.variants.len() * self.seeds.len()
     }
+}
+
+/// Names go into tables, pages and folders: no tabs, no line breaks, no zero bytes in them.
+fn check_names(tree: &Node) -> Result<(), Wrong> {
+    let refuse = |name: &str, origin: &crate::source::Origin, path: &str| match name.chars().find(|c| c.is_control()) {
+        Some(c) => {
+            Err(Wrong::at(path, format!("the name {name:?} has a control character in it (U+{:04X})", c as u32))
+                .help("write it with letters, digits and spaces")
+                .from_origin(origin))
+        }
+        None => Ok(()),
+    };
+    if let Some(Node { value: Value::String(name), origin }) = tree.get(&["name"]) {
+        refuse(name, origin, "name")?;
+    }
+    for kind in ["policy", "pool", "slo"] {
+        let entries = tree.get(&[kind]).map(|node| node.entries()).unwrap_or_default();
+        entries.iter().try_for_each(|entry| refuse(&entry.key, &entry.origin, kind))?;
+    }
+    Ok(())
 }
 
 /// A policy of the scenario: its name and, unless it is the base alone, what it changes.

@@ -128,7 +128,7 @@ impl Traffic {
         }
         let scale = self.rate_scale.unwrap_or(1.0);
         if !(SCALE_MIN..=SCALE_MAX).contains(&positive("rate_scale", scale)?) {
-            let problem = format!("{scale} times the rate");
+            let problem = format!("{scale:e} times the rate");
             return wrong("rate_scale", problem, "write a number between 0.000001 and 1000000");
         }
         for (key, rate) in self.arrivals.iter().flat_map(ArrivalLaw::rates) {

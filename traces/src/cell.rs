@@ -137,6 +137,11 @@ impl Field<'_> {
     pub(crate) fn name(&self) -> Result<Option<Cow<'_, str>>, TraceError> {
         Ok(match &self.cell {
             _ if self.is_missing() => None,
+            Cell::Text(text) if text.trim().contains(char::is_control) => {
+                return Err(
+                    self.wrong("a name without control characters", "write names with letters, digits and spaces")
+                );
+            }
             Cell::Text(text) => Some(Cow::Borrowed(text.trim())),
             Cell::Integer(number) => Some(Cow::Owned(number.to_string())),
             _ => return Err(self.wrong("a name", "name another column under `columns`")),

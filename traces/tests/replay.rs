@@ -187,3 +187,27 @@ proptest! {
         prop_assert!(n > 0);
     }
 }
+
+#[test]
+fn prompts_that_were_cut_are_counted_among_the_requests_that_are_replayed() {
+    let notes = |text: &str| {
+        let traffic = crate::given::traffic(&format!("trace = \"azure-llm-2023-conv\"\n{text}"));
+        let context = aril_traces::Context {
+            base: ".".as_ref(),
+            seed: 1,
+            as_recorded: true,
+            adapter_bytes: &|_| 0,
+            max_model_len: 2048,
+        };
+        let workload = traffic.build(&context).unwrap();
+        (workload.len_hint(), workload.description().notes.join("\n"))
+    };
+    let (all, whole) = notes("too_long = \"clip\"");
+    assert!(whole.contains(&format!(" of {all} prompts of azure-llm-2023-conv")), "{whole}");
+    let (some, part) = notes("too_long = \"clip\"\nwindow.duration = \"30s\"");
+    assert!(some < 500 && part.contains(&format!(" of {some} prompts of azure-llm-2023-conv")), "{some}: {part}");
+    let (left, dropped) = notes("too_long = \"drop\"\nwindow.duration = \"30s\"");
+    let count = |text: &str| text.split(' ').next().unwrap().parse::<u64>().unwrap();
+    assert!(dropped.contains(&format!(" of {} prompts", left + count(&dropped))), "{left}: {dropped}");
+    assert_eq!(count(&dropped), count(&part));
+}

@@ -7,6 +7,7 @@ use super::{Basis, CONFIDENCE, Difference, PointComparison, PolicyRuns, differen
 use crate::format;
 use crate::metric::{Better, Metric};
 use crate::statistics::t_interval;
+use crate::terminal::point_name;
 
 /// What can be said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -122,6 +123,7 @@ impl Verdict {
             (None, 0, 0) if wins.is_empty() => VerdictKind::Alone,
             _ => VerdictKind::CannotTell,
         };
+        parts.extend(by_what(metric, points, wins.first().map(|(name, _)| *name)));
         let sentence = format!("Of {} points, on {}, {}.", points.len(), metric.title(), parts.join("; "));
         Verdict { kind, sentence, winner, leaders: Vec::new(), difference: None }
     }
@@ -142,6 +144,25 @@ impl Verdict {
     fn plain(kind: VerdictKind, sentence: String) -> Verdict {
         Verdict { kind, sentence, winner: None, leaders: Vec::new(), difference: None }
     }
+}
+
+/// By how much, with its interval: the narrowest lead of whoever leads most often, or else the widest difference that is no lead.
+fn by_what(metric: Metric, points: &[PointComparison], winner: Option<&str>) -> Option<String> {
+    let known = points.iter().filter_map(|point| Some((point, point.verdict.difference.as_ref()?)));
+    let size = |d: &Difference| d.relative.unwrap_or(d.mean).abs();
+    let by_size =
+        |a: &(&PointComparison, &Difference), b: &(&PointComparison, &Difference)| size(a.1).total_cmp(&size(b.1));
+    let ((point, difference), what) = match winner {
+        Some(name) => {
+            let led = known.filter(|(point, _)| point.verdict.winner.as_deref() == Some(name));
+            (led.min_by(by_size)?, format!("the narrowest lead of {name}"))
+        }
+        None => {
+            let tied = known.filter(|(point, _)| point.verdict.kind == VerdictKind::CannotTell);
+            (tied.max_by(by_size)?, "the widest difference of those".to_owned())
+        }
+    };
+    Some(format!("{what} is {}, at {}", said(metric, difference, ""), point_name(&point.point)))
 }
 
 /// How often each name occurs, the most frequent first, ties in order of first appearance.

@@ -63,7 +63,7 @@ figcaption{font-size:.98rem;line-height:1.45}
 figcaption .kind{font-weight:500}
 .plot{overflow-x:auto}
 .plot svg{display:block;width:100%;min-width:700px;max-width:940px;height:auto}
-.small .plot svg{min-width:340px}
+.small .plot svg{min-width:340px;max-width:490px}
 svg text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));gap:4px 36px}
 .grid figure{margin:.8em 0}

@@ -214,7 +214,12 @@ fn check(engine: &Engine) -> Result<(), Wrong> {
         && host < slots
     {
         let problem = format!("{host} adapters in the host are too few for {slots} slots on the GPU");
-        return Err(at("host_adapters", problem).help("raise `max_cpu_loras`, or lower `max_loras`"));
+        let help = match slots == get.max_loras() {
+            true => format!("set `max_cpu_loras` to {slots} or more, or lower `max_loras`"),
+            // Slots of their own: the scenario's, or those of a policy's preset.
+            false => format!("set `max_cpu_loras` to {slots} or more, or `gpu_adapters` to fewer slots"),
+        };
+        return Err(at("host_adapters", problem).help(help));
     }
     for (key, choice) in [("host_link", settings.host_link), ("disk_link", settings.disk_link)] {
         match choice {

@@ -90,7 +90,7 @@ fn pinned_adapters_that_the_traffic_does_not_have_are_refused() {
     changed(
         r#"router = "least-loaded""#,
         r#"evictor.pinned = { ids = [0, 8] }"#,
-        r#"error: `evictor.pinned`: `ids` pins adapter 8, and the traffic has 8, counted from 0 in the order of the catalogue
+        r#"error: `evictor.pinned`: `ids` pins adapter 8 by its number, and the traffic has 8: 0 is `adapter-0`, 7 is `adapter-7`
   --> s.toml:26:29
    |
 26 | spread = { evictor.pinned = { ids = [0, 8] } }

@@ -162,3 +162,20 @@ fn a_second_law_beside_the_first_is_refused_and_not_overlooked() {
         );
     }
 }
+
+#[test]
+fn rates_and_waits_that_cannot_be_meant_are_refused() {
+    for (set, message) in [
+        ("traffic.rate_scale=1e300", "`traffic.rate_scale`: 1e300 times the rate"),
+        ("traffic.arrivals.poisson.rate=1e18", "`traffic.arrivals.poisson.rate`: 1e18 requests a second"),
+        ("traffic.client.timeout=0s", "`traffic.client.timeout`: clients that wait for nothing get nothing"),
+        ("report.drain=1h", "`report.drain`: requests arrive until "),
+        ("report.warmup=1h", "`report.warmup`: requests arrive until "),
+        ("traffic.window.warmup=1h", "`traffic.window.warmup`: requests arrive until "),
+    ] {
+        let done = Bench::with(crate::integration::bench::SMALL).aril(&["check", "s.toml", "--set", set]);
+        assert_eq!(done.code, 2, "{set}: {}", done.err);
+        assert!(done.err.starts_with(&format!("error: {message}")), "{set}: {}", done.err);
+        assert!(done.err.contains("^\n  = help: "), "{set}: {}", done.err);
+    }
+}
