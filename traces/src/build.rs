@@ -134,7 +134,7 @@ impl Traffic {
         for (key, rate) in self.arrivals.iter().flat_map(ArrivalLaw::rates) {
             if rate * scale > RATE_MAX {
                 let problem =
-                    format!("{rate} requests a second{}", if scale == 1.0 { "" } else { ", times `rate_scale`" });
+                    format!("{rate:e} requests a second{}", if scale == 1.0 { "" } else { ", times `rate_scale`" });
                 return wrong(
                     &format!("arrivals.{key}"),
                     problem,

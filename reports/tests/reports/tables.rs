@@ -116,7 +116,11 @@ fn a_timeline_is_json_that_says_how_far_it_reaches() {
     flate2::read::GzDecoder::new(file).read_to_string(&mut json).unwrap();
     let timeline: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(timeline["otherData"]["shows"].as_str().unwrap().starts_with("the first 500 events, until "));
-    assert_eq!(result.timeline_shows.as_deref(), timeline["otherData"]["shows"].as_str(), "and the report beside its link");
+    assert_eq!(
+        result.timeline_shows.as_deref(),
+        timeline["otherData"]["shows"].as_str(),
+        "and the report beside its link"
+    );
     let whole = tempfile::tempdir().unwrap();
     assert_eq!(write(&sample(), whole.path(), 10_000_000).1.unwrap().timeline_shows, None);
     let events = timeline["traceEvents"].as_array().unwrap();

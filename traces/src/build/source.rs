@@ -129,7 +129,9 @@ fn replay(
             return Err(TraceError::setting("window.duration", problem, "make it shorter, or begin it earlier"));
         }
     }
-    about.notes.extend(misfits.notes(start..all[last - 1].saturating_add(1), last - first));
+    let is_cut_by_number = last < all.partition_point(|at| *at < end);
+    let part_end = if is_cut_by_number { all[last - 1].saturating_add(1) } else { end };
+    about.notes.extend(misfits.notes(start..part_end, last - first));
     let mut rows: Vec<(u64, u32)> = (first..last).map(|row| (all[row] - start, row as u32)).collect();
     let n = rows.len() as u64;
     let (head, tail) = (rows[0].0, rows[rows.len() - 1].0);

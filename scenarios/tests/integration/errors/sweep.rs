@@ -140,7 +140,7 @@ fn a_value_that_is_swept_twice_is_refused() {
         "[policy]",
         "[sweep]\n\"engine.aril.max_num_seqs\" = [4, 4]\n\n[policy]",
         r#"error: `sweep."engine.aril.max_num_seqs"`: the value 4 is there twice: its runs would be the same
-  --> s.toml:26:35
+  --> s.toml:26:34
    |
 26 | "engine.aril.max_num_seqs" = [4, 4]
    |                                  ^"#,
