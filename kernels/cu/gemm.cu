@@ -57,6 +57,8 @@ constexpr u32 TILE_OUTPUTS = 128, STEP_INPUTS = 64;
 constexpr u32 LINE = 2 * STEP_INPUTS;  // bytes of one row of a step
 constexpr u32 W_BYTES = TILE_OUTPUTS * LINE, X_BYTES = NT * 8 * LINE, STAGE = W_BYTES + X_BYTES;
 constexpr int EXCHANGED = NT < 2 ? NT : 2;  // sums that travel between warps at once, a thread
+constexpr u32 SHARED = STAGES * STAGE + EXCHANGED * THREADS * 16;
+constexpr int EARLY_AT_ONCE = 2;  // steps that are on their way while the preceding kernel works
 constexpr u32 AHEAD = 5;  // blocks whose sums a thread asks for at once
 constexpr u32 EMPTY = 0xffffffffu;
 
@@ -68,48 +70,76 @@ DEVICE bool arrived(float4 v) {
   return float_bits(v.x) != EMPTY && float_bits(v.y) != EMPTY && float_bits(v.z) != EMPTY && float_bits(v.w) != EMPTY;
 }
 
-// Asks for consecutive steps of this block's share.
+// Asks for consecutive steps of this block's share. What a step needs beyond its copies is kept small: a warp has little
+// time for it.
 struct Feed {
   const Arguments* args;
   u8* ring;
   u32 tile, k, slot, left;
+  const u8* w;   // this thread's 16 bytes of its first row of the step's W
+  const u8* x;   // the same of x
+  u32 input;     // the first of its 8 inputs
+  u32 outputs;   // of the tile, from its first row on
 
-  DEVICE void weights(u8* stage, u32 tile, u32 k) const {
-    const u32 chunk = thread_index() % 8, row = thread_index() / 8;
-    const u32 input = k * STEP_INPUTS + chunk * 8, output = tile * TILE_OUTPUTS + row;
-    const u8* from = (const u8*)args->weights + (u64(output) * args->inputs + input) * 2;
-    const u64 step = u64(args->inputs) * 64;
+  static constexpr u32 ROWS = THREADS / 8;                              // of W, or of x, at once
+  static constexpr u32 X_PARTS = (NT * 8 + ROWS - 1) / ROWS;            // of x
+  static constexpr bool ALL_COPY = NT * 8 % ROWS == 0;                  // whether x has a part for every thread
+  DEVICE static u32 chunk() { return thread_index() % 8; }
+  DEVICE static u32 row() { return thread_index() / 8; }
+
+  // Looks up where step k of the tile begins.
+  DEVICE void look_up() {
+    const u32 output = tile * TILE_OUTPUTS + row();
+    input = k * STEP_INPUTS + chunk() * 8;
+    outputs = args->outputs - min(args->outputs, output);
+    w = (const u8*)args->weights + (u64(output) * args->inputs + input) * 2;
+    x = (const u8*)args->x + (u64(row()) * args->x_stride + input) * 2;
+  }
+  DEVICE void copy(u8* to, const u8* from, bool real) const {
+    const void* const source = real ? from : args->weights;
+    if (WIDE)
+      copy_async_ahead(to, source, real ? 16 : 0);
+    else
+      copy_async(to, source, real ? 16 : 0);
+  }
+  DEVICE void weights(u8* stage) const {
+    u8* const to = stage + place(row(), chunk());
+    const u64 step = u64(args->inputs) * (2 * ROWS);
     const bool inside = input < args->inputs;
+    if (inside && outputs > 3 * ROWS) {
 #pragma unroll
-    for (u32 n = 0; n < 4; ++n) {
-      const bool real = inside && output + n * 32 < args->outputs;
-      if (WIDE)
-        copy_async_ahead(stage + place(row + n * 32, chunk), real ? from + n * step : args->weights, real ? 16 : 0);
-      else
-        copy_async(stage + place(row + n * 32, chunk), real ? from + n * step : args->weights, real ? 16 : 0);
+      for (u32 n = 0; n < 4; ++n) copy(to + n * ROWS * LINE, w + n * step, true);
+    } else {
+#pragma unroll
+      for (u32 n = 0; n < 4; ++n) copy(to + n * ROWS * LINE, w + n * step, inside && outputs > n * ROWS);
     }
   }
-  DEVICE void activations(u8* stage, u32 k) const {
+  DEVICE void activations(u8* stage) const {
+    u8* const to = stage + W_BYTES + place(row(), chunk());
+    const bool inside = input < args->inputs;
 #pragma unroll
-    for (u32 n = 0; n < (NT * 64 + THREADS - 1) / THREADS; ++n) {
-      const u32 index = thread_index() + n * THREADS, chunk = index % 8, row = index / 8;
-      if (NT * 64 % THREADS == 0 || index < NT * 64) {
-        const u32 input = k * STEP_INPUTS + chunk * 8;
-        const bool real = row < args->rows && input < args->inputs;
-        const u8* from = (const u8*)args->x + (u64(row) * args->x_stride + input) * 2;
-        copy_async(stage + W_BYTES + place(row, chunk), real ? from : args->x, real ? 16 : 0);
+    for (u32 n = 0; n < X_PARTS; ++n)
+      if (ALL_COPY || row() < NT * 8) {
+        const bool real = inside && row() + n * ROWS < args->rows;
+        const u8* const from = x + u64(n) * ROWS * 2 * args->x_stride;
+        copy_async(to + n * ROWS * LINE, real ? from : args->x, real ? 16 : 0);
       }
-    }
   }
   DEVICE void advance() {
     slot = slot + 1 == STAGES ? 0 : slot + 1;
-    if (++k == args->tile_steps) k = 0, ++tile;
+    input += STEP_INPUTS;
+    w += LINE;
+    x += LINE;
+    if (++k == args->tile_steps) {
+      k = 0, ++tile;
+      look_up();
+    }
     --left;
   }
   DEVICE void issue() {
     if (left > 0) {
-      weights(ring + slot * STAGE, tile, k);
-      activations(ring + slot * STAGE, k);
+      weights(ring + slot * STAGE);
+      activations(ring + slot * STAGE);
       advance();
     }
     copy_commit();
@@ -131,13 +161,15 @@ struct Sums {
   DEVICE void add(const u8* stage, u32 first_output, u32 half) {
     const u32 lane = thread_index() % 32, i = lane / 4, chunk = lane % 4 + 4 * half;
     uint4 w[2][2], x[NT];
+    // Rows that are 8 apart lie in the same order.
+    const u8* const w_at = stage + place(first_output + i, chunk);
+    const u8* const x_at = stage + W_BYTES + place(i, chunk);
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
-      for (int odd = 0; odd < 2; ++odd)
-        w[m][odd] = *(const uint4*)(stage + place(first_output + m * 16 + odd * 8 + i, chunk));
+      for (int odd = 0; odd < 2; ++odd) w[m][odd] = *(const uint4*)(w_at + (m * 16 + odd * 8) * LINE);
 #pragma unroll
-    for (int nt = 0; nt < NT; ++nt) x[nt] = *(const uint4*)(stage + W_BYTES + place(nt * 8 + i, chunk));
+    for (int nt = 0; nt < NT; ++nt) x[nt] = *(const uint4*)(x_at + nt * 8 * LINE);
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -148,7 +180,8 @@ struct Sums {
   }
 };
 
-KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) {
+// One block's share.
+DEVICE void multiply(const Arguments& args) {
   dependents_trigger();
   const u32 lane = thread_index() % 32, warp = thread_index() / 32;
   const u32 half = warp / 4, first_output = warp % 4 * 32;
@@ -166,22 +199,28 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
   feed.left = end - begin;
   u32 tile = feed.tile, k = feed.k, slot = 0;
 
+  feed.look_up();
+  // W of the first steps before x is there, then x of the same steps. One step after the other: the preceding kernel, which
+  // makes x, is still at work, and all at once would stand before its loads in the queues of the multiprocessor.
   const u32 early = min(feed.left, (u32)STAGES - 1);
   {
-    u32 t = tile, at = k;
-#pragma unroll
+    Feed ahead = feed;
+#pragma unroll 1
     for (u32 n = 0; n < STAGES - 1; ++n) {
-      if (n < early) feed.weights(ring + n * STAGE, t, at);
+      if (n >= (u32)EARLY_AT_ONCE) copy_wait<EARLY_AT_ONCE - 1>();
+      if (n < early) {
+        ahead.weights(ring + n * STAGE);
+        ahead.advance();
+      }
       copy_commit();
-      if (++at == args.tile_steps) at = 0, ++t;
     }
   }
   dependency_wait();
   if (args.ready && block_index() == 0 && thread_index() == 0) store_release(args.ready, args.mark);
-#pragma unroll
+#pragma unroll 1
   for (u32 n = 0; n < STAGES - 1; ++n) {
     if (n < early) {
-      feed.activations(ring + n * STAGE, feed.k);
+      feed.activations(ring + n * STAGE);
       feed.advance();
     }
     copy_commit();
@@ -290,3 +329,5 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
   }
   copy_wait<0>();
 }
+
+KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) { multiply(args); }

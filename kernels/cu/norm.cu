@@ -6,8 +6,8 @@
 //
 // Layouts. h, y, d: [rows][width]; w: [width]; out: [slots][width]; all 16-bit, dense. slot(r) = r, or slots[r] where
 // given: rows with a negative one are summed but not normalised (only sampled rows reach the LM head).
-// Grid: one block a row. A thread holds every 256th vector of 8 elements in registers: width is a multiple of 8, up to
-// 2,048 times VECTORS.
+// Grid: one block of THREADS a row. A thread holds every THREADS-th vector of 8 elements in registers: width is a multiple
+// of 8, up to 8 · THREADS · VECTORS.
 //
 // Bound by: latency at decode, the bytes of h, y, d and out at prefill.
 #include "primitives.cuh"
@@ -17,6 +17,9 @@
 #endif
 #ifndef VECTORS
 #define VECTORS 2
+#endif
+#ifndef THREADS
+#define THREADS 256
 #endif
 
 struct Arguments {
@@ -30,8 +33,6 @@ struct Arguments {
   float epsilon;
 };
 
-constexpr u32 THREADS = 256;
-
 struct Eight {
   float v[8];
 };
@@ -44,7 +45,7 @@ DEVICE uint4 pack(const Eight& e) {
                     ELEMENT::pack(e.v[6], e.v[7]));
 }
 
-// The sum of all threads' values, in a fixed order. `shared` holds 288 floats.
+// The sum of all threads' values, in a fixed order. `shared` holds THREADS + 32 floats.
 DEVICE float block_sum(float mine, float* shared) {
   const u32 thread = thread_index();
   shared[thread] = mine;
@@ -77,27 +78,32 @@ KERNEL void __launch_bounds__(THREADS) rms_norm(const GRID_CONSTANT Arguments ar
   }
   const int slot = args.slots ? args.slots[row] : (int)row;  // there before the preceding kernel
   dependency_wait();
+  // All is asked for before any of it is written: the compiler cannot know that what is written is not what is read next.
+  uint4 stored[VECTORS], y[VECTORS], delta[VECTORS];
+#pragma unroll
+  for (u32 n = 0; n < VECTORS; ++n) {
+    const u32 index = thread_index() + n * THREADS;
+    y[n] = delta[n] = make_uint4(0, 0, 0, 0);
+    if (index >= args.vectors) continue;
+    stored[n] = args.h[base + index];
+    if (args.y) y[n] = args.y[base + index];
+    if (args.delta) delta[n] = args.delta[base + index];
+  }
   Eight sums[VECTORS];
   float squares = 0.f;
 #pragma unroll
   for (u32 n = 0; n < VECTORS; ++n) {
     const u32 index = thread_index() + n * THREADS;
     if (index >= args.vectors) continue;
-    uint4 stored = args.h[base + index];
-    sums[n] = unpack(stored);
+    sums[n] = unpack(stored[n]);
     if (args.y) {
-      Eight y = unpack(args.y[base + index]);
+      const Eight more = unpack(y[n]), adapters = unpack(delta[n]);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) sums[n].v[e] += y.v[e];
-      if (args.delta) {
-        Eight delta = unpack(args.delta[base + index]);
-        args.delta[base + index] = make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (int e = 0; e < 8; ++e) sums[n].v[e] += delta.v[e];
-      }
-      stored = pack(sums[n]);
-      args.h[base + index] = stored;
-      sums[n] = unpack(stored);
+      for (int e = 0; e < 8; ++e) sums[n].v[e] = sums[n].v[e] + more.v[e] + adapters.v[e];
+      if (args.delta) args.delta[base + index] = make_uint4(0, 0, 0, 0);
+      stored[n] = pack(sums[n]);
+      args.h[base + index] = stored[n];
+      sums[n] = unpack(stored[n]);
     }
 #pragma unroll
     for (int e = 0; e < 8; ++e) squares += sums[n].v[e] * sums[n].v[e];

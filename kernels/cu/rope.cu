@@ -46,17 +46,9 @@ DEVICE u64 kv_place(u32 slot, u32 head, u32 kv_heads, bool value) {
 struct Four {
   float v[4];
 };
-DEVICE Four take(const u16* y, u16* delta, u64 at) {
-  uint2 u = *(const uint2*)(y + at);
-  Four out = {{ELEMENT::low(u.x), ELEMENT::high(u.x), ELEMENT::low(u.y), ELEMENT::high(u.y)}};
-  if (delta) {
-    uint2 d = *(const uint2*)(delta + at);
-    out.v[0] += ELEMENT::low(d.x), out.v[1] += ELEMENT::high(d.x);
-    out.v[2] += ELEMENT::low(d.y), out.v[3] += ELEMENT::high(d.y);
-    d.x = d.y = 0;
-    *(uint2*)(delta + at) = d;
-  }
-  return out;
+DEVICE Four sum(uint2 y, uint2 d) {
+  return {{ELEMENT::low(y.x) + ELEMENT::low(d.x), ELEMENT::high(y.x) + ELEMENT::high(d.x),
+           ELEMENT::low(y.y) + ELEMENT::low(d.y), ELEMENT::high(y.y) + ELEMENT::high(d.y)}};
 }
 DEVICE void put(u16* to, const Four& four) {
   uint2 u;
@@ -83,7 +75,16 @@ KERNEL void __launch_bounds__(256) rope_and_append(const GRID_CONSTANT Arguments
   dependency_wait();
   if (!used) return;
   const u64 at = (u64(row) * (args.heads + 2 * args.kv_heads) + head) * HEAD + j;
-  Four low = take(args.y, args.delta, at), high = take(args.y, args.delta, at + PAIRS);
+  // All is asked for before any of it is written.
+  uint2 zero, low_delta, high_delta;
+  zero.x = zero.y = 0;
+  low_delta = high_delta = zero;
+  const uint2 low_y = *(const uint2*)(args.y + at), high_y = *(const uint2*)(args.y + at + PAIRS);
+  if (args.delta) {
+    low_delta = *(const uint2*)(args.delta + at), high_delta = *(const uint2*)(args.delta + at + PAIRS);
+    *(uint2*)(args.delta + at) = *(uint2*)(args.delta + at + PAIRS) = zero;
+  }
+  Four low = sum(low_y, low_delta), high = sum(high_y, high_delta);
   if (turned) {
 #pragma unroll
     for (int n = 0; n < 4; ++n) {

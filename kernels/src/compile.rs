@@ -87,8 +87,7 @@ impl Unit {
     pub fn compile(&self, sources: &Sources, cache: Option<&cache::Cache>) -> Result<Cubin, Error> {
         let version = nvrtc_version()?;
         let text = sources.text(self.source)?;
-        let headers =
-            Sources::headers().map(|name| Ok((name, sources.text(name)?))).collect::<Result<Vec<_>, Error>>()?;
+        let headers = sources.included(&text)?;
         let included: String = headers.iter().map(|(_, text)| text.as_str()).collect();
         let options = self.options();
         let key = cache::key(&[&text, &included, &options.join(" "), &format!("{version:?}")]);

@@ -171,55 +171,31 @@ impl Cublas {
         // SAFETY: shapes were checked; alpha and beta are read before the call returns; the rest is the caller's promise.
         // cᵀ = op(b)ᵀ·op(a)ᵀ, and a row-major matrix is its column-major transpose.
         let status = unsafe {
-            if batch == 1 {
-                sys::cublasGemmEx(
-                    self.handle,
-                    b.operation(),
-                    a.operation(),
-                    columns as i32,
-                    rows as i32,
-                    depth as i32,
-                    alpha.cast(),
-                    b.address as *const c_void,
-                    kind,
-                    b.stride as i32,
-                    a.address as *const c_void,
-                    kind,
-                    a.stride as i32,
-                    beta.cast(),
-                    c.address as *mut c_void,
-                    kind,
-                    c.stride as i32,
-                    compute,
-                    algorithm,
-                )
-            } else {
-                sys::cublasGemmStridedBatchedEx(
-                    self.handle,
-                    b.operation(),
-                    a.operation(),
-                    columns as i32,
-                    rows as i32,
-                    depth as i32,
-                    alpha.cast(),
-                    b.address as *const c_void,
-                    kind,
-                    b.stride as i32,
-                    b.batch_stride as i64,
-                    a.address as *const c_void,
-                    kind,
-                    a.stride as i32,
-                    a.batch_stride as i64,
-                    beta.cast(),
-                    c.address as *mut c_void,
-                    kind,
-                    c.stride as i32,
-                    c.batch_stride as i64,
-                    batch as i32,
-                    compute,
-                    algorithm,
-                )
-            }
+            sys::cublasGemmStridedBatchedEx(
+                self.handle,
+                b.operation(),
+                a.operation(),
+                columns as i32,
+                rows as i32,
+                depth as i32,
+                alpha.cast(),
+                b.address as *const c_void,
+                kind,
+                b.stride as i32,
+                b.batch_stride as i64,
+                a.address as *const c_void,
+                kind,
+                a.stride as i32,
+                a.batch_stride as i64,
+                beta.cast(),
+                c.address as *mut c_void,
+                kind,
+                c.stride as i32,
+                c.batch_stride as i64,
+                batch as i32,
+                compute,
+                algorithm,
+            )
         };
         blas("multiplying", status)
     }

@@ -27,6 +27,7 @@ pub use adapters::{HostAdapter, Loading};
 pub use batch::bucket;
 pub use engine::{Build, Llama};
 pub use loads::Beside;
+pub use measure::CapturedStep;
 pub use sequence::{Operation, Sequence, StepResult};
 pub use settings::{GemmPath, LlamaSettings, LoraOrder, LoraPath};
 pub use shape::{LlamaShape, RopeScaling};

@@ -12,13 +12,17 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 15] = [
+const BUILT_IN: [(&str, &str); 20] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("lora.cuh", include_str!("../cu/lora.cuh")),
+    ("lora_exchange.cuh", include_str!("../cu/lora_exchange.cuh")),
+    ("lora_stages.cuh", include_str!("../cu/lora_stages.cuh")),
+    ("lora_stream.cuh", include_str!("../cu/lora_stream.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
     ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
     ("embedding.cu", include_str!("../cu/embedding.cu")),
     ("gemm.cu", include_str!("../cu/gemm.cu")),
+    ("gemm_with_adapters.cu", include_str!("../cu/gemm_with_adapters.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("lora_staged.cu", include_str!("../cu/lora_staged.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
@@ -28,6 +32,7 @@ const BUILT_IN: [(&str, &str); 15] = [
     ("prefill_attention.cu", include_str!("../cu/prefill_attention.cu")),
     ("rope.cu", include_str!("../cu/rope.cu")),
     ("sampling.cu", include_str!("../cu/sampling.cu")),
+    ("stress.cu", include_str!("../cu/stress.cu")),
 ];
 
 impl Sources {
@@ -46,9 +51,27 @@ impl Sources {
         BUILT_IN.iter().map(|(name, _)| *name)
     }
 
-    /// The names of the headers that a source may include.
-    pub fn headers() -> impl Iterator<Item = &'static str> {
-        Sources::names().filter(|name| name.ends_with(".cuh"))
+    /// What a source includes, directly or not, each with its text.
+    ///
+    /// # Errors
+    /// As [`Sources::text`].
+    pub fn included(&self, text: &str) -> Result<Vec<(&'static str, String)>, Error> {
+        let mut found: Vec<(&'static str, String)> = Vec::new();
+        let mut texts = vec![text.to_owned()];
+        while let Some(text) = texts.pop() {
+            let wanted = text.lines().filter_map(|line| line.strip_prefix("#include \""));
+            for name in wanted.filter_map(|rest| rest.split('"').next()) {
+                // The shim's own header is not among them, and NVRTC does not ask for it.
+                let Some(name) = Sources::names().find(|&known| known == name) else { continue };
+                if found.iter().all(|(known, _)| *known != name) {
+                    let text = self.text(name)?;
+                    texts.push(text.clone());
+                    found.push((name, text));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// The text of one source.
@@ -105,6 +128,17 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_source_includes_is_found_at_any_depth_and_once() {
+        let sources = Sources::built_in();
+        let names = |source: &str| {
+            let text = sources.text(source).expect("built in");
+            sources.included(&text).expect("built in").into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(names("norm.cu"), ["primitives.cuh"]);
+        assert_eq!(names("gemm_with_adapters.cu"), ["gemm.cu", "lora.cu", "lora.cuh", "primitives.cuh"]);
+    }
 
     #[test]
     fn a_hash_is_that_of_the_named_sources() {

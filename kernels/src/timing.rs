@@ -178,7 +178,11 @@ impl Stopwatch {
         Ok(if median(&driver) < median(&kernel) { driver } else { kernel })
     }
 
-    fn sweep(&self) -> Result<(), Error> {
+    /// Reads 256 MiB, so that the L2 holds nothing else, nor a line to be written back.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn sweep(&self) -> Result<(), Error> {
         let (vectors, _guard) = self.swept.device_ptr(&self.stream);
         let (sink, _sink_guard) = self.sink.device_ptr(&self.stream);
         let count = (SWEEP_BYTES / 16) as u64;

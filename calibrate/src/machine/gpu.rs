@@ -345,7 +345,7 @@ fn settings(
         context_max: CONTEXT.min(kv_tokens),
         adapter_slots: RANK_SUM / 128,
         rank_max: 128,
-        lora: LoraPath::Segmented(LoraOrder::After),
+        lora: LoraPath::Segmented(LoraOrder::default()),
         gemm: GemmPath::Own,
     })
 }

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p aril-kernels --example bench_copies -- --out results.json`
 //!
-//! Options: `--repeats N` (copies a figure), `--rows N` (of the step), `--layers N` (of the step's weights, each used several
-//! times), `--budget SECONDS` (begin no figure after that).
+//! Options: `--repeats N` (copies a figure), `--rows N` (of the step), `--budget SECONDS` (begin no figure
+//! after that).
 
 #[path = "../bench_lora/provenance.rs"]
 mod provenance;
@@ -14,11 +14,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aril_kernels::Error;
-use aril_kernels::cache::Cache;
 use aril_kernels::copy::{HostBuffer, HostMemory};
 use aril_kernels::gpu::Gpu;
 use aril_kernels::source::Sources;
-use aril_kernels::timing::{Stopwatch, Summary};
+use aril_kernels::timing::Summary;
 use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, sys};
 use serde_json::{Value, json};
 
@@ -28,13 +27,11 @@ struct Options {
     out: PathBuf,
     repeats: usize,
     rows: u32,
-    layers: u32,
     budget_s: f64,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options =
-        Options { out: "bench_copies.json".into(), repeats: 20, rows: 32, layers: 8, budget_s: f64::INFINITY };
+    let mut options = Options { out: "bench_copies.json".into(), repeats: 20, rows: 32, budget_s: f64::INFINITY };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{argument} needs a value"))?;
@@ -43,7 +40,6 @@ fn options() -> Result<Options, String> {
             "--out" => options.out = value.into(),
             "--repeats" => options.repeats = number()? as usize,
             "--rows" => options.rows = number()?,
-            "--layers" => options.layers = number()?,
             "--budget" => options.budget_s = f64::from(number()?),
             other => return Err(format!("unknown option {other}; see the head of examples/bench_copies/main.rs")),
         }
@@ -190,8 +186,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let gpu = Gpu::open(0)?;
     let sources = Sources::built_in();
-    let compute = gpu.stream()?;
-    let stopwatch = Stopwatch::new(&gpu, &compute, &sources, Cache::of_user().as_ref())?;
     let copies = gpu.stream()?;
     // Contents differ from byte to byte: pages of one value may be one page.
     let content: Vec<u8> = (0..LARGEST as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -202,7 +196,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let target = gpu.allocate::<u8>(&copies, LARGEST, "the copies' target")?;
     copies.synchronize().map_err(driver("allocating"))?;
     let clocks_before = provenance::clocks();
-    let step = Step::new(&gpu, &compute, &stopwatch, options.rows, options.layers)?;
+    let step = Step::new(&gpu, options.rows)?;
     let mut machine = Machine { gpu, copies, target, sources: buffers };
     check(&mut machine, &content)?;
 

@@ -1,122 +1,90 @@
-//! A step to run copies beside: the GEMMs of Llama-2-7B's layers on a decode batch, and the memory traffic of its KV.
+//! The step to run copies beside: a decode step of Llama-2-7B with an adapter a row, as a server would replay it.
 
 use std::sync::Arc;
 
-use aril_kernels::cublas::{Cublas, Operand, Product};
 use aril_kernels::gpu::Gpu;
-use aril_kernels::timing::Stopwatch;
+use aril_kernels::llama::{
+    AdapterWeights, Build, CapturedStep, Llama, LlamaSettings, LlamaShape, LoraOrder, LoraPath, ModelWeights, Sequence,
+};
 use aril_kernels::{Element, Error};
-use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, sys};
+use cudarc::driver::{CudaEvent, CudaStream, sys};
 use serde_json::{Value, json};
 
 use crate::driver;
 
-/// q, k, v, o, gate, up, down.
-const PROJECTIONS: [(u32, u32); 7] =
-    [(4096, 4096), (4096, 4096), (4096, 4096), (4096, 4096), (4096, 11008), (4096, 11008), (11008, 4096)];
-const LAYERS: u32 = 32;
-const CONTEXT: u64 = 1024;
+const CONTEXT: u32 = 1024;
+const RANK: u32 = 16;
 
-/// A captured step.
+/// A captured step and the model that it belongs to.
 pub(crate) struct Step {
-    stream: Arc<CudaStream>,
-    graph: CudaGraph,
+    step: CapturedStep,
     begin: CudaEvent,
     end: CudaEvent,
     rows: u32,
-    layers: u32,
-    kv_bytes: u64,
-    _cublas: Cublas,
-    _buffers: Vec<CudaSlice<u16>>,
+    // Dropped after the graph that reads its memory.
+    _llama: Llama,
 }
 
 impl Step {
-    /// A step of `rows` decode rows. Weights of `layers` layers exist and are used in turn; each layer also moves as many
-    /// bytes as reading the KV of 1,024 tokens a row would.
-    pub(crate) fn new(
-        gpu: &Gpu,
-        stream: &Arc<CudaStream>,
-        stopwatch: &Stopwatch,
-        rows: u32,
-        layers: u32,
-    ) -> Result<Step, Error> {
-        let element = Element::Bf16;
-        let mut cublas = Cublas::new(gpu, stream)?;
-        let mut buffers = Vec::new();
-        let mut buffer = |elements: u64, what: &str| -> Result<u64, Error> {
-            let mut memory = gpu.allocate::<u16>(stream, elements as usize, what)?;
-            stopwatch.fill(&mut memory, element, buffers.len() as u64, 0.02)?;
-            let address = memory.device_ptr(stream).0;
-            buffers.push(memory);
-            Ok(address)
+    /// One new token of each of `rows` sequences of 1,024 tokens, each with an adapter of its own on all projections.
+    pub(crate) fn new(gpu: &Gpu, rows: u32) -> Result<Step, Error> {
+        let settings = LlamaSettings {
+            rows_max: rows,
+            adapter_slots: rows,
+            rank_max: RANK,
+            lora: LoraPath::Segmented(LoraOrder::default()),
+            ..LlamaSettings::for_sequences(Element::Bf16, rows, CONTEXT)
         };
-        let mut weights = Vec::new();
-        for _ in 0..layers {
-            for (inputs, outputs) in PROJECTIONS {
-                weights.push(buffer(u64::from(inputs) * u64::from(outputs), "the step's weights")?);
-            }
+        let weights = ModelWeights::Random { seed: 1 };
+        let mut llama = Llama::open(gpu, LlamaShape::llama_2_7b(), settings, &Build::default(), weights)?;
+        llama.fill_kv(2)?;
+        for slot in 0..rows {
+            llama.load_adapter(slot, RANK, 1.0, AdapterWeights::Random { seed: 10 + u64::from(slot) })?;
         }
-        let x = buffer(u64::from(rows) * 11008, "the step's inputs")?;
-        let y = buffer(u64::from(rows) * 11008, "the step's outputs")?;
-        // K and V, 4096 wide, two bytes each; half is read and half written, the same traffic as reading it all.
-        let kv_bytes = u64::from(rows) * CONTEXT * 4096 * 2 * 2;
-        let kv = buffer(kv_bytes / 2, "the step's KV")?;
-        let graph = stopwatch.capture(|| {
-            for layer in 0..LAYERS {
-                for (index, (inputs, outputs)) in PROJECTIONS.into_iter().enumerate() {
-                    let weight = weights[(layer % layers) as usize * PROJECTIONS.len() + index];
-                    let product = Product {
-                        element,
-                        rows,
-                        columns: outputs,
-                        depth: inputs,
-                        a: Operand::plain(x, inputs),
-                        b: Operand::transposed(weight, inputs),
-                        c: Operand::plain(y, outputs),
-                        alpha: 1.0,
-                        beta: 0.0,
-                        batch: 1,
-                    };
-                    // SAFETY: the buffers live in the step and hold these shapes.
-                    unsafe { cublas.multiply(&product)? };
-                    if index == 2 {
-                        let half = kv_bytes / 2;
-                        // SAFETY: the buffer holds `kv_bytes`.
-                        unsafe { stopwatch.copy_uncooperatively(kv + half, kv, half as usize)? };
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        graph.upload().map_err(driver("uploading the step"))?;
+        let blocks: Vec<Vec<u32>> =
+            (0..rows).map(|row| (0..CONTEXT / 16).map(|block| block * rows + row).collect()).collect();
+        let tokens: Vec<[u32; 1]> = (0..rows).map(|row| [row + 1]).collect();
+        let sequences: Vec<Sequence<'_>> = blocks
+            .iter()
+            .zip(&tokens)
+            .zip(0..)
+            .map(|((blocks, tokens), slot)| Sequence {
+                tokens,
+                prefix: CONTEXT - 1,
+                blocks,
+                adapter: Some(slot),
+                sample: true,
+            })
+            .collect();
+        let step = llama.capture_step(&sequences)?;
         let event =
             || gpu.context().new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(driver("making an event"));
         let (begin, end) = (event()?, event()?);
-        let stream = stream.clone();
-        Ok(Step { stream, graph, begin, end, rows, layers, kv_bytes, _cublas: cublas, _buffers: buffers })
+        Ok(Step { step, begin, end, rows, _llama: llama })
     }
 
     pub(crate) fn stream(&self) -> &Arc<CudaStream> {
-        &self.stream
+        self.step.stream()
     }
 
     pub(crate) fn launch(&self) -> Result<(), Error> {
-        self.graph.launch().map_err(driver("launching the step"))
+        self.step.launch()
     }
 
     /// Microseconds a step with nothing beside it: `repeats` times ten replays.
     pub(crate) fn alone_us(&self, repeats: usize) -> Result<Vec<f64>, Error> {
         const REPLAYS: usize = 10;
+        let timed = || driver("timing the step");
         self.launch()?;
         let mut samples = Vec::new();
         for _ in 0..repeats {
-            self.begin.record(&self.stream).map_err(driver("timing the step"))?;
+            self.begin.record(self.stream()).map_err(timed())?;
             for _ in 0..REPLAYS {
                 self.launch()?;
             }
-            self.end.record(&self.stream).map_err(driver("timing the step"))?;
-            self.end.synchronize().map_err(driver("timing the step"))?;
-            let milliseconds = self.begin.elapsed_ms(&self.end).map_err(driver("timing the step"))?;
+            self.end.record(self.stream()).map_err(timed())?;
+            self.end.synchronize().map_err(timed())?;
+            let milliseconds = self.begin.elapsed_ms(&self.end).map_err(timed())?;
             samples.push(f64::from(milliseconds) * 1e3 / REPLAYS as f64);
         }
         Ok(samples)
@@ -124,11 +92,11 @@ impl Step {
 
     pub(crate) fn describe(&self) -> Value {
         json!({
-            "what": "the GEMMs of 32 layers of Llama-2-7B on decode rows, and a copy kernel a layer that moves the bytes of its KV",
+            "what": format!(
+                "a whole decode step of Llama-2-7B as a graph, each row with an adapter of its own of rank {RANK} on all projections"
+            ),
             "rows": self.rows,
             "context": CONTEXT,
-            "layers_of_weights_in_turn": self.layers,
-            "kv_bytes_a_layer": self.kv_bytes,
         })
     }
 }

@@ -59,7 +59,8 @@ pub(crate) fn tensors_of(shape: &LlamaShape) -> Vec<(Tensor, usize, Option<u32>)
 }
 
 impl Case {
-    pub(crate) fn random(shape: LlamaShape, element: Element, seed: u64) -> Case {
+    /// `few`: short sequences, in steps of so few rows that none of their kernels is a library's.
+    pub(crate) fn random(shape: LlamaShape, element: Element, seed: u64, few: bool) -> Case {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut draw = |count: usize, middle: f32, scale: f32| -> Vec<u16> {
             (0..count).map(|_| element.encode(middle + (random.random::<f32>() * 2.0 - 1.0) * scale)).collect()
@@ -86,14 +87,24 @@ impl Case {
             }
             adapters.push(AdapterOf { rank, scale, weights });
         }
-        let lengths = [37_usize, 9, 50, 21, 70, 12];
-        let owners = [Some(0), Some(1), None, Some(2), Some(3), Some(1)];
+        let (lengths, owners) = if few {
+            (vec![17_usize, 6, 9, 7], vec![Some(0), Some(3), None, Some(2)])
+        } else {
+            (vec![37, 9, 50, 21, 70, 12], vec![Some(0), Some(1), None, Some(2), Some(3), Some(1)])
+        };
         let sequences = lengths
             .iter()
             .zip(owners)
             .map(|(&length, owner)| ((0..length).map(|_| random.random_range(0..shape.vocab)).collect(), owner))
             .collect();
-        Case { shape, element, tensors, adapters, sequences, steps: schedule(&lengths) }
+        Case {
+            shape,
+            element,
+            tensors,
+            adapters,
+            sequences,
+            steps: schedule(&lengths, if few { 32 } else { usize::MAX }),
+        }
     }
 
     pub(crate) fn settings(&self, order: LoraOrder, gemm: GemmPath) -> LlamaSettings {
@@ -158,17 +169,21 @@ impl Case {
     }
 }
 
-/// Chunked prefills beside decodes: every sequence in chunks of its own size until four tokens are left, then one a step.
-fn schedule(lengths: &[usize]) -> Vec<Vec<Part>> {
+/// Chunked prefills beside decodes: every sequence in chunks of its own size until four tokens are left, then one a step;
+/// a sequence for which a step has no row left waits.
+fn schedule(lengths: &[usize], rows_max: usize) -> Vec<Vec<Part>> {
     let mut done = vec![0; lengths.len()];
     let mut steps = Vec::new();
     while done.iter().zip(lengths).any(|(done, length)| done < length) {
         let mut step = Vec::new();
+        let mut room = rows_max;
         for (sequence, &length) in lengths.iter().enumerate() {
             let left = length - done[sequence];
             let chunk = 13 + 5 * sequence;
             let count = if left > 4 { (left - 4).min(chunk) } else { left.min(1) };
+            let count = count.min(room);
             if count > 0 {
+                room -= count;
                 step.push(Part { sequence, start: done[sequence], count });
                 done[sequence] += count;
             }

@@ -4,14 +4,17 @@
 //!
 //! Parts: `gemm` (both ways to multiply, checked and timed), `check` (a tiny model over several mixed steps against
 //! float64, in and out of graphs, the path for older GPUs too), `hf FOLDER` (the case that `ci/hf_check.py` wrote),
-//! `step` (whole steps with and without adapters, and each operation alone).
+//! `step` (whole steps with and without adapters, and each operation alone), `overlap` (what adapters add by where they
+//! stand and how their work is cut).
 //! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one), `--quick` (one model, for
-//! compute-sanitizer).
+//! compute-sanitizer), `--own` (few steps of few rows, once: every kernel is this crate's, for
+//! racecheck).
 
 mod case;
 mod check;
 mod gemm;
 mod hugging_face;
+mod overlap;
 #[path = "../bench_lora/provenance.rs"]
 mod provenance;
 mod steps;
@@ -31,6 +34,7 @@ pub(crate) struct Options {
     pub(crate) repeats: usize,
     pub(crate) model: String,
     pub(crate) quick: bool,
+    pub(crate) own: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -42,6 +46,7 @@ fn options() -> Result<Options, String> {
         repeats: 20,
         model: String::new(),
         quick: false,
+        own: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -51,12 +56,13 @@ fn options() -> Result<Options, String> {
             "--sources" => options.build.sources = Some(value()?.into()),
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
             "--quick" => options.quick = true,
+            "--own" => options.own = true,
             "--model" => options.model = value()?,
             "hf" => {
                 options.folder = value()?.into();
                 options.parts.push(argument);
             }
-            "gemm" | "check" | "step" => options.parts.push(argument),
+            "gemm" | "check" | "step" | "overlap" => options.parts.push(argument),
             other => return Err(format!("unknown argument {other}; see the head of examples/bench_llama/main.rs")),
         }
     }
@@ -87,6 +93,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "gemm" => gemm::run(&gpu, &options),
             "check" => check::run(&gpu, &options),
             "hf" => hugging_face::run(&gpu, &options),
+            "overlap" => overlap::run(&gpu, &options),
             _ => steps::run(&gpu, &options),
         };
         match result {

@@ -14,17 +14,17 @@ use crate::{Options, rounded};
 
 /// A step: rows of one sequence each, all of one context, and perhaps one chunk of a prompt beside them.
 #[derive(Debug, Clone, Copy)]
-struct Point {
-    rows: u32,
-    context: u32,
+pub(crate) struct Point {
+    pub(crate) rows: u32,
+    pub(crate) context: u32,
     /// New tokens of a further sequence, with an adapter of its own.
     chunk: u32,
-    adapters: u32,
+    pub(crate) adapters: u32,
     rank: u32,
 }
 
 impl Point {
-    fn decode(rows: u32, context: u32, adapters: u32) -> Self {
+    pub(crate) fn decode(rows: u32, context: u32, adapters: u32) -> Self {
         Point { rows, context, chunk: 0, adapters, rank: 16 }
     }
 
@@ -34,7 +34,7 @@ impl Point {
         2 * shape.weights_read() + tokens * shape.kv_bytes_token()
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let Point { rows, context, chunk, adapters, rank } = self;
         format!("{rows} rows of context {context}, a chunk of {chunk}, {adapters} adapters of rank {rank}")
     }
@@ -66,11 +66,8 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
     Ok((json!({ "copy_2gib_bytes_per_us": copy, "models": results }), wrong))
 }
 
-fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64) -> Result<Value, Error> {
-    let began = std::time::Instant::now();
-    // The longest context of which 32 sequences fit.
-    let contexts: &[u32] = if shape.kv_bytes_token() > 600_000 { &[512, 1024] } else { &[512, 1024, 2048] };
-    let longest = contexts[contexts.len() - 1];
+/// A model with random weights, as many adapters as it has slots, and a KV cache for so long a context.
+pub(crate) fn open(gpu: &Gpu, options: &Options, shape: LlamaShape, longest: u32) -> Result<Llama, Error> {
     let settings = LlamaSettings {
         kv_blocks: SLOTS * (longest / 16 + 1) + CHUNK_MAX / 16,
         rows_max: CHUNK_MAX + SLOTS,
@@ -84,6 +81,14 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
     for slot in 0..=SLOTS {
         llama.load_adapter(slot, 16, 1.0, AdapterWeights::Random { seed: 10 + u64::from(slot) })?;
     }
+    Ok(llama)
+}
+
+fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64) -> Result<Value, Error> {
+    let began = std::time::Instant::now();
+    // The longest context of which 32 sequences fit.
+    let contexts: &[u32] = if shape.kv_bytes_token() > 600_000 { &[512, 1024] } else { &[512, 1024, 2048] };
+    let mut llama = open(gpu, options, shape, contexts[contexts.len() - 1])?;
     println!("{name}: opened in {:.1} s", began.elapsed().as_secs_f64());
     let mut steps = Vec::new();
     for gemm in [GemmPath::Own, GemmPath::CublasLt] {
@@ -119,14 +124,14 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
 }
 
 /// Sequences of a step, with blocks of their own.
-struct Rows {
+pub(crate) struct Rows {
     blocks: Vec<Vec<u32>>,
     tokens: Vec<Vec<u32>>,
     point: Point,
 }
 
 impl Rows {
-    fn new(point: Point) -> Self {
+    pub(crate) fn new(point: Point) -> Self {
         let each = point.context / 16 + 1;
         let mut blocks: Vec<Vec<u32>> =
             (0..point.rows).map(|row| (0..each).map(|n| n * point.rows + row).collect()).collect();
@@ -138,7 +143,7 @@ impl Rows {
         Rows { blocks, tokens, point }
     }
 
-    fn sequences(&self, lora: bool) -> Vec<Sequence<'_>> {
+    pub(crate) fn sequences(&self, lora: bool) -> Vec<Sequence<'_>> {
         let count = self.blocks.len() as u32;
         let adapter = |row: usize| lora.then(|| row as u32 * self.point.adapters / count);
         self.blocks
@@ -156,7 +161,7 @@ impl Rows {
     }
 }
 
-fn median(samples: &[f64]) -> f64 {
+pub(crate) fn median(samples: &[f64]) -> f64 {
     Summary::of(samples).map_or(f64::NAN, |summary| summary.median)
 }
 

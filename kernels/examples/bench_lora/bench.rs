@@ -73,7 +73,7 @@ struct Backbone {
 const MIB: u64 = 1 << 20;
 
 impl Bench {
-    fn address<T>(&self, slice: &CudaSlice<T>) -> u64 {
+    pub(crate) fn address<T>(&self, slice: &CudaSlice<T>) -> u64 {
         slice.device_ptr(&self.stream).0
     }
 
@@ -207,6 +207,19 @@ impl Bench {
         Ok(Summary::of(&samples).expect("at least one replay"))
     }
 
+    /// Launches the pair once, on weights that no cache holds: what a profiler looks at.
+    pub(crate) fn launch_once(&mut self, prepared: &Prepared, plan: &Plan) -> Result<(), Error> {
+        let Bench { stream, kernels, stopwatch, inbox, .. } = self;
+        let loaded = kernels.load(stream, plan, plan.jobs().len() as u32)?;
+        let x = matrix(stream, &prepared.x[0], prepared.rows, prepared.inputs);
+        let y = [matrix(stream, &prepared.y[0], prepared.rows, prepared.outputs)];
+        let site = Site::new(prepared.element, &prepared.layout.places()[..1])?;
+        stopwatch.sweep()?;
+        // SAFETY: all buffers live in `prepared`, laid out for `site`, until the synchronisation below; one stream.
+        unsafe { loaded.pair(stream, &site, inbox, x, &y, Overlap::None)? };
+        stream.synchronize().map_err(driver("running a launch"))
+    }
+
     /// Runs pair, shrink and expand on fresh random inputs; returns the worst deviations of y, and whether the same
     /// launches in a graph gave the same bits. v and the guard behind y are poisoned.
     pub(crate) fn check(&mut self, point: &Point, tuning: Tuning, seed: u64, ampere: bool) -> Result<Checked, Error> {
@@ -294,11 +307,11 @@ impl Checked {
 
 const GUARD: u16 = 0x7fc1;
 
-fn driver(doing: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> Error {
+pub(crate) fn driver(doing: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> Error {
     move |code| Error::Driver { doing: doing.to_owned(), code: format!("{code:?}") }
 }
 
-fn matrix(stream: &Arc<CudaStream>, slice: &CudaSlice<u16>, rows: u32, columns: u32) -> Matrix {
+pub(crate) fn matrix(stream: &Arc<CudaStream>, slice: &CudaSlice<u16>, rows: u32, columns: u32) -> Matrix {
     Matrix { address: slice.device_ptr(stream).0, rows, columns, stride: columns }
 }
 

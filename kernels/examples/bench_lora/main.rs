@@ -5,6 +5,7 @@
 //! Options: `--points table|others|figures|all`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
 //! with several spreads, to choose the plan's rules by), `--compare FOLDER,…` (with `--explore`: the kernels of each),
 //! `--tuning TILE,EXCHANGE,BLOCKS,SHARED` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
+//! `--stress N` (N launches in changing surroundings, each compared to the bit), `--profile` (one launch a point, for ncu),
 //! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
 
 mod bench;
@@ -12,6 +13,7 @@ mod explore;
 mod inputs;
 mod points;
 mod provenance;
+mod stress;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -24,6 +26,7 @@ use aril_kernels::gpu::Gpu;
 use aril_kernels::lora::launch::LoraKernels;
 use aril_kernels::lora::plan::{Exchange, Plan, Tuning};
 use aril_kernels::lora::variant::{RowTile, SOURCES, Variant};
+use aril_kernels::program::Compiler;
 use aril_kernels::source::Sources;
 use aril_kernels::timing::{Stopwatch, Summary};
 use serde_json::{Value, json};
@@ -31,6 +34,7 @@ use serde_json::{Value, json};
 use bench::{Before, Bench, Call, Prepared};
 use explore::explore;
 use points::Point;
+use stress::stress;
 
 struct Options {
     out: PathBuf,
@@ -44,6 +48,8 @@ struct Options {
     time: bool,
     sources: Option<PathBuf>,
     repeats: usize,
+    stress: Option<usize>,
+    profile: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -59,6 +65,8 @@ fn options() -> Result<Options, String> {
         time: true,
         sources: None,
         repeats: 50,
+        stress: None,
+        profile: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -69,6 +77,8 @@ fn options() -> Result<Options, String> {
             "--only" => options.only = value()?,
             "--sources" => options.sources = Some(value()?.into()),
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
+            "--stress" => options.stress = Some(value()?.parse().map_err(|_| "--stress needs a number".to_owned())?),
+            "--profile" => options.profile = true,
             "--explore" => options.explore = true,
             "--compare" => options.compare = value()?.split(',').map(PathBuf::from).collect(),
             "--compile-only" => options.compile_only = true,
@@ -110,6 +120,8 @@ fn compile_all(options: &Options, sources: &Sources) -> Result<(), Box<dyn std::
     let cache = Cache::of_user();
     let memory = Unit { source: "memory.cu", architecture: "sm_90a".to_owned(), defines: Vec::new() };
     memory.compile(sources, cache.as_ref())?;
+    let stress = Unit { source: "stress.cu", ..memory };
+    stress.compile(&Sources::built_in(), cache.as_ref())?;
     // A comparison of versions checks nothing on the path for older GPUs.
     let architectures: &[&str] = if options.compare.is_empty() { &["sm_90a", "compute_80"] } else { &["sm_90a"] };
     for variant in Variant::all() {
@@ -147,6 +159,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     chosen.retain(|point| options.only.split('|').any(|part| point.name().contains(part)));
     let clocks_before = provenance::clocks();
+    if options.profile {
+        return profile(&mut bench, &chosen, &options, &sources);
+    }
     let copy = bench.time_copy(2 << 30, 4)?;
     println!("copy of 2 GiB (read + written): {:.0} GB/s", (2_u64 << 30) as f64 / copy.median / 1e3);
     let mut results = Vec::new();
@@ -184,7 +199,43 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if wrong > 0 { Err("some points are wrong".into()) } else { Ok(()) }
 }
 
+/// One launch a point; the report says which, in order, so that a profiler's rows find their points.
+fn profile(
+    bench: &mut Bench,
+    points: &[Point],
+    options: &Options,
+    sources: &Sources,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut launches = Vec::new();
+    for point in points {
+        let prepared = bench.prepare(point)?;
+        let plan = bench.plan(&prepared, options.tuning)?;
+        bench.launch_once(&prepared, &plan)?;
+        launches.push(json!({
+            "point": point.name(),
+            "row_tile": format!("{:?}", plan.variant().rows),
+            "blocks": plan.jobs().len(),
+            "cluster": plan.cluster(),
+            "shared_bytes": plan.shared_bytes(),
+        }));
+    }
+    let report = json!({
+        "what": "one launch of the pair a point, cold L2, in the order in which the profiler saw them",
+        "gpu": bench.gpu.name(),
+        "driver_cuda": bench.gpu.driver_version(),
+        "source_sha256": sources.hash_of(SOURCES)?,
+        "date": provenance::date(),
+        "launches": launches,
+    });
+    std::fs::write(&options.out, serde_json::to_string(&report)?.replace("{\"blocks\"", "\n{\"blocks\""))?;
+    Ok(())
+}
+
 fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Error> {
+    if let Some(repeats) = options.stress {
+        let compiler = Compiler::new(&bench.gpu, Sources::built_in(), Cache::of_user());
+        return stress(bench, &compiler, point, options.tuning, repeats);
+    }
     if options.explore {
         return explore(bench, point, &options.compare);
     }

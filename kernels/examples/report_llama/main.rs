@@ -1,6 +1,9 @@
 //! Measured Llama steps as a page: `cargo run -p aril-kernels --example report_llama`.
 //!
-//! Reads every `kernels/measurements/llama-GPU.json` that `bench_llama` wrote, and writes `llama-GPU.md` beside it.
+//! Reads every `kernels/measurements/llama-GPU.json` that `bench_llama` wrote, and `overlap-GPU.json` of its part
+//! `overlap` where that is there, and writes `llama-GPU.md` beside it.
+
+mod overlap;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,7 +26,11 @@ fn main() -> Result<(), Failure> {
     }
     for name in names {
         let report: Value = serde_json::from_str(&std::fs::read_to_string(folder.join(&name))?)?;
-        let page = page(&report, &name)?;
+        let mut page = page(&report, &name)?;
+        let tries = name.replace("llama-", "overlap-");
+        if let Ok(text) = std::fs::read_to_string(folder.join(&tries)) {
+            overlap::write(&mut page, &serde_json::from_str(&text)?, &tries)?;
+        }
         std::fs::write(folder.join(name.replace(".json", ".md")), page)?;
     }
     Ok(())
@@ -49,7 +56,7 @@ fn page(report: &Value, name: &str) -> Result<String, Failure> {
     writeln!(page, "| copy of 2 GiB, read and written | {:.2} TB/s |\n", copy / 1e6)?;
     writeln!(
         page,
-        "Random weights, bf16, a KV cache filled with random values. A step is one CUDA graph from the embedding to the sampled tokens; a figure is the median over its replays, each after the L2 was swept, with the 10th and 90th percentile behind it. The *floor* is the bytes that the step must read (weights of all projections and of the LM head, and the KV of every token) over the copy bandwidth of the same run; the adapters' own bytes over it are the floor of what they add. *Own* multiplies up to 32 rows with this crate's kernel, *CublasLt* with the quickest of cuBLASLt's algorithms. Adapters run *Before* or *After* the GEMM of their projections on one stream, or *Beside* it on a second one, or *Along* it: behind it on its stream, but beginning when it has seen its input. A *chunk* is one further sequence's new tokens, from its start.\n"
+        "Random weights, bf16, a KV cache filled with random values. A step is one CUDA graph from the embedding to the sampled tokens; a figure is the median over its replays, each after the L2 was swept, with the 10th and 90th percentile behind it. The *floor* is the bytes that the step must read (weights of all projections and of the LM head, and the KV of every token) over the copy bandwidth of the same run; the adapters' own bytes over it are the floor of what they add. *Own* multiplies up to 32 rows with this crate's kernel, *CublasLt* with the quickest of cuBLASLt's algorithms. Adapters run *Before* or *After* the GEMM of their projections on one stream, or *Beside* it on a second one, or *Along* it: behind it on its stream, but beginning when it has seen its input; or *Within* its launch, as the other half of every block. A *chunk* is one further sequence's new tokens, from its start.\n"
     )?;
     checks(&mut page, report)?;
     for model in list(&report["step"], "models")? {

@@ -1,8 +1,10 @@
 //! The measurements as a page with figures: `cargo run -p aril-kernels --example report_lora`.
 //!
-//! Reads every `kernels/measurements/lora-*.json` and `peers-h200.tsv`, writes `lora-*.md` and its figures beside them.
+//! Reads every `kernels/measurements/lora-*.json` and `peers-h200.tsv`, writes `lora-*.md` and its figures beside them. Counters
+//! (`lora-*-counters.*`) and tried plans (`lora-*-tried.json`) of a card come with its page.
 
 mod chart;
+mod counters;
 mod figures;
 mod page;
 
@@ -11,6 +13,8 @@ use std::path::Path;
 use aril_kernels::lora::variant::SOURCES;
 use aril_kernels::source::Sources;
 use serde_json::Value;
+
+use counters::Counters;
 
 /// One measured batch.
 pub(crate) struct Measured<'a>(pub(crate) &'a Value);
@@ -47,11 +51,6 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// A copy of the same bytes in the peers' run.
-    pub(crate) fn copy(&self) -> f64 {
-        self.fields[7].parse().unwrap_or(f64::NAN)
-    }
-
     /// Best, its name, vLLM.
     pub(crate) fn best(&self) -> (f64, &str, f64) {
         let number = |index: usize| self.fields[index].parse().unwrap_or(f64::NAN);
@@ -91,16 +90,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for entry in std::fs::read_dir(&folder)? {
         let path = entry?.path();
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let is_ours = name.starts_with("lora-") && path.extension().is_some_and(|extension| extension == "json");
-        if !is_ours {
+        // `lora-h100.json`, …; what other files of a card hold comes with it.
+        let is_ours = name.strip_prefix("lora-").is_some_and(|card| !card.contains('-'));
+        if !is_ours || path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
         let report: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
         let results = report["results"].as_array().ok_or("the report has no results")?;
         let points: Vec<Measured<'_>> = results.iter().map(Measured).collect();
+        let counters = Counters::read(&folder, &name)?;
         let set = Set { name: &name, report: &report, points: &points, peers: &peers, current: &current };
         figures::draw(&folder, &set)?;
-        std::fs::write(path.with_extension("md"), page::write(&set))?;
+        std::fs::write(path.with_extension("md"), page::write(&set, &counters))?;
     }
     Ok(())
 }
@@ -142,7 +143,9 @@ impl Set<'_> {
         if gemm > point.median("pair_us") { gemm } else { point.median("pair_after_uncooperative_us") }
     }
 
-    /// What the best peer would take here: its time on an H200, or, on another GPU, as many copies as there.
+    /// What the best peer would take here: its time on an H200, or, on another GPU, as many copies of the bytes as that is
+    /// there. The copies there are the yardstick of the comparison, 1.75 µs + bytes / 4.257 TB/s: those that were timed
+    /// beside shrink and expand are no measure, since what a copy of that size writes stays in the L2 or does not.
     pub(crate) fn best_peer(&self, kernel: &str, point: &Measured<'_>) -> Option<(f64, &str, f64)> {
         let peer = self.peers.find(kernel, point)?;
         let (best, name, vllm) = peer.best();
@@ -151,6 +154,7 @@ impl Set<'_> {
         }
         let copy =
             point.median(if kernel == "pair" { "copy_us".to_owned() } else { format!("copy_{kernel}_us") }.as_str());
-        Some((best / peer.copy() * copy, name, vllm / peer.copy() * copy))
+        let copies = copy / (1.75 + point.bytes(kernel) / 4.257e6);
+        Some((best * copies, name, vllm * copies))
     }
 }

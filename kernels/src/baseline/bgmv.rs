@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 
-use super::launch::{BaselineKernels, Grid, Operands, THREADS, launch};
+use super::launch::{BaselineKernels, Grid, Operands, THREADS};
 use super::layout::{GRANULE, RowMajorPlace};
 use super::table::{Entries, Table};
 use crate::Error;
@@ -49,9 +49,9 @@ pub unsafe fn shrink(
     overlap: Overlap,
 ) -> Result<(), Error> {
     let grid = shrink_grid(table.entries());
-    let arguments = Operands { table, place, x: Some(x), v: Some(v), y: None }.arguments(stream, grid.tiles)?;
-    // SAFETY: shapes were checked; the rest is the caller's promise.
-    unsafe { launch(&kernels.bgmv_shrink, stream, &arguments, grid, overlap) }
+    let operands = Operands { table, place, x: Some(x), v: Some(v), y: None };
+    // SAFETY: the caller's promise.
+    unsafe { operands.launch(&kernels.bgmv_shrink, stream, grid, overlap) }
 }
 
 /// y += v·B for each row of a table by row.
@@ -71,7 +71,7 @@ pub unsafe fn expand(
     overlap: Overlap,
 ) -> Result<(), Error> {
     let grid = expand_grid(table.entries(), place.shape.outputs);
-    let arguments = Operands { table, place, x: None, v: Some(v), y: Some(y) }.arguments(stream, grid.tiles)?;
-    // SAFETY: shapes were checked; the rest is the caller's promise.
-    unsafe { launch(&kernels.bgmv_expand, stream, &arguments, grid, overlap) }
+    let operands = Operands { table, place, x: None, v: Some(v), y: Some(y) };
+    // SAFETY: the caller's promise.
+    unsafe { operands.launch(&kernels.bgmv_expand, stream, grid, overlap) }
 }

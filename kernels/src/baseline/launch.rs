@@ -117,6 +117,22 @@ pub(super) struct Operands<'a> {
 }
 
 impl Operands<'_> {
+    /// Checks the operands and launches a kernel on them.
+    ///
+    /// # Safety
+    /// The operands and the adapters must be live device memory of this GPU, laid out for `place`.
+    pub(super) unsafe fn launch(
+        &self,
+        kernel: &Kernel,
+        stream: &Arc<CudaStream>,
+        grid: Grid,
+        overlap: Overlap,
+    ) -> Result<(), Error> {
+        let arguments = self.arguments(stream, grid.tiles)?;
+        // SAFETY: shapes were checked; the rest is the caller's promise.
+        unsafe { launch(kernel, stream, &arguments, grid, overlap) }
+    }
+
     pub(super) fn arguments(&self, stream: &Arc<CudaStream>, tiles: [u32; 4]) -> Result<Arguments, Error> {
         let shape = self.place.shape;
         shape.check()?;

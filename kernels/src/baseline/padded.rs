@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 
-use super::launch::{BaselineKernels, Grid, Operands, THREADS, launch};
+use super::launch::{BaselineKernels, Grid, Operands, THREADS};
 use super::layout::RowMajorPlace;
 use super::table::{Entries, Table};
 use crate::Error;
@@ -77,10 +77,10 @@ pub unsafe fn shrink(
     let operands = Operands { table, place, x: Some(x), v: Some(v), y: None };
     let zero = zero_grid(table.entries(), v.stride);
     let grid = shrink_grid(table.entries(), place.shape.inputs);
-    // SAFETY: shapes were checked; the rest is the caller's promise.
+    // SAFETY: the caller's promise.
     unsafe {
-        launch(&kernels.zero_v, stream, &operands.arguments(stream, zero.tiles)?, zero, overlap)?;
-        launch(&kernels.padded_shrink, stream, &operands.arguments(stream, grid.tiles)?, grid, overlap)
+        operands.launch(&kernels.zero_v, stream, zero, overlap)?;
+        operands.launch(&kernels.padded_shrink, stream, grid, overlap)
     }
 }
 
@@ -101,7 +101,7 @@ pub unsafe fn expand(
     overlap: Overlap,
 ) -> Result<(), Error> {
     let grid = expand_grid(table.entries(), place.shape.outputs);
-    let arguments = Operands { table, place, x: None, v: Some(v), y: Some(y) }.arguments(stream, grid.tiles)?;
-    // SAFETY: shapes were checked; the rest is the caller's promise.
-    unsafe { launch(&kernels.padded_expand, stream, &arguments, grid, overlap) }
+    let operands = Operands { table, place, x: None, v: Some(v), y: Some(y) };
+    // SAFETY: the caller's promise.
+    unsafe { operands.launch(&kernels.padded_expand, stream, grid, overlap) }
 }

@@ -7,8 +7,13 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result::memset_d8_async};
 
 use super::{GemmShape, WeightOrder};
 use crate::gpu::{Overlap, Ready};
+use crate::lora::plan::Chip;
 use crate::program::{Compiler, Grid, Kernel};
 use crate::{Element, Error};
+
+mod with_adapters;
+
+pub(crate) use with_adapters::WithAdaptersPlan;
 
 /// The most rows that the kernel serves.
 pub const ROWS_MAX: u32 = 64;
@@ -51,8 +56,8 @@ impl Variant {
 
     fn new(element: Element, tiles: u32) -> Self {
         // More than half of a multiprocessor's shared memory: of two launches that overlap, no two blocks of one may
-        // meet on a multiprocessor while another has none, since every block has the same share of the work. It keeps
-        // the blocks of an adapter's launch out too, until the GEMM's block ends: measured, that costs less than it gains.
+        // meet on a multiprocessor while another has none, since every block has the same share of the work: with one
+        // stage fewer a whole step takes a sixth longer. What is left holds a block of adapters.
         let stages = match tiles {
             1 => 7,
             8 => 5,
@@ -132,6 +137,7 @@ struct Arguments {
 pub struct FewRows {
     compiler: Compiler,
     loaded: Mutex<HashMap<Variant, Kernel>>,
+    with_adapters: Mutex<HashMap<Variant, Kernel>>,
     inbox: CudaSlice<u8>,
 }
 
@@ -139,6 +145,7 @@ pub struct FewRows {
 #[derive(Debug, Clone)]
 pub struct FewRowsPlan {
     shape: GemmShape,
+    variant: Variant,
     kernel: Kernel,
     shared_bytes: u32,
     shares: Shares,
@@ -158,7 +165,7 @@ impl FewRows {
         unsafe { memset_d8_async(address, 0xff, bytes, stream.cu_stream()) }
             .map_err(Error::driver("emptying the inbox of small GEMMs"))?;
         drop(guard);
-        Ok(FewRows { compiler: compiler.clone(), loaded: Mutex::default(), inbox })
+        Ok(FewRows { compiler: compiler.clone(), loaded: Mutex::default(), with_adapters: Mutex::default(), inbox })
     }
 
     /// A plan for a shape.
@@ -210,7 +217,7 @@ impl FewRows {
             }
         };
         let shares = Shares::new(shape.inputs, shape.outputs, blocks);
-        Ok(FewRowsPlan { shape, kernel, shared_bytes: variant.shared_bytes(), shares })
+        Ok(FewRowsPlan { shape, variant, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 
     /// y = x·Wᵀ. Bitwise reproducible. `ready` becomes its mark when x is complete.
@@ -233,13 +240,28 @@ impl FewRows {
         ready: Option<Ready>,
         overlap: Overlap,
     ) -> Result<(), Error> {
+        let arguments = self.arguments(stream, plan, weights, x, y, ready)?;
+        let grid = Grid { blocks: plan.shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
+        // SAFETY: the layout is the kernel's; the rest is the caller's promise.
+        unsafe { plan.kernel.launch(stream, grid, &arguments, overlap) }
+    }
+
+    fn arguments(
+        &self,
+        stream: &Arc<CudaStream>,
+        plan: &FewRowsPlan,
+        weights: u64,
+        x: u64,
+        y: u64,
+        ready: Option<Ready>,
+    ) -> Result<Arguments, Error> {
         for (what, address) in [("weights", weights), ("x", x), ("y", y)] {
             if address == 0 || !address.is_multiple_of(16) {
                 return Err(Error::shape(what, format!("address {address:#x} is null or not a multiple of 16")));
             }
         }
         let FewRowsPlan { shape, shares, .. } = plan;
-        let arguments = Arguments {
+        Ok(Arguments {
             weights,
             x,
             y,
@@ -255,10 +277,15 @@ impl FewRows {
             ready: ready.map_or(0, |ready| ready.address),
             mark: ready.map_or(0, |ready| ready.mark),
             reserved: 0,
-        };
-        let grid = Grid { blocks: shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
-        // SAFETY: the layout is the kernel's; the rest is the caller's promise.
-        unsafe { plan.kernel.launch(stream, grid, &arguments, overlap) }
+        })
+    }
+}
+
+impl FewRowsPlan {
+    /// Shared memory that a block of another launch may have to find room beside each of this one's: of what a
+    /// multiprocessor has, 1 KiB more than a block can ask for, the driver keeps 1 KiB a block.
+    pub(crate) fn shared_bytes_left(&self, chip: Chip) -> u32 {
+        chip.shared_bytes_block_max.saturating_sub(self.shared_bytes + 1024)
     }
 }
 

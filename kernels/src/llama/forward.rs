@@ -8,10 +8,9 @@ use super::batch::{Batch, bucket};
 use super::engine::Llama;
 use super::groups::Group;
 use super::kernels::{NormArguments, RopeArguments};
-use super::{LoraOrder, LoraPath, Operation, Projection};
+use super::{LoraOrder, Operation, Projection};
 use crate::Error;
 use crate::attention::operands::KvCache;
-use crate::gemm::few_rows;
 use crate::gpu::{Overlap, Ready};
 use crate::lora::launch::{LoadedPlan, Matrix};
 
@@ -64,7 +63,7 @@ impl<'a> Forward<'a> {
             let next = self.projections(Group::O, layer)?;
             self.norm(layer, true, next)?;
             let next = self.projections(Group::GateUp, layer)?;
-            self.run(Operation::Activation, layer, next)?;
+            self.activation(next)?;
             self.projections(Group::Down, layer)?;
         }
         if self.metrics.samples > 0 {
@@ -93,10 +92,10 @@ impl<'a> Forward<'a> {
             Operation::O => self.gemm(Group::O, layer, None, overlap),
             Operation::GateUp => self.gemm(Group::GateUp, layer, None, overlap),
             Operation::Down => self.gemm(Group::Down, layer, None, overlap),
-            Operation::LoraQkv => self.lora(Group::Qkv, layer, stream, None, overlap),
-            Operation::LoraO => self.lora(Group::O, layer, stream, None, overlap),
-            Operation::LoraGateUp => self.lora(Group::GateUp, layer, stream, None, overlap),
-            Operation::LoraDown => self.lora(Group::Down, layer, stream, None, overlap),
+            Operation::LoraQkv => self.adapters_alone(Group::Qkv, layer, overlap),
+            Operation::LoraO => self.adapters_alone(Group::O, layer, overlap),
+            Operation::LoraGateUp => self.adapters_alone(Group::GateUp, layer, overlap),
+            Operation::LoraDown => self.adapters_alone(Group::Down, layer, overlap),
             Operation::RopeAndKvAppend => {
                 let arguments = RopeArguments {
                     y: a.qkv.address,
@@ -116,11 +115,7 @@ impl<'a> Forward<'a> {
             }
             Operation::DecodeAttention => self.attention(layer, false, overlap),
             Operation::PrefillAttention => self.attention(layer, true, overlap),
-            // SAFETY: as above.
-            Operation::Activation => unsafe {
-                let delta = self.delta(a.delta_gate_up.address);
-                kernels.activation(stream, rows, a.gate_up.address, delta, a.activated.address, overlap)
-            },
+            Operation::Activation => self.activation(overlap),
             Operation::LmHead => {
                 self.final_norm(overlap)?;
                 self.gemm(Group::LmHead, 0, None, PROGRAMMATIC)
@@ -131,6 +126,14 @@ impl<'a> Forward<'a> {
                 kernels.sample(stream, self.metrics.samples_padded, logits, partial, tokens, overlap)
             },
         }
+    }
+
+    /// SiLU(gate)·up.
+    fn activation(&self, overlap: Overlap) -> Result<(), Error> {
+        let Llama { stream, kernels, activations: a, .. } = self.llama;
+        let (delta, rows) = (self.delta(a.delta_gate_up.address), self.metrics.padded);
+        // SAFETY: as in `run`.
+        unsafe { kernels.activation(stream, rows, a.gate_up.address, delta, a.activated.address, overlap) }
     }
 
     fn attention(&self, layer: u32, prefill: bool, overlap: Overlap) -> Result<(), Error> {
@@ -151,17 +154,7 @@ impl<'a> Forward<'a> {
 
     /// Where adapters' launches stand in this step; `None` if it has none.
     fn order(&self) -> Option<LoraOrder> {
-        let LoraPath::Segmented(order) = self.llama.settings.lora else { return None };
-        let tells = self.llama.gemms.tells(self.metrics.padded);
-        let few = self.metrics.padded <= few_rows::ROWS_MAX;
-        match order {
-            _ if self.plans.is_empty() => None,
-            // A mark must differ from the one before, which is another layer's.
-            LoraOrder::Along if !tells || self.llama.shape.layers < 2 => Some(LoraOrder::After),
-            // Many rows take so long that what is left to hide is less than a delta costs.
-            LoraOrder::Before | LoraOrder::Beside if !few => Some(LoraOrder::After),
-            order => Some(order),
-        }
+        if self.plans.is_empty() { None } else { self.llama.order_of(self.metrics.padded) }
     }
 
     /// A buffer of deltas, where adapters write to one: behind the GEMM they add to its result.
@@ -219,13 +212,8 @@ impl<'a> Forward<'a> {
                 self.gemm(group, layer, None, PROGRAMMATIC)?;
                 self.lora(group, layer, stream, None, PROGRAMMATIC)?;
             }
-            LoraOrder::Along => {
-                // The delta is zero since the operation that read it last, which was complete before x was.
-                let address = lora.ready.address + 4 * group as u64;
-                let ready = Some(Ready { address, mark: layer + 1 });
-                self.gemm(group, layer, ready, PROGRAMMATIC)?;
-                self.lora(group, layer, stream, ready, PROGRAMMATIC)?;
-            }
+            LoraOrder::Along => self.along(group, layer, PROGRAMMATIC)?,
+            LoraOrder::Within => self.within(group, layer, PROGRAMMATIC)?,
             LoraOrder::Before => {
                 self.lora(group, layer, stream, None, PROGRAMMATIC)?;
                 self.gemm(group, layer, None, PROGRAMMATIC)?;
@@ -266,17 +254,41 @@ impl<'a> Forward<'a> {
         unsafe { gemms.launch(stream, group, rows, self.buffers(group, layer), ready, overlap) }
     }
 
-    fn lora(
-        &self,
-        group: Group,
-        layer: u32,
-        stream: &Arc<CudaStream>,
-        ready: Option<Ready>,
-        overlap: Overlap,
-    ) -> Result<(), Error> {
-        let Llama { activations: a, lora, shape, settings, .. } = self.llama;
+    /// A group's adapters, with its GEMM where they run beside it.
+    fn adapters_alone(&self, group: Group, layer: u32, overlap: Overlap) -> Result<(), Error> {
+        match self.order() {
+            Some(LoraOrder::Within) => self.within(group, layer, overlap),
+            Some(LoraOrder::Along) => self.along(group, layer, overlap),
+            _ => self.lora(group, layer, &self.llama.stream, None, overlap),
+        }
+    }
+
+    /// A group's GEMM, and its adapters from when that has seen its input.
+    fn along(&self, group: Group, layer: u32, overlap: Overlap) -> Result<(), Error> {
+        let Llama { stream, lora, .. } = self.llama;
+        // The delta is zero since the operation that read it last, which was complete before x was.
+        let ready = Ready { address: lora.ready.address + 4 * group as u64, mark: layer + 1 };
+        self.gemm(group, layer, Some(ready), overlap)?;
+        self.lora(group, layer, stream, Some(ready), PROGRAMMATIC)
+    }
+
+    /// A group's GEMM with its adapters in one launch.
+    fn within(&self, group: Group, layer: u32, overlap: Overlap) -> Result<(), Error> {
+        let Llama { stream, gemms, lora, .. } = self.llama;
         let index = group as usize;
-        let Some(plan) = self.plans.get(index) else { return Ok(()) };
+        let plan = &self.plans[index];
+        let (x, y) = self.adapted(group, layer);
+        let mut inbox = lora.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let site = &lora.sites[layer as usize][index];
+        let adapters = plan.pair_arguments(stream, site, &mut inbox, x, &y)?;
+        let buffers = self.buffers(group, layer);
+        // SAFETY: as in `run` and `lora`; deltas are no GEMM's y.
+        unsafe { gemms.launch_with_adapters(stream, group, self.metrics.padded, buffers, plan, adapters, overlap) }
+    }
+
+    /// The input of a group's adapters, and where each of them adds.
+    fn adapted(&self, group: Group, layer: u32) -> (Matrix, Vec<Matrix>) {
+        let Llama { activations: a, shape, settings, .. } = self.llama;
         let rows = bucket(settings.rows_max);
         let (inputs, _) = group.widths(shape);
         let [_, x, result] = self.buffers(group, layer);
@@ -295,6 +307,21 @@ impl<'a> Forward<'a> {
             y.push(Matrix { address: target + u64::from(offset) * 2, rows, columns, stride });
             offset += columns;
         }
+        (x, y)
+    }
+
+    fn lora(
+        &self,
+        group: Group,
+        layer: u32,
+        stream: &Arc<CudaStream>,
+        ready: Option<Ready>,
+        overlap: Overlap,
+    ) -> Result<(), Error> {
+        let lora = &self.llama.lora;
+        let index = group as usize;
+        let Some(plan) = self.plans.get(index) else { return Ok(()) };
+        let (x, y) = self.adapted(group, layer);
         let mut inbox = lora.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let site = &lora.sites[layer as usize][index];
         // SAFETY: as in `run`; the plan's adapters are in slots of the model, laid out for its sites; launches that share

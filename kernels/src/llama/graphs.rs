@@ -7,14 +7,16 @@ use std::collections::HashMap;
 
 use cudarc::driver::{CudaGraph, sys};
 
-use super::LoraPath;
-use super::batch::Batch;
+use super::batch::{Batch, bucket};
 use super::engine::Llama;
 use super::forward::{Forward, Metrics};
 use super::groups::Group;
+use super::sites::LoraSites;
+use super::{LoraOrder, LoraPath};
 use crate::Error;
+use crate::gemm::few_rows;
 use crate::lora::launch::LoadedPlan;
-use crate::lora::plan::{Plan, Tuning};
+use crate::lora::plan::{Exchange, Plan, Segment, Site, Tuning};
 
 /// Sets, and graphs of all of them, kept at once; the set unused for longest goes first.
 const SETS_MAX: usize = 64;
@@ -48,9 +50,10 @@ impl Llama {
             let bare = self.graphs.sets.iter().position(|set| set.plans.is_empty());
             return Ok(bare.map_or_else(Set::default, |index| self.graphs.sets.remove(index)));
         }
+        let rows = bucket(batch.rows);
         let mut plans = Vec::with_capacity(Group::LAYER.len());
-        for site in &self.lora.sites[0] {
-            plans.push(Plan::new(site, &segments, self.lora.chip, Tuning::default())?);
+        for (group, site) in Group::LAYER.into_iter().zip(&self.lora.sites[0]) {
+            plans.push(self.plan_of(group, site, &segments, rows)?);
         }
         // From the one used last: traffic changes slowly.
         for index in (0..self.graphs.sets.len()).rev() {
@@ -68,10 +71,64 @@ impl Llama {
         }
         let mut set = Set::default();
         for plan in &plans {
-            let capacity = (plan.jobs().len() as u32).next_multiple_of(16);
+            let jobs = plan.jobs().len() as u32;
+            // Blocks beyond one a multiprocessor would start late.
+            let capacity = jobs.next_multiple_of(16).min(jobs.max(self.lora.chip.multiprocessors));
             set.plans.push(self.lora.kernels.load(&self.stream, plan, capacity)?);
         }
         Ok(set)
+    }
+
+    /// Where adapters' launches stand in a step of so many rows; `None` if there are none.
+    pub(super) fn order_of(&self, rows: u32) -> Option<LoraOrder> {
+        let LoraPath::Segmented(order) = self.settings.lora else { return None };
+        let own = self.gemms.are_own(rows);
+        Some(match order {
+            // A mark must differ from the one before, which is another layer's.
+            LoraOrder::Along if !own || self.shape.layers < 2 => LoraOrder::After,
+            LoraOrder::Within if !own => LoraOrder::After,
+            // Many rows take so long that what is left to hide is less than a delta costs.
+            LoraOrder::Before | LoraOrder::Beside if rows > few_rows::ROWS_MAX => LoraOrder::After,
+            order => order,
+        })
+    }
+
+    /// The plan of one group's adapters in a step of so many rows.
+    fn plan_of(&self, group: Group, site: &Site, segments: &[Segment], rows: u32) -> Result<Plan, Error> {
+        let LoraSites { chip, tuning, .. } = self.lora;
+        let most = chip.multiprocessors;
+        let order = self.order_of(rows);
+        let left = match order {
+            Some(LoraOrder::Within | LoraOrder::Along) => self.gemms.shared_bytes_left(group, rows, chip)?,
+            _ => return Plan::new(site, segments, chip, tuning),
+        };
+        if order == Some(LoraOrder::Along) {
+            // A block of adapters must find room beside one of the GEMM: rings are shorter where sums need much.
+            let plan = Plan::new(site, segments, chip, tuning)?;
+            let fits = plan.shared_bytes() <= left;
+            return if fits {
+                Ok(plan)
+            } else {
+                Plan::new(site, segments, chip, Tuning { shared_bytes: Some(left), ..tuning })
+            };
+        }
+        // At most one block beside each of the GEMM's, and half as many if groups allow: what members exchange travels while
+        // the GEMM runs.
+        let mut tuning = Tuning {
+            row_tile: Some(LoadedPlan::SHARED_LAUNCH),
+            exchange: Some(Exchange::Global),
+            blocks: tuning.blocks.or(Some(most / 2)),
+            shared_bytes: tuning.shared_bytes.or(Some(left)),
+        };
+        loop {
+            let plan = Plan::new(site, segments, chip, tuning)?;
+            let over = (plan.jobs().len() as u32).saturating_sub(most);
+            match tuning.blocks {
+                // Small groups have a block each, whatever their share.
+                Some(blocks) if over > 0 && blocks > 0 => tuning.blocks = Some(blocks.saturating_sub(over)),
+                _ => return Ok(plan),
+            }
+        }
     }
 
     /// Puts a set back, as the one used last.

@@ -21,6 +21,7 @@ pub struct StepKernels {
     shape: LlamaShape,
     embed: Kernel,
     norm: Kernel,
+    norm_threads: u32,
     rope: Kernel,
     activation: Kernel,
     largest_of_parts: Kernel,
@@ -116,11 +117,16 @@ impl StepKernels {
     pub fn new(compiler: &Compiler, shape: LlamaShape, element: Element) -> Result<Self, Error> {
         shape.check()?;
         let format = || ("ELEMENT", element.device_name().to_owned());
-        let vectors = norm_vectors(&shape)?;
+        let (threads, vectors) = norm_threads(&shape)?;
         Ok(StepKernels {
             shape,
             embed: compiler.kernel("embedding.cu", Vec::new(), "embed")?,
-            norm: compiler.kernel("norm.cu", vec![format(), ("VECTORS", vectors.to_string())], "rms_norm")?,
+            norm: compiler.kernel(
+                "norm.cu",
+                vec![format(), ("THREADS", threads.to_string()), ("VECTORS", vectors.to_string())],
+                "rms_norm",
+            )?,
+            norm_threads: threads,
             rope: compiler.kernel(
                 "rope.cu",
                 vec![format(), ("HEAD", shape.head_dim.to_string())],
@@ -170,7 +176,8 @@ impl StepKernels {
     ) -> Result<(), Error> {
         arguments.vectors = self.shape.hidden / 8;
         arguments.epsilon = self.shape.rms_epsilon;
-        let grid = Grid { blocks: rows, threads: THREADS, shared_bytes: (THREADS + 32) * 4 };
+        let threads = self.norm_threads;
+        let grid = Grid { blocks: rows, threads, shared_bytes: (threads + 32) * 4 };
         // SAFETY: the kernel's layout; the rest is the caller's promise.
         unsafe { self.norm.launch(stream, grid, &arguments, overlap) }
     }
@@ -248,14 +255,16 @@ impl StepKernels {
     }
 }
 
-/// Vectors of 8 elements that a thread of the norm holds.
-fn norm_vectors(shape: &LlamaShape) -> Result<u32, Error> {
-    let vectors = (shape.hidden / 8).div_ceil(THREADS).next_power_of_two();
-    if vectors > 8 {
+/// Threads of the norm's blocks and the vectors of 8 elements that each holds: two at most, since a row's latency is that of
+/// what one thread does in turn.
+fn norm_threads(shape: &LlamaShape) -> Result<(u32, u32), Error> {
+    let vectors = shape.hidden / 8;
+    let threads = vectors.div_ceil(2).next_power_of_two().max(THREADS);
+    if threads > 1024 {
         let why = format!("{} is more than the norm's 16384", shape.hidden);
         return Err(Error::shape("model shape: hidden", why));
     }
-    Ok(vectors)
+    Ok((threads, vectors.div_ceil(threads)))
 }
 
 /// The (cos, sin) table of the rotary embedding, fp32, for positions below `context`: \[context\]\[D / 2\]\[2\].
@@ -291,8 +300,10 @@ mod tests {
     #[test]
     fn a_model_wider_than_the_norm_is_refused() {
         let wide = LlamaShape { hidden: 16392, ..LlamaShape::tiny() };
-        assert!(matches!(norm_vectors(&wide), Err(Error::Shape { .. })));
-        assert_eq!(norm_vectors(&LlamaShape::llama_2_7b()).expect("it fits"), 2);
-        assert_eq!(norm_vectors(&LlamaShape::llama_2_13b()).expect("it fits"), 4);
+        assert!(matches!(norm_threads(&wide), Err(Error::Shape { .. })));
+        assert_eq!(norm_threads(&LlamaShape::tiny()).expect("it fits"), (256, 1));
+        assert_eq!(norm_threads(&LlamaShape::llama_2_7b()).expect("it fits"), (256, 2));
+        assert_eq!(norm_threads(&LlamaShape::llama_2_13b()).expect("it fits"), (512, 2));
+        assert_eq!(norm_threads(&LlamaShape::llama_3_1_70b_shard_tp8()).expect("it fits"), (512, 2));
     }
 }

@@ -1,12 +1,18 @@
 //! How long a step takes, and each of its operations alone.
 
-use super::batch::Batch;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaGraph, CudaStream};
+
+use super::batch::{Batch, bucket};
 use super::engine::Llama;
 use super::forward::{Forward, Metrics};
-use super::graphs::Graphs;
+use super::graphs::{Graphs, Set};
 use super::{GemmPath, LoraOrder, LoraPath, Operation, Sequence};
-use crate::Error;
+use crate::gemm::few_rows;
 use crate::gpu::Overlap;
+use crate::timing::Summary;
+use crate::{Error, lora};
 
 impl Llama {
     /// Device microseconds of each of `repeats` replays of this step as one graph, prefill or not, after one replay that
@@ -20,11 +26,31 @@ impl Llama {
 
     /// Device microseconds of one operation of this step on one layer, `repeats` samples. A graph runs it for every
     /// layer, each with its own weights and KV, back to back as programmatic launches; a sample is a replay with a cold L2
-    /// over the number of layers. An operation that this step has not takes no time.
+    /// over the number of layers. An operation that this step has not takes no time. Adapters that run beside their
+    /// GEMM take what both take beyond the GEMM alone.
     ///
     /// # Errors
     /// As [`Llama::step`].
     pub fn time_operation(
+        &mut self,
+        operation: Operation,
+        sequences: &[Sequence<'_>],
+        repeats: usize,
+    ) -> Result<Vec<f64>, Error> {
+        let samples = self.time_launches(operation, sequences, repeats)?;
+        let Some(gemm) = operation.beside() else { return Ok(samples) };
+        let batch = Batch::new(sequences, &self.shape, &self.settings)?;
+        let order = self.order_of(bucket(batch.rows));
+        let overlaps = matches!(order, Some(LoraOrder::Within | LoraOrder::Along));
+        if !overlaps || batch.segments().is_empty() {
+            return Ok(samples);
+        }
+        let gemm = self.time_launches(gemm, sequences, repeats)?;
+        let alone = Summary::of(&gemm).map_or(0.0, |summary| summary.median);
+        Ok(samples.into_iter().map(|us| us - alone).collect())
+    }
+
+    fn time_launches(
         &mut self,
         operation: Operation,
         sequences: &[Sequence<'_>],
@@ -45,6 +71,23 @@ impl Llama {
             Err(Error::Driver { code, .. }) if code == "it is empty" => Ok(vec![0.0; repeats]),
             Err(error) => Err(error),
         }
+    }
+
+    /// This step as a graph, to be replayed beside other work, such as copies of adapters, by whoever times both. Replays are
+    /// right until the model takes another step.
+    ///
+    /// # Errors
+    /// As [`Llama::step`].
+    pub fn capture_step(&mut self, sequences: &[Sequence<'_>]) -> Result<CapturedStep, Error> {
+        let batch = Batch::new(sequences, &self.shape, &self.settings)?;
+        let metrics = Metrics::of(&batch);
+        self.prepare(&metrics)?;
+        let set = self.plan_adapters(&batch)?;
+        let table = self.attention.plan(&self.stream, &batch, sequences)?;
+        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
+        let graph = self.capture(&metrics, &set.plans)?;
+        graph.upload().map_err(Error::driver("uploading a graph"))?;
+        Ok(CapturedStep { graph, _set: set, stream: self.stream.clone() })
     }
 
     fn measured(
@@ -89,8 +132,21 @@ impl Llama {
             return Err(Error::shape("LoRA order", "the model was opened without adapters"));
         }
         self.settings.lora = LoraPath::Segmented(order);
+        self.gemms.forget();
         self.graphs = Graphs::default();
         Ok(())
+    }
+
+    /// Makes some of the choices of adapters' plans, to compare them on one model. Captured graphs are dropped.
+    pub fn set_lora_tuning(&mut self, tuning: lora::plan::Tuning) {
+        self.lora.tuning = tuning;
+        self.graphs = Graphs::default();
+    }
+
+    /// The same for the plans of this crate's GEMM.
+    pub fn set_gemm_tuning(&mut self, tuning: few_rows::Tuning) {
+        self.gemms.set_tuning(tuning);
+        self.graphs = Graphs::default();
     }
 
     /// Changes what multiplies few rows, to compare both on one model. Captured graphs and plans are dropped.
@@ -98,5 +154,34 @@ impl Llama {
         self.settings.gemm = path;
         self.gemms.set_path(path);
         self.graphs = Graphs::default();
+    }
+}
+
+/// A step of a model as a graph on the model's stream.
+pub struct CapturedStep {
+    graph: CudaGraph,
+    /// The plans that the graph reads.
+    _set: Set,
+    stream: Arc<CudaStream>,
+}
+
+impl std::fmt::Debug for CapturedStep {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("CapturedStep").field("plans", &self._set).finish_non_exhaustive()
+    }
+}
+
+impl CapturedStep {
+    /// Where it runs.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Starts a replay.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn launch(&self) -> Result<(), Error> {
+        self.graph.launch().map_err(Error::driver("launching a step"))
     }
 }

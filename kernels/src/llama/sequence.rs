@@ -93,6 +93,17 @@ impl Operation {
         }
     }
 
+    /// The GEMM of the same projections, which adapters may run beside.
+    pub fn beside(self) -> Option<Operation> {
+        match self {
+            Operation::LoraQkv => Some(Operation::Qkv),
+            Operation::LoraO => Some(Operation::O),
+            Operation::LoraGateUp => Some(Operation::GateUp),
+            Operation::LoraDown => Some(Operation::Down),
+            _ => None,
+        }
+    }
+
     /// Whether it belongs to the adapters.
     pub fn is_lora(self) -> bool {
         matches!(self, Operation::LoraQkv | Operation::LoraO | Operation::LoraGateUp | Operation::LoraDown)

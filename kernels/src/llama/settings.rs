@@ -49,26 +49,30 @@ pub enum LoraPath {
 
 /// Where in a layer the adapters' launches stand relative to the backbone's GEMM of the same projections.
 ///
-/// Behind the GEMM adapters add to its result. Otherwise they write a delta that the next operation adds, so the other
-/// orders give the same bits and differ in time only. Steps of more than 64 rows take [`LoraOrder::After`] in any case.
+/// Behind the GEMM adapters add to its result. Otherwise they write a delta that the next operation adds: before, beside
+/// and along the GEMM they give the same bits. Steps of more than 64 rows take [`LoraOrder::After`] in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LoraOrder {
     /// Behind the GEMM: the adapter's weights stream in while the GEMM ends.
-    #[default]
     After,
     /// Before the GEMM: the adapter's weights stream in during the operation before, those of the GEMM during the
     /// adapter's exchange.
     Before,
     /// On a second stream, from the GEMM's input on to the operation that reads its output.
     Beside,
+    /// In the GEMM's own launch, as further blocks of it, up to 32 rows and with this crate's kernel; otherwise
+    /// [`LoraOrder::After`].
+    Within,
     /// Behind the GEMM on its stream, but beginning as soon as the GEMM has seen its input, which this crate's kernel tells:
-    /// both run side by side, and the weights of both stream at once. With another GEMM: [`LoraOrder::After`].
+    /// both run side by side, and the weights of both stream at once. With another GEMM, or more than 32 rows: [`LoraOrder::After`].
+    #[default]
     Along,
 }
 
 impl LoraOrder {
     /// Every order.
-    pub const ALL: [LoraOrder; 4] = [LoraOrder::After, LoraOrder::Before, LoraOrder::Beside, LoraOrder::Along];
+    pub const ALL: [LoraOrder; 5] =
+        [LoraOrder::Along, LoraOrder::Within, LoraOrder::After, LoraOrder::Before, LoraOrder::Beside];
 }
 
 impl LlamaSettings {

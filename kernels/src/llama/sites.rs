@@ -13,13 +13,15 @@ use crate::Error;
 use crate::gpu::Gpu;
 use crate::lora::launch::{Inbox, LoraKernels};
 use crate::lora::layout::AdapterLayout;
-use crate::lora::plan::{Chip, Segment, Site};
+use crate::lora::plan::{Chip, Segment, Site, Tuning};
 
 /// Adapters: kernels, where each layer's projections lie, and the inbox of their exchange.
 #[derive(Debug)]
 pub(crate) struct LoraSites {
     pub(crate) kernels: LoraKernels,
     pub(crate) chip: Chip,
+    /// Choices made for the plans, for measuring what they are worth.
+    pub(crate) tuning: Tuning,
     /// For each layer, one site a group.
     pub(crate) sites: Vec<[Site; 4]>,
     pub(crate) inbox: Mutex<Inbox>,
@@ -59,7 +61,7 @@ impl LoraSites {
             gpu.context().new_event(Some(flags)).map_err(Error::driver("making an event"))
         };
         let ready = Buffer::zeroed(gpu, stream, Group::LAYER.len(), "words between launches")?;
-        Ok(LoraSites { kernels, chip, sites, inbox, ready, events: [event()?, event()?] })
+        Ok(LoraSites { kernels, chip, tuning: Tuning::default(), sites, inbox, ready, events: [event()?, event()?] })
     }
 }
 

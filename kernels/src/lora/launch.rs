@@ -16,9 +16,11 @@ use crate::gpu::{Gpu, Overlap, Ready};
 use crate::source::Sources;
 
 mod operands;
+mod shared;
 
 use operands::Arguments;
 pub use operands::{Intermediate, Matrix};
+pub(crate) use shared::PairArguments;
 
 /// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them. A clone shares them.
 #[derive(Debug, Clone)]
@@ -160,7 +162,7 @@ impl LoraKernels {
             site: plan.site().clone(),
             jobs,
             capacity,
-            threads: plan.variant().rows.shape().warps * 32,
+            threads: plan.variant().rows.threads(),
             shared_bytes: plan.shared_bytes(),
             depth: plan.depth(),
             inbox_cells: plan.inbox_cells(),
@@ -196,7 +198,6 @@ impl LoadedPlan {
         y: &[Matrix],
         overlap: Overlap,
     ) -> Result<(), Error> {
-        self.check_inbox(inbox)?;
         let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
         self.set_outputs(&mut arguments, y)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
@@ -221,7 +222,6 @@ impl LoadedPlan {
         y: &[Matrix],
         ready: Ready,
     ) -> Result<(), Error> {
-        self.check_inbox(inbox)?;
         let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
         self.set_outputs(&mut arguments, y)?;
         arguments.ready = ready.address;
@@ -246,7 +246,6 @@ impl LoadedPlan {
         v: &[Intermediate],
         overlap: Overlap,
     ) -> Result<(), Error> {
-        self.check_inbox(inbox)?;
         let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
         self.set_intermediates(&mut arguments, v)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
@@ -375,13 +374,5 @@ impl LoadedPlan {
         let blank = (plan.jobs().len()..self.capacity.max(1) as usize).map(|_| Job::default());
         let bytes: Vec<u8> = plan.jobs().iter().copied().chain(blank).flat_map(Job::to_bytes).collect();
         stream.memcpy_htod(&bytes, &mut self.jobs).map_err(Error::driver("copying a LoRA plan"))
-    }
-
-    fn check_inbox(&self, inbox: &Inbox) -> Result<(), Error> {
-        if inbox.count < self.inbox_cells {
-            let why = format!("has {} cells, the plan needs {}", inbox.count, self.inbox_cells);
-            return Err(Error::shape("inbox", why));
-        }
-        Ok(())
     }
 }

@@ -346,6 +346,25 @@ mod tests {
     }
 
     #[test]
+    fn prompts_pass_through_rings_and_share_large_weights_among_more_rows() {
+        let row_tile = |rank: u32, rows: [u32; 4]| {
+            let mut end = 0;
+            let segments = rows.map(|rows| {
+                end += rows;
+                segment(end - rows..end, rank)
+            });
+            let plan = Plan::new(&site(4096, &[4096]), &segments, CHIP, Tuning::default()).expect("a valid batch");
+            plan.variant().rows
+        };
+        assert_eq!(row_tile(16, [512; 4]), RowTile::Staged16);
+        assert_eq!(row_tile(64, [512; 4]), RowTile::Staged32);
+        // Too few groups to fill half of the chip; rows of decodes between prompts.
+        assert_eq!(row_tile(64, [64; 4]), RowTile::Rows8);
+        assert_eq!(row_tile(64, [512, 1, 1, 1]), RowTile::Rows8);
+        assert_eq!(row_tile(64, [1024, 1024, 1, 1]), RowTile::Staged16);
+    }
+
+    #[test]
     fn bad_batches_are_refused() {
         let site = site(4096, &[4096]);
         let misaligned = Segment { weights: 8, ..segment(0..1, 16) };

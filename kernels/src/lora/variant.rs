@@ -4,7 +4,15 @@ use crate::Element;
 use crate::compile::Unit;
 
 /// The sources that all of them are made of.
-pub const SOURCES: [&str; 4] = ["primitives.cuh", "lora.cuh", "lora.cu", "lora_staged.cu"];
+pub const SOURCES: [&str; 7] = [
+    "primitives.cuh",
+    "lora.cuh",
+    "lora_exchange.cuh",
+    "lora_stream.cuh",
+    "lora.cu",
+    "lora_stages.cuh",
+    "lora_staged.cu",
+];
 
 /// One compiled form of the LoRA kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +33,8 @@ pub enum RowTile {
     Rows8,
     /// 16 rows, x and y staged in shared memory: prefill.
     Staged16,
+    /// 32 rows, staged, in blocks of twice as many threads: ranks whose weights are many of the bytes.
+    Staged32,
 }
 
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
@@ -45,7 +55,7 @@ pub(crate) const CELLS_IN_TURNS: u32 = 5;
 
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 3] = [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16];
+    pub const ALL: [RowTile; 4] = [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Staged32];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
@@ -56,6 +66,7 @@ impl RowTile {
         match self {
             RowTile::Brief8 | RowTile::Rows8 => 1,
             RowTile::Staged16 => 2,
+            RowTile::Staged32 => 4,
         }
     }
 
@@ -65,7 +76,7 @@ impl RowTile {
         match self {
             RowTile::Rows8 => 4,
             RowTile::Brief8 => 2,
-            RowTile::Staged16 => 1,
+            RowTile::Staged16 | RowTile::Staged32 => 1,
         }
     }
 
@@ -77,14 +88,23 @@ impl RowTile {
     pub(crate) fn shape(self) -> Shape {
         // The depth of a ring of stages follows from the memory there is.
         let depth_max = if self.is_staged() { 0 } else { 11 };
-        Shape { warps: 8, depth_max, pairs: 2, blocks_min: 2 }
+        let large = self == RowTile::Staged32;
+        Shape { warps: if large { 16 } else { 8 }, depth_max, pairs: 2, blocks_min: if large { 1 } else { 2 } }
     }
 
-    /// The largest rank that the block's warps can accumulate.
+    /// Threads a block.
+    pub fn threads(self) -> u32 {
+        self.shape().warps * 32
+    }
+
+    /// Warps that divide the rows of a staged tile, 16 each.
+    pub(crate) fn row_warps(self) -> u32 {
+        self.tiles().div_ceil(2)
+    }
+
+    /// The largest rank that the block's warps can accumulate, and that leaves room for stages beside the exchange.
     pub fn rank_max(self) -> u32 {
-        let shape = self.shape();
-        let row_warps = self.tiles().div_ceil(4);
-        (shape.pairs * (shape.warps / row_warps) * 16).min(super::layout::RANK_MAX)
+        if self == RowTile::Staged32 { super::layout::RANK_MAX / 2 } else { super::layout::RANK_MAX }
     }
 }
 
@@ -111,6 +131,7 @@ impl Variant {
         vec![
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.rows.tiles().to_string()),
+            ("WARPS", shape.warps.to_string()),
             ("PAIRS", shape.pairs.to_string()),
             ("BATCH", self.rows.batch().to_string()),
             ("TURNS", CELLS_IN_TURNS.to_string()),

@@ -108,9 +108,11 @@ fn the_measuring_kernels_compile() {
         return;
     }
     for architecture in ["sm_80", "sm_90a"] {
-        let unit = Unit { source: "memory.cu", architecture: architecture.to_owned(), defines: Vec::new() };
-        let cubin = unit.compile(&Sources::built_in(), None).expect("it compiles");
-        assert!(cubin.footprints.iter().all(|footprint| footprint.spill_bytes == 0), "{:?}", cubin.footprints);
+        for source in ["memory.cu", "stress.cu"] {
+            let unit = Unit { source, architecture: architecture.to_owned(), defines: Vec::new() };
+            let cubin = unit.compile(&Sources::built_in(), None).expect("it compiles");
+            assert!(cubin.footprints.iter().all(|footprint| footprint.spill_bytes == 0), "{:?}", cubin.footprints);
+        }
     }
 }
 
@@ -155,6 +157,21 @@ fn fits(source: &'static str, defines: Vec<(&'static str, String)>, registers_ma
     }
 }
 
+/// A GEMM and adapters in one block of 512 threads.
+fn shares_a_multiprocessor(variant: few_rows::Variant) {
+    for (architecture, spill_bytes_max) in [("sm_80", 128), ("sm_90a", 0)] {
+        let defines = variant.defines_with_adapters();
+        let unit = Unit { source: "gemm_with_adapters.cu", architecture: architecture.to_owned(), defines };
+        let cubin = unit.compile(&Sources::built_in(), None).expect("it compiles");
+        let both = cubin.footprints.iter().find(|footprint| footprint.kernel == "gemm_with_adapters");
+        let both = both.expect("the kernel is there");
+        assert!((64..=128).contains(&both.registers), "{architecture} {variant:?} {both:?}");
+        // The path for older GPUs may keep a few words in local memory.
+        assert!(both.spill_bytes <= spill_bytes_max, "{architecture} {variant:?} {both:?}");
+        assert_eq!(both.static_shared_bytes, 0, "{architecture} {variant:?} {both:?}");
+    }
+}
+
 #[test]
 fn every_kernel_of_a_llama_step_fits_its_registers_on_both_architectures() {
     if !nvrtc_is_here() {
@@ -163,10 +180,14 @@ fn every_kernel_of_a_llama_step_fits_its_registers_on_both_architectures() {
     let element = |element: Element| ("ELEMENT", element.device_name().to_owned());
     for variant in few_rows::Variant::all() {
         fits("gemm.cu", variant.defines(), 128);
+        if variant.tiles <= 4 {
+            shares_a_multiprocessor(variant);
+        }
     }
     for format in Element::ALL {
-        for vectors in [1, 2, 4, 8] {
-            fits("norm.cu", vec![element(format), ("VECTORS", vectors.to_string())], 128);
+        for (threads, vectors) in [(256, 1), (256, 2), (512, 2), (1024, 2)] {
+            let defines = [("THREADS", threads), ("VECTORS", vectors)].map(|(name, value)| (name, value.to_string()));
+            fits("norm.cu", [element(format)].into_iter().chain(defines).collect(), 65_536 / threads.max(512));
         }
         for head in [64, 128] {
             fits("rope.cu", vec![element(format), ("HEAD", head.to_string())], 40);

@@ -146,7 +146,7 @@ impl Launch<'_> {
         let case = Case {
             program: self.program(kernel),
             blocks: (plan.jobs().len() + blank.len() + 1).next_multiple_of(cluster),
-            threads: 256,
+            threads: plan.variant().rows.threads() as usize,
             shared_bytes: plan.shared_bytes() as usize,
             cluster,
             seed: self.seed,
@@ -317,7 +317,7 @@ fn planted_faults_are_found() {
             "    else\n      copy_wait<12>();",
             "an asynchronous copy used before it is waited for",
         ),
-        ("x.rows = rows - min(rows, i);", "x.rows = rows + 1 - min(rows, i);", "x read past its last row"),
+        ("x.here = i < job.rows ?", "x.here = i <= job.rows ?", "x read past its last row"),
         ("tiles_below(first, WARPS * 32, projection.columns, my_columns)", "my_columns", "y read past its last column"),
         ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
     ];
@@ -328,10 +328,10 @@ fn planted_faults_are_found() {
         ("      phases_wait(full(slot), parity);", "", "a stage read before it is here"),
         ("      phases_wait(empty(asked_slot), asked_parity);", "", "a stage overwritten while it is read"),
         ("t * 4 + 4 > quarters &&", "false &&", "columns of x multiplied that it does not have"),
-        ("n * 8 + odd < lane_rows", "n * 8 + odd < lane_rows + 8", "y written past the last row of a segment"),
+        ("half * 8 < lane_rows", "half * 8 < lane_rows + 8", "y written past the last row of a segment"),
         ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
     ];
-    let batch = Batch::new(Element::Bf16, 1000, &[40], &[part(19, 16), part(1, 0)], 5);
+    let batch = Batch::new(Element::Bf16, 1000, &[520], &[part(19, 16), part(1, 0)], 5);
     let tuning = Tuning {
         row_tile: Some(RowTile::Staged16),
         blocks: Some(1),

@@ -53,3 +53,55 @@ fn a_copy_and_a_fill_reach_every_element_and_no_other() {
         assert!(mean.abs() < 0.02 && distinct.len() > 200, "mean {mean}, {} values", distinct.len());
     }
 }
+
+#[test]
+fn differences_are_counted_each_once_and_shared_memory_is_full_of_the_pattern() {
+    let program = |kernel| Program { source: "stress.cu", defines: Vec::new(), kernel };
+    let programs = vec![program("count_differences"), program("poison_shared")];
+    // The pattern leaves the block through a store that is there for this test alone.
+    let plant = |_: &str, source: &str| {
+        source.replacen(
+            "  for (u32 n = thread_index(); n < args.bytes / 4; n += 256) words[n] = args.word;\n",
+            "  for (u32 n = thread_index(); n < args.bytes / 4; n += 256) words[n] = args.word;\n  block_barrier();\n  for (u32 n = thread_index(); n < args.bytes / 4; n += 256) if (words[n] != args.word) fail(\"not filled\");\n",
+            1,
+        )
+    };
+    let Some(runner) = Runner::build("stress", programs, plant) else { return };
+    let pointer = |offset, target| Pointer { holder: None, offset, target, addend: 0 };
+    let vectors = 1300_usize;
+    let a: Vec<u8> = (0..vectors * 16).map(|n| (n * 11 % 253) as u8).collect();
+    let mut b = a.clone();
+    for (vector, byte) in [(0, 0), (255, 3), (700, 9), (700, 12), (1299, 15)] {
+        b[vector * 16 + byte] ^= 1;
+    }
+    let input = |content: &[u8]| Buffer { content: content.to_vec(), hidden: false, output: false };
+    let mut arguments = vec![0; 16];
+    arguments.extend((vectors as u64).to_le_bytes());
+    arguments.extend([0; 8]);
+    arguments.extend(2_u32.to_le_bytes());
+    arguments.extend([0; 4]);
+    let case = Case {
+        program: program("count_differences"),
+        blocks: 2,
+        threads: 256,
+        shared_bytes: 0,
+        cluster: 1,
+        seed: 5,
+        buffers: vec![input(&a), input(&b), Buffer { content: vec![0; 4], hidden: false, output: true }],
+        pointers: vec![pointer(0, 0), pointer(8, 1), pointer(24, 2)],
+        arguments,
+    };
+    assert_eq!(runner.run(&case).expect("it runs"), [4_u32.to_le_bytes().to_vec()], "four vectors differ");
+    let case = Case {
+        program: program("poison_shared"),
+        blocks: 3,
+        threads: 256,
+        shared_bytes: 4096,
+        cluster: 1,
+        seed: 6,
+        buffers: Vec::new(),
+        pointers: Vec::new(),
+        arguments: [4096_u32, 0x7fc1_7fc1].iter().flat_map(|word| word.to_le_bytes()).collect(),
+    };
+    runner.run(&case).expect("every word holds the pattern");
+}

@@ -146,6 +146,26 @@ impl Runner {
     }
 }
 
+/// A source with its headers in place of the lines that include them, but for the primitives, which are there once.
+fn with_headers(folder: &Path, name: &str) -> String {
+    let mut text = format!("#line 1 \"{name}\"\n");
+    let source = std::fs::read_to_string(folder.join(name)).expect("the kernel source");
+    for (index, line) in source.lines().enumerate() {
+        match line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')) {
+            Some("primitives.cuh") => text.push('\n'),
+            Some(header) => {
+                text.push_str(&with_headers(folder, header));
+                let _ = writeln!(text, "#line {} \"{name}\"", index + 2);
+            }
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
 /// Every source with its constants in a namespace of its own, and the function that calls a program by its index.
 fn kernels(programs: &[Program], folder: &Path, change: impl Fn(&str, &str) -> String) -> String {
     let mut text = "#include \"primitives.cuh\"\n".to_owned();
@@ -153,12 +173,11 @@ fn kernels(programs: &[Program], folder: &Path, change: impl Fn(&str, &str) -> S
     for (index, program) in programs.iter().enumerate() {
         let space = programs.iter().position(|first| first.is_compiled_as(program)).expect("itself at the latest");
         if space == index {
-            let source = std::fs::read_to_string(folder.join(program.source)).expect("the kernel source");
-            let source = change(program.source, &source);
+            let source = change(program.source, &with_headers(folder, program.source));
             for (name, value) in &program.defines {
                 let _ = writeln!(text, "#define {name} {value}");
             }
-            let _ = writeln!(text, "namespace program{space} {{\n#line 1 \"{}\"\n{source}\n}}", program.source);
+            let _ = writeln!(text, "namespace program{space} {{\n{source}\n}}");
             let defined = source.lines().filter_map(|line| line.trim_start().strip_prefix("#define "));
             let defined = defined.filter_map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next());
             for name in program.defines.iter().map(|(name, _)| *name).chain(defined) {

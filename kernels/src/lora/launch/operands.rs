@@ -96,6 +96,10 @@ impl LoadedPlan {
             arguments.x_stride = x.stride;
         }
         if let Some(inbox) = inbox {
+            if inbox.count < self.inbox_cells {
+                let why = format!("has {} cells, the plan needs {}", inbox.count, self.inbox_cells);
+                return Err(Error::shape("inbox", why));
+            }
             arguments.inbox = inbox.cells.device_ptr(stream).0;
         }
         Ok(arguments)

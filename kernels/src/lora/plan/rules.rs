@@ -68,17 +68,26 @@ fn members_max(inputs: u32, outputs: u32) -> u32 {
 
 /// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
 /// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue. From 16 rows on
-/// x and y are most of the bytes and pass through a ring.
+/// x and y are most of the bytes and pass through a ring: for prompts as soon as their groups fill half of the chip.
 pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
+    let rows = || segments.iter().map(|s| s.rows.end - s.rows.start).filter(|&rows| rows > 0);
     let groups = |tile: RowTile| -> u32 {
-        segments.iter().map(|s| (s.rows.end - s.rows.start).div_ceil(tile.rows())).sum::<u32>()
-            * site.places().len() as u32
+        rows().map(|rows| rows.div_ceil(tile.rows())).sum::<u32>() * site.places().len() as u32
     };
-    let room = |tile: RowTile| if tile == RowTile::Rows8 { chip.multiprocessors } else { 2 * chip.multiprocessors };
-    let one_tile = |tile: RowTile| segments.iter().all(|s| s.rows.end - s.rows.start <= tile.rows());
-    let mut choices = [RowTile::Rows8, RowTile::Staged16].into_iter().filter(|tile| tile.rank_max() >= rank_max);
-    choices.find(|&tile| groups(tile) <= room(tile) || one_tile(tile)).unwrap_or(RowTile::Staged16)
+    if rows().all(|rows| rows <= RowTile::Rows8.rows()) {
+        return RowTile::Rows8;
+    }
+    let prompts = rows().all(|rows| rows >= RowTile::Staged16.rows());
+    let room = if prompts { chip.multiprocessors / 2 } else { chip.multiprocessors };
+    if groups(RowTile::Rows8) <= room {
+        return RowTile::Rows8;
+    }
+    let weighty = (RANK_WEIGHTY..=RowTile::Staged32.rank_max()).contains(&rank_max);
+    if prompts && weighty { RowTile::Staged32 } else { RowTile::Staged16 }
 }
+
+/// From this rank on the weights that 16 rows read again from the L2 are more than their x and y.
+const RANK_WEIGHTY: u32 = 33;
 
 /// Whether a warp of every group has so little of its slices that the shortest code is the fastest: two units of weights
 /// in the shrink and in the expand.
@@ -152,7 +161,7 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
         return (2 * slots / count).clamp(1, 8);
     }
     let fill = 1 << (slots / count).max(1).ilog2();
-    let doubled_fits = count * fill * 2 <= 2 * slots;
+    let doubled_fits = count * fill * 2 <= row_tile.shape().blocks_min * slots;
     let fill = if doubled_fits && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
     // Slices short enough for the shortest code are worth more blocks.
     let brief = [8, 16]
@@ -205,7 +214,9 @@ pub(super) fn ring(row_tile: RowTile, slot: u32, exchange_bytes: u32, blocks: u3
     let beside = half(chip).saturating_sub(exchange_bytes);
     if row_tile.is_staged() {
         let alone = chip.shared_bytes_block_max.saturating_sub(exchange_bytes);
-        let bytes = [beside, alone].into_iter().find(|&bytes| bytes / slot >= STAGES_USEFUL);
+        // Registers leave no room for a second block where one has more threads.
+        let rooms = if row_tile.shape().blocks_min > 1 { [beside, alone] } else { [alone; 2] };
+        let bytes = rooms.into_iter().find(|&bytes| bytes / slot >= STAGES_USEFUL);
         return bytes.map(|bytes| bytes / 1024);
     }
     let beside = beside / slot;
@@ -255,7 +266,7 @@ pub(super) fn stage(row_tile: RowTile, rank: u32) -> Stage {
     while tiles > (warps / row_tiles).max(1) && tiles * granules * tile > STAGE_WEIGHTS_MAX {
         tiles /= 2;
     }
-    let row_warps = row_tiles.div_ceil(4);
+    let row_warps = row_tile.row_warps();
     let mut rank_warps = 1;
     while 2 * rank_warps < pairs(rank) && row_warps * rank_warps < warps {
         rank_warps *= 2;

@@ -1,0 +1,74 @@
+//! What a step's adapters add by where they stand and how their work is cut, and what the GEMM's own choices are worth.
+
+use aril_kernels::gemm::few_rows;
+use aril_kernels::gpu::Gpu;
+use aril_kernels::llama::{Llama, LlamaShape, LoraOrder};
+use aril_kernels::lora::plan::{Exchange, Tuning};
+use aril_kernels::{Error, llama};
+use serde_json::{Value, json};
+
+use crate::steps::{self, Point, Rows, median};
+use crate::{Options, rounded};
+
+/// An order, the adapters' choices and the GEMM's.
+type Way = (LoraOrder, Tuning, few_rows::Tuning);
+
+fn ways() -> Vec<Way> {
+    let plain = (Tuning::default(), few_rows::Tuning::default());
+    let blocks = |blocks| Tuning { blocks: Some(blocks), ..plain.0 };
+    let mut ways: Vec<Way> = LoraOrder::ALL.into_iter().map(|order| (order, plain.0, plain.1)).collect();
+    for order in [LoraOrder::Along, LoraOrder::Within] {
+        ways.extend([48, 66, 100, 132, 198].map(|count| (order, blocks(count), plain.1)));
+        ways.push((order, Tuning { shared_bytes: Some(48 << 10), ..plain.0 }, plain.1));
+        ways.extend([4, 5].map(|stages| (order, plain.0, few_rows::Tuning { stages: Some(stages), ..plain.1 })));
+    }
+    ways.push((LoraOrder::Along, Tuning { exchange: Some(Exchange::Global), ..plain.0 }, plain.1));
+    ways
+}
+
+pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error> {
+    let models =
+        [("llama-2-7b", LlamaShape::llama_2_7b()), ("llama-3.1-70b-shard-tp8", LlamaShape::llama_3_1_70b_shard_tp8())];
+    let mut results = Vec::new();
+    for (name, shape) in models.into_iter().filter(|(name, _)| name.contains(&options.model)) {
+        let mut llama = steps::open(gpu, options, shape, 1024)?;
+        for (rows, adapters) in [(32, 32), (32, 1), (8, 8)] {
+            for way in ways() {
+                results.push(one(&mut llama, options, name, Point::decode(rows, 1024, adapters), way)?);
+            }
+        }
+    }
+    Ok((json!(results), 0))
+}
+
+fn one(
+    llama: &mut Llama,
+    options: &Options,
+    name: &str,
+    point: Point,
+    (order, lora, gemm): Way,
+) -> Result<Value, Error> {
+    llama.set_gemm_tuning(gemm);
+    llama.set_lora_order(order)?;
+    llama.set_lora_tuning(lora);
+    let rows = Rows::new(point);
+    let repeats = options.repeats.min(10);
+    let without = rounded(llama.time_step(&rows.sequences(false), repeats)?);
+    let with = rounded(llama.time_step(&rows.sequences(true), repeats)?);
+    println!(
+        "{name} {}: {order:?}, blocks {:?}, shared bytes {:?}, exchange {:?}, stages {:?}: {:.0} us without, adapters {:+.0} us",
+        point.name(),
+        lora.blocks,
+        lora.shared_bytes,
+        lora.exchange,
+        gemm.stages,
+        median(&without),
+        median(&with) - median(&without),
+    );
+    Ok(json!({
+        "adapters": point.adapters, "rows": point.rows, "context": point.context, "model": name,
+        "bucket": llama::bucket(point.rows), "order": format!("{order:?}"), "blocks": lora.blocks,
+        "shared_bytes": lora.shared_bytes, "exchange": lora.exchange.map(|exchange| format!("{exchange:?}")),
+        "stages": gemm.stages, "without_us": without, "with_us": with,
+    }))
+}

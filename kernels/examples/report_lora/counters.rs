@@ -1,0 +1,168 @@
+//! What bounds a point that misses its target: a profiler's counters of one launch, and what other plans gave.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{Measured, Set};
+
+/// Counters of one launch a point and the plans that were tried, as they were measured; without files, none.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// `lora-*-counters.json`: which launches the profiler saw, in order.
+    launches: Value,
+    /// `lora-*-counters.csv`: ncu's raw page, a row a launch.
+    rows: Vec<Vec<String>>,
+    /// `lora-*-tried.json`, by `bench_lora --explore`.
+    tried: Value,
+}
+
+/// A column of the table and the counter that it shows.
+const COLUMNS: [(&str, &str); 7] = [
+    ("ncu, µs", "gpu__time_duration.sum"),
+    ("DRAM %", "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed"),
+    ("L2 %", "lts__throughput.avg.pct_of_peak_sustained_elapsed"),
+    ("issue %", "sm__inst_issued.avg.pct_of_peak_sustained_elapsed"),
+    ("tensor %", "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_elapsed"),
+    ("warps %", "sm__warps_active.avg.pct_of_peak_sustained_active"),
+    ("waves", "launch__waves_per_multiprocessor"),
+];
+
+const STALLS: (&str, &str) = ("smsp__average_warps_issue_stalled_", "_per_issue_active.ratio");
+
+impl Counters {
+    /// Those of a set of measurements (`lora-h100`, …) in a folder.
+    pub(crate) fn read(folder: &Path, name: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let text = |suffix: &str| std::fs::read_to_string(folder.join(format!("{name}-{suffix}"))).ok();
+        let json = |suffix: &str| text(suffix).map_or(Ok(Value::Null), |text| serde_json::from_str(&text));
+        let csv = text("counters.csv").unwrap_or_default();
+        // The profiler's and the program's own lines come first.
+        let rows = csv.lines().filter(|line| line.starts_with('"')).map(fields).collect();
+        Ok(Counters { launches: json("counters.json")?, rows, tried: json("tried.json")? })
+    }
+
+    /// The page's section; nothing without counters.
+    pub(crate) fn write(&self, page: &mut String, set: &Set<'_>) {
+        let launches = self.launches["launches"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let Some((head, rows)) = self.rows.split_first() else { return };
+        // Units follow the names.
+        let rows = rows.get(1..).unwrap_or_default();
+        let missed: Vec<(&Measured<'_>, &Value, &Vec<String>)> = launches
+            .iter()
+            .zip(rows)
+            .filter_map(|(launch, row)| {
+                let point = set.points.iter().find(|point| launch["point"].as_str() == Some(point.text("point")))?;
+                let misses = point.median("pair_us") > set.target(point) || set.after(point) > set.target_after(point);
+                misses.then_some((point, launch, row))
+            })
+            .collect();
+        if missed.is_empty() {
+            return;
+        }
+        let _ = write!(
+            page,
+            "\n## What bounds the points that miss\n\nCounters of one launch alone on a cold L2, by `ncu` on one {} with \
+             sources `{}`, {}: the share of its peak that each unit reached over the launch, warps of 64 a multiprocessor \
+             while it is busy, and, of the cycles between two instructions of a warp, the largest waits. A launch alone has \
+             no predecessor beside which it begins, and takes longer than a call in a row. Small launches reach no unit's \
+             peak: what they take is latency, from the start of a block over its first weights and one exchange to its \
+             last store.\n\n| point | back to back, over target | after another, over target |",
+            self.launches["gpu"].as_str().unwrap_or("?").trim_start_matches("NVIDIA "),
+            &self.launches["source_sha256"].as_str().unwrap_or("?")[..8],
+            self.launches["date"].as_str().unwrap_or("?"),
+        );
+        for (title, _) in COLUMNS {
+            let _ = write!(page, " {title} |");
+        }
+        page.push_str(" warps wait for (cycles) |\n|---|---|---|");
+        page.push_str(&"---|".repeat(COLUMNS.len() + 1));
+        page.push('\n');
+        for (point, _, row) in &missed {
+            let over = |us: f64, target: f64| format!("{:+.0} %", (us / target - 1.0) * 100.0);
+            let _ = write!(
+                page,
+                "| {} | {} | {} |",
+                point.text("point"),
+                over(point.median("pair_us"), set.target(point)),
+                over(set.after(point), set.target_after(point)),
+            );
+            for (_, counter) in COLUMNS {
+                let value = number(head, row, counter);
+                let is_time = counter == COLUMNS[0].1;
+                let _ = write!(
+                    page,
+                    " {:.*} |",
+                    usize::from(value < 10.0 && !is_time),
+                    if is_time { value / 1e3 } else { value }
+                );
+            }
+            let _ = writeln!(page, " {} |", stalls(head, row));
+        }
+        self.write_tried(page, &missed);
+    }
+
+    fn write_tried(&self, page: &mut String, missed: &[(&Measured<'_>, &Value, &Vec<String>)]) {
+        let Some(results) = self.tried["results"].as_array() else { return };
+        let _ = write!(
+            page,
+            "\nWhat other plans gave at these points, in one run on one {} with sources `{}`, {} (a copy and the target of that \
+             run beside them): the five quickest of those that were tried, as row tile, blocks, members of a cluster (1: sums \
+             go through global memory), shared memory a block.\n\n| point | copy | target | tried: µs |\n|---|---|---|---|\n",
+            self.tried["gpu"].as_str().unwrap_or("?").trim_start_matches("NVIDIA "),
+            &self.tried["source_sha256"].as_str().unwrap_or("?")[..8],
+            self.tried["date"].as_str().unwrap_or("?"),
+        );
+        for (point, ..) in missed {
+            let name = point.text("point");
+            let Some(result) = results.iter().find(|result| result["point"].as_str() == Some(name)) else { continue };
+            let tried = result["tried"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let best: Vec<String> = tried
+                .iter()
+                .take(5)
+                .map(|tried| {
+                    format!(
+                        "{} **{:.2}**",
+                        tried["plan"].as_str().unwrap_or("?"),
+                        tried["pair_us"].as_f64().unwrap_or(f64::NAN)
+                    )
+                })
+                .collect();
+            let copy = result["copy_us"].as_f64().unwrap_or(f64::NAN);
+            let h200 = self.tried["gpu"].as_str().is_some_and(|gpu| gpu.contains("H200"));
+            let target = if h200 { result["target_us"].as_f64().unwrap_or(f64::NAN) } else { 1.15 * copy + 1.0 };
+            let _ = writeln!(
+                page,
+                "| {name} | {copy:.2} | {target:.2} | {} of {} tried: {} |",
+                best.len(),
+                tried.len(),
+                best.join("; ")
+            );
+        }
+    }
+}
+
+/// The three largest waits.
+fn stalls(head: &[String], row: &[String]) -> String {
+    let mut waits: Vec<(f64, &str)> = head
+        .iter()
+        .filter_map(|counter| Some((counter, counter.strip_prefix(STALLS.0)?.strip_suffix(STALLS.1)?)))
+        .filter(|(_, name)| *name != "selected")
+        .map(|(counter, name)| (number(head, row, counter), name))
+        .collect();
+    waits.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let largest: Vec<String> =
+        waits.iter().take(3).map(|(cycles, name)| format!("{} {cycles:.1}", name.replace('_', " "))).collect();
+    largest.join(", ")
+}
+
+fn number(head: &[String], row: &[String], counter: &str) -> f64 {
+    let index = head.iter().position(|name| name == counter);
+    let text = index.and_then(|index| row.get(index)).map_or(String::new(), |text| text.replace(',', ""));
+    text.parse().unwrap_or(f64::NAN)
+}
+
+/// The fields of one line, all of them in quotes.
+fn fields(line: &str) -> Vec<String> {
+    line.trim().trim_start_matches('"').trim_end_matches('"').split("\",\"").map(str::to_owned).collect()
+}
