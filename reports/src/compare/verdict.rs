@@ -162,7 +162,8 @@ fn by_what(metric: Metric, points: &[PointComparison], winner: Option<&str>) -> 
             (tied.max_by(by_size)?, "the widest difference of those".to_owned())
         }
     };
-    Some(format!("{what} is {}, at {}", said(metric, difference, ""), point_name(&point.point)))
+    let corrected = if point.policies.len() > 2 { CORRECTED } else { "" };
+    Some(format!("{what} is {}, at {}", said(metric, difference, corrected), point_name(&point.point)))
 }
 
 /// How often each name occurs, the most frequent first, ties in order of first appearance.
@@ -211,6 +212,9 @@ fn some(names: &[&str]) -> String {
     format::list(&shown)
 }
 
+/// Of intervals wider than 95 % by themselves, because the best was picked after the fact.
+const CORRECTED: &str = ", corrected for picking the best";
+
 /// What to say of at least two policies that can be ranked.
 fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], baseline: Option<&str>) -> Verdict {
     // The best one was picked after the fact: each of the comparisons it has to win gets its share of the 5 %.
@@ -222,7 +226,7 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
     let opponent = if equals.is_empty() { opponent } else { equals[0] };
     let difference = against(opponent, metric);
     let value = best.mean(metric).map_or_else(String::new, |value| format::value(metric, value));
-    let corrected = if others.len() > 1 { ", corrected for picking the best" } else { "" };
+    let corrected = if others.len() > 1 { CORRECTED } else { "" };
     let said = difference.as_ref().map(|d| said(metric, d, corrected)).unwrap_or_default();
     if equals.is_empty() {
         let role = if Some(opponent.policy) == baseline { "the baseline" } else { "the next best" };
