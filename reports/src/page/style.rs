@@ -92,3 +92,20 @@ nav{font-size:.86rem;display:flex;flex-wrap:wrap;gap:4px 16px;margin-top:1.2em;c
 pub(crate) fn style() -> String {
     format!("{}{}", BASE.replace('\n', ""), colour::style())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::BASE;
+    use crate::figure::plot::{SMALL, WIDE};
+
+    /// Charts are drawn with one size of text and scaled to fit: the same scale, the same size.
+    #[test]
+    fn the_text_of_small_charts_is_as_large_as_that_of_wide_ones() {
+        let width = |selector: &str| -> u32 {
+            let rule = BASE.lines().find(|line| line.starts_with(selector)).expect("the rule is there");
+            let value = rule.split("max-width:").nth(1).and_then(|rest| rest.split("px").next());
+            value.and_then(|value| value.parse().ok()).expect("with a width in pixels")
+        };
+        assert_eq!(width(".plot svg{") * SMALL.0, width(".small .plot svg{") * WIDE.0);
+    }
+}
