@@ -57,7 +57,6 @@ constexpr u32 TILE_OUTPUTS = 128, STEP_INPUTS = 64;
 constexpr u32 LINE = 2 * STEP_INPUTS;  // bytes of one row of a step
 constexpr u32 W_BYTES = TILE_OUTPUTS * LINE, X_BYTES = NT * 8 * LINE, STAGE = W_BYTES + X_BYTES;
 constexpr int EXCHANGED = NT < 2 ? NT : 2;  // sums that travel between warps at once, a thread
-constexpr u32 SHARED = STAGES * STAGE + EXCHANGED * THREADS * 16;
 constexpr int EARLY_AT_ONCE = 2;  // steps that are on their way while the preceding kernel works
 constexpr u32 AHEAD = 5;  // blocks whose sums a thread asks for at once
 constexpr u32 EMPTY = 0xffffffffu;
@@ -180,8 +179,7 @@ struct Sums {
   }
 };
 
-// One block's share.
-DEVICE void multiply(const Arguments& args) {
+KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) {
   dependents_trigger();
   const u32 lane = thread_index() % 32, warp = thread_index() / 32;
   const u32 half = warp / 4, first_output = warp % 4 * 32;
@@ -329,5 +327,3 @@ DEVICE void multiply(const Arguments& args) {
   }
   copy_wait<0>();
 }
-
-KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) { multiply(args); }

@@ -23,11 +23,6 @@ DEVICE u8* shared_base() { return dynamic_shared; }
 DEVICE u32 thread_index() { return threadIdx.x; }
 DEVICE u32 block_index() { return blockIdx.x; }
 DEVICE void block_barrier() { __syncthreads(); }
-// A barrier of its own for `COUNT` threads of the block: whole warps, the same ones each time.
-template <u32 ID, u32 COUNT>
-DEVICE void group_barrier() {
-  asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(COUNT) : "memory");
-}
 DEVICE void warp_barrier() { __syncwarp(); }
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }

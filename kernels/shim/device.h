@@ -36,7 +36,7 @@ struct Copy {
   u32 bytes;
 };
 
-enum class State { Ready, Warp, Block, Group, Grid, Poll, Done };
+enum class State { Ready, Warp, Block, Grid, Poll, Done };
 enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, Any, MmaBf16, MmaF16 };
 
 struct Fiber {
@@ -47,7 +47,6 @@ struct Fiber {
   float sum[4];  // accumulators
   std::vector<std::vector<Copy>> groups;
   std::vector<Copy> open;
-  u32 group = 0, group_threads = 0;  // of the barrier that it waits at, if it is one of a part of the block
   bool waited = false;
   void* stack_pointer = nullptr;
   void* stack = nullptr;
@@ -62,12 +61,6 @@ inline u8* shared_base() { return shared_of(current->block); }
 inline u32 thread_index() { return current->thread; }
 inline u32 block_index() { return current->block; }
 inline void block_barrier() { yield(State::Block); }
-template <u32 ID, u32 COUNT>
-inline void group_barrier() {
-  current->group = ID;
-  current->group_threads = COUNT;
-  yield(State::Group);
-}
 inline void collect(Collective which) {
   current->collective = which;
   yield(State::Warp);

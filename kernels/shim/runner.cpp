@@ -352,15 +352,6 @@ int main(int count, char** names) {
         for (u32 thread = 0; thread < threads; ++thread) first[thread].state = State::Ready;
         progress = true;
       }
-      for (u32 group = 1; group < 16; ++group) {
-        std::vector<Fiber*> together;
-        for (u32 thread = 0; thread < threads; ++thread)
-          if (first[thread].state == State::Group && first[thread].group == group) together.push_back(first + thread);
-        if (together.empty() || together.size() < together[0]->group_threads) continue;
-        if (together.size() > together[0]->group_threads) fail("more threads than a barrier is for");
-        for (Fiber* fiber : together) fiber->state = State::Ready;
-        progress = true;
-      }
     }
     if (at_grid && at_grid + done == fibers.size() && !revealed) {
       for (Buffer& buffer : buffers) {

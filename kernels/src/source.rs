@@ -12,7 +12,7 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 20] = [
+const BUILT_IN: [(&str, &str); 19] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("lora.cuh", include_str!("../cu/lora.cuh")),
     ("lora_exchange.cuh", include_str!("../cu/lora_exchange.cuh")),
@@ -22,7 +22,6 @@ const BUILT_IN: [(&str, &str); 20] = [
     ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
     ("embedding.cu", include_str!("../cu/embedding.cu")),
     ("gemm.cu", include_str!("../cu/gemm.cu")),
-    ("gemm_with_adapters.cu", include_str!("../cu/gemm_with_adapters.cu")),
     ("lora.cu", include_str!("../cu/lora.cu")),
     ("lora_staged.cu", include_str!("../cu/lora_staged.cu")),
     ("memory.cu", include_str!("../cu/memory.cu")),
@@ -137,7 +136,7 @@ mod tests {
             sources.included(&text).expect("built in").into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
         assert_eq!(names("norm.cu"), ["primitives.cuh"]);
-        assert_eq!(names("gemm_with_adapters.cu"), ["gemm.cu", "lora.cu", "lora.cuh", "primitives.cuh"]);
+        assert_eq!(names("lora.cu"), ["lora.cuh", "lora_exchange.cuh", "lora_stream.cuh", "primitives.cuh"]);
     }
 
     #[test]

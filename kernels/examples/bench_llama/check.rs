@@ -32,7 +32,7 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
             ways.push(("cuBLASLt".to_owned(), LoraOrder::After, GemmPath::CublasLt, &options.build));
             ways.push(("sm_80".to_owned(), LoraOrder::After, GemmPath::Own, &ampere));
             if options.quick {
-                ways.retain(|(name, ..)| ["After", "Within", "Along", "sm_80"].contains(&name.as_str()));
+                ways.retain(|(name, ..)| ["After", "Along", "sm_80"].contains(&name.as_str()));
             }
             if options.own {
                 ways.retain(|(_, _, gemm, _)| *gemm == GemmPath::Own);
@@ -109,9 +109,8 @@ fn one(
             tokens_right &= row.iter().position(|&value| value == largest) == Some(token as usize);
         }
     }
-    // Whether deltas are written before, beside or along the GEMM must not change a bit. Behind it there are none; within it
-    // other blocks share the work.
-    let writes_delta = !matches!(order, LoraOrder::After | LoraOrder::Within) && build.architecture.is_none();
+    // Whether deltas are written before, beside or along the GEMM must not change a bit. Behind it there are none.
+    let writes_delta = order != LoraOrder::After && build.architecture.is_none();
     let as_first = match first {
         Some(first) if writes_delta => *first == results,
         None if writes_delta => {

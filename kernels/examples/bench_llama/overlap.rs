@@ -17,12 +17,11 @@ fn ways() -> Vec<Way> {
     let plain = (Tuning::default(), few_rows::Tuning::default());
     let blocks = |blocks| Tuning { blocks: Some(blocks), ..plain.0 };
     let mut ways: Vec<Way> = LoraOrder::ALL.into_iter().map(|order| (order, plain.0, plain.1)).collect();
-    for order in [LoraOrder::Along, LoraOrder::Within] {
-        ways.extend([48, 66, 100, 132, 198].map(|count| (order, blocks(count), plain.1)));
-        ways.push((order, Tuning { shared_bytes: Some(48 << 10), ..plain.0 }, plain.1));
-        ways.extend([4, 5].map(|stages| (order, plain.0, few_rows::Tuning { stages: Some(stages), ..plain.1 })));
-    }
-    ways.push((LoraOrder::Along, Tuning { exchange: Some(Exchange::Global), ..plain.0 }, plain.1));
+    let along = LoraOrder::Along;
+    ways.extend([48, 66, 100, 132, 198].map(|count| (along, blocks(count), plain.1)));
+    ways.push((along, Tuning { shared_bytes: Some(48 << 10), ..plain.0 }, plain.1));
+    ways.extend([4, 5].map(|stages| (along, plain.0, few_rows::Tuning { stages: Some(stages), ..plain.1 })));
+    ways.push((along, Tuning { exchange: Some(Exchange::Global), ..plain.0 }, plain.1));
     ways
 }
 

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use aril_kernels::llama::Operation;
+use aril_kernels::source::Sources;
 use aril_kernels::timing::Summary;
 use serde_json::Value;
 
@@ -46,6 +47,12 @@ fn page(report: &Value, name: &str) -> Result<String, Failure> {
         "Written by `cargo run -p aril-kernels --example report_llama` from `{name}`, which `bench_llama check gemm step` measured (part `llama` of `kernels/ci/gpu.sh`); `{}` is the log of that run's checks.\n",
         name.replace(".json", "-checks.log"),
     )?;
+    if report["source_sha256"].as_str() != Some(Sources::built_in().hash()?.as_str()) {
+        writeln!(
+            page,
+            "**The kernels have changed since this run**: its figures are those of an older state of the sources.\n"
+        )?;
+    }
     writeln!(page, "| | |\n|---|---|")?;
     writeln!(page, "| driver, SM and memory clock, highest SM clock, °C, W: before | {} |", text("clocks_before"))?;
     writeln!(page, "| and after | {} |", text("clocks_after"))?;
@@ -56,7 +63,7 @@ fn page(report: &Value, name: &str) -> Result<String, Failure> {
     writeln!(page, "| copy of 2 GiB, read and written | {:.2} TB/s |\n", copy / 1e6)?;
     writeln!(
         page,
-        "Random weights, bf16, a KV cache filled with random values. A step is one CUDA graph from the embedding to the sampled tokens; a figure is the median over its replays, each after the L2 was swept, with the 10th and 90th percentile behind it. The *floor* is the bytes that the step must read (weights of all projections and of the LM head, and the KV of every token) over the copy bandwidth of the same run; the adapters' own bytes over it are the floor of what they add. *Own* multiplies up to 32 rows with this crate's kernel, *CublasLt* with the quickest of cuBLASLt's algorithms. Adapters run *Before* or *After* the GEMM of their projections on one stream, or *Beside* it on a second one, or *Along* it: behind it on its stream, but beginning when it has seen its input; or *Within* its launch, as the other half of every block. A *chunk* is one further sequence's new tokens, from its start.\n"
+        "Random weights, bf16, a KV cache filled with random values. A step is one CUDA graph from the embedding to the sampled tokens; a figure is the median over its replays, each after the L2 was swept, with the 10th and 90th percentile behind it. The *floor* is the bytes that the step must read (weights of all projections and of the LM head, and the KV of every token) over the copy bandwidth of the same run; the adapters' own bytes over it are the floor of what they add. *Own* multiplies up to 32 rows with this crate's kernel, *CublasLt* with the quickest of cuBLASLt's algorithms. Adapters run *Before* or *After* the GEMM of their projections on one stream, or *Beside* it on a second one, or *Along* it: behind it on its stream, but beginning when it has seen its input; or, in an older state of the code, *Within* its launch, as the other half of every block. A *chunk* is one further sequence's new tokens, from its start.\n"
     )?;
     checks(&mut page, report)?;
     for model in list(&report["step"], "models")? {

@@ -16,6 +16,8 @@ pub(crate) struct Counters {
     rows: Vec<Vec<String>>,
     /// `lora-*-tried.json`, by `bench_lora --explore`.
     tried: Value,
+    /// `lora-*-versions.json`: versions of the kernels, from `bench_lora --explore --compare`.
+    versions: Value,
 }
 
 /// A column of the table and the counter that it shows.
@@ -39,7 +41,12 @@ impl Counters {
         let csv = text("counters.csv").unwrap_or_default();
         // The profiler's and the program's own lines come first.
         let rows = csv.lines().filter(|line| line.starts_with('"')).map(fields).collect();
-        Ok(Counters { launches: json("counters.json")?, rows, tried: json("tried.json")? })
+        Ok(Counters {
+            launches: json("counters.json")?,
+            rows,
+            tried: json("tried.json")?,
+            versions: json("versions.json")?,
+        })
     }
 
     /// The page's section; nothing without counters.
@@ -100,6 +107,37 @@ impl Counters {
             let _ = writeln!(page, " {} |", stalls(head, row));
         }
         self.write_tried(page, &missed);
+        self.write_versions(page);
+    }
+
+    fn write_versions(&self, page: &mut String) {
+        let Some(runs) = self.versions["runs"].as_array() else { return };
+        let what = |name: &str| self.versions["names"][name].as_str().unwrap_or("?").to_owned();
+        for run in runs {
+            let points = run["points"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let Some(versions) = points.first().and_then(|point| point["versions"].as_array()) else { continue };
+            let names: Vec<&str> = versions.iter().filter_map(|version| version["version"].as_str()).collect();
+            let _ = write!(
+                page,
+                "\nVersions of the kernels that were tried, in one run on one {}, {}: pair back to back / after a plain copy \
+                 kernel, µs.",
+                run["gpu"].as_str().unwrap_or("?").trim_start_matches("NVIDIA "),
+                run["date"].as_str().unwrap_or("?"),
+            );
+            for name in &names {
+                let _ = write!(page, " *{name}*: {}.", what(name));
+            }
+            let _ =
+                write!(page, "\n\n| point | copy | {} |\n|---|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
+            for point in points {
+                let us = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+                let _ = write!(page, "| {} | {:.2} |", point["point"].as_str().unwrap_or("?"), us(&point["copy_us"]));
+                for version in point["versions"].as_array().map(Vec::as_slice).unwrap_or_default() {
+                    let _ = write!(page, " {:.2} / {:.2} |", us(&version["pair_us"]), us(&version["after_us"]));
+                }
+                page.push('\n');
+            }
+        }
     }
 
     fn write_tried(&self, page: &mut String, missed: &[(&Measured<'_>, &Value, &Vec<String>)]) {

@@ -35,7 +35,7 @@ fn adapters(path: &Path, points: &[Measured<'_>]) -> Outcome {
     chart(path, "pair, bf16 4096 → 4096, rank 16, one row an adapter", "adapters", "microseconds", &curves)
 }
 
-fn throughput(path: &Path, copies: &Value) -> Outcome {
+pub(crate) fn throughput(path: &Path, copies: &Value) -> Outcome {
     let results: Vec<Measured<'_>> = copies["results"].as_array().into_iter().flatten().map(Measured).collect();
     let mut curves = Vec::new();
     for memory in ["pinned", "pageable"] {

@@ -3,7 +3,8 @@
 //!
 //! The argument names a card. Reads `baselines-CARD.json`, `copies-CARD.json` and `peers-h200.tsv` of
 //! `kernels/measurements`, and `slots-CARD.json` and `copies-CARD-first.json` of an earlier run where they are there;
-//! writes `prices-CARD.md` and its figures beside them.
+//! writes `prices-CARD.md` and its figures beside them. Where the ways were not measured on a card, the page is of the
+//! copies alone.
 
 #[path = "../report_lora/chart.rs"]
 mod chart;
@@ -99,7 +100,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let read = |name: &str| -> Result<Value, Box<dyn std::error::Error>> {
         Ok(serde_json::from_str(&std::fs::read_to_string(folder.join(format!("{name}-{card}.json")))?)?)
     };
-    let (baselines, copies) = (read("baselines")?, read("copies")?);
+    let (baselines, copies) = (read("baselines"), read("copies")?);
+    let Ok(baselines) = baselines else { return copies_alone(&folder, &card, &copies) };
     let peers = Peers::read(&std::fs::read_to_string(folder.join("peers-h200.tsv"))?);
     let mut page = format!(
         "# Other ways of serving adapters, and adapter copies, on one {}\n\n\
@@ -116,6 +118,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         copies::again(&mut page, &serde_json::from_str(&first)?);
     }
     figures::draw(&folder, &card, &baselines, &copies)?;
+    std::fs::write(folder.join(format!("prices-{card}.md")), page)?;
+    Ok(())
+}
+
+fn copies_alone(folder: &Path, card: &str, copies: &Value) -> Result<(), Box<dyn std::error::Error>> {
+    let mut page = format!(
+        "# Adapter copies on one {}\n\n\
+         Written by `cargo run -p aril-kernels --example report_prices -- {card}` from `copies-{card}.json` (measured by \
+         `bench_copies`). Other ways of serving adapters were not measured on this card.\n\n",
+        copies["gpu"].as_str().unwrap_or("?"),
+    );
+    provenance(&mut page, &Value::Null, copies);
+    copies::write(&mut page, copies, card);
+    figures::throughput(&folder.join(format!("prices-{card}-copies.svg")), copies)?;
     std::fs::write(folder.join(format!("prices-{card}.md")), page)?;
     Ok(())
 }
@@ -141,6 +157,8 @@ fn provenance(page: &mut String, baselines: &Value, copies: &Value) {
     for (name, key) in rows {
         let _ = writeln!(page, "| {name} | {} | {} |", text(&baselines[key]), text(&copies[key]));
     }
-    let rate = baselines["copy_2gib_bytes_per_us"].as_f64().unwrap_or(f64::NAN) / 1e6;
-    let _ = writeln!(page, "| copy of 2 GiB on the device, read and written | {rate:.2} TB/s | |\n");
+    if let Some(rate) = baselines["copy_2gib_bytes_per_us"].as_f64() {
+        let _ = writeln!(page, "| copy of 2 GiB on the device, read and written | {:.2} TB/s | |", rate / 1e6);
+    }
+    page.push('\n');
 }

@@ -11,10 +11,6 @@ use crate::lora::plan::Chip;
 use crate::program::{Compiler, Grid, Kernel};
 use crate::{Element, Error};
 
-mod with_adapters;
-
-pub(crate) use with_adapters::WithAdaptersPlan;
-
 /// The most rows that the kernel serves.
 pub const ROWS_MAX: u32 = 64;
 
@@ -137,7 +133,6 @@ struct Arguments {
 pub struct FewRows {
     compiler: Compiler,
     loaded: Mutex<HashMap<Variant, Kernel>>,
-    with_adapters: Mutex<HashMap<Variant, Kernel>>,
     inbox: CudaSlice<u8>,
 }
 
@@ -145,7 +140,6 @@ pub struct FewRows {
 #[derive(Debug, Clone)]
 pub struct FewRowsPlan {
     shape: GemmShape,
-    variant: Variant,
     kernel: Kernel,
     shared_bytes: u32,
     shares: Shares,
@@ -165,7 +159,7 @@ impl FewRows {
         unsafe { memset_d8_async(address, 0xff, bytes, stream.cu_stream()) }
             .map_err(Error::driver("emptying the inbox of small GEMMs"))?;
         drop(guard);
-        Ok(FewRows { compiler: compiler.clone(), loaded: Mutex::default(), with_adapters: Mutex::default(), inbox })
+        Ok(FewRows { compiler: compiler.clone(), loaded: Mutex::default(), inbox })
     }
 
     /// A plan for a shape.
@@ -217,7 +211,7 @@ impl FewRows {
             }
         };
         let shares = Shares::new(shape.inputs, shape.outputs, blocks);
-        Ok(FewRowsPlan { shape, variant, kernel, shared_bytes: variant.shared_bytes(), shares })
+        Ok(FewRowsPlan { shape, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 
     /// y = x·Wᵀ. Bitwise reproducible. `ready` becomes its mark when x is complete.

@@ -213,7 +213,6 @@ impl<'a> Forward<'a> {
                 self.lora(group, layer, stream, None, PROGRAMMATIC)?;
             }
             LoraOrder::Along => self.along(group, layer, PROGRAMMATIC)?,
-            LoraOrder::Within => self.within(group, layer, PROGRAMMATIC)?,
             LoraOrder::Before => {
                 self.lora(group, layer, stream, None, PROGRAMMATIC)?;
                 self.gemm(group, layer, None, PROGRAMMATIC)?;
@@ -257,7 +256,6 @@ impl<'a> Forward<'a> {
     /// A group's adapters, with its GEMM where they run beside it.
     fn adapters_alone(&self, group: Group, layer: u32, overlap: Overlap) -> Result<(), Error> {
         match self.order() {
-            Some(LoraOrder::Within) => self.within(group, layer, overlap),
             Some(LoraOrder::Along) => self.along(group, layer, overlap),
             _ => self.lora(group, layer, &self.llama.stream, None, overlap),
         }
@@ -270,20 +268,6 @@ impl<'a> Forward<'a> {
         let ready = Ready { address: lora.ready.address + 4 * group as u64, mark: layer + 1 };
         self.gemm(group, layer, Some(ready), overlap)?;
         self.lora(group, layer, stream, Some(ready), PROGRAMMATIC)
-    }
-
-    /// A group's GEMM with its adapters in one launch.
-    fn within(&self, group: Group, layer: u32, overlap: Overlap) -> Result<(), Error> {
-        let Llama { stream, gemms, lora, .. } = self.llama;
-        let index = group as usize;
-        let plan = &self.plans[index];
-        let (x, y) = self.adapted(group, layer);
-        let mut inbox = lora.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        let site = &lora.sites[layer as usize][index];
-        let adapters = plan.pair_arguments(stream, site, &mut inbox, x, &y)?;
-        let buffers = self.buffers(group, layer);
-        // SAFETY: as in `run` and `lora`; deltas are no GEMM's y.
-        unsafe { gemms.launch_with_adapters(stream, group, self.metrics.padded, buffers, plan, adapters, overlap) }
     }
 
     /// The input of a group's adapters, and where each of them adds.

@@ -16,7 +16,7 @@ use super::{LoraOrder, LoraPath};
 use crate::Error;
 use crate::gemm::few_rows;
 use crate::lora::launch::LoadedPlan;
-use crate::lora::plan::{Exchange, Plan, Segment, Site, Tuning};
+use crate::lora::plan::{Plan, Segment, Site, Tuning};
 
 /// Sets, and graphs of all of them, kept at once; the set unused for longest goes first.
 const SETS_MAX: usize = 64;
@@ -71,9 +71,7 @@ impl Llama {
         }
         let mut set = Set::default();
         for plan in &plans {
-            let jobs = plan.jobs().len() as u32;
-            // Blocks beyond one a multiprocessor would start late.
-            let capacity = jobs.next_multiple_of(16).min(jobs.max(self.lora.chip.multiprocessors));
+            let capacity = (plan.jobs().len() as u32).next_multiple_of(16);
             set.plans.push(self.lora.kernels.load(&self.stream, plan, capacity)?);
         }
         Ok(set)
@@ -86,7 +84,6 @@ impl Llama {
         Some(match order {
             // A mark must differ from the one before, which is another layer's.
             LoraOrder::Along if !own || self.shape.layers < 2 => LoraOrder::After,
-            LoraOrder::Within if !own => LoraOrder::After,
             // Many rows take so long that what is left to hide is less than a delta costs.
             LoraOrder::Before | LoraOrder::Beside if rows > few_rows::ROWS_MAX => LoraOrder::After,
             order => order,
@@ -96,39 +93,16 @@ impl Llama {
     /// The plan of one group's adapters in a step of so many rows.
     fn plan_of(&self, group: Group, site: &Site, segments: &[Segment], rows: u32) -> Result<Plan, Error> {
         let LoraSites { chip, tuning, .. } = self.lora;
-        let most = chip.multiprocessors;
-        let order = self.order_of(rows);
-        let left = match order {
-            Some(LoraOrder::Within | LoraOrder::Along) => self.gemms.shared_bytes_left(group, rows, chip)?,
-            _ => return Plan::new(site, segments, chip, tuning),
-        };
-        if order == Some(LoraOrder::Along) {
-            // A block of adapters must find room beside one of the GEMM: rings are shorter where sums need much.
-            let plan = Plan::new(site, segments, chip, tuning)?;
-            let fits = plan.shared_bytes() <= left;
-            return if fits {
-                Ok(plan)
-            } else {
-                Plan::new(site, segments, chip, Tuning { shared_bytes: Some(left), ..tuning })
-            };
+        let plan = Plan::new(site, segments, chip, tuning)?;
+        if self.order_of(rows) != Some(LoraOrder::Along) {
+            return Ok(plan);
         }
-        // At most one block beside each of the GEMM's, and half as many if groups allow: what members exchange travels while
-        // the GEMM runs.
-        let mut tuning = Tuning {
-            row_tile: Some(LoadedPlan::SHARED_LAUNCH),
-            exchange: Some(Exchange::Global),
-            blocks: tuning.blocks.or(Some(most / 2)),
-            shared_bytes: tuning.shared_bytes.or(Some(left)),
-        };
-        loop {
-            let plan = Plan::new(site, segments, chip, tuning)?;
-            let over = (plan.jobs().len() as u32).saturating_sub(most);
-            match tuning.blocks {
-                // Small groups have a block each, whatever their share.
-                Some(blocks) if over > 0 && blocks > 0 => tuning.blocks = Some(blocks.saturating_sub(over)),
-                _ => return Ok(plan),
-            }
+        // A block of adapters must find room beside one of the GEMM: rings are shorter where sums need much.
+        let left = self.gemms.shared_bytes_left(group, rows, chip)?;
+        if plan.shared_bytes() <= left {
+            return Ok(plan);
         }
+        Plan::new(site, segments, chip, Tuning { shared_bytes: Some(left), ..tuning })
     }
 
     /// Puts a set back, as the one used last.

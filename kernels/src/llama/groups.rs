@@ -7,13 +7,12 @@ use cudarc::driver::CudaStream;
 
 use super::engine::Llama;
 use super::forward::{Forward, Metrics};
-use super::{GemmPath, LlamaSettings, LlamaShape, LoraOrder};
+use super::{GemmPath, LlamaSettings, LlamaShape};
 use crate::Error;
 use crate::gemm::GemmShape;
 use crate::gemm::cublaslt::{CublasLt, CublasLtPlan, Trial};
-use crate::gemm::few_rows::{FewRows, FewRowsPlan, Tuning, WithAdaptersPlan};
+use crate::gemm::few_rows::{FewRows, FewRowsPlan, Tuning};
 use crate::gpu::{Overlap, Ready};
-use crate::lora::launch::{LoadedPlan, PairArguments};
 use crate::lora::plan::Chip;
 use crate::program::Compiler;
 
@@ -58,15 +57,8 @@ const OWN_ROWS_MAX: u32 = 32;
 
 #[derive(Debug)]
 enum GemmPlan {
-    Few(Box<OwnPlans>),
+    Few(FewRowsPlan),
     Library(Box<CublasLtPlan>),
-}
-
-/// Those of this crate's kernel.
-#[derive(Debug)]
-struct OwnPlans {
-    alone: FewRowsPlan,
-    with_adapters: Option<WithAdaptersPlan>,
 }
 
 /// GEMM plans of a model, by group and rows.
@@ -107,47 +99,18 @@ impl Gemms {
         let missing = || Error::shape(format!("{group:?} of {rows} rows"), "has no plan");
         match self.plans.get(&(group, rows)).ok_or_else(missing)? {
             // SAFETY: the plan was made for this group and these rows; the rest is the caller's promise.
-            GemmPlan::Few(plans) => unsafe { self.few.launch(stream, &plans.alone, weights, x, y, ready, overlap) },
+            GemmPlan::Few(plan) => unsafe { self.few.launch(stream, plan, weights, x, y, ready, overlap) },
             // SAFETY: as above.
             GemmPlan::Library(plan) => unsafe { self.library.launch(stream, plan, weights, x, y, 0.0) },
         }
     }
 
-    /// The same for a plan of this crate's kernel, with the adapters of the group in one launch.
-    ///
-    /// # Safety
-    /// As [`Gemms::launch`]; adapters write elsewhere.
-    #[expect(clippy::too_many_arguments, reason = "which GEMM, its operands and its companion")]
-    pub(crate) unsafe fn launch_with_adapters(
-        &self,
-        stream: &Arc<CudaStream>,
-        group: Group,
-        rows: u32,
-        buffers: [u64; 3],
-        loaded: &LoadedPlan,
-        adapters: PairArguments,
-        overlap: Overlap,
-    ) -> Result<(), Error> {
-        let missing = || Error::shape(format!("{group:?} of {rows} rows"), "has no plan with adapters");
-        let plan = self.own(group, rows)?.with_adapters.as_ref().ok_or_else(missing)?;
-        // SAFETY: the plan was made for this group and these rows; the rest is the caller's promise.
-        unsafe { self.few.launch_with_adapters(stream, plan, buffers, loaded, adapters, overlap) }
-    }
-
-    fn own(&self, group: Group, rows: u32) -> Result<&OwnPlans, Error> {
+    /// Shared memory that is left for a block of adapters beside one of the group's GEMM.
+    pub(crate) fn shared_bytes_left(&self, group: Group, rows: u32, chip: Chip) -> Result<u32, Error> {
         match self.plans.get(&(group, rows)) {
-            Some(GemmPlan::Few(plans)) => Ok(plans),
+            Some(GemmPlan::Few(plan)) => Ok(plan.shared_bytes_left(chip)),
             _ => Err(Error::shape(format!("{group:?} of {rows} rows"), "has no plan of this crate's kernel")),
         }
-    }
-
-    /// Shared memory that is left for a block of adapters on a multiprocessor, or in a launch, of the group's GEMM.
-    pub(crate) fn shared_bytes_left(&self, group: Group, rows: u32, chip: Chip) -> Result<u32, Error> {
-        let plans = self.own(group, rows)?;
-        Ok(match &plans.with_adapters {
-            Some(plan) => plan.shared_bytes_left(chip),
-            None => plans.alone.shared_bytes_left(chip),
-        })
     }
 
     pub(crate) fn set_path(&mut self, path: GemmPath) {
@@ -191,12 +154,7 @@ impl Llama {
             let (inputs, outputs) = group.widths(&self.shape);
             let shape = GemmShape::dense(self.settings.element, rows, inputs, outputs);
             let plan = if self.gemms.are_own(rows) {
-                let few = &self.gemms.few;
-                let tuning = self.gemms.tuning;
-                let alone = few.plan_with(shape, tuning)?;
-                let within = group != Group::LmHead && self.order_of(rows) == Some(LoraOrder::Within);
-                let with_adapters = if within { Some(few.plan_with_adapters(shape, tuning)?) } else { None };
-                GemmPlan::Few(Box::new(OwnPlans { alone, with_adapters }))
+                GemmPlan::Few(self.gemms.few.plan_with(shape, self.gemms.tuning)?)
             } else {
                 let forward = Forward::new(self, metrics, &[]);
                 // Many rows are bound by arithmetic, whatever the cache holds.

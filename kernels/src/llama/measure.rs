@@ -40,9 +40,7 @@ impl Llama {
         let samples = self.time_launches(operation, sequences, repeats)?;
         let Some(gemm) = operation.beside() else { return Ok(samples) };
         let batch = Batch::new(sequences, &self.shape, &self.settings)?;
-        let order = self.order_of(bucket(batch.rows));
-        let overlaps = matches!(order, Some(LoraOrder::Within | LoraOrder::Along));
-        if !overlaps || batch.segments().is_empty() {
+        if self.order_of(bucket(batch.rows)) != Some(LoraOrder::Along) || batch.segments().is_empty() {
             return Ok(samples);
         }
         let gemm = self.time_launches(gemm, sequences, repeats)?;

@@ -60,9 +60,6 @@ pub enum LoraOrder {
     Before,
     /// On a second stream, from the GEMM's input on to the operation that reads its output.
     Beside,
-    /// In the GEMM's own launch, as further blocks of it, up to 32 rows and with this crate's kernel; otherwise
-    /// [`LoraOrder::After`].
-    Within,
     /// Behind the GEMM on its stream, but beginning as soon as the GEMM has seen its input, which this crate's kernel tells:
     /// both run side by side, and the weights of both stream at once. With another GEMM, or more than 32 rows: [`LoraOrder::After`].
     #[default]
@@ -71,8 +68,7 @@ pub enum LoraOrder {
 
 impl LoraOrder {
     /// Every order.
-    pub const ALL: [LoraOrder; 5] =
-        [LoraOrder::Along, LoraOrder::Within, LoraOrder::After, LoraOrder::Before, LoraOrder::Beside];
+    pub const ALL: [LoraOrder; 4] = [LoraOrder::Along, LoraOrder::After, LoraOrder::Before, LoraOrder::Beside];
 }
 
 impl LlamaSettings {

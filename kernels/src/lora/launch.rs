@@ -16,11 +16,9 @@ use crate::gpu::{Gpu, Overlap, Ready};
 use crate::source::Sources;
 
 mod operands;
-mod shared;
 
 use operands::Arguments;
 pub use operands::{Intermediate, Matrix};
-pub(crate) use shared::PairArguments;
 
 /// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them. A clone shares them.
 #[derive(Debug, Clone)]

@@ -5,7 +5,6 @@ mod baseline_on_cpu;
 mod batch;
 mod compile;
 mod gemm_on_cpu;
-mod gemm_with_adapters_on_cpu;
 mod gpu;
 mod lora_on_cpu;
 mod memory_on_cpu;
