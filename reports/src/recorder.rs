@@ -155,12 +155,10 @@ impl Recorder {
         if let Some(tables) = self.tables.take() {
             tables.finish()?;
         }
-        if let Some(timeline) = self.timeline.take() {
-            timeline.finish(ended_at)?;
-        }
+        let shows = self.timeline.take().map(|timeline| timeline.finish(ended_at)).transpose()?.flatten();
         self.books.check()?;
         self.occupancy.close(ended_at, &mut self.series);
-        measure(self, ended_at)
+        Ok(RunResult { timeline_shows: shows, ..measure(self, ended_at)? })
     }
 
     fn offered(&mut self, now: u64, offered: &Offered) {

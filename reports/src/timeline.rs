@@ -131,7 +131,9 @@ impl Timeline {
     }
 
     /// Closes the file.
-    pub(crate) fn finish(mut self, ended_at: u64) -> Result<(), ReportError> {
+    ///
+    /// Gives what it shows, where that is not the whole run.
+    pub(crate) fn finish(mut self, ended_at: u64) -> Result<Option<String>, ReportError> {
         let (limit, left, last) = (self.limit, self.left, self.last);
         let note = match left {
             0 => format!("the first {limit} events, until {} s of a run of {} s", seconds(last), seconds(ended_at)),
@@ -141,7 +143,8 @@ impl Timeline {
         let close = |timeline: &mut Timeline| write!(timeline.out, "\n],\"otherData\":{{\"shows\":\"{note}\"}}}}\n");
         close(&mut self).map_err(ReportError::io("write", &path))?;
         let mut file = self.out.finish().map_err(ReportError::io("write", &path))?;
-        file.flush().map_err(ReportError::io("write", &path))
+        file.flush().map_err(ReportError::io("write", &path))?;
+        Ok((left == 0).then_some(note))
     }
 
     fn write(&mut self, what: impl FnOnce(&mut Timeline)) -> Result<(), ReportError> {

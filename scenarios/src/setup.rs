@@ -61,7 +61,7 @@ struct Choices {
 const INTERVAL_MIN: Span = Span::from_ms(1);
 
 /// What a scenario writes for no migrator and no scaler, where its base has one.
-const NONE: &str = "none";
+pub(crate) const NONE: &str = "none";
 
 impl Setup {
     /// Reads a tree without overlays and sweeps.
@@ -70,7 +70,7 @@ impl Setup {
     /// Whatever is wrong or impossible, with its place in the tree.
     pub fn new(tree: &Node, registry: &Registry, directory: &Path) -> Result<Setup, ArilError> {
         let mut scenario: Scenario = tree.read().map_err(|wrong| tree.place(wrong))?;
-        let place = |wrong: Wrong| tree.place(wrong);
+        let place = |wrong: Wrong| tree.place(of_what_is_written(tree, wrong));
         let model = model(&scenario).map_err(place)?;
         let engine = scenario.engine.resolved();
         if scenario.pool.is_empty() {
@@ -189,25 +189,27 @@ impl Setup {
         engine
     }
 
-    /// This policy as an overlay on a base: its policies with all tunables, and the engine keys in which it differs.
-    pub(crate) fn overlay(&self, base: &Engine, base_pool: &Ordered<Pool>) -> Overlay {
+    /// This policy as an overlay on a base: its policies with all tunables, and the engine keys in which it differs; of both only
+    /// what `keeps` says of a key.
+    pub(crate) fn overlay(&self, base: &Engine, base_pool: &Ordered<Pool>, keeps: &dyn Fn(&str) -> bool) -> Overlay {
         let mut keys = Vec::new();
         let pool = |pools: &Ordered<Pool>| pools.0.first().and_then(|(_, pool)| pool.profile.clone());
         if let Some(profile) = pool(&self.scenario.pool)
             && pool(base_pool).as_ref() != Some(&profile)
+            && keeps("profile")
         {
             keys.push(("profile".to_owned(), toml::Value::String(profile)));
         }
         let table = |engine: &Engine| toml::Table::try_from(engine.settings()).unwrap_or_default();
         let (ours, theirs) = (table(&self.scenario.engine), table(base));
-        for key in ENGINE_KEYS {
+        for key in ENGINE_KEYS.into_iter().filter(|key| keeps(key)) {
             if let Some(value) = ours.get(key)
                 && theirs.get(key) != Some(value)
             {
                 keys.push((key.to_owned(), value.clone()));
             }
         }
-        for (key, choice) in self.scenario.choices() {
+        for (key, choice) in self.scenario.choices().into_iter().filter(|(key, _)| keeps(key)) {
             let value = match choice {
                 Some(choice) => {
                     toml::Value::try_from(choice).unwrap_or_else(|_| toml::Value::String(choice.name.clone()))
@@ -323,4 +325,30 @@ fn model(scenario: &Scenario) -> Result<Model, Wrong> {
         }
     }
     Ok(model)
+}
+
+/// Which setting of an engine gives another one its default.
+const GIVEN_BY: [(&str, &str); 4] = [
+    ("gpu_adapters", "max_loras"),
+    ("host_adapters", "max_cpu_loras"),
+    ("max_cpu_loras", "max_loras"),
+    ("max_loras", "max_num_seqs"),
+];
+
+/// What is wrong with a setting of the engine that nobody wrote is wrong with the one that it follows from.
+pub(crate) fn of_what_is_written(tree: &Node, mut wrong: Wrong) -> Wrong {
+    let [engine, kind, key, ..] = wrong.path.as_slice() else { return wrong };
+    if engine != "engine" || wrong.origin.is_some() {
+        return wrong;
+    }
+    let mut key = key.as_str();
+    while tree.get(&["engine", kind, key]).is_none() {
+        match GIVEN_BY.iter().find(|(given, _)| *given == key) {
+            // vLLM's slots do not follow from its batch.
+            Some((_, by)) if kind != "vllm" || *by != "max_num_seqs" => key = by,
+            _ => return wrong,
+        }
+    }
+    wrong.path = vec![engine.clone(), kind.clone(), key.to_owned()];
+    wrong
 }

@@ -175,7 +175,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     let tables = ["requests.parquet", "steps.parquet", "events.parquet"].iter().filter(|_| settings.tables);
     let timeline = ["timeline.json.gz"].iter().filter(|_| settings.timeline_events > 0);
     let files = tables.chain(timeline).map(|file| (*file).to_owned()).collect();
-    Ok(RunResult { metrics, distributions, series, heat, slo: settings.slo, files })
+    Ok(RunResult { metrics, distributions, series, heat, slo: settings.slo, files, timeline_shows: None })
 }
 
 /// The requests of a class: counts, then time to first token, time per output token, end to end.

@@ -1,7 +1,5 @@
 //! Which profile does a pool mean, and which LoRA kernel of it?
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +10,8 @@ use aril_sim::model::Model;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::profile::{Profile, ProvenanceKind};
 
+use crate::document::read_text;
+use crate::error::ArilError;
 use crate::scenario::{Engine, Pool};
 use crate::wrong::{Wrong, listed, nearest, suggest};
 
@@ -80,12 +80,13 @@ fn is_path(name: &str) -> bool {
 /// A profile in a file, or what is wrong with it and what to do.
 fn read(file: &str, directory: &Path) -> Result<Profile, (String, &'static str)> {
     let path = directory.join(file);
-    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => (
+    let text = read_text(&path).map_err(|error| match error {
+        _ if !path.exists() => (
             format!("{}: there is no such file", path.display()),
             "paths are relative to the scenario file; `aril list profiles` names those that come with aril",
         ),
-        _ => (format!("cannot read {}: {error}", path.display()), ""),
+        ArilError::Input { problem, .. } => (format!("{}: {problem}", path.display()), "save it as UTF-8"),
+        other => (other.to_string(), ""),
     })?;
     aril_calibrate::text::read(&path.display().to_string(), &text).map_err(|error| (error.to_string(), ""))
 }
