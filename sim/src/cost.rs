@@ -187,7 +187,7 @@ impl CompiledCost {
 impl CostModel for CompiledCost {
     fn price(&mut self, shape: &BatchShape<'_>) -> Price {
         let longest = shape.decode_contexts.iter().copied().fold(0, u32::max);
-        let sums = Sums::of(shape.segments);
+        let sums = Sums::of(shape.segments, self.tables[0].lora.reads_ranks() || self.validity.rank.is_some());
         self.count(shape, longest, &sums);
         if let Some(price) = self.table_price(shape, &sums) {
             return price;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 
 use crate::batch::{Coverage, Executor};
 use crate::draft::Effects;
@@ -77,8 +78,11 @@ pub fn run(
     arrivals: &mut Arrivals<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Ended, Stalled> {
-    let replicas: Vec<Replica> =
-        (0..).map(ReplicaId).zip(&settings.replicas).map(|(id, s)| Replica::new(id, s.clone())).collect();
+    let mut replicas: Vec<Replica> = Vec::with_capacity(settings.replicas.len());
+    for (id, own) in (0..).map(ReplicaId).zip(&settings.replicas) {
+        let alike = replicas.last().map(|last| &last.settings).filter(|last| ***last == *own).cloned();
+        replicas.push(Replica::new(id, alike.unwrap_or_else(|| Rc::new(own.clone()))));
+    }
     let board = Board::new(&replicas, catalog.adapters.len(), settings.signals_interval.is_zero());
     let mut engine = Engine {
         now: Time::ZERO,
@@ -142,9 +146,8 @@ impl Engine<'_, '_> {
             if next.is_none() && self.sequences.len() == 0 {
                 break;
             }
-            let event = self.events.peek();
-            let arrives = match (&next, event) {
-                (Some(offered), Some(event)) => (offered.request.arrival, Kind::Arrival) < (event.time, event.kind),
+            let arrives = match (&next, self.events.peek()) {
+                (Some(offered), Some(event)) => (offered.request.arrival, Kind::Arrival) < event,
                 (Some(_), None) => true,
                 (None, _) => false,
             };
@@ -221,20 +224,20 @@ impl Engine<'_, '_> {
     }
 
     fn fleet(&self) -> Fleet<'_> {
-        Fleet { now: self.now, composed: self.composed(), replicas: &self.replicas, board: &self.board }
+        fleet(self.now, self.composed, &self.replicas, &self.board)
     }
 
     /// What does the router say to a sequence that has no replica?
     fn ask_router(&mut self, key: SequenceKey) -> Route {
         let sequence = self.sequences.get(key);
         let asked = Asked { request: &sequence.offered.request, emitted: sequence.emitted };
-        let fleet = Fleet { now: self.now, composed: self.composed(), replicas: &self.replicas, board: &self.board };
+        let fleet = fleet(self.now, self.composed, &self.replicas, &self.board);
         self.router.route(&asked, &fleet, &mut self.router_random)
     }
 
     /// How many replicas have had their turn to compose a step at this instant?
     fn composed(&self) -> u32 {
-        if self.composed.0 == self.now { self.composed.1 } else { 0 }
+        at_this_instant(self.now, self.composed)
     }
 
     fn publish(&mut self, r: usize) {
@@ -242,4 +245,13 @@ impl Engine<'_, '_> {
             self.board.publish(&mut self.replicas[r], self.now);
         }
     }
+}
+
+fn at_this_instant(now: Time, (at, count): (Time, u32)) -> u32 {
+    if at == now { count } else { 0 }
+}
+
+/// Policies see the replicas while they may change themselves.
+fn fleet<'a>(now: Time, composed: (Time, u32), replicas: &'a [Replica], board: &'a Board) -> Fleet<'a> {
+    Fleet { now, composed: at_this_instant(now, composed), replicas, board }
 }

@@ -77,8 +77,8 @@ impl Residency {
     pub(crate) fn presence(&self, adapter: AdapterId) -> Presence {
         match self.gpu.get(adapter) {
             None => Presence::Absent,
-            Some(entry) if entry.arrived => Presence::Ready,
-            Some(entry) => Presence::Coming(entry.ready),
+            Some((held, _)) if held.arrived => Presence::Ready,
+            Some((_, entry)) => Presence::Coming(entry.ready),
         }
     }
 
@@ -87,20 +87,20 @@ impl Residency {
     }
 
     pub(crate) fn is_active(&self, adapter: AdapterId) -> bool {
-        self.gpu.get(adapter).is_some_and(|entry| entry.users > 0)
+        self.gpu.held(adapter).is_some_and(|held| held.users > 0)
     }
 
     pub(crate) fn holds(&self, adapter: AdapterId) -> bool {
-        self.gpu.get(adapter).is_some()
+        self.gpu.holds(adapter)
     }
 
     pub(crate) fn users(&self, adapter: AdapterId) -> u32 {
-        self.gpu.get(adapter).map_or(0, |entry| entry.users)
+        self.gpu.held(adapter).map_or(0, |held| held.users)
     }
 
     /// Adapters in GPU memory or on their way there, and whether the batch uses them.
     pub(crate) fn on_gpu(&self) -> impl Iterator<Item = (AdapterId, bool)> + '_ {
-        self.gpu.all().map(|(adapter, entry)| (adapter, entry.users > 0))
+        self.gpu.all().map(|(adapter, held, _)| (adapter, held.users > 0))
     }
 
     pub(crate) fn copies_in_flight(&self) -> u32 {
@@ -134,7 +134,7 @@ impl Residency {
 
     /// Is it in host memory, or is there no end of it?
     pub(crate) fn in_host(&self, adapter: AdapterId) -> bool {
-        self.host.is_unbounded() || self.host.get(adapter).is_some()
+        self.host.is_unbounded() || self.host.holds(adapter)
     }
 
     /// Starts the copies that bring an absent adapter to the GPU, if there is room or room can be made.
@@ -160,8 +160,8 @@ impl Residency {
         }
         let in_host = self.bring_to_host(now, adapter, bytes, cause, host_evictor, observer, copies);
         let (start, done) = self.gpu_lane.reserve(now, in_host, bytes);
-        if let Some(entry) = self.host.get_mut(adapter) {
-            entry.users += 1;
+        if let Some((held, entry)) = self.host.get_mut(adapter) {
+            held.users += 1;
             entry.uses += 1;
             entry.last_used = now;
         }
@@ -190,7 +190,7 @@ impl Residency {
         if self.host.is_unbounded() {
             return now;
         }
-        if let Some(entry) = self.host.get(adapter) {
+        if let Some((_, entry)) = self.host.get(adapter) {
             return entry.ready.max(now);
         }
         let made = self.host.make_room(now, bytes, false, host_evictor, |victim, entry| {
@@ -218,17 +218,17 @@ impl Residency {
     ) {
         match from {
             Tier::Disk => {
-                if let Some(entry) = self.host.get_mut(adapter) {
-                    entry.arrived = true;
+                if let Some((held, _)) = self.host.get_mut(adapter) {
+                    held.arrived = true;
                 }
             }
             Tier::Host | Tier::Gpu => {
-                let entry = self.gpu.get_mut(adapter).expect("a copy arrives where room was made");
+                let (held, entry) = self.gpu.get_mut(adapter).expect("a copy arrives where room was made");
                 assert_eq!(entry.ready, now, "a copy arrives when it was due");
-                entry.arrived = true;
+                held.arrived = true;
                 self.in_flight = self.in_flight.checked_sub(1).expect("copies in flight balance");
-                if let Some(entry) = self.host.get_mut(adapter) {
-                    entry.users = entry.users.checked_sub(1).expect("host readers balance");
+                if let Some((held, _)) = self.host.get_mut(adapter) {
+                    held.users = held.users.checked_sub(1).expect("host readers balance");
                 }
             }
         }
@@ -237,48 +237,48 @@ impl Residency {
 
     /// A sequence of the queue counts on the adapter. Gives the number of the copy that it counts on.
     pub(crate) fn await_(&mut self, adapter: AdapterId) -> u32 {
-        let entry = self.gpu.get_mut(adapter).expect("an awaited adapter is on its way");
-        entry.awaited += 1;
-        entry.number
+        let (held, _) = self.gpu.get_mut(adapter).expect("an awaited adapter is on its way");
+        held.awaited += 1;
+        held.number
     }
 
     /// Does the sequence count on the copy that is there or on its way? Demand may have evicted the one it counted on.
     pub(crate) fn is_awaited(&self, adapter: AdapterId, copy: Option<u32>) -> bool {
-        copy.is_some() && self.gpu.get(adapter).map(|entry| entry.number) == copy
+        copy.is_some() && self.gpu.held(adapter).map(|held| held.number) == copy
     }
 
     /// A sequence of the queue no longer counts on this copy of the adapter.
     pub(crate) fn unawait(&mut self, adapter: AdapterId, copy: u32) {
-        if let Some(entry) = self.gpu.get_mut(adapter)
-            && entry.number == copy
+        if let Some((held, _)) = self.gpu.get_mut(adapter)
+            && held.number == copy
         {
-            entry.awaited = entry.awaited.checked_sub(1).expect("those who await a copy balance");
+            held.awaited = held.awaited.checked_sub(1).expect("those who await a copy balance");
         }
     }
 
     /// A sequence in the batch begins to use it.
     pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId) {
-        let entry = self.gpu.get_mut(adapter).expect("an adapter in use is on the GPU");
-        entry.users += 1;
+        let (held, entry) = self.gpu.get_mut(adapter).expect("an adapter in use is on the GPU");
+        held.users += 1;
         entry.uses += 1;
         entry.last_used = now;
-        self.active += u32::from(entry.users == 1);
+        self.active += u32::from(held.users == 1);
     }
 
     /// A sequence in the batch no longer uses it.
     pub(crate) fn release(&mut self, now: Time, adapter: AdapterId) {
-        let entry = self.gpu.get_mut(adapter).expect("an adapter in use stays on the GPU");
-        entry.users = entry.users.checked_sub(1).expect("adapter users balance");
+        let (held, entry) = self.gpu.get_mut(adapter).expect("an adapter in use stays on the GPU");
+        held.users = held.users.checked_sub(1).expect("adapter users balance");
         entry.last_used = now;
-        self.active -= u32::from(entry.users == 0);
+        self.active -= u32::from(held.users == 0);
     }
 
     /// Do the books balance with `users` sequences using adapters?
     pub(crate) fn check(&self, users: u32) {
-        let entries = || self.gpu.all().map(|(_, entry)| entry);
-        assert_eq!(entries().map(|entry| entry.users).sum::<u32>(), users, "adapter users");
-        assert_eq!(entries().filter(|entry| entry.users > 0).count() as u32, self.active, "active adapters");
-        assert_eq!(entries().map(|entry| entry.bytes).sum::<u64>(), self.gpu.bytes(), "adapter bytes");
+        let all = || self.gpu.all();
+        assert_eq!(all().map(|(_, held, _)| held.users).sum::<u32>(), users, "adapter users");
+        assert_eq!(all().filter(|(_, held, _)| held.users > 0).count() as u32, self.active, "active adapters");
+        assert_eq!(all().map(|(_, _, entry)| entry.bytes).sum::<u64>(), self.gpu.bytes(), "adapter bytes");
     }
 }
 

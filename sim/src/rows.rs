@@ -102,6 +102,8 @@ pub(crate) struct Rows {
     /// Of those that decode, how many does it leave out?
     left_out: u32,
     ghosts: u32,
+    /// The first so many rows have no flags: only those that joined lately, and few others, have.
+    settled: usize,
 }
 
 impl Rows {
@@ -119,6 +121,7 @@ impl Rows {
             stepping: false,
             left_out: 0,
             ghosts: 0,
+            settled: 0,
         }
     }
 
@@ -278,6 +281,7 @@ impl Rows {
         self.left_out -= u32::from(hot.flags & LEFT_OUT != 0);
         self.ghosts -= u32::from(hot.flags & GHOST != 0);
         self.free.push(hot.cold);
+        self.settled -= usize::from(position < self.settled);
         self.hot.remove(position);
         self.contexts.remove(position);
         self.finishes.remove(position);
@@ -288,6 +292,7 @@ impl Rows {
     pub(crate) fn make_ghost(&mut self, position: usize) {
         self.hot[position].flags |= GHOST;
         self.ghosts += 1;
+        self.settled = self.settled.min(position);
     }
 
     // ---- Composing a step.
@@ -305,8 +310,11 @@ impl Rows {
 
     /// Positions of the rows whose prefill is not over.
     pub(crate) fn prefilling_positions(&self) -> impl Iterator<Item = usize> + '_ {
-        let all = self.hot.iter().enumerate();
-        all.filter(|(_, hot)| hot.flags & PREFILL != 0).map(|(position, _)| position).take(self.prefilling() as usize)
+        let flagged = self.hot.iter().enumerate().skip(self.settled);
+        flagged
+            .filter(|(_, hot)| hot.flags & PREFILL != 0)
+            .map(|(position, _)| position)
+            .take(self.prefilling() as usize)
     }
 
     /// Adds a token of every row that decodes, `budget` at most. Gives how many, and the KV blocks that they need.
@@ -325,6 +333,7 @@ impl Rows {
                 }
             }
             self.left_out = self.decoding - budget;
+            self.settled = 0;
         }
         (self.stepping(), self.step_blocks())
     }
@@ -450,7 +459,8 @@ impl Rows {
             emits: true,
         }));
         let mut skipped = !stepping && self.decoding > 0;
-        for (position, hot) in self.hot.iter_mut().enumerate().filter(|(_, hot)| hot.flags != 0) {
+        let flagged = self.hot.iter_mut().enumerate().skip(self.settled).filter(|(_, hot)| hot.flags != 0);
+        for (position, hot) in flagged {
             let row = &mut rows[before + position];
             row.emits = hot.flags & GHOST == 0;
             let cold = &mut self.cold[hot.cold as usize];
@@ -486,6 +496,7 @@ impl Rows {
                 hot.flags &= !OWN_TOKEN;
             }
         }
+        self.settled += self.hot[self.settled..].iter().take_while(|hot| hot.flags == 0).count();
         if skipped {
             rows.retain(|row| row.tokens > 0);
         }
@@ -503,7 +514,7 @@ impl Rows {
             self.hot.iter_mut().for_each(|hot| hot.flags &= !LEFT_OUT);
         }
         if self.prefilling() > 0 {
-            for hot in self.hot.iter().filter(|hot| hot.flags & PREFILL != 0) {
+            for hot in self.hot[self.settled..].iter().filter(|hot| hot.flags & PREFILL != 0) {
                 self.cold[hot.cold as usize].drafted = 0;
             }
         }

@@ -138,9 +138,10 @@ impl Sequences {
         }
     }
 
-    pub(crate) fn remove(&mut self, key: SequenceKey) -> Sequence {
+    pub(crate) fn remove(&mut self, key: SequenceKey) {
+        assert!(self.table[key as usize].is_some(), "a live sequence");
         self.free.push(key);
-        self.table[key as usize].take().expect("a live sequence")
+        self.table[key as usize] = None;
     }
 
     pub(crate) fn get(&self, key: SequenceKey) -> &Sequence {

@@ -4,7 +4,7 @@
 
 use crate::batch::{Prefill, Segment, Slice};
 use crate::draft::Distortion;
-use crate::replica::{Active, Replica};
+use crate::replica::Replica;
 use crate::rows::Part;
 use crate::workload::{AdapterId, Catalog};
 
@@ -58,13 +58,12 @@ impl Shape {
         let rows = &replica.rows;
         self.context_sum = rows.write_contexts(&mut self.contexts);
         self.finish = if self.everybody { rows.steps_to_finish() } else { 1 };
-        let segment = |active: &Active| Segment { rank: active.rank, prefill_rows: 0, decode_rows: active.rows };
-        self.segments.extend(replica.active.iter().map(segment));
+        self.segments.extend_from_slice(&replica.active.segments);
         let mut emptied = false;
         for part in rows.prefilling_positions().map(|position| rows.part(position)) {
             if let Some(adapter) = part.adapter {
-                let position = replica.active.binary_search_by_key(&adapter, |active| active.adapter);
-                let segment = &mut self.segments[position.expect("the adapters of the batch are listed")];
+                let position = replica.active.position(adapter).expect("the adapters of the batch are listed");
+                let segment = &mut self.segments[position];
                 segment.decode_rows -= 1;
                 segment.prefill_rows += part.tokens;
                 emptied |= segment.decode_rows == 0 && segment.prefill_rows == 0;
@@ -86,12 +85,9 @@ impl Shape {
         self.rows.clear();
         self.context_sum = 0;
         self.finish = if self.everybody { replica.rows.steps_to_finish() } else { 1 };
-        let whole = |active: &Active| Share {
-            adapter: active.adapter,
-            segment: Segment { rank: active.rank, prefill_rows: 0, decode_rows: active.rows },
-        };
         // As if every row decoded, with its own adapter; the rows that do not are corrected below.
-        self.rows.extend(replica.active.iter().map(whole));
+        let active = replica.active.adapters.iter().zip(&replica.active.segments);
+        self.rows.extend(active.map(|(&adapter, &segment)| Share { adapter, segment }));
         let mut last = None;
         let mut anybody = false;
         for part in replica.rows.parts() {

@@ -38,9 +38,14 @@ impl Engine<'_, '_> {
         mind.batcher.compose(&mut draft);
         let (stall, overhead, hold_steps, distortion) =
             (draft.stall, draft.overhead, draft.hold_steps, draft.distortion);
+        let mut left = self.effects.admitted.len();
         for position in (0..self.replicas[r].waiting.len()).rev() {
+            if left == 0 {
+                break;
+            }
             if self.replicas[r].waiting[position].taken {
                 self.replicas[r].take_waiting(position);
+                left -= 1;
             }
         }
         let preempted = self.settle_effects(r, changed, stall);
