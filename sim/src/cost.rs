@@ -169,7 +169,7 @@ impl CompiledCost {
             false,
             false,
             adapters && outside(v.segments, shape.segments.len() as u32),
-            adapters && (outside(v.rank, sums.rank_min) || outside(v.rank, sums.rank_max)),
+            adapters && sums.rank_outside,
             // Weights hold one adapter at a time: a step with two cannot exist.
             self.merged && shape.segments.len() > 1,
         ];
@@ -187,7 +187,8 @@ impl CompiledCost {
 impl CostModel for CompiledCost {
     fn price(&mut self, shape: &BatchShape<'_>) -> Price {
         let longest = shape.decode_contexts.iter().copied().fold(0, u32::max);
-        let sums = Sums::of(shape.segments, self.tables[0].lora.reads_ranks() || self.validity.rank.is_some());
+        let valid = self.validity.rank.unwrap_or(Range { min: 0, max: u32::MAX });
+        let sums = Sums::of(shape.segments, valid, self.tables[0].lora.reads_ranks());
         self.count(shape, longest, &sums);
         if let Some(price) = self.table_price(shape, &sums) {
             return price;

@@ -12,6 +12,7 @@ use crate::fleet::{Board, Fleet};
 use crate::policy::{Asked, Migrator, Policies, Route, Router, Scaler};
 use crate::random::{self, Stream};
 use crate::replica::{Mind, Replica, SequenceKey};
+use crate::residency::Weight;
 use crate::sequence::Sequences;
 use crate::settings::ClusterSettings;
 use crate::time::Time;
@@ -88,6 +89,7 @@ pub fn run(
         now: Time::ZERO,
         settings,
         catalog,
+        weights: catalog.adapters.iter().map(|adapter| Weight { rank: adapter.rank, bytes: adapter.bytes }).collect(),
         executors,
         observer,
         minds: replicas.iter().map(|_| Mind::new(policies)).collect(),
@@ -115,6 +117,8 @@ struct Engine<'a, 'x> {
     now: Time,
     settings: &'a ClusterSettings,
     catalog: &'a Catalog,
+    /// By adapter.
+    weights: Vec<Weight>,
     executors: &'a mut [Box<dyn Executor + 'x>],
     observer: &'a mut dyn Observer,
     replicas: Vec<Replica>,
@@ -146,7 +150,8 @@ impl Engine<'_, '_> {
             if next.is_none() && self.sequences.len() == 0 {
                 break;
             }
-            let arrives = match (&next, self.events.peek()) {
+            let until = next.as_ref().map_or(Time::MAX, |offered| offered.request.arrival);
+            let arrives = match (&next, self.events.peek(until)) {
                 (Some(offered), Some(event)) => (offered.request.arrival, Kind::Arrival) < event,
                 (Some(_), None) => true,
                 (None, _) => false,

@@ -1,9 +1,9 @@
 //! What happens next: events in a total order that does not depend on who inserted them first.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+mod calendar;
 
 use crate::time::Time;
+use calendar::Calendar;
 
 /// Kinds of events, in the order in which those of the same instant happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +45,7 @@ pub(crate) struct Event {
     pub(crate) detail: u32,
 }
 
-/// An event in one number, in its order: a heap compares often, and little memory is soon searched.
+/// An event in one number, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Packed(u128);
 
@@ -103,10 +103,12 @@ const KINDS: [Kind; 6] = [Kind::StepDone, Kind::LoadDone, Kind::Cancel, Kind::Ar
 
 #[derive(Debug, Default)]
 pub(crate) struct EventQueue {
-    heap: BinaryHeap<Reverse<Packed>>,
-    /// Replicas that compose a step at this instant, the last first: they come after all else that happens in it, and need no heap.
+    calendar: Calendar,
+    /// Replicas that compose a step at this instant, the last first: they come after all else that happens in it.
     starts: Vec<u32>,
     now: Time,
+    /// Was it such a replica that was peeked at?
+    starts_next: bool,
     /// Events that are not ticks of a clock that ticks for ever.
     pending: usize,
 }
@@ -118,7 +120,7 @@ impl EventQueue {
 
     pub(crate) fn push(&mut self, event: Event) {
         self.pending += usize::from(!EventQueue::is_clock(&event));
-        self.heap.push(Reverse(Packed::new(event)));
+        self.calendar.push(Packed::new(event).0);
     }
 
     /// The replica composes its next step at this instant, `now`.
@@ -133,26 +135,26 @@ impl EventQueue {
         self.starts.insert(position, replica);
     }
 
-    /// Does a replica begin a step before anything of the heap happens?
-    fn starts_next(&self) -> bool {
-        !self.starts.is_empty() && self.heap.peek().is_none_or(|Reverse(packed)| packed.time() > self.now)
-    }
-
-    /// When does the next event happen, and of which kind is it?
-    pub(crate) fn peek(&self) -> Option<(Time, Kind)> {
-        if self.starts_next() {
+    /// When does the next event happen, and of which kind is it? One that is later than `until` may be passed over in silence.
+    pub(crate) fn peek(&mut self, until: Time) -> Option<(Time, Kind)> {
+        let until = if self.starts.is_empty() { until } else { self.now };
+        let listed = self.calendar.peek(until.as_ps()).map(Packed);
+        self.starts_next = !self.starts.is_empty() && listed.is_none_or(|packed| packed.time() > self.now);
+        if self.starts_next {
             return Some((self.now, Kind::StepStart));
         }
-        self.heap.peek().map(|Reverse(packed)| (packed.time(), packed.kind()))
+        listed.map(|packed| (packed.time(), packed.kind()))
     }
 
+    /// The event that was peeked at.
     pub(crate) fn pop(&mut self) -> Option<Event> {
-        if self.starts_next() {
+        if self.starts_next {
+            self.starts_next = false;
             let replica = self.starts.pop().expect("a replica starts");
             self.pending -= 1;
             return Some(Event { time: self.now, kind: Kind::StepStart, replica, number: 0, detail: 0 });
         }
-        let event = self.heap.pop()?.0.event();
+        let event = Packed(self.calendar.pop()?).event();
         self.pending -= usize::from(!EventQueue::is_clock(&event));
         Some(event)
     }
@@ -195,9 +197,9 @@ mod tests {
             }
         }
         for event in ordered {
-            assert_eq!(queue.peek(), Some((event.time, event.kind)));
+            assert_eq!(queue.peek(Time::MAX), Some((event.time, event.kind)));
             assert_eq!(queue.pop(), Some(event));
         }
-        assert_eq!((queue.pop(), queue.only_clocks()), (None, true));
+        assert_eq!((queue.peek(Time::MAX), queue.pop(), queue.only_clocks()), (None, None, true));
     }
 }

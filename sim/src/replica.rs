@@ -166,6 +166,9 @@ impl Mind {
     }
 }
 
+/// Rows that a replica takes memory for at first.
+const USUAL_ROWS: u32 = 32;
+
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) id: ReplicaId,
@@ -214,6 +217,23 @@ impl Replica {
             active: Active::default(),
             settings,
         }
+    }
+
+    /// Takes the memory of a usual batch, side by side: a replica that is used for the first time. What a thousand replicas touch
+    /// in turn should lie on few pages.
+    fn move_in(&mut self) {
+        let rows = self.settings.max_num_seqs.min(USUAL_ROWS) as usize;
+        self.rows.reserve(rows);
+        self.active.segments.reserve(rows);
+        self.active.adapters.reserve(rows);
+        self.residency.reserve(rows);
+    }
+
+    /// Reads a word of each line of memory that the end of a step is about to read: they come together, and not one after the
+    /// other as the work gets to them. What it gives means nothing.
+    pub(crate) fn warm(&self) -> u32 {
+        let segments = self.active.segments.iter().step_by(5).fold(0, |sum, segment| sum ^ segment.rank);
+        self.rows.warm() ^ segments ^ self.settings.block_size
     }
 
     pub(crate) fn blocks(&self, tokens: u32) -> u32 {
@@ -291,6 +311,9 @@ impl Replica {
     }
 
     pub(crate) fn put_waiting(&mut self, waiting: Waiting, front: bool) {
+        if self.waiting.capacity() == 0 {
+            self.move_in();
+        }
         self.waiting_blocks += u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {
             self.waiting_adapters.add(adapter);

@@ -1,9 +1,9 @@
 //! What the adapters of a step cost, in each layer.
 
 use crate::batch::{BatchShape, Segment};
-use crate::profile::Profile;
 use crate::profile::check::BadProfile;
 use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity};
+use crate::profile::{Profile, Range};
 
 /// The figures of the chosen kernel; none if it is free.
 #[derive(Clone, Debug)]
@@ -25,8 +25,9 @@ pub(super) struct Sums {
     prefill_rows: u64,
     rank_sum: u64,
     row_rank_sum: u64,
-    pub(super) rank_min: u32,
-    pub(super) rank_max: u32,
+    rank_max: u32,
+    /// Is a rank out of range?
+    pub(super) rank_outside: bool,
 }
 
 /// The quantities that a kernel's time can depend on.
@@ -97,27 +98,30 @@ fn tiles(segments: &[Segment], rows_per_tile: u32) -> u64 {
 }
 
 impl Sums {
-    /// One pass over the segments: the hot loop of a look-up. `ranks`: does anybody ask for more than rows and the sum of ranks?
-    pub(super) fn of(segments: &[Segment], ranks: bool) -> Sums {
+    /// One pass over the segments: the hot loop of a look-up. `valid` says which ranks are in range; `ranks`: does anybody ask for
+    /// more than rows and the sum of ranks?
+    pub(super) fn of(segments: &[Segment], valid: Range, ranks: bool) -> Sums {
         // A step has fewer than 2^32 rows, and no more of one adapter.
-        let (mut decode, mut prefill, mut rank) = (0_u32, 0_u32, 0_u64);
+        let (mut decode, mut prefill, mut rank, mut outside) = (0_u32, 0_u32, 0_u64, false);
+        let width = valid.max.saturating_sub(valid.min);
         for segment in segments {
             decode = decode.wrapping_add(segment.decode_rows);
             prefill = prefill.wrapping_add(segment.prefill_rows);
             rank += u64::from(segment.rank);
+            // One comparison for both ends.
+            outside |= segment.rank.wrapping_sub(valid.min) > width;
         }
         let mut sums = Sums {
             decode_rows: u64::from(decode),
             prefill_rows: u64::from(prefill),
             rank_sum: rank,
-            rank_min: u32::MAX,
+            rank_outside: outside,
             ..Sums::default()
         };
         if ranks {
             for segment in segments {
                 sums.row_rank_sum +=
                     u64::from(segment.rank) * u64::from(segment.decode_rows.wrapping_add(segment.prefill_rows));
-                sums.rank_min = sums.rank_min.min(segment.rank);
                 sums.rank_max = sums.rank_max.max(segment.rank);
             }
         }
@@ -142,14 +146,15 @@ impl Figures {
 impl LoraCost {
     /// What the kernel adds to each layer of such a step, microseconds.
     pub fn us(&self, shape: &BatchShape<'_>) -> f64 {
-        Lora(Some(Figures::of(self))).us(shape, &Sums::of(shape.segments, true))
+        Lora(Some(Figures::of(self))).us(shape, &Sums::of(shape.segments, Range { min: 0, max: u32::MAX }, true))
     }
 }
 
 impl LoraQuantity {
     /// How much of it is in a step? Tiles are of `rows_per_tile` rows.
     pub fn of(self, shape: &BatchShape<'_>, rows_per_tile: u32) -> f64 {
-        Quantities::of(shape, &Sums::of(shape.segments, true), Some(rows_per_tile)).get(self)
+        Quantities::of(shape, &Sums::of(shape.segments, Range { min: 0, max: u32::MAX }, true), Some(rows_per_tile))
+            .get(self)
     }
 }
 

@@ -5,8 +5,9 @@
 use crate::batch::{Prefill, Segment, Slice};
 use crate::draft::Distortion;
 use crate::replica::Replica;
+use crate::residency::Weight;
 use crate::rows::Part;
-use crate::workload::{AdapterId, Catalog};
+use crate::workload::AdapterId;
 
 /// The buffers, and what else one pass over the rows tells.
 #[derive(Debug, Default)]
@@ -37,7 +38,7 @@ impl Shape {
     pub(super) fn write(
         &mut self,
         replica: &Replica,
-        catalog: &Catalog,
+        weights: &[Weight],
         distortion: &Distortion,
         sliced: bool,
     ) -> bool {
@@ -50,7 +51,7 @@ impl Shape {
         if rows.all_decodes_in_step() && distortion.is_none() {
             return self.write_plain(replica, sliced);
         }
-        self.write_parts(replica, catalog, distortion, sliced)
+        self.write_parts(replica, weights, distortion, sliced)
     }
 
     /// The batch as it is: all that decode take part, and only prompts are looked at one by one.
@@ -81,7 +82,7 @@ impl Shape {
         !self.contexts.is_empty() || !self.prefills.is_empty()
     }
 
-    fn write_parts(&mut self, replica: &Replica, catalog: &Catalog, distortion: &Distortion, sliced: bool) -> bool {
+    fn write_parts(&mut self, replica: &Replica, weights: &[Weight], distortion: &Distortion, sliced: bool) -> bool {
         self.rows.clear();
         self.context_sum = 0;
         self.finish = if self.everybody { replica.rows.steps_to_finish() } else { 1 };
@@ -99,7 +100,7 @@ impl Shape {
             if sliced {
                 self.slices.push(slice(part));
             }
-            last = self.part(&part, catalog, distortion).or(last);
+            last = self.part(&part, weights, distortion).or(last);
         }
         if !anybody {
             return false;
@@ -117,7 +118,7 @@ impl Shape {
     }
 
     /// Describes a drafted row. Gives the adapter that it is counted to.
-    fn part(&mut self, part: &Part, catalog: &Catalog, distortion: &Distortion) -> Option<AdapterId> {
+    fn part(&mut self, part: &Part, weights: &[Weight], distortion: &Distortion) -> Option<AdapterId> {
         let length = distortion.length.unwrap_or(0);
         if part.prefill {
             let chunk = part.tokens.max(length.saturating_sub(part.computed));
@@ -137,7 +138,7 @@ impl Shape {
         if let Some(adapter) = other
             && let Err(position) = self.position(adapter)
         {
-            let rank = catalog.adapters[adapter.index()].rank;
+            let rank = weights[adapter.index()].rank;
             let segment = Segment { rank, prefill_rows: 0, decode_rows: 0 };
             self.rows.insert(position, Share { adapter, segment });
         }

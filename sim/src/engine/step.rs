@@ -7,7 +7,7 @@ use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, LoadCause, Stretch, Tier};
 use crate::policy::{LoadMode, Requeue};
 use crate::replica::InFlight;
-use crate::residency::{Presence, Wish};
+use crate::residency::{Loading, Presence, Wish};
 use crate::sequence::{Place, Wait};
 use crate::time::Span;
 use crate::workload::{AdapterId, ReplicaId};
@@ -21,7 +21,7 @@ impl Engine<'_, '_> {
         self.effects.clear();
         let mut draft = Draft {
             now: self.now,
-            catalog: self.catalog,
+            weights: &self.weights,
             evictor: &mut *mind.evictor,
             host_evictor: &mut *mind.host_evictor,
             preemptor: &mut *mind.preemptor,
@@ -112,7 +112,7 @@ impl Engine<'_, '_> {
         let shape = &mut self.shape;
         let settings = &replica.settings;
         let executor = &mut self.executors[settings.executor];
-        if !shape.write(replica, self.catalog, &distortion, executor.reads_slices()) {
+        if !shape.write(replica, &self.weights, &distortion, executor.reads_slices()) {
             return;
         }
         let batch = Batch {
@@ -219,6 +219,7 @@ impl Engine<'_, '_> {
     }
 
     pub(super) fn step_done(&mut self, r: usize) {
+        std::hint::black_box((self.replicas[r].warm(), std::ptr::from_ref(&*self.minds[r].batcher)));
         let steps = self.replicas[r].in_flight.as_ref().expect("a step in flight").steps;
         self.finish_stretch(r, steps);
     }
@@ -284,7 +285,7 @@ impl Engine<'_, '_> {
     }
 
     pub(super) fn load_done(&mut self, r: usize, adapter: AdapterId, from: Tier) {
-        let bytes = self.catalog.adapters[adapter.index()].bytes;
+        let bytes = self.weights[adapter.index()].bytes;
         let replica = &mut self.replicas[r];
         replica.residency.arrived(self.now, adapter, from, &mut *self.observer, bytes);
         if from == Tier::Host {
@@ -318,11 +319,16 @@ impl Engine<'_, '_> {
                 continue;
             }
             if replica.residency.presence(adapter) == Presence::Absent {
-                let bytes = self.catalog.adapters[adapter.index()].bytes;
+                let bytes = self.weights[adapter.index()].bytes;
                 let wish = Wish { adapter, bytes, cause: LoadCause::Prefetch };
-                let (evictor, host_evictor) = (&mut *mind.evictor, &mut *mind.host_evictor);
-                let copies = &mut self.effects.copies;
-                let loaded = replica.residency.load(self.now, wish, evictor, host_evictor, &mut *self.observer, copies);
+                let loading = &mut Loading {
+                    evictor: &mut *mind.evictor,
+                    host_evictor: &mut *mind.host_evictor,
+                    observer: &mut *self.observer,
+                    copies: &mut self.effects.copies,
+                    room: &mut self.effects.room,
+                };
+                let loaded = replica.residency.load(self.now, wish, loading);
                 if loaded.is_none() {
                     break;
                 }

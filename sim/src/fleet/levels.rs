@@ -203,7 +203,8 @@ mod tests {
                     levels.remove(working_set, replica);
                     set.remove(&(working_set, replica));
                 } else {
-                    let working_set = random(if random(10) == 0 { 3_000 } else { 40 }) as u32;
+                    let most = if random(10) == 0 { 3_000 } else { 40 };
+                    let working_set = random(most) as u32;
                     levels.insert(working_set, replica);
                     set.insert((working_set, replica));
                     at[id] = Some(working_set);

@@ -44,7 +44,11 @@ pub(super) struct Store {
     entries: Vec<Entry>,
     /// Slots that nobody has.
     free: Vec<u32>,
-    /// Who can make room, and who is chosen to: between two calls only their memory is kept.
+}
+
+/// Who can make room, and who is chosen to. One for all memories: between two calls only its own memory is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
     idle: Vec<Idle>,
     victims: Vec<AdapterId>,
 }
@@ -60,9 +64,19 @@ impl Store {
             held: Vec::new(),
             entries: Vec::new(),
             free: Vec::new(),
-            idle: Vec::new(),
-            victims: Vec::new(),
         }
+    }
+
+    /// Takes memory for so many adapters, or as many as there are slots.
+    pub(super) fn reserve(&mut self, adapters: usize) {
+        let adapters = match self.memory {
+            AdapterMemory::Slots(slots) => adapters.min(slots as usize),
+            AdapterMemory::Bytes(_) | AdapterMemory::Unbounded => adapters,
+        };
+        self.adapters.reserve(adapters);
+        self.slots.reserve(adapters);
+        self.held.reserve(adapters);
+        self.entries.reserve(adapters);
     }
 
     /// Adapters there or on their way.
@@ -73,10 +87,6 @@ impl Store {
     /// Bytes of those.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    pub(super) fn is_unbounded(&self) -> bool {
-        self.memory == AdapterMemory::Unbounded
     }
 
     /// Forgets everything; gives what was there.
@@ -194,7 +204,8 @@ impl Store {
         bytes: u64,
         spare_awaited: bool,
         evictor: &mut dyn Evictor,
-        mut evicted: impl FnMut(AdapterId, &Entry),
+        room: &mut Room,
+        mut evicted: impl FnMut(AdapterId, u64),
     ) -> bool {
         if !self.could_hold(bytes) {
             return false;
@@ -202,16 +213,15 @@ impl Store {
         if self.has_room(bytes) {
             return true;
         }
-        let (mut idle, mut victims) = (std::mem::take(&mut self.idle), std::mem::take(&mut self.victims));
+        let Room { idle, victims } = room;
         victims.clear();
-        self.idle(true, &mut idle);
-        let made = self.choose_victims(now, bytes, spare_awaited, evictor, &mut idle, &mut victims);
+        self.idle(true, idle);
+        let made = self.choose_victims(now, bytes, spare_awaited, evictor, idle, victims);
         // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
         for &victim in victims.iter().filter(|_| made) {
-            let entry = self.remove(victim);
-            evicted(victim, &entry);
+            let bytes = self.remove(victim).bytes;
+            evicted(victim, bytes);
         }
-        (self.idle, self.victims) = (idle, victims);
         made
     }
 
