@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::batch::{Batch, BatchShape};
-use crate::draft::{Distortion, Draft};
+use crate::draft::{Distortion, Draft, Refusal};
 use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, LoadCause, Stretch, Tier};
 use crate::policy::{LoadMode, Requeue};
@@ -70,7 +70,13 @@ impl Engine<'_, '_> {
         }
         if changed {
             for &(key, refusal) in &self.effects.refused {
-                self.sequences.get_mut(key).refused(self.now, refusal);
+                let sequence = self.sequences.get_mut(key);
+                let adapter = sequence.offered.request.adapter;
+                let ready = match adapter.map(|adapter| self.replicas[r].residency.presence(adapter)) {
+                    Some(Presence::Coming(ready)) => ready,
+                    _ => self.now,
+                };
+                sequence.refused(self.now, refusal, ready);
             }
         }
         let mut homeless = Vec::new();
@@ -93,7 +99,7 @@ impl Engine<'_, '_> {
             let sequence = self.sequences.get_mut(key);
             sequence.place = Place::Running(id);
             sequence.scheduled.get_or_insert(self.now);
-            sequence.waits_for(self.now, if stall.is_zero() { Wait::Prefill } else { Wait::Load });
+            sequence.waits_for(self.now, Wait::Load { until: self.now + stall });
             sequence.waits_for(self.now + stall, Wait::Prefill);
             self.observer.observe(self.now, &Fact::Scheduled { request: sequence.id(), replica: id });
         }
@@ -328,8 +334,8 @@ impl Engine<'_, '_> {
                 }
             }
             waiting.awaits = Some(replica.residency.await_(adapter));
-            if overlapped && let Presence::Coming(_) = replica.residency.presence(adapter) {
-                self.sequences.get_mut(waiting.sequence).refused(self.now, crate::draft::Refusal::AdapterLoading);
+            if overlapped && let Presence::Coming(ready) = replica.residency.presence(adapter) {
+                self.sequences.get_mut(waiting.sequence).refused(self.now, Refusal::AdapterLoading, ready);
             }
         }
         let started = self.effects.copies.len() > copies_before;
