@@ -215,7 +215,6 @@ pub fn profile(
     profile.name = full_name(family, &model.name, 1);
     profile.host.us = fitted.us;
     profile.host.us_per_sequence = fitted.us_per_sequence;
-    profile.host.us_per_collection = fitted.us_per_collection;
     profile.assumptions.extend(fitted.table());
     if device.name != facts.gpu {
         profile.provenance.note = Some(format!(

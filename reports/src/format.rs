@@ -91,7 +91,7 @@ pub fn seconds(s: f64) -> String {
 
 /// A share of one as a percentage with one decimal; two close to all or nothing.
 pub fn share(x: f64) -> String {
-    let percent = x * 100.0;
+    let percent = if (x * 100.0).abs() < 0.05 && x <= 0.0 { 0.0 } else { x * 100.0 };
     if percent > 99.9 && percent < 100.0 || percent > 0.0 && percent < 0.1 {
         // Never round almost all up to all.
         return if percent > 99.99 {
@@ -103,6 +103,12 @@ pub fn share(x: f64) -> String {
         };
     }
     format!("{percent:.1} %")
+}
+
+/// How far off a published figure, as a percentage with its sign and one decimal: `+4.2 %`, and `0.0 %` for what rounds to nothing.
+pub fn deviation(x: f64) -> String {
+    let text = format!("{:+.1} %", x * 100.0);
+    if matches!(text.as_str(), "+0.0 %" | "-0.0 %") { "0.0 %".to_owned() } else { text }
 }
 
 /// A relative size as a percentage: three significant digits, at most two decimals.
@@ -196,6 +202,16 @@ pub fn capital(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_not_less_than_nothing() {
+        for x in [0.0, -0.0, -1e-9, -0.000_4] {
+            assert_eq!(share(x), "0.0 %", "{x}");
+            assert_eq!(deviation(x), "0.0 %", "{x}");
+        }
+        assert_eq!((deviation(0.042), deviation(-0.0006)), ("+4.2 %".to_owned(), "-0.1 %".to_owned()));
+        assert_eq!(share(-0.02), "-2.0 %");
+    }
 
     #[test]
     fn numbers_keep_three_digits_and_never_an_exponent_that_nobody_wants() {

@@ -21,10 +21,14 @@ impl<const BITS: u32> Default for LogLinear<BITS> {
     }
 }
 
+/// Buckets around `value` are 2 to this power wide.
+fn shift_of<const BITS: u32>(value: u64) -> u32 {
+    (63 - (value | 1).leading_zeros()).saturating_sub(BITS)
+}
+
 /// The bucket of `value`.
 pub(crate) fn bucket_of<const BITS: u32>(value: u64) -> usize {
-    let exponent = 63 - (value | 1).leading_zeros();
-    let shift = exponent.saturating_sub(BITS);
+    let shift = shift_of::<BITS>(value);
     ((u64::from(shift) << BITS) + (value >> shift)) as usize
 }
 
@@ -62,7 +66,11 @@ impl<const BITS: u32> LogLinear<BITS> {
         // An affine run of whole numbers has a whole sum: the product is even.
         let sum = (u128::from(first) + u128::from(last)) * u128::from(steps) / 2 * u128::from(times);
         self.note(first, last, sum, steps * times);
-        for_each_affine_bucket::<BITS>(first, increment, steps, |bucket, count| self.add(bucket, count * times));
+        self.cover(bucket_of::<BITS>(first), bucket_of::<BITS>(last));
+        let (from, buckets) = (self.first, self.buckets.as_mut_slice());
+        for_each_affine_bucket::<BITS>(first, increment, steps, |bucket, count| {
+            buckets[bucket - from] += count * times
+        });
     }
 
     /// Adds the counts of another histogram.
@@ -71,28 +79,23 @@ impl<const BITS: u32> LogLinear<BITS> {
             return;
         }
         self.note(other.min, other.max, other.sum, other.count);
-        for (place, count) in other.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
-            self.add(other.first + place, *count);
-        }
+        self.cover(other.first, other.first + other.buckets.len() - 1);
+        let offset = other.first - self.first;
+        self.buckets[offset..].iter_mut().zip(&other.buckets).for_each(|(bucket, count)| *bucket += count);
     }
 
-    /// Adds the buckets by which `total` has grown since it was `since`; of these values only the sum is known exactly.
-    pub(crate) fn merge_growth(&mut self, total: &Self, since: &Self, sum: u128) {
-        let (mut low, mut high, mut grown) = (u64::MAX, 0, 0);
-        for (place, count) in total.buckets.iter().enumerate() {
-            let bucket = total.first + place;
-            let before =
-                bucket.checked_sub(since.first).and_then(|place| since.buckets.get(place)).copied().unwrap_or(0);
-            if *count > before {
-                self.add(bucket, count - before);
-                grown += count - before;
-                let middle = middle_of::<BITS>(bucket);
-                (low, high) = (low.min(middle), high.max(middle));
-            }
+    /// Adds counts of buckets, of at least one value; of these values only the sum is known exactly.
+    pub(crate) fn add_all(&mut self, counts: impl Iterator<Item = (usize, u64)> + Clone, sum: u128) {
+        let (mut low, mut high, mut all) = (usize::MAX, 0, 0);
+        for (bucket, count) in counts.clone() {
+            (low, high, all) = (low.min(bucket), high.max(bucket), all + count);
         }
-        if grown > 0 {
-            self.note(low, high, sum, grown);
+        self.cover(low, high);
+        let (from, buckets) = (self.first, self.buckets.as_mut_slice());
+        for (bucket, count) in counts {
+            buckets[bucket - from] += count;
         }
+        self.note(middle_of::<BITS>(low), middle_of::<BITS>(high), sum, all);
     }
 
     /// How many values?
@@ -139,23 +142,32 @@ impl<const BITS: u32> LogLinear<BITS> {
     }
 
     /// Counts into a bucket found by [`bucket_of`], without keeping the exact sum and ends up to date: [`LogLinear::note`] does.
-    pub(crate) fn add(&mut self, bucket: usize, count: u64) {
-        if self.buckets.is_empty() {
-            self.first = bucket;
+    fn add(&mut self, bucket: usize, count: u64) {
+        match self.buckets.get_mut(bucket.wrapping_sub(self.first)) {
+            Some(place) => *place += count,
+            None => {
+                self.cover(bucket, bucket);
+                self.buckets[bucket - self.first] += count;
+            }
         }
-        if bucket < self.first {
-            self.buckets.splice(0..0, std::iter::repeat_n(0, self.first - bucket));
-            self.first = bucket;
-        }
-        let place = bucket - self.first;
-        if place >= self.buckets.len() {
-            self.buckets.resize(place + 1, 0);
-        }
-        self.buckets[place] += count;
     }
 
-    /// Keeps count, sum and ends up to date for values counted with [`LogLinear::add`].
-    pub(crate) fn note(&mut self, low: u64, high: u64, sum: u128, count: u64) {
+    /// Makes sure that there are buckets from `low` to `high`.
+    fn cover(&mut self, low: usize, high: usize) {
+        if self.buckets.is_empty() {
+            self.first = low;
+        }
+        if low < self.first {
+            self.buckets.splice(0..0, std::iter::repeat_n(0, self.first - low));
+            self.first = low;
+        }
+        if high - self.first >= self.buckets.len() {
+            self.buckets.resize(high - self.first + 1, 0);
+        }
+    }
+
+    /// Keeps count, sum and ends up to date for values counted into buckets.
+    fn note(&mut self, low: u64, high: u64, sum: u128, count: u64) {
         self.count += count;
         self.sum += sum;
         self.min = self.min.min(low);
@@ -174,12 +186,19 @@ pub(crate) fn for_each_affine_bucket<const BITS: u32>(
         return each(bucket_of::<BITS>(first), steps);
     }
     let (low, high) = bounds_of::<BITS>(bucket_of::<BITS>(first));
-    if increment > (high - low) / 4 {
+    if increment > (high - low) / 8 {
         // Few steps share a bucket: finding how many costs more than counting them one by one.
-        let mut value = first;
-        for _ in 0..steps {
-            each(bucket_of::<BITS>(value), 1);
-            value = value.wrapping_add(increment);
+        let (mut value, mut left) = (first, steps);
+        while left > 0 {
+            let shift = shift_of::<BITS>(value);
+            // Up to there buckets are equally wide.
+            let last = u64::MAX >> (63 - BITS - shift);
+            let base = u64::from(shift) << BITS;
+            while left > 0 && value <= last {
+                each((base + (value >> shift)) as usize, 1);
+                value = value.saturating_add(increment);
+                left -= 1;
+            }
         }
         return;
     }

@@ -38,6 +38,8 @@ pub struct RunResult {
     pub slo: Vec<SloClass>,
     /// Files in the folder of the run that the recorder wrote.
     pub files: Vec<String>,
+    /// What part of the run its timeline shows; none if that is all of it, or there is none.
+    pub timeline_shows: Option<String>,
 }
 
 /// Durations of the measured requests, picoseconds.

@@ -2,19 +2,19 @@
 
 mod gaps;
 mod group_gaps;
-mod kept;
+pub(crate) mod kept;
 mod occupancy;
 mod table;
 mod tables;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use aril_sim::fact::{Fact, Life, LoadCause, Observer, Power, Stretch, Tier};
 use aril_sim::time::Time;
 use aril_sim::workload::{Catalog, Offered};
 
 pub(crate) use self::gaps::Gaps;
-pub(crate) use self::group_gaps::GROUP_BITS;
 pub(crate) use self::kept::{Ending, Kept, KeptAll, NONE};
 pub(crate) use self::occupancy::Occupancy;
 use self::tables::{Derived, Event, Tables};
@@ -28,7 +28,7 @@ use crate::timeline::Timeline;
 ///
 /// Observing cannot fail: the first refusal of the file system is kept, writing stops, and [`Recorder::finish`] returns it.
 pub struct Recorder {
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) settings: RecorderSettings,
     pub(crate) kept: KeptAll,
     pub(crate) gaps: Gaps,
@@ -36,6 +36,8 @@ pub struct Recorder {
     pub(crate) counts: Counts,
     pub(crate) series: TimeBins,
     pub(crate) books: Books,
+    /// The class of each tenant, near each other: the catalog's own lie far apart.
+    class_of: Vec<u32>,
     tables: Option<Tables>,
     timeline: Option<Timeline>,
     refusal: Option<ReportError>,
@@ -63,7 +65,35 @@ pub(crate) struct Counts {
     pub(crate) evictions: u64,
     pub(crate) preemptions: u64,
     pub(crate) migrations: u64,
-    pub(crate) loads_by_adapter: Vec<u32>,
+    loads_by_adapter: Vec<u32>,
+    /// Loads that are not counted by adapter yet: one at a time, each would wait for memory that is far away.
+    loads_recent: Vec<u32>,
+}
+
+/// So many loads are counted by adapter together.
+const LOADS: usize = 1 << 10;
+
+impl Counts {
+    fn load_of(&mut self, adapter: u32) {
+        self.loads_recent.push(adapter);
+        if self.loads_recent.len() >= LOADS {
+            self.count_loads();
+        }
+    }
+
+    fn count_loads(&mut self) {
+        for adapter in self.loads_recent.drain(..) {
+            if let Some(loads) = self.loads_by_adapter.get_mut(adapter as usize) {
+                *loads += 1;
+            }
+        }
+    }
+
+    /// Loads from the host of each adapter.
+    pub(crate) fn loads_by_adapter(&mut self) -> &[u32] {
+        self.count_loads();
+        &self.loads_by_adapter
+    }
 }
 
 /// Conserved quantities, counted from outside of the engine.
@@ -90,22 +120,24 @@ impl Recorder {
     /// [`ReportError::Settings`] for settings that do not fit the catalog; anything the file system refuses.
     pub fn create(dir: &Path, catalog: &Catalog, settings: RecorderSettings) -> Result<Recorder, ReportError> {
         settings.check(catalog)?;
-        let tables = settings.tables.then(|| Tables::create(dir, catalog)).transpose()?;
+        let catalog = Arc::new(catalog.clone());
+        let tables = settings.tables.then(|| Tables::create(dir, &catalog)).transpose()?;
         let timeline = match settings.timeline_events {
             0 => None,
             events => Some(Timeline::create(&dir.join("timeline.json.gz"), events, settings.replica_gpus.len())?),
         };
         Ok(Recorder {
             kept: KeptAll::default(),
-            gaps: Gaps::new(catalog, &settings),
+            gaps: Gaps::new(&catalog, &settings),
             occupancy: Occupancy::new(&settings),
             counts: Counts { loads_by_adapter: vec![0; catalog.adapters.len()], ..Counts::default() },
             series: TimeBins::new(series::LEN),
             books: Books::default(),
+            class_of: catalog.tenants.iter().map(|tenant| tenant.slo_class).collect(),
             tables,
             timeline,
             refusal: None,
-            catalog: catalog.clone(),
+            catalog,
             settings,
         })
     }
@@ -123,12 +155,10 @@ impl Recorder {
         if let Some(tables) = self.tables.take() {
             tables.finish()?;
         }
-        if let Some(timeline) = self.timeline.take() {
-            timeline.finish(ended_at)?;
-        }
+        let shows = self.timeline.take().map(|timeline| timeline.finish(ended_at)).transpose()?.flatten();
         self.books.check()?;
         self.occupancy.close(ended_at, &mut self.series);
-        measure(self, ended_at)
+        Ok(RunResult { timeline_shows: shows, ..measure(self, ended_at)? })
     }
 
     fn offered(&mut self, now: u64, offered: &Offered) {
@@ -167,25 +197,25 @@ impl Recorder {
         let request = &life.offered.request;
         self.scheduled(now.as_ps(), request.id.0);
         self.advance(now.as_ps());
-        let kept = Kept::of(now, life, &self.settings, &self.catalog);
+        let kept = Kept::of(now, life, &self.settings, &self.class_of);
         self.books.end(&kept, life);
         if kept.is_finished() {
             self.series.count(series::FINISHED, now.as_ps(), 1);
         }
-        self.kept.push(kept);
+        self.kept.push(kept, &life.waits);
         let Some(tables) = &mut self.tables else { return Ok(()) };
-        let rank =
-            request.adapter.and_then(|adapter| self.catalog.adapters.get(adapter.index())).map(|adapter| adapter.rank);
         let times = Derived { ttft: kept.ttft(), tpot: kept.tpot(), e2e: kept.e2e(), good: kept.good };
-        tables.request(now, life, rank, times)
+        tables.request(now, life, times)
     }
 
     fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
-        let tally = self.gaps.stretch(stretch, self.settings.warmup.as_ps());
+        let end = stretch.end().as_ps();
+        let last_end = || self.occupancy.last_end(stretch.replica.index());
+        let tally = self.gaps.stretch(stretch, last_end, self.settings.warmup.as_ps());
         self.books.emitted_in_steps += u128::from(tally.emitting) * u128::from(stretch.steps);
         let tokens = u64::from(tally.emitting) * u64::from(stretch.steps);
-        self.series.spread(series::OUTPUT_TOKENS, stretch.start.as_ps(), stretch.end().as_ps(), tokens);
-        self.occupancy.stretch(stretch, &mut self.series);
+        self.series.spread(series::OUTPUT_TOKENS, stretch.start.as_ps(), end, tokens);
+        self.occupancy.stretch(stretch, end, &mut self.series);
         if let Some(tables) = &mut self.tables {
             tables.stretch(stretch, tally.decode_rows, tally.prefill_tokens)?;
         }
@@ -212,13 +242,13 @@ impl Recorder {
             Tier::Disk => self.counts.loads_from_disk += 1,
             Tier::Host | Tier::Gpu => self.counts.loads_from_host += 1,
         }
-        if let (Tier::Host, Some(loads)) = (from, self.counts.loads_by_adapter.get_mut(adapter.index())) {
-            *loads += 1;
+        if *from == Tier::Host {
+            self.counts.load_of(adapter.0);
         }
         self.counts.prefetches += u64::from(*cause == LoadCause::Prefetch);
         self.counts.bytes_loaded += u128::from(*bytes);
         let link = (start.as_ps(), done.as_ps());
-        if let Some(timeline) = &mut self.timeline {
+        if let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.is_open()) {
             let name = self.catalog.adapters.get(adapter.index()).map_or("?", |adapter| adapter.name.as_str());
             timeline.load(replica.0, name, *bytes, link)?;
         }

@@ -27,6 +27,21 @@ pub struct RunDir {
     target: PathBuf,
     temporary: TempDir,
     existing: Existing,
+    /// After the temporary folder, which lies in the last of them.
+    made: MadeFolders,
+}
+
+/// Folders that were made on the way, the outermost first: those that are empty in the end go again.
+#[derive(Debug)]
+struct MadeFolders(Vec<PathBuf>);
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            // Refused of folders that are in use: that is the point.
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
 
 impl RunDir {
@@ -42,18 +57,26 @@ impl RunDir {
             _ => Path::new("."),
         };
         let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let missing = parent.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let mut made = MadeFolders(missing.map(Path::to_owned).collect());
+        made.0.reverse();
         fs::create_dir_all(parent).map_err(ReportError::io("create the folder", parent))?;
         let temporary = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
             .suffix(".partial")
             .tempdir_in(parent)
             .map_err(ReportError::io("create a temporary folder in", parent))?;
-        Ok(RunDir { target: target.to_owned(), temporary, existing })
+        Ok(RunDir { target: target.to_owned(), temporary, existing, made })
     }
 
     /// Where to write meanwhile.
     pub fn path(&self) -> &Path {
         self.temporary.path()
+    }
+
+    /// The folders that were made for it to lie in, the outermost first.
+    pub fn made(&self) -> &[PathBuf] {
+        &self.made.0
     }
 
     /// Where it will be.
@@ -119,6 +142,20 @@ mod tests {
         fs::write(run.path().join("half"), "half").unwrap();
         drop(run);
         assert!(entries(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn folders_on_the_way_go_with_it_unless_they_are_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("runs/of/today/out");
+        drop(RunDir::create(&target, Existing::Refuse).unwrap());
+        assert!(entries(folder.path()).is_empty());
+        let run = RunDir::create(&target, Existing::Refuse).unwrap();
+        fs::write(folder.path().join("runs/other"), "1").unwrap();
+        drop(run);
+        assert_eq!(entries(&folder.path().join("runs")), ["other"]);
+        RunDir::create(&target, Existing::Refuse).unwrap().commit().unwrap();
+        assert!(target.is_dir());
     }
 
     #[test]

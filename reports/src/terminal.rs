@@ -1,6 +1,6 @@
 //! The comparison as plain text, for a terminal.
 
-use crate::compare::{Cell, Comparison, PointComparison, PolicyRow, Standing};
+use crate::compare::{Basis, Cell, Comparison, PointComparison, PolicyRow, Standing};
 use crate::format;
 use crate::metric::{Metric, Unit};
 
@@ -49,14 +49,21 @@ pub fn tables(comparison: &Comparison) -> Vec<TextTable> {
 }
 
 /// What the marks in the cells mean; empty where no cell has any.
-pub fn legend(comparison: &Comparison) -> &'static str {
-    let mut cells = comparison.points.iter().flat_map(|point| &point.policies).flat_map(|row| &row.cells);
-    if cells.any(|cell| cell.difference.is_some()) {
-        "in brackets, the paired difference to the baseline ± half of its 95 % interval; tie: under 1 %; ?: more seeds would tell"
-    } else {
-        ""
+pub fn legend(comparison: &Comparison) -> String {
+    let cells = comparison.points.iter().flat_map(|point| &point.policies).flat_map(|row| &row.cells);
+    let differences: Vec<_> = cells.filter_map(|cell| cell.difference.as_ref()).collect();
+    if differences.is_empty() {
+        return String::new();
     }
+    let mut text = "in brackets, the paired difference to the baseline ± half of its 95 % interval; tie: under 1 %; ?: more seeds would tell".to_owned();
+    if differences.iter().any(|difference| difference.basis == Basis::Blocks) {
+        text += &format!("\none seed: ± is {ONE_SEED}");
+    }
+    text
 }
+
+/// What an interval means where there is one run of each policy.
+pub(crate) const ONE_SEED: &str = "the scatter of 20 blocks of time of the run, taken as independent; the same seed would give the same figures again";
 
 /// Axes and values of a point in one line.
 pub(crate) fn point_name(point: &[(String, String)]) -> String {

@@ -7,28 +7,30 @@ const WIDTH_START_PS: u64 = 1_000_000_000;
 
 /// How much in each stretch of time? Several series over the same bins.
 ///
-/// All series share one bin width, which doubles whenever the run outgrows the bins: totals stay exact.
+/// All series share one bin width, which doubles whenever the run outgrows the bins: totals stay exact. What all series have in one bin
+/// lies together: at any time a run looks at one or two bins of many series.
 #[derive(Clone, Debug)]
 pub(crate) struct TimeBins {
     width: u64,
-    series: Vec<Vec<u128>>,
+    /// How many series.
+    series: usize,
+    /// Bin by bin, the series of each.
+    amounts: Vec<u128>,
+    /// Bins that each series has something in, or before something in it.
+    lens: Vec<u32>,
     /// The bin that was looked up last and where it begins: time goes on slowly, and a division is dear.
     last: (usize, u64),
 }
 
 impl TimeBins {
     pub(crate) fn new(series: usize) -> TimeBins {
-        TimeBins { width: WIDTH_START_PS, series: vec![Vec::new(); series], last: (0, 0) }
+        TimeBins { width: WIDTH_START_PS, series, amounts: Vec::new(), lens: vec![0; series], last: (0, 0) }
     }
 
     /// Adds `amount` at the instant `at`.
     pub(crate) fn count(&mut self, series: usize, at: u64, amount: u128) {
         let bin = self.bin(at);
-        let values = &mut self.series[series];
-        if bin >= values.len() {
-            values.resize(bin + 1, 0);
-        }
-        values[bin] += amount;
+        self.add(series, bin, amount);
     }
 
     /// Adds `level` times the time spent in each bin between two instants.
@@ -37,20 +39,13 @@ impl TimeBins {
             return;
         }
         let last = self.bin(to - 1);
-        let width = self.width;
-        let values = &mut self.series[series];
-        if last >= values.len() {
-            values.resize(last + 1, 0);
+        if from >= self.last.1 {
+            return self.add(series, last, u128::from(to - from) * u128::from(level));
         }
-        let first = if from >= self.last.1 { last } else { (from / width) as usize };
-        if first == last {
-            values[last] += u128::from(to - from) * u128::from(level);
-            return;
-        }
-        for (bin, value) in values.iter_mut().enumerate().take(last + 1).skip(first) {
-            let low = from.max(bin as u64 * width);
-            let high = to.min((bin as u64 + 1).saturating_mul(width));
-            *value += u128::from(high - low) * u128::from(level);
+        for bin in (from / self.width) as usize..=last {
+            let low = from.max(bin as u64 * self.width);
+            let high = to.min((bin as u64 + 1).saturating_mul(self.width));
+            self.add(series, bin, u128::from(high - low) * u128::from(level));
         }
     }
 
@@ -59,9 +54,9 @@ impl TimeBins {
         if to <= from {
             return self.count(series, from, amount.into());
         }
-        self.bin(to - 1);
+        let bin = self.bin(to - 1);
         if from >= self.last.1 {
-            return self.count(series, from, amount.into());
+            return self.add(series, bin, amount.into());
         }
         let (length, mut done, mut at) = (u128::from(to - from), 0, from);
         while at < to {
@@ -72,24 +67,61 @@ impl TimeBins {
         }
     }
 
+    /// Where the bin begins that has the instant before `end`.
+    pub(crate) fn bin_of_last(&mut self, end: u64) -> u64 {
+        self.bin(end.saturating_sub(1));
+        self.last.1
+    }
+
     /// Bin width, picoseconds, and the series, each as long as it has something in it.
     pub(crate) fn finish(self) -> (u64, Vec<Vec<u128>>) {
-        (self.width, self.series)
+        let of = |series: usize| {
+            let amounts = self.amounts.iter().skip(series).step_by(self.series);
+            amounts.take(self.lens[series] as usize).copied().collect()
+        };
+        (self.width, (0..self.series).map(of).collect())
+    }
+
+    fn add(&mut self, series: usize, bin: usize, amount: u128) {
+        let place = bin * self.series + series;
+        if place >= self.amounts.len() {
+            self.amounts.resize((bin + 1) * self.series, 0);
+        }
+        self.amounts[place] += amount;
+        let len = &mut self.lens[series];
+        *len = (*len).max(bin as u32 + 1);
     }
 
     fn bin(&mut self, at: u64) -> usize {
         if at.checked_sub(self.last.1).is_some_and(|into| into < self.width) {
             return self.last.0;
         }
+        self.turn(at)
+    }
+
+    /// Another bin than the last time.
+    #[cold]
+    fn turn(&mut self, at: u64) -> usize {
         while at / self.width >= BINS_MAX as u64 {
-            self.width *= 2;
-            for values in &mut self.series {
-                *values = values.chunks(2).map(|pair| pair.iter().sum()).collect();
-            }
+            self.double();
         }
         let bin = at / self.width;
         self.last = (bin as usize, bin * self.width);
         bin as usize
+    }
+
+    fn double(&mut self) {
+        self.width *= 2;
+        let bins = self.amounts.len() / self.series.max(1);
+        for bin in 0..bins {
+            for series in 0..self.series {
+                let amount = self.amounts[bin * self.series + series];
+                let into = &mut self.amounts[bin / 2 * self.series + series];
+                *into = if bin % 2 == 0 { amount } else { *into + amount };
+            }
+        }
+        self.amounts.truncate(bins.div_ceil(2) * self.series);
+        self.lens.iter_mut().for_each(|len| *len = len.div_ceil(2));
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Timeline {
     last: u64,
     named: Vec<bool>,
     linked: Vec<bool>,
+    /// Rows and waiting of each replica as last written.
+    counted: Vec<Option<(u64, u32)>>,
     line: Line,
 }
 
@@ -39,6 +41,7 @@ impl Timeline {
             last: 0,
             named: vec![false; replicas],
             linked: vec![false; replicas],
+            counted: vec![None; replicas],
             line: Line::default(),
         };
         timeline.start().map_err(ReportError::io("write", path))?;
@@ -83,6 +86,12 @@ impl Timeline {
             line.text(r#","prefill_tokens":"#).number(prefill.into());
             line.text(r#","kv_blocks":"#).number(stretch.kv_blocks_used.into());
             line.text(r#","waiting":"#).number(stretch.waiting.into()).text("}}");
+            // A counter holds until its next value.
+            if let Some(counted) = timeline.counted.get_mut(replica as usize)
+                && counted.replace((rows, stretch.waiting)) == Some((rows, stretch.waiting))
+            {
+                return;
+            }
             line.text(",\n{\"ph\":\"C\",\"name\":\"replica ").number(replica.into());
             line.text("\",\"pid\":").number(REPLICAS.into()).text(",\"ts\":").micros(begin);
             line.text(r#","args":{"batch":"#).number(rows).text(r#","waiting":"#).number(stretch.waiting.into());
@@ -122,7 +131,9 @@ impl Timeline {
     }
 
     /// Closes the file.
-    pub(crate) fn finish(mut self, ended_at: u64) -> Result<(), ReportError> {
+    ///
+    /// Gives what it shows, where that is not the whole run.
+    pub(crate) fn finish(mut self, ended_at: u64) -> Result<Option<String>, ReportError> {
         let (limit, left, last) = (self.limit, self.left, self.last);
         let note = match left {
             0 => format!("the first {limit} events, until {} s of a run of {} s", seconds(last), seconds(ended_at)),
@@ -132,7 +143,8 @@ impl Timeline {
         let close = |timeline: &mut Timeline| write!(timeline.out, "\n],\"otherData\":{{\"shows\":\"{note}\"}}}}\n");
         close(&mut self).map_err(ReportError::io("write", &path))?;
         let mut file = self.out.finish().map_err(ReportError::io("write", &path))?;
-        file.flush().map_err(ReportError::io("write", &path))
+        file.flush().map_err(ReportError::io("write", &path))?;
+        Ok((left == 0).then_some(note))
     }
 
     fn write(&mut self, what: impl FnOnce(&mut Timeline)) -> Result<(), ReportError> {
@@ -183,6 +195,7 @@ impl Timeline {
 struct Line(Vec<u8>);
 
 impl Line {
+    #[inline(always)]
     fn text(&mut self, text: &str) -> &mut Line {
         self.0.extend_from_slice(text.as_bytes());
         self
@@ -201,11 +214,17 @@ impl Line {
     fn padded(&mut self, mut number: u64, digits: usize) -> &mut Line {
         let mut buffer = [b'0'; 20];
         let mut at = buffer.len();
-        while number > 0 || at > buffer.len() - digits {
-            at -= 1;
-            buffer[at] = b'0' + (number % 10) as u8;
-            number /= 10;
+        while number >= 10 {
+            at -= 2;
+            buffer[at] = b'0' + (number / 10 % 10) as u8;
+            buffer[at + 1] = b'0' + (number % 10) as u8;
+            number /= 100;
         }
+        if number > 0 {
+            at -= 1;
+            buffer[at] = b'0' + number as u8;
+        }
+        at = at.min(buffer.len() - digits);
         self.0.extend_from_slice(&buffer[at..]);
         self
     }

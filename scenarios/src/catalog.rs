@@ -95,6 +95,13 @@ pub(crate) fn check_adapters(setup: &Setup, cluster: &ClusterSettings, catalog: 
             let help = format!("set `engine.{engine}.max_lora_rank = {rank}`, or offer smaller ranks");
             return Err(Wrong::at(&format!("engine.{engine}.max_lora_rank"), problem).help(help));
         }
+        // Before the memory, whose slots are as many.
+        if cluster.replicas.iter().all(|replica| replica.max_loras == 0) {
+            let problem =
+                format!("`{}` and others want an adapter, and steps take none (`max_loras` is 0)", adapter.name);
+            let help = "raise it, or offer requests without adapters: `popularity = \"base\"`";
+            return Err(Wrong::at(&format!("engine.{engine}.max_loras"), problem).help(help));
+        }
         for (key, place, largest) in memories {
             if adapter.bytes > largest {
                 let problem = format!(
@@ -103,11 +110,6 @@ pub(crate) fn check_adapters(setup: &Setup, cluster: &ClusterSettings, catalog: 
                 );
                 return Err(Wrong::at(&format!("engine.{engine}.{key}"), problem).help("give it more bytes"));
             }
-        }
-        if cluster.replicas.iter().all(|replica| replica.max_loras == 0) {
-            let problem =
-                format!("`{}` and others want an adapter, and steps take none (`max_loras` is 0)", adapter.name);
-            return Err(Wrong::at(&format!("engine.{engine}.max_loras"), problem));
         }
     }
     Ok(())
@@ -169,4 +171,34 @@ pub(crate) fn check_pace(cluster: &ClusterSettings, workload: &Workload) -> Resu
     );
     Err(Wrong::at("signals.interval", problem)
         .help(format!("write {least} or more, or \"0s\" for routers that see the truth")))
+}
+
+/// Do the warm-up and the drain leave requests to count? Requests that all arrive at once are not cut.
+///
+/// # Errors
+/// Nothing is left: the run would end without a figure.
+pub(crate) fn check_cut(setup: &Setup, workload: &Workload) -> Result<(), Wrong> {
+    let report = &setup.scenario.report;
+    let (warmup, drain, span) = (crate::run::warmup(setup), report.drain, workload.span());
+    let cut = warmup.as_ps().saturating_add(drain.as_ps());
+    // Far from what traffic spans, about, nobody has to be asked when he arrives.
+    if cut == 0 || span.is_zero() || cut < span.as_ps() / 2 {
+        return Ok(());
+    }
+    let last = workload.arrivals().map(|offered| offered.request.arrival.as_ps()).max().unwrap_or(0);
+    let (start, end) = (warmup.as_ps(), last.saturating_sub(drain.as_ps()));
+    let counts = |offered: Offered| (start..=end).contains(&offered.request.arrival.as_ps());
+    if last == 0 || (end > start && workload.arrivals().any(counts)) {
+        return Ok(());
+    }
+    let key = match () {
+        () if !drain.is_zero() => "report.drain",
+        () if report.warmup.is_some() => "report.warmup",
+        () => "traffic.window.warmup",
+    };
+    let last = Span::from_ps(last).as_secs_f64();
+    let problem = format!(
+        "requests arrive until {last:.3} s, and the warm-up ({warmup}) and the drain ({drain}) leave none of them"
+    );
+    Err(Wrong::at(key, problem).help("shorten them, or offer more"))
 }

@@ -23,7 +23,7 @@ use clap_complete::Shell;
 
 use crate::error::ArilError;
 use crate::registry::{Registry, Tunables};
-use crate::{builtin, compare_command, regress};
+use crate::{builtin, compare_command, interrupt, regress};
 
 /// The `aril` command with its registered policies.
 pub struct Cli {
@@ -64,6 +64,7 @@ impl Cli {
                 return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
             }
         };
+        interrupt::survive_large_files();
         match self.perform(&arguments.command) {
             Ok(code) => code,
             Err(error) => {
@@ -146,7 +147,7 @@ Exit codes:
     2  the command line, a scenario, a trace or a profile is wrong; or the run directory is already there
     3  a simulation came to a standstill: a policy never serves somebody
     4  the system refused to read or write, there is no GPU to measure, or a result could not be made
-  130  interrupted; nothing was left behind";
+128+n  ended by signal n, 130 by Ctrl-C; nothing was left behind";
 
 /// Simulates clusters that serve many LoRA adapters over one base model: which policy serves whom how fast, and at what cost?
 #[derive(Debug, Parser)]
@@ -214,7 +215,7 @@ struct ScenarioArguments {
     /// Set a value, as TOML or as text: --set engine.vllm.max_loras=16.
     #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
-    /// The first seed.
+    /// The first seed that is run [default: the scenario's `seed`, under which a trace is replayed as recorded].
     #[arg(long)]
     seed: Option<u64>,
     /// How many seeds, counted up from the first.
@@ -244,9 +245,9 @@ struct RunArguments {
     /// A table for people, or JSON for programs, on standard output.
     #[arg(long, default_value = "table")]
     format: Format,
-    /// How many threads [default: all cores]. Results do not depend on it.
-    #[arg(long)]
-    threads: Option<usize>,
+    /// How many threads [default: all cores], at most one a run and four a core. Results do not depend on it.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
     /// Write no requests.parquet, steps.parquet and events.parquet, and no timelines.
     #[arg(long)]
     no_tables: bool,
@@ -318,24 +319,18 @@ enum Schema {
 enum TraceCommand {
     /// Say what is in a trace: rows, rates, lengths, tenants, adapters and their locality.
     Inspect {
-        /// A shipped trace by its name, or a file.
-        trace: String,
-        /// How it is written, where its header does not say.
-        #[arg(long, visible_alias = "from", value_name = "FORMAT")]
-        trace_format: Option<String>,
+        #[command(flatten)]
+        trace: TraceArguments,
         /// A table for people, or JSON for programs.
         #[arg(long, default_value = "table")]
         format: Format,
     },
     /// Write a trace as the canonical table: .csv or .parquet, by the name of the output.
     Convert {
-        /// A shipped trace by its name, or a file.
-        trace: String,
+        #[command(flatten)]
+        trace: TraceArguments,
         /// The file to write.
         out: PathBuf,
-        /// How it is written, where its header does not say.
-        #[arg(long, visible_alias = "from", value_name = "FORMAT")]
-        trace_format: Option<String>,
         /// Replace a file that is already there.
         #[arg(long)]
         force: bool,
@@ -351,4 +346,26 @@ enum TraceCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// Which trace, and how it is read where its header does not say. The options are the keys of `[traffic]`.
+#[derive(Debug, clap::Args)]
+struct TraceArguments {
+    /// A shipped trace by its name, or a file.
+    trace: String,
+    /// How it is written.
+    #[arg(long, visible_alias = "from", value_name = "FORMAT")]
+    trace_format: Option<String>,
+    /// Which column holds what: arrival, tenant, adapter, rank, input_tokens, output_tokens, max_tokens, prefix.
+    #[arg(long, value_name = "NAME=COLUMN,...", value_delimiter = ',')]
+    columns: Vec<String>,
+    /// In what arrivals are written: s, ms, us, ns, ps or rfc3339.
+    #[arg(long, value_name = "UNIT")]
+    arrival_unit: Option<String>,
+    /// Sort by arrival a file whose order has no meaning.
+    #[arg(long)]
+    sort: bool,
+    /// What becomes of requests without a prompt or without output: drop, keep or refuse.
+    #[arg(long, value_name = "WHAT")]
+    failures: Option<String>,
 }

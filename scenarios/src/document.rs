@@ -25,7 +25,7 @@ pub struct Document {
 pub struct Changes {
     /// `path=value`, in order.
     pub set: Vec<String>,
-    /// The first seed.
+    /// The first seed that is run.
     pub seed: Option<u64>,
     /// How many seeds.
     pub seeds: Option<u32>,
@@ -62,17 +62,43 @@ impl Document {
             let (path, node) = parse_assignment(argument)?;
             self.root.set(&path, node);
         }
-        let numbers = [("seed", changes.seed), ("seeds", changes.seeds.map(u64::from))];
-        for (key, number) in numbers.into_iter().filter_map(|(key, number)| Some((key, number?))) {
-            let source = Source::new(format!("--{key}"), number.to_string());
-            let origin = Origin::new(&source, 0..source.text.len());
-            let value =
-                i64::try_from(number).map_err(|_| Wrong::new("the number is too large").from_origin(&origin))?;
-            self.root.set(&[(key.to_owned(), origin.clone())], Node { value: Value::Integer(value), origin });
+        if let Some(count) = changes.seeds {
+            self.set_seeds("--seeds", &count.to_string(), |_| Ok(Value::Integer(i64::from(count))))?;
         }
+        let Some(first) = changes.seed else { return Ok(()) };
+        // A list, and `seed` stays: it says which seed replays a trace as recorded, whichever of them are run.
+        let count = match self.root.get(&["seeds"]).map(|node| &node.value) {
+            Some(Value::Integer(count)) => u64::try_from(*count).unwrap_or(0).clamp(1, SEEDS_MAX),
+            Some(Value::Array(list)) => list.len() as u64,
+            _ => 1,
+        };
+        self.set_seeds("--seed", &first.to_string(), |origin| {
+            let seed = |k: u64| {
+                let value = first.checked_add(k).and_then(|seed| i64::try_from(seed).ok());
+                let value = value.ok_or_else(|| Wrong::new("the number is too large").from_origin(origin))?;
+                Ok(Node { value: Value::Integer(value), origin: origin.clone() })
+            };
+            Ok(Value::Array((0..count).map(seed).collect::<Result<_, _>>()?))
+        })
+    }
+
+    /// Sets `seeds` as an option of the command line says.
+    fn set_seeds(
+        &mut self,
+        option: &str,
+        text: &str,
+        value: impl FnOnce(&Origin) -> Result<Value, Wrong>,
+    ) -> Result<(), Wrong> {
+        let source = Source::new(option, text);
+        let origin = Origin::new(&source, 0..text.len());
+        let value = value(&origin)?;
+        self.root.set(&[("seeds".to_owned(), origin.clone())], Node { value, origin });
         Ok(())
     }
 }
+
+/// The most seeds of a scenario.
+const SEEDS_MAX: u64 = 10_000;
 
 /// A file that a setting names, as text.
 pub(crate) fn read_named(directory: &Path, file: &Path, key: &str) -> Result<String, ArilError> {

@@ -49,7 +49,7 @@ pub enum ArilError {
     #[error(transparent)]
     Report(#[from] ReportError),
     /// The system refused to read or write.
-    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source, path))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -78,12 +78,20 @@ impl From<TraceError> for ArilError {
     }
 }
 
+/// What messages call it.
+pub(crate) const STANDARD_OUTPUT: &str = "standard output";
+
 fn help_line(help: &str) -> String {
     if help.is_empty() { String::new() } else { format!("\n  = help: {help}") }
 }
 
-fn advice(error: &io::Error) -> &'static str {
+fn advice(error: &io::Error, path: &std::path::Path) -> &'static str {
     match error.kind() {
+        // Whatever is on the disk is complete: only the telling failed.
+        _ if path == std::path::Path::new(STANDARD_OUTPUT) => "",
+        io::ErrorKind::FileTooLarge => {
+            " (nothing was left behind: raise the limit on the size of files, `ulimit -f`, or leave the tables out with --no-tables)"
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             " (nothing was left behind: make room, or write elsewhere with --out)"
         }
@@ -103,6 +111,7 @@ impl ArilError {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             ArilError::Profile(CalibrateError::Machine(_) | CalibrateError::File { .. }) => 4,
+            ArilError::Trace(TraceError::Io { source, .. }) if !is_of_the_file(source.kind()) => 4,
             ArilError::Scenario(_) | ArilError::Input { .. } | ArilError::Trace(_) | ArilError::Profile(_) => 2,
             ArilError::Stalled { .. } => 3,
             ArilError::Report(
@@ -114,4 +123,10 @@ impl ArilError {
             ArilError::Report(_) | ArilError::Io { .. } => 4,
         })
     }
+}
+
+/// A file that is not there or is damaged is the user's to put right; what else goes wrong with it, the system's.
+fn is_of_the_file(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotFound, UnexpectedEof};
+    matches!(kind, InvalidData | InvalidInput | IsADirectory | NotFound | UnexpectedEof)
 }

@@ -156,13 +156,13 @@ fn profiles(plan: &Plan, point: usize, policy: usize) -> Vec<ProfileEntry> {
         .scenario
         .pool
         .names()
-        .zip(&setup.profiles)
-        .map(|(pool, profile)| ProfileEntry {
+        .zip(setup.profiles.iter().zip(setup.profile_hashes()))
+        .map(|(pool, (profile, sha256))| ProfileEntry {
             pool: pool.to_owned(),
             name: profile.name.clone(),
             provenance: profile.provenance.kind.as_str(),
             source: profile.provenance.source.clone(),
-            sha256: hex(&Sha256::digest(serde_json::to_vec(&**profile).unwrap_or_default())),
+            sha256: sha256.clone(),
         })
         .collect()
 }
@@ -263,6 +263,7 @@ fn hash(path: &Path) -> Result<String, ArilError> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// As hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

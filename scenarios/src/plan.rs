@@ -1,12 +1,14 @@
 //! Which runs a scenario asks for: every swept point, every policy, every seed.
 
+mod written;
+
 use std::path::{Path, PathBuf};
 
 use crate::document::{Document, swept_path};
 use crate::error::ArilError;
 use crate::node::{Entry, KeyPath, Node, Value};
 use crate::registry::Registry;
-use crate::scenario::{BATCHER_KEYS, ENGINE_KEYS, POLICY_KEYS, Scenario, Seeds, Steps};
+use crate::scenario::{BATCHER_KEYS, ENGINE_KEYS, Engine, POLICY_KEYS, Scenario, Seeds, Steps};
 use crate::setup::Setup;
 use crate::wrong::{UNKNOWN_KEY, Wrong, suggest};
 
@@ -69,6 +71,7 @@ impl Plan {
     /// Whatever is wrong, at whichever point, with its place.
     pub fn new(document: &Document, registry: &Registry, only: &[String]) -> Result<Plan, ArilError> {
         let mut tree = document.root.clone();
+        check_names(&tree)?;
         let names = policy_names(&tree);
         let overlays = overlays(&mut tree, only)?;
         let axes = tree.take("sweep").map(axes).transpose()?.unwrap_or_default();
@@ -79,6 +82,7 @@ impl Plan {
             return Err(document.root.place(Wrong::at("sweep", problem)).into());
         }
         let mut variants = Vec::with_capacity(points.len() * overlays.len());
+        let mut engines = Vec::with_capacity(points.len());
         for (point, values) in points.iter().enumerate() {
             let mut base = tree.clone();
             for ((path, _), (_, node)) in axes.iter().zip(&values.values) {
@@ -92,6 +96,8 @@ impl Plan {
                 let setup = Setup::new(&flat, registry, &document.directory)?;
                 variants.push(Variant { point, policy, setup });
             }
+            // Every variant was read: the base below its overlays has an engine as well.
+            engines.extend(base.get(&["engine"]).map(|engine| engine.read::<Engine>()).transpose()?);
         }
         let scenario = whole(document, &points, &axes)?;
         let seeds = match &scenario.seeds {
@@ -101,7 +107,7 @@ impl Plan {
         let policies: Vec<String> = overlays.iter().map(|overlay| overlay.name.clone()).collect();
         check_baseline(&scenario, &names).map_err(|wrong| document.root.place(wrong))?;
         let mut plan = Plan { scenario, directory: document.directory.clone(), points, policies, variants, seeds };
-        plan.write_out();
+        written::write_out(&mut plan, &engines, &overlays.iter().map(|o| o.node.as_ref()).collect::<Vec<_>>());
         Ok(plan)
     }
 
@@ -120,7 +126,7 @@ impl Plan {
         scenario.compare = None;
         let name = &self.policies[policy];
         if *name != SOLE_POLICY {
-            let overlay = setup.overlay(&scenario.engine, &scenario.pool);
+            let overlay = setup.overlay(&scenario.engine, &scenario.pool, &|_| true);
             scenario.clear_choices();
             scenario.policy.0 = vec![(name.clone(), overlay)];
         }
@@ -131,24 +137,26 @@ impl Plan {
     pub fn runs(&self) -> usize {
         self.variants.len() * self.seeds.len()
     }
+}
 
-    /// Puts what the first point resolved into the scenario, so that what `check` prints says everything.
-    fn write_out(&mut self) {
-        let first = &self.variants[0].setup;
-        self.scenario.engine = first.base_engine(&self.scenario.engine);
-        self.scenario.pool = first.scenario.pool.clone();
-        if self.scenario.policy.is_empty() {
-            self.scenario.adopt(&first.scenario);
-            return;
+/// Names go into tables, pages and folders: no tabs, no line breaks, no zero bytes in them.
+fn check_names(tree: &Node) -> Result<(), Wrong> {
+    let refuse = |name: &str, origin: &crate::source::Origin, path: &str| match name.chars().find(|c| c.is_control()) {
+        Some(c) => {
+            Err(Wrong::at(path, format!("the name {name:?} has a control character in it (U+{:04X})", c as u32))
+                .help("write it with letters, digits and spaces")
+                .from_origin(origin))
         }
-        self.scenario.clear_choices();
-        let base = self.scenario.engine.clone();
-        let base_pool = self.scenario.pool.clone();
-        let written: Vec<_> = (0..self.policies.len())
-            .map(|policy| (self.policies[policy].clone(), self.variant(0, policy).setup.overlay(&base, &base_pool)))
-            .collect();
-        self.scenario.policy.0 = written;
+        None => Ok(()),
+    };
+    if let Some(Node { value: Value::String(name), origin }) = tree.get(&["name"]) {
+        refuse(name, origin, "name")?;
     }
+    for kind in ["policy", "pool", "slo"] {
+        let entries = tree.get(&[kind]).map(|node| node.entries()).unwrap_or_default();
+        entries.iter().try_for_each(|entry| refuse(&entry.key, &entry.origin, kind))?;
+    }
+    Ok(())
 }
 
 /// A policy of the scenario: its name and, unless it is the base alone, what it changes.
@@ -199,11 +207,24 @@ fn axes(sweep: Entry) -> Result<Vec<Swept>, Wrong> {
             Value::Table(_) => steps(&entry.node),
             _ => Err(Wrong::new("expected a list of values, or { from = …, to = …, points = … }")),
         };
-        let values =
-            values.map_err(|wrong| wrong.from_origin(&entry.node.origin).within(&entry.key).within("sweep"))?;
+        let values = values
+            .and_then(distinct)
+            .map_err(|wrong| wrong.from_origin(&entry.node.origin).within(&entry.key).within("sweep"))?;
         Ok((path, values))
     };
     sweep.node.entries().iter().map(axis).collect()
+}
+
+/// The same values, if they are different ones.
+fn distinct(values: Vec<Node>) -> Result<Vec<Node>, Wrong> {
+    for (at, value) in values.iter().enumerate() {
+        let label = value.label();
+        if values[..at].iter().any(|before| before.label() == label) {
+            return Err(Wrong::new(format!("the value {label} is there twice: its runs would be the same"))
+                .from_origin(&value.origin));
+        }
+    }
+    Ok(values)
 }
 
 fn steps(node: &Node) -> Result<Vec<Node>, Wrong> {

@@ -70,9 +70,9 @@ pub(crate) struct RegressArguments {
     /// Pairs of timed runs of each scenario.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pairs: u32,
-    /// How many threads [default: all cores]. Results do not depend on it.
-    #[arg(long)]
-    threads: Option<usize>,
+    /// How many threads [default: all cores], at most four a core. Results do not depend on it.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
     /// Print the Markdown summary, not only a line for each scenario.
     #[arg(long)]
     markdown: bool,
@@ -85,9 +85,9 @@ pub(crate) fn regress(registry: &Registry, arguments: &RegressArguments) -> Resu
     let folder = Folder::read(&arguments.folder, &arguments.only)?;
     let rules = arguments.rules.over(folder.rules.behaviour())?;
     let directory = RunDir::create(&arguments.out, Existing::Replace)?;
-    let guard = crate::interrupt::guard(directory.path());
+    let guard = crate::interrupt::guard(directory.path(), directory.made());
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(arguments.threads.unwrap_or(0))
+        .num_threads(crate::run::threads(arguments.threads.map(|threads| threads as usize), usize::MAX))
         .build()
         .map_err(|error| ArilError::io("start threads for", &arguments.out)(std::io::Error::other(error)))?;
     let ran = pool.install(|| runs::all(registry, &folder));

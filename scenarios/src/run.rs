@@ -20,6 +20,7 @@ use crate::error::ArilError;
 use crate::interrupt;
 use crate::manifest::{self, Clock, Input};
 use crate::plan::{BEST, Plan};
+pub(crate) use job::warmup;
 use progress::Progress;
 pub use real::validate;
 
@@ -30,7 +31,7 @@ pub struct Options {
     pub out: PathBuf,
     /// What to do with one that is already there.
     pub existing: Existing,
-    /// How many threads; all cores, unless set.
+    /// How many threads; all cores, unless set. Never more than runs, nor than four a core.
     pub threads: Option<usize>,
     /// Who runs the steps.
     pub executor: ExecutorChoice,
@@ -82,9 +83,9 @@ pub fn run(plan: &Plan, inputs: &[Input], options: &Options) -> Result<Outcome, 
     let began = Instant::now();
     let started = now();
     let directory = RunDir::create(&options.out, options.existing)?;
-    let guard = interrupt::guard(directory.path());
+    let guard = interrupt::guard(directory.path(), directory.made());
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(if options.executor == ExecutorChoice::Gpu { 1 } else { options.threads.unwrap_or(0) })
+        .num_threads(if options.executor == ExecutorChoice::Gpu { 1 } else { threads(options.threads, plan.runs()) })
         .build()
         .map_err(|error| ArilError::io("start threads for", &options.out)(std::io::Error::other(error)))?;
     let threads = pool.current_num_threads();
@@ -102,6 +103,12 @@ pub fn run(plan: &Plan, inputs: &[Input], options: &Options) -> Result<Outcome, 
     progress.finish();
     drop(written);
     Ok(Outcome { directory: target, summary })
+}
+
+/// How many threads are of use: more than runs have nothing to do, and many more than cores only take memory. 0: all cores.
+pub(crate) fn threads(asked: Option<usize>, runs: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    asked.map_or(0, |asked| asked.min(runs).min(4 * cores).max(1))
 }
 
 /// All runs, in the order of the plan.
@@ -238,4 +245,17 @@ pub(crate) fn recorded(plan: &Plan, point: usize, seed: usize) -> Result<Vec<Rec
         .into_par_iter()
         .map(|policy| job::record(plan, Which { point, policy, seed }, &offer))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_never_more_than_runs_or_four_a_core() {
+        assert_eq!(threads(None, 1), 0);
+        assert_eq!(threads(Some(1000), 3), 3.min(threads(Some(1000), usize::MAX)));
+        assert!(threads(Some(999_999_999), usize::MAX) <= 4096 * 4);
+        assert_eq!(threads(Some(2), 100), 2);
+    }
 }

@@ -42,7 +42,7 @@ pub struct Scenario {
     /// What it is about.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// The first seed.
+    /// The first seed, and the one under which a trace is replayed as recorded: every other seed draws blocks of it.
     #[serde(default = "first_seed")]
     pub seed: u64,
     /// How many seeds, counted up from `seed`, or a list of them. Every policy sees the same requests under the same seed.
@@ -192,6 +192,22 @@ impl Scenario {
             &self.scaler,
         ];
         std::array::from_fn(|k| (POLICY_KEYS[k], choices[k].as_ref()))
+    }
+
+    /// Names the policy of one kind, by its key of [`POLICY_KEYS`].
+    pub(crate) fn set_choice(&mut self, key: &str, choice: Option<Choice>) {
+        let kinds = [
+            &mut self.router,
+            &mut self.batcher,
+            &mut self.evictor,
+            &mut self.load_path,
+            &mut self.preemptor,
+            &mut self.migrator,
+            &mut self.scaler,
+        ];
+        if let Some((_, kind)) = POLICY_KEYS.into_iter().zip(kinds).find(|(name, _)| *name == key) {
+            *kind = choice;
+        }
     }
 
     /// Names no policy any more: each overlay names its own.

@@ -4,7 +4,7 @@ mod memory;
 mod profile;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aril_calibrate::jitter::Jittered;
 use aril_sim::batch::{Executor, Modelled};
@@ -16,8 +16,10 @@ use aril_sim::profile::lora::LoraKernel;
 use aril_sim::settings::{ClusterSettings, ReplicaSettings};
 use aril_sim::time::Span;
 use aril_sim::workload::Catalog;
+use sha2::{Digest, Sha256};
 
 use crate::error::ArilError;
+use crate::manifest::hex;
 use crate::node::{Node, Value};
 use crate::registry::{Chosen, Registry};
 use crate::scenario::{ENGINE_KEYS, Engine, Ordered, Overlay, Pool, Scenario};
@@ -38,6 +40,9 @@ pub struct Setup {
     pub replica_pool: Vec<usize>,
     /// The model's context, tokens.
     pub max_model_len: u32,
+    /// The compiled price list of each profile, as it was before its first question.
+    costs: Vec<CompiledCost>,
+    hashes: OnceLock<Vec<String>>,
     replicas: Vec<ReplicaSettings>,
     choices: Choices,
 }
@@ -56,7 +61,7 @@ struct Choices {
 const INTERVAL_MIN: Span = Span::from_ms(1);
 
 /// What a scenario writes for no migrator and no scaler, where its base has one.
-const NONE: &str = "none";
+pub(crate) const NONE: &str = "none";
 
 impl Setup {
     /// Reads a tree without overlays and sweeps.
@@ -65,7 +70,7 @@ impl Setup {
     /// Whatever is wrong or impossible, with its place in the tree.
     pub fn new(tree: &Node, registry: &Registry, directory: &Path) -> Result<Setup, ArilError> {
         let mut scenario: Scenario = tree.read().map_err(|wrong| tree.place(wrong))?;
-        let place = |wrong: Wrong| tree.place(wrong);
+        let place = |wrong: Wrong| tree.place(of_what_is_written(tree, wrong));
         let model = model(&scenario).map_err(place)?;
         let engine = scenario.engine.resolved();
         if scenario.pool.is_empty() {
@@ -87,7 +92,7 @@ impl Setup {
         {
             return Err(place(no_scatter(&profile.name)).into());
         }
-        let kernel = profile::kernel(&engine, &profiles).map_err(place)?;
+        let (kernel, costs) = profile::kernel(&engine, &profiles).map_err(place)?;
         let max_model_len = engine.settings().max_model_len.unwrap_or_else(|| memory::context(&model));
         scenario.engine = engine.with_kernel(kernel).with_context(max_model_len);
         let interval = scenario.signals.interval;
@@ -103,7 +108,8 @@ impl Setup {
             let problem = "no replica is on at the start, and there is no scaler that could acquire one";
             return Err(place(Wrong::at("pool", problem).help("raise `starts_on`, or choose a scaler")).into());
         }
-        Ok(Setup { scenario, model, profiles, kernel, replica_pool, max_model_len, replicas, choices })
+        let hashes = OnceLock::new();
+        Ok(Setup { scenario, model, profiles, kernel, replica_pool, max_model_len, costs, hashes, replicas, choices })
     }
 
     /// The cluster in a run with this seed.
@@ -151,18 +157,26 @@ impl Setup {
     /// One executor a pool, its jitter drawn for this seed where the scenario asks for it.
     ///
     /// # Errors
-    /// Never for a setup that was made: making it compiled every price list once.
+    /// Without jitter never; with it, where a profile tells none.
     pub fn executors(&self, seed: u64) -> Result<Vec<Box<dyn Executor>>, ArilError> {
-        let executor = |(which, profile): (usize, &Arc<Profile>)| {
-            let cost = CompiledCost::compile(profile, self.kernel).map_err(|bad| Wrong::new(bad.to_string()))?;
-            let modelled = Modelled(cost);
+        let executor = |(which, (profile, cost)): (usize, (&Arc<Profile>, &CompiledCost))| {
+            let modelled = Modelled(cost.clone());
             if !self.scenario.jitter {
                 return Ok(Box::new(modelled) as Box<dyn Executor>);
             }
             let jittered = Jittered::new(modelled, profile, seed, which).ok_or_else(|| no_scatter(&profile.name))?;
             Ok(Box::new(jittered) as Box<dyn Executor>)
         };
-        self.profiles.iter().enumerate().map(executor).collect()
+        self.profiles.iter().zip(&self.costs).enumerate().map(executor).collect()
+    }
+
+    /// SHA-256 of the figures of each profile, as JSON.
+    pub(crate) fn profile_hashes(&self) -> &[String] {
+        self.hashes.get_or_init(|| {
+            let hash =
+                |profile: &Arc<Profile>| hex(&Sha256::digest(serde_json::to_vec(&**profile).unwrap_or_default()));
+            self.profiles.iter().map(hash).collect()
+        })
     }
 
     /// Bytes of an adapter of this rank.
@@ -179,25 +193,27 @@ impl Setup {
         engine
     }
 
-    /// This policy as an overlay on a base: its policies with all tunables, and the engine keys in which it differs.
-    pub(crate) fn overlay(&self, base: &Engine, base_pool: &Ordered<Pool>) -> Overlay {
+    /// This policy as an overlay on a base: its policies with all tunables, and the engine keys in which it differs; of both only
+    /// what `keeps` says of a key.
+    pub(crate) fn overlay(&self, base: &Engine, base_pool: &Ordered<Pool>, keeps: &dyn Fn(&str) -> bool) -> Overlay {
         let mut keys = Vec::new();
         let pool = |pools: &Ordered<Pool>| pools.0.first().and_then(|(_, pool)| pool.profile.clone());
         if let Some(profile) = pool(&self.scenario.pool)
             && pool(base_pool).as_ref() != Some(&profile)
+            && keeps("profile")
         {
             keys.push(("profile".to_owned(), toml::Value::String(profile)));
         }
         let table = |engine: &Engine| toml::Table::try_from(engine.settings()).unwrap_or_default();
         let (ours, theirs) = (table(&self.scenario.engine), table(base));
-        for key in ENGINE_KEYS {
+        for key in ENGINE_KEYS.into_iter().filter(|key| keeps(key)) {
             if let Some(value) = ours.get(key)
                 && theirs.get(key) != Some(value)
             {
                 keys.push((key.to_owned(), value.clone()));
             }
         }
-        for (key, choice) in self.scenario.choices() {
+        for (key, choice) in self.scenario.choices().into_iter().filter(|(key, _)| keeps(key)) {
             let value = match choice {
                 Some(choice) => {
                     toml::Value::try_from(choice).unwrap_or_else(|_| toml::Value::String(choice.name.clone()))
@@ -313,4 +329,30 @@ fn model(scenario: &Scenario) -> Result<Model, Wrong> {
         }
     }
     Ok(model)
+}
+
+/// Which setting of an engine gives another one its default.
+const GIVEN_BY: [(&str, &str); 4] = [
+    ("gpu_adapters", "max_loras"),
+    ("host_adapters", "max_cpu_loras"),
+    ("max_cpu_loras", "max_loras"),
+    ("max_loras", "max_num_seqs"),
+];
+
+/// What is wrong with a setting of the engine that nobody wrote is wrong with the one that it follows from.
+pub(crate) fn of_what_is_written(tree: &Node, mut wrong: Wrong) -> Wrong {
+    let [engine, kind, key, ..] = wrong.path.as_slice() else { return wrong };
+    if engine != "engine" || wrong.origin.is_some() {
+        return wrong;
+    }
+    let mut key = key.as_str();
+    while tree.get(&["engine", kind, key]).is_none() {
+        match GIVEN_BY.iter().find(|(given, _)| *given == key) {
+            // vLLM's slots do not follow from its batch.
+            Some((_, by)) if kind != "vllm" || *by != "max_num_seqs" => key = by,
+            _ => return wrong,
+        }
+    }
+    wrong.path = vec![engine.clone(), kind.clone(), key.to_owned()];
+    wrong
 }

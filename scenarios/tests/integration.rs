@@ -6,6 +6,7 @@ mod integration {
     mod compare;
     mod errors;
     mod files;
+    mod left_behind;
     mod manifests;
     mod profiles;
     mod regress;

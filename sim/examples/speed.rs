@@ -1,100 +1,35 @@
-//! How fast is the engine alone? Punica's lengths on many replicas, nobody watching, an affine toy price.
+//! How fast is the engine alone? Punica's lengths, prices and policies on many replicas, nobody watching.
 //!
-//! `cargo run --release -p aril-sim --example speed -- [replicas] [seconds] [adapters]`
-//! (1,000 replicas for an hour and 10,000 adapters unless told otherwise: 2.88 million requests).
+//! `cargo run --release -p aril-sim --example speed -- [replicas] [seconds] [adapters] [facts]`
+//! (1,000 replicas for an hour and 10,000 adapters unless told otherwise: 2.88 million requests). `facts` adds a digest of every
+//! fact: what a faster engine must not change.
 
+use std::fmt::Write;
+use std::path::Path;
 use std::time::Instant;
 
-use aril_sim::batch::{BatchShape, CostModel, Executor, Modelled, Price};
-use aril_sim::draft::{Draft, Refusal};
+use aril_sim::batch::{Executor, Modelled};
+use aril_sim::cost::CompiledCost;
 use aril_sim::engine;
 use aril_sim::fact::{Fact, Observer};
-use aril_sim::fleet::Fleet;
-use aril_sim::policy::{
-    Asked, Batcher, Evictor, Idle, LoadMode, LoadPath, Policies, Preemptor, Requeue, Route, Router, Running,
-};
+use aril_sim::policy::Policies;
+use aril_sim::policy::batcher::Punica;
+use aril_sim::policy::evictor::Lru;
+use aril_sim::policy::load_path::OnArrival;
+use aril_sim::policy::migrator::PunicaConsolidate;
+use aril_sim::policy::preemptor::Newest;
+use aril_sim::policy::router::PunicaPaper;
+use aril_sim::policy::scaler::PunicaHints;
+use aril_sim::profile::Profile;
+use aril_sim::profile::lora::LoraKernel;
 use aril_sim::random::{self, Stream};
-use aril_sim::settings::{AdapterMemory, ClusterSettings, Link, ReplicaSettings};
+use aril_sim::settings::{AdapterMemory, ClusterSettings, ReplicaSettings};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{Adapter, AdapterId, Catalog, Offered, Outcome, Request, RequestId, Tenant, TenantId};
 use rand::Rng;
 
 const BATCH: u32 = 32;
 const RATE_PER_REPLICA: f64 = 0.8;
-
-/// The replica with the largest working set that has a place, ties to the highest id.
-struct Largest;
-
-impl Router for Largest {
-    fn route(&mut self, _: &Asked<'_>, fleet: &Fleet<'_>, _: &mut Stream) -> Route {
-        fleet.with_working_set(0..BATCH).next_back().map_or(Route::Hold, |(_, replica)| Route::To(replica))
-    }
-}
-
-/// All decodes, and the queue in order until somebody does not fit.
-struct InOrder;
-
-impl Batcher for InOrder {
-    fn compose(&mut self, draft: &mut Draft<'_>) {
-        draft.decode_all();
-        for position in 0..draft.waiting_len() {
-            match draft.admit(position) {
-                Ok(_) | Err(Refusal::AdapterLoading) => {}
-                Err(_) => return,
-            }
-        }
-    }
-}
-
-struct LeastRecentlyUsed;
-
-impl Evictor for LeastRecentlyUsed {
-    fn victim(&mut self, _: Time, idle: &[Idle]) -> Option<usize> {
-        (0..idle.len()).min_by_key(|&position| idle[position].last_used)
-    }
-}
-
-struct JoinWhenReady;
-
-impl LoadPath for JoinWhenReady {
-    fn mode(&self) -> LoadMode {
-        LoadMode::Overlapped
-    }
-
-    fn ahead(&self) -> usize {
-        1
-    }
-}
-
-struct Newest;
-
-impl Preemptor for Newest {
-    fn victim(&mut self, running: &[Running]) -> usize {
-        (0..running.len()).max_by_key(|&position| running[position].admitted).expect("somebody runs")
-    }
-
-    fn requeue(&self) -> Requeue {
-        Requeue::Replica
-    }
-}
-
-/// 11 ms for a short sequence, 13 ms for 32, 34 ms for 32 long ones.
-struct Toy;
-
-impl CostModel for Toy {
-    fn price(&mut self, shape: &BatchShape<'_>) -> Price {
-        let rows = u64::from(shape.decode_rows());
-        let first = Span::from_us(10_900)
-            + Span::from_us(65) * rows
-            + Span::from_ns(320) * shape.decode_context_sum
-            + Span::from_us(10) * u64::from(shape.prefill_tokens())
-            + Span::from_us(5) * shape.segments.len() as u64;
-        match shape.is_decode_only() {
-            true => Price { first, increment: Span::from_ns(320) * rows, steps: u32::MAX },
-            false => Price::once(first),
-        }
-    }
-}
 
 /// Poisson arrivals, lengths as Punica draws them, adapters uniformly.
 struct Traffic {
@@ -175,6 +110,22 @@ impl Observer for Counts {
     }
 }
 
+/// Every fact, as it prints, in one number (FNV-1a).
+struct Digest(u64);
+
+impl Write for Digest {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0 = text.bytes().fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        Ok(())
+    }
+}
+
+impl Observer for Digest {
+    fn observe(&mut self, now: Time, fact: &Fact<'_>) {
+        write!(self, "{now:?}{fact:?}").expect("a digest takes everything");
+    }
+}
+
 /// Peak memory of this process, MiB, where the system tells it.
 fn peak_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -195,31 +146,34 @@ fn main() {
         std::env::args().nth(position).map_or(default, |text| text.parse().expect("a whole number"))
     };
     let (count, seconds, adapters) = (argument(1, 1_000), argument(2, 3_600), argument(3, 10_000));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../calibrate/profiles/punica-a100-80gb-llama-2-7b.toml");
+    let text = std::fs::read_to_string(path).expect("the profile is there");
+    let profile: Profile = toml::from_str(&text).expect("it is a profile");
     let replica = ReplicaSettings {
         max_num_seqs: BATCH,
-        max_num_batched_tokens: 4_096,
+        max_num_batched_tokens: 8_192,
         max_loras: BATCH,
         max_lora_rank: 16,
         lora_slots: BATCH,
-        kv_blocks: 4_200,
-        gpu_adapters: AdapterMemory::Slots(2 * BATCH),
-        gpu_link: Link { latency: Span::from_us(20), bytes_per_second: Some(25_000_000_000) },
+        kv_blocks: 6_800,
+        gpu_adapters: AdapterMemory::Slots(BATCH),
+        gpu_link: profile.load.link(true),
         ..ReplicaSettings::boundless()
     };
     let settings = ClusterSettings::of(vec![replica; count as usize], 1);
-    let adapter = |i| Adapter { name: format!("adapter {i}"), rank: 16, bytes: 40_000_000, owner: None };
+    let adapter = |i| Adapter { name: format!("adapter {i}"), rank: 16, bytes: 80_000_000, owner: None };
     let catalog = Catalog {
         tenants: vec![Tenant { name: "everybody".to_owned(), weight: 1.0, slo_class: 0 }],
         adapters: (0..adapters).map(adapter).collect(),
     };
     let policies = Policies {
-        router: Box::new(|| Box::new(Largest)),
-        batcher: Box::new(|| Box::new(InOrder)),
-        evictor: Box::new(|| Box::new(LeastRecentlyUsed)),
-        load_path: Box::new(|| Box::new(JoinWhenReady)),
-        preemptor: Box::new(|| Box::new(Newest)),
-        migrator: None,
-        scaler: None,
+        router: Box::new(|| Box::new(PunicaPaper::default())),
+        batcher: Box::new(|| Box::new(Punica::default())),
+        evictor: Box::new(|| Box::new(Lru::default())),
+        load_path: Box::new(|| Box::new(OnArrival::default())),
+        preemptor: Box::new(|| Box::new(Newest::default())),
+        migrator: Some(Box::new(|| Box::new(PunicaConsolidate::default()))),
+        scaler: Some(Box::new(|| Box::new(PunicaHints::default()))),
     };
     let mut traffic = Traffic {
         random: random::stream(1, "speed"),
@@ -230,11 +184,15 @@ fn main() {
         adapters,
     };
     let before = peak_mib();
-    let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Modelled(Toy))];
-    let mut counts = Counts::default();
+    let cost = CompiledCost::compile(&profile, LoraKernel::Sgmv).expect("the profile has this kernel");
+    let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Modelled(cost))];
+    let (mut counts, mut digest) = (Counts::default(), Digest(0xcbf2_9ce4_8422_2325));
+    let with_facts = std::env::args().nth(4).is_some_and(|word| word == "facts");
     let start = (Instant::now(), cpu_seconds());
+    let mut both = (&mut counts, &mut digest);
+    let watcher: &mut dyn Observer = if with_facts { &mut both } else { &mut both.0 };
     let ended =
-        engine::run(&settings, &catalog, &policies, &mut executors, &mut traffic, &mut counts).expect("it is served");
+        engine::run(&settings, &catalog, &policies, &mut executors, &mut traffic, watcher).expect("it is served");
     let wall = start.0.elapsed().as_secs_f64();
     // On a busy machine the wall clock tells more of the neighbours than of the engine.
     let busy = start.1.zip(cpu_seconds()).map_or(wall, |(before, after)| after - before);
@@ -253,12 +211,16 @@ fn main() {
         counts.live_max
     );
     println!(
-        "{wall:.2} s, {busy:.2} s of CPU: {:.0} requests/s, {:.0} stretches/s, {:.0} ns a stretch, {:.1} million steps/s",
+        "{wall:.2} s, {busy:.2} s of CPU: {:.2} us a request, {:.0} requests/s, {:.0} stretches/s, {:.0} ns a stretch, {:.1} million steps/s",
+        busy * 1e6 / ended.offered as f64,
         ended.offered as f64 / busy,
         counts.stretches as f64 / busy,
         busy * 1e9 / counts.stretches as f64,
         counts.steps as f64 / busy / 1e6
     );
+    if with_facts {
+        println!("facts {:016x}", digest.0);
+    }
     if let (Some(before), Some(peak)) = (before, peak_mib()) {
         println!("peak memory {peak:.0} MiB, {before:.0} MiB of it before the first request");
     }

@@ -87,12 +87,22 @@ impl Price {
 
     /// The least number of steps, at least 1 and at most `limit`, whose sum reaches `span`.
     pub fn steps_to_reach(&self, span: Span, limit: u32) -> u32 {
-        let (mut low, mut high) = (1, limit.max(1));
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.sum(middle) >= span { high = middle } else { low = middle + 1 }
+        let limit = limit.max(1);
+        // The root of the sum's quadratic is near; whole numbers decide.
+        let (first, increment, span_ps) =
+            (self.first.as_ps() as f64, self.increment.as_ps() as f64, span.as_ps() as f64);
+        let slope = first - increment / 2.0;
+        let both = (slope * slope + 2.0 * increment * span_ps).sqrt();
+        // Of two forms of the root, the one that subtracts nothing.
+        let root = if slope >= 0.0 { 2.0 * span_ps / (slope + both) } else { (both - slope) / increment };
+        let mut steps = (root.ceil() as u32).clamp(1, limit);
+        while steps > 1 && self.sum(steps - 1) >= span {
+            steps -= 1;
         }
-        low
+        while steps < limit && self.sum(steps) < span {
+            steps += 1;
+        }
+        steps
     }
 }
 

@@ -170,7 +170,7 @@ impl CompiledCost {
             false,
             false,
             adapters && outside(v.segments, shape.segments.len() as u32),
-            adapters && (outside(v.rank, sums.rank_min) || outside(v.rank, sums.rank_max)),
+            adapters && sums.rank_outside,
             // Weights hold one adapter at a time: a step with two cannot exist.
             self.merged && shape.segments.len() > 1,
         ];
@@ -188,7 +188,8 @@ impl CompiledCost {
 impl CostModel for CompiledCost {
     fn price(&mut self, shape: &BatchShape<'_>) -> Price {
         let longest = shape.decode_contexts.iter().copied().fold(0, u32::max);
-        let sums = Sums::of(shape.segments);
+        let valid = self.validity.rank.unwrap_or(Range { min: 0, max: u32::MAX });
+        let sums = Sums::of(shape.segments, valid, self.tables[0].lora.reads_ranks());
         self.count(shape, longest, &sums);
         if let Some(price) = self.table_price(shape, &sums) {
             return price;

@@ -4,10 +4,10 @@
 use crate::fact::{Fact, LoadCause, Observer};
 use crate::policy::{Evictor, LoadMode, Preemptor, Requeue, Running};
 use crate::replica::{Replica, SequenceKey, Waiting};
-use crate::residency::{self, Copy, Presence, Wish};
+use crate::residency::{self, Copy, Loading, Presence, Room, Weight, Wish};
 use crate::settings::ReplicaSettings;
 use crate::time::{Span, Time};
-use crate::workload::{AdapterId, Catalog, RequestId};
+use crate::workload::{AdapterId, RequestId};
 
 /// Why a draft refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub(crate) struct Effects {
     pub(crate) refused: Vec<(SequenceKey, Refusal)>,
     /// Preempted sequences, the output tokens that each had emitted, and when the last of them was there.
     pub(crate) preempted: Vec<(SequenceKey, u32, Option<Time>, Requeue)>,
+    /// Only its memory is kept, from one draft to the next.
+    pub(crate) room: Room,
 }
 
 impl Effects {
@@ -88,7 +90,7 @@ impl Distortion {
 pub struct Draft<'a> {
     pub(crate) now: Time,
     pub(crate) replica: &'a mut Replica,
-    pub(crate) catalog: &'a Catalog,
+    pub(crate) weights: &'a [Weight],
     pub(crate) evictor: &'a mut dyn Evictor,
     pub(crate) host_evictor: &'a mut dyn Evictor,
     pub(crate) preemptor: &'a mut dyn Preemptor,
@@ -168,7 +170,7 @@ impl Draft<'_> {
 
     /// Rank of the adapter.
     pub fn rank(&self, adapter: AdapterId) -> u32 {
-        self.catalog.adapters[adapter.index()].rank
+        self.weights[adapter.index()].rank
     }
 
     /// Is the adapter in use by the batch?
@@ -316,11 +318,16 @@ impl Draft<'_> {
             Presence::Ready => return Ok(()),
             Presence::Coming(ready) => ready,
             Presence::Absent => {
-                let bytes = self.catalog.adapters[adapter.index()].bytes;
+                let bytes = self.weights[adapter.index()].bytes;
                 let wish = Wish { adapter, bytes, cause: LoadCause::Demand };
-                let copies = &mut self.effects.copies;
-                let (now, observer) = (self.now, &mut *self.observer);
-                let loaded = self.replica.residency.load(now, wish, self.evictor, self.host_evictor, observer, copies);
+                let loading = &mut Loading {
+                    evictor: &mut *self.evictor,
+                    host_evictor: &mut *self.host_evictor,
+                    observer: &mut *self.observer,
+                    copies: &mut self.effects.copies,
+                    room: &mut self.effects.room,
+                };
+                let loaded = self.replica.residency.load(self.now, wish, loading);
                 loaded.ok_or(Refusal::AdapterMemory)?
             }
         };
@@ -350,7 +357,7 @@ impl Draft<'_> {
         let adapter = waiting.adapter;
         replica.rows.join(waiting, replica.admissions, blocks, chunk);
         if let Some(adapter) = adapter {
-            replica.acquire(self.now, adapter, self.catalog.adapters[adapter.index()].rank);
+            replica.acquire(self.now, adapter, self.weights[adapter.index()].rank);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 
 use crate::batch::{Coverage, Executor};
 use crate::draft::Effects;
@@ -11,6 +12,7 @@ use crate::fleet::{Board, Fleet};
 use crate::policy::{Asked, Migrator, Policies, Route, Router, Scaler};
 use crate::random::{self, Stream};
 use crate::replica::{Mind, Replica, SequenceKey};
+use crate::residency::Weight;
 use crate::sequence::Sequences;
 use crate::settings::ClusterSettings;
 use crate::time::Time;
@@ -77,13 +79,17 @@ pub fn run(
     arrivals: &mut Arrivals<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Ended, Stalled> {
-    let replicas: Vec<Replica> =
-        (0..).map(ReplicaId).zip(&settings.replicas).map(|(id, s)| Replica::new(id, s.clone())).collect();
+    let mut replicas: Vec<Replica> = Vec::with_capacity(settings.replicas.len());
+    for (id, own) in (0..).map(ReplicaId).zip(&settings.replicas) {
+        let alike = replicas.last().map(|last| &last.settings).filter(|last| ***last == *own).cloned();
+        replicas.push(Replica::new(id, alike.unwrap_or_else(|| Rc::new(own.clone()))));
+    }
     let board = Board::new(&replicas, catalog.adapters.len(), settings.signals_interval.is_zero());
     let mut engine = Engine {
         now: Time::ZERO,
         settings,
         catalog,
+        weights: catalog.adapters.iter().map(|adapter| Weight { rank: adapter.rank, bytes: adapter.bytes }).collect(),
         executors,
         observer,
         minds: replicas.iter().map(|_| Mind::new(policies)).collect(),
@@ -111,6 +117,8 @@ struct Engine<'a, 'x> {
     now: Time,
     settings: &'a ClusterSettings,
     catalog: &'a Catalog,
+    /// By adapter.
+    weights: Vec<Weight>,
     executors: &'a mut [Box<dyn Executor + 'x>],
     observer: &'a mut dyn Observer,
     replicas: Vec<Replica>,
@@ -142,9 +150,9 @@ impl Engine<'_, '_> {
             if next.is_none() && self.sequences.len() == 0 {
                 break;
             }
-            let event = self.events.peek();
-            let arrives = match (&next, event) {
-                (Some(offered), Some(event)) => (offered.request.arrival, Kind::Arrival) < (event.time, event.kind),
+            let until = next.as_ref().map_or(Time::MAX, |offered| offered.request.arrival);
+            let arrives = match (&next, self.events.peek(until)) {
+                (Some(offered), Some(event)) => (offered.request.arrival, Kind::Arrival) < event,
                 (Some(_), None) => true,
                 (None, _) => false,
             };
@@ -221,20 +229,20 @@ impl Engine<'_, '_> {
     }
 
     fn fleet(&self) -> Fleet<'_> {
-        Fleet { now: self.now, composed: self.composed(), replicas: &self.replicas, board: &self.board }
+        fleet(self.now, self.composed, &self.replicas, &self.board)
     }
 
     /// What does the router say to a sequence that has no replica?
     fn ask_router(&mut self, key: SequenceKey) -> Route {
         let sequence = self.sequences.get(key);
         let asked = Asked { request: &sequence.offered.request, emitted: sequence.emitted };
-        let fleet = Fleet { now: self.now, composed: self.composed(), replicas: &self.replicas, board: &self.board };
+        let fleet = fleet(self.now, self.composed, &self.replicas, &self.board);
         self.router.route(&asked, &fleet, &mut self.router_random)
     }
 
     /// How many replicas have had their turn to compose a step at this instant?
     fn composed(&self) -> u32 {
-        if self.composed.0 == self.now { self.composed.1 } else { 0 }
+        at_this_instant(self.now, self.composed)
     }
 
     fn publish(&mut self, r: usize) {
@@ -242,4 +250,13 @@ impl Engine<'_, '_> {
             self.board.publish(&mut self.replicas[r], self.now);
         }
     }
+}
+
+fn at_this_instant(now: Time, (at, count): (Time, u32)) -> u32 {
+    if at == now { count } else { 0 }
+}
+
+/// Policies see the replicas while they may change themselves.
+fn fleet<'a>(now: Time, composed: (Time, u32), replicas: &'a [Replica], board: &'a Board) -> Fleet<'a> {
+    Fleet { now, composed: at_this_instant(now, composed), replicas, board }
 }

@@ -2,13 +2,16 @@
 //!
 //! Signals are indexed as they are published, so that a router need not scan the fleet for every arrival.
 
-use std::collections::BTreeSet;
+mod levels;
+
+use std::cell::OnceCell;
 
 use crate::fact::Power;
 use crate::replica::Replica;
 use crate::settings::ReplicaSettings;
 use crate::time::Time;
 use crate::workload::{AdapterId, ReplicaId, RequestId};
+use levels::Levels;
 
 /// What a replica published of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,9 +79,11 @@ pub(crate) struct Board {
     counts: Vec<Signals>,
     /// Replicas that take requests, by id.
     available: Vec<ReplicaId>,
-    by_working_set: BTreeSet<(u32, ReplicaId)>,
-    /// Replicas that published an adapter as on the GPU.
-    holders: Vec<Vec<ReplicaId>>,
+    by_working_set: Levels,
+    /// Adapters of the catalogue.
+    catalog: usize,
+    /// Replicas that published an adapter as on the GPU, kept from the first time that anybody asks.
+    holders: OnceCell<Vec<Vec<ReplicaId>>>,
     /// Stale boards keep the adapters that were published: (adapter, signal), by adapter.
     adapters: Vec<Vec<(AdapterId, AdapterSignal)>>,
 }
@@ -89,8 +94,9 @@ impl Board {
             truth,
             counts: vec![Signals::default(); replicas.len()],
             available: Vec::new(),
-            by_working_set: BTreeSet::new(),
-            holders: vec![Vec::new(); adapters],
+            by_working_set: Levels::default(),
+            catalog: adapters,
+            holders: OnceCell::new(),
             adapters: vec![Vec::new(); replicas.len()],
         };
         for replica in replicas {
@@ -106,32 +112,41 @@ impl Board {
 
     /// A replica was acquired or let go of. Everybody knows at once.
     pub(crate) fn power(&mut self, replica: &Replica) {
-        let entry = (self.counts[replica.id.index()].working_set(), replica.id);
+        let working_set = self.counts[replica.id.index()].working_set();
         match (replica.power == Power::On, self.available.binary_search(&replica.id)) {
             (true, Err(position)) => {
                 self.available.insert(position, replica.id);
-                self.by_working_set.insert(entry);
+                self.by_working_set.insert(working_set, replica.id);
             }
             (false, Ok(position)) => {
                 self.available.remove(position);
-                self.by_working_set.remove(&entry);
+                self.by_working_set.remove(working_set, replica.id);
             }
             _ => {}
         }
     }
 
-    /// What entered and left the GPU memory of the replica is indexed.
+    /// What entered and left the GPU memory of the replica is indexed, if anybody reads the index.
     pub(crate) fn publish_adapters(&mut self, replica: &mut Replica) {
-        for (adapter, entered) in replica.residency.changes.drain(..) {
-            let holders = &mut self.holders[adapter.index()];
-            match (entered, holders.binary_search(&replica.id)) {
-                (true, Err(position)) => holders.insert(position, replica.id),
-                (false, Ok(position)) => {
-                    holders.remove(position);
-                }
-                _ => {}
+        let changes = replica.residency.changes.drain(..);
+        let Some(holders) = self.holders.get_mut() else { return };
+        for (adapter, entered) in changes {
+            hold(&mut holders[adapter.index()], replica.id, entered);
+        }
+    }
+
+    /// The index as it would be, had it been kept from the start: what is on the GPUs, less what was not published yet.
+    fn index(&self, replicas: &[Replica]) -> Vec<Vec<ReplicaId>> {
+        let mut holders = vec![Vec::new(); self.catalog];
+        for replica in replicas {
+            for (adapter, _) in replica.residency.on_gpu() {
+                hold(&mut holders[adapter.index()], replica.id, true);
+            }
+            for &(adapter, entered) in replica.residency.changes.iter().rev() {
+                hold(&mut holders[adapter.index()], replica.id, !entered);
             }
         }
+        holders
     }
 
     /// The replica publishes what is true of it now.
@@ -149,10 +164,9 @@ impl Board {
             adapter_bytes_resident: replica.residency.resident_bytes(),
         };
         let before = std::mem::replace(&mut self.counts[replica.id.index()], signals);
-        if before.working_set() != signals.working_set()
-            && self.by_working_set.remove(&(before.working_set(), replica.id))
-        {
-            self.by_working_set.insert((signals.working_set(), replica.id));
+        if before.working_set() != signals.working_set() && replica.power == Power::On {
+            self.by_working_set.remove(before.working_set(), replica.id);
+            self.by_working_set.insert(signals.working_set(), replica.id);
         }
         self.publish_adapters(replica);
         if !self.truth {
@@ -170,6 +184,17 @@ impl Board {
             );
             published.sort_unstable_by_key(|&(adapter, _)| adapter);
         }
+    }
+}
+
+/// A replica begins or ends to hold an adapter, one of whose holders, by id, these are.
+fn hold(holders: &mut Vec<ReplicaId>, replica: ReplicaId, begins: bool) {
+    match (begins, holders.binary_search(&replica)) {
+        (true, Err(position)) => holders.insert(position, replica),
+        (false, Ok(position)) => {
+            holders.remove(position);
+        }
+        _ => {}
     }
 }
 
@@ -281,12 +306,12 @@ impl<'a> Fleet<'a> {
 
     /// Replicas, available or not, that published the adapter as on the GPU or on its way there, by id.
     pub fn holders(&self, adapter: AdapterId) -> &'a [ReplicaId] {
-        &self.board.holders[adapter.index()]
+        &self.board.holders.get_or_init(|| self.board.index(self.replicas))[adapter.index()]
     }
 
     /// Available replicas by (working set, id), smallest first; reverse it for the largest.
     pub fn by_working_set(&self) -> impl DoubleEndedIterator<Item = (u32, ReplicaId)> + 'a {
-        self.board.by_working_set.iter().copied()
+        self.board.by_working_set.all()
     }
 
     /// Available replicas whose working set is in the range, by (working set, id).
@@ -294,7 +319,7 @@ impl<'a> Fleet<'a> {
         &self,
         range: std::ops::Range<u32>,
     ) -> impl DoubleEndedIterator<Item = (u32, ReplicaId)> + 'a {
-        self.board.by_working_set.range((range.start, ReplicaId(0))..(range.end, ReplicaId(0))).copied()
+        self.board.by_working_set.range(range)
     }
 
     /// The sequences of the replica: its batch in order of admission, then its queue. The truth at this moment.

@@ -1,8 +1,9 @@
 //! One model instance: its queue, its batch, its KV blocks, its adapters and the step in flight.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
-use crate::batch::Price;
+use crate::batch::{Price, Segment};
 use crate::fact::Power;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
 use crate::residency::Residency;
@@ -14,12 +15,36 @@ use crate::workload::{AdapterId, ReplicaId, RequestId};
 /// Position of a live sequence in the engine's table.
 pub(crate) type SequenceKey = u32;
 
-/// An adapter that rows of the batch use, and how many.
-#[derive(Clone, Copy, Debug)]
+/// Adapters that rows of the batch use, in order of adapter, and each as the segment that it would be if every row decoded.
+#[derive(Debug, Default)]
 pub(crate) struct Active {
-    pub(crate) adapter: AdapterId,
-    pub(crate) rank: u32,
-    pub(crate) rows: u32,
+    pub(crate) adapters: Vec<AdapterId>,
+    pub(crate) segments: Vec<Segment>,
+}
+
+impl Active {
+    pub(crate) fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
+        self.adapters.binary_search(&adapter)
+    }
+
+    fn add(&mut self, adapter: AdapterId, rank: u32) {
+        match self.position(adapter) {
+            Ok(position) => self.segments[position].decode_rows += 1,
+            Err(position) => {
+                self.adapters.insert(position, adapter);
+                self.segments.insert(position, Segment { rank, prefill_rows: 0, decode_rows: 1 });
+            }
+        }
+    }
+
+    fn remove(&mut self, adapter: AdapterId) {
+        let position = self.position(adapter).expect("the adapters of the batch are listed");
+        self.segments[position].decode_rows -= 1;
+        if self.segments[position].decode_rows == 0 {
+            self.adapters.remove(position);
+            self.segments.remove(position);
+        }
+    }
 }
 
 /// A sequence in a replica's queue.
@@ -141,10 +166,14 @@ impl Mind {
     }
 }
 
+/// Rows that a replica takes memory for at first.
+const USUAL_ROWS: u32 = 32;
+
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) id: ReplicaId,
-    pub(crate) settings: ReplicaSettings,
+    /// Shared by replicas that are set alike: what a thousand of them touch in turn should be little.
+    pub(crate) settings: Rc<ReplicaSettings>,
     pub(crate) power: Power,
     pub(crate) waiting: VecDeque<Waiting>,
     /// Blocks that the prefills of the queue will need.
@@ -163,12 +192,11 @@ pub(crate) struct Replica {
     pub(crate) admissions: u64,
     /// Steps done since the start of the run.
     pub(crate) steps: u64,
-    /// Adapters of the batch, in order of adapter.
-    pub(crate) active: Vec<Active>,
+    pub(crate) active: Active,
 }
 
 impl Replica {
-    pub(crate) fn new(id: ReplicaId, settings: ReplicaSettings) -> Replica {
+    pub(crate) fn new(id: ReplicaId, settings: Rc<ReplicaSettings>) -> Replica {
         let residency =
             Residency::new(id, settings.gpu_adapters, settings.host_adapters, settings.gpu_link, settings.disk_link);
         Replica {
@@ -186,9 +214,26 @@ impl Replica {
             changed: false,
             admissions: 0,
             steps: 0,
-            active: Vec::new(),
+            active: Active::default(),
             settings,
         }
+    }
+
+    /// Takes the memory of a usual batch, side by side: a replica that is used for the first time. What a thousand replicas touch
+    /// in turn should lie on few pages.
+    fn move_in(&mut self) {
+        let rows = self.settings.max_num_seqs.min(USUAL_ROWS) as usize;
+        self.rows.reserve(rows);
+        self.active.segments.reserve(rows);
+        self.active.adapters.reserve(rows);
+        self.residency.reserve(rows);
+    }
+
+    /// Reads a word of each line of memory that the end of a step is about to read: they come together, and not one after the
+    /// other as the work gets to them. What it gives means nothing.
+    pub(crate) fn warm(&self) -> u32 {
+        let segments = self.active.segments.iter().step_by(5).fold(0, |sum, segment| sum ^ segment.rank);
+        self.rows.warm() ^ segments ^ self.settings.block_size
     }
 
     pub(crate) fn blocks(&self, tokens: u32) -> u32 {
@@ -266,6 +311,9 @@ impl Replica {
     }
 
     pub(crate) fn put_waiting(&mut self, waiting: Waiting, front: bool) {
+        if self.waiting.capacity() == 0 {
+            self.move_in();
+        }
         self.waiting_blocks += u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {
             self.waiting_adapters.add(adapter);
@@ -276,21 +324,13 @@ impl Replica {
     /// A row that uses the adapter joins the batch.
     pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId, rank: u32) {
         self.residency.acquire(now, adapter);
-        match self.active.binary_search_by_key(&adapter, |active| active.adapter) {
-            Ok(position) => self.active[position].rows += 1,
-            Err(position) => self.active.insert(position, Active { adapter, rank, rows: 1 }),
-        }
+        self.active.add(adapter, rank);
     }
 
     /// A row that uses the adapter leaves the batch.
     fn release(&mut self, now: Time, adapter: AdapterId) {
         self.residency.release(now, adapter);
-        let position = self.active.binary_search_by_key(&adapter, |active| active.adapter);
-        let position = position.expect("the adapters of the batch are listed");
-        self.active[position].rows -= 1;
-        if self.active[position].rows == 0 {
-            self.active.remove(position);
-        }
+        self.active.remove(adapter);
     }
 
     /// Takes a row out of the batch and frees what it held.
@@ -312,7 +352,11 @@ impl Replica {
         assert!(self.rows.len() as u32 <= self.settings.max_num_seqs, "more sequences than max_num_seqs");
         let users = self.rows.all().filter(|row| row.adapter.is_some()).count() as u32;
         self.residency.check(users);
-        assert_eq!(self.active.iter().map(|active| active.rows).sum::<u32>(), users, "rows by adapter");
+        assert_eq!(
+            self.active.segments.iter().map(|segment| segment.decode_rows).sum::<u32>(),
+            users,
+            "rows by adapter"
+        );
         let blocks: u64 = self.waiting.iter().map(|waiting| u64::from(self.blocks(waiting.tokens))).sum();
         assert_eq!(blocks, self.waiting_blocks, "blocks that the queue will need");
     }

@@ -10,7 +10,8 @@ mod lane;
 mod store;
 
 use lane::Lane;
-use store::Store;
+pub(crate) use store::Room;
+use store::{Entry, Held, Store};
 
 /// What a copy ends in, and when: an event for the engine.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,13 @@ pub(crate) enum Presence {
     Absent,
 }
 
+/// What is asked of an adapter with every request: of tens of thousands, in little memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weight {
+    pub(crate) rank: u32,
+    pub(crate) bytes: u64,
+}
+
 /// A load that can begin, and who it is for.
 pub(crate) struct Wish {
     pub(crate) adapter: AdapterId,
@@ -35,13 +43,29 @@ pub(crate) struct Wish {
     pub(crate) cause: LoadCause,
 }
 
+/// Who says who makes room, who is told, and what comes of it.
+pub(crate) struct Loading<'a> {
+    pub(crate) evictor: &'a mut dyn Evictor,
+    pub(crate) host_evictor: &'a mut dyn Evictor,
+    pub(crate) observer: &'a mut dyn Observer,
+    pub(crate) copies: &'a mut Vec<Copy>,
+    pub(crate) room: &'a mut Room,
+}
+
+/// Host memory that ends somewhere, and what fills it.
+#[derive(Debug)]
+struct Host {
+    store: Store,
+    disk_lane: Lane,
+}
+
 #[derive(Debug)]
 pub(crate) struct Residency {
     replica: ReplicaId,
     gpu: Store,
-    host: Store,
     gpu_lane: Lane,
-    disk_lane: Lane,
+    /// None: every adapter is in host memory.
+    host: Option<Box<Host>>,
     /// Distinct adapters that sequences in the batch use.
     active: u32,
     /// Copies to the GPU that have not arrived.
@@ -61,13 +85,18 @@ impl Residency {
         Residency {
             replica,
             gpu: Store::new(gpu),
-            host: Store::new(host),
             gpu_lane: Lane::new(gpu_link),
-            disk_lane: Lane::new(disk_link),
+            host: (host != AdapterMemory::Unbounded)
+                .then(|| Box::new(Host { store: Store::new(host), disk_lane: Lane::new(disk_link) })),
             active: 0,
             in_flight: 0,
             changes: Vec::new(),
         }
+    }
+
+    /// Takes memory for so many adapters on the GPU.
+    pub(crate) fn reserve(&mut self, adapters: usize) {
+        self.gpu.reserve(adapters);
     }
 
     pub(crate) fn could_hold(&self, bytes: u64) -> bool {
@@ -77,8 +106,8 @@ impl Residency {
     pub(crate) fn presence(&self, adapter: AdapterId) -> Presence {
         match self.gpu.get(adapter) {
             None => Presence::Absent,
-            Some(entry) if entry.arrived => Presence::Ready,
-            Some(entry) => Presence::Coming(entry.ready),
+            Some((held, _)) if held.arrived => Presence::Ready,
+            Some((_, entry)) => Presence::Coming(entry.ready),
         }
     }
 
@@ -87,20 +116,20 @@ impl Residency {
     }
 
     pub(crate) fn is_active(&self, adapter: AdapterId) -> bool {
-        self.gpu.get(adapter).is_some_and(|entry| entry.users > 0)
+        self.gpu.held(adapter).is_some_and(|held| held.users > 0)
     }
 
     pub(crate) fn holds(&self, adapter: AdapterId) -> bool {
-        self.gpu.get(adapter).is_some()
+        self.gpu.holds(adapter)
     }
 
     pub(crate) fn users(&self, adapter: AdapterId) -> u32 {
-        self.gpu.get(adapter).map_or(0, |entry| entry.users)
+        self.gpu.held(adapter).map_or(0, |held| held.users)
     }
 
     /// Adapters in GPU memory or on their way there, and whether the batch uses them.
     pub(crate) fn on_gpu(&self) -> impl Iterator<Item = (AdapterId, bool)> + '_ {
-        self.gpu.all().map(|(adapter, entry)| (adapter, entry.users > 0))
+        self.gpu.all().map(|(adapter, held, _)| (adapter, held.users > 0))
     }
 
     pub(crate) fn copies_in_flight(&self) -> u32 {
@@ -134,77 +163,63 @@ impl Residency {
 
     /// Is it in host memory, or is there no end of it?
     pub(crate) fn in_host(&self, adapter: AdapterId) -> bool {
-        self.host.is_unbounded() || self.host.get(adapter).is_some()
+        self.host.as_ref().is_none_or(|host| host.store.holds(adapter))
     }
 
     /// Starts the copies that bring an absent adapter to the GPU, if there is room or room can be made.
     /// Gives when it will be there, or none if everything else is in use.
-    pub(crate) fn load(
-        &mut self,
-        now: Time,
-        wish: Wish,
-        evictor: &mut dyn Evictor,
-        host_evictor: &mut dyn Evictor,
-        observer: &mut dyn Observer,
-        copies: &mut Vec<Copy>,
-    ) -> Option<Time> {
+    pub(crate) fn load(&mut self, now: Time, wish: Wish, loading: &mut Loading<'_>) -> Option<Time> {
         let Wish { adapter, bytes, cause } = wish;
         let spare_awaited = cause == LoadCause::Prefetch;
-        let made = self.gpu.make_room(now, bytes, spare_awaited, evictor, |victim, entry| {
-            let fact = Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Gpu, bytes: entry.bytes };
-            observer.observe(now, &fact);
+        let (evictor, room, observer) = (&mut *loading.evictor, &mut *loading.room, &mut *loading.observer);
+        let made = self.gpu.make_room(now, bytes, spare_awaited, evictor, room, |victim, bytes| {
+            observer.observe(now, &Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Gpu, bytes });
             self.changes.push((victim, false));
         });
         if !made {
             return None;
         }
-        let in_host = self.bring_to_host(now, adapter, bytes, cause, host_evictor, observer, copies);
+        let in_host = self.bring_to_host(now, &wish, loading);
         let (start, done) = self.gpu_lane.reserve(now, in_host, bytes);
-        if let Some(entry) = self.host.get_mut(adapter) {
-            entry.users += 1;
-            entry.uses += 1;
-            entry.last_used = now;
-        }
         self.gpu.insert(adapter, bytes, now, done);
         self.changes.push((adapter, true));
         self.in_flight += 1;
-        copies.push(Copy { adapter, from: Tier::Host, done });
+        loading.copies.push(Copy { adapter, from: Tier::Host, done });
         let fact = Fact::LoadStarted { replica: self.replica, adapter, from: Tier::Host, bytes, cause, start, done };
-        observer.observe(now, &fact);
+        loading.observer.observe(now, &fact);
         Some(done)
     }
 
-    /// When is the adapter in host memory? Starts the copy from disk if it is not on its way. A host memory that has no
-    /// room lets the copy pass through.
-    #[allow(clippy::too_many_arguments)]
-    fn bring_to_host(
-        &mut self,
-        now: Time,
-        adapter: AdapterId,
-        bytes: u64,
-        cause: LoadCause,
-        host_evictor: &mut dyn Evictor,
-        observer: &mut dyn Observer,
-        copies: &mut Vec<Copy>,
-    ) -> Time {
-        if self.host.is_unbounded() {
-            return now;
+    /// When is the adapter in host memory? Starts the copy from disk if it is not on its way, and counts the copy to the GPU
+    /// that will read it. A host memory that has no room lets the copy pass through.
+    fn bring_to_host(&mut self, now: Time, wish: &Wish, loading: &mut Loading<'_>) -> Time {
+        let Wish { adapter, bytes, cause } = *wish;
+        let Some(host) = &mut self.host else { return now };
+        let there = match host.store.get(adapter) {
+            Some((_, entry)) => entry.ready.max(now),
+            None => {
+                let (evictor, room, observer) =
+                    (&mut *loading.host_evictor, &mut *loading.room, &mut *loading.observer);
+                let replica = self.replica;
+                let made = host.store.make_room(now, bytes, false, evictor, room, |victim, bytes| {
+                    observer.observe(now, &Fact::Evicted { replica, adapter: victim, tier: Tier::Host, bytes });
+                });
+                let (start, done) = host.disk_lane.reserve(now, now, bytes);
+                if made {
+                    host.store.insert(adapter, bytes, now, done);
+                }
+                loading.copies.push(Copy { adapter, from: Tier::Disk, done });
+                let fact = Fact::LoadStarted { replica, adapter, from: Tier::Disk, bytes, cause, start, done };
+                loading.observer.observe(now, &fact);
+                done
+            }
+        };
+        if let Some((held, entry)) = host.store.get_mut(adapter) {
+            held.users += 1;
+            entry.uses += 1;
+            entry.last_used = now;
         }
-        if let Some(entry) = self.host.get(adapter) {
-            return entry.ready.max(now);
-        }
-        let made = self.host.make_room(now, bytes, false, host_evictor, |victim, entry| {
-            let fact = Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Host, bytes: entry.bytes };
-            observer.observe(now, &fact);
-        });
-        let (start, done) = self.disk_lane.reserve(now, now, bytes);
-        if made {
-            self.host.insert(adapter, bytes, now, done);
-        }
-        copies.push(Copy { adapter, from: Tier::Disk, done });
-        let fact = Fact::LoadStarted { replica: self.replica, adapter, from: Tier::Disk, bytes, cause, start, done };
-        observer.observe(now, &fact);
-        done
+        there
     }
 
     /// A copy is there.
@@ -218,67 +233,71 @@ impl Residency {
     ) {
         match from {
             Tier::Disk => {
-                if let Some(entry) = self.host.get_mut(adapter) {
-                    entry.arrived = true;
+                if let Some((held, _)) = self.in_host_memory(adapter) {
+                    held.arrived = true;
                 }
             }
             Tier::Host | Tier::Gpu => {
-                let entry = self.gpu.get_mut(adapter).expect("a copy arrives where room was made");
+                let (held, entry) = self.gpu.get_mut(adapter).expect("a copy arrives where room was made");
                 assert_eq!(entry.ready, now, "a copy arrives when it was due");
-                entry.arrived = true;
+                held.arrived = true;
                 self.in_flight = self.in_flight.checked_sub(1).expect("copies in flight balance");
-                if let Some(entry) = self.host.get_mut(adapter) {
-                    entry.users = entry.users.checked_sub(1).expect("host readers balance");
+                if let Some((held, _)) = self.in_host_memory(adapter) {
+                    held.users = held.users.checked_sub(1).expect("host readers balance");
                 }
             }
         }
         observer.observe(now, &Fact::LoadDone { replica: self.replica, adapter, from, bytes });
     }
 
+    fn in_host_memory(&mut self, adapter: AdapterId) -> Option<(&mut Held, &mut Entry)> {
+        self.host.as_mut()?.store.get_mut(adapter)
+    }
+
     /// A sequence of the queue counts on the adapter. Gives the number of the copy that it counts on.
     pub(crate) fn await_(&mut self, adapter: AdapterId) -> u32 {
-        let entry = self.gpu.get_mut(adapter).expect("an awaited adapter is on its way");
-        entry.awaited += 1;
-        entry.number
+        let (held, _) = self.gpu.get_mut(adapter).expect("an awaited adapter is on its way");
+        held.awaited += 1;
+        held.number
     }
 
     /// Does the sequence count on the copy that is there or on its way? Demand may have evicted the one it counted on.
     pub(crate) fn is_awaited(&self, adapter: AdapterId, copy: Option<u32>) -> bool {
-        copy.is_some() && self.gpu.get(adapter).map(|entry| entry.number) == copy
+        copy.is_some() && self.gpu.held(adapter).map(|held| held.number) == copy
     }
 
     /// A sequence of the queue no longer counts on this copy of the adapter.
     pub(crate) fn unawait(&mut self, adapter: AdapterId, copy: u32) {
-        if let Some(entry) = self.gpu.get_mut(adapter)
-            && entry.number == copy
+        if let Some((held, _)) = self.gpu.get_mut(adapter)
+            && held.number == copy
         {
-            entry.awaited = entry.awaited.checked_sub(1).expect("those who await a copy balance");
+            held.awaited = held.awaited.checked_sub(1).expect("those who await a copy balance");
         }
     }
 
     /// A sequence in the batch begins to use it.
     pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId) {
-        let entry = self.gpu.get_mut(adapter).expect("an adapter in use is on the GPU");
-        entry.users += 1;
+        let (held, entry) = self.gpu.get_mut(adapter).expect("an adapter in use is on the GPU");
+        held.users += 1;
         entry.uses += 1;
         entry.last_used = now;
-        self.active += u32::from(entry.users == 1);
+        self.active += u32::from(held.users == 1);
     }
 
     /// A sequence in the batch no longer uses it.
     pub(crate) fn release(&mut self, now: Time, adapter: AdapterId) {
-        let entry = self.gpu.get_mut(adapter).expect("an adapter in use stays on the GPU");
-        entry.users = entry.users.checked_sub(1).expect("adapter users balance");
+        let (held, entry) = self.gpu.get_mut(adapter).expect("an adapter in use stays on the GPU");
+        held.users = held.users.checked_sub(1).expect("adapter users balance");
         entry.last_used = now;
-        self.active -= u32::from(entry.users == 0);
+        self.active -= u32::from(held.users == 0);
     }
 
     /// Do the books balance with `users` sequences using adapters?
     pub(crate) fn check(&self, users: u32) {
-        let entries = || self.gpu.all().map(|(_, entry)| entry);
-        assert_eq!(entries().map(|entry| entry.users).sum::<u32>(), users, "adapter users");
-        assert_eq!(entries().filter(|entry| entry.users > 0).count() as u32, self.active, "active adapters");
-        assert_eq!(entries().map(|entry| entry.bytes).sum::<u64>(), self.gpu.bytes(), "adapter bytes");
+        let all = || self.gpu.all();
+        assert_eq!(all().map(|(_, held, _)| held.users).sum::<u32>(), users, "adapter users");
+        assert_eq!(all().filter(|(_, held, _)| held.users > 0).count() as u32, self.active, "active adapters");
+        assert_eq!(all().map(|(_, _, entry)| entry.bytes).sum::<u64>(), self.gpu.bytes(), "adapter bytes");
     }
 }
 
@@ -302,7 +321,14 @@ mod tests {
 
     fn load(residency: &mut Residency, adapter: u32, bytes: u64, cause: LoadCause) -> Option<Time> {
         let wish = Wish { adapter: AdapterId(adapter), bytes, cause };
-        let loaded = residency.load(Time::ZERO, wish, &mut First, &mut First, &mut (), &mut Vec::new());
+        let loading = &mut Loading {
+            evictor: &mut First,
+            host_evictor: &mut First,
+            observer: &mut (),
+            copies: &mut Vec::new(),
+            room: &mut Room::default(),
+        };
+        let loaded = residency.load(Time::ZERO, wish, loading);
         if loaded.is_some() {
             residency.arrived(Time::ZERO, AdapterId(adapter), Tier::Host, &mut (), bytes);
         }

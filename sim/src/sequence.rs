@@ -25,7 +25,10 @@ pub(crate) enum Wait {
     Router,
     Queue,
     Slot,
-    Load,
+    /// A copy that ends then; from there on it waits like everybody in the queue.
+    Load {
+        until: Time,
+    },
     Prefill,
     Preemption,
 }
@@ -87,7 +90,11 @@ impl Sequence {
             Wait::Router => self.waits.router += span,
             Wait::Queue => self.waits.queue += span,
             Wait::Slot => self.waits.slot += span,
-            Wait::Load => self.waits.load += span,
+            Wait::Load { until } => {
+                let copying = until.min(now).max(self.since).since(self.since);
+                self.waits.load += copying;
+                self.waits.queue += span - copying;
+            }
             Wait::Prefill => self.waits.prefill += span,
             Wait::Preemption => self.waits.preemption += span,
         }
@@ -95,15 +102,16 @@ impl Sequence {
         self.since = now;
     }
 
-    /// A draft refused it: is it for its adapter that it waits? A preempted sequence waits for its second chance, whatever the reason.
-    pub(crate) fn refused(&mut self, now: Time, refusal: Refusal) {
+    /// A draft refused it: is it for its adapter that it waits, whose copy ends at `ready`? A preempted sequence waits for its second
+    /// chance, whatever the reason.
+    pub(crate) fn refused(&mut self, now: Time, refusal: Refusal, ready: Time) {
         if self.wait == Wait::Preemption {
             return;
         }
         match refusal {
             Refusal::KvBlocks | Refusal::Tokens => self.waits_for(now, Wait::Queue),
             Refusal::BatchAdapters | Refusal::AdapterMemory => self.waits_for(now, Wait::Slot),
-            Refusal::AdapterLoading => self.waits_for(now, Wait::Load),
+            Refusal::AdapterLoading => self.waits_for(now, Wait::Load { until: ready }),
             // A full batch tells nothing new: it is the same at every step until somebody leaves.
             Refusal::Sequences | Refusal::Taken => {}
         }
@@ -138,9 +146,10 @@ impl Sequences {
         }
     }
 
-    pub(crate) fn remove(&mut self, key: SequenceKey) -> Sequence {
+    pub(crate) fn remove(&mut self, key: SequenceKey) {
+        assert!(self.table[key as usize].is_some(), "a live sequence");
         self.free.push(key);
-        self.table[key as usize].take().expect("a live sequence")
+        self.table[key as usize] = None;
     }
 
     pub(crate) fn get(&self, key: SequenceKey) -> &Sequence {

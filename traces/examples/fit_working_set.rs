@@ -57,7 +57,7 @@ fn figures(traffic: &Traffic, found: &Fit) -> Result<f64, TraceError> {
     let context = Context {
         base: std::path::Path::new("."),
         seed: 11,
-        replica_of_seed: 0,
+        as_recorded: true,
         adapter_bytes: &|_| 0,
         max_model_len: u32::MAX,
     };

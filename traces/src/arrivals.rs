@@ -94,6 +94,26 @@ pub enum ArrivalLaw {
 
 choice!(ArrivalLaw);
 
+impl ArrivalLaw {
+    /// Every rate that it names, requests a second, and where under `arrivals` it stands.
+    pub(crate) fn rates(&self) -> Vec<(&'static str, f64)> {
+        match self {
+            ArrivalLaw::Trace | ArrivalLaw::Closed => Vec::new(),
+            ArrivalLaw::Constant { rate } => vec![("constant.rate", *rate)],
+            ArrivalLaw::Poisson { rate } => vec![("poisson.rate", *rate)],
+            ArrivalLaw::Gamma { rate, .. } => vec![("gamma.rate", *rate)],
+            ArrivalLaw::OnOff { rate_on, rate_off, .. } => {
+                vec![("on-off.rate_on", *rate_on), ("on-off.rate_off", *rate_off)]
+            }
+            ArrivalLaw::Mmpp { states, .. } => states.iter().map(|state| ("mmpp.states", state.rate)).collect(),
+            ArrivalLaw::Diurnal { peak, trough, .. } => vec![("diurnal.peak", *peak), ("diurnal.trough", *trough)],
+            ArrivalLaw::Ramp { from, to } => vec![("ramp.from", *from), ("ramp.to", *to)],
+            ArrivalLaw::Piecewise { points } => points.iter().map(|(_, rate)| ("piecewise.points", *rate)).collect(),
+            ArrivalLaw::Vary { rps, .. } => vec![("vary.rps", *rps)],
+        }
+    }
+}
+
 /// One state of a Markov-modulated process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -15,14 +15,20 @@ use crate::servegen::Draws;
 use crate::traffic::{MaxTokens, Traffic};
 use crate::workload::{Description, Lengths, Plan, Source, Workload};
 
+/// How much faster or slower a trace may be replayed: beyond it, it is a slip.
+const SCALE_MIN: f64 = 1e-6;
+const SCALE_MAX: f64 = 1e6;
+/// The highest rate of a law, requests a second: no service has seen as much.
+const RATE_MAX: f64 = 1e7;
+
 /// What traffic needs to know of its surroundings.
 pub struct Context<'a> {
     /// Paths in the scenario are relative to this folder.
     pub base: &'a Path,
     /// Where random streams come from.
     pub seed: u64,
-    /// Which seed of the scenario it is: 0 replays a trace as it is, others resample blocks of it.
-    pub replica_of_seed: u32,
+    /// Does this seed replay a trace as it was recorded? One seed of a scenario does; others resample blocks of it.
+    pub as_recorded: bool,
     /// Bytes of an adapter of this rank on the scenario's model.
     pub adapter_bytes: &'a dyn Fn(u32) -> u64,
     /// The model's context, prompt and output together, tokens.
@@ -120,8 +126,21 @@ impl Traffic {
             let problem = format!("the model's context is {} tokens", context.max_model_len);
             return wrong("max_model_len", problem, "a prompt and an output need one token each: set `max_model_len`");
         }
-        if let Some(scale) = self.rate_scale {
-            positive("rate_scale", scale)?;
+        let scale = self.rate_scale.unwrap_or(1.0);
+        if !(SCALE_MIN..=SCALE_MAX).contains(&positive("rate_scale", scale)?) {
+            let problem = format!("{scale:e} times the rate");
+            return wrong("rate_scale", problem, "write a number between 0.000001 and 1000000");
+        }
+        for (key, rate) in self.arrivals.iter().flat_map(ArrivalLaw::rates) {
+            if rate * scale > RATE_MAX {
+                let problem =
+                    format!("{rate:e} requests a second{}", if scale == 1.0 { "" } else { ", times `rate_scale`" });
+                return wrong(
+                    &format!("arrivals.{key}"),
+                    problem,
+                    "no more than 10000000 come in a second: write a smaller rate",
+                );
+            }
         }
         if !(0.0..=1.0).contains(&self.base_share) {
             return wrong("base_share", format!("{} is no share", self.base_share), "write a number from 0 to 1");
@@ -138,6 +157,14 @@ impl Traffic {
         if self.client.retries > 0 || self.client.backoff.is_some() {
             let problem = "clients that try again are not modelled".to_owned();
             return wrong("client.retries", problem, "leave out `retries` and `backoff`; a timeout is modelled");
+        }
+        if self.client.timeout.is_some_and(Span::is_zero) {
+            let problem = "clients that wait for nothing get nothing".to_owned();
+            return wrong(
+                "client.timeout",
+                problem,
+                "write a duration such as \"60s\", or leave it out for clients that wait",
+            );
         }
         if self.window.duration.is_some_and(Span::is_zero) {
             return wrong("window.duration", "no time at all".into(), "write a duration such as \"40m\"");

@@ -137,6 +137,11 @@ impl Field<'_> {
     pub(crate) fn name(&self) -> Result<Option<Cow<'_, str>>, TraceError> {
         Ok(match &self.cell {
             _ if self.is_missing() => None,
+            Cell::Text(text) if text.contains(is_no_text) => {
+                return Err(
+                    self.wrong("a name without control characters", "write names with letters, digits and spaces")
+                );
+            }
             Cell::Text(text) => Some(Cow::Borrowed(text.trim())),
             Cell::Integer(number) => Some(Cow::Owned(number.to_string())),
             _ => return Err(self.wrong("a name", "name another column under `columns`")),
@@ -203,6 +208,11 @@ impl Field<'_> {
     fn wrong_instant(&self, expected: &str) -> TraceError {
         self.wrong(expected, "correct the row, or set `arrival_unit` to s, ms, us, ns, ps or rfc3339")
     }
+}
+
+/// Control characters other than white space: no page can show them, and XML not even hold them.
+fn is_no_text(c: char) -> bool {
+    c.is_control() && !matches!(c, '\t' | '\n' | '\r')
 }
 
 fn exact_integer(number: f64) -> Option<i128> {

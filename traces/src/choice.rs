@@ -6,8 +6,11 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, MapDeserializer, StrDeserializer};
-use serde::de::{self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, VariantAccess, Visitor};
+use serde::de::{
+    self, DeserializeSeed, Deserializer, EnumAccess, IgnoredAny, IntoDeserializer, MapAccess, VariantAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 
 /// Stands between a file and a derived enum; `NUMBER` is the variant that a bare number means, if any.
@@ -57,8 +60,19 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Either<V> {
         self.visitor.visit_enum(Named { name, number: None, error: PhantomData })
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        self.visitor.visit_enum(MapAccessDeserializer::new(map))
+    /// One key, and no other beside it: a second one would be read by nobody.
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<V::Value, A::Error> {
+        let mut keys = Vec::new();
+        let choice =
+            self.visitor.visit_enum(MapAccessDeserializer::new(Remembered { map: &mut map, keys: &mut keys }))?;
+        while let Some(key) = map.next_key::<String>()? {
+            map.next_value::<IgnoredAny>()?;
+            keys.push(key);
+        }
+        match keys.len() {
+            0 | 1 => Ok(choice),
+            n => Err(de::Error::custom(format!("{n} keys where one choice is wanted: {}", keys.join(", ")))),
+        }
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<V::Value, E> {
@@ -73,6 +87,41 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Either<V> {
             Ok(number) => self.visit_i64(number),
             Err(_) => Err(E::invalid_value(de::Unexpected::Unsigned(number), &self)),
         }
+    }
+}
+
+/// The entries of a table, their keys kept for messages.
+struct Remembered<'a, A> {
+    map: &'a mut A,
+    keys: &'a mut Vec<String>,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Remembered<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        self.map.next_key_seed(Kept { seed, keys: self.keys })
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        self.map.next_value_seed(seed)
+    }
+}
+
+/// A key on its way to whoever reads it.
+struct Kept<'a, S> {
+    seed: S,
+    keys: &'a mut Vec<String>,
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Kept<'_, S> {
+    type Value = S::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
+        let key = String::deserialize(deserializer)?;
+        let value = self.seed.deserialize(key.as_str().into_deserializer());
+        self.keys.push(key);
+        value
     }
 }
 

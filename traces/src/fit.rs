@@ -155,7 +155,7 @@ fn drawn(traffic: &Traffic, law: &WorkingSet, seeds: &[u64]) -> Result<Locality,
         let context = Context {
             base: std::path::Path::new("."),
             seed: *seed,
-            replica_of_seed: 0,
+            as_recorded: true,
             adapter_bytes: &|_| 0,
             max_model_len: u32::MAX,
         };

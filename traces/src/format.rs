@@ -9,7 +9,7 @@ use crate::cell::TimeUnit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// The canonical table of this project: `arrival_s` or `arrival_ps`, `input_tokens`, `output_tokens`, and `tenant`,
+    /// The canonical table of this project: `arrival_s`, `arrival_ps` or `arrival` (seconds or dates), `input_tokens`, `output_tokens`, and `tenant`,
     /// `adapter`, `rank`, `max_tokens`, `prefix` where there are such.
     Aril,
     /// Azure LLM inference traces of 2023, 2024 and 2025.
@@ -115,7 +115,7 @@ impl Format {
         let optional = |name: &str| has(name).then(|| name.to_owned());
         match self {
             Format::Aril => Columns {
-                arrival: optional("arrival_ps").or_else(|| optional("arrival_s")),
+                arrival: ["arrival_ps", "arrival_s", "arrival"].into_iter().find_map(optional),
                 tenant: optional("tenant"),
                 adapter: optional("adapter"),
                 rank: optional("rank"),
@@ -168,6 +168,8 @@ impl Format {
     pub(crate) fn time_unit(self, arrival: Option<&str>) -> Option<TimeUnit> {
         match self {
             Format::Aril if arrival == Some("arrival_ps") => Some(TimeUnit::Ps),
+            // Seconds or dates, as they look.
+            Format::Aril if arrival == Some("arrival") => None,
             Format::Aril | Format::Ragpulse | Format::Burstgpt | Format::Vidur | Format::Bailian => Some(TimeUnit::S),
             Format::Azure => Some(TimeUnit::Rfc3339),
             Format::Mooncake => Some(TimeUnit::Ms),

@@ -78,12 +78,19 @@ pub(crate) fn read_source(
         _ => None,
     });
     let positions = Positions::new(&reader, &layout)?;
+    reader.keep(positions.all())?;
     let mut builder = Builder::new(unit, options);
     while reader.advance()? {
         builder.push(&reader, &positions)?;
     }
     let sort = options.sort.unwrap_or(format.is_some_and(Format::is_unordered));
-    builder.finish(&reader, format, sort)
+    let mut table = builder.finish(&reader, format, sort)?;
+    let used: Vec<usize> = positions.all().collect();
+    // The canonical table numbers its rows.
+    let is_number = |name: &str| format == Some(Format::Aril) && name == "request";
+    let ignored = reader.columns().iter().enumerate().filter(|(at, name)| !used.contains(at) && !is_number(name));
+    table.ignored = ignored.map(|(_, name)| name.clone()).collect();
+    Ok(table)
 }
 
 /// Positions of the columns in the file.
@@ -115,6 +122,11 @@ impl Positions {
             max_tokens: find(&layout.max_tokens)?,
             prefix: find(&layout.prefix)?,
         })
+    }
+
+    fn all(&self) -> impl Iterator<Item = usize> {
+        let named = [self.arrival, self.tenant, self.adapter, self.rank, self.max_tokens, self.prefix];
+        named.into_iter().flatten().chain([self.input_tokens, self.output_tokens])
     }
 }
 

@@ -14,6 +14,10 @@ use crate::input::Content;
 pub(crate) trait Rows {
     /// The names of the columns, in the order of the file.
     fn columns(&self) -> &[String];
+    /// Which columns will be looked at: to be said before the first row. Others may then read as missing.
+    fn keep(&mut self, _columns: &[usize]) -> Result<(), TraceError> {
+        Ok(())
+    }
     /// Goes to the next row; false at the end.
     fn advance(&mut self) -> Result<bool, TraceError>;
     /// The value of a column in this row.
@@ -59,6 +63,11 @@ impl Reader {
     /// The position of the column of this name.
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.columns().iter().position(|column| column == name)
+    }
+
+    /// Only these columns will be looked at.
+    pub(crate) fn keep(&mut self, columns: impl IntoIterator<Item = usize>) -> Result<(), TraceError> {
+        self.rows.keep(&columns.into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>())
     }
 
     pub(crate) fn advance(&mut self) -> Result<bool, TraceError> {

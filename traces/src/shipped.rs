@@ -79,8 +79,20 @@ impl Shipped {
     /// # Errors
     /// ServeGen's samples hold no requests: they are drawn by a workload.
     pub fn read(&self) -> Result<Table, TraceError> {
-        let source = Source::shipped(self.name, self.bytes);
-        read_source(&source, Some(self.format), &Columns::default(), &ReadOptions::default())
+        self.read_with(&Columns::default(), &ReadOptions::default())
+    }
+
+    /// As [`Shipped::read`], with other columns or options than its format's.
+    ///
+    /// # Errors
+    /// Columns that it has not; ServeGen's samples hold no requests.
+    pub fn read_with(&self, columns: &Columns, options: &ReadOptions) -> Result<Table, TraceError> {
+        read_source(&Source::shipped(self.name, self.bytes), Some(self.format), columns, options)
+    }
+
+    /// Does it list requests? ServeGen's samples are drawn from.
+    pub fn lists_requests(&self) -> bool {
+        self.format != Format::Servegen
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Table {
     pub prefixes: Option<Vec<Option<Arc<[u64]>>>>,
     /// What the importer left out, assumed or repaired, in sentences for the report.
     pub notes: Vec<String>,
+    /// Columns of the file that nothing was read from.
+    pub ignored: Vec<String>,
 }
 
 /// A column of names, each stored once.
@@ -119,6 +121,7 @@ impl Table {
             ranks: self.ranks.clone(),
             prefixes: self.prefixes.as_ref().map(|column| rows.iter().map(|row| column[*row].clone()).collect()),
             notes: self.notes.clone(),
+            ignored: self.ignored.clone(),
         }
     }
 

@@ -106,7 +106,7 @@ pub struct Traffic {
     /// How requests are drawn, if the trace is ServeGen's.
     #[serde(default, skip_serializing_if = "is_default")]
     pub servegen: Servegen,
-    /// How further seeds of a replayed trace are made from it.
+    /// How the other seeds of a replayed trace are made from it: all but the scenario's `seed`, which replays it as recorded.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resample: Resample,
 }

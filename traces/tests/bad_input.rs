@@ -118,6 +118,12 @@ fn empty_binary_and_misencoded_files_are_refused_as_what_they_are() {
 }
 
 #[test]
+fn a_name_that_no_page_can_show_is_refused_with_its_line() {
+    let text = message("{\"arrival_s\":0,\"tenant\":\"a\\u0000b\",\"input_tokens\":1,\"output_tokens\":1}\n");
+    assert!(text.contains("trace.csv:1: column `tenant`") && text.contains("control characters"), "{text}");
+}
+
+#[test]
 fn a_byte_order_mark_of_utf_8_does_no_harm() {
     assert_eq!(attempt([b"\xef\xbb\xbf", rows("0.0,10,5\n").as_bytes()].concat()).unwrap().len(), 1);
 }
@@ -225,7 +231,7 @@ fn a_prompt_that_the_model_cannot_take_is_refused_dropped_or_clipped_as_the_scen
         let context = aril_traces::Context {
             base: Path::new("."),
             seed: 1,
-            replica_of_seed: 0,
+            as_recorded: true,
             adapter_bytes: &|_| 0,
             max_model_len: 4096,
         };

@@ -13,12 +13,12 @@ pub(crate) fn traffic(text: &str) -> Traffic {
     toml::from_str(text).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Builds with a roomy model.
-pub(crate) fn try_build(text: &str, base: &Path, seed: u64, replica_of_seed: u32) -> Result<Workload, TraceError> {
+/// Builds with a roomy model; replica 0 replays a trace as recorded.
+pub(crate) fn try_build(text: &str, base: &Path, seed: u64, replica: u32) -> Result<Workload, TraceError> {
     traffic(text).build(&Context {
         base,
         seed,
-        replica_of_seed,
+        as_recorded: replica == 0,
         adapter_bytes: &|rank| u64::from(rank) * 1_000_000,
         max_model_len: 200_000,
     })

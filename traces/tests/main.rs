@@ -7,6 +7,7 @@ mod formats;
 mod given;
 mod inspection;
 mod locality;
+mod parquet;
 mod punica;
 mod replay;
 mod scenario;

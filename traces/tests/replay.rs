@@ -14,7 +14,7 @@ fn replica(text: &str, seed: u64, replica: u32) -> Vec<Offered> {
 }
 
 #[test]
-fn the_first_seed_replays_the_trace_whatever_the_seed_s_value() {
+fn the_seed_that_replays_the_trace_as_recorded_draws_nothing() {
     assert_eq!(replica(CONV, 1, 0), replica(CONV, 2, 0));
     let first = &replica(CONV, 1, 0)[0];
     assert_eq!((first.request.prompt_tokens, first.outcome.output_tokens), (374, 44));
@@ -186,4 +186,28 @@ proptest! {
         }
         prop_assert!(n > 0);
     }
+}
+
+#[test]
+fn prompts_that_were_cut_are_counted_among_the_requests_that_are_replayed() {
+    let notes = |text: &str| {
+        let traffic = crate::given::traffic(&format!("trace = \"azure-llm-2023-conv\"\n{text}"));
+        let context = aril_traces::Context {
+            base: ".".as_ref(),
+            seed: 1,
+            as_recorded: true,
+            adapter_bytes: &|_| 0,
+            max_model_len: 2048,
+        };
+        let workload = traffic.build(&context).unwrap();
+        (workload.len_hint(), workload.description().notes.join("\n"))
+    };
+    let (all, whole) = notes("too_long = \"clip\"");
+    assert!(whole.contains(&format!(" of {all} prompts of azure-llm-2023-conv")), "{whole}");
+    let (some, part) = notes("too_long = \"clip\"\nwindow.duration = \"30s\"");
+    assert!(some < 500 && part.contains(&format!(" of {some} prompts of azure-llm-2023-conv")), "{some}: {part}");
+    let (left, dropped) = notes("too_long = \"drop\"\nwindow.duration = \"30s\"");
+    let count = |text: &str| text.split(' ').next().unwrap().parse::<u64>().unwrap();
+    assert!(dropped.contains(&format!(" of {} prompts", left + count(&dropped))), "{left}: {dropped}");
+    assert_eq!(count(&dropped), count(&part));
 }

@@ -1,23 +1,23 @@
 //! The two figures of each (system, model) that are fitted: what a step and what a sequence take beyond what is known.
 //!
-//! They solve two equations in closed form: the step at batch 1, and the run of the Identical cell. Every other cell of the
-//! text generation table is then a prediction.
+//! They solve two equations in closed form: the step at batch 1 of Fig. 1, and the run of the Identical cell. No other cell of
+//! the text generation table enters.
 
 use std::collections::BTreeMap;
 
-use aril_sim::batch::{BatchShape, CostModel};
 use aril_sim::cost::CompiledCost;
 use aril_sim::gpu::Gpu;
 use aril_sim::model::Model;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::profile::{Assumption, Profile};
 
-use super::textgen::{self, Batching, Popularity, Run, TextgenRequest};
+use super::textgen::{self, Popularity, Run, TextgenRequest};
 use super::{Facts, System, fit_error, unfitted};
 use crate::error::CalibrateError;
+use crate::probe::{Probe, Shape};
 
-/// Decode steps from one garbage collection to the next in the paper's static batches.
-const COLLECT_EVERY: u64 = 16;
+/// Tokens before the row of the anchor: the short corner of Fig. 1.
+const ANCHOR_CONTEXT: u32 = 128;
 
 /// What was fitted and to what.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,8 +26,6 @@ pub struct Fitted {
     pub us: f64,
     /// Each further sequence of a step, microseconds.
     pub us_per_sequence: f64,
-    /// One garbage collection, microseconds: see [`collection_us`].
-    pub us_per_collection: f64,
     /// The step at batch 1 that it meets, microseconds.
     pub anchor_us: f64,
     /// The context of that step, tokens.
@@ -40,7 +38,7 @@ impl Fitted {
     /// As a profile states it.
     pub fn table(&self) -> BTreeMap<String, Assumption> {
         [
-            ("fitted_anchor_us", self.anchor_us, "us", "the step at batch 1 that host.us meets"),
+            ("fitted_anchor_us", self.anchor_us, "us", "the step at batch 1, without LoRA, that host.us meets"),
             ("fitted_anchor_context", f64::from(self.anchor_context), "tokens", "the context of that step"),
             ("fitted_identical", self.identical, "tokens/s", "the Identical cell that host.us_per_sequence meets"),
         ]
@@ -66,8 +64,8 @@ impl System {
 
 /// Fits the two figures of a system on a model.
 ///
-/// The step at batch 1 is that of Fig. 1 for Punica on Llama-2 7B; for HuggingFace the middle of the steps that its own
-/// Uniform and Skewed cells imply; for all others the middle of those that DeepSpeed, FasterTransformer and vLLM imply together.
+/// Fig. 1 gives the step at batch 1 of Llama-2 7B; what it takes beyond its bytes at the data sheet's peak is every system's,
+/// and grows with the bytes of the weights to another model ([`beyond_peak_us`]).
 ///
 /// # Errors
 /// When a figure is missing, or the two cannot be met by costs of zero or above.
@@ -82,44 +80,17 @@ pub fn fit_textgen(
     let known = unfitted(facts, &gpu, system, model)?;
     let identical = facts.tokens_per_second(system, model)?[Popularity::Identical as usize];
     let run = run(&known, requests, system, Popularity::Identical)?;
-    let (anchor_us, anchor_context, anchor_kernel) = anchor(facts, requests, system, model)?;
-    let known_us = one_row_us(&known, anchor_kernel, anchor_context)?;
-    let us_per_collection = collection_us(facts, requests, system, model)?;
     // At one sequence nothing but `us` is added; over the run, steps × us + further × us_per_sequence.
-    let us = anchor_us - us_per_collection / COLLECT_EVERY as f64 - known_us;
-    let collecting = us_per_collection * (run.steps / COLLECT_EVERY) as f64;
-    let at_identical = seconds_us(requests, identical) - run.span.as_secs_f64() * 1e6 - collecting;
+    let us = beyond_peak_us(facts, &gpu, system, model)?;
+    let anchor_us = us + one_row_us(&known)?;
+    let at_identical = seconds_us(requests, identical) - run.span.as_secs_f64() * 1e6;
     let (steps, further) = (run.steps as f64, (run.sequence_steps - run.steps) as f64);
     let us_per_sequence = (at_identical - steps * us) / further;
     if us < 0.0 || us_per_sequence < 0.0 {
         let problem = format!("they leave {us:.0} us for a step and {us_per_sequence:.0} us for a sequence");
         return Err(error(&problem));
     }
-    Ok(Fitted { us, us_per_sequence, us_per_collection, anchor_us, anchor_context, identical })
-}
-
-/// What does one garbage collection cost a static batcher, by the published cells? Microseconds; 0 for the others.
-///
-/// DeepSpeed's and FasterTransformer's loops collect every 16 steps, vLLM's does not, and all three stream the same weights
-/// at batch 1. What the first two take longer there is put down to collections, and nothing where they do not.
-///
-/// # Errors
-/// When a cell is missing.
-pub fn collection_us(
-    facts: &Facts,
-    requests: &[TextgenRequest],
-    system: System,
-    model: &Model,
-) -> Result<f64, CalibrateError> {
-    if system.batching() != Batching::Static {
-        return Ok(0.0);
-    }
-    let mean = |systems: &[System]| -> Result<f64, CalibrateError> {
-        let steps = steps_at_batch_one(facts, requests, systems, model)?;
-        Ok(steps.iter().sum::<f64>() / steps.len() as f64)
-    };
-    let longer = mean(&[System::Deepspeed, System::Fastertransformer])? - mean(&[System::Vllm])?;
-    Ok(longer.max(0.0) * COLLECT_EVERY as f64)
+    Ok(Fitted { us, us_per_sequence, anchor_us, anchor_context: ANCHOR_CONTEXT, identical })
 }
 
 /// Runs the benchmark's requests through a profile under a system's own batching.
@@ -136,43 +107,15 @@ pub fn run(
     Ok(textgen::run(requests, popularity, system.batching(), &mut cost))
 }
 
-/// The step at batch 1: microseconds, context, and the LoRA kernel that ran in it.
-fn anchor(
-    facts: &Facts,
-    requests: &[TextgenRequest],
-    system: System,
-    model: &Model,
-) -> Result<(f64, u32, LoraKernel), CalibrateError> {
-    if system == System::Punica && model.name == "llama-2-7b" {
-        let us = facts.decode_step_us(1, 128).ok_or_else(|| fit_error(system, model, "Fig. 1 lacks a corner"))?;
-        return Ok((us, 128, LoraKernel::None));
-    }
-    let (systems, kernel): (&[System], _) = match system {
-        System::Hf => (&[System::Hf], system.kernel()),
-        _ => (&[System::Deepspeed, System::Fastertransformer, System::Vllm], LoraKernel::None),
-    };
-    let mut steps = steps_at_batch_one(facts, requests, systems, model)?;
-    steps.sort_by(f64::total_cmp);
-    let middle = (steps[0] + steps[steps.len() - 1]) / 2.0;
-    Ok((middle, textgen::mean_context(requests), kernel))
-}
-
-/// The steps that the Uniform and the Skewed cells of some systems imply, microseconds. Their batches are of 1.0 to 1.3 requests.
-fn steps_at_batch_one(
-    facts: &Facts,
-    requests: &[TextgenRequest],
-    systems: &[System],
-    model: &Model,
-) -> Result<Vec<f64>, CalibrateError> {
-    let mut implied = Vec::new();
-    for &system in systems {
-        let cells = facts.tokens_per_second(system, model)?;
-        for popularity in [Popularity::Uniform, Popularity::Skewed] {
-            let steps = textgen::run(requests, popularity, system.batching(), &mut textgen::Counting).steps;
-            implied.push(seconds_us(requests, cells[popularity as usize]) / steps as f64);
-        }
-    }
-    Ok(implied)
+/// What does the step of one row take beyond weights and KV at the data sheet's peak? Microseconds.
+///
+/// By Fig. 1 for Llama-2 7B; for another model in proportion to the bytes of its weights.
+fn beyond_peak_us(facts: &Facts, gpu: &Gpu, system: System, model: &Model) -> Result<f64, CalibrateError> {
+    let missing = |problem| fit_error(system, model, problem);
+    let paper_model = Model::named("llama-2-7b").ok_or_else(|| missing("the paper's model is unknown"))?;
+    let step = facts.decode_step_us(1, ANCHOR_CONTEXT).ok_or_else(|| missing("Fig. 1 lacks a corner"))?;
+    let beyond = step - one_row_us(&unfitted(facts, gpu, system, &paper_model)?)?;
+    Ok(beyond * model.weight_bytes() as f64 / paper_model.weight_bytes() as f64)
 }
 
 /// How long does the benchmark take at so many tokens a second? Microseconds.
@@ -180,20 +123,9 @@ fn seconds_us(requests: &[TextgenRequest], tokens_per_second: f64) -> f64 {
     textgen::total_tokens(requests) as f64 / tokens_per_second * 1e6
 }
 
-/// A step of one row by a profile, microseconds.
-fn one_row_us(profile: &Profile, kernel: LoraKernel, context: u32) -> Result<f64, CalibrateError> {
-    let rank = 16;
-    let segments = [aril_sim::batch::Segment { rank, prefill_rows: 0, decode_rows: 1 }];
-    let shape = BatchShape {
-        decode_contexts: &[context],
-        decode_context_sum: u64::from(context),
-        prefills: &[],
-        segments: &segments,
-        lora_slots: 0,
-        lora_rank_max: rank,
-        copies_in_flight: false,
-    };
-    Ok(compile(profile, kernel)?.price(&shape).first.as_secs_f64() * 1e6)
+/// A step of one row without LoRA by a profile, microseconds, at the anchor's context.
+fn one_row_us(profile: &Profile) -> Result<f64, CalibrateError> {
+    Ok(Probe::new(profile, LoraKernel::None)?.us(&Shape::decode(1, ANCHOR_CONTEXT)))
 }
 
 fn compile(profile: &Profile, kernel: LoraKernel) -> Result<CompiledCost, CalibrateError> {

@@ -42,21 +42,34 @@ fn the_two_fitted_figures_meet_their_anchors() {
             let identical =
                 total / fit::run(&profile, &requests, system, Popularity::Identical).unwrap().span.as_secs_f64();
             assert!((identical / fitted.identical - 1.0).abs() < 1e-9, "{}: {identical}", profile.name);
-            let (kernel, shape) = match system {
-                System::Hf => (system.kernel(), Shape::decode(1, fitted.anchor_context).with_adapters(1, 16)),
-                _ => (LoraKernel::None, Shape::decode(1, fitted.anchor_context)),
-            };
-            let step = Probe::new(&profile, kernel).unwrap().us(&shape);
-            let collecting = fitted.us_per_collection / 16.0;
-            assert!((step + collecting - fitted.anchor_us).abs() < 1e-5, "{}: {step}", profile.name);
+            let step = Probe::new(&profile, LoraKernel::None).unwrap().us(&Shape::decode(1, fitted.anchor_context));
+            assert!((step - fitted.anchor_us).abs() < 1e-5, "{}: {step}", profile.name);
+            if model.name == "llama-2-7b" {
+                assert!((step - 11_000.0).abs() < 1e-3, "Fig. 1: {step}");
+            }
         }
     }
 }
 
-/// Identical is fitted; DeepSpeed's and FasterTransformer's Distinct are exempt. Two more cells cannot be met by any step
-/// time: `published/NOTES.md` says why.
+/// Nothing but Identical enters the fit; the other cells may be anything and change no profile.
 #[test]
-fn every_judged_cell_of_the_text_generation_table_is_within_ten_percent_but_two() {
+fn no_judged_cell_enters_a_fit() {
+    let (given, requests) = (facts().unwrap(), requests());
+    let mut disturbed = given.clone();
+    for cells in disturbed.textgen.values_mut().flat_map(|systems| systems.values_mut()) {
+        cells[..3].iter_mut().for_each(|cell| *cell *= 3.0);
+    }
+    for model in models() {
+        for system in System::ALL {
+            let fitted = |facts| fit_textgen(facts, &requests, system, &model).unwrap();
+            assert_eq!(fitted(&given), fitted(&disturbed));
+        }
+    }
+}
+
+/// DeepSpeed's and FasterTransformer's Distinct are exempt. Four more cells are missed: `published/NOTES.md` says why.
+#[test]
+fn every_judged_cell_of_the_text_generation_table_is_within_ten_percent_but_four() {
     let (facts, requests) = (facts().unwrap(), requests());
     let total = textgen::total_tokens(&requests) as f64;
     let mut beyond = Vec::new();
@@ -79,9 +92,49 @@ fn every_judged_cell_of_the_text_generation_table_is_within_ten_percent_but_two(
     }
     let expected = [
         ("llama-2-7b".to_owned(), System::Hf, Popularity::Distinct),
+        ("llama-2-13b".to_owned(), System::Hf, Popularity::Distinct),
+        ("llama-2-13b".to_owned(), System::Hf, Popularity::Skewed),
         ("llama-2-13b".to_owned(), System::Vllm, Popularity::Distinct),
     ];
     assert_eq!(beyond, expected);
+}
+
+/// From Uniform to Skewed the steps become fewer by 11 % and their batches larger. HuggingFace's cells on 13B gain more than that,
+/// however they were rounded; no other system's do.
+#[test]
+fn one_skewed_cell_is_faster_than_its_uniform_neighbour_allows() {
+    let (facts, requests) = (facts().unwrap(), requests());
+    let mut contradicting = Vec::new();
+    for model in models() {
+        for system in [System::Hf, System::Deepspeed, System::Fastertransformer, System::Vllm] {
+            let cells = facts.tokens_per_second(system, &model).unwrap();
+            let steps = |popularity| {
+                textgen::run(&requests, popularity, system.batching(), &mut textgen::Counting).steps as f64
+            };
+            let least = (cells[Popularity::Skewed as usize] - 0.5) / (cells[Popularity::Uniform as usize] + 0.5);
+            if least > steps(Popularity::Uniform) / steps(Popularity::Skewed) * 1.05 {
+                contradicting.push((model.name.clone(), system));
+            }
+        }
+    }
+    assert_eq!(contradicting, [("llama-2-13b".to_owned(), System::Hf)]);
+}
+
+/// HuggingFace's rates fall from 7B to 13B as the layers grow, those of the others as the weights' bytes do.
+#[test]
+fn huggingface_is_bound_by_its_host() {
+    let facts = facts().unwrap();
+    let [small, large] = models();
+    let by_layers = f64::from(small.layers) / f64::from(large.layers);
+    let by_bytes = small.weight_bytes() as f64 / large.weight_bytes() as f64;
+    for system in [System::Hf, System::Deepspeed, System::Fastertransformer, System::Vllm] {
+        let cells = |model| facts.tokens_per_second(system, model).unwrap();
+        for popularity in [Popularity::Uniform, Popularity::Skewed] {
+            let kept = cells(&large)[popularity as usize] / cells(&small)[popularity as usize];
+            let host = (kept / by_layers - 1.0).abs() < (kept / by_bytes - 1.0).abs();
+            assert_eq!(host, system == System::Hf, "{system:?} {kept}");
+        }
+    }
 }
 
 /// Uniform batches are never smaller than Distinct ones, so no step time that grows with the batch makes Distinct slower a step.

@@ -7,6 +7,7 @@ use super::{Basis, CONFIDENCE, Difference, PointComparison, PolicyRuns, differen
 use crate::format;
 use crate::metric::{Better, Metric};
 use crate::statistics::t_interval;
+use crate::terminal::point_name;
 
 /// What can be said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -122,6 +123,7 @@ impl Verdict {
             (None, 0, 0) if wins.is_empty() => VerdictKind::Alone,
             _ => VerdictKind::CannotTell,
         };
+        parts.extend(by_what(metric, points, wins.first().map(|(name, _)| *name)));
         let sentence = format!("Of {} points, on {}, {}.", points.len(), metric.title(), parts.join("; "));
         Verdict { kind, sentence, winner, leaders: Vec::new(), difference: None }
     }
@@ -142,6 +144,26 @@ impl Verdict {
     fn plain(kind: VerdictKind, sentence: String) -> Verdict {
         Verdict { kind, sentence, winner: None, leaders: Vec::new(), difference: None }
     }
+}
+
+/// By how much, with its interval: the narrowest lead of whoever leads most often, or else the widest difference that is no lead.
+fn by_what(metric: Metric, points: &[PointComparison], winner: Option<&str>) -> Option<String> {
+    let known = points.iter().filter_map(|point| Some((point, point.verdict.difference.as_ref()?)));
+    let size = |d: &Difference| d.relative.unwrap_or(d.mean).abs();
+    let by_size =
+        |a: &(&PointComparison, &Difference), b: &(&PointComparison, &Difference)| size(a.1).total_cmp(&size(b.1));
+    let ((point, difference), what) = match winner {
+        Some(name) => {
+            let led = known.filter(|(point, _)| point.verdict.winner.as_deref() == Some(name));
+            (led.min_by(by_size)?, format!("the narrowest lead of {name}"))
+        }
+        None => {
+            let tied = known.filter(|(point, _)| point.verdict.kind == VerdictKind::CannotTell);
+            (tied.max_by(by_size)?, "the widest difference of those".to_owned())
+        }
+    };
+    let corrected = if point.policies.len() > 2 { CORRECTED } else { "" };
+    Some(format!("{what} is {}, at {}", said(metric, difference, corrected), point_name(&point.point)))
 }
 
 /// How often each name occurs, the most frequent first, ties in order of first appearance.
@@ -190,6 +212,9 @@ fn some(names: &[&str]) -> String {
     format::list(&shown)
 }
 
+/// Of intervals wider than 95 % by themselves, because the best was picked after the fact.
+const CORRECTED: &str = ", corrected for picking the best";
+
 /// What to say of at least two policies that can be ranked.
 fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], baseline: Option<&str>) -> Verdict {
     // The best one was picked after the fact: each of the comparisons it has to win gets its share of the 5 %.
@@ -201,7 +226,7 @@ fn of_ranked(metric: Metric, best: &PolicyRuns<'_>, others: &[&PolicyRuns<'_>], 
     let opponent = if equals.is_empty() { opponent } else { equals[0] };
     let difference = against(opponent, metric);
     let value = best.mean(metric).map_or_else(String::new, |value| format::value(metric, value));
-    let corrected = if others.len() > 1 { ", corrected for picking the best" } else { "" };
+    let corrected = if others.len() > 1 { CORRECTED } else { "" };
     let said = difference.as_ref().map(|d| said(metric, d, corrected)).unwrap_or_default();
     if equals.is_empty() {
         let role = if Some(opponent.policy) == baseline { "the baseline" } else { "the next best" };

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Latency;
-use crate::recorder::{Kept, KeptAll, NONE};
+use crate::recorder::{Kept, NONE};
 
 /// A tenant or an adapter: its measured requests.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -57,132 +57,216 @@ pub struct PopularityClass {
     pub hit_rate: Option<f64>,
 }
 
-/// Positions of the measured requests by group, groups with the most requests first, ties by id.
+/// What is summed up over the measured requests of a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) offered: u64,
+    finished: u32,
+    good: u32,
+    hits: u32,
+    lookups: u32,
+    pub(crate) tokens: u64,
+}
+
+impl Sums {
+    fn count(&mut self, request: &Kept) {
+        self.offered += 1;
+        self.finished += u32::from(request.is_finished());
+        self.good += u32::from(request.good);
+        self.hits += u32::from(request.hit == Some(true));
+        self.lookups += u32::from(request.hit.is_some());
+        self.tokens += u64::from(request.emitted);
+    }
+
+    fn add(&mut self, other: &Sums) {
+        self.offered += other.offered;
+        self.hits += other.hits;
+        self.lookups += other.lookups;
+    }
+
+    pub(crate) fn attainment(&self) -> f64 {
+        f64::from(self.good) / self.offered as f64
+    }
+
+    fn hit_rate(&self) -> Option<f64> {
+        (self.lookups > 0).then(|| f64::from(self.hits) / f64::from(self.lookups))
+    }
+}
+
+/// The measured requests by group.
 pub(crate) struct Grouped {
-    positions: Vec<u32>,
-    /// Group id and its range of positions.
-    groups: Vec<(u32, std::ops::Range<usize>)>,
+    sums: Vec<Sums>,
+    /// Groups with a measured request, those with the most first, ties by id.
+    ranked: Vec<u32>,
 }
 
 impl Grouped {
-    /// Groups the measured requests by `key`; requests whose key is [`NONE`] are in no group.
-    pub(crate) fn by(
-        kept: &KeptAll,
-        groups: usize,
-        is_measured: impl Fn(&Kept) -> bool,
-        key: impl Fn(&Kept) -> u32,
-    ) -> Grouped {
-        let mut starts = vec![0usize; groups + 1];
-        let keyed = |request: &Kept| {
-            let key = key(request);
-            (key != NONE && is_measured(request)).then_some(key)
-        };
-        kept.iter().filter_map(keyed).for_each(|key| starts[key as usize + 1] += 1);
-        (1..starts.len()).for_each(|i| starts[i] += starts[i - 1]);
-        let mut next = starts.clone();
-        let mut positions = vec![0; starts[groups]];
-        for (position, request) in kept.iter().enumerate() {
-            if let Some(key) = keyed(request) {
-                positions[next[key as usize]] = position as u32;
-                next[key as usize] += 1;
+    pub(crate) fn new(groups: usize) -> Grouped {
+        Grouped { sums: vec![Sums::default(); groups], ranked: Vec::new() }
+    }
+
+    /// A measured request of group `id`; [`NONE`] is no group.
+    pub(crate) fn count(&mut self, id: u32, request: &Kept) {
+        if let Some(sums) = self.sums.get_mut(id as usize) {
+            sums.count(request);
+        }
+    }
+
+    /// All requests were counted.
+    pub(crate) fn rank(&mut self) {
+        self.ranked = (0..self.sums.len() as u32).filter(|id| self.sums[*id as usize].offered > 0).collect();
+        self.ranked.sort_by_key(|id| (std::cmp::Reverse(self.sums[*id as usize].offered), *id));
+    }
+
+    /// Groups with a measured request, those with the most first.
+    pub(crate) fn ranked(&self) -> &[u32] {
+        &self.ranked
+    }
+
+    /// The sums of each of [`Grouped::ranked`].
+    pub(crate) fn each(&self) -> impl Iterator<Item = &Sums> {
+        self.ranked.iter().map(|id| &self.sums[*id as usize])
+    }
+
+    /// The five groups with the lowest attainment, then the highest TTFT p99, then the most requests.
+    pub(crate) fn worst<'a>(&self, measured: impl Iterator<Item = &'a Kept>, key: impl Fn(&Kept) -> u32) -> Vec<u32> {
+        let mut attainments: Vec<f64> = self.each().map(Sums::attainment).collect();
+        attainments.sort_by(f64::total_cmp);
+        let Some(limit) = attainments.get(WORST - 1).or(attainments.last()) else { return Vec::new() };
+        // Those beyond the limit are not among the worst, whatever their times.
+        let candidates: Vec<u32> =
+            self.ranked.iter().copied().filter(|id| self.sums[*id as usize].attainment() <= *limit).collect();
+        let mut place_of = vec![NONE; self.sums.len()];
+        let mut starts = Vec::with_capacity(candidates.len());
+        let mut len = 0;
+        for (place, id) in (0..).zip(&candidates) {
+            place_of[*id as usize] = place;
+            starts.push(len);
+            len += self.sums[*id as usize].offered as usize;
+        }
+        let (mut ends, mut times) = (starts.clone(), vec![0; len]);
+        for request in measured {
+            let place = place_of.get(key(request) as usize).copied().unwrap_or(NONE);
+            if let (Some(end), Some(ttft)) = (ends.get_mut(place as usize), request.ttft()) {
+                times[*end] = ttft;
+                *end += 1;
             }
         }
-        let mut groups: Vec<_> =
-            starts.windows(2).enumerate().map(|(id, pair)| (id as u32, pair[0]..pair[1])).collect();
-        groups.retain(|(_, range)| !range.is_empty());
-        groups.sort_by_key(|(id, range)| (std::cmp::Reverse(range.len()), *id));
-        Grouped { positions, groups }
-    }
-
-    /// How many groups have a measured request?
-    pub(crate) fn len(&self) -> usize {
-        self.groups.len()
-    }
-
-    /// The groups, those with the most requests first: id and requests.
-    pub(crate) fn iter<'a>(&'a self, kept: &'a KeptAll) -> impl Iterator<Item = (u32, Members<'a>)> {
-        self.groups.iter().map(move |(id, range)| (*id, Members { kept, positions: &self.positions[range.clone()] }))
-    }
-
-    /// Adapters in classes of popularity, each twice as wide as the one before.
-    pub(crate) fn by_popularity(&self, kept: &KeptAll) -> Vec<PopularityClass> {
-        let mut classes = Vec::new();
-        let mut first = 0;
-        while first < self.groups.len() {
-            let last = (2 * first + 1).min(self.groups.len());
-            let mut members: Vec<u32> = Vec::new();
-            self.groups[first..last]
-                .iter()
-                .for_each(|(_, range)| members.extend_from_slice(&self.positions[range.clone()]));
-            let members = Members { kept, positions: &members };
-            classes.push(PopularityClass {
-                first: first as u64 + 1,
-                last: last as u64,
-                requests: members.positions.len() as u64,
-                ttft: members.latency(Kept::ttft),
-                e2e: members.latency(Kept::e2e),
-                hit_rate: members.hit_rate(),
-            });
-            first = last;
+        let mut ranked: Vec<(f64, f64, u32)> = Vec::with_capacity(candidates.len());
+        for (place, id) in candidates.into_iter().enumerate() {
+            let p99 = Latency::of_values(&mut times[starts[place]..ends[place]]).p99;
+            ranked.push((self.sums[id as usize].attainment(), p99.unwrap_or(f64::INFINITY), id));
         }
-        classes
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        ranked.into_iter().take(WORST).map(|(_, _, id)| id).collect()
     }
 }
 
-/// The measured requests of a group.
-#[derive(Clone, Copy)]
-pub(crate) struct Members<'a> {
-    kept: &'a KeptAll,
-    positions: &'a [u32],
+/// So many of the worst.
+const WORST: usize = 5;
+
+/// Times of the measured requests of some groups.
+pub(crate) struct Shown<'a> {
+    of: &'a Grouped,
+    place_of: Vec<u32>,
+    /// Time to first token, time per output token, end to end.
+    times: Vec<[Vec<u64>; 3]>,
 }
 
-impl<'a> Members<'a> {
-    pub(crate) fn iter(self) -> impl Iterator<Item = &'a Kept> {
-        self.positions.iter().map(move |position| self.kept.at(*position))
+impl<'a> Shown<'a> {
+    /// Of these groups; one may be named twice.
+    pub(crate) fn new(of: &'a Grouped, ids: impl Iterator<Item = u32>) -> Shown<'a> {
+        let mut shown = Shown { of, place_of: vec![NONE; of.sums.len()], times: Vec::new() };
+        for id in ids {
+            let place = &mut shown.place_of[id as usize];
+            if *place == NONE {
+                *place = shown.times.len() as u32;
+                shown.times.push(Default::default());
+            }
+        }
+        shown
     }
 
-    pub(crate) fn tokens(self) -> u64 {
-        self.iter().map(|request| u64::from(request.emitted)).sum()
+    /// A measured request of group `id`.
+    pub(crate) fn count(&mut self, id: u32, request: &Kept) {
+        let place = self.place_of.get(id as usize).copied().unwrap_or(NONE);
+        if let Some([ttft, tpot, e2e]) = self.times.get_mut(place as usize) {
+            ttft.extend(request.ttft());
+            tpot.extend(request.tpot());
+            e2e.extend(request.e2e());
+        }
     }
 
-    pub(crate) fn attainment(self) -> f64 {
-        self.iter().filter(|request| request.good).count() as f64 / self.positions.len() as f64
-    }
-
-    pub(crate) fn latency(self, what: fn(&Kept) -> Option<u64>) -> Latency {
-        Latency::of_values(&mut self.iter().filter_map(what).collect::<Vec<_>>())
-    }
-
-    fn hit_rate(self) -> Option<f64> {
-        let (hits, lookups) = hits_of(self.iter());
-        (lookups > 0).then(|| hits as f64 / lookups as f64)
-    }
-
-    /// All numbers of the group; token gaps and loads are counted elsewhere.
-    pub(crate) fn measure(self, name: &str, window_s: f64) -> Group {
-        let tokens = self.tokens();
+    /// All numbers of one of them; token gaps and loads are counted elsewhere.
+    pub(crate) fn measure(&mut self, id: u32, name: &str, window_s: f64) -> Group {
+        let sums = &self.of.sums[id as usize];
+        let [ttft, tpot, e2e] =
+            self.times[self.place_of[id as usize] as usize].each_mut().map(|times| Latency::of_values(times));
         Group {
             name: name.to_owned(),
             rank: None,
-            offered: self.positions.len() as u64,
-            finished: self.iter().filter(|request| request.is_finished()).count() as u64,
-            good: self.iter().filter(|request| request.good).count() as u64,
-            attainment: self.attainment(),
-            output_tokens: tokens,
-            output_tokens_per_s: tokens as f64 / window_s,
-            ttft: self.latency(Kept::ttft),
-            tpot: self.latency(Kept::tpot),
+            offered: sums.offered,
+            finished: sums.finished.into(),
+            good: sums.good.into(),
+            attainment: sums.attainment(),
+            output_tokens: sums.tokens,
+            output_tokens_per_s: sums.tokens as f64 / window_s,
+            ttft,
+            tpot,
             itl: Latency::default(),
-            e2e: self.latency(Kept::e2e),
-            hit_rate: self.hit_rate(),
+            e2e,
+            hit_rate: sums.hit_rate(),
             loads: None,
         }
     }
 }
 
-/// Hits and look-ups among requests.
-pub(crate) fn hits_of<'a>(requests: impl Iterator<Item = &'a Kept>) -> (u64, u64) {
-    requests.filter_map(|request| request.hit).fold((0, 0), |(hits, all), hit| (hits + u64::from(hit), all + 1))
+/// Times of the measured requests by the popularity of their adapter: ranks 1, 2-3, 4-7, 8-15, …
+pub(crate) struct Popularity<'a> {
+    of: &'a Grouped,
+    class_of: Vec<u8>,
+    /// Time to first token, end to end.
+    times: Vec<[Vec<u64>; 2]>,
+}
+
+impl<'a> Popularity<'a> {
+    pub(crate) fn new(of: &'a Grouped) -> Popularity<'a> {
+        let mut class_of = vec![u8::MAX; of.sums.len()];
+        for (rank, id) in of.ranked.iter().enumerate() {
+            class_of[*id as usize] = (rank + 1).ilog2() as u8;
+        }
+        let classes = of.ranked.len().checked_ilog2().map_or(0, |last| last as usize + 1);
+        Popularity { of, class_of, times: vec![Default::default(); classes] }
+    }
+
+    /// A measured request with an adapter, or [`NONE`].
+    pub(crate) fn count(&mut self, adapter: u32, request: &Kept) {
+        let class = self.class_of.get(adapter as usize).copied().unwrap_or(u8::MAX);
+        if let Some([ttft, e2e]) = self.times.get_mut(class as usize) {
+            ttft.extend(request.ttft());
+            e2e.extend(request.e2e());
+        }
+    }
+
+    pub(crate) fn measure(mut self) -> Vec<PopularityClass> {
+        let mut classes = Vec::new();
+        for (class, times) in self.times.iter_mut().enumerate() {
+            let first = (1 << class) - 1;
+            let last = (2 * first + 1).min(self.of.ranked.len());
+            let mut sums = Sums::default();
+            self.of.ranked[first..last].iter().for_each(|id| sums.add(&self.of.sums[*id as usize]));
+            let [ttft, e2e] = times.each_mut().map(|times| Latency::of_values(times));
+            classes.push(PopularityClass {
+                first: first as u64 + 1,
+                last: last as u64,
+                requests: sums.offered,
+                ttft,
+                e2e,
+                hit_rate: sums.hit_rate(),
+            });
+        }
+        classes
+    }
 }
 
 /// The name of a tenant, also of one that the catalog does not have.

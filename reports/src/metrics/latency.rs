@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::distribution::Distribution;
-use crate::histogram::LogLinear;
+use crate::histogram::{LogLinear, nearest_rank};
 
 const PS: f64 = 1e12;
 
@@ -42,22 +42,14 @@ impl Latency {
         }
     }
 
-    /// Of values in any order, picoseconds; sorts them.
+    /// Of values in any order, picoseconds, which may be in another one afterwards.
     pub(crate) fn of_values(values: &mut [u64]) -> Latency {
-        values.sort_unstable();
-        let at = |q: f64| {
-            crate::histogram::nearest_rank(q, values.len() as u64).map(|rank| values[rank as usize - 1] as f64 / PS)
-        };
+        let count = values.len() as u64;
         let sum: u128 = values.iter().map(|value| u128::from(*value)).sum();
-        Latency {
-            count: values.len() as u64,
-            mean: (!values.is_empty()).then(|| sum as f64 / values.len() as f64 / PS),
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            max: at(1.0),
-            exact: true,
-        }
+        let at = at_ranks(values, [0.5, 0.9, 0.99, 1.0].map(|q| nearest_rank(q, count).unwrap_or(0)));
+        let [p50, p90, p99, max] = at.map(|value| value.map(|ps| ps as f64 / PS));
+        let mean = (count > 0).then(|| sum as f64 / count as f64 / PS);
+        Latency { count, mean, p50, p90, p99, max, exact: true }
     }
 
     /// Of a histogram.
@@ -88,6 +80,52 @@ impl Latency {
             p99: mean(|run| run.p99),
             max: runs.iter().filter_map(|run| run.max).reduce(f64::max),
             exact: runs.iter().all(|run| run.exact),
+        }
+    }
+}
+
+/// The values of these ranks, from 1 and ascending, of all of them in order; none where there are not so many. Leaves them in another order.
+pub(crate) fn at_ranks<const N: usize>(values: &mut [u64], ranks: [u64; N]) -> [Option<u64>; N] {
+    let sorted = values.is_sorted();
+    let (mut rest, mut before) = (values, 0);
+    ranks.map(|rank| {
+        let place = (rank as usize).checked_sub(before + 1).filter(|place| *place < rest.len());
+        if sorted {
+            return place.map(|place| rest[place]);
+        }
+        match place {
+            Some(place) => {
+                let (_, value, _) = rest.select_nth_unstable(place);
+                let value = *value;
+                // What follows is not less: the next rank is looked for there, this one included.
+                rest = &mut std::mem::take(&mut rest)[place..];
+                before += place;
+                Some(value)
+            }
+            None => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ranks_are_those_of_the_sorted_values(
+            mut values in prop::collection::vec(0u64..50, 0..80), mut ranks in prop::array::uniform5(0u64..90), sort in any::<bool>(),
+        ) {
+            ranks.sort_unstable();
+            let mut sorted = values.clone();
+            sorted.sort_unstable();
+            if sort {
+                values.clone_from(&sorted);
+            }
+            let expected = ranks.map(|rank| (rank as usize).checked_sub(1).and_then(|place| sorted.get(place)).copied());
+            prop_assert_eq!(at_ranks(&mut values, ranks), expected);
         }
     }
 }

@@ -2,15 +2,14 @@
 
 use aril_sim::workload::Catalog;
 
-use super::groups::{Grouped, hits_of, tenant_name};
+use super::groups::{Grouped, Popularity, Shown, tenant_name};
 use super::{
-    AdapterMetrics, ClassMetrics, Cost, Counts, Distributions, Fairness, GpuMetrics, Group, Heat, Latency, Little,
-    RunMetrics, RunResult, Saturation, Series, Tail, Throughput, Window, blocks::blocks,
+    AdapterMetrics, ClassMetrics, Cost, Counts, Distributions, Fairness, GpuMetrics, Heat, Latency, Little, RunMetrics,
+    RunResult, Saturation, Series, Tail, Throughput, Window, blocks::blocks,
 };
 use crate::ReportError;
 use crate::distribution::Distribution;
-use crate::histogram::LogLinear;
-use crate::recorder::{Ending, GROUP_BITS, Kept, KeptAll, Recorder};
+use crate::recorder::{Ending, Kept, KeptAll, Recorder};
 use crate::settings::{SloClass, Traffic};
 use crate::statistics::jain;
 
@@ -19,8 +18,7 @@ const PS_PER_HOUR: f64 = 3.6e15;
 
 /// Measures a run that ended at `ended_at` picoseconds.
 pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, ReportError> {
-    let Recorder { catalog, settings, kept, gaps, occupancy, counts, series, books, .. } = recorder;
-    let (gaps, gaps_of_tenants, gaps_of_adapters) = gaps.finish();
+    let Recorder { catalog, settings, kept, gaps, occupancy, mut counts, series, books, .. } = recorder;
     let (start, end, rule) = window(&kept, &settings)?;
     let is_measured = |request: &Kept| match settings.traffic {
         Traffic::Open => (start..=end).contains(&request.arrival),
@@ -29,25 +27,30 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     let measured = || kept.iter().filter(|request| is_measured(request));
     let window_s = (end - start) as f64 / PS;
 
-    let mut ttft: Vec<u64> = measured().filter_map(Kept::ttft).collect();
-    ttft.sort_unstable();
-    let tail = Tail::of(measured(), &ttft);
+    let mut sums = Sums::new(&catalog, (start, end));
+    kept.iter().for_each(|request| sums.count(request, is_measured(request)));
+    let Sums { all, measured: measured_counts, mut times, mut tenants, mut adapters, finished, hits, lookups, .. } =
+        sums;
+    tenants.rank();
+    adapters.rank();
+    let parts = || kept.iter_parts().filter(|(request, _)| is_measured(request));
+    let tail = Tail::of(parts(), &mut times.ttft);
     let keep = settings.samples_kept;
     // Percentiles of a run are always exact where its samples exist; what is retained for pooling may be coarser.
-    let latency = |what: fn(&Kept) -> Option<u64>| {
-        let mut values: Vec<u64> = measured().filter_map(what).collect();
+    let latency = |mut values: Vec<u64>| {
+        if values.len() <= keep {
+            values.sort_unstable();
+        }
         (Latency::of_values(&mut values), Distribution::of(values, keep))
     };
-    let (ttft, ttft_all) = (Latency::of_values(&mut ttft), Distribution::of(ttft, keep));
-    let (tpot, tpot_all) = latency(Kept::tpot);
-    let (e2e, e2e_all) = latency(Kept::e2e);
-    let (queueing, queueing_all) = latency(Kept::wait);
-    let itl = Latency::of_histogram(&gaps);
+    let (ttft, ttft_all) = latency(times.ttft);
+    let (tpot, tpot_all) = latency(times.tpot);
+    let (e2e, e2e_all) = latency(times.e2e);
+    let (queueing, queueing_all) = latency(times.wait);
 
     let prices = prices(&settings);
-    let measured_counts = count(measured());
     let offered_per_s = measured_counts.offered as f64 / window_s;
-    let throughput = throughput(&kept, (start, end));
+    let throughput = finished.per_second(window_s);
     let held = |from, to| -> Vec<f64> {
         (0..settings.replica_gpus.len())
             .map(|replica| occupancy.held_gpu_ps(replica, from, to) as f64 / PS_PER_HOUR)
@@ -63,42 +66,61 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         Saturation::judge(&measured_counts, backlog, series.bin_s, offered_per_s)
     });
 
-    let tenants = Grouped::by(&kept, catalog.tenants.len(), is_measured, |request| request.tenant);
-    let adapters = Grouped::by(&kept, catalog.adapters.len(), is_measured, |request| request.adapter);
-    let tenant_group = |id: u32, members: super::groups::Members<'_>| {
-        let mut group = members.measure(tenant_name(&catalog, id), window_s);
-        group.itl = gaps_of_tenants.get(id as usize).map(Latency::of_histogram).unwrap_or_default();
+    let worst = tenants.worst(measured(), |request| request.tenant);
+    let most = |groups: &Grouped| groups.ranked().iter().copied().take(settings.groups_kept).collect::<Vec<_>>();
+    let (most_tenants, most_adapters) = (most(&tenants), most(&adapters));
+    let mut shown_tenants = Shown::new(&tenants, most_tenants.iter().chain(&worst).copied());
+    let mut shown_adapters = Shown::new(&adapters, most_adapters.iter().copied());
+    let mut popularity = Popularity::new(&adapters);
+    for request in measured() {
+        shown_tenants.count(request.tenant, request);
+        shown_adapters.count(request.adapter, request);
+        popularity.count(request.adapter, request);
+    }
+    let class_of = |tenant: u32| catalog.tenants.get(tenant as usize).map(|tenant| tenant.slo_class as usize);
+    let asked_tenants = most_tenants.iter().chain(&worst).copied();
+    let last_end_of = |replica| occupancy.last_end(replica);
+    let (gaps, asked) =
+        gaps.finish(last_end_of, asked_tenants, most_adapters.iter().copied(), settings.slo.len(), class_of);
+    let itl = Latency::of_histogram(&gaps);
+    let mut tenant_group = |id: &u32| {
+        let mut group = shown_tenants.measure(*id, tenant_name(&catalog, *id), window_s);
+        group.itl = asked.tenants.get(id).map(Latency::of_histogram).unwrap_or_default();
         group
     };
-    let by_tenant =
-        tenants.iter(&kept).take(settings.groups_kept).map(|(id, members)| tenant_group(id, members)).collect();
-    let by_adapter = adapters
-        .iter(&kept)
-        .take(settings.groups_kept)
-        .map(|(id, members)| {
-            let adapter = &catalog.adapters[id as usize];
-            let mut group = members.measure(&adapter.name, window_s);
+    let by_tenant = most_tenants.iter().map(&mut tenant_group).collect();
+    let loads = counts.loads_by_adapter();
+    let by_adapter = most_adapters
+        .iter()
+        .map(|id| {
+            let adapter = &catalog.adapters[*id as usize];
+            let mut group = shown_adapters.measure(*id, &adapter.name, window_s);
             group.rank = Some(adapter.rank);
-            group.itl = gaps_of_adapters.get(id as usize).map(Latency::of_histogram).unwrap_or_default();
-            group.loads = counts.loads_by_adapter.get(id as usize).copied();
+            group.itl = asked.adapters.get(id).map(Latency::of_histogram).unwrap_or_default();
+            group.loads = loads.get(*id as usize).copied();
             group
         })
         .collect();
     let fairness = Fairness {
-        jain_service: jain(tenants.iter(&kept).map(|(id, members)| {
-            let weight = catalog.tenants.get(id as usize).map_or(1.0, |tenant| tenant.weight);
-            members.tokens() as f64 / if weight > 0.0 { weight } else { 1.0 }
+        jain_service: jain(tenants.ranked().iter().zip(tenants.each()).map(|(id, sums)| {
+            let weight = catalog.tenants.get(*id as usize).map_or(1.0, |tenant| tenant.weight);
+            sums.tokens as f64 / if weight > 0.0 { weight } else { 1.0 }
         })),
-        jain_attainment: jain(tenants.iter(&kept).map(|(_, members)| members.attainment())),
-        worst: worst(&tenants, &kept, tenant_group),
-        tenants: tenants.len(),
+        jain_attainment: jain(tenants.each().map(|sums| sums.attainment())),
+        worst: worst.iter().map(&mut tenant_group).collect(),
+        tenants: tenants.ranked().len(),
     };
+    let class_gaps = |index: usize| asked.classes.get(index).map(Latency::of_histogram).unwrap_or_default();
+    // One class that everybody measured is in is the run itself.
+    let only_class = (settings.slo.len() == 1
+        && tenants.each().map(|sums| sums.offered).sum::<u64>() == measured_counts.offered)
+        .then_some((measured_counts, [ttft, tpot, e2e]));
+    let is_of_class = |request: &&Kept, index: usize| class_of(request.tenant) == Some(index);
 
-    let (hits, lookups) = hits_of(measured());
-    let load_wait: u128 = measured().map(|request| u128::from(request.waits[3])).sum();
+    let load_wait: u128 = parts().map(|(_, parts)| u128::from(parts[3])).sum();
     let metrics = RunMetrics {
         window: Window { start_s: start as f64 / PS, end_s: end as f64 / PS, rule, run_s: ended_at as f64 / PS },
-        all: count(kept.iter()),
+        all,
         measured: measured_counts,
         offered_per_s,
         throughput,
@@ -108,7 +130,11 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
             .slo
             .iter()
             .enumerate()
-            .map(|(index, class)| class_metrics(index, class, &kept, &catalog, &gaps_of_tenants, is_measured))
+            .map(|(index, class)| {
+                let of_class = || measured().filter(|request| is_of_class(request, index));
+                let (counts, times) = only_class.unwrap_or_else(|| count_class(of_class()));
+                class_metrics(class, &counts, times, class_gaps(index))
+            })
             .collect(),
         ttft,
         tpot,
@@ -141,7 +167,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         blocks: blocks(&kept, &occupancy, (start, end), prices.as_deref(), settings.traffic, is_measured),
         by_tenant,
         by_adapter,
-        by_popularity: adapters.by_popularity(&kept),
+        by_popularity: popularity.measure(),
     };
     let itl = Distribution::Bucketed(gaps);
     let distributions = Distributions { ttft: ttft_all, tpot: tpot_all, itl, e2e: e2e_all, queueing: queueing_all };
@@ -149,45 +175,39 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     let tables = ["requests.parquet", "steps.parquet", "events.parquet"].iter().filter(|_| settings.tables);
     let timeline = ["timeline.json.gz"].iter().filter(|_| settings.timeline_events > 0);
     let files = tables.chain(timeline).map(|file| (*file).to_owned()).collect();
-    Ok(RunResult { metrics, distributions, series, heat, slo: settings.slo, files })
+    Ok(RunResult { metrics, distributions, series, heat, slo: settings.slo, files, timeline_shows: None })
 }
 
-/// How the promise to class `index` was kept.
-fn class_metrics(
-    index: usize,
-    class: &SloClass,
-    kept: &KeptAll,
-    catalog: &Catalog,
-    gaps_of_tenants: &[LogLinear<GROUP_BITS>],
-    is_measured: impl Fn(&Kept) -> bool,
-) -> ClassMetrics {
-    let is_of_class =
-        |tenant: usize| catalog.tenants.get(tenant).is_some_and(|tenant| tenant.slo_class as usize == index);
-    let members = || kept.iter().filter(|request| is_measured(request) && is_of_class(request.tenant as usize));
-    let latency =
-        |what: fn(&Kept) -> Option<u64>| Latency::of_values(&mut members().filter_map(what).collect::<Vec<_>>());
-    let counts = count(members());
-    let mut itl = LogLinear::default();
-    gaps_of_tenants.iter().enumerate().filter(|(tenant, _)| is_of_class(*tenant)).for_each(|(_, gaps)| itl.merge(gaps));
+/// The requests of a class: counts, then time to first token, time per output token, end to end.
+fn count_class<'a>(requests: impl Iterator<Item = &'a Kept>) -> (Counts, [Latency; 3]) {
+    let (mut counts, mut times) = (Counts::default(), Times::default());
+    for request in requests {
+        add(&mut counts, request);
+        times.count(request);
+    }
+    (counts, [times.ttft, times.tpot, times.e2e].map(|mut times| Latency::of_values(&mut times)))
+}
+
+/// How the promise to a class was kept.
+fn class_metrics(class: &SloClass, counts: &Counts, [ttft, tpot, e2e]: [Latency; 3], itl: Latency) -> ClassMetrics {
     ClassMetrics {
         name: class.name.clone(),
         offered: counts.offered,
         good: counts.good,
         attainment: (counts.offered > 0).then(|| counts.good as f64 / counts.offered as f64),
         target: class.attainment,
-        ttft: latency(Kept::ttft),
-        tpot: latency(Kept::tpot),
-        itl: Latency::of_histogram(&itl),
-        e2e: latency(Kept::e2e),
+        ttft,
+        tpot,
+        itl,
+        e2e,
     }
 }
 
 /// From when to when requests count, and by which rule. Picoseconds.
 fn window(kept: &KeptAll, settings: &crate::settings::RecorderSettings) -> Result<(u64, u64, String), ReportError> {
-    let Some(last_arrival) = kept.iter().map(|request| request.arrival).max() else {
+    let Some((last_arrival, last_end)) = kept.lasts() else {
         return Err(ReportError::Empty("no request was offered".to_owned()));
     };
-    let last_end = kept.iter().map(|request| request.end).max().unwrap_or(last_arrival);
     match settings.traffic {
         Traffic::Closed if last_end == 0 => {
             Err(ReportError::Empty("every request ended at the instant it was offered".to_owned()))
@@ -213,29 +233,98 @@ fn window(kept: &KeptAll, settings: &crate::settings::RecorderSettings) -> Resul
     }
 }
 
-fn count<'a>(requests: impl Iterator<Item = &'a Kept>) -> Counts {
-    requests.fold(Counts::default(), |mut counts, request| {
-        counts.offered += 1;
-        counts.good += u64::from(request.good);
-        match request.ending {
-            Ending::Finished => counts.finished += 1,
-            Ending::TimedOut => counts.timed_out += 1,
-            Ending::Rejected => counts.rejected += 1,
-            Ending::Unfinished => counts.unfinished += 1,
-        }
-        counts
-    })
+/// What one look at every request tells.
+struct Sums {
+    window: (u64, u64),
+    all: Counts,
+    measured: Counts,
+    times: Times,
+    finished: Finished,
+    tenants: Grouped,
+    adapters: Grouped,
+    /// Measured requests that found their adapter ready, and those that looked for one.
+    hits: u64,
+    lookups: u64,
 }
 
-fn throughput(kept: &KeptAll, (start, end): (u64, u64)) -> Throughput {
-    let seconds = (end - start) as f64 / PS;
-    let finished = || kept.iter().filter(|request| request.is_finished() && (start..=end).contains(&request.end));
-    let output: u64 = finished().map(|request| u64::from(request.emitted)).sum();
-    let prompt: u64 = finished().map(|request| u64::from(request.prompt)).sum();
-    Throughput {
-        requests_per_s: finished().count() as f64 / seconds,
-        output_tokens_per_s: output as f64 / seconds,
-        total_tokens_per_s: (output + prompt) as f64 / seconds,
+/// Times of measured requests that have them.
+#[derive(Default)]
+struct Times {
+    ttft: Vec<u64>,
+    tpot: Vec<u64>,
+    e2e: Vec<u64>,
+    wait: Vec<u64>,
+}
+
+/// Requests that finished inside the window, whenever they arrived.
+#[derive(Clone, Copy, Default)]
+struct Finished {
+    requests: u64,
+    output: u64,
+    prompt: u64,
+}
+
+impl Sums {
+    fn new(catalog: &Catalog, window: (u64, u64)) -> Sums {
+        Sums {
+            window,
+            all: Counts::default(),
+            measured: Counts::default(),
+            times: Times::default(),
+            finished: Finished::default(),
+            tenants: Grouped::new(catalog.tenants.len()),
+            adapters: Grouped::new(catalog.adapters.len()),
+            hits: 0,
+            lookups: 0,
+        }
+    }
+
+    fn count(&mut self, request: &Kept, is_measured: bool) {
+        add(&mut self.all, request);
+        if request.is_finished() && (self.window.0..=self.window.1).contains(&request.end) {
+            self.finished.requests += 1;
+            self.finished.output += u64::from(request.emitted);
+            self.finished.prompt += u64::from(request.prompt);
+        }
+        if !is_measured {
+            return;
+        }
+        add(&mut self.measured, request);
+        self.times.count(request);
+        self.tenants.count(request.tenant, request);
+        self.adapters.count(request.adapter, request);
+        self.hits += u64::from(request.hit == Some(true));
+        self.lookups += u64::from(request.hit.is_some());
+    }
+}
+
+impl Times {
+    fn count(&mut self, request: &Kept) {
+        self.ttft.extend(request.ttft());
+        self.tpot.extend(request.tpot());
+        self.e2e.extend(request.e2e());
+        self.wait.extend(request.wait());
+    }
+}
+
+fn add(counts: &mut Counts, request: &Kept) {
+    counts.offered += 1;
+    counts.good += u64::from(request.good);
+    match request.ending {
+        Ending::Finished => counts.finished += 1,
+        Ending::TimedOut => counts.timed_out += 1,
+        Ending::Rejected => counts.rejected += 1,
+        Ending::Unfinished => counts.unfinished += 1,
+    }
+}
+
+impl Finished {
+    fn per_second(self, seconds: f64) -> Throughput {
+        Throughput {
+            requests_per_s: self.requests as f64 / seconds,
+            output_tokens_per_s: self.output as f64 / seconds,
+            total_tokens_per_s: (self.output + self.prompt) as f64 / seconds,
+        }
     }
 }
 
@@ -263,15 +352,13 @@ fn gpu(
     let hours_busy = occupancy.busy_gpu_ps as f64 / PS_PER_HOUR;
     let busy_hours_by_rows: Vec<f64> = occupancy.busy_by_rows.iter().map(|ps| *ps as f64 / PS_PER_HOUR).collect();
     let row_hours: f64 = busy_hours_by_rows.iter().enumerate().map(|(rows, hours)| rows as f64 * hours).sum();
-    let (blocks, time): (u128, u128) = occupancy.kv.iter().fold((0, 0), |sum, kv| (sum.0 + kv.0, sum.1 + kv.1));
+    let replicas = || occupancy.replicas.iter();
+    let (blocks, time) =
+        replicas().fold((0u128, 0u128), |sum, of| (sum.0 + of.kv_block_ps, sum.1 + u128::from(of.time)));
     let sizes = &settings.replica_kv_blocks;
-    let capacity: f64 = occupancy.kv.iter().zip(sizes).map(|(kv, size)| kv.1 as f64 * f64::from(*size)).sum();
-    let peaks = occupancy
-        .kv
-        .iter()
-        .zip(sizes)
-        .filter(|(_, size)| **size > 0)
-        .map(|(kv, size)| f64::from(kv.2) / f64::from(*size));
+    let capacity: f64 = replicas().zip(sizes).map(|(of, size)| of.time as f64 * f64::from(*size)).sum();
+    let with_size = replicas().zip(sizes).filter(|(_, size)| **size > 0);
+    let peaks = with_size.map(|(of, size)| f64::from(of.kv_peak) / f64::from(*size));
     GpuMetrics {
         hours_held,
         hours_held_window,
@@ -284,21 +371,8 @@ fn gpu(
         stretches: occupancy.stretches,
         padding_row_steps: occupancy.padding_row_steps as u64,
         kv_blocks_mean: (time > 0).then(|| blocks as f64 / time as f64),
-        kv_blocks_peak: occupancy.kv.iter().map(|kv| kv.2).max().unwrap_or(0),
+        kv_blocks_peak: replicas().map(|of| of.kv_peak).max().unwrap_or(0),
         kv_use_mean: (capacity > 0.0).then(|| blocks as f64 / capacity),
         kv_use_peak: peaks.reduce(f64::max),
     }
-}
-
-/// The five tenants with the lowest attainment, then the highest TTFT p99, then the most requests.
-fn worst(tenants: &Grouped, kept: &KeptAll, measure: impl Fn(u32, super::groups::Members<'_>) -> Group) -> Vec<Group> {
-    let mut ranked: Vec<_> = tenants
-        .iter(kept)
-        .map(|(id, members)| {
-            (members.attainment(), members.latency(Kept::ttft).p99.unwrap_or(f64::INFINITY), id, members)
-        })
-        .collect();
-    ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
-    ranked.truncate(5);
-    ranked.into_iter().map(|(_, _, id, members)| measure(id, members)).collect()
 }

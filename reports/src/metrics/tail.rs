@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::latency::at_ranks;
 use crate::histogram::nearest_rank;
-use crate::recorder::Kept;
+use crate::recorder::{Kept, kept};
 
 /// The band of ranks around the 99th percentile.
 const BAND: (f64, f64) = (0.985, 0.995);
@@ -53,17 +54,15 @@ impl Parts {
 }
 
 impl Tail {
-    /// Of the measured requests, with their sorted times to first token.
-    pub(crate) fn of<'a>(requests: impl Iterator<Item = &'a Kept>, sorted_ttft: &[u64]) -> Tail {
-        let count = sorted_ttft.len() as u64;
-        let (Some(low), Some(high)) = (nearest_rank(BAND.0, count), nearest_rank(BAND.1, count)) else {
-            return Tail::default();
-        };
-        let band = sorted_ttft[low as usize - 1]..=sorted_ttft[high as usize - 1];
+    /// Of the measured requests; `ttft` are their times to first token, in another order afterwards.
+    pub(crate) fn of<'a>(requests: impl Iterator<Item = (&'a Kept, &'a kept::Parts)>, ttft: &mut [u64]) -> Tail {
+        let ranks = [BAND.0, BAND.1].map(|q| nearest_rank(q, ttft.len() as u64).unwrap_or(0));
+        let [Some(low), Some(high)] = at_ranks(ttft, ranks) else { return Tail::default() };
+        let band = low..=high;
         let (mut found, mut sums) = (0u64, [0u128; 6]);
-        for request in requests.filter(|request| request.ttft().is_some_and(|ttft| band.contains(&ttft))) {
+        for (_, parts) in requests.filter(|(request, _)| request.ttft().is_some_and(|ttft| band.contains(&ttft))) {
             found += 1;
-            sums.iter_mut().zip(request.waits).for_each(|(sum, wait)| *sum += u128::from(wait));
+            sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += u128::from(*part));
         }
         let mean = sums.map(|sum| sum as f64 / found as f64 / 1e12);
         Tail { requests: found, ttft_s: Some(mean.iter().sum()), parts: Some(Parts::from_values(mean)) }

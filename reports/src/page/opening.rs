@@ -10,7 +10,7 @@ use crate::format;
 use crate::input::{ProfileNote, Provenance, ReportInput};
 use crate::metric::{Metric, Unit};
 use crate::summary::Summary;
-use crate::terminal::{leading, point_name};
+use crate::terminal::{ONE_SEED, leading, point_name};
 
 pub(super) fn opening(input: &ReportInput, summary: &Summary, points: &[Point<'_>]) -> Result<Markup, ReportError> {
     let comparison = &summary.comparison;
@@ -53,7 +53,7 @@ fn trust(input: &ReportInput, points: &[Point<'_>]) -> Markup {
                 @if outside == 0 { "none of " } @else { (format::share(of_all)) @if trust.coverage.outside.len() > 1 { " or more" } " of " } (format::count(trust.coverage.lookups))
                 @for (what, count) in trust.coverage.outside.iter().filter(|(_, count)| *count > 0) { " " span.note { (what) ": " (format::count(*count)) } }
             }
-            div { b { "seeds" } (seeds(&trust.seeds)) @if trust.seeds.len() == 1 { " " span.note { "intervals from blocks of time" } } }
+            div { b { "seeds" } (seeds(&trust.seeds)) @if trust.seeds.len() == 1 { " " span.note { "intervals are " (ONE_SEED) } } }
             div { b { "what counts" } (trust.warmup) " " span.note { (format::count(measured)) " measured requests in all runs" } }
             @if saturated > 0 { div.warn { b { "saturated" } (saturated) " of " (runs.len()) " policies, not ranked" } }
             @if !trust.not_modelled.is_empty() { div.wide { b { "not modelled" } (trust.not_modelled.join(" · ")) } }

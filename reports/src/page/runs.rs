@@ -45,6 +45,7 @@ pub(super) fn runs(input: &ReportInput) -> Markup {
                                 td {
                                     a href={ (folder) "/manifest.toml" } { "manifest" }
                                     @for file in &run.files { " · " a href={ (folder) "/" (file) } { (file.split('.').next().unwrap_or(file)) } }
+                                    @if let Some(shows) = &run.timeline_shows { " " span.note { "(" (shows) ")" } }
                                 }
                             }
                         }

@@ -63,7 +63,7 @@ figcaption{font-size:.98rem;line-height:1.45}
 figcaption .kind{font-weight:500}
 .plot{overflow-x:auto}
 .plot svg{display:block;width:100%;min-width:700px;max-width:940px;height:auto}
-.small .plot svg{min-width:340px}
+.small .plot svg{min-width:340px;max-width:490px}
 svg text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));gap:4px 36px}
 .grid figure{margin:.8em 0}
@@ -91,4 +91,21 @@ nav{font-size:.86rem;display:flex;flex-wrap:wrap;gap:4px 16px;margin-top:1.2em;c
 /// The style sheet of a page.
 pub(crate) fn style() -> String {
     format!("{}{}", BASE.replace('\n', ""), colour::style())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::BASE;
+    use crate::figure::plot::{SMALL, WIDE};
+
+    /// Charts are drawn with one size of text and scaled to fit: the same scale, the same size.
+    #[test]
+    fn the_text_of_small_charts_is_as_large_as_that_of_wide_ones() {
+        let width = |selector: &str| -> u32 {
+            let rule = BASE.lines().find(|line| line.starts_with(selector)).expect("the rule is there");
+            let value = rule.split("max-width:").nth(1).and_then(|rest| rest.split("px").next());
+            value.and_then(|value| value.parse().ok()).expect("with a width in pixels")
+        };
+        assert_eq!(width(".plot svg{") * SMALL.0, width(".small .plot svg{") * WIDE.0);
+    }
 }

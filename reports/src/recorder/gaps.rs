@@ -1,9 +1,10 @@
 //! Gaps between consecutive output tokens, at a cost that follows stretches and rows, not tokens.
 
-use aril_sim::fact::Stretch;
+use aril_sim::fact::{Row, Stretch};
+use aril_sim::time::Time;
 use aril_sim::workload::{Catalog, Offered};
 
-use super::group_gaps::{GROUP_BITS, GROUPS_MAX, GroupGaps};
+use super::group_gaps::{Asked, GROUPS_MAX, GroupGaps};
 use crate::distribution::BITS;
 use crate::histogram::LogLinear;
 use crate::settings::RecorderSettings;
@@ -16,6 +17,7 @@ pub(crate) struct Gaps {
 }
 
 /// What one look at the rows of a stretch tells.
+#[derive(Default)]
 pub(crate) struct Tally {
     /// Rows that emit a token each step.
     pub(crate) emitting: u32,
@@ -25,9 +27,10 @@ pub(crate) struct Tally {
 
 impl Gaps {
     pub(crate) fn new(catalog: &Catalog, settings: &RecorderSettings) -> Gaps {
-        let (tenants, adapters) = (catalog.tenants.len(), catalog.adapters.len());
+        let (tenants, adapters, replicas) =
+            (catalog.tenants.len(), catalog.adapters.len(), settings.replica_gpus.len());
         let groups = (settings.gaps_by_group && tenants.max(adapters) <= GROUPS_MAX)
-            .then(|| GroupGaps::new(tenants, adapters, settings.replica_gpus.len()));
+            .then(|| GroupGaps::new(tenants, adapters, replicas));
         Gaps { all: LogLinear::default(), groups }
     }
 
@@ -37,41 +40,60 @@ impl Gaps {
         }
     }
 
-    /// All gaps, those by tenant and those by adapter; the latter are empty if they were not kept.
-    pub(crate) fn finish(self) -> (LogLinear<BITS>, Vec<LogLinear<GROUP_BITS>>, Vec<LogLinear<GROUP_BITS>>) {
-        let (tenants, adapters) = self.groups.map(GroupGaps::finish).unwrap_or_default();
-        (self.all, tenants, adapters)
+    /// All gaps, and those of these tenants, adapters and classes of tenants; none if groups were not kept.
+    pub(crate) fn finish(
+        self,
+        last_end_of: impl Fn(usize) -> u64,
+        tenants: impl Iterator<Item = u32>,
+        adapters: impl Iterator<Item = u32>,
+        classes: usize,
+        class_of: impl Fn(u32) -> Option<usize>,
+    ) -> (LogLinear<BITS>, Asked) {
+        let asked = match self.groups {
+            Some(groups) => groups.finish(last_end_of, tenants, adapters, classes, class_of),
+            None => Asked::default(),
+        };
+        (self.all, asked)
     }
 
-    /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up).
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, from: u64) -> Tally {
-        let mut tally = Tally { emitting: 0, decode_rows: 0, prefill_tokens: 0 };
+    /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up); `last_end` tells when the replica's step
+    /// before ended, or 0.
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, last_end: impl Fn() -> u64, from: u64) -> Tally {
         let counted = stretch.start.as_ps() >= from;
         let first_end = stretch.step_end(0).as_ps();
-        // Rows that were in the step before have the same first gap: count runs of equal ones at once.
-        let (mut gap, mut times) = (0, 0);
-        let mut before = None;
-        for row in stretch.rows {
-            if row.prefill {
-                tally.prefill_tokens += row.tokens;
-            } else {
-                tally.decode_rows += 1;
-            }
+        // Without groups any token that many rows share will do, and what is known of the replica need not be waited for.
+        let last_end = match (&self.groups, stretch.rows.first()) {
+            (None, Some(Row { previous_token: Some(previous), .. })) => previous.as_ps(),
+            _ => last_end(),
+        };
+        let before = Some(Time::from_ps(last_end));
+        // Most rows were in the step before, got a token there and get one now: they have one gap, which is counted at once.
+        let goes_on = |row: &Row| row.previous_token == before && row.emits && !row.prefill;
+        let batch = self.groups.as_ref().map_or(&[][..], |groups| groups.batch(stretch.replica.index()));
+        let in_order = stretch.rows.iter().zip(batch);
+        let same = in_order.take_while(|(row, request)| goes_on(row) && row.request.0 == **request).count();
+        let mut together = same as u64;
+        let mut tally = Tally { emitting: same as u32, decode_rows: same as u32, prefill_tokens: 0 };
+        for row in &stretch.rows[same..] {
             tally.emitting += u32::from(row.emits);
-            if row.previous_token != before {
-                self.all.record(gap, times);
-                (before, times) = (row.previous_token, 0);
-                gap = before.map_or(0, |before| first_end.saturating_sub(before.as_ps()));
+            tally.decode_rows += u32::from(!row.prefill);
+            if goes_on(row) {
+                together += 1;
+                continue;
             }
-            times += u64::from(row.emits && counted && before.is_some());
+            tally.prefill_tokens += if row.prefill { row.tokens } else { 0 };
+            if let (true, true, Some(previous)) = (row.emits, counted, row.previous_token) {
+                self.all.record(first_end.saturating_sub(previous.as_ps()), 1);
+            }
         }
-        self.all.record(gap, times);
         if counted {
+            self.all.record(first_end.saturating_sub(last_end), together);
             let (first, increment) = (stretch.first.as_ps() + stretch.increment.as_ps(), stretch.increment.as_ps());
             let more = u64::from(stretch.steps.saturating_sub(1));
             self.all.record_affine(first, increment, more, u64::from(tally.emitting));
             if let Some(groups) = &mut self.groups {
-                groups.stretch(stretch);
+                let is_same_batch = same == tally.emitting as usize;
+                groups.stretch(stretch, last_end, same, is_same_batch);
             }
         }
         tally

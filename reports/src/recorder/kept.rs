@@ -1,8 +1,7 @@
 //! What is kept of each request until the run is measured.
 
-use aril_sim::fact::{End, Life};
+use aril_sim::fact::{End, Life, Waits};
 use aril_sim::time::Time;
-use aril_sim::workload::Catalog;
 
 use crate::settings::RecorderSettings;
 
@@ -10,15 +9,13 @@ use crate::settings::RecorderSettings;
 pub(crate) const NONE: u32 = u32::MAX;
 const NEVER: u64 = u64::MAX;
 
-/// A request that is over; at most 104 bytes.
+/// A request that is over: 56 bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kept {
     pub(crate) arrival: u64,
     pub(crate) end: u64,
     ttft: u64,
     wait: u64,
-    /// Router, queue, slot, load, prefill, preemption.
-    pub(crate) waits: [u64; 6],
     pub(crate) tenant: u32,
     /// [`NONE`]: the base model.
     pub(crate) adapter: u32,
@@ -41,18 +38,16 @@ pub(crate) enum Ending {
 }
 
 impl Kept {
-    pub(crate) fn of(now: Time, life: &Life<'_>, settings: &RecorderSettings, catalog: &Catalog) -> Kept {
+    /// `class_of`: the class of each tenant of the catalog.
+    pub(crate) fn of(now: Time, life: &Life<'_>, settings: &RecorderSettings, class_of: &[u32]) -> Kept {
         let request = &life.offered.request;
         let arrival = request.arrival.as_ps();
         let since = |time: Option<Time>| time.map_or(NEVER, |time| time.as_ps().saturating_sub(arrival));
-        let waits = &life.waits;
         let mut kept = Kept {
             arrival,
             end: now.as_ps().max(arrival),
             ttft: since(life.first_token),
             wait: since(life.scheduled),
-            waits: [waits.router, waits.queue, waits.slot, waits.load, waits.prefill, waits.preemption]
-                .map(|wait| wait.as_ps()),
             tenant: request.tenant.0,
             adapter: request.adapter.map_or(NONE, |adapter| adapter.0),
             prompt: request.prompt_tokens,
@@ -66,8 +61,13 @@ impl Kept {
             hit: life.adapter_hit,
             good: false,
         };
-        let class =
-            catalog.tenants.get(request.tenant.index()).and_then(|tenant| settings.slo.get(tenant.slo_class as usize));
+        let tenant = request.tenant.index();
+        let class = match settings.slo.as_slice() {
+            [] => None,
+            // Everybody is in it, whom the catalog knows: no need to look.
+            [only] => (tenant < class_of.len()).then_some(only),
+            classes => class_of.get(tenant).and_then(|class| classes.get(*class as usize)),
+        };
         kept.good = kept.is_finished()
             && kept.ttft().is_some_and(|ttft| class.is_none_or(|class| class.is_met(ttft, kept.tpot())));
         kept
@@ -102,33 +102,52 @@ impl Kept {
     }
 }
 
+/// Router, queue, slot, load, prefill, preemption: where the time to first token went, picoseconds.
+pub(crate) type Parts = [u64; 6];
+
 const CHUNK: usize = 1 << 14;
 
 /// All requests that are over, in chunks: growing never copies what is there.
 #[derive(Default)]
 pub(crate) struct KeptAll {
     chunks: Vec<Vec<Kept>>,
+    /// What is seldom looked at, apart.
+    waits: Vec<Vec<Parts>>,
+    /// The latest arrival and the latest end.
+    lasts: Option<(u64, u64)>,
 }
 
 impl KeptAll {
-    pub(crate) fn push(&mut self, kept: Kept) {
-        match self.chunks.last_mut() {
-            Some(chunk) if chunk.len() < CHUNK => chunk.push(kept),
-            _ => {
-                let mut chunk = Vec::with_capacity(CHUNK);
-                chunk.push(kept);
-                self.chunks.push(chunk);
-            }
-        }
+    pub(crate) fn push(&mut self, kept: Kept, waits: &Waits) {
+        let (arrival, end) = self.lasts.unwrap_or_default();
+        self.lasts = Some((arrival.max(kept.arrival), end.max(kept.end)));
+        push(&mut self.chunks, kept);
+        let waits = [waits.router, waits.queue, waits.slot, waits.load, waits.prefill, waits.preemption];
+        push(&mut self.waits, waits.map(|wait| wait.as_ps()));
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Kept> + Clone {
         self.chunks.iter().flatten()
     }
 
-    /// The request at a position of [`KeptAll::iter`].
-    pub(crate) fn at(&self, position: u32) -> &Kept {
-        let position = position as usize;
-        &self.chunks[position / CHUNK][position % CHUNK]
+    /// With the parts of their times to first token.
+    pub(crate) fn iter_parts(&self) -> impl Iterator<Item = (&Kept, &Parts)> + Clone {
+        self.iter().zip(self.waits.iter().flatten())
+    }
+
+    /// The latest arrival and the latest end; none of no requests.
+    pub(crate) fn lasts(&self) -> Option<(u64, u64)> {
+        self.lasts
+    }
+}
+
+fn push<T>(chunks: &mut Vec<Vec<T>>, value: T) {
+    match chunks.last_mut() {
+        Some(chunk) if chunk.len() < CHUNK => chunk.push(value),
+        _ => {
+            let mut chunk = Vec::with_capacity(CHUNK);
+            chunk.push(value);
+            chunks.push(chunk);
+        }
     }
 }

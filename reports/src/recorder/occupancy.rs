@@ -9,7 +9,7 @@ use crate::time_bins::TimeBins;
 
 /// What the GPUs did over a run. Times are picoseconds, times GPUs where the name says so.
 pub(crate) struct Occupancy {
-    gpus: Vec<u32>,
+    pub(crate) replicas: Vec<OfReplica>,
     held_since: Vec<Option<u64>>,
     /// Intervals in which each replica was held, closed ones first.
     pub(crate) held: Vec<Vec<(u64, u64)>>,
@@ -25,15 +25,32 @@ pub(crate) struct Occupancy {
     pub(crate) stretches: u64,
     /// Rows in the batch over time, a series a replica.
     pub(crate) rows: TimeBins,
-    /// KV blocks in use at stretch ends, times the time of the stretch, and that time; then the peak. By replica.
-    pub(crate) kv: Vec<(u128, u128, u32)>,
+}
+
+/// What every stretch of a replica looks at and changes: together, since the run has been elsewhere meanwhile.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+pub(crate) struct OfReplica {
+    /// When its last step ended.
+    pub(crate) last_end: u64,
+    gpus: u32,
+    /// The largest number of KV blocks in use at the end of a stretch.
+    pub(crate) kv_peak: u32,
+    /// KV blocks in use at stretch ends, times the time of the stretch.
+    pub(crate) kv_block_ps: u128,
+    /// The time of its stretches.
+    pub(crate) time: u64,
+    /// Where the bin begins that its rows were last in, and how much of [`Occupancy::rows`] is not there yet.
+    bin: u64,
+    rows_in_bin: u128,
 }
 
 impl Occupancy {
     pub(crate) fn new(settings: &RecorderSettings) -> Occupancy {
         let replicas = settings.replica_gpus.len();
+        let of = |gpus: &u32| OfReplica { gpus: *gpus, ..OfReplica::default() };
         Occupancy {
-            gpus: settings.replica_gpus.clone(),
+            replicas: settings.replica_gpus.iter().map(of).collect(),
             held_since: settings.replicas_on.iter().map(|on| on.then_some(0)).collect(),
             held: vec![Vec::new(); replicas],
             busy_gpu_ps: 0,
@@ -43,18 +60,23 @@ impl Occupancy {
             steps: 0,
             stretches: 0,
             rows: TimeBins::new(replicas),
-            kv: vec![(0, 0, 0); replicas],
         }
     }
 
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, over_time: &mut TimeBins) {
-        let replica = stretch.replica.index();
-        let Some(&gpus) = self.gpus.get(replica) else { return };
-        let (start, stall, end) = (stretch.start.as_ps(), stretch.stall.as_ps(), stretch.end().as_ps());
-        let busy = u128::from(end - start - stall) * u128::from(gpus);
+    /// When the last step of a replica ended; 0 before its first.
+    pub(crate) fn last_end(&self, replica: usize) -> u64 {
+        self.replicas.get(replica).map_or(0, |replica| replica.last_end)
+    }
+
+    /// A stretch, which ended at `end`.
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, end: u64, over_time: &mut TimeBins) {
+        let index = stretch.replica.index();
+        let Some(replica) = self.replicas.get_mut(index) else { return };
+        let (start, stall) = (stretch.start.as_ps(), stretch.stall.as_ps());
+        let busy = u128::from(end - start - stall) * u128::from(replica.gpus);
         let rows = stretch.rows.len();
         self.busy_gpu_ps += busy;
-        self.stall_gpu_ps += u128::from(stall) * u128::from(gpus);
+        self.stall_gpu_ps += u128::from(stall) * u128::from(replica.gpus);
         if rows >= self.busy_by_rows.len() {
             self.busy_by_rows.resize(rows + 1, 0);
         }
@@ -62,12 +84,25 @@ impl Occupancy {
         self.padding_row_steps += u128::from(stretch.padding_rows) * u128::from(stretch.steps);
         self.steps += u64::from(stretch.steps);
         self.stretches += 1;
-        self.rows.integrate(replica, start, end, rows as u64);
-        over_time.integrate(series::BUSY_GPUS, start + stall, end, gpus.into());
-        let (blocks, time, peak) = &mut self.kv[replica];
-        *blocks += u128::from(stretch.kv_blocks_used) * u128::from(end - start);
-        *time += u128::from(end - start);
-        *peak = (*peak).max(stretch.kv_blocks_used);
+        over_time.integrate(series::BUSY_GPUS, start + stall, end, replica.gpus.into());
+        replica.last_end = end;
+        replica.kv_block_ps += u128::from(stretch.kv_blocks_used) * u128::from(end - start);
+        replica.time += end - start;
+        replica.kv_peak = replica.kv_peak.max(stretch.kv_blocks_used);
+        match self.rows.bin_of_last(end) {
+            // A bin that begins there is the same one or has grown out of it.
+            bin if start >= bin && replica.bin == bin => {
+                replica.rows_in_bin += u128::from(end - start) * rows as u128;
+            }
+            bin => {
+                let (before, amount) = (replica.bin, std::mem::take(&mut replica.rows_in_bin));
+                replica.bin = bin;
+                if amount > 0 {
+                    self.rows.count(index, before, amount);
+                }
+                self.rows.integrate(index, start, end, rows as u64);
+            }
+        }
     }
 
     pub(crate) fn power(&mut self, now: u64, replica: ReplicaId, power: Power, over_time: &mut TimeBins) {
@@ -84,6 +119,11 @@ impl Occupancy {
 
     /// Ends what is still held at the end of the run.
     pub(crate) fn close(&mut self, ended_at: u64, over_time: &mut TimeBins) {
+        for (index, replica) in self.replicas.iter_mut().enumerate() {
+            if replica.rows_in_bin > 0 {
+                self.rows.count(index, replica.bin, std::mem::take(&mut replica.rows_in_bin));
+            }
+        }
         for replica in 0..self.held_since.len() {
             if let Some(from) = self.held_since[replica].take() {
                 self.release(replica, from, ended_at, over_time);
@@ -94,11 +134,11 @@ impl Occupancy {
     /// GPU time held by a replica between two instants.
     pub(crate) fn held_gpu_ps(&self, replica: usize, from: u64, to: u64) -> u128 {
         let overlap = |&(start, end): &(u64, u64)| u128::from(end.min(to).saturating_sub(start.max(from)));
-        self.held[replica].iter().map(overlap).sum::<u128>() * u128::from(self.gpus[replica])
+        self.held[replica].iter().map(overlap).sum::<u128>() * u128::from(self.replicas[replica].gpus)
     }
 
     fn release(&mut self, replica: usize, from: u64, to: u64, over_time: &mut TimeBins) {
         self.held[replica].push((from, to));
-        over_time.integrate(series::HELD_GPUS, from, to, self.gpus[replica].into());
+        over_time.integrate(series::HELD_GPUS, from, to, self.replicas[replica].gpus.into());
     }
 }

@@ -1,78 +1,44 @@
 //! The three tables of a run: requests, steps, events. Times are picoseconds since the start of the run.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use aril_sim::fact::{End, Life, RejectReason, Stretch};
 use aril_sim::time::Time;
 use aril_sim::workload::{AdapterId, Catalog};
-use polars::prelude::*;
+use polars::prelude::DataType;
 
-use super::table::{ROWS, Table};
+use super::table::Table;
+use super::table::cell::{Cell, Column, Row, row};
+use super::table::integers::AdapterRank;
+use super::table::words::{AdapterName, TenantName};
 use crate::ReportError;
 
-/// Declares the columns of a table, their order and how a buffered row group becomes a frame.
-macro_rules! columns {
-    ($(#[$doc:meta])* $name:ident of $row:ident { $($column:ident : $kind:ty),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Default)]
-        struct $name { $($column: Vec<$kind>),+ }
-
-        struct $row { $($column: $kind),+ }
-
-        impl $name {
-            fn take(&mut self) -> Vec<Column> {
-                vec![$(<$kind as Cell>::column(stringify!($column), std::mem::take(&mut self.$column))),+]
-            }
-
-            fn push(&mut self, row: $row) {
-                $(self.$column.push(row.$column);)+
-            }
-        }
-    };
-}
-
-/// What a column can hold.
-trait Cell: Sized {
-    fn column(name: &str, values: Vec<Self>) -> Column;
-}
-
-macro_rules! cell {
-    ($($kind:ty),+) => {
-        $(impl Cell for $kind {
-            fn column(name: &str, values: Vec<$kind>) -> Column {
-                Column::new(name.into(), values)
-            }
-        })+
-    };
-}
-
-cell!(u32, u64, Option<u32>, Option<u64>, bool, Option<bool>, &'static str, Option<&'static str>);
-
-columns! {
+row! {
     /// One row a request, in the order in which their lives ended.
-    Requests of RequestRow {
+    RequestRow, RequestColumns {
         request: u32, arrival_ps: u64, prompt_tokens: u32, output_tokens: u32, emitted_tokens: u32, end: &'static str,
         reject_reason: Option<&'static str>, replica: Option<u32>, scheduled_ps: Option<u64>, first_token_ps: Option<u64>, end_ps: u64,
         ttft_ps: Option<u64>, tpot_ps: Option<u64>, e2e_ps: Option<u64>, wait_router_ps: u64, wait_queue_ps: u64, wait_slot_ps: u64,
         wait_load_ps: u64, wait_prefill_ps: u64, wait_preemption_ps: u64, adapter_hit: Option<bool>, preemptions: u32, migrations: u32,
-        slo_met: bool,
+        slo_met: bool, tenant: TenantName, adapter: AdapterName, rank: AdapterRank,
     }
 }
 
-columns! {
+row! {
     /// One row a stretch: step j (from 0) takes `first_ps + j × increment_ps`.
-    Steps of StepRow {
+    StepRow, StepColumns {
         replica: u32, start_ps: u64, stall_ps: u64, first_ps: u64, increment_ps: u64, steps: u32, decode_rows: u32, prefill_tokens: u32,
         prefill_rows: u32, segments: u32, padding_rows: u32, decode_context_sum: u64, kv_blocks_used: u32, waiting: u32,
     }
 }
 
-columns! {
+row! {
     /// One row an event. What an event does not have is null.
-    Events of EventRow {
+    EventRow, EventColumns {
         time_ps: u64, event: &'static str, request: Option<u32>, replica: Option<u32>, to_replica: Option<u32>,
         tier: Option<&'static str>, bytes: Option<u64>, cause: Option<&'static str>, link_start_ps: Option<u64>, link_done_ps: Option<u64>,
-        amount: Option<u32>,
+        amount: Option<u32>, adapter: AdapterName,
     }
 }
 
@@ -101,65 +67,26 @@ pub(crate) struct Derived {
 
 /// The tables of one run.
 pub(crate) struct Tables {
-    requests: (Table, Requests, Names),
-    steps: (Table, Steps),
-    events: (Table, Events, Vec<u32>),
-    tenants: Vec<String>,
-    adapters: Vec<String>,
-}
-
-/// Tenants and adapters of the buffered rows, by id; `u32::MAX` is none.
-#[derive(Default)]
-struct Names {
-    tenant: Vec<u32>,
-    adapter: Vec<u32>,
-    rank: Vec<Option<u32>>,
-}
-
-impl Names {
-    fn take(&mut self, tenants: &[String], adapters: &[String]) -> Vec<Column> {
-        vec![
-            names("tenant", &std::mem::take(&mut self.tenant), tenants),
-            names("adapter", &std::mem::take(&mut self.adapter), adapters),
-            Column::new("rank".into(), std::mem::take(&mut self.rank)),
-        ]
-    }
+    requests: Table<RequestRow>,
+    steps: Table<StepRow>,
+    events: Table<EventRow>,
 }
 
 impl Tables {
-    pub(crate) fn create(dir: &Path, catalog: &Catalog) -> Result<Tables, ReportError> {
-        let tenants: Vec<_> = catalog.tenants.iter().map(|tenant| tenant.name.clone()).collect();
-        let adapters: Vec<_> = catalog.adapters.iter().map(|adapter| adapter.name.clone()).collect();
-        let mut columns = Requests::default().take();
-        columns.extend(Names::default().take(&tenants, &adapters));
-        let requests = Table::create(&dir.join("requests.parquet"), columns)?;
-        let steps = Table::create(&dir.join("steps.parquet"), Steps::default().take())?;
-        let mut columns = Events::default().take();
-        columns.push(names("adapter", &[], &adapters));
-        let events = Table::create(&dir.join("events.parquet"), columns)?;
+    pub(crate) fn create(dir: &Path, catalog: &Arc<Catalog>) -> Result<Tables, ReportError> {
         Ok(Tables {
-            requests: (requests, Requests::default(), Names::default()),
-            steps: (steps, Steps::default()),
-            events: (events, Events::default(), Vec::new()),
-            tenants,
-            adapters,
+            requests: Table::create(&dir.join("requests.parquet"), catalog)?,
+            steps: Table::create(&dir.join("steps.parquet"), catalog)?,
+            events: Table::create(&dir.join("events.parquet"), catalog)?,
         })
     }
 
-    pub(crate) fn request(
-        &mut self,
-        now: Time,
-        life: &Life<'_>,
-        rank: Option<u32>,
-        times: Derived,
-    ) -> Result<(), ReportError> {
+    pub(crate) fn request(&mut self, now: Time, life: &Life<'_>, times: Derived) -> Result<(), ReportError> {
         let request = &life.offered.request;
         let waits = &life.waits;
         let (end, reason) = name_of(life.end);
-        self.requests.2.tenant.push(request.tenant.0);
-        self.requests.2.adapter.push(request.adapter.map_or(u32::MAX, |adapter| adapter.0));
-        self.requests.2.rank.push(rank);
-        self.requests.1.push(RequestRow {
+        let adapter = request.adapter.map_or(u32::MAX, |adapter| adapter.0);
+        self.requests.push(RequestRow {
             request: request.id.0,
             arrival_ps: request.arrival.as_ps(),
             prompt_tokens: request.prompt_tokens,
@@ -184,8 +111,10 @@ impl Tables {
             preemptions: life.preemptions,
             migrations: life.migrations,
             slo_met: times.good,
-        });
-        if self.requests.1.request.len() >= ROWS { self.write_requests() } else { Ok(()) }
+            tenant: TenantName(request.tenant.0),
+            adapter: AdapterName(adapter),
+            rank: AdapterRank(adapter),
+        })
     }
 
     pub(crate) fn stretch(
@@ -194,7 +123,7 @@ impl Tables {
         decode_rows: u32,
         prefill_tokens: u32,
     ) -> Result<(), ReportError> {
-        self.steps.1.push(StepRow {
+        self.steps.push(StepRow {
             replica: stretch.replica.0,
             start_ps: stretch.start.as_ps(),
             stall_ps: stretch.stall.as_ps(),
@@ -209,13 +138,11 @@ impl Tables {
             decode_context_sum: stretch.decode_context_sum,
             kv_blocks_used: stretch.kv_blocks_used,
             waiting: stretch.waiting,
-        });
-        if self.steps.1.replica.len() >= ROWS { self.write_steps() } else { Ok(()) }
+        })
     }
 
     pub(crate) fn event(&mut self, now: Time, name: &'static str, event: Event) -> Result<(), ReportError> {
-        self.events.2.push(event.adapter.map_or(u32::MAX, |adapter| adapter.0));
-        self.events.1.push(EventRow {
+        self.events.push(EventRow {
             time_ps: now.as_ps(),
             event: name,
             request: event.request,
@@ -227,46 +154,16 @@ impl Tables {
             link_start_ps: event.link.map(|(start, _)| start),
             link_done_ps: event.link.map(|(_, done)| done),
             amount: event.amount,
-        });
-        if self.events.2.len() >= ROWS { self.write_events() } else { Ok(()) }
+            adapter: AdapterName(event.adapter.map_or(u32::MAX, |adapter| adapter.0)),
+        })
     }
 
     /// Writes what is buffered and the footers.
-    pub(crate) fn finish(mut self) -> Result<(), ReportError> {
-        self.write_requests()?;
-        self.write_steps()?;
-        self.write_events()?;
-        self.requests.0.finish()?;
-        self.steps.0.finish()?;
-        self.events.0.finish()
+    pub(crate) fn finish(self) -> Result<(), ReportError> {
+        self.requests.finish()?;
+        self.steps.finish()?;
+        self.events.finish()
     }
-
-    fn write_requests(&mut self) -> Result<(), ReportError> {
-        let (table, rows, ids) = &mut self.requests;
-        let height = rows.request.len();
-        let mut columns = rows.take();
-        columns.extend(ids.take(&self.tenants, &self.adapters));
-        table.write(height, columns)
-    }
-
-    fn write_steps(&mut self) -> Result<(), ReportError> {
-        let (table, rows) = &mut self.steps;
-        table.write(rows.replica.len(), rows.take())
-    }
-
-    fn write_events(&mut self) -> Result<(), ReportError> {
-        let (table, rows, ids) = &mut self.events;
-        let height = ids.len();
-        let mut columns = rows.take();
-        columns.push(names("adapter", &std::mem::take(ids), &self.adapters));
-        table.write(height, columns)
-    }
-}
-
-/// A column of names, where the rows hold positions in `table`; positions beyond it are null.
-fn names(column: &str, ids: &[u32], table: &[String]) -> Column {
-    let values = ids.iter().map(|id| table.get(*id as usize).map(String::as_str));
-    StringChunked::from_iter_options(column.into(), values).into_column()
 }
 
 /// How an end is called in the tables, and why it was a rejection.

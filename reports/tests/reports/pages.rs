@@ -5,7 +5,7 @@ use std::fs;
 use aril_reports::compare::{Standing, Verdict, VerdictKind};
 use aril_reports::{
     Expectation, ExpectedCell, Metric, ProfileNote, Provenance, RecorderSettings, ReportInput, RunInfo, RunResult,
-    Summary, Traffic, Trust, compare, summary_schema, tables, write,
+    Summary, Traffic, Trust, compare, legend, summary_schema, tables, write,
 };
 use aril_sim::time::Span;
 
@@ -150,6 +150,8 @@ fn a_single_seed_has_intervals_from_blocks_and_says_so() {
     assert!(((interval.high - interval.low) / 2.0 / half - 1.0).abs() < 1e-4, "{interval:?} {half}");
     assert!(comparison.verdict.sentence.contains("one seed, 20 blocks of time"), "{}", comparison.verdict.sentence);
     assert!(html(&input).contains("20 blocks of time of the only seed"));
+    let scatter = "the scatter of 20 blocks of time of the run";
+    assert!(html(&input).contains(scatter) && legend(&comparison).contains(scatter), "it is not that of repeated runs");
 }
 
 #[test]
@@ -284,6 +286,8 @@ fn a_sweep_has_a_line_for_each_policy_and_a_verdict_over_all_points() {
         "{}",
         comparison.verdict.sentence
     );
+    let by = comparison.verdict.sentence.split("; the narrowest lead of a is ").nth(1).unwrap_or_default();
+    assert!(by.contains("95 % interval") && by.contains("at rate = "), "{}", comparison.verdict.sentence);
     let page = html(&input);
     assert!(page.contains("Each point of the sweep") && page.matches("<details class=\"point\">").count() == 3);
     let opening = page.split("Each point of the sweep").next().unwrap();

@@ -110,12 +110,19 @@ fn a_disk_that_fills_up_during_the_run_is_reported_at_its_end() {
 fn a_timeline_is_json_that_says_how_far_it_reaches() {
     let folder = tempfile::tempdir().unwrap();
     let (told, result) = write(&sample(), folder.path(), 500);
-    result.unwrap();
+    let result = result.unwrap();
     let mut json = String::new();
     let file = fs::File::open(folder.path().join("timeline.json.gz")).unwrap();
     flate2::read::GzDecoder::new(file).read_to_string(&mut json).unwrap();
     let timeline: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(timeline["otherData"]["shows"].as_str().unwrap().starts_with("the first 500 events, until "));
+    assert_eq!(
+        result.timeline_shows.as_deref(),
+        timeline["otherData"]["shows"].as_str(),
+        "and the report beside its link"
+    );
+    let whole = tempfile::tempdir().unwrap();
+    assert_eq!(write(&sample(), whole.path(), 10_000_000).1.unwrap().timeline_shows, None);
     let events = timeline["traceEvents"].as_array().unwrap();
     let steps = events.iter().filter(|event| event["ph"] == "X" && event["pid"] == 1).count();
     assert!(steps > 100 && (steps as u64) < told.stretches, "{steps}");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::run::{load, placed};
 use super::{CheckArguments, CheckFormat, output};
-use crate::error::ArilError;
+use crate::error::{ArilError, STANDARD_OUTPUT};
 use crate::registry::Registry;
 use crate::run::check as check_plan;
 
@@ -14,7 +14,7 @@ pub(super) fn check(registry: &Registry, arguments: &CheckArguments) -> Result<E
     let text = match arguments.format {
         CheckFormat::Json => output::json(&plan.scenario)?,
         CheckFormat::Toml => toml::to_string(&plan.scenario)
-            .map_err(|error| ArilError::io("write to", "standard output")(std::io::Error::other(error)))?,
+            .map_err(|error| ArilError::io("write to", STANDARD_OUTPUT)(std::io::Error::other(error)))?,
     };
     output::print(&text)
 }

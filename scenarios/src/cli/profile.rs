@@ -6,7 +6,6 @@ mod import_vidur;
 mod plot;
 mod show;
 
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -46,7 +45,7 @@ pub(super) fn profile(command: &ProfileCommand) -> Result<ExitCode, ArilError> {
 fn load(name: &str) -> Result<Profile, ArilError> {
     let path = Path::new(name);
     if path.is_file() {
-        let text = fs::read_to_string(path).map_err(ArilError::io("read", path))?;
+        let text = crate::document::read_text(path)?;
         return Ok(aril_calibrate::read(name, &text)?);
     }
     Ok(aril_calibrate::find(name)?.profile()?)

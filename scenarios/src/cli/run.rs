@@ -8,12 +8,13 @@ use aril_reports::expectation::Judgement;
 use aril_reports::{Existing, Summary};
 
 use super::{ExecutorArgument, Format, RunArguments, ScenarioArguments, output};
-use crate::document::{Changes, Document};
+use crate::document::{Changes, Document, swept_path};
 use crate::error::ArilError;
 use crate::manifest;
 use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::run::{ExecutorChoice, Options, Outcome, run as run_plan};
+use crate::setup::of_what_is_written;
 
 /// Reads a scenario as the command line changes it; `profile` is what every pool's steps cost, instead of what the pool says.
 pub(super) fn load(
@@ -58,7 +59,7 @@ pub(super) fn run(registry: &Registry, arguments: &RunArguments) -> Result<ExitC
     let options = Options {
         out: arguments.out.clone().unwrap_or_else(|| default_out(&plan)),
         existing: if arguments.force { Existing::Replace } else { Existing::Refuse },
-        threads: arguments.threads,
+        threads: arguments.threads.map(|threads| threads as usize),
         executor: match arguments.executor {
             ExecutorArgument::Modelled => ExecutorChoice::Modelled,
             ExecutorArgument::Gpu => ExecutorChoice::Gpu,
@@ -66,10 +67,14 @@ pub(super) fn run(registry: &Registry, arguments: &RunArguments) -> Result<ExitC
         progress: !arguments.quiet && std::io::stderr().is_terminal(),
     };
     let outcome = run_plan(&plan, &inputs, &options).map_err(|error| placed(&document, error))?;
-    match arguments.format {
-        Format::Json => output::print(&output::json(&outcome.summary)?)?,
-        Format::Table => output::print(&told(&outcome))?,
+    let text = match arguments.format {
+        Format::Json => output::json(&outcome.summary)?,
+        Format::Table => told(&outcome),
     };
+    if let Err(error) = output::print(&text) {
+        let _ = writeln!(std::io::stderr(), "note: {} is complete", outcome.directory.display());
+        return Err(error);
+    }
     let missed = outcome.summary.expectations.iter().any(|table| {
         let (holds, judged) = table.score();
         holds < judged
@@ -93,7 +98,18 @@ pub(super) fn warn(plan: &Plan) {
 /// A problem found later than the tree was read still has its line.
 pub(crate) fn placed(document: &Document, error: ArilError) -> ArilError {
     match error {
-        ArilError::Scenario(wrong) => document.root.place(wrong).into(),
+        ArilError::Scenario(wrong) => {
+            let wrong = of_what_is_written(&document.root, wrong);
+            let swept = document.root.get(&["sweep"]).and_then(|sweep| {
+                let is_it = |path: &crate::node::KeyPath| path.iter().map(|(key, _)| key).eq(&wrong.path);
+                sweep.entries().iter().find(|axis| swept_path(&axis.key, &axis.origin).is_ok_and(|path| is_it(&path)))
+            });
+            match swept {
+                // One of the values there, whatever the base says.
+                Some(axis) => wrong.from_origin(&axis.node.origin).into(),
+                None => document.root.place(wrong).into(),
+            }
+        }
         other => other,
     }
 }
@@ -126,6 +142,10 @@ fn told(outcome: &Outcome) -> String {
     for note in &summary.comparison.notes {
         text += &format!("note: {note}\n");
     }
+    // Whoever thinks of adapters and has none of them should not have to open the report.
+    for note in summary.trust.not_modelled.iter().filter_map(|note| note.strip_prefix("traffic: no adapters: ")) {
+        text += &format!("note: no adapters: {note}\n");
+    }
     text += &expected(summary);
     text += &trust(summary);
     text += &format!("{}\n", outcome.directory.join("report.html").display());
@@ -145,7 +165,7 @@ fn expected(summary: &Summary) -> String {
                 let mut row = cell.labels.clone();
                 row.push(number(cell.published));
                 row.push(cell.ours.map_or_else(|| "–".to_owned(), number));
-                row.push(cell.deviation().map_or_else(String::new, |share| format!("{:+.1} %", share * 100.0)));
+                row.push(cell.deviation().map_or_else(String::new, aril_reports::format::deviation));
                 row.push(match cell.judgement() {
                     Judgement::Holds => "holds".to_owned(),
                     Judgement::Misses => "MISSES".to_owned(),

@@ -13,7 +13,7 @@ use aril_traces::{Context, TraceError, Workload};
 
 use super::progress::Progress;
 use super::{ExecutorChoice, Finished, Which, now, real};
-use crate::catalog::{check_adapters, check_pace, check_room, classify};
+use crate::catalog::{check_adapters, check_cut, check_pace, check_room, classify};
 use crate::error::ArilError;
 use crate::manifest::{self, Clock, Input};
 use crate::plan::Plan;
@@ -35,7 +35,7 @@ impl Offer {
         let context = Context {
             base: &plan.directory,
             seed,
-            replica_of_seed: u32::try_from(seed.wrapping_sub(plan.scenario.seed)).unwrap_or(u32::MAX),
+            as_recorded: seed == plan.scenario.seed,
             adapter_bytes: &|rank| setup.adapter_bytes(rank),
             max_model_len: setup.max_model_len,
         };
@@ -50,6 +50,7 @@ impl Offer {
             setup.check_policies(&cluster, &catalog)?;
             check_room(setup, &cluster, &workload)?;
             check_pace(&cluster, &workload)?;
+            check_cut(setup, &workload)?;
         }
         Ok(Offer { workload, catalog, slo })
     }
@@ -104,7 +105,7 @@ fn recorder_settings(setup: &Setup, offer: &Offer) -> RecorderSettings {
 }
 
 /// How much of the start is cut from averages.
-pub(super) fn warmup(setup: &Setup) -> Span {
+pub(crate) fn warmup(setup: &Setup) -> Span {
     setup.scenario.report.warmup.unwrap_or_else(|| setup.scenario.traffic.warmup())
 }
 

@@ -103,7 +103,17 @@ fn replica(
     let blocks_for = |tokens: u32| tokens.div_ceil(get.block_size());
     let fit = || {
         let context = format!("{} on {degree} × {}", model.name, profile.gpu.name);
-        budget.kv_room().map(|room| room.blocks).map_err(|problem| Problem::OfPool(format!("{context}: {problem}")))
+        budget.kv_room().map(|room| room.blocks).map_err(|problem| {
+            let problem = format!("{context}: {problem}");
+            let mut without = budget.clone();
+            without.adapter_bytes = 0;
+            if adapter_bytes == 0 || without.kv_room().is_err() {
+                return Problem::OfPool(problem);
+            }
+            // The model alone would fit: it is the adapters' memory that is too large.
+            let wrong = Wrong::at(&format!("engine.{}.gpu_adapters", engine.kind()), problem);
+            Problem::Placed(wrong.help("make room for fewer adapters, or for smaller ranks (`max_lora_rank`)"))
+        })
     };
     let kv_blocks = match get.kv_cache() {
         KvCache::Unbounded => BLOCKS_UNBOUNDED,
@@ -204,7 +214,12 @@ fn check(engine: &Engine) -> Result<(), Wrong> {
         && host < slots
     {
         let problem = format!("{host} adapters in the host are too few for {slots} slots on the GPU");
-        return Err(at("host_adapters", problem).help("raise `max_cpu_loras`, or lower `max_loras`"));
+        let help = match slots == get.max_loras() {
+            true => format!("set `max_cpu_loras` to {slots} or more, or lower `max_loras`"),
+            // Slots of their own: the scenario's, or those of a policy's preset.
+            false => format!("set `max_cpu_loras` to {slots} or more, or `gpu_adapters` to fewer slots"),
+        };
+        return Err(at("host_adapters", problem).help(help));
     }
     for (key, choice) in [("host_link", settings.host_link), ("disk_link", settings.disk_link)] {
         match choice {

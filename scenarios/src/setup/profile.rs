@@ -1,7 +1,5 @@
 //! Which profile does a pool mean, and which LoRA kernel of it?
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +10,8 @@ use aril_sim::model::Model;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::profile::{Profile, ProvenanceKind};
 
+use crate::document::read_text;
+use crate::error::ArilError;
 use crate::scenario::{Engine, Pool};
 use crate::wrong::{Wrong, listed, nearest, suggest};
 
@@ -80,12 +80,13 @@ fn is_path(name: &str) -> bool {
 /// A profile in a file, or what is wrong with it and what to do.
 fn read(file: &str, directory: &Path) -> Result<Profile, (String, &'static str)> {
     let path = directory.join(file);
-    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => (
+    let text = read_text(&path).map_err(|error| match error {
+        _ if !path.exists() => (
             format!("{}: there is no such file", path.display()),
             "paths are relative to the scenario file; `aril list profiles` names those that come with aril",
         ),
-        _ => (format!("cannot read {}: {error}", path.display()), ""),
+        ArilError::Input { problem, .. } => (format!("{}: {problem}", path.display()), "save it as UTF-8"),
+        other => (other.to_string(), ""),
     })?;
     aril_calibrate::text::read(&path.display().to_string(), &text).map_err(|error| (error.to_string(), ""))
 }
@@ -133,8 +134,8 @@ pub(super) fn measured_pool(model: &Model) -> Option<(String, Pool)> {
     Some((best.gpu.name, Pool::of_replicas(1)))
 }
 
-/// The kernel that the engine names, or its usual one, as far as every profile has it.
-pub(super) fn kernel(engine: &Engine, profiles: &[Arc<Profile>]) -> Result<LoraKernel, Wrong> {
+/// The kernel that the engine names, or its usual one, as far as every profile has it; and every profile compiled for it.
+pub(super) fn kernel(engine: &Engine, profiles: &[Arc<Profile>]) -> Result<(LoraKernel, Vec<CompiledCost>), Wrong> {
     let has =
         |kernel: LoraKernel| kernel.is_free() || profiles.iter().all(|profile| profile.lora.contains_key(&kernel));
     let known = LoraKernel::ALL.into_iter().filter(|kernel| has(*kernel)).map(LoraKernel::as_str);
@@ -161,8 +162,7 @@ pub(super) fn kernel(engine: &Engine, profiles: &[Arc<Profile>]) -> Result<LoraK
             }
         },
     };
-    for profile in profiles {
-        CompiledCost::compile(profile, kernel).map_err(|bad| Wrong::at(&key, bad.to_string()))?;
-    }
-    Ok(kernel)
+    let compile =
+        |profile: &Arc<Profile>| CompiledCost::compile(profile, kernel).map_err(|bad| Wrong::at(&key, bad.to_string()));
+    Ok((kernel, profiles.iter().map(compile).collect::<Result<_, _>>()?))
 }

@@ -48,7 +48,7 @@ fn set_changes_a_value_before_anything_is_read() {
         "--seeds",
         "3",
     ]);
-    for line in ["max_num_seqs = 4", "max_loras = 4", "8 = 1.0", "startup = \"90s\"", "seed = 7", "seeds = 3"] {
+    for line in ["max_num_seqs = 4", "max_loras = 4", "8 = 1.0", "startup = \"90s\"", "seeds = [7, 8, 9]"] {
         assert!(printed.contains(line), "{line} is not in\n{printed}");
     }
 }
@@ -111,4 +111,56 @@ fn lists_schemas_and_completions_are_printed() {
         assert!(bench.ok(&["completions", shell]).contains("aril"));
     }
     assert!(bench.ok(&["run", "--help"]).contains("Exit codes"));
+}
+
+/// Every scenario that comes with aril: what `check` prints of it, `check` takes and prints again.
+#[test]
+fn what_is_printed_of_a_shipped_scenario_is_a_scenario() {
+    let home = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut checked = 0;
+    for folder in ["azure", "bench", "punica", "regression", "vidur"] {
+        for entry in std::fs::read_dir(home.join(folder)).expect("the folder is there") {
+            let path = entry.expect("it can be listed").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let is_scenario = name.ends_with(".toml") && !name.ends_with(".baseline.toml") && name != "regress.toml";
+            if !is_scenario || !std::fs::read_to_string(&path).expect("it is text").contains("[traffic") {
+                continue;
+            }
+            let bench = Bench::new();
+            let text = bench.ok(&["check", &path.display().to_string()]);
+            // Beside the original: its paths are relative.
+            let copy = tempfile::Builder::new()
+                .prefix(".checked-")
+                .suffix(".partial")
+                .tempfile_in(home.join(folder))
+                .expect("a temporary file");
+            std::fs::write(copy.path(), &text).expect("it can be written");
+            let again = bench.aril(&["check", &copy.path().display().to_string()]);
+            assert_eq!((again.code, again.err.as_str()), (0, ""), "{name}");
+            assert_eq!(again.out, text, "{name}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 15, "{checked}");
+}
+
+/// What follows from a swept value is not written down: it would hold at every point.
+#[test]
+fn a_swept_scenario_that_was_printed_gives_the_same_results() {
+    let text = SMALL
+        .replacen(
+            "[engine.aril]\nmax_num_seqs = 8",
+            "[engine.aril]\nmax_num_seqs = 4\n\n[router.scorers]\nqueue = 1.0",
+            1,
+        )
+        .replacen("spread = { router = \"least-loaded\" }", "spread = {}", 1)
+        + "\n[sweep]\n\"engine.aril.max_num_seqs\" = [4, 16]\n\"router.scorers.load\" = [0.0, 5.0]\n\"pool.a100-80gb.replicas\" = [1, 2]\n";
+    let bench = Bench::with(&text);
+    let printed = bench.ok(&["check", "s.toml"]);
+    for derived in ["max_loras", "gpu_adapters", "starts_on"] {
+        assert!(!printed.contains(derived), "{derived} is in\n{printed}");
+    }
+    bench.write("printed.toml", &printed);
+    let run = |file| bench.ok(&["run", file, "--no-tables", "--format", "json", "--out", &format!("out-{file}")]);
+    assert_eq!(run("s.toml"), run("printed.toml"));
 }

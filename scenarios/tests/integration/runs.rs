@@ -219,3 +219,36 @@ fn classes_pools_and_prices_reach_the_summary() {
     assert_eq!(done.code, 2);
     assert!(done.err.starts_with("error: `slo`: none of the 1 listed tenants is in the traffic\n"), "{}", done.err);
 }
+
+/// Which seed replays a trace as recorded is told by the scenario, not by the order in which seeds are run.
+#[test]
+fn a_seed_of_a_replayed_trace_means_the_same_wherever_it_stands() {
+    let rows: String = (0..400).map(|i| format!("{},{},{}\n", i as f64 * 0.4, 1 + i % 50, 1 + i % 7)).collect();
+    let text = SMALL.replacen(
+        "arrivals = { poisson = { rate = 4.0 } }\nrequests = 60\ninput_tokens = 32\noutput_tokens = { uniform = [1, 64] }",
+        "trace = \"t.csv\"\nresample.block = \"10s\"",
+        1,
+    );
+    let bench = Bench::with(&text);
+    bench.write("t.csv", format!("arrival_s,input_tokens,output_tokens\n{rows}"));
+    bench.ok(&["run", "s.toml", "--policy", "spread", "--seeds", "3", "--out", "three"]);
+    let requests = |folder: &str, seed: u64| {
+        let files = bench.files(folder);
+        let name = files
+            .iter()
+            .find(|file| file.contains(&format!("seed-{seed}/")) && file.ends_with("requests.parquet"))
+            .unwrap_or_else(|| panic!("{files:?}"));
+        bench.read(&format!("{folder}/{name}"))
+    };
+    let three: Vec<Vec<u8>> = (1..=3).map(|seed| requests("three", seed)).collect();
+    assert!(three[0] != three[1] && three[1] != three[2], "other seeds draw other blocks");
+    for (seed, expected) in (1..=3).zip(&three) {
+        let (seed_text, out) = (seed.to_string(), format!("one-{seed}"));
+        bench.ok(&["run", "s.toml", "--policy", "spread", "--seed", &seed_text, "--out", &out]);
+        assert!(requests(&out, seed) == *expected, "seed {seed} alone is seed {seed} among others");
+        let file = format!("{seed}.csv");
+        bench.ok(&["trace", "generate", "s.toml", "--seed", &seed_text, "--out", &file]);
+    }
+    assert_ne!(bench.text("1.csv"), bench.text("2.csv"));
+    assert_ne!(bench.text("2.csv"), bench.text("3.csv"));
+}

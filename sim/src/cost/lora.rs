@@ -1,9 +1,9 @@
 //! What the adapters of a step cost, in each layer.
 
 use crate::batch::{BatchShape, Segment};
-use crate::profile::Profile;
 use crate::profile::check::BadProfile;
 use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity};
+use crate::profile::{Profile, Range};
 
 /// The figures of the chosen kernel; none if it is free.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ struct Figures {
     cost: LoraCost,
     /// Does a term count tiles? Each segment pays a division then.
     counts_tiles: bool,
+    /// Does a term look at single ranks?
+    ranks: bool,
 }
 
 /// What one pass over the segments gives.
@@ -23,8 +25,9 @@ pub(super) struct Sums {
     prefill_rows: u64,
     rank_sum: u64,
     row_rank_sum: u64,
-    pub(super) rank_min: u32,
-    pub(super) rank_max: u32,
+    rank_max: u32,
+    /// Is a rank out of range?
+    pub(super) rank_outside: bool,
 }
 
 /// The quantities that a kernel's time can depend on.
@@ -66,9 +69,14 @@ impl Lora {
         self.0.as_ref().is_some_and(|figures| figures.cost.us > 0.0 || !figures.cost.bounds.is_empty())
     }
 
+    /// Does its time depend on single ranks, beyond their sum?
+    pub(super) fn reads_ranks(&self) -> bool {
+        self.0.as_ref().is_some_and(|figures| figures.ranks)
+    }
+
     /// Microseconds in each layer.
     pub(super) fn us(&self, shape: &BatchShape<'_>, sums: &Sums) -> f64 {
-        let Some(Figures { cost, counts_tiles }) = &self.0 else { return 0.0 };
+        let Some(Figures { cost, counts_tiles, .. }) = &self.0 else { return 0.0 };
         let slots = f64::from(shape.lora_slots);
         if shape.segments.is_empty() {
             let on = if shape.lora_slots > 0 { cost.idle_us } else { 0.0 };
@@ -94,18 +102,32 @@ fn tiles(segments: &[Segment], rows_per_tile: u32) -> u64 {
 }
 
 impl Sums {
-    /// One pass over the segments: the hot loop of a look-up.
-    pub(super) fn of(segments: &[Segment]) -> Sums {
-        let mut sums = Sums { rank_min: u32::MAX, ..Sums::default() };
+    /// One pass over the segments: the hot loop of a look-up. `valid` says which ranks are in range; `ranks`: does anybody ask for
+    /// more than rows and the sum of ranks?
+    pub(super) fn of(segments: &[Segment], valid: Range, ranks: bool) -> Sums {
+        // A step has fewer than 2^32 rows, and no more of one adapter.
+        let (mut decode, mut prefill, mut rank, mut outside) = (0_u32, 0_u32, 0_u64, false);
+        let width = valid.max.saturating_sub(valid.min);
         for segment in segments {
-            sums.decode_rows += u64::from(segment.decode_rows);
-            sums.prefill_rows += u64::from(segment.prefill_rows);
-            sums.rank_sum += u64::from(segment.rank);
-            // A step has fewer than 2^32 rows, and no more of one adapter.
-            sums.row_rank_sum +=
-                u64::from(segment.rank) * u64::from(segment.decode_rows.wrapping_add(segment.prefill_rows));
-            sums.rank_min = sums.rank_min.min(segment.rank);
-            sums.rank_max = sums.rank_max.max(segment.rank);
+            decode = decode.wrapping_add(segment.decode_rows);
+            prefill = prefill.wrapping_add(segment.prefill_rows);
+            rank += u64::from(segment.rank);
+            // One comparison for both ends.
+            outside |= segment.rank.wrapping_sub(valid.min) > width;
+        }
+        let mut sums = Sums {
+            decode_rows: u64::from(decode),
+            prefill_rows: u64::from(prefill),
+            rank_sum: rank,
+            rank_outside: outside,
+            ..Sums::default()
+        };
+        if ranks {
+            for segment in segments {
+                sums.row_rank_sum +=
+                    u64::from(segment.rank) * u64::from(segment.decode_rows.wrapping_add(segment.prefill_rows));
+                sums.rank_max = sums.rank_max.max(segment.rank);
+            }
         }
         sums
     }
@@ -113,24 +135,31 @@ impl Sums {
 
 impl Figures {
     fn of(cost: &LoraCost) -> Figures {
-        let few = cost.few_rows.iter().flat_map(|few| &few.bounds);
-        let mut terms = cost.bounds.iter().chain(few).flat_map(|bound| &bound.terms);
+        let all = || cost.bounds.iter().chain(cost.few_rows.iter().flat_map(|few| &few.bounds));
+        let mut terms = all().flat_map(|bound| &bound.terms);
         let counts_tiles = terms.any(|term| term.over == LoraQuantity::Tiles);
-        Figures { cost: cost.clone(), counts_tiles }
+        let plain = [LoraQuantity::Segments, LoraQuantity::Rows, LoraQuantity::DecodeRows, LoraQuantity::PrefillRows]
+            .into_iter()
+            .chain([LoraQuantity::RankSum, LoraQuantity::Tiles]);
+        let plain: Vec<LoraQuantity> = plain.collect();
+        let mut terms = all().flat_map(|bound| &bound.terms);
+        let ranks = terms.any(|term| !plain.contains(&term.over));
+        Figures { cost: cost.clone(), counts_tiles, ranks }
     }
 }
 
 impl LoraCost {
     /// What the kernel adds to each layer of such a step, microseconds.
     pub fn us(&self, shape: &BatchShape<'_>) -> f64 {
-        Lora(Some(Figures::of(self))).us(shape, &Sums::of(shape.segments))
+        Lora(Some(Figures::of(self))).us(shape, &Sums::of(shape.segments, Range { min: 0, max: u32::MAX }, true))
     }
 }
 
 impl LoraQuantity {
     /// How much of it is in a step? Tiles are of `rows_per_tile` rows.
     pub fn of(self, shape: &BatchShape<'_>, rows_per_tile: u32) -> f64 {
-        Quantities::of(shape, &Sums::of(shape.segments), Some(rows_per_tile)).get(self)
+        Quantities::of(shape, &Sums::of(shape.segments, Range { min: 0, max: u32::MAX }, true), Some(rows_per_tile))
+            .get(self)
     }
 }
 

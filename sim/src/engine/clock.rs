@@ -26,26 +26,26 @@ impl Engine<'_, '_> {
     fn set_clock(&mut self, tick: Tick, period: Span) {
         assert!(!period.is_zero(), "a clock ticks without time passing");
         let time = self.now.saturating_add(period);
-        self.events.push(Event { time, kind: Kind::Tick, replica: u32::MAX, number: tick as u32, detail: 0 });
+        self.events.push(Event { time, kind: Kind::Tick, replica: u32::MAX, number: 0, detail: tick as u32 });
     }
 
     pub(super) fn tick(&mut self, event: Event) {
-        match event.number {
-            number if number == Tick::Ready as u32 => {
+        match event.detail {
+            tick if tick == Tick::Ready as u32 => {
                 let replica = &mut self.replicas[event.replica as usize];
-                if replica.power == Power::Starting && replica.generation == event.detail {
+                if replica.power == Power::Starting && replica.generation == event.number {
                     self.set_power(event.replica as usize, Power::On);
                     self.drain_queue();
                 }
             }
-            number if number == Tick::Signals as u32 => {
+            tick if tick == Tick::Signals as u32 => {
                 for replica in &mut self.replicas {
                     self.board.publish(replica, self.now);
                 }
                 self.drain_queue();
                 self.set_clock(Tick::Signals, self.settings.signals_interval);
             }
-            number if number == Tick::Scaler as u32 => {
+            tick if tick == Tick::Scaler as u32 => {
                 self.ask_scaler();
                 let period = self.scaler.as_ref().expect("a scaler ticks").period();
                 self.set_clock(Tick::Scaler, period);

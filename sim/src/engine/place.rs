@@ -75,7 +75,7 @@ impl Engine<'_, '_> {
         if blocks + u64::from(self.minds[r].preemptor.reserve(1)) > u64::from(replica.settings.kv_blocks) {
             return Some(RejectReason::TooLong);
         }
-        let adapter = &self.catalog.adapters[offered.request.adapter?.index()];
+        let adapter = &self.weights[offered.request.adapter?.index()];
         let fits = adapter.rank <= replica.settings.max_lora_rank
             && replica.settings.max_loras > 0
             && replica.residency.could_hold(adapter.bytes);
@@ -133,12 +133,12 @@ impl Engine<'_, '_> {
         let replica = &mut self.replicas[r];
         if replica.in_flight.is_none() && !replica.start_pending && !replica.is_empty() {
             replica.start_pending = true;
-            self.events.push(Event { time: self.now, kind: Kind::StepStart, replica: r as u32, number: 0, detail: 0 });
+            self.events.push_start(self.now, r as u32);
         }
     }
 
     pub(super) fn end(&mut self, key: SequenceKey, end: End) {
-        let mut sequence = self.sequences.remove(key);
+        let sequence = self.sequences.get_mut(key);
         sequence.waits_for(self.now, Wait::Router);
         let life = Life {
             offered: &sequence.offered,
@@ -153,6 +153,7 @@ impl Engine<'_, '_> {
             migrations: sequence.migrations,
         };
         self.observer.observe(self.now, &Fact::Ended(life));
+        self.sequences.remove(key);
     }
 
     pub(super) fn time_out(&mut self, key: SequenceKey) {

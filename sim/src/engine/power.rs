@@ -33,8 +33,8 @@ impl Engine<'_, '_> {
                     time: self.now.saturating_add(self.replicas[r].settings.startup),
                     kind: Kind::Tick,
                     replica: r as u32,
-                    number: Tick::Ready as u32,
-                    detail: self.replicas[r].generation,
+                    number: self.replicas[r].generation,
+                    detail: Tick::Ready as u32,
                 };
                 self.events.push(event);
             }

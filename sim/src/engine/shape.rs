@@ -4,9 +4,10 @@
 
 use crate::batch::{Prefill, Segment, Slice};
 use crate::draft::Distortion;
-use crate::replica::{Active, Replica};
+use crate::replica::Replica;
+use crate::residency::Weight;
 use crate::rows::Part;
-use crate::workload::{AdapterId, Catalog};
+use crate::workload::AdapterId;
 
 /// The buffers, and what else one pass over the rows tells.
 #[derive(Debug, Default)]
@@ -37,7 +38,7 @@ impl Shape {
     pub(super) fn write(
         &mut self,
         replica: &Replica,
-        catalog: &Catalog,
+        weights: &[Weight],
         distortion: &Distortion,
         sliced: bool,
     ) -> bool {
@@ -50,7 +51,7 @@ impl Shape {
         if rows.all_decodes_in_step() && distortion.is_none() {
             return self.write_plain(replica, sliced);
         }
-        self.write_parts(replica, catalog, distortion, sliced)
+        self.write_parts(replica, weights, distortion, sliced)
     }
 
     /// The batch as it is: all that decode take part, and only prompts are looked at one by one.
@@ -58,13 +59,12 @@ impl Shape {
         let rows = &replica.rows;
         self.context_sum = rows.write_contexts(&mut self.contexts);
         self.finish = if self.everybody { rows.steps_to_finish() } else { 1 };
-        let segment = |active: &Active| Segment { rank: active.rank, prefill_rows: 0, decode_rows: active.rows };
-        self.segments.extend(replica.active.iter().map(segment));
+        self.segments.extend_from_slice(&replica.active.segments);
         let mut emptied = false;
         for part in rows.prefilling_positions().map(|position| rows.part(position)) {
             if let Some(adapter) = part.adapter {
-                let position = replica.active.binary_search_by_key(&adapter, |active| active.adapter);
-                let segment = &mut self.segments[position.expect("the adapters of the batch are listed")];
+                let position = replica.active.position(adapter).expect("the adapters of the batch are listed");
+                let segment = &mut self.segments[position];
                 segment.decode_rows -= 1;
                 segment.prefill_rows += part.tokens;
                 emptied |= segment.decode_rows == 0 && segment.prefill_rows == 0;
@@ -82,16 +82,13 @@ impl Shape {
         !self.contexts.is_empty() || !self.prefills.is_empty()
     }
 
-    fn write_parts(&mut self, replica: &Replica, catalog: &Catalog, distortion: &Distortion, sliced: bool) -> bool {
+    fn write_parts(&mut self, replica: &Replica, weights: &[Weight], distortion: &Distortion, sliced: bool) -> bool {
         self.rows.clear();
         self.context_sum = 0;
         self.finish = if self.everybody { replica.rows.steps_to_finish() } else { 1 };
-        let whole = |active: &Active| Share {
-            adapter: active.adapter,
-            segment: Segment { rank: active.rank, prefill_rows: 0, decode_rows: active.rows },
-        };
         // As if every row decoded, with its own adapter; the rows that do not are corrected below.
-        self.rows.extend(replica.active.iter().map(whole));
+        let active = replica.active.adapters.iter().zip(&replica.active.segments);
+        self.rows.extend(active.map(|(&adapter, &segment)| Share { adapter, segment }));
         let mut last = None;
         let mut anybody = false;
         for part in replica.rows.parts() {
@@ -103,7 +100,7 @@ impl Shape {
             if sliced {
                 self.slices.push(slice(part));
             }
-            last = self.part(&part, catalog, distortion).or(last);
+            last = self.part(&part, weights, distortion).or(last);
         }
         if !anybody {
             return false;
@@ -121,7 +118,7 @@ impl Shape {
     }
 
     /// Describes a drafted row. Gives the adapter that it is counted to.
-    fn part(&mut self, part: &Part, catalog: &Catalog, distortion: &Distortion) -> Option<AdapterId> {
+    fn part(&mut self, part: &Part, weights: &[Weight], distortion: &Distortion) -> Option<AdapterId> {
         let length = distortion.length.unwrap_or(0);
         if part.prefill {
             let chunk = part.tokens.max(length.saturating_sub(part.computed));
@@ -141,7 +138,7 @@ impl Shape {
         if let Some(adapter) = other
             && let Err(position) = self.position(adapter)
         {
-            let rank = catalog.adapters[adapter.index()].rank;
+            let rank = weights[adapter.index()].rank;
             let segment = Segment { rank, prefill_rows: 0, decode_rows: 0 };
             self.rows.insert(position, Share { adapter, segment });
         }

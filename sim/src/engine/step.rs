@@ -2,12 +2,12 @@
 
 use super::Engine;
 use crate::batch::{Batch, BatchShape};
-use crate::draft::{Distortion, Draft};
+use crate::draft::{Distortion, Draft, Refusal};
 use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, LoadCause, Stretch, Tier};
 use crate::policy::{LoadMode, Requeue};
 use crate::replica::InFlight;
-use crate::residency::{Presence, Wish};
+use crate::residency::{Loading, Presence, Wish};
 use crate::sequence::{Place, Wait};
 use crate::time::Span;
 use crate::workload::{AdapterId, ReplicaId};
@@ -21,7 +21,7 @@ impl Engine<'_, '_> {
         self.effects.clear();
         let mut draft = Draft {
             now: self.now,
-            catalog: self.catalog,
+            weights: &self.weights,
             evictor: &mut *mind.evictor,
             host_evictor: &mut *mind.host_evictor,
             preemptor: &mut *mind.preemptor,
@@ -38,9 +38,14 @@ impl Engine<'_, '_> {
         mind.batcher.compose(&mut draft);
         let (stall, overhead, hold_steps, distortion) =
             (draft.stall, draft.overhead, draft.hold_steps, draft.distortion);
+        let mut left = self.effects.admitted.len();
         for position in (0..self.replicas[r].waiting.len()).rev() {
+            if left == 0 {
+                break;
+            }
             if self.replicas[r].waiting[position].taken {
                 self.replicas[r].take_waiting(position);
+                left -= 1;
             }
         }
         let preempted = self.settle_effects(r, changed, stall);
@@ -65,7 +70,13 @@ impl Engine<'_, '_> {
         }
         if changed {
             for &(key, refusal) in &self.effects.refused {
-                self.sequences.get_mut(key).refused(self.now, refusal);
+                let sequence = self.sequences.get_mut(key);
+                let adapter = sequence.offered.request.adapter;
+                let ready = match adapter.map(|adapter| self.replicas[r].residency.presence(adapter)) {
+                    Some(Presence::Coming(ready)) => ready,
+                    _ => self.now,
+                };
+                sequence.refused(self.now, refusal, ready);
             }
         }
         let mut homeless = Vec::new();
@@ -88,7 +99,7 @@ impl Engine<'_, '_> {
             let sequence = self.sequences.get_mut(key);
             sequence.place = Place::Running(id);
             sequence.scheduled.get_or_insert(self.now);
-            sequence.waits_for(self.now, if stall.is_zero() { Wait::Prefill } else { Wait::Load });
+            sequence.waits_for(self.now, Wait::Load { until: self.now + stall });
             sequence.waits_for(self.now + stall, Wait::Prefill);
             self.observer.observe(self.now, &Fact::Scheduled { request: sequence.id(), replica: id });
         }
@@ -101,7 +112,7 @@ impl Engine<'_, '_> {
         let shape = &mut self.shape;
         let settings = &replica.settings;
         let executor = &mut self.executors[settings.executor];
-        if !shape.write(replica, self.catalog, &distortion, executor.reads_slices()) {
+        if !shape.write(replica, &self.weights, &distortion, executor.reads_slices()) {
             return;
         }
         let batch = Batch {
@@ -208,6 +219,7 @@ impl Engine<'_, '_> {
     }
 
     pub(super) fn step_done(&mut self, r: usize) {
+        std::hint::black_box((self.replicas[r].warm(), std::ptr::from_ref(&*self.minds[r].batcher)));
         let steps = self.replicas[r].in_flight.as_ref().expect("a step in flight").steps;
         self.finish_stretch(r, steps);
     }
@@ -273,7 +285,7 @@ impl Engine<'_, '_> {
     }
 
     pub(super) fn load_done(&mut self, r: usize, adapter: AdapterId, from: Tier) {
-        let bytes = self.catalog.adapters[adapter.index()].bytes;
+        let bytes = self.weights[adapter.index()].bytes;
         let replica = &mut self.replicas[r];
         replica.residency.arrived(self.now, adapter, from, &mut *self.observer, bytes);
         if from == Tier::Host {
@@ -307,18 +319,23 @@ impl Engine<'_, '_> {
                 continue;
             }
             if replica.residency.presence(adapter) == Presence::Absent {
-                let bytes = self.catalog.adapters[adapter.index()].bytes;
+                let bytes = self.weights[adapter.index()].bytes;
                 let wish = Wish { adapter, bytes, cause: LoadCause::Prefetch };
-                let (evictor, host_evictor) = (&mut *mind.evictor, &mut *mind.host_evictor);
-                let copies = &mut self.effects.copies;
-                let loaded = replica.residency.load(self.now, wish, evictor, host_evictor, &mut *self.observer, copies);
+                let loading = &mut Loading {
+                    evictor: &mut *mind.evictor,
+                    host_evictor: &mut *mind.host_evictor,
+                    observer: &mut *self.observer,
+                    copies: &mut self.effects.copies,
+                    room: &mut self.effects.room,
+                };
+                let loaded = replica.residency.load(self.now, wish, loading);
                 if loaded.is_none() {
                     break;
                 }
             }
             waiting.awaits = Some(replica.residency.await_(adapter));
-            if overlapped && let Presence::Coming(_) = replica.residency.presence(adapter) {
-                self.sequences.get_mut(waiting.sequence).refused(self.now, crate::draft::Refusal::AdapterLoading);
+            if overlapped && let Presence::Coming(ready) = replica.residency.presence(adapter) {
+                self.sequences.get_mut(waiting.sequence).refused(self.now, Refusal::AdapterLoading, ready);
             }
         }
         let started = self.effects.copies.len() > copies_before;

@@ -5,20 +5,25 @@ use crate::settings::AdapterMemory;
 use crate::time::Time;
 use crate::workload::AdapterId;
 
-/// An adapter in a memory, or on its way there.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) bytes: u64,
-    /// When its copy is there; in the past: it is.
-    pub(super) ready: Time,
-    /// Has the event of its arrival been handled? Until then it cannot be evicted.
-    pub(super) arrived: bool,
+/// Who keeps an adapter in a memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
     /// Sequences in the batch that use it. In the host: copies that read it.
     pub(super) users: u32,
     /// Sequences in the queue that it was loaded for.
     pub(super) awaited: u32,
     /// Tells this copy from earlier ones of the same adapter.
     pub(super) number: u32,
+    /// Has the event of its arrival been handled? Until then it cannot be evicted.
+    pub(super) arrived: bool,
+}
+
+/// What else is known of an adapter in a memory, or on its way there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) bytes: u64,
+    /// When its copy is there; in the past: it is.
+    pub(super) ready: Time,
     loaded: Time,
     pub(super) last_used: Time,
     pub(super) uses: u64,
@@ -31,10 +36,19 @@ pub(super) struct Store {
     bytes: u64,
     /// Copies ever begun.
     inserted: u32,
-    /// The adapters in order, and apart from them what is known of each: to find one is to read few lines of memory.
+    /// The adapters in order, and where each is: to find one, or to see who is idle, is to read few lines of memory.
     adapters: Vec<AdapterId>,
+    slots: Vec<u32>,
+    /// By slot.
+    held: Vec<Held>,
     entries: Vec<Entry>,
-    /// Who can make room, and who is chosen to: between two calls only their memory is kept.
+    /// Slots that nobody has.
+    free: Vec<u32>,
+}
+
+/// Who can make room, and who is chosen to. One for all memories: between two calls only its own memory is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
     idle: Vec<Idle>,
     victims: Vec<AdapterId>,
 }
@@ -46,15 +60,28 @@ impl Store {
             bytes: 0,
             inserted: 0,
             adapters: Vec::new(),
+            slots: Vec::new(),
+            held: Vec::new(),
             entries: Vec::new(),
-            idle: Vec::new(),
-            victims: Vec::new(),
+            free: Vec::new(),
         }
+    }
+
+    /// Takes memory for so many adapters, or as many as there are slots.
+    pub(super) fn reserve(&mut self, adapters: usize) {
+        let adapters = match self.memory {
+            AdapterMemory::Slots(slots) => adapters.min(slots as usize),
+            AdapterMemory::Bytes(_) | AdapterMemory::Unbounded => adapters,
+        };
+        self.adapters.reserve(adapters);
+        self.slots.reserve(adapters);
+        self.held.reserve(adapters);
+        self.entries.reserve(adapters);
     }
 
     /// Adapters there or on their way.
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.adapters.len()
     }
 
     /// Bytes of those.
@@ -62,13 +89,12 @@ impl Store {
         self.bytes
     }
 
-    pub(super) fn is_unbounded(&self) -> bool {
-        self.memory == AdapterMemory::Unbounded
-    }
-
     /// Forgets everything; gives what was there.
     pub(super) fn clear(&mut self) -> Vec<AdapterId> {
+        self.slots.clear();
+        self.held.clear();
         self.entries.clear();
+        self.free.clear();
         self.bytes = 0;
         std::mem::take(&mut self.adapters)
     }
@@ -77,21 +103,36 @@ impl Store {
         self.adapters.binary_search(&adapter)
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = (AdapterId, &Entry)> {
-        self.adapters.iter().copied().zip(&self.entries)
+    /// Where is the adapter?
+    fn slot(&self, adapter: AdapterId) -> Option<usize> {
+        self.position(adapter).ok().map(|position| self.slots[position] as usize)
     }
 
-    pub(super) fn get(&self, adapter: AdapterId) -> Option<&Entry> {
-        self.position(adapter).ok().map(|position| &self.entries[position])
+    pub(super) fn all(&self) -> impl Iterator<Item = (AdapterId, &Held, &Entry)> {
+        let slots = self.slots.iter().map(|&slot| (&self.held[slot as usize], &self.entries[slot as usize]));
+        self.adapters.iter().zip(slots).map(|(&adapter, (held, entry))| (adapter, held, entry))
     }
 
-    pub(super) fn get_mut(&mut self, adapter: AdapterId) -> Option<&mut Entry> {
-        self.position(adapter).ok().map(|position| &mut self.entries[position])
+    pub(super) fn holds(&self, adapter: AdapterId) -> bool {
+        self.position(adapter).is_ok()
+    }
+
+    /// Who keeps it?
+    pub(super) fn held(&self, adapter: AdapterId) -> Option<&Held> {
+        self.slot(adapter).map(|slot| &self.held[slot])
+    }
+
+    pub(super) fn get(&self, adapter: AdapterId) -> Option<(&Held, &Entry)> {
+        self.slot(adapter).map(|slot| (&self.held[slot], &self.entries[slot]))
+    }
+
+    pub(super) fn get_mut(&mut self, adapter: AdapterId) -> Option<(&mut Held, &mut Entry)> {
+        self.slot(adapter).map(|slot| (&mut self.held[slot], &mut self.entries[slot]))
     }
 
     fn has_room(&self, bytes: u64) -> bool {
         match self.memory {
-            AdapterMemory::Slots(slots) => (self.entries.len() as u32) < slots,
+            AdapterMemory::Slots(slots) => (self.adapters.len() as u32) < slots,
             AdapterMemory::Bytes(limit) => self.bytes + bytes <= limit,
             AdapterMemory::Unbounded => true,
         }
@@ -107,28 +148,38 @@ impl Store {
 
     /// Puts down what nobody uses; `spare_awaited`: nor counts on.
     pub(super) fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
-        let idle = |entry: &Entry| entry.arrived && entry.users == 0 && !(spare_awaited && entry.awaited > 0);
+        let is_idle = |held: &Held| held.arrived && held.users == 0 && !(spare_awaited && held.awaited > 0);
         all.clear();
-        all.extend(self.all().filter(|(_, entry)| idle(entry)).map(|(adapter, entry)| Idle {
-            adapter,
-            bytes: entry.bytes,
-            loaded: entry.loaded,
-            last_used: entry.last_used,
-            uses: entry.uses,
-        }));
+        for (&adapter, &slot) in self.adapters.iter().zip(&self.slots) {
+            if is_idle(&self.held[slot as usize]) {
+                let Entry { bytes, loaded, last_used, uses, .. } = self.entries[slot as usize];
+                all.push(Idle { adapter, bytes, loaded, last_used, uses });
+            }
+        }
     }
 
     pub(super) fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) {
         self.bytes += bytes;
         self.inserted = self.inserted.wrapping_add(1);
         let number = self.inserted;
-        let (loaded, last_used) = (now, now);
-        let entry = Entry { bytes, ready, arrived: false, users: 0, awaited: 0, number, loaded, last_used, uses: 0 };
+        let held = Held { users: 0, awaited: 0, number, arrived: false };
+        let entry = Entry { bytes, ready, loaded: now, last_used: now, uses: 0 };
         let position = self.position(adapter).expect_err("an adapter is not loaded twice");
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                (self.held[slot as usize], self.entries[slot as usize]) = (held, entry);
+                slot
+            }
+            None => {
+                self.held.push(held);
+                self.entries.push(entry);
+                self.held.len() as u32 - 1
+            }
+        };
         self.adapters.insert(position, adapter);
-        self.entries.insert(position, entry);
+        self.slots.insert(position, slot);
         if let AdapterMemory::Slots(slots) = self.memory {
-            assert!(self.entries.len() as u32 <= slots, "more adapters than slots");
+            assert!(self.adapters.len() as u32 <= slots, "more adapters than slots");
         }
         if let AdapterMemory::Bytes(limit) = self.memory {
             assert!(self.bytes <= limit, "more adapter bytes than memory");
@@ -138,7 +189,9 @@ impl Store {
     pub(super) fn remove(&mut self, adapter: AdapterId) -> Entry {
         let position = self.position(adapter).expect("an evicted adapter was there");
         self.adapters.remove(position);
-        let entry = self.entries.remove(position);
+        let slot = self.slots.remove(position);
+        self.free.push(slot);
+        let entry = self.entries[slot as usize];
         self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
         entry
     }
@@ -151,7 +204,8 @@ impl Store {
         bytes: u64,
         spare_awaited: bool,
         evictor: &mut dyn Evictor,
-        mut evicted: impl FnMut(AdapterId, &Entry),
+        room: &mut Room,
+        mut evicted: impl FnMut(AdapterId, u64),
     ) -> bool {
         if !self.could_hold(bytes) {
             return false;
@@ -159,16 +213,15 @@ impl Store {
         if self.has_room(bytes) {
             return true;
         }
-        let (mut idle, mut victims) = (std::mem::take(&mut self.idle), std::mem::take(&mut self.victims));
+        let Room { idle, victims } = room;
         victims.clear();
-        self.idle(true, &mut idle);
-        let made = self.choose_victims(now, bytes, spare_awaited, evictor, &mut idle, &mut victims);
+        self.idle(true, idle);
+        let made = self.choose_victims(now, bytes, spare_awaited, evictor, idle, victims);
         // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
         for &victim in victims.iter().filter(|_| made) {
-            let entry = self.remove(victim);
-            evicted(victim, &entry);
+            let bytes = self.remove(victim).bytes;
+            evicted(victim, bytes);
         }
-        (self.idle, self.victims) = (idle, victims);
         made
     }
 
@@ -185,7 +238,7 @@ impl Store {
         let mut all = spare_awaited;
         let mut freed = 0;
         let enough = |victims: usize, freed: u64| match self.memory {
-            AdapterMemory::Slots(slots) => (self.entries.len() - victims) < slots as usize,
+            AdapterMemory::Slots(slots) => (self.adapters.len() - victims) < slots as usize,
             AdapterMemory::Bytes(limit) => self.bytes - freed + bytes <= limit,
             AdapterMemory::Unbounded => true,
         };

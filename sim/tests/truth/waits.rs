@@ -103,14 +103,43 @@ fn a_cold_adapter_stalls_its_step_for_exactly_one_load() {
 }
 
 #[test]
-fn a_load_beside_running_steps_is_waited_for_until_the_step_after_it() {
+fn a_load_beside_running_steps_is_waited_for_until_it_is_there_and_then_the_step() {
     let policies = Policies { load_path: Box::new(|| Box::new(Join)), ..first_come(u32::MAX) };
     let settings = servers(1, 4, Span::from_ms(2_300));
     // Request 0 decodes from 1 s on, second by second. Request 1 is seen at 2 s; its copy is there at 4.3 s, a step ends at 5 s.
     let seen = lives(&settings, &policies, &[(0, None, 1, 20), (1_500, Some(0), 1, 1)]);
-    let expected = waits(|w| (w.queue, w.load, w.prefill) = (Span::from_ms(500), SECOND * 3, SECOND));
+    let expected = waits(|w| {
+        (w.queue, w.load, w.prefill) = (Span::from_ms(500 + 700), Span::from_ms(2_300), SECOND);
+    });
     assert_eq!(seen[1].waits, expected);
     assert_eq!(seen[0].end, 20.0, "steps went on");
+}
+
+/// Begins the copy of whoever is next.
+struct Ahead;
+
+impl LoadPath for Ahead {
+    fn mode(&self) -> LoadMode {
+        LoadMode::Overlapped
+    }
+
+    fn ahead(&self) -> usize {
+        1
+    }
+}
+
+#[test]
+fn a_copy_that_ends_within_the_running_step_is_not_blamed_for_the_rest_of_the_step() {
+    let waited = |load| {
+        let policies = Policies { load_path: Box::new(|| Box::new(Ahead)), ..first_come(u32::MAX) };
+        lives(&servers(1, 4, load), &policies, &[(0, None, 1, 20), (1_500, Some(0), 1, 1)])[1].waits
+    };
+    // The copy begins on arrival, at 1.5 s; the step ends at 2 s.
+    let copied = |load| waits(|w| (w.queue, w.load, w.prefill) = (Span::from_ms(500) - load, load, SECOND));
+    for load in [Span::from_ms(300), Span::from_ms(500)] {
+        assert_eq!(waited(load), copied(load));
+    }
+    assert_eq!(waited(Span::ZERO), copied(Span::ZERO), "what takes no time is not waited for");
 }
 
 #[test]

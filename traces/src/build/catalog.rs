@@ -45,6 +45,7 @@ impl Listed {
         let mut reader = Reader::new(path, source.open()?)?;
         let name = required(&reader, "adapter")?;
         let [tenant, rank, bytes] = ["tenant", "rank", "bytes"].map(|column| reader.find(column));
+        reader.keep([Some(name), tenant, rank, bytes].into_iter().flatten())?;
         let mut rows = Vec::new();
         let mut seen = HashMap::new();
         while reader.advance()? {

@@ -38,10 +38,13 @@ pub(crate) fn offer(traffic: &Traffic, context: &Context<'_>, about: &mut Descri
         return clients(name, traffic, context, about);
     }
     let table = load(name, traffic.format, &traffic.columns, traffic, context)?;
-    let table = fit(table, name, traffic, context)?;
+    let (table, misfits) = fit(table, name, traffic, context)?;
     match &traffic.arrivals {
-        None | Some(ArrivalLaw::Trace) => replay(traffic, context, table, about),
-        Some(law) => retimed(traffic, context, table, law, about),
+        None | Some(ArrivalLaw::Trace) => replay(traffic, context, table, &misfits, about),
+        Some(law) => {
+            about.notes.extend(misfits.notes(0..u64::MAX, table.len()));
+            retimed(traffic, context, table, law, about)
+        }
     }
 }
 
@@ -88,6 +91,7 @@ fn replay(
     traffic: &Traffic,
     context: &Context<'_>,
     mut table: Table,
+    misfits: &Misfits,
     about: &mut Description,
 ) -> Result<Offer, TraceError> {
     if table.arrivals_ps.is_none() {
@@ -125,12 +129,15 @@ fn replay(
             return Err(TraceError::setting("window.duration", problem, "make it shorter, or begin it earlier"));
         }
     }
+    let is_cut_by_number = last < all.partition_point(|at| *at < end);
+    let part_end = if is_cut_by_number { all[last - 1].saturating_add(1) } else { end };
+    about.notes.extend(misfits.notes(start..part_end, last - first));
     let mut rows: Vec<(u64, u32)> = (first..last).map(|row| (all[row] - start, row as u32)).collect();
     let n = rows.len() as u64;
     let (head, tail) = (rows[0].0, rows[rows.len() - 1].0);
     // A trace goes on for about one gap after its last request; only the resampling needs to know.
     let span = traffic.window.duration.unwrap_or(Span::from_ps(tail));
-    if context.replica_of_seed > 0 {
+    if !context.as_recorded {
         let around = traffic.window.duration.map_or(tail + (tail - head) / (n - 1).max(1) + 1, Span::as_ps);
         let mut random = stream(context.seed, "traffic.resample");
         rows = resampled(&rows, around, &traffic.resample, &mut random);
@@ -163,7 +170,7 @@ fn retimed(
 ) -> Result<Offer, TraceError> {
     no_start(traffic)?;
     let (process, end_ps, limit, requests) = synthetic(law, traffic, Some(table.len() as u64))?;
-    let rows: Vec<u32> = if context.replica_of_seed == 0 {
+    let rows: Vec<u32> = if context.as_recorded {
         (0..table.len() as u32).collect()
     } else {
         about.assigned.push("the order of blocks of the trace's rows is drawn".into());
@@ -284,53 +291,90 @@ pub(crate) fn lengths_table(
 ) -> Result<Table, TraceError> {
     let unordered = Traffic { sort: Some(true), arrival_unit: None, ..traffic.clone() };
     let table = load(&from.trace, from.format, &from.columns, &unordered, context)?;
-    let mut table = fit(table, &from.trace, traffic, context)?;
+    let (mut table, misfits) = fit(table, &from.trace, traffic, context)?;
+    about.notes.extend(misfits.notes(0..u64::MAX, table.len()));
     about.notes.append(&mut table.notes);
     Ok(table)
 }
 
+/// Requests that the model had no room for, or not enough, by their arrivals: notes count those that are replayed.
+struct Misfits {
+    name: String,
+    /// Tokens, prompt and output together.
+    context: u32,
+    /// Left out or cut, as the scenario says.
+    how: TooLong,
+    /// Prompts without room for output: arrival, ps from the start of the trace, and tokens.
+    too_long: Vec<(u64, u32)>,
+    /// Arrivals of those whose output ends earlier.
+    stopped: Vec<u64>,
+}
+
+impl Misfits {
+    /// What a report says of those that arrive in this part of the trace; `replayed` requests of it are.
+    fn notes(&self, part: std::ops::Range<u64>, replayed: usize) -> Vec<String> {
+        let mut notes = Vec::new();
+        let too_long: Vec<u32> =
+            self.too_long.iter().filter(|(at, _)| part.contains(at)).map(|(_, tokens)| *tokens).collect();
+        if let Some(most) = too_long.iter().max() {
+            let (of, done) = match self.how {
+                TooLong::Drop => (replayed + too_long.len(), "left out".to_owned()),
+                _ => (replayed, format!("cut to {} tokens", self.context - 1)),
+            };
+            notes.push(no_room(&self.name, too_long.len(), of, self.context, *most) + ": " + &done);
+        }
+        let stopped = self.stopped.iter().filter(|at| part.contains(at)).count();
+        if stopped > 0 {
+            notes.push(format!(
+                "{stopped} outputs of {} end earlier, where the context of {} tokens is full",
+                self.name, self.context
+            ));
+        }
+        notes
+    }
+}
+
+fn no_room(name: &str, n: usize, of: usize, context: u32, most: u32) -> String {
+    format!(
+        "{n} of {of} prompts of {name} leave no room for output in a context of {context} tokens; the longest has {most}"
+    )
+}
+
 /// Deals with prompts that leave the model no room.
-fn fit(mut table: Table, name: &str, traffic: &Traffic, context: &Context<'_>) -> Result<Table, TraceError> {
+fn fit(mut table: Table, name: &str, traffic: &Traffic, context: &Context<'_>) -> Result<(Table, Misfits), TraceError> {
     let longest = context.max_model_len - 1;
-    let drawn = traffic.input_tokens.is_some();
-    let too_long = table.input_tokens.iter().filter(|tokens| **tokens > longest).count();
-    if !drawn && too_long > 0 {
-        let problem = || {
-            let most = table.input_tokens.iter().max().copied().unwrap_or(0);
-            format!(
-                "{too_long} of {} prompts of {name} leave no room for output in a context of {} tokens; the longest has {most}",
-                table.len(),
-                context.max_model_len
-            )
-        };
+    let mut misfits = Misfits {
+        name: name.to_owned(),
+        context: context.max_model_len,
+        how: traffic.too_long,
+        too_long: Vec::new(),
+        stopped: Vec::new(),
+    };
+    if traffic.input_tokens.is_some() {
+        return Ok((table, misfits));
+    }
+    let arrival = |table: &Table, row: usize| table.arrivals_ps.as_ref().map_or(0, |arrivals| arrivals[row]);
+    let too_long = (0..table.len()).filter(|row| table.input_tokens[*row] > longest);
+    misfits.too_long = too_long.map(|row| (arrival(&table, row), table.input_tokens[row])).collect();
+    if let Some(most) = misfits.too_long.iter().map(|(_, tokens)| *tokens).max() {
+        let problem = || no_room(name, misfits.too_long.len(), table.len(), context.max_model_len, most);
         match traffic.too_long {
             TooLong::Refuse => {
                 let advice = "say what becomes of them: \"drop\" or \"clip\"; or serve a model with a longer context";
                 return Err(TraceError::setting("too_long", problem(), advice));
             }
             TooLong::Drop => {
-                let note = format!("{}: left out", problem());
                 let rows: Vec<usize> = (0..table.len()).filter(|row| table.input_tokens[*row] <= longest).collect();
                 if rows.is_empty() {
                     return Err(TraceError::setting("too_long", problem(), "serve a model with a longer context"));
                 }
                 table = table.select(&rows);
-                table.notes.push(note);
             }
-            TooLong::Clip => {
-                let note = format!("{}: cut to {longest} tokens", problem());
-                table.input_tokens.iter_mut().for_each(|tokens| *tokens = (*tokens).min(longest));
-                table.notes.push(note);
-            }
+            TooLong::Clip => table.input_tokens.iter_mut().for_each(|tokens| *tokens = (*tokens).min(longest)),
         }
     }
     let room = |row: usize| context.max_model_len.saturating_sub(table.input_tokens[row]);
-    let stopped = (0..table.len()).filter(|row| table.output_tokens[*row] > room(*row)).count();
-    if !drawn && stopped > 0 {
-        table.notes.push(format!(
-            "{stopped} outputs of {name} end earlier, where the context of {} tokens is full",
-            context.max_model_len
-        ));
-    }
-    Ok(table)
+    let stopped = (0..table.len()).filter(|row| table.output_tokens[*row] > room(*row));
+    misfits.stopped = stopped.map(|row| arrival(&table, row)).collect();
+    Ok((table, misfits))
 }

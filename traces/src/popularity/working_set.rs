@@ -12,8 +12,7 @@
 //!   or, with probability `shared`, a public one by Zipf's law;
 //! - at midnight each tenant leaves the working set with probability `drift_per_day`.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+mod live;
 
 use aril_sim::random::Stream;
 use aril_sim::time::Span;
@@ -28,6 +27,7 @@ use crate::arrivals::{not_negative, positive};
 use crate::error::TraceError;
 use crate::popularity::ADAPTERS;
 use crate::popularity::chooser::{position, zipf};
+use live::{Live, Session};
 
 const DAY_PS: u64 = 86_400_000_000_000_000;
 /// A tenant's recent adapters, the current one included.
@@ -146,18 +146,33 @@ pub(crate) struct Sessions {
     /// Adapters of each tenant.
     own: Vec<Vec<u32>>,
     /// The adapters each tenant used last, latest first.
-    recent: Vec<Vec<u32>>,
-    /// Live sessions by last use (ps, number of the request).
-    live: BTreeMap<(u64, u64), Session>,
+    recent: Vec<Recent>,
+    live: Live,
     set: Weights,
     day: u64,
-    serial: u64,
 }
 
-#[derive(Clone, Copy)]
-struct Session {
-    tenant: u32,
-    adapter: u32,
+/// The adapters that a tenant used last.
+#[derive(Clone, Copy, Default)]
+struct Recent {
+    latest: [u32; RECENT],
+    count: u8,
+}
+
+impl Recent {
+    /// Latest first.
+    fn adapters(&self) -> &[u32] {
+        &self.latest[..self.count.into()]
+    }
+
+    fn add(&mut self, adapter: u32) {
+        let known = self.adapters().iter().position(|&other| other == adapter);
+        // Those before it move on by one; without it, all do, and the earliest makes room.
+        let moved = known.unwrap_or(usize::from(self.count).min(RECENT - 1));
+        self.latest.copy_within(..moved, 1);
+        self.latest[0] = adapter;
+        self.count = self.count.max(moved as u8 + 1);
+    }
 }
 
 impl Sessions {
@@ -178,29 +193,21 @@ impl Sessions {
             public: zipf(law.zipf_s, catalog.adapters.len() as u32),
             public_order,
             own,
-            recent: vec![Vec::new(); tenants],
-            live: BTreeMap::new(),
+            recent: vec![Recent::default(); tenants],
+            live: Live::default(),
             set: Weights::new(tenants),
             day: 0,
-            serial: 0,
         }
     }
 
     /// Tenant and adapter of the request that comes at `now_ps`, in trace time.
     pub(crate) fn next(&mut self, now_ps: u64, stream: &mut Stream) -> (u32, u32) {
         self.pass_midnights(now_ps, stream);
-        let oldest = now_ps.saturating_sub(self.law.session_gap.as_ps());
-        while self.live.first_key_value().is_some_and(|((last, _), _)| *last < oldest) {
-            self.live.pop_first();
-        }
+        self.live.expire(now_ps.saturating_sub(self.law.session_gap.as_ps()));
         let opens = stream.random::<f64>() * self.law.session_requests < 1.0;
         let session = if opens || self.live.is_empty() { self.open(stream) } else { self.go_on(now_ps, stream) };
-        self.live.insert((now_ps, self.serial), session);
-        self.serial += 1;
-        let recent = &mut self.recent[session.tenant as usize];
-        recent.retain(|adapter| *adapter != session.adapter);
-        recent.insert(0, session.adapter);
-        recent.truncate(RECENT);
+        self.live.push(now_ps, session);
+        self.recent[session.tenant as usize].add(session.adapter);
         (session.tenant, session.adapter)
     }
 
@@ -224,7 +231,7 @@ impl Sessions {
             position(&self.newcomers, stream.random())
         };
         self.set.add(tenant);
-        let last = self.recent[tenant as usize].first().copied();
+        let last = self.recent[tenant as usize].adapters().first().copied();
         let adapter = match last {
             Some(adapter) if stream.random::<f64>() >= self.law.fresh => adapter,
             _ => self.any(tenant, stream),
@@ -235,29 +242,17 @@ impl Sessions {
     fn go_on(&mut self, now_ps: u64, stream: &mut Stream) -> Session {
         let z: f64 = StandardNormal.sample(stream);
         let pause = Span::from_secs_f64(self.law.pause.as_secs_f64() * (self.law.pause_sigma * z).exp());
-        let key = self.nearest(now_ps.saturating_sub(pause.as_ps()));
-        let mut session = self.live.remove(&key).expect("the nearest session is live");
+        let nearest = self.live.take_nearest(now_ps.saturating_sub(pause.as_ps()));
+        let mut session = nearest.expect("asked only while sessions live");
         if stream.random::<f64>() >= self.law.sticky {
-            let other =
-                self.recent[session.tenant as usize].iter().find(|adapter| **adapter != session.adapter).copied();
+            let recent = self.recent[session.tenant as usize].adapters();
+            let other = recent.iter().find(|adapter| **adapter != session.adapter).copied();
             session.adapter = match other {
                 Some(adapter) if stream.random::<f64>() >= self.law.fresh => adapter,
                 _ => self.any(session.tenant, stream),
             };
         }
         session
-    }
-
-    /// The live session whose last use is nearest to an instant; the earlier one of two alike.
-    fn nearest(&self, at_ps: u64) -> (u64, u64) {
-        let before = self.live.range(..(at_ps, 0)).next_back().map(|(key, _)| *key);
-        let after = self.live.range((Bound::Included((at_ps, 0)), Bound::Unbounded)).next().map(|(key, _)| *key);
-        match (before, after) {
-            (Some(before), Some(after)) if at_ps - before.0 <= after.0 - at_ps => before,
-            (_, Some(after)) => after,
-            (Some(before), None) => before,
-            (None, None) => unreachable!("asked only while sessions live"),
-        }
     }
 
     fn any(&self, tenant: u32, stream: &mut Stream) -> u32 {

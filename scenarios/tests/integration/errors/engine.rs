@@ -218,3 +218,35 @@ fn a_model_that_does_not_fit_its_gpu_is_told_in_bytes() {
    |            ^"#,
     );
 }
+
+#[test]
+fn steps_without_adapters_are_told_where_they_were_asked_for() {
+    changed(
+        "max_num_seqs = 8",
+        "max_num_seqs = 8\nmax_loras = 0",
+        r#"error: `engine.aril.max_loras`: `adapter-0` and others want an adapter, and steps take none (`max_loras` is 0)
+  --> s.toml:16:13
+   |
+16 | max_loras = 0
+   |             ^
+  = help: raise it, or offer requests without adapters: `popularity = "base"`"#,
+    );
+}
+
+#[test]
+fn slots_that_the_host_has_no_adapters_for_are_told_at_what_says_how_many_the_host_has() {
+    let text = SMALL.replacen("[engine.aril]\nmax_num_seqs = 8", "[engine.vllm]\nmax_loras = 16", 1).replacen(
+        "punica-paper",
+        "punica-artifact",
+        1,
+    );
+    refused(
+        &Bench::with(&text),
+        r#"error: `engine.vllm.max_loras`: 16 adapters in the host are too few for 38 slots on the GPU
+  --> s.toml:15:13
+   |
+15 | max_loras = 16
+   |             ^^
+  = help: set `max_cpu_loras` to 38 or more, or `gpu_adapters` to fewer slots"#,
+    );
+}

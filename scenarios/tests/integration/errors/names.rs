@@ -1,6 +1,7 @@
 //! Names that nobody knows: the nearest one that somebody does.
 
 use super::changed;
+use crate::integration::bench::Bench;
 
 #[test]
 fn an_unknown_key_gets_the_nearest_one_and_its_line() {
@@ -174,4 +175,17 @@ fn an_unknown_trace_lists_the_shipped_ones() {
   |         ^^^^^^^^^^^^^^^^^^^^
   = help: did you mean `azure-llm-2023-conv`? shipped are: `azure-llm-2023-conv`, `azure-llm-2023-code`, `punica-textgen-1024`, `mooncake-conversation-5min`, `ragpulse-day`, `vidur-arxiv-lengths`, `servegen-m-small-4h`"#,
     );
+}
+
+#[test]
+fn a_name_with_a_control_character_is_refused() {
+    for (from, to) in [
+        ("name = \"small\"", "name = \"sm\\u0000all\""),
+        ("spread = {", "\"spr\\u0007ead\" = {"),
+        ("[slo.all]", "[slo.\"a\\tll\"]"),
+    ] {
+        let done = Bench::changed(from, to).aril(&["check", "s.toml"]);
+        assert_eq!(done.code, 2, "{to}: {}", done.err);
+        assert!(done.err.contains("has a control character in it"), "{to}: {}", done.err);
+    }
 }

@@ -90,7 +90,7 @@ fn pinned_adapters_that_the_traffic_does_not_have_are_refused() {
     changed(
         r#"router = "least-loaded""#,
         r#"evictor.pinned = { ids = [0, 8] }"#,
-        r#"error: `evictor.pinned`: `ids` pins adapter 8, and the traffic has 8, counted from 0 in the order of the catalogue
+        r#"error: `evictor.pinned`: `ids` pins adapter 8 by its number, and the traffic has 8: 0 is `adapter-0`, 7 is `adapter-7`
   --> s.toml:26:29
    |
 26 | spread = { evictor.pinned = { ids = [0, 8] } }
@@ -154,4 +154,24 @@ fn signals_that_would_leave_no_time_for_the_run_are_refused() {
     assert!(done.err.starts_with("error: `signals.interval`: 1ms over "), "{}", done.err);
     assert!(done.err.contains("2 replicas would publish 8000000000 times"), "{}", done.err);
     assert!(done.err.contains("= help: write 9ms or more"), "{}", done.err);
+}
+
+#[test]
+fn scorers_by_name_alone_weigh_what_their_example_weighs_and_named_ones_stand_alone() {
+    let weights = |router: &str| {
+        let bench = Bench::changed("router = \"least-loaded\"", router);
+        let printed = bench.ok(&["check", "s.toml", "--format", "json"]);
+        let json: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+        let scorers = &json["policy"]["spread"]["router"]["scorers"];
+        ["queue", "kv-utilization", "lora-affinity", "residency", "load"]
+            .map(|name| scorers[name].as_f64().unwrap_or(-1.0))
+    };
+    assert_eq!(weights("router = \"scorers\""), [1.0, 1.0, 1.0, 0.0, 0.0]);
+    assert_eq!(weights("router.scorers.picker = \"weighted-random\""), [1.0, 1.0, 1.0, 0.0, 0.0]);
+    assert_eq!(weights("router.scorers.residency = 2.0"), [0.0, 0.0, 0.0, 2.0, 0.0]);
+    let listed = Bench::new().ok(&["list", "policies", "--format", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    let all = listed.as_array().cloned().or_else(|| listed["policies"].as_array().cloned()).expect("a list");
+    let scorers = all.iter().find(|about| about["name"] == "scorers").expect("it is listed");
+    assert_eq!(scorers["tunables"]["lora-affinity"], 1.0);
 }

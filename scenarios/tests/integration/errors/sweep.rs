@@ -1,6 +1,7 @@
 //! Sweeps, classes, seeds and published tables.
 
 use super::changed;
+use crate::integration::bench::{Bench, SMALL};
 
 #[test]
 fn a_swept_path_that_does_not_exist_is_told_at_the_sweep() {
@@ -130,5 +131,38 @@ seeds = 0"#,
   |
 2 | seeds = 0
   |         ^"#,
+    );
+}
+
+#[test]
+fn a_value_that_is_swept_twice_is_refused() {
+    changed(
+        "[policy]",
+        "[sweep]\n\"engine.aril.max_num_seqs\" = [4, 4]\n\n[policy]",
+        r#"error: `sweep."engine.aril.max_num_seqs"`: the value 4 is there twice: its runs would be the same
+  --> s.toml:26:34
+   |
+26 | "engine.aril.max_num_seqs" = [4, 4]
+   |                                  ^"#,
+    );
+}
+
+#[test]
+fn adapters_that_do_not_fit_at_one_point_are_told_at_its_value() {
+    let bench = Bench::with(
+        &(SMALL.replace("[engine.aril]\nmax_num_seqs = 8", "[engine.vllm]\nmax_loras = 4")
+            + "\n[sweep]\n\"engine.vllm.max_loras\" = [4, 999999]\n"),
+    );
+    let done = bench.aril(&["check", "s.toml"]);
+    assert_eq!(done.code, 2);
+    assert!(
+        done.err.starts_with("error: `engine.vllm.max_loras`: llama-2-7b on 1 × a100-80gb: the model does not fit"),
+        "{}",
+        done.err
+    );
+    assert!(
+        done.err.contains("| \"engine.vllm.max_loras\" = [4, 999999]\n   |                               ^^^^^^\n"),
+        "{}",
+        done.err
     );
 }

@@ -137,3 +137,45 @@ kv_cache = { blocks = 1 }"#,
   = help: give the KV cache more blocks, or offer shorter requests"#,
     );
 }
+
+#[test]
+fn a_second_law_beside_the_first_is_refused_and_not_overlooked() {
+    for (key, choice, keys) in [
+        ("popularity", "{ zipf = { s = 0.9 }, nonsense = 7 }", "zipf, nonsense"),
+        ("popularity", "{ zipf = { s = 0.9 }, geometric = { ratio = 2.0 } }", "zipf, geometric"),
+        ("arrivals", "{ poisson = { rate = 5 }, gamma = { rate = 1, cv = 2 } }", "poisson, gamma"),
+        ("input_tokens", "{ fixed = 5, uniform = [1, 9] }", "fixed, uniform"),
+        ("output_predictor", "{ noisy = { relative_error = 1.0 }, exact = {} }", "noisy, exact"),
+        ("max_tokens", "{ fixed = 5, model = {} }", "fixed, model"),
+    ] {
+        let bench = Bench::with(&format!(
+            "name = \"s\"\nmodel.name = \"llama-2-7b\"\nengine.aril = {{}}\npool.h100.replicas = 1\n[traffic]\n{key} = {choice}\n"
+        ));
+        let bars = "^".repeat(choice.len());
+        let gap = " ".repeat(key.len() + 3);
+        super::refused(
+            &bench,
+            &format!(
+                "error: `traffic.{key}`: 2 keys where one choice is wanted: {keys}\n --> s.toml:6:{}\n  |\n6 | {key} = {choice}\n  | {gap}{bars}",
+                key.len() + 4
+            ),
+        );
+    }
+}
+
+#[test]
+fn rates_and_waits_that_cannot_be_meant_are_refused() {
+    for (set, message) in [
+        ("traffic.rate_scale=1e300", "`traffic.rate_scale`: 1e300 times the rate"),
+        ("traffic.arrivals.poisson.rate=1e18", "`traffic.arrivals.poisson.rate`: 1e18 requests a second"),
+        ("traffic.client.timeout=0s", "`traffic.client.timeout`: clients that wait for nothing get nothing"),
+        ("report.drain=1h", "`report.drain`: requests arrive until "),
+        ("report.warmup=1h", "`report.warmup`: requests arrive until "),
+        ("traffic.window.warmup=1h", "`traffic.window.warmup`: requests arrive until "),
+    ] {
+        let done = Bench::with(crate::integration::bench::SMALL).aril(&["check", "s.toml", "--set", set]);
+        assert_eq!(done.code, 2, "{set}: {}", done.err);
+        assert!(done.err.starts_with(&format!("error: {message}")), "{set}: {}", done.err);
+        assert!(done.err.contains("^\n  = help: "), "{set}: {}", done.err);
+    }
+}

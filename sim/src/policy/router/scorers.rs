@@ -24,32 +24,69 @@ use crate::random::Stream;
 use crate::settings::AdapterMemory;
 use crate::workload::{AdapterId, ReplicaId};
 
-/// Weights of the scorers, and who picks. A scorer that is not named has weight 0; without a table, the defaults of
-/// llm-d's LoRA example: queue 1, KV use 1, LoRA affinity 1.
+/// Weights of the scorers, and who picks. A scorer that is not named beside others has weight 0; where none is named,
+/// those of llm-d's LoRA example count alike: queue 1, KV use 1, LoRA affinity 1.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", from = "Named")]
 pub struct Scorers {
     /// Weight of the queue's length.
-    #[serde(default)]
     pub queue: f64,
     /// Weight of the KV memory in use.
-    #[serde(default)]
     pub kv_utilization: f64,
     /// Weight of the adapter's activity.
-    #[serde(default)]
     pub lora_affinity: f64,
     /// Weight of the adapter's place in memory.
-    #[serde(default)]
     pub residency: f64,
     /// Weight of the number of sequences.
-    #[serde(default)]
     pub load: f64,
     /// Who picks among the scored.
-    #[serde(default)]
     pub picker: Picker,
     #[serde(skip)]
     #[schemars(skip)]
     scores: Vec<(f64, ReplicaId)>,
+}
+
+/// Weights of the scorers, and who picks, as far as they are named: where no scorer is, queue, KV use and LoRA affinity have weight 1.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Named {
+    /// Weight of the queue's length.
+    #[serde(default)]
+    queue: Option<f64>,
+    /// Weight of the KV memory in use.
+    #[serde(default)]
+    kv_utilization: Option<f64>,
+    /// Weight of the adapter's activity.
+    #[serde(default)]
+    lora_affinity: Option<f64>,
+    /// Weight of the adapter's place in memory.
+    #[serde(default)]
+    residency: Option<f64>,
+    /// Weight of the number of sequences.
+    #[serde(default)]
+    load: Option<f64>,
+    /// Who picks among the scored.
+    #[serde(default)]
+    picker: Picker,
+}
+
+impl From<Named> for Scorers {
+    fn from(named: Named) -> Scorers {
+        let Named { queue, kv_utilization, lora_affinity, residency, load, picker } = named;
+        if [queue, kv_utilization, lora_affinity, residency, load].iter().all(Option::is_none) {
+            return Scorers { picker, ..Scorers::default() };
+        }
+        let weight = |named: Option<f64>| named.unwrap_or(0.0);
+        Scorers {
+            queue: weight(queue),
+            kv_utilization: weight(kv_utilization),
+            lora_affinity: weight(lora_affinity),
+            residency: weight(residency),
+            load: weight(load),
+            picker,
+            scores: Vec::new(),
+        }
+    }
 }
 
 /// Who picks among scored replicas?

@@ -1,0 +1,171 @@
+//! What the logs say about the groups that somebody asks for.
+
+use std::collections::BTreeMap;
+
+use super::{BUCKET_BITS, BUCKET_MASK, Counted, GroupGaps, Histogram, Stay};
+use crate::recorder::NONE;
+
+/// Gaps of the groups that were asked for.
+#[derive(Default)]
+pub(crate) struct Asked {
+    pub(crate) tenants: BTreeMap<u32, Histogram>,
+    pub(crate) adapters: BTreeMap<u32, Histogram>,
+    /// By class of tenants.
+    pub(crate) classes: Vec<Histogram>,
+}
+
+impl GroupGaps {
+    /// The gaps of these tenants and adapters, and of so many classes of tenants; `class_of` tells a tenant's, if it has one, and
+    /// `last_end_of` when the last step of a replica ended.
+    pub(crate) fn finish(
+        mut self,
+        last_end_of: impl Fn(usize) -> u64,
+        tenants: impl Iterator<Item = u32>,
+        adapters: impl Iterator<Item = u32>,
+        classes: usize,
+        class_of: impl Fn(u32) -> Option<usize>,
+    ) -> Asked {
+        let mut counted = self.counted.take();
+        let mut take = |of: fn(&mut Counted) -> &mut Vec<Histogram>, id: u32| {
+            let counted = counted.as_mut().and_then(|counted| of(counted).get_mut(id as usize));
+            (id, counted.cloned().unwrap_or_default())
+        };
+        let mut asked = Asked {
+            tenants: tenants.map(|id| take(|counted| &mut counted.tenants, id)).collect(),
+            adapters: adapters.map(|id| take(|counted| &mut counted.adapters, id)).collect(),
+            classes: vec![Histogram::default(); classes],
+        };
+        for (tenant, histogram) in (0..).zip(counted.iter().flat_map(|counted| &counted.tenants)) {
+            if let Some(class) = class_of(tenant).and_then(|class| asked.classes.get_mut(class)) {
+                class.merge(histogram);
+            }
+        }
+        self.everybody_leaves(last_end_of);
+        let mut targets = Targets::new(&self, &mut asked, class_of);
+        for stay in &self.stays {
+            targets.each(stay.tenant, stay.adapter, |target| target.entries += (stay.to - stay.from) as usize);
+        }
+        // Of a group that was nearly everywhere it is counted how many were there for each entry, then the logs are read once.
+        let limit = self.dense * self.entries;
+        for stay in &self.stays {
+            targets.each(stay.tenant, stay.adapter, |target| {
+                if target.entries <= limit {
+                    self.shared(stay).add_to(target.histogram);
+                }
+            });
+        }
+        for own in &self.own {
+            targets.each(own.tenant, own.adapter, |target| Gaps::Own(own.gap).add_to(target.histogram));
+        }
+        for group in 0..targets.all.len() {
+            if targets.all[group].entries > limit {
+                let is_there = |stay: &&Stay| targets.of(stay.tenant, stay.adapter).any(|target| target == group);
+                let (counts, sum) = self.cover(self.stays.iter().filter(is_there));
+                let counts = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
+                targets.all[group].histogram.add_all(counts, sum);
+            }
+        }
+        asked
+    }
+
+    /// How often each bucket occurs in the logs, as often as these stays cover it, and the sum of their gaps.
+    fn cover<'a>(&self, stays: impl Iterator<Item = &'a Stay>) -> (Vec<u64>, u128) {
+        let mut starts = Vec::with_capacity(self.replicas.len());
+        let mut len = 0;
+        for replica in &self.replicas {
+            starts.push(len);
+            len += replica.log.len() + 1;
+        }
+        let (mut changes, mut sum) = (vec![0i32; len], 0);
+        for stay in stays {
+            let start = starts[stay.replica as usize];
+            changes[start + stay.from as usize] += 1;
+            changes[start + stay.to as usize] -= 1;
+            sum += u128::from(stay.sum);
+        }
+        let mut counts = vec![0; 1 << BUCKET_BITS];
+        for (replica, start) in self.replicas.iter().zip(starts) {
+            let mut there = 0;
+            for (entry, change) in replica.log.iter().zip(&changes[start..]) {
+                there += change;
+                counts[(entry & BUCKET_MASK) as usize] += there as u64 * u64::from(entry >> BUCKET_BITS);
+            }
+        }
+        (counts, sum)
+    }
+
+    pub(super) fn shared(&self, stay: &Stay) -> Gaps<'_> {
+        let log = &self.replicas[stay.replica as usize].log[stay.from as usize..stay.to as usize];
+        Gaps::Shared { log, sum: stay.sum }
+    }
+}
+
+/// The histograms that were asked for, and who counts to which.
+struct Targets<'a> {
+    all: Vec<Target<'a>>,
+    /// Positions in `all` of the tenant's class, of each tenant and of each adapter, or [`NONE`].
+    class_of: Vec<u32>,
+    tenants: Vec<u32>,
+    adapters: Vec<u32>,
+}
+
+struct Target<'a> {
+    histogram: &'a mut Histogram,
+    /// Entries of logs that it has a part in, each as often as it has.
+    entries: usize,
+}
+
+impl<'a> Targets<'a> {
+    fn new(gaps: &GroupGaps, asked: &'a mut Asked, class_of: impl Fn(u32) -> Option<usize>) -> Targets<'a> {
+        let classes = asked.classes.len();
+        let class = |tenant| class_of(tenant).filter(|class| *class < classes).map_or(NONE, |class| class as u32);
+        let mut targets = Targets {
+            all: asked.classes.iter_mut().map(|histogram| Target { histogram, entries: 0 }).collect(),
+            class_of: (0..gaps.tenants as u32).map(class).collect(),
+            tenants: vec![NONE; gaps.tenants],
+            adapters: vec![NONE; gaps.adapters],
+        };
+        let groups = asked.tenants.iter_mut().map(|asked| (true, asked));
+        for (is_tenant, (id, histogram)) in groups.chain(asked.adapters.iter_mut().map(|asked| (false, asked))) {
+            let places = if is_tenant { &mut targets.tenants } else { &mut targets.adapters };
+            if let Some(place) = places.get_mut(*id as usize) {
+                *place = targets.all.len() as u32;
+                targets.all.push(Target { histogram, entries: 0 });
+            }
+        }
+        targets
+    }
+
+    /// To which does a sequence of this tenant and adapter count?
+    fn of(&self, tenant: u32, adapter: u32) -> impl Iterator<Item = usize> + use<'a> {
+        let places = [(&self.class_of, tenant), (&self.tenants, tenant), (&self.adapters, adapter)];
+        let place = |(places, id): (&Vec<u32>, u32)| places.get(id as usize).copied().filter(|place| *place != NONE);
+        places.map(place).into_iter().flatten().map(|place| place as usize)
+    }
+
+    fn each(&mut self, tenant: u32, adapter: u32, mut each: impl FnMut(&mut Target<'a>)) {
+        self.of(tenant, adapter).for_each(|place| each(&mut self.all[place]));
+    }
+}
+
+/// Gaps of one sequence.
+pub(super) enum Gaps<'a> {
+    /// Shared with its batch: the log, and their sum.
+    Shared {
+        log: &'a [u32],
+        sum: u64,
+    },
+    Own(u64),
+}
+
+impl Gaps<'_> {
+    pub(super) fn add_to(&self, group: &mut Histogram) {
+        match self {
+            Gaps::Own(gap) => group.record(*gap, 1),
+            Gaps::Shared { log, sum } => {
+                let counts = log.iter().map(|entry| ((entry & BUCKET_MASK) as usize, u64::from(entry >> BUCKET_BITS)));
+                group.add_all(counts, u128::from(*sum));
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Which rows have a value, and truth values: a bit a row.
+
+use std::io;
+
+use polars_parquet::write::{CompressedPage, Encoding};
+
+use super::cell::{Cell, Column};
+use super::integers::varint;
+use super::page::{Page, PageWriter, statistics};
+
+/// Bits of a row group under construction.
+#[derive(Default)]
+pub(crate) struct Validity {
+    bytes: Vec<u8>,
+    rows: usize,
+    set: usize,
+}
+
+impl Validity {
+    /// Takes in the lowest `rows` bits, at most 128. After fewer than 128 nothing follows but [`Validity::clear`].
+    pub(super) fn append(&mut self, bits: u128, rows: usize) {
+        self.bytes.extend_from_slice(&bits.to_le_bytes()[..rows.div_ceil(8)]);
+        self.rows += rows;
+        self.set += bits.count_ones() as usize;
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Validity { bytes: std::mem::take(&mut self.bytes), ..Validity::default() };
+        self.bytes.clear();
+    }
+
+    /// Rows whose bit is not set.
+    pub(super) fn nulls(&self) -> usize {
+        self.rows - self.set
+    }
+
+    /// As Parquet's levels of width one: one run where all are equal, the bits themselves otherwise.
+    pub(super) fn levels(&self, out: &mut Vec<u8>) {
+        if self.set == 0 || self.set == self.rows {
+            return all_equal(self.rows, self.set > 0, out);
+        }
+        varint(out, (self.bytes.len() as u64) << 1 | 1);
+        out.extend_from_slice(&self.bytes);
+    }
+}
+
+/// `rows` levels that are all the same.
+pub(super) fn all_equal(rows: usize, level: bool, out: &mut Vec<u8>) {
+    varint(out, (rows as u64) << 1);
+    out.push(u8::from(level));
+}
+
+/// Truth values of a row group under construction; nulls have none.
+#[derive(Default)]
+pub(crate) struct Truths {
+    validity: Validity,
+    bytes: Vec<u8>,
+    /// Bits that do not fill a byte yet.
+    rest: u8,
+    len: usize,
+    set: usize,
+}
+
+impl Truths {
+    /// Takes in up to 128 rows.
+    fn append(&mut self, cells: impl Iterator<Item = Option<bool>>) {
+        let (mut valid, mut rows) = (0u128, 0);
+        for cell in cells.take(128) {
+            valid |= u128::from(cell.is_some()) << rows;
+            rows += 1;
+            let Some(truth) = cell else { continue };
+            self.rest |= u8::from(truth) << (self.len % 8);
+            self.set += usize::from(truth);
+            self.len += 1;
+            if self.len.is_multiple_of(8) {
+                self.bytes.push(std::mem::take(&mut self.rest));
+            }
+        }
+        self.validity.append(valid, rows);
+    }
+}
+
+impl Column for Truths {
+    fn pages(&mut self, rows: usize, writer: &mut PageWriter<'_>) -> io::Result<Vec<CompressedPage>> {
+        let mut page = Page::of(rows, Some(&self.validity));
+        page.bytes.extend_from_slice(&self.bytes);
+        if !self.len.is_multiple_of(8) {
+            page.bytes.push(self.rest);
+        }
+        let ends = (self.len > 0).then(|| (vec![u8::from(self.set == self.len)], vec![u8::from(self.set > 0)]));
+        let statistics = statistics(ends, self.validity.nulls());
+        *self = Truths::default();
+        page.finish(writer, Encoding::Plain, statistics)
+    }
+}
+
+impl Cell for bool {
+    type Column = Truths;
+    const TYPE: polars::prelude::DataType = polars::prelude::DataType::Boolean;
+
+    fn append(column: &mut Truths, cells: impl Iterator<Item = bool>) {
+        column.append(cells.map(Some));
+    }
+}
+
+impl Cell for Option<bool> {
+    type Column = Truths;
+    const TYPE: polars::prelude::DataType = polars::prelude::DataType::Boolean;
+
+    fn append(column: &mut Truths, cells: impl Iterator<Item = Option<bool>>) {
+        column.append(cells);
+    }
+}

@@ -1,0 +1,186 @@
+//! Columns of names: a dictionary of those that occur in the row group, and positions in it, so that no text is looked at row by row.
+
+use std::io;
+
+use aril_sim::workload::Catalog;
+use polars::prelude::DataType;
+use polars_parquet::write::{CompressedPage, Encoding};
+
+use super::cell::{Cell, Column};
+use super::integers::{pack_bits, varint};
+use super::page::{Page, PageWriter, statistics};
+use super::validity::{Validity, all_equal};
+
+/// Not in the dictionary.
+const ABSENT: u32 = u32::MAX;
+
+/// Which tenant's name; one that the catalog does not have is null.
+#[derive(Clone, Copy)]
+pub(crate) struct TenantName(pub(crate) u32);
+
+/// Which adapter's name; [`u32::MAX`], like every one that the catalog does not have, is null.
+#[derive(Clone, Copy)]
+pub(crate) struct AdapterName(pub(crate) u32);
+
+/// Positions in a dictionary, of those rows that have one.
+#[derive(Default)]
+struct Positions {
+    validity: Validity,
+    positions: Vec<u32>,
+}
+
+impl Positions {
+    /// Takes in up to 128 rows.
+    fn append(&mut self, cells: impl Iterator<Item = Option<u32>>) {
+        let (mut valid, mut rows) = (0u128, 0);
+        for cell in cells {
+            valid |= u128::from(cell.is_some()) << rows;
+            rows += 1;
+            self.positions.extend(cell);
+        }
+        self.validity.append(valid, rows);
+    }
+
+    /// The pages of a column with this dictionary.
+    fn pages(
+        &mut self,
+        rows: usize,
+        dictionary: &[&str],
+        writer: &mut PageWriter<'_>,
+    ) -> io::Result<Vec<CompressedPage>> {
+        let mut page = Page::of(rows, Some(&self.validity));
+        let largest = dictionary.len().saturating_sub(1) as u64;
+        let width = (64 - largest.leading_zeros()).max(1);
+        page.bytes.push(width as u8);
+        match dictionary {
+            [_] if width == 1 => all_equal(self.positions.len(), false, &mut page.bytes),
+            _ => {
+                let groups = self.positions.len().div_ceil(32);
+                varint(&mut page.bytes, (groups as u64 * 4) << 1 | 1);
+                for positions in self.positions.chunks(32) {
+                    let mut group = [0; 32];
+                    group.iter_mut().zip(positions).for_each(|(place, position)| *place = u64::from(*position));
+                    pack_bits(&group, width, &mut page.bytes);
+                }
+            }
+        }
+        let bytes = |name: Option<&&str>| name.map(|name| name.as_bytes().to_vec());
+        let ends = bytes(dictionary.iter().min()).zip(bytes(dictionary.iter().max()));
+        let statistics = statistics(ends, self.validity.nulls());
+        self.validity.clear();
+        self.positions.clear();
+        let mut texts = Vec::new();
+        for name in dictionary {
+            texts.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            texts.extend_from_slice(name.as_bytes());
+        }
+        page.with_dictionary(texts, dictionary.len()).finish(writer, Encoding::RleDictionary, statistics)
+    }
+}
+
+/// A few names, known when the program is built.
+#[derive(Default)]
+pub(crate) struct Words {
+    positions: Positions,
+    dictionary: Vec<&'static str>,
+}
+
+impl Words {
+    fn append(&mut self, cells: impl Iterator<Item = Option<&'static str>>) {
+        let Words { positions, dictionary } = self;
+        let mut position = |word: &'static str| {
+            let known = dictionary.iter().position(|other| std::ptr::eq(*other, word) || *other == word);
+            known.unwrap_or_else(|| {
+                dictionary.push(word);
+                dictionary.len() - 1
+            }) as u32
+        };
+        positions.append(cells.map(|cell| cell.map(&mut position)));
+    }
+}
+
+impl Column for Words {
+    fn pages(&mut self, rows: usize, writer: &mut PageWriter<'_>) -> io::Result<Vec<CompressedPage>> {
+        let dictionary = std::mem::take(&mut self.dictionary);
+        self.positions.pages(rows, &dictionary, writer)
+    }
+}
+
+impl Cell for &'static str {
+    type Column = Words;
+    const TYPE: DataType = DataType::String;
+
+    fn append(column: &mut Words, cells: impl Iterator<Item = &'static str>) {
+        column.append(cells.map(Some));
+    }
+}
+
+impl Cell for Option<&'static str> {
+    type Column = Words;
+    const TYPE: DataType = DataType::String;
+
+    fn append(column: &mut Words, cells: impl Iterator<Item = Option<&'static str>>) {
+        column.append(cells);
+    }
+}
+
+/// Names of the catalog, by id. `TENANTS`: tenants, or else adapters.
+#[derive(Default)]
+pub(crate) struct Ids<const TENANTS: bool> {
+    positions: Positions,
+    /// The position of each id in the dictionary, or [`ABSENT`].
+    position_of: Vec<u32>,
+    dictionary: Vec<u32>,
+}
+
+impl<const TENANTS: bool> Ids<TENANTS> {
+    fn append(&mut self, cells: impl Iterator<Item = u32>) {
+        let Ids { positions, position_of, dictionary, .. } = self;
+        positions.append(cells.map(|id| {
+            let position = position_of.get_mut(id as usize)?;
+            if *position == ABSENT {
+                *position = dictionary.len() as u32;
+                dictionary.push(id);
+            }
+            Some(*position)
+        }));
+    }
+}
+
+impl<const TENANTS: bool> Column for Ids<TENANTS> {
+    fn prepare(&mut self, catalog: &Catalog) {
+        let known = if TENANTS { catalog.tenants.len() } else { catalog.adapters.len() };
+        self.position_of = vec![ABSENT; known];
+    }
+
+    fn pages(&mut self, rows: usize, writer: &mut PageWriter<'_>) -> io::Result<Vec<CompressedPage>> {
+        let catalog = writer.catalog;
+        let name = |id: &u32| match TENANTS {
+            true => catalog.tenants[*id as usize].name.as_str(),
+            false => catalog.adapters[*id as usize].name.as_str(),
+        };
+        let dictionary: Vec<&str> = self.dictionary.iter().map(name).collect();
+        for id in self.dictionary.drain(..) {
+            self.position_of[id as usize] = ABSENT;
+        }
+        self.positions.pages(rows, &dictionary, writer)
+    }
+}
+
+impl Cell for TenantName {
+    type Column = Ids<true>;
+    const TYPE: DataType = DataType::String;
+
+    fn append(column: &mut Ids<true>, cells: impl Iterator<Item = TenantName>) {
+        column.append(cells.map(|tenant| tenant.0));
+    }
+}
+
+impl Cell for AdapterName {
+    type Column = Ids<false>;
+    const TYPE: DataType = DataType::String;
+
+    fn append(column: &mut Ids<false>, cells: impl Iterator<Item = AdapterName>) {
+        column.append(cells.map(|adapter| adapter.0));
+    }
+}

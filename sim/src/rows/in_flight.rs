@@ -1,0 +1,178 @@
+//! Rows in flight: what the step is to the hardware, and what it did to them when it is over.
+
+use super::{GHOST, LEFT_OUT, OWN_TOKEN, PREFILL, Part, Rows};
+use crate::fact;
+use crate::replica::SequenceKey;
+use crate::time::Time;
+
+impl Rows {
+    /// Every row's part in the step.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part> + '_ {
+        (0..self.states.len()).map(|position| self.part(position))
+    }
+
+    /// A row's part in the step.
+    pub(crate) fn part(&self, position: usize) -> Part {
+        let state = &self.states[position];
+        let prefill = state.flags & PREFILL != 0;
+        let (computed, tokens, emits) = if prefill {
+            let (cold, context) = (self.cold(state), self.contexts[position]);
+            (context, cold.drafted, context + cold.drafted >= cold.target)
+        } else {
+            (self.context(position), u32::from(self.decodes_in_step(state)), true)
+        };
+        Part {
+            request: self.who[position].request,
+            adapter: self.who[position].adapter(),
+            computed,
+            tokens,
+            prefill,
+            emits,
+        }
+    }
+
+    /// Is every row in the step, and does it decode?
+    pub(crate) fn all_decode(&self) -> bool {
+        self.stepping && self.left_out == 0 && self.decoding as usize == self.states.len()
+    }
+
+    /// How many steps are left to the first that finishes, if every row decodes?
+    pub(crate) fn steps_to_finish(&self) -> u32 {
+        let clock = self.clock;
+        self.finishes.iter().fold(u32::MAX, |least, finish| least.min(finish.wrapping_sub(clock)))
+    }
+
+    /// Do all rows that decode take part in the step?
+    pub(crate) fn all_decodes_in_step(&self) -> bool {
+        self.decoding == 0 || (self.stepping && self.left_out == 0)
+    }
+
+    /// Puts down the attended tokens of the rows that decode, all of which take part in the step. Gives their sum.
+    pub(crate) fn write_contexts(&self, contexts: &mut Vec<u32>) -> u64 {
+        let next = self.clock.wrapping_add(1);
+        contexts.clear();
+        let settled = if self.prefilling() == 0 { self.contexts.len() } else { self.settled };
+        contexts.extend(self.contexts[..settled].iter().map(|context| context.wrapping_add(next)));
+        let others = self.contexts[settled..].iter().zip(&self.states[settled..]);
+        let decode = others.filter(|(_, state)| state.flags & PREFILL == 0);
+        contexts.extend(decode.map(|(context, _)| context.wrapping_add(next)));
+        contexts.iter().map(|context| u64::from(*context)).sum()
+    }
+
+    /// KV blocks that the rows of the step in flight take within `steps` steps, beyond those they have: the blocks of the first
+    /// step were taken when it was composed.
+    pub(crate) fn stretch_blocks(&self, steps: u32) -> u32 {
+        if !self.stepping || steps <= 1 {
+            return 0;
+        }
+        let next = self.clock.wrapping_add(1);
+        let (more, size) = (steps - 1, self.block_size);
+        if self.all_decode() && size.is_power_of_two() {
+            // Of rows that each fill up a block: how many new ones do so many tokens begin?
+            let (mask, shift) = (size - 1, size.trailing_zeros());
+            let new = |context: &u32| ((context.wrapping_add(next).wrapping_sub(1) & mask) + more) >> shift;
+            return self.contexts.iter().map(new).sum();
+        }
+        let new = |context: u32| self.blocks_of(context + more) - self.blocks_of(context);
+        let rows = self.states.iter().zip(&self.contexts).filter(|(state, _)| self.decodes_in_step(state));
+        rows.map(|(_, context)| new(context.wrapping_add(next))).sum()
+    }
+
+    /// The first `steps` steps in flight are over at `end`: counts them, and puts down who was in them and whose prefill ended. Gives
+    /// the KV blocks that were taken, beyond those that the first step had.
+    pub(crate) fn tell(
+        &mut self,
+        steps: u32,
+        end: Time,
+        rows: &mut Vec<fact::Row>,
+        prefilled: &mut Vec<SequenceKey>,
+    ) -> u32 {
+        let blocks = self.stretch_blocks(steps);
+        let stepping = self.stepping;
+        let clock = if stepping { self.clock.wrapping_add(steps) } else { self.clock };
+        let last_end = Some(self.last_end);
+        let before = rows.len();
+        // As if every row decoded as it did in the step before; those that do not are corrected below.
+        rows.extend(self.who.iter().map(|who| fact::Row {
+            request: who.request,
+            adapter: who.adapter(),
+            previous_token: last_end,
+            tokens: u32::from(stepping),
+            prefill: false,
+            emits: true,
+        }));
+        let mut skipped = !stepping && self.decoding > 0;
+        let flagged = self.states.iter_mut().enumerate().skip(self.settled).filter(|(_, state)| state.flags != 0);
+        for (position, state) in flagged {
+            let row = &mut rows[before + position];
+            row.emits = state.flags & GHOST == 0;
+            let cold = &mut self.cold[state.cold as usize];
+            let (context, finish) = (&mut self.contexts[position], &mut self.finishes[position]);
+            if state.flags & OWN_TOKEN != 0 {
+                row.previous_token = cold.last_token;
+            }
+            if state.flags & PREFILL != 0 {
+                (row.prefill, row.tokens) = (true, cold.drafted);
+                if cold.drafted == 0 {
+                    skipped = true;
+                    continue;
+                }
+                *context += cold.drafted;
+                row.emits &= *context >= cold.target;
+                if row.emits {
+                    cold.last_token = Some(end);
+                    state.flags = OWN_TOKEN;
+                    *context = context.wrapping_sub(clock);
+                    *finish = clock.wrapping_add(cold.output - cold.emitted - 1);
+                    self.decoding += 1;
+                    prefilled.push(cold.sequence);
+                }
+            } else if stepping && state.flags & LEFT_OUT != 0 {
+                // The clock goes on without it.
+                row.tokens = 0;
+                skipped = true;
+                *context = context.wrapping_sub(steps);
+                *finish = finish.wrapping_add(steps);
+                cold.last_token = row.previous_token;
+                state.flags |= OWN_TOKEN;
+            } else if stepping && state.flags & OWN_TOKEN != 0 {
+                state.flags &= !OWN_TOKEN;
+            }
+        }
+        self.settled += self.states[self.settled..].iter().take_while(|state| state.flags == 0).count();
+        if skipped {
+            rows.retain(|row| row.tokens > 0);
+        }
+        if stepping {
+            (self.clock, self.last_end) = (clock, end);
+        }
+        blocks
+    }
+
+    /// No step is in flight any more.
+    pub(crate) fn end_step(&mut self) {
+        self.stepping = false;
+        if self.left_out > 0 {
+            self.left_out = 0;
+            self.states.iter_mut().for_each(|state| state.flags &= !LEFT_OUT);
+        }
+        if self.prefilling() > 0 {
+            for state in self.states[self.settled..].iter().filter(|state| state.flags & PREFILL != 0) {
+                self.cold[state.cold as usize].drafted = 0;
+            }
+        }
+    }
+
+    /// The first row from `position` on that is done or nobody's any more.
+    pub(crate) fn next_over(&self, position: usize) -> Option<usize> {
+        let done = |&position: &usize| {
+            let state = &self.states[position];
+            state.flags & GHOST != 0 || (self.finishes[position] == self.clock && state.flags & PREFILL == 0)
+        };
+        if self.ghosts > 0 {
+            return (position..self.states.len()).find(done);
+        }
+        let candidates = self.finishes[position..].iter().enumerate().filter(|(_, finish)| **finish == self.clock);
+        candidates.map(|(offset, _)| position + offset).find(done)
+    }
+}
