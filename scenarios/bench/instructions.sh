@@ -52,6 +52,7 @@ workloads | while read -r name arguments; do
 done | LC_ALL=C sort > "$out/found"
 
 if [ "$update" = --update ]; then
+  mkdir -p instructions
   cp "$out/found" "$baseline"
   echo "baseline of rustc $version written: $(awk -F'\t' '$2 == "(all)" { printf "%s %.0f million  ", $1, $3 / 1e6 }' "$baseline")"
   exit 0

@@ -41,7 +41,7 @@ adapters() { # adapters
     --set "traffic.popularity.working-set.tenants=$((($1 + 3) / 4))"
 }
 workloads=("$@")
-[ $# -gt 0 ] || workloads=(hour vidur fleets adapters thousand)
+[ $# -gt 0 ] || workloads=(hour vidur fleets adapters ten-thousand-adapters thousand)
 for workload in "${workloads[@]}"; do
   case "$workload" in
     hour)
@@ -51,6 +51,7 @@ for workload in "${workloads[@]}"; do
     vidur) measure "Vidur's 16 replicas" ../vidur/sixteen.toml ;;
     fleets) for gpus in 10 100 1000 10000; do fleet "$gpus" 288000; done ;;
     adapters) for count in 1 100 10000 64000; do adapters "$count"; done ;;
+    ten-thousand-adapters) measure '1,000 GPUs, one hour, 10,000 adapters' thousand.toml ;;
     thousand) measure '1,000 GPUs, one hour, 64,000 adapters' locality.toml ;;
     ten-thousand)
       measure '10,000 GPUs, one hour, 64,000 adapters' locality.toml --set pool.a100-80gb.replicas=10000 --set traffic.arrivals.poisson.rate=8000.0 ;;

@@ -110,7 +110,7 @@ fn main() {
     let traffic: Traffic = traffic.try_into().expect("a table of traffic");
     let adapter_bytes = |rank| profile.model.adapter_bytes(rank, &LoraTarget::LAYER);
     let context =
-        Context { base: home, seed: 1, replica_of_seed: 0, adapter_bytes: &adapter_bytes, max_model_len: 4096 };
+        Context { base: home, seed: 1, as_recorded: true, adapter_bytes: &adapter_bytes, max_model_len: 4096 };
     let workload = traffic.build(&context).expect("a workload");
 
     let mut budget = MemoryBudget::of(&profile.gpu, &profile.model, 1, 8192, BATCH);
