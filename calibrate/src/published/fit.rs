@@ -65,7 +65,7 @@ impl System {
 /// Fits the two figures of a system on a model.
 ///
 /// Fig. 1 gives the step at batch 1 of Llama-2 7B; what it takes beyond its bytes at the data sheet's peak is every system's,
-/// and grows with the bytes of the weights to another model ([`beyond_peak_us`]).
+/// and grows with the bytes of the weights to another model.
 ///
 /// # Errors
 /// When a figure is missing, or the two cannot be met by costs of zero or above.
