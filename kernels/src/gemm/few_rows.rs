@@ -234,28 +234,13 @@ impl FewRows {
         ready: Option<Ready>,
         overlap: Overlap,
     ) -> Result<(), Error> {
-        let arguments = self.arguments(stream, plan, weights, x, y, ready)?;
-        let grid = Grid { blocks: plan.shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
-        // SAFETY: the layout is the kernel's; the rest is the caller's promise.
-        unsafe { plan.kernel.launch(stream, grid, &arguments, overlap) }
-    }
-
-    fn arguments(
-        &self,
-        stream: &Arc<CudaStream>,
-        plan: &FewRowsPlan,
-        weights: u64,
-        x: u64,
-        y: u64,
-        ready: Option<Ready>,
-    ) -> Result<Arguments, Error> {
         for (what, address) in [("weights", weights), ("x", x), ("y", y)] {
             if address == 0 || !address.is_multiple_of(16) {
                 return Err(Error::shape(what, format!("address {address:#x} is null or not a multiple of 16")));
             }
         }
         let FewRowsPlan { shape, shares, .. } = plan;
-        Ok(Arguments {
+        let arguments = Arguments {
             weights,
             x,
             y,
@@ -271,7 +256,10 @@ impl FewRows {
             ready: ready.map_or(0, |ready| ready.address),
             mark: ready.map_or(0, |ready| ready.mark),
             reserved: 0,
-        })
+        };
+        let grid = Grid { blocks: shares.blocks, threads: THREADS, shared_bytes: plan.shared_bytes };
+        // SAFETY: the layout is the kernel's; the rest is the caller's promise.
+        unsafe { plan.kernel.launch(stream, grid, &arguments, overlap) }
     }
 }
 

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaEvent, sys};
 
 use super::adapters::HostAdapter;
-use super::batch::Batch;
 use super::engine::Llama;
-use super::forward::{Forward, Metrics};
 use super::graphs::Graphs;
 use super::memory::{Buffer, Slot};
 use super::{AdapterWeights, LoraPath, Sequence};
@@ -56,17 +54,12 @@ impl Llama {
             self.check_slot(slot, rank)?;
             let bytes = self.adapter_bytes(rank);
             let buffer = self.unpinned(from, bytes)?;
-            let timed = || Error::driver("timing a load");
             let target = self.slots[slot as usize].memory.address;
             for repeat in 0..=repeats {
-                let (begin, end) = (self.event()?, self.event()?);
-                begin.record(&self.copies).map_err(timed())?;
                 // SAFETY: the slot has room for the rank, and nothing else uses it: steps are complete when they return.
-                unsafe { buffer.copy_to_address(&self.copies, target, bytes)? };
-                end.record(&self.copies).map_err(timed())?;
-                end.synchronize().map_err(timed())?;
+                let us = unsafe { self.time_copy(&buffer, target, bytes)? };
                 if repeat > 0 {
-                    samples.push(f64::from(begin.elapsed_ms(&end).map_err(timed())?) * 1e3);
+                    samples.push(us);
                 }
             }
         }
@@ -81,6 +74,21 @@ impl Llama {
         let piece: Vec<u8> = piece.collect();
         let content: Vec<u8> = piece.iter().copied().cycle().take(bytes).collect();
         HostBuffer::new(&self.gpu, from, &content)
+    }
+
+    /// Microseconds of one copy to a slot, when it is complete.
+    ///
+    /// # Safety
+    /// `target` must have room for `bytes` bytes that nothing else uses until then.
+    unsafe fn time_copy(&self, buffer: &HostBuffer, target: u64, bytes: usize) -> Result<f64, Error> {
+        let timed = || Error::driver("timing a load");
+        let (begin, end) = (self.event()?, self.event()?);
+        begin.record(&self.copies).map_err(timed())?;
+        // SAFETY: the caller's promise.
+        unsafe { buffer.copy_to_address(&self.copies, target, bytes)? };
+        end.record(&self.copies).map_err(timed())?;
+        end.synchronize().map_err(timed())?;
+        Ok(f64::from(begin.elapsed_ms(&end).map_err(timed())?) * 1e3)
     }
 
     /// Microseconds of copies from pageable memory beside replays of a step: those that lay wholly beside them. Such a copy keeps the host
@@ -99,16 +107,7 @@ impl Llama {
         self.check_slot(slot, rank)?;
         let bytes = self.adapter_bytes(rank);
         let buffer = self.unpinned(HostMemory::Pageable, bytes)?;
-        let batch = Batch::new(sequences, &self.shape, &self.settings)?;
-        let metrics = Metrics::of(&batch);
-        self.prepare(&metrics)?;
-        let set = self.plan_adapters(&batch)?;
-        let table = self.attention.plan(&self.stream, &batch, sequences)?;
-        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
-        let graph = {
-            let forward = Forward::new(self, &metrics, &set.plans);
-            self.capture_of(|| forward.step())?
-        };
+        let (graph, set) = self.captured(sequences, |forward| forward.step())?;
         graph.upload().map_err(timed())?;
         for _ in 0..replays {
             graph.launch().map_err(timed())?;
@@ -118,16 +117,12 @@ impl Llama {
         let target = self.slots[slot as usize].memory.address;
         let mut samples = Vec::new();
         loop {
-            let (begin, end) = (self.event()?, self.event()?);
-            begin.record(&self.copies).map_err(timed())?;
             // SAFETY: the slot has room for the rank, and the steps on their way use no adapter.
-            unsafe { buffer.copy_to_address(&self.copies, target, bytes)? };
-            end.record(&self.copies).map_err(timed())?;
-            end.synchronize().map_err(timed())?;
+            let us = unsafe { self.time_copy(&buffer, target, bytes)? };
             if last.is_complete() {
                 break;
             }
-            samples.push(f64::from(begin.elapsed_ms(&end).map_err(timed())?) * 1e3);
+            samples.push(us);
         }
         self.stream.synchronize().map_err(timed())?;
         self.keep(set);
@@ -148,16 +143,7 @@ impl Llama {
         replays: usize,
     ) -> Result<Beside, Error> {
         let timed = || Error::driver("timing steps beside copies");
-        let batch = Batch::new(sequences, &self.shape, &self.settings)?;
-        let metrics = Metrics::of(&batch);
-        self.prepare(&metrics)?;
-        let set = self.plan_adapters(&batch)?;
-        let table = self.attention.plan(&self.stream, &batch, sequences)?;
-        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
-        let graph = {
-            let forward = Forward::new(self, &metrics, &set.plans);
-            self.capture_of(|| forward.step())?
-        };
+        let (graph, set) = self.captured(sequences, |forward| forward.step())?;
         graph.upload().map_err(timed())?;
         let run = |llama: &Llama| -> Result<Vec<CudaEvent>, Error> {
             let mut events = Vec::with_capacity(replays + 1);

@@ -77,15 +77,28 @@ impl Llama {
     /// # Errors
     /// As [`Llama::step`].
     pub fn capture_step(&mut self, sequences: &[Sequence<'_>]) -> Result<CapturedStep, Error> {
+        let (graph, set) = self.captured(sequences, |forward| forward.step())?;
+        graph.upload().map_err(Error::driver("uploading a graph"))?;
+        Ok(CapturedStep { graph, _set: set, stream: self.stream.clone() })
+    }
+
+    /// What `launches` launches of this step as a graph, with the plans of adapters that it reads.
+    pub(super) fn captured(
+        &mut self,
+        sequences: &[Sequence<'_>],
+        launches: impl FnOnce(&Forward<'_>) -> Result<(), Error>,
+    ) -> Result<(CudaGraph, Set), Error> {
         let batch = Batch::new(sequences, &self.shape, &self.settings)?;
         let metrics = Metrics::of(&batch);
         self.prepare(&metrics)?;
         let set = self.plan_adapters(&batch)?;
         let table = self.attention.plan(&self.stream, &batch, sequences)?;
         self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
-        let graph = self.capture(&metrics, &set.plans)?;
-        graph.upload().map_err(Error::driver("uploading a graph"))?;
-        Ok(CapturedStep { graph, _set: set, stream: self.stream.clone() })
+        let graph = {
+            let forward = Forward::new(self, &metrics, &set.plans);
+            self.capture_of(|| launches(&forward))?
+        };
+        Ok((graph, set))
     }
 
     fn measured(
@@ -94,17 +107,8 @@ impl Llama {
         repeats: usize,
         launches: impl FnOnce(&Forward<'_>) -> Result<(), Error>,
     ) -> Result<Vec<f64>, Error> {
-        let batch = Batch::new(sequences, &self.shape, &self.settings)?;
-        let metrics = Metrics::of(&batch);
-        self.prepare(&metrics)?;
-        let set = self.plan_adapters(&batch)?;
-        let table = self.attention.plan(&self.stream, &batch, sequences)?;
-        self.metadata.upload(&self.stream, &batch, sequences, &table, &metrics)?;
-        let samples = {
-            let forward = Forward::new(self, &metrics, &set.plans);
-            let graph = self.capture_of(|| launches(&forward))?;
-            self.stopwatch.replays_us(&graph, repeats)?
-        };
+        let (graph, set) = self.captured(sequences, launches)?;
+        let samples = self.stopwatch.replays_us(&graph, repeats)?;
         self.clear_deltas()?;
         self.keep(set);
         Ok(samples)
