@@ -228,15 +228,7 @@ impl Bench {
         let stream = &self.stream;
         let shape = ProjectionShape { inputs: point.inputs, outputs: point.outputs };
         let layout = AdapterLayout::new(&[shape])?;
-        let mut packed = Vec::new();
-        let (mut segments, mut row) = (Vec::new(), 0);
-        for (&(rows, rank), (a, b)) in point.segments.iter().zip(&inputs.weights) {
-            let offset = packed.len();
-            packed.resize(offset + layout.elements(rank), 0);
-            layout.pack(0, rank, a, b, &mut packed[offset..])?;
-            segments.push(Segment { rows: row..row + rows, weights: offset as u64 * 2, rank, scale: 0.75 });
-            row += rows;
-        }
+        let (packed, mut segments) = inputs.packed(point, &layout)?;
         let weights = stream.clone_htod(&packed).map_err(driver("uploading adapters"))?;
         let base = self.address(&weights);
         segments.iter_mut().for_each(|segment| segment.weights += base);

@@ -1,5 +1,8 @@
 //! Fresh random inputs of a check, and what float64 makes of them.
 
+use aril_kernels::Error;
+use aril_kernels::lora::layout::AdapterLayout;
+use aril_kernels::lora::plan::Segment;
 use aril_kernels::reference::lora::{Weights, expand, shrink};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -32,6 +35,19 @@ impl Inputs {
             .collect();
         let (rows, inputs, outputs) = (point.rows(), point.inputs, point.outputs);
         Inputs { weights, x: draw(rows * inputs, 1.0), y: draw(rows * outputs, 1.0) }
+    }
+
+    /// The adapters as they are loaded, one behind the other, and the segments that use them, each at its offset in bytes.
+    pub(crate) fn packed(&self, point: &Point, layout: &AdapterLayout) -> Result<(Vec<u16>, Vec<Segment>), Error> {
+        let (mut packed, mut segments, mut row) = (Vec::new(), Vec::new(), 0);
+        for (&(rows, rank), (a, b)) in point.segments.iter().zip(&self.weights) {
+            let offset = packed.len();
+            packed.resize(offset + layout.elements(rank), 0);
+            layout.pack(0, rank, a, b, &mut packed[offset..])?;
+            segments.push(Segment { rows: row..row + rows, weights: offset as u64 * 2, rank, scale: 0.75 });
+            row += rows;
+        }
+        Ok((packed, segments))
     }
 
     /// y after the pair, in float64, on all cores.

@@ -7,7 +7,7 @@
 use aril_kernels::Error;
 use aril_kernels::gpu::Overlap;
 use aril_kernels::lora::layout::{AdapterLayout, ProjectionShape};
-use aril_kernels::lora::plan::{Plan, Segment, Site, Tuning};
+use aril_kernels::lora::plan::{Plan, Site, Tuning};
 use aril_kernels::program::{Compiler, Grid};
 use cudarc::driver::sys;
 use serde_json::{Value, json};
@@ -49,14 +49,7 @@ pub(crate) fn stress(
     let compare = compiler.kernel("stress.cu", Vec::new(), "count_differences")?;
     let inputs = Inputs::draw(point, 11);
     let layout = AdapterLayout::new(&[ProjectionShape { inputs: point.inputs, outputs: point.outputs }])?;
-    let (mut packed, mut segments, mut row) = (Vec::new(), Vec::new(), 0);
-    for (&(rows, rank), (a, b)) in point.segments.iter().zip(&inputs.weights) {
-        let offset = packed.len();
-        packed.resize(offset + layout.elements(rank), 0);
-        layout.pack(0, rank, a, b, &mut packed[offset..])?;
-        segments.push(Segment { rows: row..row + rows, weights: offset as u64 * 2, rank, scale: 0.75 });
-        row += rows;
-    }
+    let (packed, mut segments) = inputs.packed(point, &layout)?;
     let stream = bench.stream.clone();
     let weights = stream.clone_htod(&packed).map_err(driver("uploading adapters"))?;
     let base = bench.address(&weights);
