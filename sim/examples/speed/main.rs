@@ -4,31 +4,25 @@
 //! (1,000 replicas for an hour and 10,000 adapters unless told otherwise: 2.88 million requests). `facts` adds a digest of every
 //! fact: what a faster engine must not change.
 
-use std::fmt::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use aril_sim::batch::{Executor, Modelled};
 use aril_sim::cost::CompiledCost;
 use aril_sim::engine;
-use aril_sim::fact::{Fact, Observer};
-use aril_sim::policy::Policies;
-use aril_sim::policy::batcher::Punica;
-use aril_sim::policy::evictor::Lru;
-use aril_sim::policy::load_path::OnArrival;
-use aril_sim::policy::migrator::PunicaConsolidate;
-use aril_sim::policy::preemptor::Newest;
-use aril_sim::policy::router::PunicaPaper;
-use aril_sim::policy::scaler::PunicaHints;
+use aril_sim::fact::Observer;
 use aril_sim::profile::Profile;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::random::{self, Stream};
-use aril_sim::settings::{AdapterMemory, ClusterSettings, ReplicaSettings};
+use aril_sim::settings::ClusterSettings;
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{Adapter, AdapterId, Catalog, Offered, Outcome, Request, RequestId, Tenant, TenantId};
 use rand::Rng;
 
-const BATCH: u32 = 32;
+use stage::{Counts, Digest, spent};
+
+mod stage;
+
 const RATE_PER_REPLICA: f64 = 0.8;
 
 /// Poisson arrivals, lengths as Punica draws them, adapters uniformly.
@@ -78,69 +72,6 @@ impl Iterator for Traffic {
     }
 }
 
-/// Counts, and nothing else.
-#[derive(Default)]
-struct Counts {
-    facts: u64,
-    stretches: u64,
-    steps: u64,
-    rows: u64,
-    loads: u64,
-    live: i64,
-    live_max: i64,
-}
-
-impl Observer for Counts {
-    fn observe(&mut self, _: Time, fact: &Fact<'_>) {
-        self.facts += 1;
-        match fact {
-            Fact::Stretch(stretch) => {
-                self.stretches += 1;
-                self.steps += u64::from(stretch.steps);
-                self.rows += stretch.rows.len() as u64;
-            }
-            Fact::LoadStarted { .. } => self.loads += 1,
-            Fact::Offered(_) => {
-                self.live += 1;
-                self.live_max = self.live_max.max(self.live);
-            }
-            Fact::Ended(_) => self.live -= 1,
-            _ => {}
-        }
-    }
-}
-
-/// Every fact, as it prints, in one number (FNV-1a).
-struct Digest(u64);
-
-impl Write for Digest {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.0 = text.bytes().fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        Ok(())
-    }
-}
-
-impl Observer for Digest {
-    fn observe(&mut self, now: Time, fact: &Fact<'_>) {
-        write!(self, "{now:?}{fact:?}").expect("a digest takes everything");
-    }
-}
-
-/// Peak memory of this process, MiB, where the system tells it.
-fn peak_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
-}
-
-/// Processor time of this process so far, where the system tells it (in hundredths of a second).
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |position: usize| fields.get(position)?.parse::<f64>().ok();
-    Some((ticks(11)? + ticks(12)?) / 100.0)
-}
-
 fn main() {
     let argument = |position: usize, default: u32| {
         std::env::args().nth(position).map_or(default, |text| text.parse().expect("a whole number"))
@@ -149,31 +80,12 @@ fn main() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../calibrate/profiles/punica-a100-80gb-llama-2-7b.toml");
     let text = std::fs::read_to_string(path).expect("the profile is there");
     let profile: Profile = toml::from_str(&text).expect("it is a profile");
-    let replica = ReplicaSettings {
-        max_num_seqs: BATCH,
-        max_num_batched_tokens: 8_192,
-        max_loras: BATCH,
-        max_lora_rank: 16,
-        lora_slots: BATCH,
-        kv_blocks: 6_800,
-        gpu_adapters: AdapterMemory::Slots(BATCH),
-        gpu_link: profile.load.link(true),
-        ..ReplicaSettings::boundless()
-    };
+    let replica = stage::replica(&profile, 6_800);
     let settings = ClusterSettings::of(vec![replica; count as usize], 1);
     let adapter = |i| Adapter { name: format!("adapter {i}"), rank: 16, bytes: 80_000_000, owner: None };
     let catalog = Catalog {
         tenants: vec![Tenant { name: "everybody".to_owned(), weight: 1.0, slo_class: 0 }],
         adapters: (0..adapters).map(adapter).collect(),
-    };
-    let policies = Policies {
-        router: Box::new(|| Box::new(PunicaPaper::default())),
-        batcher: Box::new(|| Box::new(Punica::default())),
-        evictor: Box::new(|| Box::new(Lru::default())),
-        load_path: Box::new(|| Box::new(OnArrival::default())),
-        preemptor: Box::new(|| Box::new(Newest::default())),
-        migrator: Some(Box::new(|| Box::new(PunicaConsolidate::default()))),
-        scaler: Some(Box::new(|| Box::new(PunicaHints::default()))),
     };
     let mut traffic = Traffic {
         random: random::stream(1, "speed"),
@@ -183,19 +95,19 @@ fn main() {
         id: 0,
         adapters,
     };
-    let before = peak_mib();
     let cost = CompiledCost::compile(&profile, LoraKernel::Sgmv).expect("the profile has this kernel");
     let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Modelled(cost))];
-    let (mut counts, mut digest) = (Counts::default(), Digest(0xcbf2_9ce4_8422_2325));
+    let (mut counts, mut digest) = (Counts::default(), Digest::default());
     let with_facts = std::env::args().nth(4).is_some_and(|word| word == "facts");
-    let start = (Instant::now(), cpu_seconds());
+    let (start, before) = (Instant::now(), spent());
     let mut both = (&mut counts, &mut digest);
     let watcher: &mut dyn Observer = if with_facts { &mut both } else { &mut both.0 };
-    let ended =
-        engine::run(&settings, &catalog, &policies, &mut executors, &mut traffic, watcher).expect("it is served");
-    let wall = start.0.elapsed().as_secs_f64();
+    let ended = engine::run(&settings, &catalog, &stage::policies(), &mut executors, &mut traffic, watcher)
+        .expect("it is served");
+    let wall = start.elapsed().as_secs_f64();
+    let after = spent();
     // On a busy machine the wall clock tells more of the neighbours than of the engine.
-    let busy = start.1.zip(cpu_seconds()).map_or(wall, |(before, after)| after - before);
+    let busy = before.cpu_seconds.zip(after.cpu_seconds).map_or(wall, |(before, after)| after - before);
     println!(
         "{count} replicas, {adapters} adapters, {} requests, simulated {:.0} s",
         ended.offered,
@@ -221,7 +133,7 @@ fn main() {
     if with_facts {
         println!("facts {:016x}", digest.0);
     }
-    if let (Some(before), Some(peak)) = (before, peak_mib()) {
+    if let (Some(before), Some(peak)) = (before.peak_mib, after.peak_mib) {
         println!("peak memory {peak:.0} MiB, {before:.0} MiB of it before the first request");
     }
 }
