@@ -196,23 +196,19 @@ impl Scenario {
 
     /// Names the policy of one kind, by its key of [`POLICY_KEYS`].
     pub(crate) fn set_choice(&mut self, key: &str, choice: Option<Choice>) {
-        let kinds = [
-            &mut self.router,
-            &mut self.batcher,
-            &mut self.evictor,
-            &mut self.load_path,
-            &mut self.preemptor,
-            &mut self.migrator,
-            &mut self.scaler,
-        ];
-        if let Some((_, kind)) = POLICY_KEYS.into_iter().zip(kinds).find(|(name, _)| *name == key) {
+        if let Some((_, kind)) = POLICY_KEYS.into_iter().zip(self.choices_mut()).find(|(name, _)| *name == key) {
             *kind = choice;
         }
     }
 
     /// Names no policy any more: each overlay names its own.
     pub(crate) fn clear_choices(&mut self) {
-        for choice in [
+        self.choices_mut().into_iter().for_each(|choice| *choice = None);
+    }
+
+    /// In the order of [`POLICY_KEYS`].
+    fn choices_mut(&mut self) -> [&mut Option<Choice>; POLICY_KEYS.len()] {
+        [
             &mut self.router,
             &mut self.batcher,
             &mut self.evictor,
@@ -220,8 +216,6 @@ impl Scenario {
             &mut self.preemptor,
             &mut self.migrator,
             &mut self.scaler,
-        ] {
-            *choice = None;
-        }
+        ]
     }
 }
