@@ -5,7 +5,7 @@ mod sequences;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aril_kernels::Element;
 use aril_kernels::baseline::layer::{Way, Ways};
@@ -53,6 +53,11 @@ const RANK_SUM: u32 = 4096;
 const KV_TOKENS: u32 = 131_072;
 /// Replays of a step that a copy lies beside: so many at least.
 const REPLAYS: usize = 20;
+/// How much longer than a long replay or a step with prompts the card rests after it: a card that multiplies without a pause reaches its
+/// power limit after some twenty milliseconds, and serving gives it its pauses. Decode steps follow each other as they do in serving.
+const REST: f64 = 2.0;
+/// No longer than this, seconds.
+const REST_S_MAX: f64 = 0.06;
 /// Device memory that stays free: the driver's, the libraries' and the other kernels'.
 const RESERVE_BYTES: u64 = 7 << 30;
 
@@ -71,6 +76,7 @@ impl LlamaGpu {
         let weights = ModelWeights::Random { seed: 1 };
         let mut llama = Llama::open(&gpu, shape, settings, &Build::default(), weights).map_err(failed)?;
         llama.fill_kv(2).map_err(failed)?;
+        llama.set_rest(REST);
         Ok(LlamaGpu {
             slots: Slots { count: settings.adapter_slots, rank: settings.rank_max },
             loaded: vec![0; settings.adapter_slots as usize],
@@ -221,14 +227,19 @@ impl LlamaGpu {
         let on = self.prepare(kernel, shape)?;
         let drawn = Drawn::of(shape, &self.identity, on);
         let mut samples = Vec::with_capacity(repeats);
-        // Plans and graphs are made by the first; the second finds them.
-        for repeat in 0..repeats + 2 {
+        // Plans and graphs are made by the first; a second finds them warm where a step is short.
+        let warm = if shape.prompt_rows() > 256 { 1 } else { 2 };
+        for repeat in 0..repeats + warm {
             let sequences = drawn.sequences();
             let began = Instant::now();
             let result = self.llama.step(&sequences).map_err(broken)?;
             let us = began.elapsed().as_secs_f64() * 1e6;
-            if repeat > 1 {
+            if repeat >= warm {
                 samples.push((result.device_us, (us - result.device_us).max(0.0)));
+            }
+            if !shape.prompts.is_empty() {
+                let rest = (result.device_us * 1e-6 * REST).min(REST_S_MAX);
+                std::thread::sleep(Duration::from_secs_f64(rest));
             }
         }
         Ok(samples)
