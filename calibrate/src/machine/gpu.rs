@@ -55,10 +55,10 @@ const RANK_SUM: u32 = 4096;
 const KV_TOKENS: u32 = 131_072;
 /// Replays of a step that a copy lies beside: so many at least.
 const REPLAYS: usize = 20;
-/// How much longer than a long replay or a step with prompts the card rests after it: a card that multiplies without a pause reaches its
-/// power limit after some twenty milliseconds, and serving gives it its pauses. Decode steps follow each other as they do in serving.
+/// How much longer than a long replay or a step of many rows the card rests after it: a card that multiplies without a pause reaches its
+/// power limit after some twenty milliseconds, and serving gives it its pauses. Steps of few rows follow each other as they do there.
 const REST: f64 = 1.5;
-/// Products of so few rows are bound by their bytes, and need no rest.
+/// Products and steps of so few rows are bound by their bytes, and need no rest.
 const ROWS_AT_REST: u32 = 64;
 /// No longer than this, seconds.
 const REST_S_MAX: f64 = 0.06;
@@ -265,7 +265,7 @@ impl LlamaGpu {
             if repeat >= warm {
                 samples.push((result.device_us, (us - result.device_us).max(0.0)));
             }
-            if !shape.prompts.is_empty() {
+            if shape.rows() > ROWS_AT_REST {
                 let rest = (result.device_us * 1e-6 * REST).min(REST_S_MAX);
                 std::thread::sleep(Duration::from_secs_f64(rest));
             }
