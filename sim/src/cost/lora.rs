@@ -2,7 +2,7 @@
 
 use crate::batch::{BatchShape, Segment};
 use crate::profile::check::BadProfile;
-use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity};
+use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
 use crate::profile::{Profile, Range};
 
 /// The figures of the chosen kernel; none if it is free.
@@ -16,7 +16,19 @@ struct Figures {
     counts_tiles: bool,
     /// Does a term look at single ranks?
     ranks: bool,
+    bounds: Vec<Bound>,
+    few_rows: Vec<Bound>,
 }
+
+/// A bound's terms over quantities, and what it costs by rank: a segment, and each of its rows. The last rank stands for wider ones.
+#[derive(Clone, Debug)]
+struct Bound {
+    terms: Vec<LoraTerm>,
+    by_rank: Vec<[f64; 2]>,
+}
+
+/// No kernel of ours serves wider adapters.
+const RANK_MAX: u32 = 256;
 
 /// What one pass over the segments gives.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,19 +88,18 @@ impl Lora {
 
     /// Microseconds in each layer.
     pub(super) fn us(&self, shape: &BatchShape<'_>, sums: &Sums) -> f64 {
-        let Some(Figures { cost, counts_tiles, .. }) = &self.0 else { return 0.0 };
+        let Some(Figures { cost, counts_tiles, bounds, few_rows, .. }) = &self.0 else { return 0.0 };
         let slots = f64::from(shape.lora_slots);
         if shape.segments.is_empty() {
             let on = if shape.lora_slots > 0 { cost.idle_us } else { 0.0 };
             return on + cost.idle_us_per_slot * slots;
         }
         let quantities = Quantities::of(shape, sums, if *counts_tiles { Some(cost.rows_per_tile) } else { None });
-        let bound = |bound: &LoraBound| bound.terms.iter().map(|term| term.cost.us(quantities.get(term.over))).sum();
         let bounds = match &cost.few_rows {
-            Some(few) if shape.decode_rows().saturating_add(shape.prefill_tokens()) <= few.rows_max => &few.bounds,
-            _ => &cost.bounds,
+            Some(few) if shape.decode_rows().saturating_add(shape.prefill_tokens()) <= few.rows_max => few_rows,
+            _ => bounds,
         };
-        let largest = bounds.iter().map(bound).fold(0.0, f64::max);
+        let largest = bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
         cost.idle_us + cost.idle_us_per_slot * slots + cost.us + largest
     }
 }
@@ -138,13 +149,53 @@ impl Figures {
         let all = || cost.bounds.iter().chain(cost.few_rows.iter().flat_map(|few| &few.bounds));
         let mut terms = all().flat_map(|bound| &bound.terms);
         let counts_tiles = terms.any(|term| term.over == LoraQuantity::Tiles);
-        let plain = [LoraQuantity::Segments, LoraQuantity::Rows, LoraQuantity::DecodeRows, LoraQuantity::PrefillRows]
-            .into_iter()
-            .chain([LoraQuantity::RankSum, LoraQuantity::Tiles]);
+        let plain = [
+            LoraQuantity::EachRank,
+            LoraQuantity::RowsOfEachRank,
+            LoraQuantity::Segments,
+            LoraQuantity::Rows,
+            LoraQuantity::DecodeRows,
+            LoraQuantity::PrefillRows,
+        ]
+        .into_iter()
+        .chain([LoraQuantity::RankSum, LoraQuantity::Tiles]);
         let plain: Vec<LoraQuantity> = plain.collect();
         let mut terms = all().flat_map(|bound| &bound.terms);
         let ranks = terms.any(|term| !plain.contains(&term.over));
-        Figures { cost: cost.clone(), counts_tiles, ranks }
+        let few = cost.few_rows.iter().flat_map(|few| &few.bounds).map(Bound::of).collect();
+        Figures {
+            cost: cost.clone(),
+            counts_tiles,
+            ranks,
+            bounds: cost.bounds.iter().map(Bound::of).collect(),
+            few_rows: few,
+        }
+    }
+}
+
+impl Bound {
+    fn of(bound: &LoraBound) -> Bound {
+        let (by_rank, terms): (Vec<&LoraTerm>, Vec<&LoraTerm>) =
+            bound.terms.iter().partition(|term| term.over.is_by_rank());
+        let of_rank = |rank: u32| {
+            let of = |over: LoraQuantity| {
+                by_rank.iter().filter(|term| term.over == over).map(|term| term.cost.us(f64::from(rank))).sum()
+            };
+            [of(LoraQuantity::EachRank), of(LoraQuantity::RowsOfEachRank)]
+        };
+        let by_rank = if by_rank.is_empty() { Vec::new() } else { (0..=RANK_MAX).map(of_rank).collect() };
+        Bound { terms: terms.into_iter().cloned().collect(), by_rank }
+    }
+
+    fn us(&self, quantities: &Quantities, segments: &[Segment]) -> f64 {
+        let mut us: f64 = self.terms.iter().map(|term| term.cost.us(quantities.get(term.over))).sum();
+        if let Some(widest) = self.by_rank.last() {
+            for segment in segments {
+                let [each, row] = self.by_rank.get(segment.rank as usize).unwrap_or(widest);
+                us += each + row * f64::from(segment.decode_rows.wrapping_add(segment.prefill_rows));
+            }
+        }
+        us
     }
 }
 
@@ -193,6 +244,8 @@ impl Quantities {
             LoraQuantity::RowRankSum => row_rank_sum,
             LoraQuantity::RowRankPadded => rows * rank_max,
             LoraQuantity::RowRankSlot => rows * self.rank_slot,
+            // Terms by rank are summed segment by segment.
+            LoraQuantity::EachRank | LoraQuantity::RowsOfEachRank => 0,
         };
         value as f64
     }
