@@ -36,6 +36,9 @@
 #ifndef TURNS  // cells from which on they are exchanged in turns
 #define TURNS 5
 #endif
+#ifndef TURNS_OF_ALL  // the same for the cells of all members together
+#define TURNS_OF_ALL 64
+#endif
 
 #include "lora_exchange.cuh"
 #include "lora_stream.cuh"
@@ -43,6 +46,8 @@
 constexpr u32 WARP_BITS = 3;
 static_assert(WARPS == 1 << WARP_BITS, "the exchange is shared among eight warps");
 static_assert(TURNS <= WARPS, "a few cells are one a warp at most");
+
+constexpr u32 EXPECTED_MIN = 16;  // input tiles
 
 // x of this lane: row i, 8 inputs of each input tile.
 struct Inputs {
@@ -59,6 +64,13 @@ struct Inputs {
       into[b] = make_uint4(0, 0, 0, 0);
       if (tile + b < here) into[b] = *(const uint4*)(from + b * step);
     }
+  }
+
+  // Asks the L2 for what comes late in a long slice, which may be cold: a warp has few loads in flight.
+  DEVICE void expect() const {
+    if (here <= EXPECTED_MIN) return;
+#pragma unroll 1
+    for (u32 tile = 2 * BATCH; tile < here; ++tile) prefetch_to_l2(base + u64(tile) * step);
   }
 };
 
@@ -255,7 +267,7 @@ DEVICE void lora(const Arguments& args) {
   // Many cells are exchanged in turns, a few at once.
   float4* const partial = (float4*)(ring + WARPS * args.depth * UNIT);  // [k warp][cell][lane]
   const bool cluster = MODE != EXPAND && job.members > 1 && args.cluster;
-  const bool turns = cells >= TURNS;
+  const bool turns = cells >= TURNS || cells * job.members >= TURNS_OF_ALL;
   const Room in_turns = room_in_turns<MODE>(partial, job, k_warps, cells, cluster);
   const Hall at_once = hall_at_once<MODE>(partial, job, k_warps, cells, cluster);
   uint4* const operand = turns && MODE == PAIR ? in_turns.operand : at_once.operand;
@@ -290,12 +302,14 @@ DEVICE void lora(const Arguments& args) {
   if (cluster) cluster_wait();
 
   wait_for_operands(args);
+  release(args, MODE == EXPAND ? args.release != AT_START : args.release == WITH_OPERANDS);
 
   // A single cell of v is added up by every warp for itself: that is shorter than sharing it.
   const bool each = cells == 1 && MODE != SHRINK;
   uint4 in_hand = make_uint4(0, 0, 0, 0);
 
   if (MODE != EXPAND) {
+    x.expect();
     float sums[PAIRS][4];
 #pragma unroll
     for (int p = 0; p < PAIRS; ++p)
@@ -310,6 +324,7 @@ DEVICE void lora(const Arguments& args) {
         partial[(k_warp * cells + pair_begin + p) * 32 + lane] =
             make_float4(sums[p][0], sums[p][1], sums[p][2], sums[p][3]);
     block_barrier();
+    release(args, args.release == WITH_SUMS);
 
     auto ask_y = [&] {
       if (MODE == PAIR) y.load(y_first, 0);  // of the first output tiles: while the sums travel
