@@ -180,11 +180,13 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
 }
 
 /// Whether a few members of each group exchange their few sums through global memory although a cluster would be
-/// quicker at that: where every block has a multiprocessor for itself, blocks without a cluster start and end earlier.
+/// quicker at that: where nearly every multiprocessor has one block, blocks without a cluster start and end earlier.
 fn polls_well(groups: &[Group], row_tile: RowTile, members: u32, chip: Chip) -> bool {
+    let blocks = groups.len() as u32 * members;
     !row_tile.is_staged()
         && (2..=4).contains(&members)
-        && groups.len() as u32 * members <= chip.multiprocessors
+        && blocks <= chip.multiprocessors
+        && blocks * 4 > chip.multiprocessors * 3
         && groups.iter().all(|group| group.cells <= 2)
         && !prefers_global(groups, members, chip)
 }
