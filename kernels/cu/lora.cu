@@ -301,7 +301,7 @@ DEVICE void lora(const Arguments& args) {
   if (cluster) cluster_wait();
 
   wait_for_operands(args);
-  release(args, MODE == EXPAND ? args.release != AT_START : args.release == WITH_OPERANDS);
+  if (MODE == EXPAND ? args.release != AT_START : args.release == WITH_OPERANDS) dependents_trigger();
 
   // A single cell of v is added up by every warp for itself: that is shorter than sharing it.
   const bool each = cells == 1 && MODE != SHRINK;
@@ -323,7 +323,7 @@ DEVICE void lora(const Arguments& args) {
         partial[(k_warp * cells + pair_begin + p) * 32 + lane] =
             make_float4(sums[p][0], sums[p][1], sums[p][2], sums[p][3]);
     block_barrier();
-    release(args, args.release == WITH_SUMS);
+    if (args.release == WITH_SUMS) dependents_trigger();
 
     auto ask_y = [&] {
       if (MODE == PAIR) y.load(y_first, 0);  // of the first output tiles: while the sums travel

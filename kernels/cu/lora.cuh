@@ -89,11 +89,6 @@ DEVICE void wait_for_operands(const Arguments& args) {
   }
 }
 
-// Lets the next launch start its blocks, if that was to happen now.
-DEVICE void release(const Arguments& args, bool now) {
-  if (now) dependents_trigger();
-}
-
 DEVICE Job job_of(const Job* jobs, u32 block) {
   union {
     uint4 words[4];
@@ -111,6 +106,7 @@ DEVICE bool begin(const Arguments& args, Job& job) {
   job.rows = 0;
   if (block_index() < args.job_count) job = job_of(args.jobs, block_index());
   if (job.rows > 0) return true;
+  dependents_trigger();  // whatever the others do: it has nothing to wait for
   if (waits_for_predecessor(args)) dependency_wait();
   return false;
 }
