@@ -27,7 +27,7 @@ pub fn write(steps: &[RealStep]) -> String {
     text
 }
 
-/// What [`write`] wrote.
+/// What [`write()`] wrote.
 ///
 /// # Errors
 /// The first line that is none of its lines.
