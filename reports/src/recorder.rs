@@ -210,8 +210,7 @@ impl Recorder {
 
     fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
         let end = stretch.end().as_ps();
-        let last_end = || self.occupancy.last_end(stretch.replica.index());
-        let tally = self.gaps.stretch(stretch, last_end, self.settings.warmup.as_ps());
+        let tally = self.gaps.stretch(stretch, self.settings.warmup.as_ps());
         self.books.emitted_in_steps += u128::from(tally.emitting) * u128::from(stretch.steps);
         let tokens = u64::from(tally.emitting) * u64::from(stretch.steps);
         self.series.spread(series::OUTPUT_TOKENS, stretch.start.as_ps(), end, tokens);

@@ -43,28 +43,27 @@ impl Gaps {
     /// All gaps, and those of these tenants, adapters and classes of tenants; none if groups were not kept.
     pub(crate) fn finish(
         self,
-        last_end_of: impl Fn(usize) -> u64,
         tenants: impl Iterator<Item = u32>,
         adapters: impl Iterator<Item = u32>,
         classes: usize,
         class_of: impl Fn(u32) -> Option<usize>,
     ) -> (LogLinear<BITS>, Asked) {
         let asked = match self.groups {
-            Some(groups) => groups.finish(last_end_of, tenants, adapters, classes, class_of),
+            Some(groups) => groups.finish(tenants, adapters, classes, class_of),
             None => Asked::default(),
         };
         (self.all, asked)
     }
 
-    /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up); `last_end` tells when the replica's step
-    /// before ended, or 0.
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, last_end: impl Fn() -> u64, from: u64) -> Tally {
+    /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up).
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, from: u64) -> Tally {
         let counted = stretch.start.as_ps() >= from;
         let first_end = stretch.step_end(0).as_ps();
-        // Without groups any token that many rows share will do, and what is known of the replica need not be waited for.
-        let last_end = match (&self.groups, stretch.rows.first()) {
-            (None, Some(Row { previous_token: Some(previous), .. })) => previous.as_ps(),
-            _ => last_end(),
+        // When the step before ended, or never. Without groups any token that many rows share will do, and what is known of the
+        // replica need not be waited for.
+        let last_end = match &self.groups {
+            Some(groups) => groups.last_end(stretch.replica.index()),
+            None => stretch.rows.iter().find_map(|row| row.previous_token).map_or(0, Time::as_ps),
         };
         let before = Some(Time::from_ps(last_end));
         // Most rows were in the step before, got a token there and get one now: they have one gap, which is counted at once.
@@ -93,8 +92,11 @@ impl Gaps {
             self.all.record_affine(first, increment, more, u64::from(tally.emitting));
             if let Some(groups) = &mut self.groups {
                 let is_same_batch = same == tally.emitting as usize;
-                groups.stretch(stretch, last_end, same, is_same_batch);
+                groups.stretch(stretch, same, is_same_batch);
             }
+        }
+        if let Some(groups) = &mut self.groups {
+            groups.ended(stretch);
         }
         tally
     }
