@@ -233,7 +233,19 @@ impl Replica {
     /// other as the work gets to them. What it gives means nothing.
     pub(crate) fn warm(&self) -> u32 {
         let segments = self.active.segments.iter().step_by(5).fold(0, |sum, segment| sum ^ segment.rank);
-        self.rows.warm() ^ segments ^ self.settings.block_size
+        self.rows.warm() ^ self.residency.warm() ^ segments ^ self.settings.block_size
+    }
+
+    /// Reads a word of each line of the replica itself, the first half of what [`Replica::warm`] does.
+    pub(crate) fn approach(&self) -> u64 {
+        let flight = self.in_flight.as_ref().map_or(0, |flight| flight.decode_context_sum);
+        let queue = self.waiting.len() + self.waiting_adapters.len() + self.active.segments.len();
+        self.rows.approach()
+            ^ self.residency.approach()
+            ^ flight
+            ^ queue as u64
+            ^ self.steps
+            ^ u64::from(self.generation)
     }
 
     pub(crate) fn blocks(&self, tokens: u32) -> u32 {

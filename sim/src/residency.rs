@@ -99,6 +99,20 @@ impl Residency {
         self.gpu.reserve(adapters);
     }
 
+    /// Reads a word of each line of what is read to find an adapter. What it gives means nothing.
+    pub(crate) fn warm(&self) -> u32 {
+        self.gpu.warm()
+    }
+
+    /// Reads a word of each line of this, and of nothing that it points to.
+    pub(crate) fn approach(&self) -> u64 {
+        self.gpu.bytes()
+            ^ self.gpu.len() as u64
+            ^ self.changes.len() as u64
+            ^ u64::from(self.active)
+            ^ self.gpu_lane.approach()
+    }
+
     pub(crate) fn could_hold(&self, bytes: u64) -> bool {
         self.gpu.could_hold(bytes)
     }

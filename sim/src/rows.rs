@@ -39,8 +39,9 @@ const OWN_TOKEN: u32 = 4;
 /// Cancelled while a step was in flight; its tokens of that step are discarded at the end of it.
 const GHOST: u32 = 8;
 
-/// What is read of a row when it joins, leaves or prefills.
+/// What is read of a row when it joins, leaves or prefills: one line of memory.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 struct Cold {
     sequence: SequenceKey,
     arrival: Time,
@@ -149,6 +150,11 @@ impl Rows {
         let contexts = self.contexts.iter().step_by(16).fold(who, |sum, context| sum ^ context);
         let finishes = self.finishes.iter().step_by(16).fold(contexts, |sum, finish| sum ^ finish);
         self.states.last().map_or(finishes, |state| finishes ^ state.cold)
+    }
+
+    /// Reads a word of each line of this, and of nothing that it points to.
+    pub(crate) fn approach(&self) -> u64 {
+        (self.who.len() ^ self.finishes.len() ^ self.free.len() ^ self.settled) as u64 ^ u64::from(self.clock)
     }
 
     pub(crate) fn len(&self) -> usize {

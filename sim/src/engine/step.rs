@@ -219,7 +219,6 @@ impl Engine<'_, '_> {
     }
 
     pub(super) fn step_done(&mut self, r: usize) {
-        std::hint::black_box((self.replicas[r].warm(), std::ptr::from_ref(&*self.minds[r].batcher)));
         let steps = self.replicas[r].in_flight.as_ref().expect("a step in flight").steps;
         self.finish_stretch(r, steps);
     }
