@@ -13,6 +13,7 @@ use crate::policy::{Asked, Migrator, Policies, Route, Router, Scaler};
 use crate::random::{self, Stream};
 use crate::replica::{Mind, Replica, SequenceKey};
 use crate::residency::Weight;
+use crate::rows::Told;
 use crate::sequence::Sequences;
 use crate::settings::ClusterSettings;
 use crate::time::Time;
@@ -104,8 +105,7 @@ pub fn run(
         events: EventQueue::default(),
         effects: Effects::default(),
         shape: Shape::default(),
-        rows: Vec::new(),
-        prefilled: Vec::new(),
+        told: Told::default(),
         offered: 0,
         composed: (Time::ZERO, 0),
     };
@@ -133,8 +133,7 @@ struct Engine<'a, 'x> {
     events: EventQueue,
     effects: Effects,
     shape: Shape,
-    rows: Vec<crate::fact::Row>,
-    prefilled: Vec<SequenceKey>,
+    told: Told,
     offered: u64,
     /// The last instant at which a step was composed, and how many replicas, by id, have had their turn in it: where a step
     /// of theirs ended at that instant, the next has begun.

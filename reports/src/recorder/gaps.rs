@@ -59,30 +59,37 @@ impl Gaps {
     pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, from: u64) -> Tally {
         let counted = stretch.start.as_ps() >= from;
         let first_end = stretch.step_end(0).as_ps();
+        let (going_on, previous) = stretch.rows.going_on();
         // When the step before ended, or never. Without groups any token that many rows share will do, and what is known of the
         // replica need not be waited for.
         let last_end = match &self.groups {
             Some(groups) => groups.last_end(stretch.replica.index()),
-            None => stretch.rows.iter().find_map(|row| row.previous_token).map_or(0, Time::as_ps),
+            None if going_on > 0 => previous.as_ps(),
+            None => stretch.rows.apart().find_map(|row| row.previous_token).map_or(0, Time::as_ps),
         };
         let before = Some(Time::from_ps(last_end));
         // Most rows were in the step before, got a token there and get one now: they have one gap, which is counted at once.
         let goes_on = |row: &Row| row.previous_token == before && row.emits && !row.prefill;
-        let batch = self.groups.as_ref().map_or(&[][..], |groups| groups.batch(stretch.replica.index()));
-        let in_order = stretch.rows.iter().zip(batch);
-        let same = in_order.take_while(|(row, request)| goes_on(row) && row.request.0 == **request).count();
-        let mut together = same as u64;
-        let mut tally = Tally { emitting: same as u32, decode_rows: same as u32, prefill_tokens: 0 };
-        for row in &stretch.rows[same..] {
+        let mut own = |previous: Time, count: u64| {
+            if counted {
+                self.all.record(first_end.saturating_sub(previous.as_ps()), count);
+            }
+        };
+        let mut tally = Tally { emitting: going_on, decode_rows: going_on, prefill_tokens: 0 };
+        let mut together = 0;
+        if Some(previous) == before {
+            together = u64::from(going_on);
+        } else {
+            own(previous, u64::from(going_on));
+        }
+        for row in stretch.rows.apart() {
             tally.emitting += u32::from(row.emits);
             tally.decode_rows += u32::from(!row.prefill);
-            if goes_on(row) {
-                together += 1;
-                continue;
-            }
             tally.prefill_tokens += if row.prefill { row.tokens } else { 0 };
-            if let (true, true, Some(previous)) = (row.emits, counted, row.previous_token) {
-                self.all.record(first_end.saturating_sub(previous.as_ps()), 1);
+            match row.previous_token {
+                Some(_) if goes_on(row) => together += 1,
+                Some(previous) if row.emits => own(previous, 1),
+                _ => {}
             }
         }
         if counted {
@@ -91,8 +98,15 @@ impl Gaps {
             let more = u64::from(stretch.steps.saturating_sub(1));
             self.all.record_affine(first, increment, more, u64::from(tally.emitting));
             if let Some(groups) = &mut self.groups {
-                let is_same_batch = same == tally.emitting as usize;
-                groups.stretch(stretch, same, is_same_batch);
+                let batch = groups.batch(stretch.replica.index());
+                // Before the first that is counted, nobody is known to be in the batch.
+                let same = if stretch.same_batch && batch.len() == stretch.rows.len() {
+                    batch.len()
+                } else {
+                    let in_order = stretch.rows.iter().zip(batch);
+                    in_order.take_while(|(row, request)| goes_on(row) && row.request.0 == **request).count()
+                };
+                groups.stretch(stretch, same, same == tally.emitting as usize);
             }
         }
         if let Some(groups) = &mut self.groups {

@@ -184,7 +184,7 @@ impl GroupGaps {
         let first_end = stretch.step_end(0).as_ps();
         next.clear();
         let (mut at, mut joined) = (same, 0);
-        for row in stretch.rows[same..].iter().filter(|row| row.emits) {
+        for row in stretch.rows.iter().skip(same).filter(|row| row.emits) {
             let request = row.request.0;
             let Some(&tenant) = tenant_of.get(request as usize) else { continue };
             let goes_on = row.previous_token.is_some_and(|previous| previous.as_ps() == last_end);
@@ -315,7 +315,7 @@ impl Member {
 
 #[cfg(test)]
 mod tests {
-    use aril_sim::fact::Row;
+    use aril_sim::fact::{Row, Rows};
     use aril_sim::time::{Span, Time};
     use aril_sim::workload::{AdapterId, ReplicaId, RequestId};
     use proptest::prelude::*;
@@ -360,7 +360,8 @@ mod tests {
                     first: Span::from_ps(first),
                     increment: Span::from_ps(increment),
                     steps,
-                    rows: &rows,
+                    rows: Rows::Listed(&rows),
+                    same_batch: false,
                     padding_rows: 0,
                     segments: 1,
                     decode_context_sum: 0,

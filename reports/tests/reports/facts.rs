@@ -60,7 +60,7 @@ impl Observer for Told {
                 self.stall_ps += stretch.stall.as_ps();
                 *self.busy_ps.entry(stretch.rows.len()).or_default() +=
                     stretch.end().since(stretch.start).as_ps() - stretch.stall.as_ps();
-                for row in stretch.rows {
+                for row in stretch.rows.iter() {
                     for step in 0..stretch.steps {
                         let end = stretch.step_end(step);
                         self.tokens.entry(row.request.0).or_default().push(end);

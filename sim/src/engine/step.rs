@@ -255,10 +255,8 @@ impl Engine<'_, '_> {
         let replica = &mut self.replicas[r];
         let flight = replica.in_flight.as_ref().expect("a stretch in flight");
         let end = flight.end(steps);
-        self.rows.clear();
-        self.prefilled.clear();
-        let blocks = replica.rows.tell(steps, end, &mut self.rows, &mut self.prefilled);
-        for &key in &self.prefilled {
+        let blocks = replica.rows.tell(steps, end, &mut self.told);
+        for &key in &self.told.prefilled {
             let sequence = self.sequences.get_mut(key);
             if sequence.first_token.is_none() {
                 sequence.first_token_at(end);
@@ -273,7 +271,8 @@ impl Engine<'_, '_> {
             first: flight.price.first,
             increment: if steps > 1 { flight.price.increment } else { Span::ZERO },
             steps,
-            rows: &self.rows,
+            rows: self.told.rows(replica.rows.who()),
+            same_batch: self.told.same_batch,
             padding_rows: flight.padding_rows,
             segments: flight.segments,
             decode_context_sum: flight.decode_context_sum,
