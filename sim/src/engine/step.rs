@@ -82,8 +82,7 @@ impl Engine<'_, '_> {
         let mut homeless = Vec::new();
         for &(key, emitted, last_token, requeue) in &self.effects.preempted {
             let sequence = self.sequences.get_mut(key);
-            sequence.emitted = emitted;
-            sequence.last_token = last_token;
+            sequence.leave(emitted, last_token);
             sequence.preemptions += 1;
             sequence.waits_for(self.now, Wait::Preemption);
             sequence.place = Place::Waiting(id);
@@ -98,7 +97,7 @@ impl Engine<'_, '_> {
         for &key in &self.effects.admitted {
             let sequence = self.sequences.get_mut(key);
             sequence.place = Place::Running(id);
-            sequence.scheduled.get_or_insert(self.now);
+            sequence.schedule(self.now);
             sequence.waits_for(self.now, Wait::Load { until: self.now + stall });
             sequence.waits_for(self.now + stall, Wait::Prefill);
             self.observer.observe(self.now, &Fact::Scheduled { request: sequence.id(), replica: id });
@@ -258,7 +257,7 @@ impl Engine<'_, '_> {
         let blocks = replica.rows.tell(steps, end, &mut self.told);
         for &key in &self.told.prefilled {
             let sequence = self.sequences.get_mut(key);
-            if sequence.first_token.is_none() {
+            if sequence.first_token().is_none() {
                 sequence.first_token_at(end);
             }
         }
