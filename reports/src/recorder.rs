@@ -124,7 +124,7 @@ impl Recorder {
         let tables = settings.tables.then(|| Tables::create(dir, &catalog)).transpose()?;
         let timeline = match settings.timeline_events {
             0 => None,
-            events => Some(Timeline::create(&dir.join("timeline.json.gz"), events, settings.replica_gpus.len())?),
+            events => Some(Timeline::create(&dir.join("timeline.json.gz"), events, &catalog, &settings)?),
         };
         Ok(Recorder {
             kept: KeptAll::default(),
@@ -219,10 +219,7 @@ impl Recorder {
             tables.stretch(stretch, tally.decode_rows, tally.prefill_tokens)?;
         }
         match &mut self.timeline {
-            Some(timeline) if timeline.is_open() => {
-                let pool = self.settings.replica_pool.get(stretch.replica.index()).map_or("", String::as_str);
-                timeline.stretch(stretch, pool)
-            }
+            Some(timeline) if timeline.is_open() => timeline.stretch(stretch, tally.decode_rows, tally.prefill_tokens),
             _ => Ok(()),
         }
     }
@@ -231,7 +228,7 @@ impl Recorder {
         self.tables.as_mut().map_or(Ok(()), |tables| tables.event(now, name, event))
     }
 
-    fn mark(&mut self, now: Time, replica: u32, name: &str) -> Result<(), ReportError> {
+    fn mark(&mut self, now: Time, replica: u32, name: &'static str) -> Result<(), ReportError> {
         self.timeline.as_mut().map_or(Ok(()), |timeline| timeline.instant(replica, name, now.as_ps()))
     }
 
@@ -248,8 +245,7 @@ impl Recorder {
         self.counts.bytes_loaded += u128::from(*bytes);
         let link = (start.as_ps(), done.as_ps());
         if let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.is_open()) {
-            let name = self.catalog.adapters.get(adapter.index()).map_or("?", |adapter| adapter.name.as_str());
-            timeline.load(replica.0, name, *bytes, link)?;
+            timeline.load(replica.0, *adapter, *bytes, link)?;
         }
         let event = Event {
             replica: Some(replica.0),
