@@ -12,7 +12,7 @@ use crate::fleet::{Board, Fleet};
 use crate::policy::{Asked, Migrator, Policies, Route, Router, Scaler};
 use crate::random::{self, Stream};
 use crate::replica::{Mind, Replica, SequenceKey};
-use crate::residency::Weight;
+use crate::residency::Weights;
 use crate::rows::Told;
 use crate::sequence::Sequences;
 use crate::settings::ClusterSettings;
@@ -90,7 +90,7 @@ pub fn run(
         now: Time::ZERO,
         settings,
         catalog,
-        weights: catalog.adapters.iter().map(|adapter| Weight { rank: adapter.rank, bytes: adapter.bytes }).collect(),
+        weights: Weights::new(catalog),
         executors,
         observer,
         minds: replicas.iter().map(|_| Mind::new(policies)).collect(),
@@ -117,8 +117,7 @@ struct Engine<'a, 'x> {
     now: Time,
     settings: &'a ClusterSettings,
     catalog: &'a Catalog,
-    /// By adapter.
-    weights: Vec<Weight>,
+    weights: Weights,
     executors: &'a mut [Box<dyn Executor + 'x>],
     observer: &'a mut dyn Observer,
     replicas: Vec<Replica>,

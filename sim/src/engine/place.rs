@@ -75,7 +75,7 @@ impl Engine<'_, '_> {
         if blocks + u64::from(self.minds[r].preemptor.reserve(1)) > u64::from(replica.settings.kv_blocks) {
             return Some(RejectReason::TooLong);
         }
-        let adapter = &self.weights[offered.request.adapter?.index()];
+        let adapter = self.weights.of(offered.request.adapter?);
         let fits = adapter.rank <= replica.settings.max_lora_rank
             && replica.settings.max_loras > 0
             && replica.residency.could_hold(adapter.bytes);

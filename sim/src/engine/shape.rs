@@ -5,7 +5,7 @@
 use crate::batch::{Prefill, Segment, Slice};
 use crate::draft::Distortion;
 use crate::replica::Replica;
-use crate::residency::Weight;
+use crate::residency::Weights;
 use crate::rows::Part;
 use crate::workload::AdapterId;
 
@@ -38,7 +38,7 @@ impl Shape {
     pub(super) fn write(
         &mut self,
         replica: &Replica,
-        weights: &[Weight],
+        weights: &Weights,
         distortion: &Distortion,
         sliced: bool,
     ) -> bool {
@@ -82,7 +82,7 @@ impl Shape {
         !self.contexts.is_empty() || !self.prefills.is_empty()
     }
 
-    fn write_parts(&mut self, replica: &Replica, weights: &[Weight], distortion: &Distortion, sliced: bool) -> bool {
+    fn write_parts(&mut self, replica: &Replica, weights: &Weights, distortion: &Distortion, sliced: bool) -> bool {
         self.rows.clear();
         self.context_sum = 0;
         self.finish = if self.everybody { replica.rows.steps_to_finish() } else { 1 };
@@ -118,7 +118,7 @@ impl Shape {
     }
 
     /// Describes a drafted row. Gives the adapter that it is counted to.
-    fn part(&mut self, part: &Part, weights: &[Weight], distortion: &Distortion) -> Option<AdapterId> {
+    fn part(&mut self, part: &Part, weights: &Weights, distortion: &Distortion) -> Option<AdapterId> {
         let length = distortion.length.unwrap_or(0);
         if part.prefill {
             let chunk = part.tokens.max(length.saturating_sub(part.computed));
@@ -138,7 +138,7 @@ impl Shape {
         if let Some(adapter) = other
             && let Err(position) = self.position(adapter)
         {
-            let rank = weights[adapter.index()].rank;
+            let rank = weights.of(adapter).rank;
             let segment = Segment { rank, prefill_rows: 0, decode_rows: 0 };
             self.rows.insert(position, Share { adapter, segment });
         }

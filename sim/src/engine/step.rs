@@ -282,7 +282,7 @@ impl Engine<'_, '_> {
     }
 
     pub(super) fn load_done(&mut self, r: usize, adapter: AdapterId, from: Tier) {
-        let bytes = self.weights[adapter.index()].bytes;
+        let bytes = self.weights.of(adapter).bytes;
         let replica = &mut self.replicas[r];
         replica.residency.arrived(self.now, adapter, from, &mut *self.observer, bytes);
         if from == Tier::Host {
@@ -316,7 +316,7 @@ impl Engine<'_, '_> {
                 continue;
             }
             if replica.residency.presence(adapter) == Presence::Absent {
-                let bytes = self.weights[adapter.index()].bytes;
+                let bytes = self.weights.of(adapter).bytes;
                 let wish = Wish { adapter, bytes, cause: LoadCause::Prefetch };
                 let loading = &mut Loading {
                     evictor: &mut *mind.evictor,
