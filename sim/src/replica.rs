@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::batch::{Price, Segment};
+use crate::batch::{Price, Segment, SegmentSums};
 use crate::fact::Power;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
 use crate::residency::Residency;
@@ -20,6 +20,7 @@ pub(crate) type SequenceKey = u32;
 pub(crate) struct Active {
     pub(crate) adapters: Vec<AdapterId>,
     pub(crate) segments: Vec<Segment>,
+    pub(crate) sums: SegmentSums,
 }
 
 impl Active {
@@ -28,7 +29,9 @@ impl Active {
     }
 
     fn add(&mut self, adapter: AdapterId, rank: u32) {
-        match self.position(adapter) {
+        let position = self.position(adapter);
+        self.sums.join(rank, position.is_err());
+        match position {
             Ok(position) => self.segments[position].decode_rows += 1,
             Err(position) => {
                 self.adapters.insert(position, adapter);
@@ -39,11 +42,15 @@ impl Active {
 
     fn remove(&mut self, adapter: AdapterId) {
         let position = self.position(adapter).expect("the adapters of the batch are listed");
-        self.segments[position].decode_rows -= 1;
-        if self.segments[position].decode_rows == 0 {
+        let segment = &mut self.segments[position];
+        let rank = segment.rank;
+        segment.decode_rows -= 1;
+        let last = segment.decode_rows == 0;
+        if last {
             self.adapters.remove(position);
             self.segments.remove(position);
         }
+        self.sums.leave(rank, last.then_some(&self.segments));
     }
 }
 
@@ -369,6 +376,7 @@ impl Replica {
             users,
             "rows by adapter"
         );
+        assert_eq!(self.active.sums, SegmentSums::of(&self.active.segments), "sums of the segments");
         let blocks: u64 = self.waiting.iter().map(|waiting| u64::from(self.blocks(waiting.tokens))).sum();
         assert_eq!(blocks, self.waiting_blocks, "blocks that the queue will need");
     }

@@ -122,6 +122,7 @@ impl Engine<'_, '_> {
                 decode_contexts: &shape.contexts,
                 prefills: &shape.prefills,
                 segments: &shape.segments,
+                segment_sums: shape.segment_sums,
                 lora_slots: settings.lora_slots,
                 lora_rank_max: settings.max_lora_rank,
                 copies_in_flight: replica.residency.copies_in_flight() > 0,
