@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..RecorderSettings::default()
     };
     let folder = tempfile::tempdir()?;
-    let mut recorder = Recorder::create(folder.path(), &catalog, settings)?;
+    let mut recorder = Recorder::create(folder.path(), catalog.clone(), settings)?;
     let begin = Instant::now();
     let (facts, end) = tell(&mut recorder, replicas, requests);
     let told = begin.elapsed();

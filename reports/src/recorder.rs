@@ -118,9 +118,13 @@ impl Recorder {
     ///
     /// # Errors
     /// [`ReportError::Settings`] for settings that do not fit the catalog; anything the file system refuses.
-    pub fn create(dir: &Path, catalog: &Catalog, settings: RecorderSettings) -> Result<Recorder, ReportError> {
-        settings.check(catalog)?;
-        let catalog = Arc::new(catalog.clone());
+    pub fn create(
+        dir: &Path,
+        catalog: impl Into<Arc<Catalog>>,
+        settings: RecorderSettings,
+    ) -> Result<Recorder, ReportError> {
+        let catalog = catalog.into();
+        settings.check(&catalog)?;
         let tables = settings.tables.then(|| Tables::create(dir, &catalog)).transpose()?;
         let timeline = match settings.timeline_events {
             0 => None,

@@ -25,7 +25,7 @@ fn with_lie(lie: impl FnMut(&mut Recorder, Time, &Fact<'_>) -> bool) -> ReportEr
     let setup = Setup { requests: 400, ..Setup::new(Route::RoundRobin, 5) };
     let settings = RecorderSettings { warmup: Span::ZERO, drain: Span::ZERO, ..settings(&setup) };
     let folder = tempfile::tempdir().unwrap();
-    let recorder = Recorder::create(folder.path(), &setup.catalog(), settings).unwrap();
+    let recorder = Recorder::create(folder.path(), setup.catalog(), settings).unwrap();
     let mut liar = Liar { recorder, lie };
     let ended_at = queue::run(&setup, &mut liar);
     liar.recorder.finish(ended_at).unwrap_err()
@@ -102,11 +102,11 @@ fn settings_that_do_not_fit_are_refused_before_the_run() {
     let mut short = settings(&setup);
     short.replicas_on.pop();
     assert!(
-        matches!(Recorder::create(folder.path(), &setup.catalog(), short), Err(ReportError::Settings(what)) if what.contains("replicas_on"))
+        matches!(Recorder::create(folder.path(), setup.catalog(), short), Err(ReportError::Settings(what)) if what.contains("replicas_on"))
     );
     let mut classes = settings(&setup);
     classes.slo.pop();
     assert!(
-        matches!(Recorder::create(folder.path(), &setup.catalog(), classes), Err(ReportError::Settings(what)) if what.contains("SLO class 1"))
+        matches!(Recorder::create(folder.path(), setup.catalog(), classes), Err(ReportError::Settings(what)) if what.contains("SLO class 1"))
     );
 }

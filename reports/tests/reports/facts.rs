@@ -114,7 +114,7 @@ pub(crate) fn settings(setup: &Setup) -> RecorderSettings {
 pub(crate) fn record(setup: &Setup, settings: RecorderSettings) -> (Told, Result<RunResult, ReportError>) {
     let folder = tempfile::tempdir().unwrap();
     let mut told = Told::default();
-    let mut recorder = Recorder::create(folder.path(), &setup.catalog(), settings).unwrap();
+    let mut recorder = Recorder::create(folder.path(), setup.catalog(), settings).unwrap();
     let ended_at = queue::run(setup, &mut (&mut told, &mut recorder));
     (told, recorder.finish(ended_at))
 }

@@ -132,14 +132,16 @@ pub(crate) struct Cumulative {
 impl Cumulative {
     pub(crate) fn new(sums: Arc<[f64]>) -> Cumulative {
         let parts = sums.len().next_power_of_two();
-        let mut at = 0;
-        let begin = |part: usize| {
+        let mut begins = Vec::with_capacity(parts + 1);
+        let (mut at, last) = (0, sums.len().saturating_sub(1));
+        for part in 0..=parts {
             let draw = part as f64 / parts as f64;
-            at += sums[at..].iter().take_while(|sum| **sum <= draw).count();
-            at.min(sums.len().saturating_sub(1)) as u32
-        };
-        let begins = (0..=parts).map(begin).collect();
-        Cumulative { sums, begins }
+            while sums.get(at).is_some_and(|sum| *sum <= draw) {
+                at += 1;
+            }
+            begins.push(at.min(last) as u32);
+        }
+        Cumulative { sums, begins: begins.into() }
     }
 
     /// The position that a draw from 0 to below 1 hits.
