@@ -88,9 +88,10 @@ impl CompiledCost {
     pub fn compile(profile: &Profile, kernel: LoraKernel) -> Result<CompiledCost, BadProfile> {
         profile.check()?;
         let lora = Lora::compile(profile, kernel)?;
-        let tables = [1.0, profile.load.step_slowdown].map(|slowdown| Tables::compile(profile, lora.clone(), slowdown));
+        let alone = Tables::compile(profile, lora, 1.0);
+        let beside_copies = alone.slowed(profile, profile.load.step_slowdown);
         let mut cost = CompiledCost {
-            tables,
+            tables: [alone, beside_copies],
             vidur: profile.vidur.as_ref().map(VidurCost::new),
             validity: profile.validity.clone(),
             merged: kernel == LoraKernel::Merged,
@@ -224,6 +225,12 @@ impl Tables {
             prefill_attention: profile.prefill_attention.clone(),
             lora,
         }
+    }
+
+    /// The same with a slow-down; only decode attention has it in its figures.
+    fn slowed(&self, profile: &Profile, slowdown: f64) -> Tables {
+        let attention = Attention::compile(&profile.decode_attention, self.layers * slowdown);
+        Tables { slowdown, attention, ..self.clone() }
     }
 
     /// Everything but decode attention, rounded once.

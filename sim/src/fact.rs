@@ -191,22 +191,31 @@ impl<'a> Rows<'a> {
 
     /// Everybody.
     pub fn iter(&self) -> impl Iterator<Item = Row> + use<'a> {
+        self.iter_from(0)
+    }
+
+    /// Everybody but so many who come first.
+    pub fn iter_from(&self, first: usize) -> impl Iterator<Item = Row> + use<'a> {
         let (listed, who, apart, previous_token) = match *self {
-            Rows::Listed(rows) => (rows, &[][..], &[][..], Time::ZERO),
-            Rows::GoingOn { who, previous_token, apart } => (&[][..], who, apart, previous_token),
+            Rows::Listed(rows) => (&rows[first..], &[][..], &[][..], Time::ZERO),
+            Rows::GoingOn { who, previous_token, apart } => {
+                let before = apart.partition_point(|(at, _)| (*at as usize) < first);
+                (&[][..], &who[first..], &apart[before..], previous_token)
+            }
         };
         let mut apart = apart.iter().peekable();
-        let going_on = (0..).zip(who).map(move |(position, who)| match apart.next_if(|(at, _)| *at == position) {
-            Some((_, row)) => *row,
-            None => Row {
-                request: who.request(),
-                adapter: who.adapter(),
-                previous_token: Some(previous_token),
-                tokens: 1,
-                prefill: false,
-                emits: true,
-            },
-        });
+        let going_on =
+            (first as u32..).zip(who).map(move |(position, who)| match apart.next_if(|(at, _)| *at == position) {
+                Some((_, row)) => *row,
+                None => Row {
+                    request: who.request(),
+                    adapter: who.adapter(),
+                    previous_token: Some(previous_token),
+                    tokens: 1,
+                    prefill: false,
+                    emits: true,
+                },
+            });
         listed.iter().copied().chain(going_on)
     }
 }

@@ -184,7 +184,7 @@ impl GroupGaps {
         let first_end = stretch.step_end(0).as_ps();
         next.clear();
         let (mut at, mut joined) = (same, 0);
-        for row in stretch.rows.iter().skip(same).filter(|row| row.emits) {
+        for row in stretch.rows.iter_from(same).filter(|row| row.emits) {
             let request = row.request.0;
             let Some(&tenant) = tenant_of.get(request as usize) else { continue };
             let goes_on = row.previous_token.is_some_and(|previous| previous.as_ps() == last_end);
