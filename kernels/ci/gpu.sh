@@ -61,10 +61,10 @@ for part in $parts; do
       ;;
     sanitize)
       for tool in memcheck synccheck racecheck; do
-        # A batch for each path of the LoRA kernels: clusters, global exchange, several row tiles, odd ranks, one block a
-        # segment.
-        for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "40 segments" "bf16 2048→8192 r16 32" \
-          "r32 1000 prefill" "r16 512 uniform" \
+        # A batch for each path of the LoRA kernels: clusters in one hop and in two, global exchange, several row tiles, odd
+        # ranks, one block a segment.
+        for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "bf16 4096→14336 r64 64 uniform" "40 segments" \
+          "bf16 2048→8192 r16 32" "r32 1000 prefill" "r16 512 uniform" \
           "bf16 4096→4096 r64 2048 prefill4x512"; do
           sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 \
             "$binaries/bench_lora" --check-only --points all --only "$point" --out /dev/null
@@ -88,7 +88,7 @@ for part in $parts; do
     lora-counters)
       # Of the points that miss a target, or nearly: what other plans give, and a profiler's counters of one launch each.
       # Then many launches of some, in changing surroundings, each compared to the bit.
-      near="prefill|512 uniform|r16 16 identical|256 identical|64 uniform|1536→8960|3072→8192|2048→8192|5120→5120|r8 32|r5 32"
+      near="bf16 4096→4096 r64 2048 prefill|r32 1000 prefill|one prefill|512 uniform|256 identical|r64 64 uniform|1536→8960|bf16 3072→8192|bf16 2048→8192|bf16 5120→5120|r8 32|r5 32|r24 32|r100 16|r256 8|rows of ranks|40 segments|bf16 11008→4096"
       run lora-tried 120 "$binaries/bench_lora" --points all --only "$near" --explore --out "$out/lora-tried.json"
       run lora-counters 120 ncu --csv --page raw --kernel-name regex:lora_ --clock-control none \
         --section LaunchStats --section Occupancy --section SpeedOfLight --section WarpStateStats \
@@ -99,7 +99,7 @@ for part in $parts; do
         --out "$out/lora-stress.json"
       ;;
     attention) run attention 120 "$binaries/bench_attention" --out "$out/attention.json" ;;
-    baselines) run baselines 300 "$binaries/bench_baselines" --points all --out "$out/baselines.json" ;;
+    baselines) run baselines 300 "$binaries/bench_baselines" --points all --budget 240 --out "$out/baselines.json" ;;
     copies) run copies 120 "$binaries/bench_copies" --out "$out/copies.json" ;;
     llama) run llama 300 "$binaries/bench_llama" check gemm step --out "$out/llama.json" ;;
     *)

@@ -36,6 +36,9 @@
 #ifndef TURNS  // cells from which on they are exchanged in turns
 #define TURNS 5
 #endif
+#ifndef TURNS_OF_ALL  // the same for the cells of all members together
+#define TURNS_OF_ALL 64
+#endif
 
 #include "lora_exchange.cuh"
 #include "lora_stream.cuh"
@@ -43,6 +46,8 @@
 constexpr u32 WARP_BITS = 3;
 static_assert(WARPS == 1 << WARP_BITS, "the exchange is shared among eight warps");
 static_assert(TURNS <= WARPS, "a few cells are one a warp at most");
+
+constexpr u32 EXPECTED_MIN = 16;  // input tiles
 
 // x of this lane: row i, 8 inputs of each input tile.
 struct Inputs {
@@ -60,32 +65,44 @@ struct Inputs {
       if (tile + b < here) into[b] = *(const uint4*)(from + b * step);
     }
   }
+
+  // Asks the L2 for what comes late in a long slice, which may be cold: a warp has few loads in flight.
+  DEVICE void expect() const {
+    if (here <= EXPECTED_MIN) return;
+#pragma unroll 1
+    for (u32 tile = 2 * BATCH; tile < here; ++tile) prefetch_to_l2(base + u64(tile) * step);
+  }
 };
 
-// Partial sums of PAIRS_HERE rank pairs over this warp's inputs.
+// Partial sums of PAIRS_HERE rank pairs over this warp's inputs. x is asked for two batches ahead, in two sets of registers
+// by turns: moving what is still on its way from one to the other would wait for it.
 template <int PAIRS_HERE>
 DEVICE void multiply_inputs(Stream& stream, const Inputs& x, float (&sums)[PAIRS][4]) {
   constexpr int TILES = BATCH / PAIRS_HERE > 0 ? BATCH / PAIRS_HERE : 1;
-  uint4 now[TILES], ahead[TILES];
-  x.load(now, 0);
+  constexpr int SETS = 2;
+  uint4 sets[SETS][TILES];
+#pragma unroll
+  for (int set = 0; set < SETS; ++set) x.load(sets[set], set * TILES);
 #pragma unroll 1
-  for (u32 tile = 0; tile < x.tiles; tile += TILES) {
-    x.load(ahead, tile + TILES);
-    uint4 units[TILES * PAIRS_HERE][2];
-    u32 here = min((u32)TILES, x.tiles - tile);
-    stream.take(units, here * PAIRS_HERE);
+  for (u32 first = 0; first < x.tiles; first += SETS * TILES)
 #pragma unroll
-    for (int b = 0; b < TILES; ++b)
-      if (b == 0 || b < here)
+    for (int set = 0; set < SETS; ++set) {
+      const u32 tile = first + set * TILES;
+      if (set > 0 && tile >= x.tiles) break;
+      uint4 units[TILES * PAIRS_HERE][2];
+      u32 here = min((u32)TILES, x.tiles - tile);
+      stream.take(units, here * PAIRS_HERE);
 #pragma unroll
-        for (int p = 0; p < PAIRS_HERE; ++p) {
-          uint4 a = units[b * PAIRS_HERE + p][0], c = units[b * PAIRS_HERE + p][1];
-          ELEMENT::mma(sums[p], a.x, c.x, a.y, c.y, now[b].x, now[b].y);
-          ELEMENT::mma(sums[p], a.z, c.z, a.w, c.w, now[b].z, now[b].w);
-        }
+      for (int b = 0; b < TILES; ++b)
+        if (b == 0 || b < here)
 #pragma unroll
-    for (int b = 0; b < TILES; ++b) now[b] = ahead[b];
-  }
+          for (int p = 0; p < PAIRS_HERE; ++p) {
+            uint4 a = units[b * PAIRS_HERE + p][0], c = units[b * PAIRS_HERE + p][1];
+            ELEMENT::mma(sums[p], a.x, c.x, a.y, c.y, sets[set][b].x, sets[set][b].y);
+            ELEMENT::mma(sums[p], a.z, c.z, a.w, c.w, sets[set][b].z, sets[set][b].w);
+          }
+      x.load(sets[set], tile + SETS * TILES);
+    }
 }
 
 // y of this lane: rows 2q and 2q + 1, 4 columns of each output tile.
@@ -98,21 +115,15 @@ struct Outputs {
   u32 here;   // those in which this lane's columns exist
   u32 rows;   // rows of the tile from this lane's first on
 
-  // Tiles `tile` to `tile` + COUNT go to `into` from `at` on.
-  template <int COUNT, int SIZE>
-  DEVICE void load_at(uint2 (&into)[SIZE][2], int at, u32 tile) const {
+  template <int COUNT>
+  DEVICE void load(uint2 (&into)[COUNT][2], u32 tile) const {
     const u8* from = base + tile * STEP;
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd)
       if (odd < (int)rows)
 #pragma unroll
         for (int b = 0; b < COUNT; ++b)
-          if (tile + b < here) into[at + b][odd] = *(const uint2*)(from + u64(odd) * row_bytes + b * STEP);
-  }
-
-  template <int COUNT>
-  DEVICE void load(uint2 (&into)[COUNT][2], u32 tile) const {
-    load_at<COUNT>(into, 0, tile);
+          if (tile + b < here) into[b][odd] = *(const uint2*)(from + u64(odd) * row_bytes + b * STEP);
   }
 
   DEVICE void add(const uint2 (&before)[2], const float (&sums)[2][4], u32 tile) const {
@@ -154,56 +165,56 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
 #pragma unroll
     for (int p = 0; p < PAIRS_HERE; ++p) held[p] = operand[p * 32];
   }
-  // Tiles of y that are here or on their way, beyond those that are added to now.
-  constexpr int AHEAD = BATCH - TILES;
-  uint2 queue[BATCH][2];
+  // Tiles of y that are here or on their way, in sets by turns, as x.
+  constexpr int SETS = BATCH / TILES;
+  uint2 sets[SETS][TILES][2];
 #pragma unroll
   for (int b = 0; b < BATCH; ++b)
 #pragma unroll
-    for (int odd = 0; odd < 2; ++odd) queue[b][odd] = first[b][odd];
+    for (int odd = 0; odd < 2; ++odd) sets[b / TILES][b % TILES][odd] = first[b][odd];
 #pragma unroll 1
-  for (u32 tile = 0; tile < y.tiles; tile += TILES) {
-    float sums[TILES][2][4];
-    float low[TILES][2][4];  // of v's low parts, where one chain would be long
+  for (u32 begin = 0; begin < y.tiles; begin += BATCH)
 #pragma unroll
-    for (int b = 0; b < TILES; ++b)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) sums[b][half][e] = low[b][half][e] = 0.f;
-    u32 here = min((u32)TILES, y.tiles - tile);
-    if (PAIRS_HERE > 0) {
-      uint4 units[TILES * (PAIRS_HERE > 0 ? PAIRS_HERE : 1)][2];
-      stream.take(units, here * PAIRS_HERE);
+    for (int set = 0; set < SETS; ++set) {
+      const u32 tile = begin + set * TILES;
+      if (set > 0 && tile >= y.tiles) break;
+      float sums[TILES][2][4];
+      float low[TILES][2][4];  // of v's low parts, where one chain would be long
 #pragma unroll
       for (int b = 0; b < TILES; ++b)
-        if (b == 0 || b < here)
 #pragma unroll
-          for (int p = 0; p < PAIRS_HERE; ++p) multiply_ranks(sums[b], sums[b], units[b * PAIRS_HERE + p], held[p]);
-    } else {
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sums[b][half][e] = low[b][half][e] = 0.f;
+      u32 here = min((u32)TILES, y.tiles - tile);
+      if (PAIRS_HERE > 0) {
+        uint4 units[TILES * (PAIRS_HERE > 0 ? PAIRS_HERE : 1)][2];
+        stream.take(units, here * PAIRS_HERE);
+#pragma unroll
+        for (int b = 0; b < TILES; ++b)
+          if (b == 0 || b < here)
+#pragma unroll
+            for (int p = 0; p < PAIRS_HERE; ++p) multiply_ranks(sums[b], sums[b], units[b * PAIRS_HERE + p], held[p]);
+      } else {
 #pragma unroll 1
-      for (u32 pair = 0; pair < pairs; pair += BATCH) {
-        uint4 units[BATCH][2];
-        u32 count = min((u32)BATCH, pairs - pair);
-        stream.take(units, count);
+        for (u32 pair = 0; pair < pairs; pair += BATCH) {
+          uint4 units[BATCH][2];
+          u32 count = min((u32)BATCH, pairs - pair);
+          stream.take(units, count);
 #pragma unroll
-        for (int p = 0; p < BATCH; ++p)
-          if (p == 0 || p < count) multiply_ranks(sums[0], low[0], units[p], operand[(pair + p) * 32]);
+          for (int p = 0; p < BATCH; ++p)
+            if (p == 0 || p < count) multiply_ranks(sums[0], low[0], units[p], operand[(pair + p) * 32]);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sums[0][half][e] += low[0][half][e];
       }
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) sums[0][half][e] += low[0][half][e];
+      for (int b = 0; b < TILES; ++b)
+        if (b == 0 || b < here) y.add(sets[set][b], sums[b], tile + b);
+      if (tile + BATCH < y.tiles) y.load(sets[set], tile + BATCH);
     }
-#pragma unroll
-    for (int b = 0; b < TILES; ++b)
-      if (b == 0 || b < here) y.add(queue[b], sums[b], tile + b);
-#pragma unroll
-    for (int b = 0; b < AHEAD; ++b)
-#pragma unroll
-      for (int odd = 0; odd < 2; ++odd) queue[b][odd] = queue[b + TILES][odd];
-    if (tile + TILES + AHEAD < y.tiles) y.load_at<TILES>(queue, AHEAD, tile + TILES + AHEAD);
-  }
 }
 
 // How many of `tiles` tiles, `step` apart from `first` on, begin below `end`. Only the last one may not.
@@ -255,7 +266,7 @@ DEVICE void lora(const Arguments& args) {
   // Many cells are exchanged in turns, a few at once.
   float4* const partial = (float4*)(ring + WARPS * args.depth * UNIT);  // [k warp][cell][lane]
   const bool cluster = MODE != EXPAND && job.members > 1 && args.cluster;
-  const bool turns = cells >= TURNS;
+  const bool turns = cells >= TURNS || cells * job.members >= TURNS_OF_ALL;
   const Room in_turns = room_in_turns<MODE>(partial, job, k_warps, cells, cluster);
   const Hall at_once = hall_at_once<MODE>(partial, job, k_warps, cells, cluster);
   uint4* const operand = turns && MODE == PAIR ? in_turns.operand : at_once.operand;
@@ -290,12 +301,14 @@ DEVICE void lora(const Arguments& args) {
   if (cluster) cluster_wait();
 
   wait_for_operands(args);
+  if (MODE == EXPAND ? args.release != AT_START : args.release == WITH_OPERANDS) dependents_trigger();
 
   // A single cell of v is added up by every warp for itself: that is shorter than sharing it.
   const bool each = cells == 1 && MODE != SHRINK;
   uint4 in_hand = make_uint4(0, 0, 0, 0);
 
   if (MODE != EXPAND) {
+    x.expect();
     float sums[PAIRS][4];
 #pragma unroll
     for (int p = 0; p < PAIRS; ++p)
@@ -310,6 +323,7 @@ DEVICE void lora(const Arguments& args) {
         partial[(k_warp * cells + pair_begin + p) * 32 + lane] =
             make_float4(sums[p][0], sums[p][1], sums[p][2], sums[p][3]);
     block_barrier();
+    if (args.release == WITH_SUMS) dependents_trigger();
 
     auto ask_y = [&] {
       if (MODE == PAIR) y.load(y_first, 0);  // of the first output tiles: while the sums travel

@@ -42,7 +42,7 @@ struct Arguments {
   u32 job_count;
   u32 cluster;  // whether the members of a group are a cluster
   u32 depth;    // of a warp's ring in units (lora.cu), of the block's ring in KiB (lora_staged.cu)
-  u32 reserved;
+  u32 release;  // when the next launch may start its blocks: a Release
   Projection projections[4];
   // Where this is given, the launch runs beside the preceding kernel, which stores `mark` there when x is complete, and only
   // the end of the launch waits for that kernel.
@@ -50,6 +50,9 @@ struct Arguments {
   u32 mark;
   u32 reserved_too;
 };
+
+// Blocks of the next launch ask for their weights as soon as they start, and share the memory with those of this one.
+enum Release { AT_START, WITH_OPERANDS, WITH_SUMS };
 
 enum Mode { SHRINK, EXPAND, PAIR };
 
@@ -99,10 +102,11 @@ DEVICE Job job_of(const Job* jobs, u32 block) {
 
 // This block's job. Where it has none it ends here, after the preceding kernel if that is its task.
 DEVICE bool begin(const Arguments& args, Job& job) {
-  dependents_trigger();
+  if (args.release == AT_START) dependents_trigger();
   job.rows = 0;
   if (block_index() < args.job_count) job = job_of(args.jobs, block_index());
   if (job.rows > 0) return true;
+  dependents_trigger();  // whatever the others do: it has nothing to wait for
   if (waits_for_predecessor(args)) dependency_wait();
   return false;
 }

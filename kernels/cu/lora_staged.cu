@@ -266,6 +266,7 @@ DEVICE void lora(const Arguments& args) {
   if (cluster) cluster_wait();
 
   wait_for_operands(args);
+  if (MODE == EXPAND ? args.release != AT_START : args.release == WITH_OPERANDS) dependents_trigger();
 
 #pragma unroll 1
   for (u32 stage = 0; stage < stages.slots; ++stage) {
@@ -284,6 +285,7 @@ DEVICE void lora(const Arguments& args) {
     else
       shrink_stages<PAIRS>(stages, partial, pair_begin, my_pairs, row_tile, k_warp, k_warps, cells);
     block_barrier();
+    if (args.release == WITH_SUMS) dependents_trigger();
     if (stages.in > 0) stages.refill();
     exchange_in_turns<MODE, ROWS_FIRST, 4, 4>(job, projection, args.inbox, room, k_warps, row_tiles, cells, [] {});
   } else {

@@ -39,6 +39,8 @@ DEVICE void copy_async_ahead(void* shared, const void* global, u32 bytes) {
                "r"(bytes)
                : "memory");
 }
+// Asks for a line that will be read, without waiting for it.
+DEVICE void prefetch_to_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global) : "memory"); }
 DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Returns when at most PENDING of this thread's newest groups are still in flight.
 template <int PENDING>

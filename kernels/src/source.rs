@@ -12,8 +12,9 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 19] = [
+const BUILT_IN: [(&str, &str); 20] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
+    ("decode_parts.cuh", include_str!("../cu/decode_parts.cuh")),
     ("lora.cuh", include_str!("../cu/lora.cuh")),
     ("lora_exchange.cuh", include_str!("../cu/lora_exchange.cuh")),
     ("lora_stages.cuh", include_str!("../cu/lora_stages.cuh")),

@@ -71,7 +71,8 @@ fn options() -> Result<Options, String> {
 }
 
 /// What the measured kernels are made of.
-const SOURCES: [&str; 4] = ["primitives.cuh", "memory.cu", "decode_attention.cu", "prefill_attention.cu"];
+const SOURCES: [&str; 5] =
+    ["primitives.cuh", "memory.cu", "decode_attention.cu", "decode_parts.cuh", "prefill_attention.cu"];
 
 /// What everything is judged by.
 struct Ceilings {

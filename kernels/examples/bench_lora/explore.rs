@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use aril_kernels::Error;
 use aril_kernels::cache::Cache;
 use aril_kernels::lora::launch::LoraKernels;
-use aril_kernels::lora::plan::{Exchange, Tuning};
+use aril_kernels::lora::plan::{Exchange, Release, Tuning};
 use aril_kernels::lora::variant::RowTile;
 use aril_kernels::source::Sources;
 use serde_json::{Value, json};
@@ -49,11 +49,12 @@ pub(crate) fn explore(bench: &mut Bench, point: &Point, folders: &[PathBuf]) -> 
             continue;
         }
         let what = format!(
-            "{:?} {} blocks c{} {} KiB",
+            "{:?} {} blocks c{} {} KiB {:?}",
             plan.variant().rows,
             plan.jobs().len(),
             plan.cluster(),
-            plan.shared_bytes() >> 10
+            plan.shared_bytes() >> 10,
+            plan.release()
         );
         if found.iter().any(|(_, seen, _)| *seen == what) {
             continue;
@@ -110,7 +111,9 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
         let shares = [1, 2, 3].map(|blocks| Some((shared_bytes_max + 1024) / blocks - 1024));
         for &shared_bytes in if tile.is_staged() { &shares[..] } else { &[None] } {
             let mut push = |blocks, exchange| {
-                all.push(Tuning { row_tile: Some(tile), blocks: Some(blocks), exchange: Some(exchange), shared_bytes });
+                let (row_tile, blocks, exchange) = (Some(tile), Some(blocks), Some(exchange));
+                let tuning = Tuning { row_tile, blocks, exchange, shared_bytes, ..Tuning::default() };
+                all.extend(Release::ALL.map(|release| Tuning { release: Some(release), ..tuning }));
             };
             for members in [1, 2, 4, 8, 16] {
                 if groups * members <= 560 || members == 1 {

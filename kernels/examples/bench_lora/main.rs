@@ -4,7 +4,7 @@
 //!
 //! Options: `--points table|others|figures|all`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
 //! with several spreads, to choose the plan's rules by), `--compare FOLDER,…` (with `--explore`: the kernels of each),
-//! `--tuning TILE,EXCHANGE,BLOCKS,SHARED` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
+//! `--tuning TILE,EXCHANGE,BLOCKS,SHARED,RELEASE` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
 //! `--stress N` (N launches in changing surroundings, each compared to the bit), `--profile` (one launch a point, for ncu),
 //! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
 
@@ -24,7 +24,7 @@ use aril_kernels::compile::Unit;
 use aril_kernels::gemm::cublaslt::CublasLt;
 use aril_kernels::gpu::Gpu;
 use aril_kernels::lora::launch::LoraKernels;
-use aril_kernels::lora::plan::{Exchange, Plan, Tuning};
+use aril_kernels::lora::plan::{Exchange, Plan, Release, Tuning};
 use aril_kernels::lora::variant::{RowTile, SOURCES, Variant};
 use aril_kernels::program::Compiler;
 use aril_kernels::source::Sources;
@@ -91,7 +91,7 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
-/// `staged64,cluster,128[,SHARED BYTES]` → a plan's choices; an empty part leaves the choice to the plan.
+/// `staged32,cluster,128[,SHARED BYTES[,RELEASE]]` → a plan's choices; an empty part leaves the choice to the plan.
 fn tuning(text: &str) -> Result<Tuning, String> {
     let mut tuning = Tuning::default();
     for (index, part) in text.split(',').enumerate().filter(|(_, part)| !part.is_empty()) {
@@ -109,7 +109,11 @@ fn tuning(text: &str) -> Result<Tuning, String> {
                 });
             }
             2 => tuning.blocks = Some(number()?),
-            _ => tuning.shared_bytes = Some(number()?),
+            3 => tuning.shared_bytes = Some(number()?),
+            _ => {
+                let named = |release: &Release| format!("{release:?}").eq_ignore_ascii_case(part);
+                tuning.release = Some(Release::ALL.into_iter().find(named).ok_or(format!("no release {part}"))?);
+            }
         }
     }
     Ok(tuning)

@@ -13,7 +13,7 @@ pub(crate) fn write(page: &mut String, report: &Value, name: &str) -> Result<(),
     let text = |key: &str| report[key].as_str().unwrap_or("unknown").to_owned();
     writeln!(
         page,
-        "\n## Where adapters stand, and how their work is cut\n\nFrom `{name}`, measured by `bench_llama overlap` on {} at {} (kernel sources `{}`): context 1,024, rank 16; what adapters add, µs, and beside it the step without them. *Blocks* over which all adapters of a launch are spread, *shared memory* of each, the *exchange* of their sums; *stages* of the GEMM's ring. Where nothing is named the plan chooses.\n",
+        "\n## Where adapters stand, and how their work is cut\n\nFrom `{name}`, measured by `bench_llama overlap` on {} at {} (kernel sources `{}`): context 1,024, rank 16; what adapters add, µs, and beside it the step without them. *Blocks* over which all adapters of a launch are spread, *shared memory* of each, the *exchange* of their sums, and when the launch *releases* the next one; *stages* of the GEMM's ring. Where nothing is named the plan chooses.\n",
         text("gpu"),
         text("date"),
         text("source_sha256"),
@@ -24,12 +24,12 @@ pub(crate) fn write(page: &mut String, report: &Value, name: &str) -> Result<(),
     for model in models {
         writeln!(
             page,
-            "{model}:\n\n| order | blocks | shared memory | exchange | stages | 32 rows of 32 adapters | 32 rows of one | 8 rows of 8 |\n|---|---|---|---|---|---|---|---|"
+            "{model}:\n\n| order | blocks | shared memory | exchange | release | stages | 32 rows of 32 adapters | 32 rows of one | 8 rows of 8 |\n|---|---|---|---|---|---|---|---|---|"
         )?;
         let of = |point: &Value, (rows, adapters): (u64, u64)| {
             point["model"] == model && point["rows"] == rows && point["adapters"] == adapters
         };
-        let choices = ["order", "blocks", "shared_bytes", "exchange", "stages"];
+        let choices = ["order", "blocks", "shared_bytes", "exchange", "release", "stages"];
         for way in points.iter().filter(|point| of(point, BATCHES[0])) {
             let mut line = String::from("|");
             for key in choices {

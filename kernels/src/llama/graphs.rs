@@ -93,8 +93,10 @@ impl Llama {
     /// The plan of one group's adapters in a step of so many rows.
     fn plan_of(&self, group: Group, site: &Site, segments: &[Segment], rows: u32) -> Result<Plan, Error> {
         let LoraSites { chip, tuning, .. } = self.lora;
+        let beside = self.order_of(rows) == Some(LoraOrder::Along);
+        let tuning = Tuning { beside, ..tuning };
         let plan = Plan::new(site, segments, chip, tuning)?;
-        if self.order_of(rows) != Some(LoraOrder::Along) {
+        if !beside {
             return Ok(plan);
         }
         // A block of adapters must find room beside one of the GEMM: rings are shorter where sums need much.

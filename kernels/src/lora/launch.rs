@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, sys};
 use cudarc::nvrtc::Ptx;
 
-use super::plan::{CELL_BYTES, Job, Plan, Site};
+use super::plan::{CELL_BYTES, Job, Plan, Release, Site};
 use super::variant::Variant;
 use crate::Error;
 use crate::cache::Cache;
@@ -57,6 +57,7 @@ pub struct LoadedPlan {
     threads: u32,
     shared_bytes: u32,
     depth: u32,
+    release: Release,
     inbox_cells: u32,
     cluster: u32,
     rows_end: u32,
@@ -163,6 +164,7 @@ impl LoraKernels {
             threads: plan.variant().rows.threads(),
             shared_bytes: plan.shared_bytes(),
             depth: plan.depth(),
+            release: plan.release(),
             inbox_cells: plan.inbox_cells(),
             cluster: plan.cluster(),
             rows_end: plan.rows_end(),

@@ -13,13 +13,15 @@ use crate::Error;
 mod job;
 mod rules;
 mod site;
+mod tuning;
 
 pub use job::Job;
 pub use site::{PROJECTIONS_MAX, Site};
+pub use tuning::{Exchange, Release, Tuning};
 
 use rules::{
-    Group, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot, ring_unit,
-    share_blocks,
+    Group, choose_release, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot,
+    ring_unit, share_blocks,
 };
 
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
@@ -46,29 +48,6 @@ pub struct Chip {
     pub cluster_max: u32,
 }
 
-/// A plan's choices, for measuring what they are worth. `None` leaves a choice to the plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tuning {
-    /// Rows a group.
-    pub row_tile: Option<RowTile>,
-    /// Blocks over which all groups together are spread.
-    pub blocks: Option<u32>,
-    /// How members exchange their sums.
-    pub exchange: Option<Exchange>,
-    /// The most shared memory a block may use, less than the chip's limit.
-    pub shared_bytes: Option<u32>,
-}
-
-/// How the members of a group exchange their partial sums.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exchange {
-    /// Through the shared memory of a cluster: quick, but every group must have the same number of members, a power
-    /// of two.
-    Cluster,
-    /// Through global memory: any number of members for any group.
-    Global,
-}
-
 /// The work of one launch, block by block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -77,6 +56,7 @@ pub struct Plan {
     jobs: Vec<Job>,
     shared_bytes: u32,
     depth: u32,
+    release: Release,
     inbox_cells: u32,
     cluster: u32,
     rows_end: u32,
@@ -109,12 +89,15 @@ impl Plan {
             && tuning.row_tile.is_none()
             && is_brief(&groups, segments, |group| group.members);
         let row_tile = if brief { RowTile::Brief8 } else { row_tile };
+        let release =
+            tuning.release.unwrap_or_else(|| choose_release(&groups, segments, row_tile, cluster, chip, tuning));
         let mut plan = Plan {
             site: site.clone(),
             variant: Variant { element: site.element(), rows: row_tile },
             jobs: Vec::with_capacity(groups.iter().map(|group| group.members as usize).sum()),
             shared_bytes: 0,
             depth: 0,
+            release,
             inbox_cells: 0,
             cluster,
             rows_end,
@@ -197,6 +180,11 @@ impl Plan {
     /// Depth of a warp's ring, in units of two tiles.
     pub fn depth(&self) -> u32 {
         self.depth
+    }
+
+    /// When a launch lets the next one start its blocks.
+    pub fn release(&self) -> Release {
+        self.release
     }
 
     /// Inbox cells ([`CELL_BYTES`] each) that the members exchange their partial sums through.
@@ -362,6 +350,34 @@ mod tests {
         assert_eq!(row_tile(64, [64; 4]), RowTile::Rows8);
         assert_eq!(row_tile(64, [512, 1, 1, 1]), RowTile::Rows8);
         assert_eq!(row_tile(64, [1024, 1024, 1, 1]), RowTile::Staged16);
+    }
+
+    #[test]
+    fn a_few_members_poll_for_few_sums_where_nothing_runs_beside_them() {
+        let segments: Vec<_> = (0..32).map(|n| segment(n..n + 1, 16)).collect();
+        let plan = |tuning| Plan::new(&site(4096, &[4096]), &segments, CHIP, tuning).expect("a valid batch");
+        let alone = plan(Tuning::default());
+        assert_eq!((alone.cluster(), alone.release()), (1, Release::WithSums));
+        assert!(alone.jobs().iter().all(|job| job.members == 4) && alone.inbox_cells() > 0);
+        let beside = plan(Tuning { beside: true, ..Tuning::default() });
+        assert_eq!((beside.cluster(), beside.release(), beside.inbox_cells()), (4, Release::WithOperands, 0));
+        let tuning = Tuning { beside: true, ..Tuning::default() };
+        let few = Plan::new(&site(4096, &[4096]), &segments[..2], CHIP, tuning).expect("a valid batch");
+        assert_eq!(few.release(), Release::AtStart);
+        assert_eq!(alone.jobs().len(), beside.jobs().len());
+    }
+
+    #[test]
+    fn the_next_launch_starts_when_the_memory_has_time_for_it() {
+        let release = |inputs, outputs: u32, rank, groups: u32| {
+            let segments: Vec<_> = (0..groups).map(|n| segment(n * 8..n * 8 + 8, rank)).collect();
+            let plan = Plan::new(&site(inputs, &[outputs]), &segments, CHIP, Tuning::default());
+            plan.expect("a valid batch").release()
+        };
+        // Most of the bytes before the exchange, and after it; a full chip with much to do.
+        assert_eq!(release(14336, 4096, 64, 8), Release::WithSums);
+        assert_eq!(release(1536, 8960, 64, 8), Release::WithOperands);
+        assert_eq!(release(4096, 4096, 128, 32), Release::AtStart);
     }
 
     #[test]

@@ -50,8 +50,9 @@ pub(crate) struct Shape {
     pub(crate) blocks_min: u32,
 }
 
-/// Cells (16 ranks × 8 rows) of a group from which on its members own them in turn.
+/// Cells (16 ranks × 8 rows) of a group from which on its members own them in turn, and those of all members together.
 pub(crate) const CELLS_IN_TURNS: u32 = 5;
+pub(crate) const CELLS_OF_ALL_IN_TURNS: u32 = 64;
 
 impl RowTile {
     /// All row tiles, smallest first.
@@ -135,6 +136,7 @@ impl Variant {
             ("PAIRS", shape.pairs.to_string()),
             ("BATCH", self.rows.batch().to_string()),
             ("TURNS", CELLS_IN_TURNS.to_string()),
+            ("TURNS_OF_ALL", CELLS_OF_ALL_IN_TURNS.to_string()),
             ("MIN_BLOCKS", shape.blocks_min.to_string()),
         ]
     }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use aril_kernels::Element;
-use aril_kernels::lora::plan::{CELL_BYTES, Chip, Exchange, Job, Plan, Tuning};
+use aril_kernels::lora::plan::{CELL_BYTES, Chip, Exchange, Job, Plan, Release, Tuning};
 use aril_kernels::lora::variant::{RowTile, Variant};
 use aril_kernels::reference::lora::Deviation;
 
@@ -302,6 +302,8 @@ fn many_rows_pass_through_a_short_ring() {
                 blocks: Some(groups * members * outputs.len() as u32),
                 exchange: Some(exchange),
                 shared_bytes: Some(70 << 10),
+                release: Some(Release::ALL[index % 3]),
+                beside: false,
             };
             check(runner, &batch, tuning, index as u64);
         }

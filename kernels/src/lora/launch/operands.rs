@@ -59,7 +59,7 @@ pub(super) struct Arguments {
     pub(super) job_count: u32,
     pub(super) cluster: u32,
     pub(super) depth: u32,
-    pub(super) reserved: u32,
+    pub(super) release: u32,
     pub(super) projections: [ProjectionArguments; PROJECTIONS_MAX],
     pub(super) ready: u64,
     pub(super) mark: u32,
@@ -83,6 +83,7 @@ impl LoadedPlan {
             job_count: self.capacity,
             cluster: u32::from(self.cluster > 1),
             depth: self.depth,
+            release: self.release as u32,
             ..Arguments::default()
         };
         for (slot, place) in arguments.projections.iter_mut().zip(site.places()) {

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use super::super::layout::{self, TILE_BYTES, TILE_WIDTH};
-use super::super::variant::{CELLS_IN_TURNS, RowTile};
-use super::{CELL_BYTES, Chip, Exchange, Segment, Site, Tuning};
+use super::super::variant::{CELLS_IN_TURNS, CELLS_OF_ALL_IN_TURNS, RowTile};
+use super::{CELL_BYTES, Chip, Exchange, Release, Segment, Site, Tuning};
 
 /// The blocks that share a row tile of a segment and a projection.
 pub(super) struct Group {
@@ -137,9 +137,10 @@ pub(super) fn share_blocks(
         while members > 1 && tuning.exchange.is_none() && !fits(members) {
             members /= 2;
         }
-        if tuning.exchange.is_some() || !prefers_global(groups, members, chip) {
+        let few = tuning.exchange.is_none() && !tuning.beside && polls_well(groups, row_tile, members, chip);
+        if tuning.exchange.is_some() || few || !prefers_global(groups, members, chip) {
             groups.iter_mut().for_each(|group| group.members = members);
-            return members;
+            return if few { 1 } else { members };
         }
     }
     let blocks = tuning.blocks.unwrap_or(chip.multiprocessors * 3 / 2);
@@ -177,6 +178,59 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
     let worth = if count <= 6 { 8 } else { (bytes_max >> 16).clamp(1, 8).max(large) as u32 };
     fill.min(1 << worth.ilog2())
 }
+
+/// Whether a few members of each group exchange their few sums through global memory although a cluster would be
+/// quicker at that: where nearly every multiprocessor has one block, blocks without a cluster start and end earlier.
+fn polls_well(groups: &[Group], row_tile: RowTile, members: u32, chip: Chip) -> bool {
+    let blocks = groups.len() as u32 * members;
+    !row_tile.is_staged()
+        && (2..=4).contains(&members)
+        && blocks <= chip.multiprocessors
+        && blocks * 4 > chip.multiprocessors * 3
+        && groups.iter().all(|group| group.cells <= 2)
+        && !prefers_global(groups, members, chip)
+}
+
+/// When the next launch may start its blocks. They ask for their weights at once: while this launch still asks for its
+/// own, they are in each other's way, and when it adds up and exchanges its sums the memory has nothing else to do.
+pub(super) fn choose_release(
+    groups: &[Group],
+    segments: &[Segment],
+    row_tile: RowTile,
+    cluster: u32,
+    chip: Chip,
+    tuning: Tuning,
+) -> Release {
+    let blocks: u32 = groups.iter().map(|group| group.members).sum();
+    if tuning.beside {
+        // What is next in a step gains little by an early start, and loses little.
+        let first = groups.iter().filter(|group| group.rows.start == segments[group.segment].rows.start);
+        let bytes: u64 = first.map(|group| group.bytes).sum();
+        return if bytes < BYTES_FEW { Release::AtStart } else { Release::WithOperands };
+    }
+    // A chip full of long slices never has nothing to do.
+    let bytes_block = groups.iter().map(|group| group.bytes / u64::from(group.members)).max().unwrap_or(0);
+    if bytes_block >= BYTES_BUSY && blocks * 4 > chip.multiprocessors * 3 {
+        return Release::AtStart;
+    }
+    let members = groups.iter().map(|group| group.members).max().unwrap_or(1);
+    let widens = groups.iter().all(|group| group.widens);
+    let cells = groups.iter().map(|group| group.cells).min().unwrap_or(0);
+    let with_sums = if row_tile.is_staged() || blocks > chip.multiprocessors {
+        false
+    } else if cluster == 1 {
+        // Outputs are asked for late: where they are most of the bytes, that is too late for the next launch's weights.
+        members > 1 && !widens
+    } else {
+        cells >= 2 * CELLS_IN_TURNS || (cells >= CELLS_IN_TURNS - 1 && widens == (members > 8))
+    };
+    if with_sums { Release::WithSums } else { Release::WithOperands }
+}
+
+/// Bytes of a block from which on a full chip is busy for long enough.
+const BYTES_BUSY: u64 = 384 << 10;
+/// Bytes of a launch beside a GEMM below which that has the memory for itself anyway.
+const BYTES_FEW: u64 = 1 << 20;
 
 /// Whether sums had better go through global memory: large groups of small rank that the chip cannot split evenly write
 /// for so long that further blocks are worth a slower exchange, and one block a lopsided group would leave the largest
@@ -289,7 +343,7 @@ pub(super) fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: 
         }
         shape.warps / splits
     };
-    let others = if takes_turns(row_tile, cells) {
+    let others = if takes_turns(row_tile, cells, members) {
         cells + if cluster { members * cells.div_ceil(members) } else { 0 }
     } else if members > 1 {
         members * cells
@@ -300,13 +354,13 @@ pub(super) fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: 
 }
 
 /// Whether members own the cells in turn and exchange them in two hops, rather than every cell with everybody at once.
-fn takes_turns(row_tile: RowTile, cells: u32) -> bool {
-    row_tile.is_staged() || cells >= CELLS_IN_TURNS
+fn takes_turns(row_tile: RowTile, cells: u32, members: u32) -> bool {
+    row_tile.is_staged() || cells >= CELLS_IN_TURNS || cells * members >= CELLS_OF_ALL_IN_TURNS
 }
 
 /// Inbox cells of a group whose members exchange through global memory.
 pub(super) fn inbox_cells(row_tile: RowTile, cells: u32, members: u32) -> u32 {
-    if takes_turns(row_tile, cells) {
+    if takes_turns(row_tile, cells, members) {
         // One for each owned cell and writer, then one for each cell of v.
         members * (members * cells.div_ceil(members) + cells)
     } else {
