@@ -285,7 +285,7 @@ impl Sheet<'_> {
 
     fn decode_attention(&self) -> DecodeAttention {
         let bound = DecodeBound::uniform("bandwidth", self.a.kernel_us, self.kv_us_per_token(), 0.0);
-        DecodeAttention { bounds: vec![bound], short: None }
+        DecodeAttention { bounds: vec![bound], ..DecodeAttention::default() }
     }
 
     fn prefill_attention(&self) -> PrefillAttention {

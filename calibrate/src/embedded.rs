@@ -58,7 +58,10 @@ macro_rules! embedded {
 
 const PROFILES: &[Embedded] = embedded! {
     "measured-h200":
-        "llama-2-7b" 1 "measured-h200-llama-2-7b";
+        "llama-2-7b" 1 "measured-h200-llama-2-7b",
+        "llama-2-13b" 1 "measured-h200-llama-2-13b",
+        "llama-3.1-8b" 1 "measured-h200-llama-3.1-8b",
+        "llama-3.1-70b" 8 "measured-h200-llama-3.1-70b-tp8";
     "measured-h100":
         "llama-2-7b" 1 "measured-h100-llama-2-7b";
     "punica-a100-80gb":

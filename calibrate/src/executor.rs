@@ -7,12 +7,13 @@
 mod blocks;
 pub mod gpu;
 mod slots;
+pub mod steps;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use aril_sim::batch::{Batch, CostModel, Coverage, Executor, Price};
+use aril_sim::batch::{Batch, CostModel, Coverage, Executor, Prefill, Price, Segment};
 use aril_sim::fact::{Fact, Observer, Tier};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{AdapterId, RequestId};
@@ -38,11 +39,23 @@ pub trait Stepper {
     /// When the machine fails.
     fn finish_load(&mut self, slot: u32) -> Result<f64, MachineError>;
 
-    /// Computes a step. Gives what it took from call to return, microseconds, and the next token of each part that asks.
+    /// Computes a step.
     ///
     /// # Errors
     /// When the machine fails.
-    fn step(&mut self, parts: &[Part<'_>]) -> Result<(f64, Vec<u32>), MachineError>;
+    fn step(&mut self, parts: &[Part<'_>]) -> Result<Computed, MachineError>;
+}
+
+/// What a step gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Computed {
+    /// What it took, microseconds: from call to return, without what it made.
+    pub us: f64,
+    /// What it spent on things that are kept and that warming up had not met, microseconds: kernels compiled, products timed, plans loaded,
+    /// graphs captured.
+    pub made_us: f64,
+    /// The next token of each part that asks.
+    pub tokens: Vec<u32>,
 }
 
 /// What a stepper can hold.
@@ -76,20 +89,22 @@ pub struct Part<'a> {
 }
 
 /// A step that was really computed.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RealStep {
     /// Decode rows.
     pub decode_rows: u32,
     /// Sum of their contexts.
     pub context_sum: u64,
-    /// Prompts.
-    pub prompts: u32,
-    /// Their tokens.
-    pub prompt_tokens: u32,
+    /// The longest of them.
+    pub context_max: u32,
+    /// Prompts, or parts of them.
+    pub prompts: Vec<Prefill>,
     /// Adapters.
-    pub adapters: u32,
-    /// What it took, microseconds.
+    pub segments: Vec<Segment>,
+    /// What it took, microseconds, without what it made.
     pub us: f64,
+    /// What it spent on things that are kept, microseconds: no part of its duration.
+    pub made_us: f64,
     /// What a cost model says of the same batch, microseconds.
     pub modelled_us: f64,
 }
@@ -114,6 +129,25 @@ pub struct Log {
     pub loads: Vec<RealLoad>,
     /// Why the machine gave up, if it did; no step after that was computed.
     pub failure: Option<String>,
+}
+
+impl Log {
+    /// Steps that made something to keep, and the seconds that they spent on it.
+    pub fn made(&self) -> (usize, f64) {
+        let us = self.steps.iter().map(|step| step.made_us);
+        (us.clone().filter(|us| *us > 0.0).count(), us.sum::<f64>() * 1e-6)
+    }
+}
+
+/// What a reader must know of things made in the middle of a run.
+pub fn made(steps: usize, seconds: f64) -> String {
+    match steps {
+        0 => "every kernel, plan and graph was there before the first step".to_owned(),
+        _ => format!(
+            "{steps} steps made kernels, plans or graphs that warming up had not met: {:.1} ms, no part of their durations",
+            seconds * 1e3
+        ),
+    }
 }
 
 /// Something that an executor must hear of.
@@ -207,19 +241,21 @@ impl<S: Stepper> RealExecutor<S> {
                 sample: slice.emits,
             })
             .collect();
-        let (us, sampled) = self.stepper.step(&parts)?;
+        let Computed { us, made_us, tokens: sampled } = self.stepper.step(&parts)?;
         let emits = batch.slices.iter().filter(|slice| slice.emits);
         emits.zip(sampled).for_each(|(slice, token)| {
             self.last.insert(slice.request, token);
         });
-        let modelled = self.model.price(&batch.shape).first;
+        let shape = &batch.shape;
+        let modelled = self.model.price(shape).first;
         self.log.borrow_mut().steps.push(RealStep {
-            decode_rows: batch.shape.decode_rows(),
-            context_sum: batch.shape.decode_context_sum,
-            prompts: batch.shape.prefills.len() as u32,
-            prompt_tokens: batch.shape.prefill_tokens(),
-            adapters: batch.shape.segments.len() as u32,
+            decode_rows: shape.decode_rows(),
+            context_sum: shape.decode_context_sum,
+            context_max: shape.decode_contexts.iter().copied().max().unwrap_or(0),
+            prompts: shape.prefills.to_vec(),
+            segments: shape.segments.to_vec(),
             us,
+            made_us,
             modelled_us: modelled.as_secs_f64() * 1e6,
         });
         Ok(Price::once(Span::from_secs_f64(us * 1e-6).max(Span::from_ps(1))))

@@ -122,8 +122,13 @@ pub(crate) fn model(
         operations.push(operation);
     }
     let kv_us = physics::kv_bytes(&identity.model, degree) / (gpu.gigabytes_per_second * 1e3);
+    let sharing = decode::Sharing {
+        groups: physics::decode_groups(&identity.model, degree),
+        workers: 2 * identity.multiprocessors,
+        least_us_per_token: kv_us,
+    };
     let decode_attention =
-        decode::fit(&data.decode, kv_us).ok_or_else(|| lacks("too few points of decode-attention".to_owned()))?;
+        decode::fit(&data.decode, sharing).ok_or_else(|| lacks("too few points of decode-attention".to_owned()))?;
     let prompts = prompts::PromptPhysics {
         kilopair_us: physics::pair_flops(&identity.model, degree) * 1e3 / (gpu.teraflops_16bit * 1e6),
         heads: identity.model.heads / degree.max(1),

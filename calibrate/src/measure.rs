@@ -122,9 +122,11 @@ struct Run<'a> {
 
 /// After heavy work a card at its power limit is slower for a while: a question waits until the sentinel is within so much of its best, for
 /// this long at a time and so often at most.
-const SETTLED: f64 = 1.025;
-const REST_S: f64 = 0.03;
+const SETTLED: f64 = 1.02;
+const REST_S: f64 = 0.02;
 const RESTS: u32 = 10;
+/// Rows of the sentinel at most.
+const SENTINEL_ROWS: u32 = 512;
 
 impl Run<'_> {
     fn seconds(&self) -> f64 {
@@ -156,20 +158,21 @@ impl Run<'_> {
 
     /// Rests until the machine is at its full clocks again, or has rested enough. Gives the sentinel.
     fn settle(&mut self) -> Result<f64, CalibrateError> {
-        let mut us = self.sentinel(3)?;
+        let mut us = self.sentinel(2)?;
         for _ in 0..RESTS {
             if us <= self.best_us * SETTLED {
                 break;
             }
             self.machine.rest(REST_S);
-            us = self.sentinel(3)?;
+            us = self.sentinel(2)?;
         }
         Ok((us * 1e3).round() / 1e3)
     }
 
-    /// A product of 64 rows: bound by arithmetic, so that it feels the clocks, and short.
+    /// The head over many rows: bound by arithmetic, so that it feels the clocks, and short, for a step has it once.
     fn sentinel(&mut self, repeats: u32) -> Result<f64, CalibrateError> {
-        let sentinel = Question::Operation { operation: Part::GateUp, shape: StepShape::prompt(64, 0) };
+        let rows = self.machine.identity().limits.sequences.min(SENTINEL_ROWS);
+        let sentinel = Question::Operation { operation: Part::LmHead, shape: StepShape::decode(rows, 16) };
         let us =
             self.machine.measure(&sentinel, repeats).map_err(|error| CalibrateError::Machine(error.to_string()))?;
         // The quickest: what a machine at its full clocks can do.

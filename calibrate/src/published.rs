@@ -304,7 +304,7 @@ fn attention(facts: &Facts, gpu: &Gpu, system: System, model: &Model) -> Option<
     if system == System::Punica {
         bounds.push(DecodeBound::uniform("longest row", 0.0, 0.0, longest / layers));
     }
-    Some(DecodeAttention { bounds, short: None })
+    Some(DecodeAttention { bounds, ..DecodeAttention::default() })
 }
 
 fn note(system: System) -> &'static str {

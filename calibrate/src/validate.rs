@@ -11,7 +11,7 @@ use aril_sim::workload::RequestId;
 use serde::Serialize;
 use statrs::statistics::{Data, Distribution, OrderStatistics};
 
-use crate::executor::Log;
+use crate::executor::{Log, made};
 
 /// What a request got.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -107,6 +107,10 @@ pub struct Validation {
     pub loads: usize,
     /// Copies that a step had to make itself, because nobody had announced them.
     pub unannounced: usize,
+    /// Steps that made something to keep which warming up had not met.
+    pub made: usize,
+    /// Seconds that they spent on it: no part of any duration above.
+    pub made_s: f64,
 }
 
 /// Sets both runs beside each other. `load_us` says what the profile thinks of a copy of an adapter of a rank.
@@ -140,9 +144,9 @@ pub fn validate(real: &Lives, simulated: &Lives, log: &Log, load_us: impl Fn(u32
     let both = || ours.iter().filter_map(|(id, got)| Some((theirs.get(id)?, got)));
     let mut each = vec![
         steps("steps", &|_| true),
-        steps("steps, decode", &|step| step.prompts == 0),
-        steps("steps, with a prompt", &|step| step.prompts > 0),
-        steps("steps, with adapters", &|step| step.adapters > 0),
+        steps("steps, decode", &|step| step.prompts.is_empty()),
+        steps("steps, with a prompt", &|step| !step.prompts.is_empty()),
+        steps("steps, with adapters", &|step| !step.segments.is_empty()),
         one_by_one("copies", log.loads.iter().map(|load| (load_us(load.rank), load.us))),
         one_by_one("TTFT by request", both().map(|(a, b)| (a.ttft_s, b.ttft_s))),
         one_by_one("E2E by request", both().map(|(a, b)| (a.e2e_s, b.e2e_s))),
@@ -155,6 +159,8 @@ pub fn validate(real: &Lives, simulated: &Lives, log: &Log, load_us: impl Fn(u32
         busy_s: log.steps.iter().map(|step| step.us).sum::<f64>() * 1e-6,
         loads: log.loads.len(),
         unannounced: log.loads.iter().filter(|load| !load.announced).count(),
+        made: log.made().0,
+        made_s: log.made().1,
     }
 }
 
@@ -189,6 +195,7 @@ impl fmt::Display for Validation {
             self.loads,
             if self.unannounced > 0 { format!(" ({} unannounced)", self.unannounced) } else { String::new() }
         )?;
+        writeln!(f, "{}", made(self.made, self.made_s))?;
         writeln!(f, "{:<26} {:>12} {:>12} {:>9}", "", "real", "simulated", "apart")?;
         for pair in &self.pairs {
             let verdict = match pair.within_percent {

@@ -1,7 +1,8 @@
 //! A compiled kernel in a GPU's memory, and its launch.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaFunction, CudaModule, CudaStream, sys};
 use cudarc::nvrtc::Ptx;
@@ -12,13 +13,17 @@ use crate::compile::Unit;
 use crate::gpu::{Gpu, Overlap};
 use crate::source::Sources;
 
-/// Compiles and loads kernels for one GPU.
+/// What a loaded kernel is known by: source, constants, name.
+type Key = (&'static str, Vec<(&'static str, String)>, &'static str);
+
+/// Compiles and loads kernels for one GPU, each once; a clone shares them.
 #[derive(Debug, Clone)]
 pub struct Compiler {
     gpu: Gpu,
     sources: Sources,
     cache: Option<Cache>,
     architecture: String,
+    loaded: Arc<Mutex<HashMap<Key, Kernel>>>,
 }
 
 /// One kernel, loaded.
@@ -44,7 +49,7 @@ pub struct Grid {
 impl Compiler {
     /// For this GPU, from these sources; with `cache`, compiled once a machine.
     pub fn new(gpu: &Gpu, sources: Sources, cache: Option<Cache>) -> Self {
-        Compiler { architecture: gpu.architecture(), gpu: gpu.clone(), sources, cache }
+        Compiler { architecture: gpu.architecture(), gpu: gpu.clone(), sources, cache, loaded: Arc::default() }
     }
 
     /// The same for another architecture that this GPU runs too: `compute_80` forces the path without Hopper's
@@ -52,6 +57,7 @@ impl Compiler {
     #[must_use]
     pub fn with_architecture(mut self, architecture: &str) -> Self {
         architecture.clone_into(&mut self.architecture);
+        self.loaded = Arc::default();
         self
     }
 
@@ -75,7 +81,7 @@ impl Compiler {
         &self.architecture
     }
 
-    /// One kernel of a source file with these constants.
+    /// One kernel of a source file with these constants; compiled and loaded when it is first asked for.
     ///
     /// # Errors
     /// Compiler and driver errors.
@@ -85,7 +91,18 @@ impl Compiler {
         defines: Vec<(&'static str, String)>,
         name: &'static str,
     ) -> Result<Kernel, Error> {
-        let unit = Unit { source, architecture: self.architecture.clone(), defines };
+        let key = (source, defines, name);
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = loaded.get(&key) {
+            return Ok(kernel.clone());
+        }
+        let kernel = self.load(&key)?;
+        loaded.insert(key, kernel.clone());
+        Ok(kernel)
+    }
+
+    fn load(&self, (source, defines, name): &Key) -> Result<Kernel, Error> {
+        let unit = Unit { source, architecture: self.architecture.clone(), defines: defines.clone() };
         let cubin = unit.compile(&self.sources, self.cache.as_ref())?;
         let module = self
             .gpu

@@ -4,6 +4,7 @@
 //! and no dirty line is written back inside the timed part; events are recorded around the replay.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::{
     CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys,
@@ -19,6 +20,12 @@ use crate::{Element, Error};
 /// Bytes read before each replay: more than four times the L2 of any GPU known so far.
 const SWEEP_BYTES: usize = 256 << 20;
 
+/// A replay that heats a card, microseconds.
+pub const LONG_US: f64 = 1000.0;
+
+/// No rest is longer than this, seconds.
+const REST_S_MAX: f64 = 0.06;
+
 /// Captures, replays and times on one stream.
 #[derive(Debug)]
 pub struct Stopwatch {
@@ -33,6 +40,7 @@ pub struct Stopwatch {
     start: CudaEvent,
     end: CudaEvent,
     blocks: u32,
+    rest: f64,
 }
 
 const THREADS: u32 = 256;
@@ -67,6 +75,7 @@ impl Stopwatch {
             start: event()?,
             end: event()?,
             blocks: gpu.chip().multiprocessors * 8,
+            rest: 0.0,
             stream: stream.clone(),
             _module: module,
         })
@@ -122,24 +131,57 @@ impl Stopwatch {
         graph?.ok_or_else(|| Error::Driver { doing: "ending a capture".to_owned(), code: "it is empty".to_owned() })
     }
 
+    /// From now on, rests after every replay of [`LONG_US`] or more, for so many times as long: a card that multiplies without a
+    /// pause reaches its power limit, and is slower from then on.
+    pub fn set_rest(&mut self, times: f64) {
+        self.rest = times;
+    }
+
     /// Microseconds of each of `repeats` replays with a cold L2, after one that is not counted.
     ///
     /// # Errors
     /// [`Error::Driver`].
     pub fn replays_us(&self, graph: &CudaGraph, repeats: usize) -> Result<Vec<f64>, Error> {
-        let timed = || Error::driver("timing a graph");
-        graph.upload().map_err(timed())?;
-        graph.launch().map_err(timed())?;
+        Ok(self.replays_in_turn_us([graph], repeats)?.into_iter().map(|[us]| us).collect())
+    }
+
+    /// The same of several graphs in turn, so that what moves between replays moves all of them.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn replays_in_turn_us<const N: usize>(
+        &self,
+        graphs: [&CudaGraph; N],
+        repeats: usize,
+    ) -> Result<Vec<[f64; N]>, Error> {
+        for graph in graphs {
+            graph.upload().map_err(Error::driver("timing a graph"))?;
+            self.replay_us(graph)?;
+        }
         let mut samples = Vec::with_capacity(repeats);
         for _ in 0..repeats {
-            self.sweep()?;
-            self.start.record(&self.stream).map_err(timed())?;
-            graph.launch().map_err(timed())?;
-            self.end.record(&self.stream).map_err(timed())?;
-            self.end.synchronize().map_err(timed())?;
-            samples.push(f64::from(self.start.elapsed_ms(&self.end).map_err(timed())?) * 1e3);
+            let mut each = [0.0; N];
+            for (us, graph) in each.iter_mut().zip(graphs) {
+                self.sweep()?;
+                *us = self.replay_us(graph)?;
+            }
+            samples.push(each);
         }
         Ok(samples)
+    }
+
+    /// One replay, and the rest after it.
+    fn replay_us(&self, graph: &CudaGraph) -> Result<f64, Error> {
+        let timed = || Error::driver("timing a graph");
+        self.start.record(&self.stream).map_err(timed())?;
+        graph.launch().map_err(timed())?;
+        self.end.record(&self.stream).map_err(timed())?;
+        self.end.synchronize().map_err(timed())?;
+        let us = f64::from(self.start.elapsed_ms(&self.end).map_err(timed())?) * 1e3;
+        if us >= LONG_US && self.rest > 0.0 {
+            std::thread::sleep(Duration::from_secs_f64((us * 1e-6 * self.rest).min(REST_S_MAX)));
+        }
+        Ok(us)
     }
 
     /// Microseconds of a device copy that moves `bytes` (half read, half written), in a graph of `calls` of them with a

@@ -235,7 +235,7 @@ pub struct WholeStep {
     pub us_per_layer_by_rows: Vec<f64>,
 }
 
-fn is_zero(value: &f64) -> bool {
+pub(crate) fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use aril_kernels::llama::{AdapterWeights, HostAdapter, Llama, Loading, Sequence};
+use aril_kernels::llama::{AdapterWeights, HostAdapter, Llama, Loading, Sequence, bucket};
 
-use super::{Part, Room, Stepper};
+use super::{Computed, Part, Room, Stepper};
 use crate::error::CalibrateError;
 use crate::machine::gpu::LlamaGpu;
 use crate::machine::{Identity, MachineError};
+
+/// Lengths of prompts that every rank is tried with before a run.
+const PROMPTS: [u32; 6] = [16, 40, 128, 512, 2048, 8192];
 
 /// A Llama model on a GPU, driven step by step.
 pub struct LlamaStepper {
@@ -49,52 +52,93 @@ impl LlamaStepper {
         &self.identity
     }
 
-    /// Runs a few steps of every size that so many decode rows and prompt tokens can come to, so that plans are made before anything is timed.
+    /// Runs steps of every kind that a run with so many decode rows and prompt tokens can come to, with and without adapters, so that
+    /// kernels are compiled, products chosen, plans loaded and graphs captured before anything is timed.
+    ///
+    /// Graphs are kept by rows and by blocks of adapters: every bucket of rows meets every number of adapters that changes them much.
     ///
     /// # Errors
     /// When the machine fails.
     pub fn warm_up(&mut self, rows_max: u32, prompt_max: u32) -> Result<(), CalibrateError> {
-        let blocks: Vec<u32> = (0..self.llama.settings().kv_blocks).collect();
-        let failed = |error: aril_kernels::Error| CalibrateError::Machine(error.to_string());
-        let mut done = 0;
-        for rows in 1..=rows_max.min(self.llama.settings().sequences_max) {
-            let padded = aril_kernels::llama::bucket(rows);
-            if padded != done {
-                let sequences: Vec<Sequence<'_>> = (0..rows as usize)
-                    .map(|row| Sequence {
-                        tokens: &[1],
-                        prefix: 0,
-                        blocks: &blocks[row..=row],
-                        adapter: None,
-                        sample: true,
-                    })
-                    .collect();
-                for _ in 0..3 {
-                    self.llama.step(&sequences).map_err(failed)?;
-                }
-                done = padded;
+        let slots = self.fill_slots()?;
+        let settings = *self.llama.settings();
+        let blocks: Vec<u32> = (0..settings.kv_blocks).collect();
+        let most = (prompt_max + rows_max).min(settings.rows_max).min(settings.context_max);
+        let tokens = vec![1; most as usize];
+        // A prompt and its neighbours may come to any size.
+        for rows in buckets(2, most) {
+            self.run(&[prompt(rows, None, &tokens, &blocks)])?;
+        }
+        // Which kernel adds an adapter to a prompt follows from its rank and the prompt's length.
+        for rows in PROMPTS.into_iter().filter(|&rows| rows <= most) {
+            for slot in 0..slots.min(self.hosts.len() as u32) {
+                self.run(&[prompt(rows, Some(slot), &tokens, &blocks)])?;
             }
         }
-        // A prompt and its neighbours may come to any size: every bucket has its plans before the first request.
-        let most = (prompt_max + rows_max).min(self.llama.settings().rows_max).min(self.llama.settings().context_max);
-        let tokens = vec![1; most as usize];
-        let mut done = 0;
-        for rows in 2..=most {
-            let padded = aril_kernels::llama::bucket(rows);
-            if padded != done {
-                let sequence = Sequence {
-                    tokens: &tokens[..rows as usize],
-                    prefix: 0,
-                    blocks: &blocks,
-                    adapter: None,
-                    sample: true,
-                };
-                self.llama.step(&[sequence]).map_err(failed)?;
-                done = padded;
+        // Short prompts beside decode rows, each with an adapter: another kernel than long ones.
+        for decode in buckets(1, rows_max.min(settings.sequences_max)) {
+            let mut sequences = decodes(decode, decode.min(slots), &blocks);
+            sequences.push(prompt((decode + 24).min(most), (slots > 0).then_some(0), &tokens, &blocks));
+            self.run(&sequences)?;
+        }
+        for rows in buckets(1, rows_max.min(settings.sequences_max)) {
+            for adapters in std::iter::once(0).chain(adapters(rows.min(slots))) {
+                let sequences = decodes(rows, adapters, &blocks);
+                // The second replays what the first captured.
+                self.run(&sequences)?;
+                self.run(&sequences)?;
             }
         }
         Ok(())
     }
+
+    fn run(&mut self, sequences: &[Sequence<'_>]) -> Result<(), CalibrateError> {
+        self.llama.step(sequences).map(|_| ()).map_err(|error| CalibrateError::Machine(error.to_string()))
+    }
+
+    /// Puts an adapter into every slot, all ranks in turn; gives the number of slots, none without adapters.
+    fn fill_slots(&mut self) -> Result<u32, CalibrateError> {
+        let hosts: Vec<Arc<HostAdapter>> = self.hosts.values().cloned().collect();
+        if hosts.is_empty() {
+            return Ok(0);
+        }
+        let slots = self.llama.settings().adapter_slots;
+        let failed = |error: aril_kernels::Error| CalibrateError::Machine(error.to_string());
+        for slot in 0..slots {
+            let loading = self.llama.begin_load(slot, &hosts[slot as usize % hosts.len()]).map_err(failed)?;
+            self.llama.finish_load(loading).map_err(failed)?;
+        }
+        Ok(slots)
+    }
+}
+
+/// The largest row count of each size that rows are padded to, from `least` to `most`.
+fn buckets(least: u32, most: u32) -> Vec<u32> {
+    let mut rows: Vec<u32> = (least..=most).filter(|&rows| rows == most || bucket(rows) != bucket(rows + 1)).collect();
+    rows.dedup();
+    rows
+}
+
+/// Numbers of adapters that so many rows are spread over: all few, every fourth of many.
+fn adapters(most: u32) -> impl Iterator<Item = u32> {
+    (1..=most).filter(move |&count| count <= 8 || count % 4 == 0 || count == most)
+}
+
+/// So many decode rows of a token, spread over so many adapters.
+fn decodes(rows: u32, adapters: u32, blocks: &[u32]) -> Vec<Sequence<'_>> {
+    let of = |row: u32| Sequence {
+        tokens: &[1],
+        prefix: 0,
+        blocks: &blocks[row as usize..=row as usize],
+        adapter: (adapters > 0).then(|| row % adapters.max(1)),
+        sample: true,
+    };
+    (0..rows).map(of).collect()
+}
+
+/// A prompt of so many rows.
+fn prompt<'a>(rows: u32, slot: Option<u32>, tokens: &'a [u32], blocks: &'a [u32]) -> Sequence<'a> {
+    Sequence { tokens: &tokens[..rows as usize], prefix: 0, blocks, adapter: slot, sample: true }
 }
 
 impl Stepper for LlamaStepper {
@@ -127,7 +171,7 @@ impl Stepper for LlamaStepper {
         self.llama.finish_load(loading).map_err(broken)
     }
 
-    fn step(&mut self, parts: &[Part<'_>]) -> Result<(f64, Vec<u32>), MachineError> {
+    fn step(&mut self, parts: &[Part<'_>]) -> Result<Computed, MachineError> {
         let began = Instant::now();
         let sequences: Vec<Sequence<'_>> = parts
             .iter()
@@ -140,7 +184,8 @@ impl Stepper for LlamaStepper {
             })
             .collect();
         let result = self.llama.step(&sequences).map_err(broken)?;
-        Ok((began.elapsed().as_secs_f64() * 1e6, result.tokens))
+        let us = began.elapsed().as_secs_f64() * 1e6;
+        Ok(Computed { us: (us - result.made_us).max(0.0), made_us: result.made_us, tokens: result.tokens })
     }
 }
 

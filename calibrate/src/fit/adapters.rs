@@ -1,17 +1,27 @@
 //! Adapters: what each kernel reads, multiplies and launches, by the quantities that its way of working repeats.
 
+use aril_sim::batch::Segment;
 use aril_sim::profile::curve::Curve;
 use aril_sim::profile::lora::{FewRows as LoraFewRows, LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
 
 use super::Sample;
 use super::bounds::{self, Column};
 use super::prompts::log_knots;
+use crate::probe::Shape;
 
 /// A term that is tried: a straight line, or one with bends.
 #[derive(Clone, Copy)]
 struct Tried {
     over: LoraQuantity,
     bends: usize,
+}
+
+/// Knots of ranks: what is measured.
+const RANKS: [f64; 5] = [8.0, 16.0, 32.0, 64.0, 128.0];
+
+/// Each rank at its own price.
+const fn each(over: LoraQuantity) -> Tried {
+    Tried { over, bends: RANKS.len() }
 }
 
 const fn line(over: LoraQuantity) -> Tried {
@@ -42,7 +52,23 @@ fn forms(kernel: LoraKernel) -> Vec<Vec<Vec<Tried>>> {
     let uneven = [bent(Q::RankMax), bent(Q::RankPadded), bent(Q::Tiles), bent(Q::Rows), bent(Q::RowRankPadded)];
     let wide: Vec<Tried> = bandwidth.iter().copied().chain([line(Q::RowRankSum)]).chain(uneven).collect();
     let path: Vec<Tried> = uneven.into_iter().chain([bent(Q::Segments)]).collect();
+    // Rank by rank: what a kernel makes of a rank, its tiles, its registers, is no line in it.
+    let of_ranks = vec![
+        each(Q::EachRank),
+        each(Q::RowsOfEachRank),
+        bent(Q::Tiles),
+        line(Q::DecodeRows),
+        bent(Q::PrefillRows),
+        bent(Q::RankMax),
+    ];
+    let padded: Vec<Tried> = of_ranks.iter().copied().chain([bent(Q::RankPadded), bent(Q::RowRankPadded)]).collect();
+    let bytes = vec![bent(Q::RankSum), line(Q::Segments), line(Q::Tiles), bent(Q::RowRankSum)];
     vec![
+        vec![of_ranks.clone()],
+        vec![padded.clone()],
+        vec![of_ranks.clone(), bytes.clone()],
+        vec![padded, bytes],
+        vec![of_ranks, path.clone()],
         vec![sum],
         vec![wide.clone()],
         vec![bandwidth.clone(), arithmetic],
@@ -136,6 +162,12 @@ fn with(form: &[Vec<Tried>], samples: &[&Sample], rows_per_tile: u32) -> (LoraCo
         let mut columns = vec![Column::new(vec![1.0; us.len()])];
         let mut layout = Vec::new();
         for term in bound {
+            if matches!(term.over, LoraQuantity::EachRank | LoraQuantity::RowsOfEachRank) {
+                let added = by_rank(&probes, term.over == LoraQuantity::RowsOfEachRank);
+                layout.push((term.over, RANKS.to_vec(), added.len()));
+                columns.extend(added);
+                continue;
+            }
             let values = of(term.over);
             let bends = term.bends.min(us.len() / 12).max(2);
             let knots = match term.over {
@@ -179,6 +211,21 @@ fn with(form: &[Vec<Tried>], samples: &[&Sample], rows_per_tile: u32) -> (LoraCo
     (cost, score)
 }
 
+/// Columns of a price that rises with the rank, for each segment or each of its rows: at the first rank, and what each further one adds.
+fn by_rank(probes: &[Shape], rows: bool) -> Vec<Column> {
+    let share = |k: usize, rank: f64| match k {
+        0 => 1.0,
+        _ => ((rank - RANKS[k - 1]) / (RANKS[k] - RANKS[k - 1])).clamp(0.0, 1.0),
+    };
+    let of = |k: usize, probe: &Shape| -> f64 {
+        let each = |s: &Segment| {
+            share(k, f64::from(s.rank)) * if rows { f64::from(s.decode_rows + s.prefill_rows) } else { 1.0 }
+        };
+        probe.segments.iter().map(each).sum()
+    };
+    (0..RANKS.len()).map(|k| Column::new(probes.iter().map(|probe| of(k, probe)).collect())).collect()
+}
+
 /// The terms of a bound that cost anything; at least one.
 fn terms(layout: &[(LoraQuantity, Vec<f64>, usize)], coefficients: &[f64], constant: f64) -> Vec<LoraTerm> {
     let mut terms = Vec::new();
@@ -189,7 +236,14 @@ fn terms(layout: &[(LoraQuantity, Vec<f64>, usize)], coefficients: &[f64], const
         if mine.iter().all(|c| *c == 0.0) {
             continue;
         }
-        let cost = if knots.is_empty() {
+        let cost = if matches!(over, LoraQuantity::EachRank | LoraQuantity::RowsOfEachRank) {
+            let mut sum = 0.0;
+            let us = mine.iter().map(|step| {
+                sum += step;
+                sum
+            });
+            Curve::Table { rows: knots.clone(), us: us.collect() }
+        } else if knots.is_empty() {
             Curve::per_row(mine[0])
         } else {
             let (rows, us) = bounds::ramp_table(knots, mine);

@@ -43,14 +43,15 @@ impl Data {
             for sample in samples.iter() {
                 by.entry(pad(buckets, sample.rows as u32)).or_default().push(*sample);
             }
-            let middle = |all: &[RowSample], of: fn(&RowSample) -> f64| median(&all.iter().map(of).collect::<Vec<_>>());
+            let middle = |all: &[RowSample]| median(&all.iter().map(|s| s.us).collect::<Vec<_>>());
             *samples = by
                 .into_iter()
                 .map(|(rows, all)| RowSample {
                     rows: f64::from(rows),
-                    us: middle(&all, |s| s.us),
-                    low: middle(&all, |s| s.low),
-                    high: middle(&all, |s| s.high),
+                    us: middle(&all),
+                    // Row counts that pad to one size are one question asked at several moments: what it may take is what any of them took.
+                    low: all.iter().map(|s| s.low).fold(f64::INFINITY, f64::min),
+                    high: all.iter().map(|s| s.high).fold(0.0, f64::max),
                 })
                 .collect();
         }

@@ -3,8 +3,11 @@
 
 use aril_sim::profile::attention::{DecodeAttention, DecodeBound, ShortContexts};
 
+mod ways;
+
 use super::Sample;
 use super::bounds::{self, Column};
+pub(super) use ways::Sharing;
 
 /// Numbers of rows at which the streaming bound has coefficients, as far as they were measured.
 const ROWS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
@@ -17,8 +20,9 @@ const SHORT: [u32; 5] = [0, 32, 64, 96, 128];
 /// What a regime of its own must gain: a share of the loss.
 const WORTH: f64 = 0.9;
 
-/// Fits all bounds; `least_us_per_token` is a token's keys and values at the peak bandwidth.
-pub(super) fn fit(samples: &[Sample], least_us_per_token: f64) -> Option<DecodeAttention> {
+/// Fits every form and keeps the best: the ways in which our kernel's plan shares work out, or bounds that know of no plan.
+pub(super) fn fit(samples: &[Sample], sharing: Sharing) -> Option<DecodeAttention> {
+    let least_us_per_token = sharing.least_us_per_token;
     let samples: Vec<&Sample> = samples.iter().filter(|sample| sample.shape.decode_rows() > 0).collect();
     if samples.len() < 8 {
         return None;
@@ -32,15 +36,15 @@ pub(super) fn fit(samples: &[Sample], least_us_per_token: f64) -> Option<DecodeA
         if long.len() < 8 || (context_max > 0 && short.len() < 8) {
             continue;
         }
-        let mut attention = DecodeAttention { bounds: regime(&long, least_us_per_token), short: None };
+        let bounds = regime(&long, least_us_per_token);
+        let mut attention = DecodeAttention { bounds, ..DecodeAttention::default() };
         if context_max > 0 {
             let bounds = lines(&short, least_us_per_token);
             // What holds for short contexts bounds longer ones too: a batch that grows never gets cheaper.
             attention.bounds.extend(bounds.iter().cloned());
-            attention.short = Some(ShortContexts { context_max, bounds });
+            attention.short = Some(ShortContexts { context_max, by_rows: Vec::new(), bounds });
         }
-        let says = |s: &Sample| attention.us(s.shape.decode_rows(), s.shape.context_sum(), s.shape.context_max());
-        let loss: f64 = samples.iter().map(|sample| bounds::huber(says(sample) / sample.us - 1.0)).sum();
+        let loss = loss(&attention, &samples);
         // What is one regime more must be worth it.
         let bar =
             best.as_ref().map_or(f64::INFINITY, |(known, loss)| loss * if known.short.is_none() { WORTH } else { 1.0 });
@@ -48,7 +52,14 @@ pub(super) fn fit(samples: &[Sample], least_us_per_token: f64) -> Option<DecodeA
             best = Some((attention, loss));
         }
     }
-    best.map(|(attention, _)| attention)
+    let (bounds, least) = best?;
+    let ways = ways::fit(&samples, sharing);
+    Some(ways.filter(|ways| loss(ways, &samples) < least).unwrap_or(bounds))
+}
+
+fn loss(attention: &DecodeAttention, samples: &[&Sample]) -> f64 {
+    let says = |s: &Sample| attention.us(s.shape.decode_rows(), s.shape.context_sum(), s.shape.context_max());
+    samples.iter().map(|sample| bounds::huber(says(sample) / sample.us - 1.0)).sum()
 }
 
 /// One regime: streaming, and the longest row alone where that earns its place. Every coefficient rises with the rows, so that no batch

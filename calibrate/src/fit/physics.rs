@@ -89,6 +89,16 @@ pub(crate) fn kv_bytes(model: &Model, degree: u32) -> f64 {
     model.kv_bytes_per_token_per_gpu(degree) as f64 / f64::from(model.layers)
 }
 
+/// Query heads that one piece of decode attention has at most.
+const QUERIES_MAX: u32 = 8;
+
+/// Pieces into which our kernel cuts the decode attention of one sequence on one GPU: KV heads, more where many query heads share one.
+pub(crate) fn decode_groups(model: &Model, degree: u32) -> u32 {
+    let kv_heads = (model.kv_heads / degree.max(1)).max(1);
+    let queries = (model.heads / degree.max(1)).div_ceil(kv_heads);
+    kv_heads * queries.div_ceil(QUERIES_MAX)
+}
+
 /// Operations of one pair of a query and a key in one layer on one GPU: a multiply-add for the score, one for the value.
 pub(crate) fn pair_flops(model: &Model, degree: u32) -> f64 {
     4.0 * model.query_width() as f64 / f64::from(degree.max(1))

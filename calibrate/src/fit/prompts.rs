@@ -41,30 +41,47 @@ pub(super) fn fit(samples: &[Sample], physics: PromptPhysics) -> Option<PrefillA
 /// Query rows of the tiles that kernels choose among.
 const SIZES: [u32; 2] = [64, 128];
 /// What beginning and ending a tile may take, in keys.
-const START_KEYS: [f64; 3] = [60.0, 160.0, 400.0];
+const START_KEYS: [f64; 4] = [30.0, 60.0, 160.0, 400.0];
 /// What a tile without any row may take, over a full one.
-const EMPTY_SHARES: [f64; 5] = [0.25, 0.4, 0.55, 0.7, 1.0];
+const EMPTY_SHARES: [f64; 6] = [0.1, 0.2, 0.3, 0.45, 0.65, 1.0];
 
-/// The form of tiles: what a tile's beginning takes first, then what empty warps save.
-fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
-    let form = |start_keys: f64, empty_share: f64, sizes: &[u32]| {
-        let size =
-            |&rows| TileSize { rows, us: 0.0, us_per_key: 0.0, us_per_key_crowded: 0.0, busy: Curve::constant(0.0) };
-        let slots = 2 * physics.multiprocessors;
-        let sizes = sizes.iter().map(size).collect();
-        Tiled { heads: physics.heads, slots, start_keys, empty_share, sizes }
+/// By what our kernel's plan chooses the size: a key of either, and what it takes a tile's beginning to cost. A test compares both.
+const PLANNED: [f64; 2] = [1.135, 2.0];
+const PLANNED_START_KEYS: f64 = 160.0;
+
+/// A form without coefficients.
+fn bare(physics: PromptPhysics, (start_keys, empty_share): (f64, f64), sizes: &[u32], planned: bool) -> Tiled {
+    let size = |(index, &rows): (usize, &u32)| TileSize {
+        rows,
+        us: 0.0,
+        us_per_key: 0.0,
+        us_per_key_crowded: 0.0,
+        busy: Curve::constant(0.0),
+        planned: if planned { PLANNED[index] } else { 0.0 },
     };
-    let better = |a: &(Tiled, f64), b: &(Tiled, f64)| a.1.total_cmp(&b.1);
-    let first = START_KEYS.into_iter().filter_map(|start| with_sizes(samples, form(start, 0.4, &SIZES), physics));
-    let start = first.min_by(better)?.0.start_keys;
-    let forms = EMPTY_SHARES.into_iter().map(|share| form(start, share, &SIZES));
-    forms
-        .chain(SIZES.map(|rows| form(start, 0.4, &[rows])))
-        .filter_map(|form| with_sizes(samples, form, physics))
-        .min_by(better)
+    Tiled {
+        heads: physics.heads,
+        slots: 2 * physics.multiprocessors,
+        start_keys,
+        empty_share,
+        planned_start_keys: if planned { PLANNED_START_KEYS } else { 0.0 },
+        sizes: sizes.iter().enumerate().map(size).collect(),
+    }
 }
 
-/// Which size of tile a batch had is found by turns: fit each to its batches, give each batch to the quicker, again.
+/// The form of tiles, with our plan's choice of their size and without: what a tile's beginning takes first, then what empty warps save.
+fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
+    let better = |a: &(Tiled, f64), b: &(Tiled, f64)| a.1.total_cmp(&b.1);
+    let best = |planned: bool, sizes: &[u32]| {
+        let with = |start, share| with_sizes(samples, bare(physics, (start, share), sizes, planned), physics);
+        let start = START_KEYS.into_iter().filter_map(|start| with(start, 0.4)).min_by(better)?.0.start_keys;
+        EMPTY_SHARES.into_iter().filter_map(|share| with(start, share)).min_by(better)
+    };
+    let one = SIZES.into_iter().filter_map(|rows| best(false, &[rows]));
+    [best(true, &SIZES), best(false, &SIZES)].into_iter().flatten().chain(one).min_by(better)
+}
+
+/// Which size of tile a batch had is what the plan says, or is found by turns: fit each to its batches, give each batch to the quicker, again.
 fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> Option<(Tiled, f64)> {
     let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
     let prompts = |sample: &Sample| sample.shape.prompts.iter().map(|p| (p.chunk, p.prefix)).collect::<Vec<_>>();
@@ -80,7 +97,9 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
     };
     let sizes = form.sizes.len();
     let least = |of: &dyn Fn(usize, usize) -> f64, i: usize| (0..sizes).min_by(|&a, &b| of(a, i).total_cmp(&of(b, i)));
-    let mut owner: Vec<usize> = (0..us.len()).filter_map(|i| least(&guess, i)).collect();
+    let planned: Option<Vec<usize>> = samples.iter().map(|sample| form.planned(prompts(sample).into_iter())).collect();
+    let mut owner: Vec<usize> =
+        planned.clone().unwrap_or_else(|| (0..us.len()).filter_map(|i| least(&guess, i)).collect());
     let mut best: Option<(Tiled, f64)> = None;
     for _ in 0..4 {
         for size in 0..sizes {
@@ -93,17 +112,20 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
             let lower = physics.kilopair_us * 1e-3 * rows * f64::from(form.slots) / f64::from(form.heads);
             let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], sums[size][i])).unzip();
             let fitted = one_size(&us, &sums, lower);
-            form.sizes[size] = TileSize { rows: form.sizes[size].rows, ..fitted };
+            let TileSize { rows, planned, .. } = form.sizes[size];
+            form.sizes[size] = TileSize { rows, planned, ..fitted };
         }
         let says = |size: usize, i: usize| form.sizes[size].us(&sums[size][i]);
-        let loss = (0..us.len())
-            .map(|i| bounds::huber((0..sizes).map(|size| says(size, i)).fold(f64::INFINITY, f64::min) / us[i] - 1.0))
-            .sum();
+        let told = |i: usize| match &planned {
+            Some(planned) => says(planned[i], i),
+            None => (0..sizes).map(|size| says(size, i)).fold(f64::INFINITY, f64::min),
+        };
+        let loss = (0..us.len()).map(|i| bounds::huber(told(i) / us[i] - 1.0)).sum();
         if best.as_ref().is_none_or(|(_, least)| loss < *least) {
             best = Some((form.clone(), loss));
         }
         let next: Vec<usize> = (0..us.len()).filter_map(|i| least(&says, i)).collect();
-        if next == owner {
+        if next == owner || planned.is_some() {
             break;
         }
         owner = next;
@@ -120,7 +142,7 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64) -> TileSize {
         Column::new(of(&|s| s.longest)),
         Column::new(of(&|s| s.longest * s.crowded)),
     ];
-    let knots = log_knots(&busy, (us.len() / 10).clamp(2, 5));
+    let knots = log_knots(&busy, (us.len() / 6).clamp(2, 7));
     let mut all = vec![Column::new(vec![1.0; us.len()]), Column { values: busy.clone(), lower: least_us_per_key }];
     all.extend(bounds::ramps(&busy, &knots));
     // While one tile is the whole way, nothing else bounds it.
@@ -135,6 +157,7 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64) -> TileSize {
         us_per_key: path[1],
         us_per_key_crowded: path[2],
         busy: Curve::Table { rows, us: line },
+        planned: 0.0,
     }
 }
 
@@ -198,4 +221,42 @@ pub(super) fn log_knots(values: &[f64], count: usize) -> Vec<f64> {
         return vec![low.min(1.0), low.min(1.0) + 1.0];
     }
     (0..count).map(|k| low * (high / low).powf(k as f64 / (count - 1) as f64)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aril_kernels::Element;
+    use aril_kernels::attention::layout::AttentionShape;
+    use aril_kernels::attention::plan::{PrefillPlan, PrefillSequence, PrefillTuning};
+    use aril_kernels::attention::variant::Variant;
+    use aril_kernels::lora::plan::Chip;
+    use rand::RngExt;
+
+    use super::*;
+
+    #[test]
+    fn the_size_of_tiles_is_the_one_that_the_kernels_plan_chooses() {
+        let chip = Chip { multiprocessors: 132, shared_bytes_block_max: 232_448, cluster_max: 16 };
+        let table: Vec<u32> = (0..4096).collect();
+        let mut random = aril_sim::random::stream(1, "tiles");
+        for heads in [8, 32, 40] {
+            let physics = PromptPhysics { kilopair_us: 1.0, heads, multiprocessors: chip.multiprocessors };
+            let form = bare(physics, (160.0, 0.4), &SIZES, true);
+            let shape = AttentionShape { element: Element::Bf16, heads, kv_heads: heads, head_dim: 128 };
+            let mut chosen = [0, 0];
+            for _ in 0..300 {
+                let draw = |_| (random.random_range(1..3000), random.random_range(0..2) * random.random_range(0..9000));
+                let prompts: Vec<(u32, u32)> = (0..1 + heads % 5).map(draw).collect();
+                let sequences: Vec<PrefillSequence> = prompts
+                    .iter()
+                    .map(|&(tokens, prefix)| PrefillSequence { row: 0, tokens, prefix, table: 0 })
+                    .collect();
+                let plan = PrefillPlan::new(shape, &sequences, &table, chip, PrefillTuning::default()).unwrap();
+                let Variant::Prefill { fragments, .. } = plan.variant() else { panic!("a plan of prompts") };
+                assert_eq!(form.planned(prompts.iter().copied()), Some(fragments as usize - 1), "{prompts:?}");
+                chosen[fragments as usize - 1] += 1;
+            }
+            assert!(chosen.iter().all(|&count| count > 10), "{chosen:?}");
+        }
+    }
 }

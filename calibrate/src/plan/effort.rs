@@ -21,10 +21,13 @@ pub(super) struct Effort {
 const BYTES: f64 = 2.5e6;
 const OPERATIONS: f64 = 4e8;
 
-/// Device time that the repetitions of one answer are given, microseconds; and how many there are at least and at most. After some twenty
-/// milliseconds of products a card reaches its power limit, and answers something else.
+/// Device time that the repetitions of one answer are given, microseconds; and how many there are at least and at most.
 const GIVEN_US: f64 = 16_000.0;
 const REPEATS: (f64, f64) = (3.0, 11.0);
+/// What takes longer than this at once is steadier than what is short: two are enough.
+const LONG_US: f64 = 60_000.0;
+/// Adapters of so few rows run beside products, and are told from them by a difference: more repetitions.
+const BESIDE: (u32, u32) = (32, 6);
 
 /// Settling, preparing a shape, capturing it; seconds.
 const PREPARING_S: f64 = 0.05;
@@ -76,7 +79,12 @@ impl Effort {
 
     /// More repetitions where they are cheap.
     pub(super) fn repeats(&self, question: &Question) -> u32 {
-        (GIVEN_US / self.device_us(question).max(1.0)).clamp(REPEATS.0, REPEATS.1) as u32
+        let device_us = self.device_us(question);
+        match question {
+            Question::Step { .. } if device_us > LONG_US => 2,
+            Question::Lora { kernel: LoraKernel::Segmented, shape } if shape.rows() <= BESIDE.0 => BESIDE.1,
+            _ => (GIVEN_US / device_us.max(1.0)).clamp(REPEATS.0, REPEATS.1) as u32,
+        }
     }
 
     /// All of an answer, seconds.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use aril_calibrate::executor::{Part, RealExecutor, Room, Stepper};
+use aril_calibrate::executor::{Computed, Part, RealExecutor, Room, Stepper};
 use aril_calibrate::find;
 use aril_calibrate::jitter::Jittered;
 use aril_calibrate::machine::MachineError;
@@ -46,7 +46,7 @@ impl Stepper for Counting {
         Ok(f64::from(rank) * 10.0)
     }
 
-    fn step(&mut self, parts: &[Part<'_>]) -> Result<(f64, Vec<u32>), MachineError> {
+    fn step(&mut self, parts: &[Part<'_>]) -> Result<Computed, MachineError> {
         for part in parts {
             let needed = (part.prefix + part.tokens.len() as u32).div_ceil(self.1.block_tokens);
             assert!(part.blocks.len() as u32 >= needed, "{part:?}");
@@ -55,7 +55,7 @@ impl Stepper for Counting {
         let given = parts.iter().map(|p| (p.tokens.to_vec(), p.prefix, p.blocks.to_vec(), p.slot)).collect();
         self.0.borrow_mut().steps.push(given);
         let tokens = parts.iter().filter(|p| p.sample).map(|p| p.tokens[p.tokens.len() - 1] + 1).collect();
-        Ok((parts.len() as f64, tokens))
+        Ok(Computed { us: parts.len() as f64, made_us: 0.5, tokens })
     }
 }
 

@@ -133,7 +133,12 @@ impl Counters {
                 let us = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
                 let _ = write!(page, "| {} | {:.2} |", point["point"].as_str().unwrap_or("?"), us(&point["copy_us"]));
                 for version in point["versions"].as_array().map(Vec::as_slice).unwrap_or_default() {
-                    let _ = write!(page, " {:.2} / {:.2} |", us(&version["pair_us"]), us(&version["after_us"]));
+                    let (pair, after) = (us(&version["pair_us"]), us(&version["after_us"]));
+                    if pair.is_nan() {
+                        page.push_str(" – |");
+                    } else {
+                        let _ = write!(page, " {pair:.2} / {after:.2} |");
+                    }
                 }
                 page.push('\n');
             }
@@ -146,7 +151,7 @@ impl Counters {
             page,
             "\nWhat other plans gave at these points, in one run on one {} with sources `{}`, {} (a copy and the target of that \
              run beside them): the five quickest of those that were tried, as row tile, blocks, members of a cluster (1: sums \
-             go through global memory), shared memory a block.\n\n| point | copy | target | tried: µs |\n|---|---|---|---|\n",
+             go through global memory), shared memory a block, when the next launch may start its blocks.\n\n| point | copy | target | tried: µs |\n|---|---|---|---|\n",
             self.tried["gpu"].as_str().unwrap_or("?").trim_start_matches("NVIDIA "),
             &self.tried["source_sha256"].as_str().unwrap_or("?")[..8],
             self.tried["date"].as_str().unwrap_or("?"),

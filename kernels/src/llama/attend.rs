@@ -1,6 +1,7 @@
 //! The attention plans of a step: one decode plan, replaced in place, and prefill plans of a few sizes.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::CudaStream;
 
@@ -30,6 +31,8 @@ pub(crate) struct Attention {
     /// What the step that was planned last has.
     decodes: bool,
     prefill: bool,
+    /// What was spent on plans that are kept, since somebody asked.
+    made: Duration,
 }
 
 impl Attention {
@@ -47,7 +50,16 @@ impl Attention {
         let capacity = DecodeCapacity { workers, sequences: settings.sequences_max };
         let decode = DecodeAttention::load(compiler, stream, &nothing, capacity)?;
         let compiler = compiler.clone();
-        Ok(Attention { compiler, chip, shape, decode, prefills: Vec::new(), decodes: false, prefill: false })
+        Ok(Attention {
+            compiler,
+            chip,
+            shape,
+            decode,
+            prefills: Vec::new(),
+            decodes: false,
+            prefill: false,
+            made: Duration::ZERO,
+        })
     }
 
     /// Plans a step, and returns its block table: the KV blocks of all sequences, in row order.
@@ -83,6 +95,11 @@ impl Attention {
         Ok(table)
     }
 
+    /// What was spent on plans that are kept, since the last time this was asked.
+    pub(crate) fn take_made(&mut self) -> Duration {
+        std::mem::take(&mut self.made)
+    }
+
     /// Puts a prefill plan at the end of the kept ones: in place of one of its size, or as a new one.
     fn place_prefill(&mut self, stream: &Arc<CudaStream>, plan: &PrefillPlan) -> Result<(), Error> {
         let tiles = plan.tiles().len() as u32;
@@ -95,7 +112,9 @@ impl Attention {
                 return Ok(());
             }
         }
+        let began = Instant::now();
         let loaded = PrefillAttention::load(&self.compiler, stream, plan, capacity)?;
+        self.made += began.elapsed();
         if self.prefills.len() == PREFILLS_MAX {
             self.prefills.remove(0);
         }

@@ -1,7 +1,8 @@
 //! The model on one GPU: opening, loading adapters, one step.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{CudaEvent, CudaStream, sys};
 
@@ -46,6 +47,8 @@ pub struct Llama {
     pub(super) attention: Attention,
     pub(super) graphs: Graphs,
     captures: bool,
+    /// What this step has spent so far on things that are kept.
+    pub(super) made: Cell<Duration>,
     events: [CudaEvent; 2],
 }
 
@@ -106,6 +109,7 @@ impl Llama {
             attention: Attention::new(&compiler, &stream, &shape, &settings, gpu.chip())?,
             graphs: Graphs::default(),
             captures: true,
+            made: Cell::default(),
             events: [event()?, event()?],
             side: gpu.stream()?,
             copies: gpu.stream()?,
@@ -164,6 +168,7 @@ impl Llama {
         let timed = || Error::driver("running a step");
         let batch = Batch::new(sequences, &self.shape, &self.settings)?;
         let metrics = Metrics::of(&batch);
+        self.made.set(Duration::ZERO);
         self.prepare(&metrics)?;
         let mut set = self.plan_adapters(&batch)?;
         self.events[0].record(&self.stream).map_err(timed())?;
@@ -179,7 +184,16 @@ impl Llama {
         let host_us = began.elapsed().as_secs_f64() * 1e6;
         let tokens = self.metadata.sampled(&self.stream, &self.activations.tokens, batch.samples)?;
         let device_us = f64::from(self.events[0].elapsed_ms(&self.events[1]).map_err(timed())?) * 1e3;
-        Ok(StepResult { tokens, device_us, host_us })
+        let made = self.made.get() + self.attention.take_made();
+        Ok(StepResult { tokens, device_us, host_us, made_us: made.as_secs_f64() * 1e6 })
+    }
+
+    /// Does something whose result is kept, and counts its time as that.
+    pub(super) fn making<T>(&self, make: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let began = Instant::now();
+        let made = make();
+        self.made.set(self.made.get() + began.elapsed());
+        made
     }
 
     /// The logits of the last step, a row for each sequence that asked for a token, in the order of the sequences.

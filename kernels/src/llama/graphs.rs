@@ -72,7 +72,7 @@ impl Llama {
         let mut set = Set::default();
         for plan in &plans {
             let capacity = (plan.jobs().len() as u32).next_multiple_of(16);
-            set.plans.push(self.lora.kernels.load(&self.stream, plan, capacity)?);
+            set.plans.push(self.making(|| self.lora.kernels.load(&self.stream, plan, capacity))?);
         }
         Ok(set)
     }
@@ -123,8 +123,11 @@ impl Llama {
         // What a graph was captured with: sizes, not counts.
         let key = Metrics { rows: 0, decode_rows: 0, samples: metrics.samples.min(1), ..*metrics };
         if !set.graphs.contains_key(&key) {
-            let graph = self.capture(metrics, &set.plans)?;
-            graph.upload().map_err(Error::driver("uploading a graph"))?;
+            let graph = self.making(|| {
+                let graph = self.capture(metrics, &set.plans)?;
+                graph.upload().map_err(Error::driver("uploading a graph"))?;
+                Ok(graph)
+            })?;
             set.graphs.insert(key, graph);
         }
         set.graphs[&key].launch().map_err(Error::driver("launching a graph"))

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cudarc::driver::CudaStream;
 
@@ -151,6 +152,7 @@ impl Llama {
             if rows == 0 || self.gemms.plans.contains_key(&(group, rows)) {
                 continue;
             }
+            let began = Instant::now();
             let (inputs, outputs) = group.widths(&self.shape);
             let shape = GemmShape::dense(self.settings.element, rows, inputs, outputs);
             let plan = if self.gemms.are_own(rows) {
@@ -168,6 +170,7 @@ impl Llama {
                 GemmPlan::Library(Box::new(plan))
             };
             self.gemms.plans.insert((group, rows), plan);
+            self.made.set(self.made.get() + began.elapsed());
         }
         Ok(())
     }

@@ -11,8 +11,21 @@ use super::graphs::{Graphs, Set};
 use super::{GemmPath, LoraOrder, LoraPath, Operation, Sequence};
 use crate::gemm::few_rows;
 use crate::gpu::Overlap;
-use crate::timing::Summary;
 use crate::{Error, lora};
+
+/// Launches of an operation that a step has once.
+const ONCE: u32 = 4;
+
+impl Forward<'_> {
+    /// One operation on every layer, back to back.
+    fn all_layers(&self, operation: Operation) -> Result<(), Error> {
+        for layer in 0..self.layers() {
+            let overlap = if layer == 0 { Overlap::None } else { Overlap::Programmatic };
+            self.run(operation, layer, overlap)?;
+        }
+        Ok(())
+    }
+}
 
 impl Llama {
     /// Device microseconds of each of `repeats` replays of this step as one graph, prefill or not, after one replay that
@@ -37,15 +50,26 @@ impl Llama {
         sequences: &[Sequence<'_>],
         repeats: usize,
     ) -> Result<Vec<f64>, Error> {
-        let samples = self.time_launches(operation, sequences, repeats)?;
-        let Some(gemm) = operation.beside() else { return Ok(samples) };
+        let Some(gemm) = operation.beside() else { return self.time_launches(operation, sequences, repeats) };
         let batch = Batch::new(sequences, &self.shape, &self.settings)?;
         if self.order_of(bucket(batch.rows)) != Some(LoraOrder::Along) || batch.segments().is_empty() {
-            return Ok(samples);
+            return self.time_launches(operation, sequences, repeats);
         }
-        let gemm = self.time_launches(gemm, sequences, repeats)?;
-        let alone = Summary::of(&gemm).map_or(0.0, |summary| summary.median);
-        Ok(samples.into_iter().map(|us| us - alone).collect())
+        // In turn: what is taken away is of the same moment.
+        let layers = f64::from(self.shape.layers);
+        let (alone, set) = self.captured(sequences, |forward| forward.all_layers(gemm))?;
+        self.keep(set);
+        let (both, set) = self.captured(sequences, |forward| forward.all_layers(operation))?;
+        self.fill_activations()?;
+        let samples = self.stopwatch.replays_in_turn_us([&both, &alone], repeats)?;
+        self.clear_deltas()?;
+        self.keep(set);
+        Ok(samples.into_iter().map(|[both, alone]| (both - alone) / layers).collect())
+    }
+
+    /// From now on, rests after every long replay that is timed, for so many times as long.
+    pub fn set_rest(&mut self, times: f64) {
+        self.stopwatch.set_rest(times);
     }
 
     fn time_launches(
@@ -55,11 +79,13 @@ impl Llama {
         repeats: usize,
     ) -> Result<Vec<f64>, Error> {
         let once = operation.count(2) == 1;
-        let count = if once { 4 } else { self.shape.layers };
+        let count = if once { ONCE } else { self.shape.layers };
         let samples = self.measured(sequences, repeats, |forward| {
-            for layer in 0..count {
-                let overlap = if layer == 0 { Overlap::None } else { Overlap::Programmatic };
-                forward.run(operation, if once { 0 } else { layer }, overlap)?;
+            if !once {
+                return forward.all_layers(operation);
+            }
+            for index in 0..ONCE {
+                forward.run(operation, 0, if index == 0 { Overlap::None } else { Overlap::Programmatic })?;
             }
             Ok(())
         });
@@ -108,10 +134,29 @@ impl Llama {
         launches: impl FnOnce(&Forward<'_>) -> Result<(), Error>,
     ) -> Result<Vec<f64>, Error> {
         let (graph, set) = self.captured(sequences, launches)?;
+        self.fill_activations()?;
         let samples = self.stopwatch.replays_us(&graph, repeats)?;
         self.clear_deltas()?;
         self.keep(set);
         Ok(samples)
+    }
+
+    /// Random values in what operations read: a product of zeros, or of what an operation alone left behind, needs less power than
+    /// one in a step, and is quicker for it.
+    fn fill_activations(&mut self) -> Result<(), Error> {
+        let (a, element) = (&mut self.activations, self.settings.element);
+        let inputs = [
+            &mut a.h,
+            &mut a.x,
+            &mut a.qkv,
+            &mut a.q,
+            &mut a.attended,
+            &mut a.y,
+            &mut a.gate_up,
+            &mut a.activated,
+            &mut a.sampled,
+        ];
+        (3..).zip(inputs).try_for_each(|(seed, buffer)| self.stopwatch.fill(&mut buffer.slice, element, seed, 1.0))
     }
 
     /// Puts deltas back to zero after launches of adapters without the operations that read them.

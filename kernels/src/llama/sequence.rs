@@ -24,6 +24,9 @@ pub struct StepResult {
     pub device_us: f64,
     /// Planning, metadata and launches, until the host began to wait, microseconds.
     pub host_us: f64,
+    /// What of that made something to keep, which the first step of a kind meets: kernels compiled, products timed, plans
+    /// loaded, graphs captured; microseconds. The GPU's part has what of it came after the first copy.
+    pub made_us: f64,
 }
 
 /// One operation of a step, to be timed alone. All but the first and the last two are run once a layer.

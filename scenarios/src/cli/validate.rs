@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use aril_calibrate::executor::steps;
+
 use super::run::{load, placed, warn};
 use super::{Format, ScenarioArguments, output};
 use crate::error::ArilError;
@@ -31,20 +33,7 @@ pub(super) fn validate(registry: &Registry, arguments: &ValidateArguments) -> Re
     warn(&plan);
     let (validation, log) = validate_plan(&plan).map_err(|error| placed(&document, error))?;
     if let Some(path) = &arguments.steps {
-        let mut text = "decode_rows,context_sum,prompts,prompt_tokens,adapters,us,modelled_us\n".to_owned();
-        for step in &log.steps {
-            text += &format!(
-                "{},{},{},{},{},{:.3},{:.3}\n",
-                step.decode_rows,
-                step.context_sum,
-                step.prompts,
-                step.prompt_tokens,
-                step.adapters,
-                step.us,
-                step.modelled_us
-            );
-        }
-        fs::write(path, text).map_err(ArilError::io("write", path))?;
+        fs::write(path, steps::write(&log.steps)).map_err(ArilError::io("write", path))?;
     }
     match arguments.format {
         Format::Json => output::print(&output::json(&validation)?)?,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use aril_calibrate::executor::made;
 use aril_reports::change::{FactDigest, Recorded};
 use aril_reports::{Recorder, RecorderSettings, RunInfo, SloClass, Traffic};
 use aril_sim::engine::{self, Ended};
@@ -178,7 +179,12 @@ pub(super) fn run(
             let (ended, log) = ready.run(setup, &info.policy, offer, &mut observer)?;
             (
                 ended,
-                Some(format!("{} steps and {} copies of adapters on a real {gpu}", log.steps.len(), log.loads.len())),
+                Some(format!(
+                    "{} steps and {} copies of adapters on a real {gpu}; {}",
+                    log.steps.len(),
+                    log.loads.len(),
+                    made(log.made().0, log.made().1)
+                )),
             )
         }
     };

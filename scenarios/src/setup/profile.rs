@@ -123,15 +123,15 @@ fn default_family(gpu: &Gpu, model: &Model, tensor_parallel: u32) -> String {
     measured.map_or_else(|| format!("derived-{}", gpu.name), |shipped| shipped.family.to_owned())
 }
 
-/// One replica on the best GPU that this model was measured on: what a scenario means that names no pool.
+/// One replica on the best GPU that this model was measured on, or on several of them: what a scenario means that names no pool.
 pub(super) fn measured_pool(model: &Model) -> Option<(String, Pool)> {
-    let measured = profiles().iter().filter(|shipped| shipped.model == model.name && shipped.tensor_parallel == 1);
+    let measured = profiles().iter().filter(|shipped| shipped.model == model.name);
     let measured = measured.filter_map(|shipped| {
         let profile = shipped.profile().ok()?;
         (profile.provenance.kind == ProvenanceKind::Measured && profile.model == *model).then_some(profile)
     });
     let best = measured.max_by(|a, b| a.gpu.gigabytes_per_second.total_cmp(&b.gpu.gigabytes_per_second))?;
-    Some((best.gpu.name, Pool::of_replicas(1)))
+    Some((best.gpu.name, Pool { tensor_parallel: best.tensor_parallel, ..Pool::of_replicas(1) }))
 }
 
 /// The kernel that the engine names, or its usual one, as far as every profile has it; and every profile compiled for it.

@@ -1,4 +1,5 @@
-//! Decode attention in whole picoseconds: the largest of some affine bounds, and for how long it stays the largest.
+//! Decode attention in whole picoseconds: the largest of some affine bounds and the quickest of some affine ways, and for how long it
+//! stays that.
 
 use crate::batch::Price;
 use crate::profile::attention::{DecodeAttention, DecodeBound};
@@ -11,9 +12,11 @@ const DENSE_ROWS: u32 = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Attention {
     bounds: Vec<Bound>,
-    /// Those of short contexts, up to the longest for which they hold; 0: there are none.
+    /// The quickest of these is one more bound.
+    ways: Vec<Bound>,
+    /// Those of short contexts, and by rows the longest for which they hold; 0: there are none.
     short: Vec<Bound>,
-    short_max: u32,
+    short_max: Vec<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,8 +47,12 @@ impl Attention {
         };
         Attention {
             bounds: compiled(&attention.bounds),
+            ways: compiled(&attention.ways),
             short: attention.short.as_ref().map_or_else(Vec::new, |short| compiled(&short.bounds)),
-            short_max: attention.short.as_ref().map_or(0, |short| short.context_max),
+            short_max: attention
+                .short
+                .as_ref()
+                .map_or_else(Vec::new, |short| (0..=DENSE_ROWS).map(|rows| short.longest(rows)).collect()),
         }
     }
 
@@ -56,18 +63,27 @@ impl Attention {
             let first = c.once + c.token * context_sum + c.longest * u64::from(longest);
             (first, c.token * u64::from(rows) + c.longest)
         };
-        let (bounds, mut steps) = if longest <= self.short_max && self.short_max > 0 {
-            (&self.short, self.short_max - longest + 1)
+        let short_max = self.short_max.get(rows as usize).or(self.short_max.last()).copied().unwrap_or(0);
+        let (bounds, ways, mut steps) = if longest <= short_max && short_max > 0 {
+            (&self.short, &[][..], (short_max - longest).saturating_add(1))
         } else {
-            (&self.bounds, u32::MAX)
+            (&self.bounds, &self.ways[..], u32::MAX)
         };
+        let until = |apart: u64, steeper: u64| u32::try_from(apart / steeper).unwrap_or(u32::MAX).saturating_add(1);
+        // Of equal ways the flatter one is the quicker from the next step on; the promise ends where another is.
+        let way = ways.iter().map(line).min();
         // Of equal bounds the steeper one is the larger from the next step on.
-        let (first, increment) = bounds.iter().map(line).max().unwrap_or((0, 0));
-        if bounds.len() > 1 {
-            for (other_first, other_increment) in bounds.iter().map(line) {
+        let (first, increment) = bounds.iter().map(line).chain(way).max().unwrap_or((0, 0));
+        if bounds.len() + ways.len() > 1 {
+            for (other_first, other_increment) in bounds.iter().map(line).chain(way) {
                 if other_increment > increment {
-                    let holds_until = (first - other_first) / (other_increment - increment);
-                    steps = steps.min(u32::try_from(holds_until).unwrap_or(u32::MAX).saturating_add(1));
+                    steps = steps.min(until(first - other_first, other_increment - increment));
+                }
+            }
+            for (other_first, other_increment) in ways.iter().map(line) {
+                // A way that is slower now may be the quicker one later, where ways decide.
+                if way == Some((first, increment)) && other_increment < increment {
+                    steps = steps.min(until(other_first - first, increment - other_increment));
                 }
             }
         }
@@ -102,18 +118,47 @@ mod tests {
             DecodeBound::uniform("longest row", 2e-6, 0.0, 3e-6),
             DecodeBound::uniform("bandwidth", 0.0, 1e-6, 0.0),
         ];
-        Attention::compile(&DecodeAttention { bounds, short: None }, 1.0)
+        Attention::compile(&DecodeAttention { bounds, ..DecodeAttention::default() }, 1.0)
     }
 
     #[test]
     fn short_contexts_have_bounds_of_their_own_and_a_promise_ends_with_them() {
-        let short = ShortContexts { context_max: 10, bounds: vec![DecodeBound::uniform("short", 5e-6, 1e-6, 0.0)] };
+        let short = ShortContexts {
+            context_max: 10,
+            by_rows: Vec::new(),
+            bounds: vec![DecodeBound::uniform("short", 5e-6, 1e-6, 0.0)],
+        };
         let bounds = vec![DecodeBound::uniform("bandwidth", 20e-6, 1e-6, 0.0)];
-        let attention = Attention::compile(&DecodeAttention { bounds, short: Some(short) }, 1.0);
+        let attention = Attention::compile(&DecodeAttention { bounds, ways: Vec::new(), short: Some(short) }, 1.0);
         let at = |context: u32| attention.price(1, u64::from(context), context);
         assert_eq!((at(8).first.as_ps(), at(8).steps), (13, 3));
         assert_eq!((at(10).first.as_ps(), at(10).steps), (15, 1));
         assert_eq!((at(11).first.as_ps(), at(11).steps), (31, u32::MAX));
+    }
+
+    #[test]
+    fn the_quickest_way_is_taken_and_a_promise_ends_where_another_is_quicker() {
+        let attention = Attention::compile(
+            &DecodeAttention {
+                bounds: vec![DecodeBound::uniform("start", 9e-6, 0.0, 0.0)],
+                ways: vec![
+                    DecodeBound::uniform("even", 2e-6, 3e-6, 0.0),
+                    DecodeBound::uniform("dense", 20e-6, 1e-6, 0.0),
+                ],
+                short: None,
+            },
+            1.0,
+        );
+        let by_hand = |context: u64| (2 + 3 * context).min(20 + context).max(9);
+        for context in 1..30_u32 {
+            let price = attention.price(1, u64::from(context), context);
+            for step in 0..price.steps.min(40) {
+                let promised = price.first + price.increment * u64::from(step);
+                assert_eq!(promised.as_ps(), by_hand(u64::from(context + step)), "{context} tokens, step {step}");
+            }
+        }
+        assert_eq!(attention.price(1, 1, 1).steps, 2);
+        assert_eq!(attention.price(1, 20, 20).steps, u32::MAX);
     }
 
     /// The largest bound at `step` steps from a batch, by hand.

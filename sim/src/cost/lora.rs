@@ -17,12 +17,22 @@ struct Figures {
     idle_us_per_slot: f64,
     /// Once an adapter is in the step.
     us: f64,
-    bounds: Vec<Vec<Term>>,
+    bounds: Vec<Bound>,
     /// Other bounds for steps of few rows, and how many those are.
-    few_rows: Option<(u32, Vec<Vec<Term>>)>,
+    few_rows: Option<(u32, Vec<Bound>)>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
     rows_per_tile: Option<u32>,
 }
+
+/// A bound's terms over quantities, and what it costs by rank: a segment, and each of its rows. The last rank stands for wider ones.
+#[derive(Clone, Debug)]
+struct Bound {
+    terms: Vec<Term>,
+    by_rank: Vec<[f64; 2]>,
+}
+
+/// No kernel of ours serves wider adapters.
+const RANK_MAX: u32 = 256;
 
 /// What so much of a quantity costs.
 #[derive(Clone, Debug)]
@@ -90,9 +100,7 @@ impl Figures {
         let few = cost.few_rows.as_ref();
         let all = || cost.bounds.iter().chain(few.iter().flat_map(|few| &few.bounds));
         let counts_tiles = all().flat_map(|bound| &bound.terms).any(|term| term.over == LoraQuantity::Tiles);
-        let term = |term: &LoraTerm| Term { over: term.over, cost: Quick::of(&term.cost) };
-        let terms = |bound: &LoraBound| bound.terms.iter().map(term).collect();
-        let compiled = |bounds: &[LoraBound]| bounds.iter().map(terms).collect();
+        let compiled = |bounds: &[LoraBound]| bounds.iter().map(Bound::of).collect();
         Figures {
             idle_us: cost.idle_us,
             idle_us_per_slot: cost.idle_us_per_slot,
@@ -114,9 +122,41 @@ impl Figures {
             Some((most, few)) if shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most => few,
             _ => &self.bounds,
         };
-        let bound = |terms: &Vec<Term>| terms.iter().map(|term| term.cost.us(quantities.get(term.over))).sum();
-        let largest = bounds.iter().map(bound).fold(0.0, f64::max);
+        let largest = bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
         self.idle_us + self.idle_us_per_slot * slots + self.us + largest
+    }
+}
+
+impl Bound {
+    fn of(bound: &LoraBound) -> Bound {
+        let (by_rank, terms): (Vec<&LoraTerm>, Vec<&LoraTerm>) =
+            bound.terms.iter().partition(|term| term.over.is_by_rank());
+        let of_rank = |rank: u32| {
+            let of = |over: LoraQuantity| {
+                by_rank.iter().filter(|term| term.over == over).map(|term| term.cost.us(f64::from(rank))).sum()
+            };
+            [of(LoraQuantity::EachRank), of(LoraQuantity::RowsOfEachRank)]
+        };
+        let by_rank = if by_rank.is_empty() { Vec::new() } else { (0..=RANK_MAX).map(of_rank).collect() };
+        let term = |term: &LoraTerm| Term { over: term.over, cost: Quick::of(&term.cost) };
+        Bound { terms: terms.into_iter().map(term).collect(), by_rank }
+    }
+
+    fn us(&self, quantities: &Quantities, segments: &[Segment]) -> f64 {
+        let mut us: f64 = self.terms.iter().map(|term| term.cost.us(quantities.get(term.over))).sum();
+        let Some(widest) = self.by_rank.last() else { return us };
+        let of = |rank: u32| self.by_rank.get(rank as usize).unwrap_or(widest);
+        let SegmentSums { decode_rows, prefill_rows, ranks: (least, largest), .. } = quantities.sums;
+        if least == largest {
+            // One rank, as mostly: no segment need be looked at.
+            let [each, row] = of(least);
+            return us + each * quantities.segments as f64 + row * (decode_rows + prefill_rows) as f64;
+        }
+        for segment in segments {
+            let [each, row] = of(segment.rank);
+            us += each + row * f64::from(segment.decode_rows.wrapping_add(segment.prefill_rows));
+        }
+        us
     }
 }
 
@@ -165,6 +205,8 @@ impl Quantities {
             LoraQuantity::RowRankSum => row_rank_sum,
             LoraQuantity::RowRankPadded => rows * rank_max,
             LoraQuantity::RowRankSlot => rows * self.rank_slot,
+            // Terms by rank are summed segment by segment.
+            LoraQuantity::EachRank | LoraQuantity::RowsOfEachRank => 0,
         };
         value as f64
     }

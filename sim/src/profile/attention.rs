@@ -11,14 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use super::curve::{finite, increasing, interpolate, not_negative};
 
-/// Attention of the decode rows of a step, for one layer: the largest of its bounds.
+/// Attention of the decode rows of a step, for one layer: the largest of its bounds, and of the quickest of its ways.
 ///
-/// Each bound is affine in the contexts, so that a batch which only grows longer can be priced in closed form.
+/// Each bound and each way is affine in the contexts, so that a batch which only grows longer can be priced in closed form.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeAttention {
     /// At least one.
     pub bounds: Vec<DecodeBound>,
+    /// Ways in which a kernel may share out the work, of which it takes the quickest; none where it has no choice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ways: Vec<DecodeBound>,
     /// Other bounds for batches of short contexts, which no kernel splits over several blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub short: Option<ShortContexts>,
@@ -28,10 +31,31 @@ pub struct DecodeAttention {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShortContexts {
-    /// The longest context for which this holds.
+    /// The longest context for which this holds, with any number of rows that the list does not name.
     pub context_max: u32,
+    /// The longest context for some numbers of rows: each from its `rows` on to the next, these strictly increasing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_rows: Vec<ShortRows>,
     /// At least one; the largest of them.
     pub bounds: Vec<DecodeBound>,
+}
+
+/// What is short from some number of rows on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShortRows {
+    /// From so many decode rows on.
+    pub rows: u32,
+    /// The longest context for which the bounds of short ones hold; 0: none.
+    pub context_max: u32,
+}
+
+impl ShortContexts {
+    /// The longest context that is short for so many rows.
+    pub fn longest(&self, rows: u32) -> u32 {
+        let before = self.by_rows.partition_point(|from| from.rows <= rows);
+        before.checked_sub(1).map_or(self.context_max, |index| self.by_rows[index].context_max)
+    }
 }
 
 /// `us(rows) + us_per_token(rows) × sum of contexts + us_per_longest_token(rows) × longest context`.
@@ -68,14 +92,10 @@ impl DecodeAttention {
             let [once, token, longest_token] = bound.at(f64::from(rows));
             once + token * context_sum as f64 + longest_token * f64::from(longest)
         };
-        self.bounds_at(longest).iter().map(bound).fold(0.0, f64::max)
-    }
-
-    /// The bounds that hold while the longest context is this.
-    fn bounds_at(&self, longest: u32) -> &[DecodeBound] {
+        let largest = |bounds: &[DecodeBound]| bounds.iter().map(bound).fold(0.0, f64::max);
         match &self.short {
-            Some(short) if longest <= short.context_max => &short.bounds,
-            _ => &self.bounds,
+            Some(short) if longest <= short.longest(rows) => largest(&short.bounds),
+            _ => self.ways.iter().map(bound).reduce(f64::min).unwrap_or(0.0).max(largest(&self.bounds)),
         }
     }
 }

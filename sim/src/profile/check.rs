@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::attention::DecodeAttention;
 use super::curve::{above_zero, finite, increasing, not_negative};
 use super::{HostCost, Profile, Range, SCHEMA, SCHEMA_OLDEST, Spread, WholeStep};
 
@@ -86,7 +87,11 @@ impl Profile {
         if short.is_some_and(|short| short.bounds.is_empty()) {
             return Err(self.bad("decode_attention.short.bounds")("it is empty: at least one is needed".to_owned()));
         }
-        for bound in self.decode_attention.bounds.iter().chain(short.iter().flat_map(|short| &short.bounds)) {
+        if short.is_some_and(|short| short.by_rows.windows(2).any(|pair| pair[0].rows >= pair[1].rows)) {
+            return Err(self.bad("decode_attention.short.by_rows")("rows must increase".to_owned()));
+        }
+        let DecodeAttention { bounds, ways, .. } = &self.decode_attention;
+        for bound in bounds.iter().chain(ways).chain(short.iter().flat_map(|short| &short.bounds)) {
             bound.check().map_err(self.bad(&format!("decode_attention.{}", bound.name)))?;
         }
         Ok(())

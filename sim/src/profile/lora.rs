@@ -180,6 +180,17 @@ pub enum LoraQuantity {
     RowRankPadded,
     /// Rows times the largest rank that a slot can hold.
     RowRankSlot,
+    /// The rank of each segment by itself: the cost is that of a segment of the rank, summed over all segments.
+    EachRank,
+    /// The same, times the rows of each segment.
+    RowsOfEachRank,
+}
+
+impl LoraQuantity {
+    /// Is the cost a function of one segment's rank, summed over the segments?
+    pub(crate) const fn is_by_rank(self) -> bool {
+        matches!(self, LoraQuantity::EachRank | LoraQuantity::RowsOfEachRank)
+    }
 }
 
 impl LoraCost {

@@ -1,0 +1,241 @@
+//! Decode attention as the plan of our kernel shares it out: every (sequence, KV head) is a piece of work, cut evenly by blocks of its own while
+//! there are enough of them, or all pieces in one line that is cut wherever its share ends, whichever the plan takes to be quicker.
+
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, ShortContexts, ShortRows};
+
+use super::super::Sample;
+use super::super::bounds::{self, Column};
+
+/// What the plan knows of chip and model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in super::super) struct Sharing {
+    /// Pieces of one sequence.
+    pub(in super::super) groups: u32,
+    /// Blocks that the chip computes at once.
+    pub(in super::super) workers: u32,
+    /// A token's keys and values at the peak bandwidth, microseconds.
+    pub(in super::super) least_us_per_token: f64,
+}
+
+/// Up to so many tokens no piece is cut: a KV block for each warp of a block.
+const UNCUT: u32 = 64;
+
+/// Tokens of a KV block, and the places that the plan leaves empty before a piece.
+const BLOCK: u32 = 16;
+const EMPTY: u32 = 4;
+/// No context is longer.
+const CONTEXT_MAX: u32 = 1 << 20;
+
+/// Row counts at which coefficients are given beside those where a cut changes.
+const ROWS: [u32; 15] = [48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512];
+/// Below, at every one.
+const ROWS_EACH: u32 = 40;
+
+/// Coefficients of all lines, microseconds.
+const TOKEN: usize = 0;
+const UNCUT_START: usize = 1;
+const WHOLE_START: usize = 2;
+const CUT_START: usize = 3;
+const DENSE_START: usize = 4;
+const DENSE_PIECE: usize = 5;
+const PIECES_START: usize = 6;
+const PIECE: usize = 7;
+const BOTH_START: usize = 8;
+const BOTH_PIECE: usize = 9;
+const BOTH_TOKEN: usize = 10;
+const COUNT: usize = 11;
+
+/// First guesses, but for the token: what an H200 needs about.
+const GUESS: [f64; COUNT] = [0.0, 2.5, 3.0, 4.0, 6.5, 0.15, 1.5, 1.6, 1.0, 1.0, 0.0];
+/// What both together need at least of their sum, where they are equal: between the larger and all of it.
+const BOTH: f64 = 0.63;
+
+/// How much of each coefficient a line has.
+type Line = [f64; COUNT];
+
+/// The lines of a batch: the ways, of which the quickest counts, and the bounds.
+struct Lines {
+    ways: Vec<Line>,
+    bounds: Vec<Line>,
+}
+
+impl Sharing {
+    fn pieces(&self, rows: f64) -> f64 {
+        rows * f64::from(self.groups) / f64::from(self.workers)
+    }
+
+    /// Blocks that share a piece of so many rows cut evenly; 0 where there are too few.
+    fn blocks(&self, rows: u32) -> u32 {
+        self.workers / (rows * self.groups).max(1)
+    }
+
+    fn line(terms: &[(usize, f64)]) -> Line {
+        let mut line = [0.0; COUNT];
+        terms.iter().for_each(|&(index, value)| line[index] += value);
+        line
+    }
+
+    /// Where a piece has one block, the longest keeps the others waiting; where it has several, short ones leave theirs to it.
+    fn even(&self, rows: u32, tokens: f64, longest: f64) -> Option<Line> {
+        let blocks = self.blocks(rows);
+        let workers = f64::from(self.workers);
+        let way = match blocks {
+            0 => return None,
+            1 => [(WHOLE_START, 1.0), (TOKEN, workers / f64::from(self.groups) * longest)],
+            // Blocks left over have nothing to do.
+            _ => [(CUT_START, 1.0), (TOKEN, workers / f64::from(blocks * rows * self.groups) * tokens)],
+        };
+        Some(Sharing::line(&way))
+    }
+
+    fn dense(&self, rows: u32, tokens: f64) -> Line {
+        Sharing::line(&[(DENSE_START, 1.0), (DENSE_PIECE, self.pieces(f64::from(rows))), (TOKEN, tokens)])
+    }
+
+    /// Pieces begin and end, whatever their bytes.
+    fn started(&self, rows: u32) -> Line {
+        Sharing::line(&[(PIECES_START, 1.0), (PIECE, self.pieces(f64::from(rows)).ceil())])
+    }
+
+    /// Neither hides all of the other.
+    fn both(&self, rows: u32, tokens: f64) -> Line {
+        let pieces = self.pieces(f64::from(rows)).ceil();
+        Sharing::line(&[(BOTH_START, 1.0), (BOTH_PIECE, pieces), (BOTH_TOKEN, tokens)])
+    }
+
+    /// Nothing is cut: every block has as many whole pieces, but for the last.
+    fn uncut(&self, rows: u32, tokens: f64) -> Line {
+        let pieces = self.pieces(f64::from(rows));
+        let start = if pieces <= 0.5 { UNCUT_START } else { WHOLE_START };
+        let idle = if pieces > 1.0 { pieces.ceil() / pieces } else { 1.0 };
+        Sharing::line(&[(start, 1.0), (TOKEN, idle * tokens)])
+    }
+
+    /// The longest context with which no piece is cut.
+    fn uncut_max(&self, rows: u32) -> u32 {
+        let pieces = self.pieces(f64::from(rows));
+        if pieces <= 1.0 {
+            return UNCUT;
+        }
+        // The line's shares are rounded up to whole places: where that makes whole pieces of them, nothing is cut.
+        let short = pieces.ceil() - pieces;
+        let blocks = if short * f64::from(CONTEXT_MAX / BLOCK) < 1.0 {
+            CONTEXT_MAX / BLOCK
+        } else {
+            (1.0 / short).ceil() as u32 - 1
+        };
+        blocks.saturating_sub(EMPTY) * BLOCK
+    }
+
+    fn lines(&self, sample: &Sample) -> Lines {
+        let (rows, tokens) = (sample.shape.decode_rows(), sample.shape.context_sum() as f64);
+        let mut bounds = vec![self.started(rows), self.both(rows, tokens)];
+        let mut ways = Vec::new();
+        if sample.shape.context_max() <= self.uncut_max(rows) {
+            bounds.push(self.uncut(rows, tokens));
+        } else {
+            ways.push(self.dense(rows, tokens));
+            ways.extend(self.even(rows, tokens, f64::from(sample.shape.context_max())));
+        }
+        Lines { ways, bounds }
+    }
+}
+
+fn value(line: &Line, x: &[f64; COUNT]) -> f64 {
+    line.iter().zip(x).map(|(a, b)| a * b).sum()
+}
+
+impl Lines {
+    /// The line that decides.
+    fn active(&self, x: &[f64; COUNT]) -> Line {
+        let by = |a: &&Line, b: &&Line| value(a, x).total_cmp(&value(b, x));
+        let way = self.ways.iter().min_by(by);
+        *self.bounds.iter().chain(way).max_by(by).expect("there are bounds")
+    }
+}
+
+/// Fits all lines by turns: each sample to the line that decides about it, again and again.
+pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttention> {
+    let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
+    let lines: Vec<Lines> = samples.iter().map(|sample| sharing.lines(sample)).collect();
+    // Long batches are nothing but bytes.
+    let longest = samples.iter().max_by_key(|sample| sample.shape.context_sum())?;
+    let token = (longest.us / longest.shape.context_sum().max(1) as f64).max(sharing.least_us_per_token);
+    let mut best: Option<([f64; COUNT], f64)> = None;
+    for scale in [0.6, 1.0, 1.6] {
+        let mut x = GUESS.map(|guess| guess * scale);
+        (x[TOKEN], x[BOTH_TOKEN]) = (token, token * BOTH);
+        for _ in 0..20 {
+            let active: Vec<Line> = lines.iter().map(|lines| lines.active(&x)).collect();
+            let loss: f64 = active.iter().zip(&us).map(|(line, us)| bounds::huber(value(line, &x) / us - 1.0)).sum();
+            if best.as_ref().is_none_or(|(_, least)| loss < *least) {
+                best = Some((x, loss));
+            }
+            let columns: Vec<Column> = (0..COUNT)
+                .map(|index| Column {
+                    values: active.iter().map(|line| line[index]).collect(),
+                    lower: if index == TOKEN { sharing.least_us_per_token } else { 0.0 },
+                })
+                .collect();
+            let next = bounds::robust(&columns, &us);
+            // What no sample tells stays as it is.
+            let told = |index: usize| columns[index].values.iter().filter(|value| **value > 0.0).count() >= 3;
+            // Half a step: who decides changes on the way.
+            (0..COUNT).filter(|&index| told(index)).for_each(|index| x[index] = f64::midpoint(x[index], next[index]));
+        }
+    }
+    best.map(|(x, _)| attention(sharing, &x))
+}
+
+/// The profile's form of all lines.
+fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
+    let even_max = sharing.workers / sharing.groups.max(1);
+    let mut rows: Vec<u32> = (1..=ROWS_EACH).chain(ROWS).collect();
+    // Where the number of blocks of a piece changes.
+    let changes = (1..=even_max).filter(|&rows| sharing.blocks(rows) != sharing.blocks(rows + 1));
+    rows.extend(changes.flat_map(|last| [last, last + 1]));
+    rows.sort_unstable();
+    rows.dedup();
+    let bound = |name: &str, line: &dyn Fn(u32, f64, f64) -> Line| {
+        let at = |tokens: f64, longest: f64| -> Vec<f64> {
+            let start = |rows| if tokens + longest > 0.0 { value(&line(rows, 0.0, 0.0), x) } else { 0.0 };
+            rows.iter().map(|&rows| value(&line(rows, tokens, longest), x) - start(rows)).collect()
+        };
+        DecodeBound {
+            name: name.to_owned(),
+            rows: rows.iter().map(|&rows| f64::from(rows)).collect(),
+            us: at(0.0, 0.0),
+            us_per_token: at(1.0, 0.0),
+            us_per_longest_token: at(0.0, 1.0),
+        }
+    };
+    let started = bound("pieces", &|rows, _, _| sharing.started(rows));
+    let both = bound("pieces and bandwidth", &|rows, tokens, _| sharing.both(rows, tokens));
+    let dense = |rows, tokens, _| sharing.dense(rows, tokens);
+    let even =
+        |rows, tokens, longest| sharing.even(rows, tokens, longest).unwrap_or_else(|| sharing.dense(rows, tokens));
+    let uncut = |rows, tokens, _| sharing.uncut(rows, tokens);
+    DecodeAttention {
+        ways: vec![bound("even", &even), bound("dense", &dense)],
+        short: Some(ShortContexts {
+            context_max: UNCUT,
+            by_rows: short_rows(sharing, &rows),
+            bounds: vec![bound("uncut", &uncut), started.clone(), both.clone()],
+        }),
+        bounds: vec![started, both],
+    }
+}
+
+/// What is short at each number of rows up to the largest: only changes are told.
+fn short_rows(sharing: Sharing, rows: &[u32]) -> Vec<ShortRows> {
+    let most = rows.last().copied().unwrap_or(1);
+    let mut by: Vec<ShortRows> = Vec::new();
+    for rows in 1..=most + 1 {
+        // Beyond the last row count that was measured nobody knows.
+        let context_max = if rows > most { 0 } else { sharing.uncut_max(rows) };
+        if by.last().is_none_or(|last| last.context_max != context_max) {
+            by.push(ShortRows { rows, context_max });
+        }
+    }
+    by
+}
