@@ -1,7 +1,8 @@
 //! Measured Llama steps as a page: `cargo run -p aril-kernels --example report_llama`.
 //!
 //! Reads every `kernels/measurements/llama-GPU.json` that `bench_llama` wrote, and `overlap-GPU.json` of its part
-//! `overlap` where that is there, and writes `llama-GPU.md` beside it.
+//! `overlap` (`overlap-GPU-one-set.json`: with another state of the kernels) where that is there, and writes
+//! `llama-GPU.md` beside it.
 
 mod overlap;
 
@@ -28,9 +29,17 @@ fn main() -> Result<(), Failure> {
     for name in names {
         let report: Value = serde_json::from_str(&std::fs::read_to_string(folder.join(&name))?)?;
         let mut page = page(&report, &name)?;
-        let tries = name.replace("llama-", "overlap-");
-        if let Ok(text) = std::fs::read_to_string(folder.join(&tries)) {
-            overlap::write(&mut page, &serde_json::from_str(&text)?, &tries)?;
+        for (ending, heading) in [
+            (".json", "Where adapters stand, and how their work is cut"),
+            (
+                "-one-set.json",
+                "The same with shorter LoRA kernels, whose x and y have one set of registers instead of two",
+            ),
+        ] {
+            let tries = name.replace("llama-", "overlap-").replace(".json", ending);
+            if let Ok(text) = std::fs::read_to_string(folder.join(&tries)) {
+                overlap::write(&mut page, &serde_json::from_str(&text)?, &tries, heading)?;
+            }
         }
         std::fs::write(folder.join(name.replace(".json", ".md")), page)?;
     }

@@ -9,11 +9,11 @@ use crate::{Failure, list, summary};
 /// (rows, adapters) of the table's columns.
 const BATCHES: [(u64, u64); 3] = [(32, 32), (32, 1), (8, 8)];
 
-pub(crate) fn write(page: &mut String, report: &Value, name: &str) -> Result<(), Failure> {
+pub(crate) fn write(page: &mut String, report: &Value, name: &str, heading: &str) -> Result<(), Failure> {
     let text = |key: &str| report[key].as_str().unwrap_or("unknown").to_owned();
     writeln!(
         page,
-        "\n## Where adapters stand, and how their work is cut\n\nFrom `{name}`, measured by `bench_llama overlap` on {} at {} (kernel sources `{}`): context 1,024, rank 16; what adapters add, µs, and beside it the step without them. *Blocks* over which all adapters of a launch are spread, *shared memory* of each, the *exchange* of their sums, and when the launch *releases* the next one; *stages* of the GEMM's ring. Where nothing is named the plan chooses.\n",
+        "\n## {heading}\n\nFrom `{name}`, measured by `bench_llama overlap` on {} at {} (kernel sources `{}`): context 1,024, rank 16; what adapters add, µs, and beside it the step without them. *Blocks* over which all adapters of a launch are spread, *shared memory* of each, the *exchange* of their sums, and when the launch *releases* the next one; *stages* of the GEMM's ring. Where nothing is named the plan chooses.\n",
         text("gpu"),
         text("date"),
         text("source_sha256"),
