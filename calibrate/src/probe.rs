@@ -1,6 +1,6 @@
 //! Shapes to ask a profile about: the questions behind [`mod@crate::show`], [`mod@crate::diff`] and [`mod@crate::check`].
 
-use aril_sim::batch::{BatchShape, CostModel, Prefill, Segment};
+use aril_sim::batch::{BatchShape, CostModel, Prefill, Segment, SegmentSums};
 use aril_sim::cost::CompiledCost;
 use aril_sim::profile::Profile;
 use aril_sim::profile::lora::LoraKernel;
@@ -54,6 +54,7 @@ impl Shape {
             decode_context_sum: self.contexts.iter().map(|&context| u64::from(context)).sum(),
             prefills: &self.prefills,
             segments: &self.segments,
+            segment_sums: SegmentSums::of(&self.segments),
             lora_slots: self.slots,
             lora_rank_max: self.rank_max,
             copies_in_flight: false,

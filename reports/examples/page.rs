@@ -99,7 +99,7 @@ fn record(setup: &Setup, dir: &Path, info: &RunInfo) -> Result<aril_reports::Run
         usd_per_gpu_hour: BTreeMap::from([("a100".to_owned(), 1.8)]),
         ..RecorderSettings::default()
     };
-    let mut recorder = Recorder::create(&folder, &setup.catalog(), settings)?;
+    let mut recorder = Recorder::create(&folder, setup.catalog(), settings)?;
     let ended_at = queue::run(setup, &mut recorder);
     recorder.finish(ended_at)
 }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use aril_reports::{Recorder, RecorderSettings};
-use aril_sim::fact::{End, Fact, Life, Observer, Row, Stretch, Waits};
+use aril_sim::fact::{End, Fact, Life, Observer, Row, Rows, Stretch, Waits};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{
     Adapter, AdapterId, Catalog, Offered, Outcome, ReplicaId, Request, RequestId, Tenant, TenantId,
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..RecorderSettings::default()
     };
     let folder = tempfile::tempdir()?;
-    let mut recorder = Recorder::create(folder.path(), &catalog, settings)?;
+    let mut recorder = Recorder::create(folder.path(), catalog.clone(), settings)?;
     let begin = Instant::now();
     let (facts, end) = tell(&mut recorder, replicas, requests);
     let told = begin.elapsed();
@@ -101,7 +101,8 @@ fn tell(recorder: &mut Recorder, replicas: u32, requests: u32) -> (u64, Time) {
                 first: step,
                 increment: Span::from_us(2),
                 steps: STEPS,
-                rows: &rows,
+                rows: Rows::Listed(&rows),
+                same_batch: false,
                 padding_rows: 0,
                 segments: 20,
                 decode_context_sum: 10_000,

@@ -118,13 +118,17 @@ impl Recorder {
     ///
     /// # Errors
     /// [`ReportError::Settings`] for settings that do not fit the catalog; anything the file system refuses.
-    pub fn create(dir: &Path, catalog: &Catalog, settings: RecorderSettings) -> Result<Recorder, ReportError> {
-        settings.check(catalog)?;
-        let catalog = Arc::new(catalog.clone());
+    pub fn create(
+        dir: &Path,
+        catalog: impl Into<Arc<Catalog>>,
+        settings: RecorderSettings,
+    ) -> Result<Recorder, ReportError> {
+        let catalog = catalog.into();
+        settings.check(&catalog)?;
         let tables = settings.tables.then(|| Tables::create(dir, &catalog)).transpose()?;
         let timeline = match settings.timeline_events {
             0 => None,
-            events => Some(Timeline::create(&dir.join("timeline.json.gz"), events, settings.replica_gpus.len())?),
+            events => Some(Timeline::create(&dir.join("timeline.json.gz"), events, &catalog, &settings)?),
         };
         Ok(Recorder {
             kept: KeptAll::default(),
@@ -210,8 +214,7 @@ impl Recorder {
 
     fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
         let end = stretch.end().as_ps();
-        let last_end = || self.occupancy.last_end(stretch.replica.index());
-        let tally = self.gaps.stretch(stretch, last_end, self.settings.warmup.as_ps());
+        let tally = self.gaps.stretch(stretch, self.settings.warmup.as_ps());
         self.books.emitted_in_steps += u128::from(tally.emitting) * u128::from(stretch.steps);
         let tokens = u64::from(tally.emitting) * u64::from(stretch.steps);
         self.series.spread(series::OUTPUT_TOKENS, stretch.start.as_ps(), end, tokens);
@@ -220,10 +223,7 @@ impl Recorder {
             tables.stretch(stretch, tally.decode_rows, tally.prefill_tokens)?;
         }
         match &mut self.timeline {
-            Some(timeline) if timeline.is_open() => {
-                let pool = self.settings.replica_pool.get(stretch.replica.index()).map_or("", String::as_str);
-                timeline.stretch(stretch, pool)
-            }
+            Some(timeline) if timeline.is_open() => timeline.stretch(stretch, tally.decode_rows, tally.prefill_tokens),
             _ => Ok(()),
         }
     }
@@ -232,7 +232,7 @@ impl Recorder {
         self.tables.as_mut().map_or(Ok(()), |tables| tables.event(now, name, event))
     }
 
-    fn mark(&mut self, now: Time, replica: u32, name: &str) -> Result<(), ReportError> {
+    fn mark(&mut self, now: Time, replica: u32, name: &'static str) -> Result<(), ReportError> {
         self.timeline.as_mut().map_or(Ok(()), |timeline| timeline.instant(replica, name, now.as_ps()))
     }
 
@@ -249,8 +249,7 @@ impl Recorder {
         self.counts.bytes_loaded += u128::from(*bytes);
         let link = (start.as_ps(), done.as_ps());
         if let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.is_open()) {
-            let name = self.catalog.adapters.get(adapter.index()).map_or("?", |adapter| adapter.name.as_str());
-            timeline.load(replica.0, name, *bytes, link)?;
+            timeline.load(replica.0, *adapter, *bytes, link)?;
         }
         let event = Event {
             replica: Some(replica.0),

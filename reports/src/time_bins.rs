@@ -67,12 +67,6 @@ impl TimeBins {
         }
     }
 
-    /// Where the bin begins that has the instant before `end`.
-    pub(crate) fn bin_of_last(&mut self, end: u64) -> u64 {
-        self.bin(end.saturating_sub(1));
-        self.last.1
-    }
-
     /// Bin width, picoseconds, and the series, each as long as it has something in it.
     pub(crate) fn finish(self) -> (u64, Vec<Vec<u128>>) {
         let of = |series: usize| {

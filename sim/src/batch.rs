@@ -23,6 +23,72 @@ pub struct Segment {
     pub decode_rows: u32,
 }
 
+/// What the segments of a step add up to. Who changes a batch keeps it up to date, so that a price need not look at every adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentSums {
+    /// Decode rows of all.
+    pub decode_rows: u64,
+    /// Prefill tokens of all.
+    pub prefill_rows: u64,
+    /// Ranks of all.
+    pub rank_sum: u64,
+    /// Rank times rows, decode and prefill, of all.
+    pub row_rank_sum: u64,
+    /// The smallest rank, and the largest; 0 of no segment.
+    pub ranks: (u32, u32),
+}
+
+impl SegmentSums {
+    /// The sums of these.
+    pub fn of(segments: &[Segment]) -> SegmentSums {
+        let mut sums = SegmentSums::default();
+        for segment in segments {
+            let (decode, prefill) = (u64::from(segment.decode_rows), u64::from(segment.prefill_rows));
+            sums.decode_rows += decode;
+            sums.prefill_rows += prefill;
+            sums.rank_sum += u64::from(segment.rank);
+            sums.row_rank_sum += u64::from(segment.rank) * (decode + prefill);
+        }
+        sums.ranks = SegmentSums::ranks_of(segments);
+        sums
+    }
+
+    fn ranks_of(segments: &[Segment]) -> (u32, u32) {
+        let ranks = || segments.iter().map(|segment| segment.rank);
+        (ranks().min().unwrap_or(0), ranks().max().unwrap_or(0))
+    }
+
+    /// A decode row joins; `first`: its adapter has no row so far.
+    pub(crate) fn join(&mut self, rank: u32, first: bool) {
+        let (least, largest) = if self.decode_rows == 0 { (rank, rank) } else { self.ranks };
+        self.decode_rows += 1;
+        self.row_rank_sum += u64::from(rank);
+        if first {
+            self.rank_sum += u64::from(rank);
+            self.ranks = (least.min(rank), largest.max(rank));
+        }
+    }
+
+    /// A decode row leaves; `last`: its adapter has no row any more, and these are the segments that are left.
+    pub(crate) fn leave(&mut self, rank: u32, last: Option<&[Segment]>) {
+        self.decode_rows -= 1;
+        self.row_rank_sum -= u64::from(rank);
+        let Some(left) = last else { return };
+        self.rank_sum -= u64::from(rank);
+        // Mostly the next best has the same rank.
+        if (rank == self.ranks.0 || rank == self.ranks.1) && left.iter().all(|segment| segment.rank != rank) {
+            self.ranks = SegmentSums::ranks_of(left);
+        }
+    }
+
+    /// A row that was counted as a decode row computes so many tokens of a prompt.
+    pub(crate) fn prefill(&mut self, rank: u32, tokens: u32) {
+        self.decode_rows -= 1;
+        self.prefill_rows += u64::from(tokens);
+        self.row_rank_sum = self.row_rank_sum - u64::from(rank) + u64::from(rank) * u64::from(tokens);
+    }
+}
+
 /// What one step computes, without ids: what a cost model prices and what calibration enumerates.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchShape<'a> {
@@ -34,6 +100,8 @@ pub struct BatchShape<'a> {
     pub prefills: &'a [Prefill],
     /// Rows by adapter. Rows of the base model are in none.
     pub segments: &'a [Segment],
+    /// The sums of `segments`.
+    pub segment_sums: SegmentSums,
     /// Adapter slots that the engine is configured with: some engines pay for idle ones. 0: LoRA is off.
     pub lora_slots: u32,
     /// The largest rank that a slot can hold.

@@ -2,17 +2,18 @@
 
 mod attention;
 mod lora;
+mod quick;
 mod rows;
 mod vidur;
 
-use crate::batch::{BatchShape, CostModel, Coverage, Price};
+use crate::batch::{BatchShape, CostModel, Coverage, Price, SegmentSums};
 use crate::profile::attention::PrefillAttention;
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
 use crate::profile::{HostCost, Profile, Range, Rows, Validity};
 use crate::time::Span;
 use attention::Attention;
-use lora::{Lora, Sums};
+use lora::Lora;
 use rows::RowTable;
 use vidur::VidurCost;
 
@@ -87,9 +88,10 @@ impl CompiledCost {
     pub fn compile(profile: &Profile, kernel: LoraKernel) -> Result<CompiledCost, BadProfile> {
         profile.check()?;
         let lora = Lora::compile(profile, kernel)?;
-        let tables = [1.0, profile.load.step_slowdown].map(|slowdown| Tables::compile(profile, lora.clone(), slowdown));
+        let alone = Tables::compile(profile, lora, 1.0);
+        let beside_copies = alone.slowed(profile, profile.load.step_slowdown);
         let mut cost = CompiledCost {
-            tables,
+            tables: [alone, beside_copies],
             vidur: profile.vidur.as_ref().map(VidurCost::new),
             validity: profile.validity.clone(),
             merged: kernel == LoraKernel::Merged,
@@ -100,6 +102,7 @@ impl CompiledCost {
             decode_context_sum: 1,
             prefills: &[],
             segments: &[],
+            segment_sums: SegmentSums::default(),
             lora_slots: 0,
             lora_rank_max: 0,
             copies_in_flight: false,
@@ -120,20 +123,20 @@ impl CompiledCost {
     }
 
     /// Any step, by a peer's tables; adapters come on top where the profile has figures for them.
-    fn table_price(&mut self, shape: &BatchShape<'_>, sums: &Sums) -> Option<Price> {
+    fn table_price(&mut self, shape: &BatchShape<'_>) -> Option<Price> {
         let layer = self.vidur.as_mut()?.layer(shape);
         let tables = &self.tables[usize::from(shape.copies_in_flight)];
-        let ms = layer.ms + tables.lora.us(shape, sums) / 1e3;
+        let ms = layer.ms + tables.lora.us(shape) / 1e3;
         let first = Span::from_secs_f64(ms * tables.layers / 1e3 * tables.slowdown);
         Some(Price { first, increment: Span::ZERO, steps: layer.steps })
     }
 
     /// A batch of decode rows alone: affine in its contexts.
-    fn decode_price(&self, shape: &BatchShape<'_>, longest: u32, sums: &Sums) -> Price {
+    fn decode_price(&self, shape: &BatchShape<'_>, longest: u32) -> Price {
         let tables = &self.tables[usize::from(shape.copies_in_flight)];
         let rows = shape.decode_rows();
         let mut price = tables.attention.price(rows, shape.decode_context_sum, longest);
-        price.first += tables.fixed(shape, sums, rows, rows, 0.0);
+        price.first += tables.fixed(shape, rows, rows, 0.0);
         // Beyond the range every step is a look-up of its own kind; within it, the promise ends where the range does.
         if let Some(range) = self.validity.context
             && longest <= range.max
@@ -144,24 +147,25 @@ impl CompiledCost {
     }
 
     /// A step with prompts.
-    fn mixed_price(&self, shape: &BatchShape<'_>, longest: u32, sums: &Sums) -> Price {
+    fn mixed_price(&self, shape: &BatchShape<'_>, longest: u32) -> Price {
         let tables = &self.tables[usize::from(shape.copies_in_flight)];
         let (decode_rows, prompts) = (shape.decode_rows(), shape.prefills.len() as u32);
         let rows = decode_rows.saturating_add(shape.prefill_tokens());
         let attention = &tables.prefill_attention;
         let prefill = attention.prompts_us(shape.prefills.iter().map(|part| (part.chunk, part.prefix)));
-        let fixed = tables.fixed(shape, sums, rows, decode_rows.saturating_add(prompts), attention.us + prefill);
+        let fixed = tables.fixed(shape, rows, decode_rows.saturating_add(prompts), attention.us + prefill);
         let decode = tables.attention.price(decode_rows, shape.decode_context_sum, longest).first;
         Price::once(fixed + decode)
     }
 
     /// Counts what is out of range, once a look-up and reason.
-    fn count(&mut self, shape: &BatchShape<'_>, longest: u32, sums: &Sums) {
+    fn count(&mut self, shape: &BatchShape<'_>, longest: u32) {
         self.counts.lookups += 1;
         let v = &self.validity;
         let decode_rows = shape.decode_rows();
         // A kernel that computes no adapters is in range whatever they are.
         let adapters = !shape.segments.is_empty() && self.tables[0].lora.is_on();
+        let (least, largest) = shape.segment_sums.ranks;
         let outside = |range: Option<Range>, value: u32| range.is_some_and(|range| !range.contains(value));
         let mut flags = [
             decode_rows > 0 && outside(v.decode_rows, decode_rows),
@@ -170,7 +174,7 @@ impl CompiledCost {
             false,
             false,
             adapters && outside(v.segments, shape.segments.len() as u32),
-            adapters && sums.rank_outside,
+            adapters && (outside(v.rank, least) || outside(v.rank, largest)),
             // Weights hold one adapter at a time: a step with two cannot exist.
             self.merged && shape.segments.len() > 1,
         ];
@@ -188,17 +192,11 @@ impl CompiledCost {
 impl CostModel for CompiledCost {
     fn price(&mut self, shape: &BatchShape<'_>) -> Price {
         let longest = shape.decode_contexts.iter().copied().fold(0, u32::max);
-        let valid = self.validity.rank.unwrap_or(Range { min: 0, max: u32::MAX });
-        let sums = Sums::of(shape.segments, valid, self.tables[0].lora.reads_ranks());
-        self.count(shape, longest, &sums);
-        if let Some(price) = self.table_price(shape, &sums) {
+        self.count(shape, longest);
+        if let Some(price) = self.table_price(shape) {
             return price;
         }
-        if shape.is_decode_only() {
-            self.decode_price(shape, longest, &sums)
-        } else {
-            self.mixed_price(shape, longest, &sums)
-        }
+        if shape.is_decode_only() { self.decode_price(shape, longest) } else { self.mixed_price(shape, longest) }
     }
 
     fn coverage(&self) -> Coverage {
@@ -229,14 +227,20 @@ impl Tables {
         }
     }
 
+    /// The same with a slow-down; only decode attention has it in its figures.
+    fn slowed(&self, profile: &Profile, slowdown: f64) -> Tables {
+        let attention = Attention::compile(&profile.decode_attention, self.layers * slowdown);
+        Tables { slowdown, attention, ..self.clone() }
+    }
+
     /// Everything but decode attention, rounded once.
-    fn fixed(&self, shape: &BatchShape<'_>, sums: &Sums, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
+    fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
         let host = self.host.us
             + self.host.us_per_sequence * f64::from(sequences.saturating_sub(1))
             + self.host.us_per_prompt * shape.prefills.len() as f64
             + self.host.us_per_segment * shape.segments.len() as f64;
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
-        let layers = self.layers * (prefill_attention_us + self.lora_scale * self.lora.us(shape, sums));
+        let layers = self.layers * (prefill_attention_us + self.lora_scale * self.lora.us(shape));
         let mut gap = self.gap_us;
         if !shape.segments.is_empty() && self.lora.launches() {
             gap += self.gap_lora_us;

@@ -4,7 +4,7 @@
 use crate::fact::{Fact, LoadCause, Observer};
 use crate::policy::{Evictor, LoadMode, Preemptor, Requeue, Running};
 use crate::replica::{Replica, SequenceKey, Waiting};
-use crate::residency::{self, Copy, Loading, Presence, Room, Weight, Wish};
+use crate::residency::{self, Copy, Loading, Presence, Room, Weights, Wish};
 use crate::settings::ReplicaSettings;
 use crate::time::{Span, Time};
 use crate::workload::{AdapterId, RequestId};
@@ -90,7 +90,7 @@ impl Distortion {
 pub struct Draft<'a> {
     pub(crate) now: Time,
     pub(crate) replica: &'a mut Replica,
-    pub(crate) weights: &'a [Weight],
+    pub(crate) weights: &'a Weights,
     pub(crate) evictor: &'a mut dyn Evictor,
     pub(crate) host_evictor: &'a mut dyn Evictor,
     pub(crate) preemptor: &'a mut dyn Preemptor,
@@ -170,7 +170,7 @@ impl Draft<'_> {
 
     /// Rank of the adapter.
     pub fn rank(&self, adapter: AdapterId) -> u32 {
-        self.weights[adapter.index()].rank
+        self.weights.of(adapter).rank
     }
 
     /// Is the adapter in use by the batch?
@@ -318,7 +318,7 @@ impl Draft<'_> {
             Presence::Ready => return Ok(()),
             Presence::Coming(ready) => ready,
             Presence::Absent => {
-                let bytes = self.weights[adapter.index()].bytes;
+                let bytes = self.weights.of(adapter).bytes;
                 let wish = Wish { adapter, bytes, cause: LoadCause::Demand };
                 let loading = &mut Loading {
                     evictor: &mut *self.evictor,
@@ -357,7 +357,7 @@ impl Draft<'_> {
         let adapter = waiting.adapter;
         replica.rows.join(waiting, replica.admissions, blocks, chunk);
         if let Some(adapter) = adapter {
-            replica.acquire(self.now, adapter, self.weights[adapter.index()].rank);
+            replica.acquire(self.now, adapter, self.weights.of(adapter).rank);
         }
     }
 

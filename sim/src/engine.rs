@@ -12,7 +12,8 @@ use crate::fleet::{Board, Fleet};
 use crate::policy::{Asked, Migrator, Policies, Route, Router, Scaler};
 use crate::random::{self, Stream};
 use crate::replica::{Mind, Replica, SequenceKey};
-use crate::residency::Weight;
+use crate::residency::Weights;
+use crate::rows::Told;
 use crate::sequence::Sequences;
 use crate::settings::ClusterSettings;
 use crate::time::Time;
@@ -89,7 +90,7 @@ pub fn run(
         now: Time::ZERO,
         settings,
         catalog,
-        weights: catalog.adapters.iter().map(|adapter| Weight { rank: adapter.rank, bytes: adapter.bytes }).collect(),
+        weights: Weights::new(catalog),
         executors,
         observer,
         minds: replicas.iter().map(|_| Mind::new(policies)).collect(),
@@ -104,8 +105,7 @@ pub fn run(
         events: EventQueue::default(),
         effects: Effects::default(),
         shape: Shape::default(),
-        rows: Vec::new(),
-        prefilled: Vec::new(),
+        told: Told::default(),
         offered: 0,
         composed: (Time::ZERO, 0),
     };
@@ -117,8 +117,7 @@ struct Engine<'a, 'x> {
     now: Time,
     settings: &'a ClusterSettings,
     catalog: &'a Catalog,
-    /// By adapter.
-    weights: Vec<Weight>,
+    weights: Weights,
     executors: &'a mut [Box<dyn Executor + 'x>],
     observer: &'a mut dyn Observer,
     replicas: Vec<Replica>,
@@ -133,8 +132,7 @@ struct Engine<'a, 'x> {
     events: EventQueue,
     effects: Effects,
     shape: Shape,
-    rows: Vec<crate::fact::Row>,
-    prefilled: Vec<SequenceKey>,
+    told: Told,
     offered: u64,
     /// The last instant at which a step was composed, and how many replicas, by id, have had their turn in it: where a step
     /// of theirs ended at that instant, the next has begun.
@@ -186,6 +184,7 @@ impl Engine<'_, '_> {
             }
             assert!(event.time >= self.now, "time runs backwards");
             self.now = event.time;
+            self.look_ahead();
             self.handle(event);
         }
         for replica in &self.replicas {
@@ -193,6 +192,22 @@ impl Engine<'_, '_> {
         }
         let coverage = self.executors.iter().map(|executor| executor.coverage()).collect();
         Ok(Ended { at: self.now, offered: self.offered, coverage })
+    }
+
+    /// Reads what the next events are about to read, while there is this one to be handled: on thousands of replicas the memory of
+    /// each is far away when its turn comes. First the replica itself, then, when it is next, what it points to.
+    fn look_ahead(&self) {
+        let mut coming = self.events.coming().map(|replica| replica as usize);
+        if let Some(next) = coming.next() {
+            std::hint::black_box((
+                self.replicas[next].warm(),
+                self.board.warm(next),
+                &*self.minds[next].batcher as *const _,
+            ));
+        }
+        for later in coming {
+            std::hint::black_box(self.replicas[later].approach());
+        }
     }
 
     /// Is it the end of a step that was cut short, or the patience of a client whose request is over?

@@ -159,6 +159,12 @@ impl EventQueue {
         Some(event)
     }
 
+    /// Whose step or copy is likely to end next, the likeliest first? Nothing depends on it but how long memory is waited for.
+    pub(crate) fn coming(&self) -> impl Iterator<Item = u32> + '_ {
+        let of_replica = |packed: &Packed| matches!(packed.kind(), Kind::StepDone | Kind::LoadDone);
+        self.calendar.coming().map(Packed).filter(of_replica).map(|packed| packed.event().replica)
+    }
+
     /// Is there nothing left but clocks?
     pub(crate) fn only_clocks(&self) -> bool {
         self.pending == 0

@@ -113,6 +113,113 @@ pub struct Row {
     pub emits: bool,
 }
 
+/// Whose row it is, and with which adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Who {
+    request: RequestId,
+    /// [`BASE`]: none.
+    adapter: u32,
+}
+
+/// In place of an adapter: the base model.
+const BASE: u32 = u32::MAX;
+
+impl Who {
+    /// A request, and the adapter that it uses; none: the base model.
+    pub fn new(request: RequestId, adapter: Option<AdapterId>) -> Who {
+        Who { request, adapter: adapter.map_or(BASE, |adapter| adapter.0) }
+    }
+
+    /// Whose.
+    pub fn request(&self) -> RequestId {
+        self.request
+    }
+
+    /// Its adapter.
+    pub fn adapter(&self) -> Option<AdapterId> {
+        (self.adapter != BASE).then_some(AdapterId(self.adapter))
+    }
+}
+
+/// The rows of a stretch, in order of admission.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// One by one.
+    Listed(&'a [Row]),
+    /// Nearly all go on: each step computes one token for them and emits one. What is told of them all at once need not be read of
+    /// each.
+    GoingOn {
+        /// Everybody.
+        who: &'a [Who],
+        /// When those who go on had their previous token.
+        previous_token: Time,
+        /// Those who do not, or had their previous token at another time, by their position among all.
+        apart: &'a [(u32, Row)],
+    },
+}
+
+impl<'a> Rows<'a> {
+    /// How many are there?
+    pub fn len(&self) -> usize {
+        match self {
+            Rows::Listed(rows) => rows.len(),
+            Rows::GoingOn { who, .. } => who.len(),
+        }
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many go on together, and since when they had no token; the others are [`Rows::apart`].
+    pub fn going_on(&self) -> (u32, Time) {
+        match self {
+            Rows::Listed(_) => (0, Time::ZERO),
+            Rows::GoingOn { who, previous_token, apart } => ((who.len() - apart.len()) as u32, *previous_token),
+        }
+    }
+
+    /// Those who are told one by one.
+    pub fn apart(&self) -> impl Iterator<Item = &'a Row> + use<'a> {
+        let (listed, apart) = match *self {
+            Rows::Listed(rows) => (rows, &[][..]),
+            Rows::GoingOn { apart, .. } => (&[][..], apart),
+        };
+        listed.iter().chain(apart.iter().map(|(_, row)| row))
+    }
+
+    /// Everybody.
+    pub fn iter(&self) -> impl Iterator<Item = Row> + use<'a> {
+        self.iter_from(0)
+    }
+
+    /// Everybody but so many who come first.
+    pub fn iter_from(&self, first: usize) -> impl Iterator<Item = Row> + use<'a> {
+        let (listed, who, apart, previous_token) = match *self {
+            Rows::Listed(rows) => (&rows[first..], &[][..], &[][..], Time::ZERO),
+            Rows::GoingOn { who, previous_token, apart } => {
+                let before = apart.partition_point(|(at, _)| (*at as usize) < first);
+                (&[][..], &who[first..], &apart[before..], previous_token)
+            }
+        };
+        let mut apart = apart.iter().peekable();
+        let going_on =
+            (first as u32..).zip(who).map(move |(position, who)| match apart.next_if(|(at, _)| *at == position) {
+                Some((_, row)) => *row,
+                None => Row {
+                    request: who.request(),
+                    adapter: who.adapter(),
+                    previous_token: Some(previous_token),
+                    tokens: 1,
+                    prefill: false,
+                    emits: true,
+                },
+            });
+        listed.iter().copied().chain(going_on)
+    }
+}
+
 /// A step, or a run of decode steps of an unchanged batch.
 ///
 /// Step `j` (from 0) ends `stall + Σ_{i ≤ j} (first + i × increment)` after `start`.
@@ -131,7 +238,10 @@ pub struct Stretch<'a> {
     /// How many steps.
     pub steps: u32,
     /// Who was in it.
-    pub rows: &'a [Row],
+    pub rows: Rows<'a>,
+    /// Is everybody in it who was in the last stretch of this replica, and nobody else, each with a token at the end of that and one
+    /// in each step of this? Where it is not said, it may still be so.
+    pub same_batch: bool,
     /// Rows that computed nothing useful: the padding of static batches.
     pub padding_rows: u32,
     /// Distinct adapters in it.
@@ -158,12 +268,13 @@ impl Stretch<'_> {
 
     /// Decode rows, without padding.
     pub fn decode_rows(&self) -> u32 {
-        self.rows.iter().filter(|row| !row.prefill).count() as u32
+        let (going_on, _) = self.rows.going_on();
+        going_on + self.rows.apart().filter(|row| !row.prefill).count() as u32
     }
 
     /// Prefill tokens of its one step; 0 for a stretch of decode steps.
     pub fn prefill_tokens(&self) -> u32 {
-        self.rows.iter().filter(|row| row.prefill).map(|row| row.tokens).sum()
+        self.rows.apart().filter(|row| row.prefill).map(|row| row.tokens).sum()
     }
 }
 

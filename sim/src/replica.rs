@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::batch::{Price, Segment};
+use crate::batch::{Price, Segment, SegmentSums};
 use crate::fact::Power;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
 use crate::residency::Residency;
@@ -20,6 +20,7 @@ pub(crate) type SequenceKey = u32;
 pub(crate) struct Active {
     pub(crate) adapters: Vec<AdapterId>,
     pub(crate) segments: Vec<Segment>,
+    pub(crate) sums: SegmentSums,
 }
 
 impl Active {
@@ -28,7 +29,9 @@ impl Active {
     }
 
     fn add(&mut self, adapter: AdapterId, rank: u32) {
-        match self.position(adapter) {
+        let position = self.position(adapter);
+        self.sums.join(rank, position.is_err());
+        match position {
             Ok(position) => self.segments[position].decode_rows += 1,
             Err(position) => {
                 self.adapters.insert(position, adapter);
@@ -39,11 +42,15 @@ impl Active {
 
     fn remove(&mut self, adapter: AdapterId) {
         let position = self.position(adapter).expect("the adapters of the batch are listed");
-        self.segments[position].decode_rows -= 1;
-        if self.segments[position].decode_rows == 0 {
+        let segment = &mut self.segments[position];
+        let rank = segment.rank;
+        segment.decode_rows -= 1;
+        let last = segment.decode_rows == 0;
+        if last {
             self.adapters.remove(position);
             self.segments.remove(position);
         }
+        self.sums.leave(rank, last.then_some(&self.segments));
     }
 }
 
@@ -233,7 +240,19 @@ impl Replica {
     /// other as the work gets to them. What it gives means nothing.
     pub(crate) fn warm(&self) -> u32 {
         let segments = self.active.segments.iter().step_by(5).fold(0, |sum, segment| sum ^ segment.rank);
-        self.rows.warm() ^ segments ^ self.settings.block_size
+        self.rows.warm() ^ self.residency.warm() ^ segments ^ self.settings.block_size
+    }
+
+    /// Reads a word of each line of the replica itself, the first half of what [`Replica::warm`] does.
+    pub(crate) fn approach(&self) -> u64 {
+        let flight = self.in_flight.as_ref().map_or(0, |flight| flight.decode_context_sum);
+        let queue = self.waiting.len() + self.waiting_adapters.len() + self.active.segments.len();
+        self.rows.approach()
+            ^ self.residency.approach()
+            ^ flight
+            ^ queue as u64
+            ^ self.steps
+            ^ u64::from(self.generation)
     }
 
     pub(crate) fn blocks(&self, tokens: u32) -> u32 {
@@ -357,6 +376,7 @@ impl Replica {
             users,
             "rows by adapter"
         );
+        assert_eq!(self.active.sums, SegmentSums::of(&self.active.segments), "sums of the segments");
         let blocks: u64 = self.waiting.iter().map(|waiting| u64::from(self.blocks(waiting.tokens))).sum();
         assert_eq!(blocks, self.waiting_blocks, "blocks that the queue will need");
     }

@@ -1,10 +1,12 @@
 //! Which adapters are where: two memories (GPU, host) and two links (host to GPU, disk to host) of one replica.
 
+use std::collections::BTreeMap;
+
 use crate::fact::{Fact, LoadCause, Observer, Tier};
 use crate::policy::Evictor;
 use crate::settings::{AdapterMemory, Link};
 use crate::time::{Span, Time};
-use crate::workload::{AdapterId, ReplicaId};
+use crate::workload::{Adapter, AdapterId, Catalog, ReplicaId};
 
 mod lane;
 mod store;
@@ -29,11 +31,39 @@ pub(crate) enum Presence {
     Absent,
 }
 
-/// What is asked of an adapter with every request: of tens of thousands, in little memory.
+/// What is asked of an adapter with every request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weight {
     pub(crate) rank: u32,
     pub(crate) bytes: u64,
+}
+
+/// The weights of all adapters, tens of thousands, in little memory: few of them differ in more than whose they are.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    kinds: Vec<Weight>,
+    /// By adapter; empty where all are alike.
+    kind_of: Vec<u32>,
+}
+
+impl Weights {
+    pub(crate) fn new(catalog: &Catalog) -> Weights {
+        let mut known = BTreeMap::new();
+        let mut kinds = Vec::new();
+        let mut kind = |adapter: &Adapter| {
+            *known.entry((adapter.rank, adapter.bytes)).or_insert_with(|| {
+                kinds.push(Weight { rank: adapter.rank, bytes: adapter.bytes });
+                kinds.len() as u32 - 1
+            })
+        };
+        let kind_of: Vec<u32> = catalog.adapters.iter().map(&mut kind).collect();
+        let kind_of = if kinds.len() > 1 { kind_of } else { Vec::new() };
+        Weights { kinds, kind_of }
+    }
+
+    pub(crate) fn of(&self, adapter: AdapterId) -> Weight {
+        self.kinds[self.kind_of.get(adapter.index()).map_or(0, |kind| *kind as usize)]
+    }
 }
 
 /// A load that can begin, and who it is for.
@@ -97,6 +127,20 @@ impl Residency {
     /// Takes memory for so many adapters on the GPU.
     pub(crate) fn reserve(&mut self, adapters: usize) {
         self.gpu.reserve(adapters);
+    }
+
+    /// Reads a word of each line of what is read to find an adapter. What it gives means nothing.
+    pub(crate) fn warm(&self) -> u32 {
+        self.gpu.warm()
+    }
+
+    /// Reads a word of each line of this, and of nothing that it points to.
+    pub(crate) fn approach(&self) -> u64 {
+        self.gpu.bytes()
+            ^ self.gpu.len() as u64
+            ^ self.changes.len() as u64
+            ^ u64::from(self.active)
+            ^ self.gpu_lane.approach()
     }
 
     pub(crate) fn could_hold(&self, bytes: u64) -> bool {

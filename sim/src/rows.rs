@@ -7,18 +7,12 @@
 mod drafted;
 mod in_flight;
 
+pub(crate) use self::in_flight::Told;
+use crate::fact::Who;
 use crate::policy::Running;
 use crate::replica::{SequenceKey, Waiting};
 use crate::time::Time;
 use crate::workload::{AdapterId, RequestId};
-
-/// Who a row is.
-#[derive(Clone, Copy, Debug)]
-struct Who {
-    request: RequestId,
-    /// [`NONE`]: the base model.
-    adapter: u32,
-}
 
 /// How a row is, if it is not like most: what is read of the rows that joined last.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +21,6 @@ struct State {
     cold: u32,
     flags: u32,
 }
-
-const NONE: u32 = u32::MAX;
 
 /// Its prefill is not over.
 const PREFILL: u32 = 1;
@@ -39,8 +31,9 @@ const OWN_TOKEN: u32 = 4;
 /// Cancelled while a step was in flight; its tokens of that step are discarded at the end of it.
 const GHOST: u32 = 8;
 
-/// What is read of a row when it joins, leaves or prefills.
+/// What is read of a row when it joins, leaves or prefills: one line of memory.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 struct Cold {
     sequence: SequenceKey,
     arrival: Time,
@@ -112,6 +105,8 @@ pub(crate) struct Rows {
     ghosts: u32,
     /// The first so many rows have no flags: only those that joined lately, and few others, have.
     settled: usize,
+    /// Did everybody get a token at the end of the stretch that was told last, and has nobody come or gone since?
+    unchanged: bool,
 }
 
 impl Rows {
@@ -131,6 +126,7 @@ impl Rows {
             left_out: 0,
             ghosts: 0,
             settled: 0,
+            unchanged: false,
         }
     }
 
@@ -145,10 +141,14 @@ impl Rows {
 
     /// Reads a word of each line of what every step reads.
     pub(crate) fn warm(&self) -> u32 {
-        let who = self.who.iter().step_by(8).fold(0, |sum, who| sum ^ who.adapter);
-        let contexts = self.contexts.iter().step_by(16).fold(who, |sum, context| sum ^ context);
+        let contexts = self.contexts.iter().step_by(16).fold(0, |sum, context| sum ^ context);
         let finishes = self.finishes.iter().step_by(16).fold(contexts, |sum, finish| sum ^ finish);
         self.states.last().map_or(finishes, |state| finishes ^ state.cold)
+    }
+
+    /// Reads a word of each line of this, and of nothing that it points to.
+    pub(crate) fn approach(&self) -> u64 {
+        (self.who.len() ^ self.finishes.len() ^ self.free.len() ^ self.settled) as u64 ^ u64::from(self.clock)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -215,7 +215,7 @@ impl Rows {
             (context, cold.output - self.finishes[position].wrapping_sub(self.clock), held)
         };
         Running {
-            request: self.who[position].request,
+            request: self.who[position].request(),
             adapter: self.who[position].adapter(),
             arrival: cold.arrival,
             admitted: cold.admitted,
@@ -241,7 +241,7 @@ impl Rows {
     /// Where is the sequence?
     pub(crate) fn position(&self, request: RequestId) -> Option<usize> {
         let at = |&position: &usize| self.states[position].flags & GHOST == 0;
-        let of = self.who.iter().enumerate().filter(|(_, who)| who.request == request);
+        let of = self.who.iter().enumerate().filter(|(_, who)| who.request() == request);
         of.map(|(position, _)| position).find(at)
     }
 
@@ -284,11 +284,11 @@ impl Rows {
                 self.cold.len() as u32 - 1
             }
         };
-        let adapter = waiting.adapter.map_or(NONE, |adapter| adapter.0);
-        self.who.push(Who { request: waiting.request, adapter });
+        self.who.push(Who::new(waiting.request, waiting.adapter));
         self.states.push(State { cold: position, flags: PREFILL | OWN_TOKEN });
         self.contexts.push(0);
         self.finishes.push(0);
+        self.unchanged = false;
     }
 
     /// Takes a row out.
@@ -307,6 +307,7 @@ impl Rows {
         self.ghosts -= u32::from(state.flags & GHOST != 0);
         self.free.push(state.cold);
         self.settled -= usize::from(position < self.settled);
+        self.unchanged = false;
         self.who.remove(position);
         self.states.remove(position);
         self.contexts.remove(position);
@@ -318,13 +319,8 @@ impl Rows {
     pub(crate) fn make_ghost(&mut self, position: usize) {
         self.states[position].flags |= GHOST;
         self.ghosts += 1;
+        self.unchanged = false;
         self.settled = self.settled.min(position);
-    }
-}
-
-impl Who {
-    fn adapter(&self) -> Option<AdapterId> {
-        (self.adapter != NONE).then_some(AdapterId(self.adapter))
     }
 }
 

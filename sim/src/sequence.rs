@@ -33,42 +33,102 @@ pub(crate) enum Wait {
     Preemption,
 }
 
+/// A live sequence: three lines of memory. A step in which a prompt begins or ends looks at the first two, and in between the run has
+/// looked at those of a hundred thousand others.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Sequence {
-    pub(crate) offered: Offered,
+    pub(crate) waits: Waits,
+    since: Time,
+    first_token: OnceTime,
+    /// When the copy ends that it waits for, if it is one.
+    copied: Time,
+    scheduled: OnceTime,
+    last_token: OnceTime,
     pub(crate) place: Place,
     pub(crate) replica: Option<ReplicaId>,
     /// Output tokens emitted when it last left a batch.
     pub(crate) emitted: u32,
-    pub(crate) last_token: Option<Time>,
-    pub(crate) scheduled: Option<Time>,
-    pub(crate) first_token: Option<Time>,
-    pub(crate) adapter_hit: Option<bool>,
     pub(crate) preemptions: u32,
     pub(crate) migrations: u32,
-    pub(crate) waits: Waits,
-    wait: Wait,
-    since: Time,
+    wait: Reason,
+    pub(crate) adapter_hit: Option<bool>,
+    pub(crate) offered: Offered,
+}
+
+const _: () = assert!(size_of::<Option<Sequence>>() == 3 * 64);
+
+/// [`Wait`], without when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    Router,
+    Queue,
+    Slot,
+    Load,
+    Prefill,
+    Preemption,
+}
+
+/// When something happened, if it did, in the room of a time.
+#[derive(Clone, Copy, Debug)]
+struct OnceTime(Time);
+
+impl OnceTime {
+    /// The end of time: no event is there.
+    const NEVER: OnceTime = OnceTime(Time::MAX);
+
+    fn get(self) -> Option<Time> {
+        (self.0 != Time::MAX).then_some(self.0)
+    }
 }
 
 impl Sequence {
     pub(crate) fn new(offered: Offered) -> Sequence {
         let since = offered.request.arrival;
         Sequence {
-            offered,
+            waits: Waits::default(),
+            since,
+            first_token: OnceTime::NEVER,
+            copied: Time::ZERO,
+            scheduled: OnceTime::NEVER,
+            last_token: OnceTime::NEVER,
             place: Place::Nowhere,
             replica: None,
             emitted: 0,
-            last_token: None,
-            scheduled: None,
-            first_token: None,
-            adapter_hit: None,
             preemptions: 0,
             migrations: 0,
-            waits: Waits::default(),
-            wait: Wait::Router,
-            since,
+            wait: Reason::Router,
+            adapter_hit: None,
+            offered,
         }
+    }
+
+    /// When did a step first contain it?
+    pub(crate) fn scheduled(&self) -> Option<Time> {
+        self.scheduled.get()
+    }
+
+    /// A step that begins now contains it.
+    pub(crate) fn schedule(&mut self, now: Time) {
+        if self.scheduled.get().is_none() {
+            self.scheduled = OnceTime(now);
+        }
+    }
+
+    /// When was its first token there?
+    pub(crate) fn first_token(&self) -> Option<Time> {
+        self.first_token.get()
+    }
+
+    /// When was its last token there, as of when it last left a batch?
+    pub(crate) fn last_token(&self) -> Option<Time> {
+        self.last_token.get()
+    }
+
+    /// It leaves a batch with so many tokens emitted, the last of them then.
+    pub(crate) fn leave(&mut self, emitted: u32, last_token: Option<Time>) {
+        self.emitted = emitted;
+        self.last_token = last_token.map_or(OnceTime::NEVER, OnceTime);
     }
 
     pub(crate) fn id(&self) -> RequestId {
@@ -77,7 +137,7 @@ impl Sequence {
 
     /// From `now` on it waits for something else. After the first token nothing is counted any more.
     pub(crate) fn waits_for(&mut self, now: Time, wait: Wait) {
-        if self.first_token.is_some() {
+        if self.first_token.get().is_some() {
             return;
         }
         if now < self.since {
@@ -87,25 +147,35 @@ impl Sequence {
         }
         let span = now.since(self.since);
         match self.wait {
-            Wait::Router => self.waits.router += span,
-            Wait::Queue => self.waits.queue += span,
-            Wait::Slot => self.waits.slot += span,
-            Wait::Load { until } => {
-                let copying = until.min(now).max(self.since).since(self.since);
+            Reason::Router => self.waits.router += span,
+            Reason::Queue => self.waits.queue += span,
+            Reason::Slot => self.waits.slot += span,
+            Reason::Load => {
+                let copying = self.copied.min(now).max(self.since).since(self.since);
                 self.waits.load += copying;
                 self.waits.queue += span - copying;
             }
-            Wait::Prefill => self.waits.prefill += span,
-            Wait::Preemption => self.waits.preemption += span,
+            Reason::Prefill => self.waits.prefill += span,
+            Reason::Preemption => self.waits.preemption += span,
         }
-        self.wait = wait;
+        self.wait = match wait {
+            Wait::Router => Reason::Router,
+            Wait::Queue => Reason::Queue,
+            Wait::Slot => Reason::Slot,
+            Wait::Load { until } => {
+                self.copied = until;
+                Reason::Load
+            }
+            Wait::Prefill => Reason::Prefill,
+            Wait::Preemption => Reason::Preemption,
+        };
         self.since = now;
     }
 
     /// A draft refused it: is it for its adapter that it waits, whose copy ends at `ready`? A preempted sequence waits for its second
     /// chance, whatever the reason.
     pub(crate) fn refused(&mut self, now: Time, refusal: Refusal, ready: Time) {
-        if self.wait == Wait::Preemption {
+        if self.wait == Reason::Preemption {
             return;
         }
         match refusal {
@@ -120,7 +190,7 @@ impl Sequence {
     /// Its first token is there.
     pub(crate) fn first_token_at(&mut self, now: Time) {
         self.waits_for(now, Wait::Prefill);
-        self.first_token = Some(now);
+        self.first_token = OnceTime(now);
         debug_assert_eq!(self.waits.total(), now.since(self.offered.request.arrival));
     }
 }

@@ -86,7 +86,7 @@ impl Traffic {
             span: offer.span,
             requests,
         };
-        Ok(Workload { catalog, description, plan })
+        Ok(Workload { catalog: catalog.into(), description, plan })
     }
 
     /// The same traffic with its short form written out.

@@ -20,7 +20,7 @@ use crate::traffic::MaxTokens;
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// Tenants and adapters that the requests refer to.
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
     pub(crate) description: Description,
     pub(crate) plan: Plan,
 }

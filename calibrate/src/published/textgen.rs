@@ -3,7 +3,7 @@
 //! All requests are queued at once, first come first served, at most 32 in a batch. This is what the fit needs and no more: the
 //! engine runs the same benchmark with its own schedulers.
 
-use aril_sim::batch::{BatchShape, CostModel, Prefill, Price, Segment};
+use aril_sim::batch::{BatchShape, CostModel, Prefill, Price, Segment, SegmentSums};
 use aril_sim::time::Span;
 
 use super::System;
@@ -235,6 +235,7 @@ impl<C: CostModel> Stepper<'_, C> {
             decode_context_sum: contexts.iter().map(|&context| u64::from(context)).sum(),
             prefills,
             segments,
+            segment_sums: SegmentSums::of(segments),
             lora_slots: 0,
             lora_rank_max: RANK,
             copies_in_flight: false,

@@ -14,21 +14,23 @@ const ROWS_MAX: usize = 40;
 
 /// The batch size of each replica over time; the darker, the fuller. `run_s`: when the run ended.
 pub(crate) fn heat(policy: &str, heat: &Heat, series: &Series, run_s: f64) -> Result<Figure, ReportError> {
-    let replicas = heat.rows.len();
-    let group = replicas.div_ceil(ROWS_MAX).max(1);
+    let group = heat.rows.len().div_ceil(ROWS_MAX).max(1);
     let bins = heat.rows.iter().map(Vec::len).max().unwrap_or(0);
     let merge = bins.div_ceil(COLUMNS_MAX).max(1);
     let columns = bins.div_ceil(merge);
-    let at = |replica: usize, bin: usize| heat.rows[replica].get(bin).copied().unwrap_or(0.0);
+    // Of all replicas of a row, the last of which may have fewer.
+    let at = |row: usize, bin: usize| {
+        heat.rows[row].get(bin).copied().unwrap_or(0.0) * heat.members(row).len() as f32 / heat.replicas_per_row as f32
+    };
     let mut marks = Vec::new();
-    let groups = replicas.div_ceil(group);
+    let groups = heat.rows.len().div_ceil(group);
     for row in 0..groups {
-        let members = row * group..((row + 1) * group).min(replicas);
+        let members = row * group..((row + 1) * group).min(heat.rows.len());
+        let replicas = members.clone().map(|row| heat.members(row).len()).sum::<usize>() as f32;
         let level = |column: usize| {
-            let cells = members
-                .clone()
-                .flat_map(|replica| (column * merge..(column + 1) * merge).map(move |bin| at(replica, bin)));
-            let mean = cells.sum::<f32>() / (members.len() * merge) as f32;
+            let cells =
+                members.clone().flat_map(|row| (column * merge..(column + 1) * merge).map(move |bin| at(row, bin)));
+            let mean = cells.sum::<f32>() * heat.replicas_per_row as f32 / replicas / merge as f32;
             step(mean, heat.rows_max)
         };
         let mut column = 0;
@@ -50,8 +52,9 @@ pub(crate) fn heat(policy: &str, heat: &Heat, series: &Series, run_s: f64) -> Re
             column = end;
         }
     }
+    let replicas = group * heat.replicas_per_row;
     let labels = (0..groups)
-        .map(|row| if groups <= 20 || row % 5 == 0 { format!("{}", row * group) } else { String::new() })
+        .map(|row| if groups <= 20 || row % 5 == 0 { format!("{}", row * replicas) } else { String::new() })
         .collect();
     let plot = Plot {
         name: format!("Batch size by replica over time, {policy}"),
@@ -59,7 +62,7 @@ pub(crate) fn heat(policy: &str, heat: &Heat, series: &Series, run_s: f64) -> Re
         x: Scale::time(run_s),
         y: Scale::names(labels).downwards(),
         x_label: String::new(),
-        y_label: if group == 1 { "replica".to_owned() } else { format!("replica, each row the mean of {group}") },
+        y_label: if replicas == 1 { "replica".to_owned() } else { format!("replica, each row the mean of {replicas}") },
         left: 70,
         grid: (false, false),
         marks,
@@ -92,14 +95,19 @@ fn step(rows: f32, rows_max: u32) -> Option<usize> {
     (rows > 0.005).then(|| ((share * colour::HEAT_STEPS as f64) as usize).min(colour::HEAT_STEPS - 1))
 }
 
-/// Per replica: mean batch, share of time with a batch, mean batch while there is one.
+/// Per replica, or for a few of them together: mean batch, share of time with a batch, mean batch while there is one.
 fn table(heat: &Heat, series: &Series, run_s: f64) -> FigureTable {
     let bins = series.busy_gpus.len().max(1);
-    let rows = heat.rows.iter().enumerate().map(|(replica, rows)| {
+    let rows = heat.rows.iter().enumerate().map(|(row, rows)| {
+        let members = heat.members(row);
         let total: f64 = rows.iter().map(|rows| f64::from(*rows)).sum::<f64>() * heat.bin_s;
         let used = rows.iter().filter(|rows| **rows > 0.005).count();
         vec![
-            replica.to_string(),
+            if members.len() == 1 {
+                members.start.to_string()
+            } else {
+                format!("{}–{}", members.start, members.end - 1)
+            },
             format::number(if run_s > 0.0 { total / run_s } else { 0.0 }),
             format::share(used as f64 / bins as f64),
             if used == 0 { "–".to_owned() } else { format::number(total / (used as f64 * heat.bin_s)) },
@@ -107,6 +115,6 @@ fn table(heat: &Heat, series: &Series, run_s: f64) -> FigureTable {
     });
     FigureTable {
         headings: ["replica", "mean batch", "bins with a batch", "mean batch in those"].map(str::to_owned).to_vec(),
-        rows: rows.take(200).collect(),
+        rows: rows.collect(),
     }
 }

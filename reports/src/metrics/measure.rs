@@ -79,9 +79,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     }
     let class_of = |tenant: u32| catalog.tenants.get(tenant as usize).map(|tenant| tenant.slo_class as usize);
     let asked_tenants = most_tenants.iter().chain(&worst).copied();
-    let last_end_of = |replica| occupancy.last_end(replica);
-    let (gaps, asked) =
-        gaps.finish(last_end_of, asked_tenants, most_adapters.iter().copied(), settings.slo.len(), class_of);
+    let (gaps, asked) = gaps.finish(asked_tenants, most_adapters.iter().copied(), settings.slo.len(), class_of);
     let itl = Latency::of_histogram(&gaps);
     let mut tenant_group = |id: &u32| {
         let mut group = shown_tenants.measure(*id, tenant_name(&catalog, *id), window_s);
@@ -171,7 +169,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     };
     let itl = Distribution::Bucketed(gaps);
     let distributions = Distributions { ttft: ttft_all, tpot: tpot_all, itl, e2e: e2e_all, queueing: queueing_all };
-    let heat = Heat::of(occupancy.rows, settings.max_num_seqs);
+    let heat = Heat::of(occupancy, settings.max_num_seqs);
     let tables = ["requests.parquet", "steps.parquet", "events.parquet"].iter().filter(|_| settings.tables);
     let timeline = ["timeline.json.gz"].iter().filter(|_| settings.timeline_events > 0);
     let files = tables.chain(timeline).map(|file| (*file).to_owned()).collect();

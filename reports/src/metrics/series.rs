@@ -1,9 +1,11 @@
 //! Quantities over time, ready to be drawn.
 
+use std::ops::Range;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::recorder::series;
+use crate::recorder::{Occupancy, series};
 use crate::time_bins::TimeBins;
 
 /// Quantities over the whole run, in equal bins.
@@ -27,14 +29,18 @@ pub struct Series {
     pub held_gpus: Vec<f64>,
 }
 
-/// Batch size by replica and time.
+/// Batch size by replica, or by a few replicas side by side, and time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Heat {
     /// Width of a bin, seconds.
     pub bin_s: f64,
     /// Largest batch that the engine allows.
     pub rows_max: u32,
-    /// Mean rows in the batch, by replica and bin; bins beyond the last are idle.
+    /// How many replicas there are.
+    pub replicas: usize,
+    /// So many of them, by id, share a row; the last row may have fewer.
+    pub replicas_per_row: usize,
+    /// Mean rows in the batch of a replica, by row and bin; bins beyond the last are idle.
     pub rows: Vec<Vec<f32>>,
 }
 
@@ -61,10 +67,26 @@ impl Series {
 }
 
 impl Heat {
-    pub(crate) fn of(rows: TimeBins, rows_max: u32) -> Heat {
-        let (width, amounts) = rows.finish();
-        let rows =
-            amounts.iter().map(|bins| bins.iter().map(|bin| (*bin as f64 / width as f64) as f32).collect()).collect();
-        Heat { bin_s: width as f64 / 1e12, rows_max, rows }
+    pub(crate) fn of(occupancy: Occupancy, rows_max: u32) -> Heat {
+        let (replicas, replicas_per_row) = (occupancy.replicas.len(), occupancy.replicas_per_series);
+        let (width, amounts) = occupancy.rows.finish();
+        let mut heat = Heat {
+            bin_s: width as f64 / 1e12,
+            rows_max,
+            replicas,
+            replicas_per_row,
+            rows: Vec::with_capacity(amounts.len()),
+        };
+        for (row, bins) in amounts.iter().enumerate() {
+            let whole = width as f64 * heat.members(row).len() as f64;
+            heat.rows.push(bins.iter().map(|bin| (*bin as f64 / whole) as f32).collect());
+        }
+        heat
+    }
+
+    /// The replicas of a row.
+    pub(crate) fn members(&self, row: usize) -> Range<usize> {
+        let first = row * self.replicas_per_row;
+        first..(first + self.replicas_per_row).min(self.replicas)
     }
 }

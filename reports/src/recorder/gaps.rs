@@ -1,6 +1,6 @@
 //! Gaps between consecutive output tokens, at a cost that follows stretches and rows, not tokens.
 
-use aril_sim::fact::{Row, Stretch};
+use aril_sim::fact::{Row, Rows, Stretch};
 use aril_sim::time::Time;
 use aril_sim::workload::{Catalog, Offered};
 
@@ -43,47 +43,53 @@ impl Gaps {
     /// All gaps, and those of these tenants, adapters and classes of tenants; none if groups were not kept.
     pub(crate) fn finish(
         self,
-        last_end_of: impl Fn(usize) -> u64,
         tenants: impl Iterator<Item = u32>,
         adapters: impl Iterator<Item = u32>,
         classes: usize,
         class_of: impl Fn(u32) -> Option<usize>,
     ) -> (LogLinear<BITS>, Asked) {
         let asked = match self.groups {
-            Some(groups) => groups.finish(last_end_of, tenants, adapters, classes, class_of),
+            Some(groups) => groups.finish(tenants, adapters, classes, class_of),
             None => Asked::default(),
         };
         (self.all, asked)
     }
 
-    /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up); `last_end` tells when the replica's step
-    /// before ended, or 0.
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, last_end: impl Fn() -> u64, from: u64) -> Tally {
+    /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up).
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, from: u64) -> Tally {
         let counted = stretch.start.as_ps() >= from;
         let first_end = stretch.step_end(0).as_ps();
-        // Without groups any token that many rows share will do, and what is known of the replica need not be waited for.
-        let last_end = match (&self.groups, stretch.rows.first()) {
-            (None, Some(Row { previous_token: Some(previous), .. })) => previous.as_ps(),
-            _ => last_end(),
+        let (going_on, previous) = stretch.rows.going_on();
+        // When the step before ended, or never. Without groups any token that many rows share will do, and what is known of the
+        // replica need not be waited for.
+        let last_end = match &self.groups {
+            Some(groups) => groups.last_end(stretch.replica.index()),
+            None if going_on > 0 => previous.as_ps(),
+            None => stretch.rows.apart().find_map(|row| row.previous_token).map_or(0, Time::as_ps),
         };
         let before = Some(Time::from_ps(last_end));
         // Most rows were in the step before, got a token there and get one now: they have one gap, which is counted at once.
         let goes_on = |row: &Row| row.previous_token == before && row.emits && !row.prefill;
-        let batch = self.groups.as_ref().map_or(&[][..], |groups| groups.batch(stretch.replica.index()));
-        let in_order = stretch.rows.iter().zip(batch);
-        let same = in_order.take_while(|(row, request)| goes_on(row) && row.request.0 == **request).count();
-        let mut together = same as u64;
-        let mut tally = Tally { emitting: same as u32, decode_rows: same as u32, prefill_tokens: 0 };
-        for row in &stretch.rows[same..] {
+        let mut own = |previous: Time, count: u64| {
+            if counted {
+                self.all.record(first_end.saturating_sub(previous.as_ps()), count);
+            }
+        };
+        let mut tally = Tally { emitting: going_on, decode_rows: going_on, prefill_tokens: 0 };
+        let mut together = 0;
+        if Some(previous) == before {
+            together = u64::from(going_on);
+        } else {
+            own(previous, u64::from(going_on));
+        }
+        for row in stretch.rows.apart() {
             tally.emitting += u32::from(row.emits);
             tally.decode_rows += u32::from(!row.prefill);
-            if goes_on(row) {
-                together += 1;
-                continue;
-            }
             tally.prefill_tokens += if row.prefill { row.tokens } else { 0 };
-            if let (true, true, Some(previous)) = (row.emits, counted, row.previous_token) {
-                self.all.record(first_end.saturating_sub(previous.as_ps()), 1);
+            match row.previous_token {
+                Some(_) if goes_on(row) => together += 1,
+                Some(previous) if row.emits => own(previous, 1),
+                _ => {}
             }
         }
         if counted {
@@ -92,9 +98,26 @@ impl Gaps {
             let more = u64::from(stretch.steps.saturating_sub(1));
             self.all.record_affine(first, increment, more, u64::from(tally.emitting));
             if let Some(groups) = &mut self.groups {
-                let is_same_batch = same == tally.emitting as usize;
-                groups.stretch(stretch, last_end, same, is_same_batch);
+                let batch = groups.batch(stretch.replica.index());
+                // Before the first that is counted, nobody is known to be in the batch.
+                let same = match stretch.rows {
+                    _ if stretch.same_batch && batch.len() == stretch.rows.len() => batch.len(),
+                    Rows::GoingOn { who, apart, .. } if Some(previous) == before => {
+                        // Whoever is apart joined last, but for a few.
+                        let until = apart.first().map_or(who.len(), |(at, _)| *at as usize);
+                        let in_order = who[..until].iter().zip(batch);
+                        in_order.take_while(|(who, request)| who.request().0 == **request).count()
+                    }
+                    _ => {
+                        let in_order = stretch.rows.iter().zip(batch);
+                        in_order.take_while(|(row, request)| goes_on(row) && row.request.0 == **request).count()
+                    }
+                };
+                groups.stretch(stretch, same, same == tally.emitting as usize);
             }
+        }
+        if let Some(groups) = &mut self.groups {
+            groups.ended(stretch);
         }
         tally
     }

@@ -55,6 +55,8 @@ struct Replica {
     log: Vec<u32>,
     /// Entries that somebody's stay begins or ends after: they do not change any more.
     fixed: usize,
+    /// When its last step ended; 0 before its first.
+    last_end: u64,
     batch: Batch,
 }
 
@@ -126,16 +128,29 @@ impl GroupGaps {
         self.replicas.get(replica).map_or(&[], |replica| &replica.batch.requests)
     }
 
-    /// Counts the gaps of a stretch. `last_end`: when the step before ended. `same`: so many of its first rows are the first of the
+    /// When did the last step of a replica end? 0 before its first.
+    pub(crate) fn last_end(&self, replica: usize) -> u64 {
+        self.replicas.get(replica).map_or(0, |replica| replica.last_end)
+    }
+
+    /// The stretch is over, counted or not.
+    pub(crate) fn ended(&mut self, stretch: &Stretch<'_>) {
+        if let Some(replica) = self.replicas.get_mut(stretch.replica.index()) {
+            replica.last_end = stretch.end().as_ps();
+        }
+    }
+
+    /// Counts the gaps of a stretch. `same`: so many of its first rows are the first of the
     /// batch, go on and get a token; `nobody_else`: no other row gets one.
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, last_end: u64, same: usize, nobody_else: bool) {
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, same: usize, nobody_else: bool) {
         let index = stretch.replica.index();
         if index >= self.replicas.len() {
             return;
         }
+        let last_end = self.last_end(index);
         let first_end = stretch.step_end(0).as_ps();
         let is_same_batch = nobody_else && same == self.replicas[index].batch.members.len();
-        let joined = if is_same_batch { 0 } else { self.change_batch(stretch, last_end, same) };
+        let joined = if is_same_batch { 0 } else { self.change_batch(stretch, same) };
         let replica = &mut self.replicas[index];
         let (len, before) = (replica.batch.members.len(), replica.log.len());
         if len > joined {
@@ -162,13 +177,14 @@ impl GroupGaps {
     }
 
     /// Lets go of those who left, and takes in those who joined, in the order of the step; tells how many joined. The first `same` stay.
-    fn change_batch(&mut self, stretch: &Stretch<'_>, last_end: u64, same: usize) -> usize {
+    fn change_batch(&mut self, stretch: &Stretch<'_>, same: usize) -> usize {
         let GroupGaps { tenant_of, replicas, stays, own, scratch: next, .. } = self;
-        let Replica { log, fixed, batch } = &mut replicas[stretch.replica.index()];
+        let Replica { log, fixed, batch, last_end } = &mut replicas[stretch.replica.index()];
+        let last_end = *last_end;
         let first_end = stretch.step_end(0).as_ps();
         next.clear();
         let (mut at, mut joined) = (same, 0);
-        for row in stretch.rows[same..].iter().filter(|row| row.emits) {
+        for row in stretch.rows.iter_from(same).filter(|row| row.emits) {
             let request = row.request.0;
             let Some(&tenant) = tenant_of.get(request as usize) else { continue };
             let goes_on = row.previous_token.is_some_and(|previous| previous.as_ps() == last_end);
@@ -198,9 +214,9 @@ impl GroupGaps {
     }
 
     /// The run is over.
-    fn everybody_leaves(&mut self, last_end_of: impl Fn(usize) -> u64) {
+    fn everybody_leaves(&mut self) {
         for (index, replica) in self.replicas.iter_mut().enumerate() {
-            let (to, last_end) = (replica.log.len(), last_end_of(index));
+            let (to, last_end) = (replica.log.len(), replica.last_end);
             self.stays
                 .extend(replica.batch.members.iter().filter_map(|member| member.stay(index as u32, to, last_end)));
             replica.batch.clear();
@@ -299,7 +315,7 @@ impl Member {
 
 #[cfg(test)]
 mod tests {
-    use aril_sim::fact::Row;
+    use aril_sim::fact::{Row, Rows};
     use aril_sim::time::{Span, Time};
     use aril_sim::workload::{AdapterId, ReplicaId, RequestId};
     use proptest::prelude::*;
@@ -344,7 +360,8 @@ mod tests {
                     first: Span::from_ps(first),
                     increment: Span::from_ps(increment),
                     steps,
-                    rows: &rows,
+                    rows: Rows::Listed(&rows),
+                    same_batch: false,
                     padding_rows: 0,
                     segments: 1,
                     decode_context_sum: 0,
@@ -355,7 +372,8 @@ mod tests {
                 let goes_on = |row: &Row| row.previous_token.map(Time::as_ps) == Some(last_ends[replica as usize]);
                 let in_order = rows.iter().zip(groups.batch(replica as usize));
                 let same = in_order.take_while(|(row, request)| row.emits && goes_on(row) && row.request.0 == **request).count();
-                groups.stretch(&stretch, last_ends[replica as usize], same, same == emit.len());
+                groups.stretch(&stretch, same, same == emit.len());
+                groups.ended(&stretch);
                 last_ends[replica as usize] = stretch.end().as_ps();
                 if count_at.contains(&stretch.step_end(0).as_ps().count_ones()) {
                     groups.count();
@@ -375,7 +393,7 @@ mod tests {
                 }
                 now = stretch.end();
             }
-            let asked = groups.finish(|replica| last_ends[replica], 0..3, 0..4, 2, |tenant| Some(tenant as usize % 2));
+            let asked = groups.finish(0..3, 0..4, 2, |tenant| Some(tenant as usize % 2));
             let mut class = expected[0].0.clone();
             class.merge(&expected[2].0);
             let (of_class, count) = (&asked.classes[0], expected[0].1 + expected[2].1);

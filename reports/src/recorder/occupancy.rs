@@ -23,31 +23,31 @@ pub(crate) struct Occupancy {
     pub(crate) padding_row_steps: u128,
     pub(crate) steps: u64,
     pub(crate) stretches: u64,
-    /// Rows in the batch over time, a series a replica.
+    /// Rows in the batch over time, a series for each so many replicas.
     pub(crate) rows: TimeBins,
+    pub(crate) replicas_per_series: usize,
 }
 
-/// What every stretch of a replica looks at and changes: together, since the run has been elsewhere meanwhile.
+/// More series of rows over time than this are not shown, and would outgrow the caches: replicas side by side share one.
+const SERIES_MAX: usize = 200;
+
+/// What every stretch of a replica looks at and changes: half a line of memory, since the run has been elsewhere meanwhile.
 #[derive(Clone, Copy, Default)]
-#[repr(align(64))]
+#[repr(align(32))]
 pub(crate) struct OfReplica {
-    /// When its last step ended.
-    pub(crate) last_end: u64,
-    gpus: u32,
-    /// The largest number of KV blocks in use at the end of a stretch.
-    pub(crate) kv_peak: u32,
     /// KV blocks in use at stretch ends, times the time of the stretch.
     pub(crate) kv_block_ps: u128,
     /// The time of its stretches.
     pub(crate) time: u64,
-    /// Where the bin begins that its rows were last in, and how much of [`Occupancy::rows`] is not there yet.
-    bin: u64,
-    rows_in_bin: u128,
+    /// The largest number of KV blocks in use at the end of a stretch.
+    pub(crate) kv_peak: u32,
+    gpus: u32,
 }
 
 impl Occupancy {
     pub(crate) fn new(settings: &RecorderSettings) -> Occupancy {
         let replicas = settings.replica_gpus.len();
+        let replicas_per_series = replicas.div_ceil(SERIES_MAX).max(1);
         let of = |gpus: &u32| OfReplica { gpus: *gpus, ..OfReplica::default() };
         Occupancy {
             replicas: settings.replica_gpus.iter().map(of).collect(),
@@ -59,13 +59,9 @@ impl Occupancy {
             padding_row_steps: 0,
             steps: 0,
             stretches: 0,
-            rows: TimeBins::new(replicas),
+            rows: TimeBins::new(replicas.div_ceil(replicas_per_series)),
+            replicas_per_series,
         }
-    }
-
-    /// When the last step of a replica ended; 0 before its first.
-    pub(crate) fn last_end(&self, replica: usize) -> u64 {
-        self.replicas.get(replica).map_or(0, |replica| replica.last_end)
     }
 
     /// A stretch, which ended at `end`.
@@ -85,24 +81,10 @@ impl Occupancy {
         self.steps += u64::from(stretch.steps);
         self.stretches += 1;
         over_time.integrate(series::BUSY_GPUS, start + stall, end, replica.gpus.into());
-        replica.last_end = end;
         replica.kv_block_ps += u128::from(stretch.kv_blocks_used) * u128::from(end - start);
         replica.time += end - start;
         replica.kv_peak = replica.kv_peak.max(stretch.kv_blocks_used);
-        match self.rows.bin_of_last(end) {
-            // A bin that begins there is the same one or has grown out of it.
-            bin if start >= bin && replica.bin == bin => {
-                replica.rows_in_bin += u128::from(end - start) * rows as u128;
-            }
-            bin => {
-                let (before, amount) = (replica.bin, std::mem::take(&mut replica.rows_in_bin));
-                replica.bin = bin;
-                if amount > 0 {
-                    self.rows.count(index, before, amount);
-                }
-                self.rows.integrate(index, start, end, rows as u64);
-            }
-        }
+        self.rows.integrate(index / self.replicas_per_series, start, end, rows as u64);
     }
 
     pub(crate) fn power(&mut self, now: u64, replica: ReplicaId, power: Power, over_time: &mut TimeBins) {
@@ -119,11 +101,6 @@ impl Occupancy {
 
     /// Ends what is still held at the end of the run.
     pub(crate) fn close(&mut self, ended_at: u64, over_time: &mut TimeBins) {
-        for (index, replica) in self.replicas.iter_mut().enumerate() {
-            if replica.rows_in_bin > 0 {
-                self.rows.count(index, replica.bin, std::mem::take(&mut replica.rows_in_bin));
-            }
-        }
         for replica in 0..self.held_since.len() {
             if let Some(from) = self.held_since[replica].take() {
                 self.release(replica, from, ended_at, over_time);

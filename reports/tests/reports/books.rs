@@ -1,7 +1,7 @@
 //! A run whose books do not balance has no result.
 
 use aril_reports::{Recorder, RecorderSettings, ReportError};
-use aril_sim::fact::{Fact, Observer};
+use aril_sim::fact::{Fact, Observer, Rows};
 use aril_sim::time::{Span, Time};
 
 use crate::facts::settings;
@@ -25,7 +25,7 @@ fn with_lie(lie: impl FnMut(&mut Recorder, Time, &Fact<'_>) -> bool) -> ReportEr
     let setup = Setup { requests: 400, ..Setup::new(Route::RoundRobin, 5) };
     let settings = RecorderSettings { warmup: Span::ZERO, drain: Span::ZERO, ..settings(&setup) };
     let folder = tempfile::tempdir().unwrap();
-    let recorder = Recorder::create(folder.path(), &setup.catalog(), settings).unwrap();
+    let recorder = Recorder::create(folder.path(), setup.catalog(), settings).unwrap();
     let mut liar = Liar { recorder, lie };
     let ended_at = queue::run(&setup, &mut liar);
     liar.recorder.finish(ended_at).unwrap_err()
@@ -60,7 +60,8 @@ fn a_lost_token_is_found() {
     let error = with_lie(|recorder, now, fact| match fact {
         Fact::Stretch(stretch) if stretch.rows.len() > 1 && !std::mem::replace(&mut told, true) => {
             let mut stretch = *stretch;
-            stretch.rows = &stretch.rows[1..];
+            let rows: Vec<_> = stretch.rows.iter().skip(1).collect();
+            stretch.rows = Rows::Listed(&rows);
             recorder.observe(now, &Fact::Stretch(stretch));
             true
         }
@@ -101,11 +102,11 @@ fn settings_that_do_not_fit_are_refused_before_the_run() {
     let mut short = settings(&setup);
     short.replicas_on.pop();
     assert!(
-        matches!(Recorder::create(folder.path(), &setup.catalog(), short), Err(ReportError::Settings(what)) if what.contains("replicas_on"))
+        matches!(Recorder::create(folder.path(), setup.catalog(), short), Err(ReportError::Settings(what)) if what.contains("replicas_on"))
     );
     let mut classes = settings(&setup);
     classes.slo.pop();
     assert!(
-        matches!(Recorder::create(folder.path(), &setup.catalog(), classes), Err(ReportError::Settings(what)) if what.contains("SLO class 1"))
+        matches!(Recorder::create(folder.path(), setup.catalog(), classes), Err(ReportError::Settings(what)) if what.contains("SLO class 1"))
     );
 }

@@ -60,7 +60,7 @@ impl Observer for Told {
                 self.stall_ps += stretch.stall.as_ps();
                 *self.busy_ps.entry(stretch.rows.len()).or_default() +=
                     stretch.end().since(stretch.start).as_ps() - stretch.stall.as_ps();
-                for row in stretch.rows {
+                for row in stretch.rows.iter() {
                     for step in 0..stretch.steps {
                         let end = stretch.step_end(step);
                         self.tokens.entry(row.request.0).or_default().push(end);
@@ -114,7 +114,7 @@ pub(crate) fn settings(setup: &Setup) -> RecorderSettings {
 pub(crate) fn record(setup: &Setup, settings: RecorderSettings) -> (Told, Result<RunResult, ReportError>) {
     let folder = tempfile::tempdir().unwrap();
     let mut told = Told::default();
-    let mut recorder = Recorder::create(folder.path(), &setup.catalog(), settings).unwrap();
+    let mut recorder = Recorder::create(folder.path(), setup.catalog(), settings).unwrap();
     let ended_at = queue::run(setup, &mut (&mut told, &mut recorder));
     (told, recorder.finish(ended_at))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use aril_sim::fact::{End, Fact, Life, LoadCause, Observer, Power, RejectReason, Row, Stretch, Tier, Waits};
+use aril_sim::fact::{End, Fact, Life, LoadCause, Observer, Power, RejectReason, Row, Rows, Stretch, Tier, Waits};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{
     Adapter, AdapterId, Catalog, Offered, Outcome, ReplicaId, Request, RequestId, Tenant, TenantId,
@@ -357,7 +357,8 @@ fn finish_step(replica: &mut Replica, index: usize, now: Time, observer: &mut im
             first: step.first,
             increment: step.increment,
             steps: step.steps,
-            rows: &rows,
+            rows: Rows::Listed(&rows),
+            same_batch: false,
             padding_rows: 0,
             segments: step.segments,
             decode_context_sum: 0,

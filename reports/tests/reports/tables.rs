@@ -20,7 +20,7 @@ fn write(setup: &Setup, dir: &Path, timeline_events: u32) -> (Told, Result<RunRe
     let settings =
         RecorderSettings { warmup: Span::ZERO, drain: Span::ZERO, tables: true, timeline_events, ..settings(setup) };
     let mut told = Told::default();
-    let mut recorder = Recorder::create(dir, &setup.catalog(), settings).unwrap();
+    let mut recorder = Recorder::create(dir, setup.catalog(), settings).unwrap();
     let ended_at = queue::run(setup, &mut (&mut told, &mut recorder));
     (told, recorder.finish(ended_at))
 }
@@ -135,7 +135,7 @@ fn without_tables_and_timeline_nothing_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let setup = sample();
     let settings = RecorderSettings { warmup: Span::ZERO, drain: Span::ZERO, ..settings(&setup) };
-    let mut recorder = Recorder::create(folder.path(), &setup.catalog(), settings).unwrap();
+    let mut recorder = Recorder::create(folder.path(), setup.catalog(), settings).unwrap();
     let ended_at = queue::run(&setup, &mut recorder);
     recorder.finish(ended_at).unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

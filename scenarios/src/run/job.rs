@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use aril_calibrate::executor::made;
 use aril_reports::change::{FactDigest, Recorded};
@@ -24,7 +25,6 @@ use crate::wrong::Wrong;
 /// What is offered at a point with a seed, the same to every policy.
 pub(crate) struct Offer {
     pub(crate) workload: Workload,
-    catalog: Catalog,
     slo: Vec<SloClass>,
 }
 
@@ -41,26 +41,26 @@ impl Offer {
             max_model_len: setup.max_model_len,
         };
         let traffic = &setup.scenario.traffic;
-        let workload = traffic.build(&context).map_err(|error| named(traffic, &plan.directory, error))?;
-        let mut catalog = workload.catalog.clone();
-        let slo = classify(&setup.scenario, &plan.directory, &mut catalog)?;
+        let mut workload = traffic.build(&context).map_err(|error| named(traffic, &plan.directory, error))?;
+        let slo = classify(&setup.scenario, &plan.directory, Arc::make_mut(&mut workload.catalog))?;
+        let catalog = &workload.catalog;
         for policy in 0..plan.policies.len() {
             let setup = &plan.variant(point, policy).setup;
             let cluster = setup.cluster(seed);
-            check_adapters(setup, &cluster, &catalog)?;
-            setup.check_policies(&cluster, &catalog)?;
+            check_adapters(setup, &cluster, catalog)?;
+            setup.check_policies(&cluster, catalog)?;
             check_room(setup, &cluster, &workload)?;
             check_pace(&cluster, &workload)?;
             check_cut(setup, &workload)?;
         }
-        Ok(Offer { workload, catalog, slo })
+        Ok(Offer { workload, slo })
     }
 }
 
 impl Offer {
     /// The adapters, tenants and classes, as policies see them.
     pub(super) fn catalog(&self) -> &Catalog {
-        &self.catalog
+        &self.workload.catalog
     }
 }
 
@@ -129,7 +129,7 @@ fn simulate(
 ) -> Result<Ended, ArilError> {
     engine::run(
         &setup.cluster(seed),
-        &offer.catalog,
+        offer.catalog(),
         &setup.policies(),
         &mut setup.executors(seed)?,
         &mut *offer.workload.arrivals(),
@@ -143,7 +143,7 @@ pub(super) fn record(plan: &Plan, which: Which, offer: &Offer) -> Result<Recorde
     let setup = &plan.variant(which.point, which.policy).setup;
     let (info, seed) = (info(plan, which), plan.seeds[which.seed]);
     let settings = RecorderSettings { tables: false, timeline_events: 0, ..recorder_settings(setup, offer) };
-    let recorder = Recorder::create(Path::new(""), &offer.catalog, settings)?;
+    let recorder = Recorder::create(Path::new(""), Arc::clone(&offer.workload.catalog), settings)?;
     let mut observer = (recorder, FactDigest::default());
     let ended = simulate(setup, seed, &info.policy, offer, &mut observer)?;
     let (recorder, digest) = observer;
@@ -167,7 +167,7 @@ pub(super) fn run(
     let info = info(plan, which);
     let folder = runs.join(info.folder());
     fs::create_dir_all(&folder).map_err(ArilError::io("create the folder", &folder))?;
-    let recorder = Recorder::create(&folder, &offer.catalog, recorder_settings(setup, offer))?;
+    let recorder = Recorder::create(&folder, Arc::clone(&offer.workload.catalog), recorder_settings(setup, offer))?;
     let watch = progress.watch(offer.workload.len_hint());
     let mut observer = (recorder, watch);
     let loop_began = std::time::Instant::now();

@@ -39,6 +39,8 @@ pub struct Books<'a> {
 struct Site {
     power: Power,
     last_end: Time,
+    /// Who got a token at the end of its last stretch.
+    batch: Vec<RequestId>,
     waiting: u32,
     running: u32,
     adapters: Adapters,
@@ -57,6 +59,7 @@ impl<'a> Books<'a> {
         let site = |replica: &crate::settings::ReplicaSettings| Site {
             power: if replica.starts_on { Power::On } else { Power::Off },
             last_end: Time::ZERO,
+            batch: Vec::new(),
             waiting: 0,
             running: 0,
             adapters: Adapters::default(),
@@ -277,7 +280,14 @@ impl<'a> Books<'a> {
             "a step takes no time, or is not over".into()
         })?;
         ensure(matches!(site.power, Power::On | Power::Draining), || "a replica that is not on takes a step".into())?;
-        site.last_end = end;
+        let before = std::mem::replace(&mut site.last_end, end);
+        let emits = stretch.rows.iter().filter(|row| row.emits).map(|row| row.request).collect();
+        let batch = std::mem::replace(&mut site.batch, emits);
+        ensure(!stretch.same_batch || batch == site.batch && batch.len() == stretch.rows.len(), || {
+            format!("it is said to be the same batch as before, {batch:?}")
+        })?;
+        let goes_on = |row: crate::fact::Row| !row.prefill && row.previous_token == Some(before);
+        ensure(!stretch.same_batch || stretch.rows.iter().all(goes_on), || "somebody joins the same batch".into())?;
         let count = stretch.rows.len() as u32;
         ensure(count > 0 && count <= settings.max_num_seqs, || format!("{count} rows in a step"))?;
         let tokens: u32 = stretch.rows.iter().map(|row| row.tokens).sum();
@@ -293,7 +303,7 @@ impl<'a> Books<'a> {
             site.adapters.ready_by(adapter, stretch.start + stretch.stall)?;
         }
         let mut contexts = 0;
-        for row in stretch.rows {
+        for row in stretch.rows.iter() {
             let ghost = |ghost: &&mut Ghost| {
                 ghost.progress.id == row.request && ghost.replica == stretch.replica && ghost.gone > stretch.start
             };
@@ -303,7 +313,7 @@ impl<'a> Books<'a> {
                 Some(ghost) if !row.emits => &mut ghost.progress,
                 _ => live.ok_or_else(|| format!("request {} is in a step and does not run there", row.request.0))?,
             };
-            contexts += progress.step(stretch, row)?;
+            contexts += progress.step(stretch, &row)?;
         }
         let told = stretch.decode_context_sum;
         ensure(told >= contexts, || format!("{contexts} tokens of context in its first step, and {told} are told"))?;
@@ -317,7 +327,7 @@ impl<'a> Books<'a> {
         let runs = |progress: &&Progress| progress.phase == Phase::Running(stretch.replica);
         let live: u32 = self.live.values().filter(runs).map(|progress| progress.blocks(settings.block_size)).sum();
         let in_step = |ghost: &&Ghost| {
-            let row = |row: &crate::fact::Row| row.request == ghost.progress.id && !row.emits;
+            let row = |row: crate::fact::Row| row.request == ghost.progress.id && !row.emits;
             ghost.replica == stretch.replica && ghost.gone > stretch.start && stretch.rows.iter().any(row)
         };
         let ghosts = self.ghosts.iter().filter(in_step);

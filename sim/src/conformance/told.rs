@@ -82,7 +82,7 @@ impl Record {
             let mut text =
                 format!("step of replica {} from {} ps, stalled {stall} ps:", stretch.replica.0, start.as_ps());
             let mut decode_rows = u64::from(stretch.padding_rows);
-            for row in stretch.rows {
+            for row in stretch.rows.iter() {
                 let previous = if j == 0 || !row.emits { row.previous_token } else { Some(start) };
                 let previous = previous.map(Time::as_ps);
                 let adapter = row.adapter.map(|adapter| adapter.0);

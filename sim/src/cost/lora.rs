@@ -1,9 +1,10 @@
 //! What the adapters of a step cost, in each layer.
 
-use crate::batch::{BatchShape, Segment};
+use super::quick::Quick;
+use crate::batch::{BatchShape, Segment, SegmentSums};
+use crate::profile::Profile;
 use crate::profile::check::BadProfile;
 use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
-use crate::profile::{Profile, Range};
 
 /// The figures of the chosen kernel; none if it is free.
 #[derive(Clone, Debug)]
@@ -11,41 +12,39 @@ pub(super) struct Lora(Option<Figures>);
 
 #[derive(Clone, Debug)]
 struct Figures {
-    cost: LoraCost,
-    /// Does a term count tiles? Each segment pays a division then.
-    counts_tiles: bool,
-    /// Does a term look at single ranks?
-    ranks: bool,
+    /// LoRA on, and what each configured slot adds.
+    idle_us: f64,
+    idle_us_per_slot: f64,
+    /// Once an adapter is in the step.
+    us: f64,
     bounds: Vec<Bound>,
-    few_rows: Vec<Bound>,
+    /// Other bounds for steps of few rows, and how many those are.
+    few_rows: Option<(u32, Vec<Bound>)>,
+    /// Rows of a tile, where a term counts tiles: every segment is looked at then.
+    rows_per_tile: Option<u32>,
 }
 
 /// A bound's terms over quantities, and what it costs by rank: a segment, and each of its rows. The last rank stands for wider ones.
 #[derive(Clone, Debug)]
 struct Bound {
-    terms: Vec<LoraTerm>,
+    terms: Vec<Term>,
     by_rank: Vec<[f64; 2]>,
 }
 
 /// No kernel of ours serves wider adapters.
 const RANK_MAX: u32 = 256;
 
-/// What one pass over the segments gives.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sums {
-    decode_rows: u64,
-    prefill_rows: u64,
-    rank_sum: u64,
-    row_rank_sum: u64,
-    rank_max: u32,
-    /// Is a rank out of range?
-    pub(super) rank_outside: bool,
+/// What so much of a quantity costs.
+#[derive(Clone, Debug)]
+struct Term {
+    over: LoraQuantity,
+    cost: Quick,
 }
 
 /// The quantities that a kernel's time can depend on.
 #[derive(Clone, Copy, Debug)]
 struct Quantities {
-    sums: Sums,
+    sums: SegmentSums,
     segments: u64,
     tiles: u64,
     rank_slot: u64,
@@ -78,98 +77,53 @@ impl Lora {
 
     /// Does it launch anything for the adapters of a step? Merged weights need no launch.
     pub(super) fn launches(&self) -> bool {
-        self.0.as_ref().is_some_and(|figures| figures.cost.us > 0.0 || !figures.cost.bounds.is_empty())
-    }
-
-    /// Does its time depend on single ranks, beyond their sum?
-    pub(super) fn reads_ranks(&self) -> bool {
-        self.0.as_ref().is_some_and(|figures| figures.ranks)
+        self.0.as_ref().is_some_and(|figures| figures.us > 0.0 || !figures.bounds.is_empty())
     }
 
     /// Microseconds in each layer.
-    pub(super) fn us(&self, shape: &BatchShape<'_>, sums: &Sums) -> f64 {
-        let Some(Figures { cost, counts_tiles, bounds, few_rows, .. }) = &self.0 else { return 0.0 };
-        let slots = f64::from(shape.lora_slots);
-        if shape.segments.is_empty() {
-            let on = if shape.lora_slots > 0 { cost.idle_us } else { 0.0 };
-            return on + cost.idle_us_per_slot * slots;
-        }
-        let quantities = Quantities::of(shape, sums, if *counts_tiles { Some(cost.rows_per_tile) } else { None });
-        let bounds = match &cost.few_rows {
-            Some(few) if shape.decode_rows().saturating_add(shape.prefill_tokens()) <= few.rows_max => few_rows,
-            _ => bounds,
-        };
-        let largest = bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
-        cost.idle_us + cost.idle_us_per_slot * slots + cost.us + largest
+    pub(super) fn us(&self, shape: &BatchShape<'_>) -> f64 {
+        self.0.as_ref().map_or(0.0, |figures| figures.us(shape))
     }
 }
 
-/// Whole tiles of rows, over all segments.
+/// Whole tiles of rows, over all segments. Most have no more than one, which needs no division.
 fn tiles(segments: &[Segment], rows_per_tile: u32) -> u64 {
     let of = |segment: &Segment| {
-        u64::from((segment.prefill_rows.saturating_add(segment.decode_rows)).div_ceil(rows_per_tile))
+        let rows = segment.prefill_rows.saturating_add(segment.decode_rows);
+        if rows <= rows_per_tile { u64::from(rows > 0) } else { u64::from(rows.div_ceil(rows_per_tile)) }
     };
     segments.iter().map(of).sum()
 }
 
-impl Sums {
-    /// One pass over the segments: the hot loop of a look-up. `valid` says which ranks are in range; `ranks`: does anybody ask for
-    /// more than rows and the sum of ranks?
-    pub(super) fn of(segments: &[Segment], valid: Range, ranks: bool) -> Sums {
-        // A step has fewer than 2^32 rows, and no more of one adapter.
-        let (mut decode, mut prefill, mut rank, mut outside) = (0_u32, 0_u32, 0_u64, false);
-        let width = valid.max.saturating_sub(valid.min);
-        for segment in segments {
-            decode = decode.wrapping_add(segment.decode_rows);
-            prefill = prefill.wrapping_add(segment.prefill_rows);
-            rank += u64::from(segment.rank);
-            // One comparison for both ends.
-            outside |= segment.rank.wrapping_sub(valid.min) > width;
-        }
-        let mut sums = Sums {
-            decode_rows: u64::from(decode),
-            prefill_rows: u64::from(prefill),
-            rank_sum: rank,
-            rank_outside: outside,
-            ..Sums::default()
-        };
-        if ranks {
-            for segment in segments {
-                sums.row_rank_sum +=
-                    u64::from(segment.rank) * u64::from(segment.decode_rows.wrapping_add(segment.prefill_rows));
-                sums.rank_max = sums.rank_max.max(segment.rank);
-            }
-        }
-        sums
-    }
-}
-
 impl Figures {
     fn of(cost: &LoraCost) -> Figures {
-        let all = || cost.bounds.iter().chain(cost.few_rows.iter().flat_map(|few| &few.bounds));
-        let mut terms = all().flat_map(|bound| &bound.terms);
-        let counts_tiles = terms.any(|term| term.over == LoraQuantity::Tiles);
-        let plain = [
-            LoraQuantity::EachRank,
-            LoraQuantity::RowsOfEachRank,
-            LoraQuantity::Segments,
-            LoraQuantity::Rows,
-            LoraQuantity::DecodeRows,
-            LoraQuantity::PrefillRows,
-        ]
-        .into_iter()
-        .chain([LoraQuantity::RankSum, LoraQuantity::Tiles]);
-        let plain: Vec<LoraQuantity> = plain.collect();
-        let mut terms = all().flat_map(|bound| &bound.terms);
-        let ranks = terms.any(|term| !plain.contains(&term.over));
-        let few = cost.few_rows.iter().flat_map(|few| &few.bounds).map(Bound::of).collect();
+        let few = cost.few_rows.as_ref();
+        let all = || cost.bounds.iter().chain(few.iter().flat_map(|few| &few.bounds));
+        let counts_tiles = all().flat_map(|bound| &bound.terms).any(|term| term.over == LoraQuantity::Tiles);
+        let compiled = |bounds: &[LoraBound]| bounds.iter().map(Bound::of).collect();
         Figures {
-            cost: cost.clone(),
-            counts_tiles,
-            ranks,
-            bounds: cost.bounds.iter().map(Bound::of).collect(),
-            few_rows: few,
+            idle_us: cost.idle_us,
+            idle_us_per_slot: cost.idle_us_per_slot,
+            us: cost.us,
+            bounds: compiled(&cost.bounds),
+            few_rows: few.map(|few| (few.rows_max, compiled(&few.bounds))),
+            rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
         }
+    }
+
+    fn us(&self, shape: &BatchShape<'_>) -> f64 {
+        let slots = f64::from(shape.lora_slots);
+        if shape.segments.is_empty() {
+            let on = if shape.lora_slots > 0 { self.idle_us } else { 0.0 };
+            return on + self.idle_us_per_slot * slots;
+        }
+        let quantities = Quantities::of(shape, self.rows_per_tile);
+        let bounds = match &self.few_rows {
+            Some((most, few)) if shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most => few,
+            _ => &self.bounds,
+        };
+        let largest = bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
+        self.idle_us + self.idle_us_per_slot * slots + self.us + largest
     }
 }
 
@@ -184,16 +138,23 @@ impl Bound {
             [of(LoraQuantity::EachRank), of(LoraQuantity::RowsOfEachRank)]
         };
         let by_rank = if by_rank.is_empty() { Vec::new() } else { (0..=RANK_MAX).map(of_rank).collect() };
-        Bound { terms: terms.into_iter().cloned().collect(), by_rank }
+        let term = |term: &LoraTerm| Term { over: term.over, cost: Quick::of(&term.cost) };
+        Bound { terms: terms.into_iter().map(term).collect(), by_rank }
     }
 
     fn us(&self, quantities: &Quantities, segments: &[Segment]) -> f64 {
         let mut us: f64 = self.terms.iter().map(|term| term.cost.us(quantities.get(term.over))).sum();
-        if let Some(widest) = self.by_rank.last() {
-            for segment in segments {
-                let [each, row] = self.by_rank.get(segment.rank as usize).unwrap_or(widest);
-                us += each + row * f64::from(segment.decode_rows.wrapping_add(segment.prefill_rows));
-            }
+        let Some(widest) = self.by_rank.last() else { return us };
+        let of = |rank: u32| self.by_rank.get(rank as usize).unwrap_or(widest);
+        let SegmentSums { decode_rows, prefill_rows, ranks: (least, largest), .. } = quantities.sums;
+        if least == largest {
+            // One rank, as mostly: no segment need be looked at.
+            let [each, row] = of(least);
+            return us + each * quantities.segments as f64 + row * (decode_rows + prefill_rows) as f64;
+        }
+        for segment in segments {
+            let [each, row] = of(segment.rank);
+            us += each + row * f64::from(segment.decode_rows.wrapping_add(segment.prefill_rows));
         }
         us
     }
@@ -202,33 +163,33 @@ impl Bound {
 impl LoraCost {
     /// What the kernel adds to each layer of such a step, microseconds.
     pub fn us(&self, shape: &BatchShape<'_>) -> f64 {
-        Lora(Some(Figures::of(self))).us(shape, &Sums::of(shape.segments, Range { min: 0, max: u32::MAX }, true))
+        Figures::of(self).us(shape)
     }
 }
 
 impl LoraQuantity {
     /// How much of it is in a step? Tiles are of `rows_per_tile` rows.
     pub fn of(self, shape: &BatchShape<'_>, rows_per_tile: u32) -> f64 {
-        Quantities::of(shape, &Sums::of(shape.segments, Range { min: 0, max: u32::MAX }, true), Some(rows_per_tile))
-            .get(self)
+        Quantities::of(shape, Some(rows_per_tile)).get(self)
     }
 }
 
 impl Quantities {
     /// Tiles are counted where their rows are given.
-    fn of(shape: &BatchShape<'_>, sums: &Sums, rows_per_tile: Option<u32>) -> Quantities {
+    fn of(shape: &BatchShape<'_>, rows_per_tile: Option<u32>) -> Quantities {
+        let (_, rank_max) = shape.segment_sums.ranks;
         Quantities {
             segments: shape.segments.len() as u64,
-            sums: *sums,
+            sums: shape.segment_sums,
             tiles: rows_per_tile.map_or(0, |rows| tiles(shape.segments, rows.max(1))),
             // Where no slots are configured the widest adapter decides.
-            rank_slot: u64::from(shape.lora_rank_max.max(sums.rank_max)),
+            rank_slot: u64::from(shape.lora_rank_max.max(rank_max)),
             slots: u64::from(shape.lora_slots),
         }
     }
 
     fn get(&self, quantity: LoraQuantity) -> f64 {
-        let Sums { decode_rows, prefill_rows, rank_sum, row_rank_sum, rank_max, .. } = self.sums;
+        let SegmentSums { decode_rows, prefill_rows, rank_sum, row_rank_sum, ranks: (_, rank_max) } = self.sums;
         let (rows, rank_max) = (decode_rows + prefill_rows, u64::from(rank_max));
         let value = match quantity {
             LoraQuantity::Segments => self.segments,

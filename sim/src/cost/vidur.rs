@@ -112,7 +112,7 @@ impl VidurCost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Prefill;
+    use crate::batch::{Prefill, SegmentSums};
     use crate::profile::vidur::VidurOperation;
 
     fn tables() -> VidurTables {
@@ -134,6 +134,7 @@ mod tests {
             decode_context_sum: contexts.iter().copied().map(u64::from).sum(),
             prefills,
             segments: &[],
+            segment_sums: SegmentSums::default(),
             lora_slots: 0,
             lora_rank_max: 0,
             copies_in_flight: false,

@@ -17,8 +17,7 @@ impl Engine<'_, '_> {
                 let row = self.replicas[r].remove_row(horizon, position);
                 if let Some(key) = row.sequence {
                     let sequence = self.sequences.get_mut(key);
-                    sequence.emitted = row.running.emitted;
-                    sequence.last_token = row.last_token;
+                    sequence.leave(row.running.emitted, row.last_token);
                 }
             }
             while !self.replicas[r].waiting.is_empty() {

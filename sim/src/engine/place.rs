@@ -75,7 +75,7 @@ impl Engine<'_, '_> {
         if blocks + u64::from(self.minds[r].preemptor.reserve(1)) > u64::from(replica.settings.kv_blocks) {
             return Some(RejectReason::TooLong);
         }
-        let adapter = &self.weights[offered.request.adapter?.index()];
+        let adapter = self.weights.of(offered.request.adapter?);
         let fits = adapter.rank <= replica.settings.max_lora_rank
             && replica.settings.max_loras > 0
             && replica.residency.could_hold(adapter.bytes);
@@ -107,7 +107,7 @@ impl Engine<'_, '_> {
             emitted: sequence.emitted,
             max_tokens: request.max_tokens,
             output: sequence.offered.outcome.output_tokens,
-            last_token: sequence.last_token,
+            last_token: sequence.last_token(),
             since: self.now,
             awaits: None,
             taken: false,
@@ -144,8 +144,8 @@ impl Engine<'_, '_> {
             offered: &sequence.offered,
             end,
             replica: sequence.replica,
-            scheduled: sequence.scheduled,
-            first_token: sequence.first_token,
+            scheduled: sequence.scheduled(),
+            first_token: sequence.first_token(),
             emitted: sequence.emitted,
             waits: sequence.waits,
             adapter_hit: sequence.adapter_hit,
@@ -191,8 +191,7 @@ impl Engine<'_, '_> {
                 let replica = &mut self.replicas[r];
                 let sequence = self.sequences.get_mut(key);
                 let position = replica.rows.position(sequence.id()).expect("a running sequence is in its batch");
-                sequence.emitted = replica.rows.running(position).emitted;
-                sequence.last_token = replica.rows.last_token(position);
+                sequence.leave(replica.rows.running(position).emitted, replica.rows.last_token(position));
                 if replica.in_flight.is_some() && replica.rows.drafted(position) > 0 {
                     replica.rows.make_ghost(position);
                 } else {

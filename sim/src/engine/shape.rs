@@ -2,10 +2,10 @@
 //!
 //! One set of buffers serves all replicas: what a thousand replicas touch in turn should be little.
 
-use crate::batch::{Prefill, Segment, Slice};
+use crate::batch::{Prefill, Segment, SegmentSums, Slice};
 use crate::draft::Distortion;
 use crate::replica::Replica;
-use crate::residency::Weight;
+use crate::residency::Weights;
 use crate::rows::Part;
 use crate::workload::AdapterId;
 
@@ -16,6 +16,7 @@ pub(super) struct Shape {
     pub(super) contexts: Vec<u32>,
     pub(super) prefills: Vec<Prefill>,
     pub(super) segments: Vec<Segment>,
+    pub(super) segment_sums: SegmentSums,
     /// Rows by adapter, in order of adapter.
     rows: Vec<Share>,
     /// Sum of the contexts.
@@ -38,7 +39,7 @@ impl Shape {
     pub(super) fn write(
         &mut self,
         replica: &Replica,
-        weights: &[Weight],
+        weights: &Weights,
         distortion: &Distortion,
         sliced: bool,
     ) -> bool {
@@ -60,6 +61,7 @@ impl Shape {
         self.context_sum = rows.write_contexts(&mut self.contexts);
         self.finish = if self.everybody { rows.steps_to_finish() } else { 1 };
         self.segments.extend_from_slice(&replica.active.segments);
+        self.segment_sums = replica.active.sums;
         let mut emptied = false;
         for part in rows.prefilling_positions().map(|position| rows.part(position)) {
             if let Some(adapter) = part.adapter {
@@ -67,6 +69,7 @@ impl Shape {
                 let segment = &mut self.segments[position];
                 segment.decode_rows -= 1;
                 segment.prefill_rows += part.tokens;
+                self.segment_sums.prefill(segment.rank, part.tokens);
                 emptied |= segment.decode_rows == 0 && segment.prefill_rows == 0;
             }
             if part.tokens > 0 {
@@ -75,6 +78,7 @@ impl Shape {
         }
         if emptied {
             self.segments.retain(|segment| segment.decode_rows > 0 || segment.prefill_rows > 0);
+            self.segment_sums = SegmentSums::of(&self.segments);
         }
         if sliced {
             self.slices.extend(rows.parts().filter(|part| part.tokens > 0).map(slice));
@@ -82,7 +86,7 @@ impl Shape {
         !self.contexts.is_empty() || !self.prefills.is_empty()
     }
 
-    fn write_parts(&mut self, replica: &Replica, weights: &[Weight], distortion: &Distortion, sliced: bool) -> bool {
+    fn write_parts(&mut self, replica: &Replica, weights: &Weights, distortion: &Distortion, sliced: bool) -> bool {
         self.rows.clear();
         self.context_sum = 0;
         self.finish = if self.everybody { replica.rows.steps_to_finish() } else { 1 };
@@ -114,11 +118,12 @@ impl Shape {
         }
         let taken = |share: &&Share| share.segment.prefill_rows > 0 || share.segment.decode_rows > 0;
         self.segments.extend(self.rows.iter().filter(taken).map(|share| share.segment));
+        self.segment_sums = SegmentSums::of(&self.segments);
         true
     }
 
     /// Describes a drafted row. Gives the adapter that it is counted to.
-    fn part(&mut self, part: &Part, weights: &[Weight], distortion: &Distortion) -> Option<AdapterId> {
+    fn part(&mut self, part: &Part, weights: &Weights, distortion: &Distortion) -> Option<AdapterId> {
         let length = distortion.length.unwrap_or(0);
         if part.prefill {
             let chunk = part.tokens.max(length.saturating_sub(part.computed));
@@ -138,7 +143,7 @@ impl Shape {
         if let Some(adapter) = other
             && let Err(position) = self.position(adapter)
         {
-            let rank = weights[adapter.index()].rank;
+            let rank = weights.of(adapter).rank;
             let segment = Segment { rank, prefill_rows: 0, decode_rows: 0 };
             self.rows.insert(position, Share { adapter, segment });
         }

@@ -82,8 +82,7 @@ impl Engine<'_, '_> {
         let mut homeless = Vec::new();
         for &(key, emitted, last_token, requeue) in &self.effects.preempted {
             let sequence = self.sequences.get_mut(key);
-            sequence.emitted = emitted;
-            sequence.last_token = last_token;
+            sequence.leave(emitted, last_token);
             sequence.preemptions += 1;
             sequence.waits_for(self.now, Wait::Preemption);
             sequence.place = Place::Waiting(id);
@@ -98,7 +97,7 @@ impl Engine<'_, '_> {
         for &key in &self.effects.admitted {
             let sequence = self.sequences.get_mut(key);
             sequence.place = Place::Running(id);
-            sequence.scheduled.get_or_insert(self.now);
+            sequence.schedule(self.now);
             sequence.waits_for(self.now, Wait::Load { until: self.now + stall });
             sequence.waits_for(self.now + stall, Wait::Prefill);
             self.observer.observe(self.now, &Fact::Scheduled { request: sequence.id(), replica: id });
@@ -123,6 +122,7 @@ impl Engine<'_, '_> {
                 decode_contexts: &shape.contexts,
                 prefills: &shape.prefills,
                 segments: &shape.segments,
+                segment_sums: shape.segment_sums,
                 lora_slots: settings.lora_slots,
                 lora_rank_max: settings.max_lora_rank,
                 copies_in_flight: replica.residency.copies_in_flight() > 0,
@@ -219,7 +219,6 @@ impl Engine<'_, '_> {
     }
 
     pub(super) fn step_done(&mut self, r: usize) {
-        std::hint::black_box((self.replicas[r].warm(), std::ptr::from_ref(&*self.minds[r].batcher)));
         let steps = self.replicas[r].in_flight.as_ref().expect("a step in flight").steps;
         self.finish_stretch(r, steps);
     }
@@ -256,12 +255,10 @@ impl Engine<'_, '_> {
         let replica = &mut self.replicas[r];
         let flight = replica.in_flight.as_ref().expect("a stretch in flight");
         let end = flight.end(steps);
-        self.rows.clear();
-        self.prefilled.clear();
-        let blocks = replica.rows.tell(steps, end, &mut self.rows, &mut self.prefilled);
-        for &key in &self.prefilled {
+        let blocks = replica.rows.tell(steps, end, &mut self.told);
+        for &key in &self.told.prefilled {
             let sequence = self.sequences.get_mut(key);
-            if sequence.first_token.is_none() {
+            if sequence.first_token().is_none() {
                 sequence.first_token_at(end);
             }
         }
@@ -274,7 +271,8 @@ impl Engine<'_, '_> {
             first: flight.price.first,
             increment: if steps > 1 { flight.price.increment } else { Span::ZERO },
             steps,
-            rows: &self.rows,
+            rows: self.told.rows(replica.rows.who()),
+            same_batch: self.told.same_batch,
             padding_rows: flight.padding_rows,
             segments: flight.segments,
             decode_context_sum: flight.decode_context_sum,
@@ -285,7 +283,7 @@ impl Engine<'_, '_> {
     }
 
     pub(super) fn load_done(&mut self, r: usize, adapter: AdapterId, from: Tier) {
-        let bytes = self.weights[adapter.index()].bytes;
+        let bytes = self.weights.of(adapter).bytes;
         let replica = &mut self.replicas[r];
         replica.residency.arrived(self.now, adapter, from, &mut *self.observer, bytes);
         if from == Tier::Host {
@@ -319,7 +317,7 @@ impl Engine<'_, '_> {
                 continue;
             }
             if replica.residency.presence(adapter) == Presence::Absent {
-                let bytes = self.weights[adapter.index()].bytes;
+                let bytes = self.weights.of(adapter).bytes;
                 let wish = Wish { adapter, bytes, cause: LoadCause::Prefetch };
                 let loading = &mut Loading {
                     evictor: &mut *mind.evictor,

@@ -62,6 +62,11 @@ impl Calendar {
         self.today.peek().map(|Reverse(key)| *key)
     }
 
+    /// The next keys of today: the least first, then, in no order, those of which one will follow it, as far as is known now.
+    pub(super) fn coming(&self) -> impl Iterator<Item = u128> + '_ {
+        self.today.as_slice().iter().take(3).map(|Reverse(key)| *key)
+    }
+
     /// Takes the key that was peeked at.
     pub(super) fn pop(&mut self) -> Option<u128> {
         self.today.pop().map(|Reverse(key)| key)

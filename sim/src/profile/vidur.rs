@@ -3,6 +3,8 @@
 //! Vidur (Agrawal et al., MLSys 2024; github microsoft/vidur, 7d47513) tabulates what its random forests predict. Such
 //! predictions are the same for many sizes in a row: what is kept of a table is where they change, and nothing is lost.
 
+mod numbers;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,9 +42,13 @@ pub struct VidurOperation {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Steps {
-    /// The last argument of each value: strictly increasing.
+    /// The last argument of each value: strictly increasing. A text of numbers with a space between them, or a list.
+    #[serde(with = "numbers")]
+    #[schemars(with = "numbers::Written<u32>")]
     pub until: Vec<u32>,
-    /// Each value, milliseconds.
+    /// Each value, milliseconds. A text of numbers, or a list.
+    #[serde(with = "numbers")]
+    #[schemars(with = "numbers::Written<f64>")]
     pub ms: Vec<f64>,
 }
 

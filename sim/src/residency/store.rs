@@ -79,6 +79,12 @@ impl Store {
         self.entries.reserve(adapters);
     }
 
+    /// Reads a word of each line of what is read to find an adapter.
+    pub(super) fn warm(&self) -> u32 {
+        let adapters = self.adapters.iter().step_by(16).fold(0, |sum, adapter| sum ^ adapter.0);
+        self.slots.iter().step_by(16).fold(adapters, |sum, slot| sum ^ slot)
+    }
+
     /// Adapters there or on their way.
     pub(super) fn len(&self) -> usize {
         self.adapters.len()

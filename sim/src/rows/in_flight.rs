@@ -1,9 +1,33 @@
 //! Rows in flight: what the step is to the hardware, and what it did to them when it is over.
 
 use super::{GHOST, LEFT_OUT, OWN_TOKEN, PREFILL, Part, Rows};
-use crate::fact;
+use crate::fact::{self, Who};
 use crate::replica::SequenceKey;
 use crate::time::Time;
+
+/// What is told of the rows of a stretch. One for all replicas: only its memory is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Whose prefill ended.
+    pub(crate) prefilled: Vec<SequenceKey>,
+    /// Is it the batch of the stretch before?
+    pub(crate) same_batch: bool,
+    previous_token: Time,
+    apart: Vec<(u32, fact::Row)>,
+    /// Everybody, where somebody of the batch is left out.
+    listed: Vec<fact::Row>,
+    is_listed: bool,
+}
+
+impl Told {
+    /// The rows, of a batch of these.
+    pub(crate) fn rows<'a>(&'a self, who: &'a [Who]) -> fact::Rows<'a> {
+        if self.is_listed {
+            return fact::Rows::Listed(&self.listed);
+        }
+        fact::Rows::GoingOn { who, previous_token: self.previous_token, apart: &self.apart }
+    }
+}
 
 impl Rows {
     /// Every row's part in the step.
@@ -22,7 +46,7 @@ impl Rows {
             (self.context(position), u32::from(self.decodes_in_step(state)), true)
         };
         Part {
-            request: self.who[position].request,
+            request: self.who[position].request(),
             adapter: self.who[position].adapter(),
             computed,
             tokens,
@@ -78,59 +102,49 @@ impl Rows {
         rows.map(|(_, context)| new(context.wrapping_add(next))).sum()
     }
 
-    /// The first `steps` steps in flight are over at `end`: counts them, and puts down who was in them and whose prefill ended. Gives
-    /// the KV blocks that were taken, beyond those that the first step had.
-    pub(crate) fn tell(
-        &mut self,
-        steps: u32,
-        end: Time,
-        rows: &mut Vec<fact::Row>,
-        prefilled: &mut Vec<SequenceKey>,
-    ) -> u32 {
+    /// The first `steps` steps in flight are over at `end`: counts them, and puts down what is told of them. Gives the KV blocks that
+    /// were taken, beyond those that the first step had.
+    pub(crate) fn tell(&mut self, steps: u32, end: Time, told: &mut Told) -> u32 {
+        told.apart.clear();
+        told.listed.clear();
+        told.prefilled.clear();
         let blocks = self.stretch_blocks(steps);
         let stepping = self.stepping;
         let clock = if stepping { self.clock.wrapping_add(steps) } else { self.clock };
-        let last_end = Some(self.last_end);
-        let before = rows.len();
-        // As if every row decoded as it did in the step before; those that do not are corrected below.
-        rows.extend(self.who.iter().map(|who| fact::Row {
-            request: who.request,
-            adapter: who.adapter(),
-            previous_token: last_end,
-            tokens: u32::from(stepping),
-            prefill: false,
-            emits: true,
-        }));
+        let last_end = self.last_end;
+        // Does whoever decodes from here on have a token at the end of this?
+        let shared = stepping || self.decoding == 0;
         let mut skipped = !stepping && self.decoding > 0;
         let flagged = self.states.iter_mut().enumerate().skip(self.settled).filter(|(_, state)| state.flags != 0);
         for (position, state) in flagged {
-            let row = &mut rows[before + position];
-            row.emits = state.flags & GHOST == 0;
             let cold = &mut self.cold[state.cold as usize];
             let (context, finish) = (&mut self.contexts[position], &mut self.finishes[position]);
-            if state.flags & OWN_TOKEN != 0 {
-                row.previous_token = cold.last_token;
-            }
+            let who = &self.who[position];
+            let mut row = fact::Row {
+                request: who.request(),
+                adapter: who.adapter(),
+                previous_token: if state.flags & OWN_TOKEN != 0 { cold.last_token } else { Some(last_end) },
+                tokens: u32::from(stepping),
+                prefill: false,
+                emits: state.flags & GHOST == 0,
+            };
             if state.flags & PREFILL != 0 {
                 (row.prefill, row.tokens) = (true, cold.drafted);
-                if cold.drafted == 0 {
-                    skipped = true;
-                    continue;
-                }
-                *context += cold.drafted;
-                row.emits &= *context >= cold.target;
-                if row.emits {
-                    cold.last_token = Some(end);
-                    state.flags = OWN_TOKEN;
-                    *context = context.wrapping_sub(clock);
-                    *finish = clock.wrapping_add(cold.output - cold.emitted - 1);
-                    self.decoding += 1;
-                    prefilled.push(cold.sequence);
+                if cold.drafted > 0 {
+                    *context += cold.drafted;
+                    row.emits &= *context >= cold.target;
+                    if row.emits {
+                        cold.last_token = Some(end);
+                        state.flags = if shared { 0 } else { OWN_TOKEN };
+                        *context = context.wrapping_sub(clock);
+                        *finish = clock.wrapping_add(cold.output - cold.emitted - 1);
+                        self.decoding += 1;
+                        told.prefilled.push(cold.sequence);
+                    }
                 }
             } else if stepping && state.flags & LEFT_OUT != 0 {
                 // The clock goes on without it.
                 row.tokens = 0;
-                skipped = true;
                 *context = context.wrapping_sub(steps);
                 *finish = finish.wrapping_add(steps);
                 cold.last_token = row.previous_token;
@@ -138,15 +152,36 @@ impl Rows {
             } else if stepping && state.flags & OWN_TOKEN != 0 {
                 state.flags &= !OWN_TOKEN;
             }
+            skipped |= row.tokens == 0;
+            told.apart.push((position as u32, row));
         }
         self.settled += self.states[self.settled..].iter().take_while(|state| state.flags == 0).count();
+        told.previous_token = last_end;
+        told.same_batch = self.unchanged && stepping && told.apart.is_empty();
+        self.unchanged = !skipped && self.ghosts == 0 && self.decoding as usize == self.states.len();
+        told.is_listed = false;
         if skipped {
-            rows.retain(|row| row.tokens > 0);
+            let everybody = told.rows(&self.who);
+            let takes_part = |row: &fact::Row| row.tokens > 0;
+            told.listed = if stepping {
+                everybody.iter().filter(takes_part).collect()
+            } else {
+                everybody.apart().copied().filter(takes_part).collect()
+            };
+            told.is_listed = true;
         }
         if stepping {
-            (self.clock, self.last_end) = (clock, end);
+            self.clock = clock;
+        }
+        if shared {
+            self.last_end = end;
         }
         blocks
+    }
+
+    /// Who is in the batch?
+    pub(crate) fn who(&self) -> &[Who] {
+        &self.who
     }
 
     /// No step is in flight any more.

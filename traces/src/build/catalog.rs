@@ -116,7 +116,7 @@ pub(crate) fn build(
         .chain(clients.iter().filter(|_| !in_sessions))
         .map(|name| tenants.id(name))
         .collect();
-    let mut maker = Maker { traffic, context, adapters: Vec::new(), assumed: 0, drawn: 0 };
+    let mut maker = Maker { traffic, context, adapters: Vec::new(), assumed: 0, drawn: 0, last_bytes: None };
     let mut who = Who { tenants: trace_tenants, adapters: Vec::new(), nobody: TenantId(0), law, by_tenant: false };
     for row in listed.iter().flat_map(|listed| &listed.rows) {
         let owner = row.tenant.as_ref().map(|name| tenants.id(name));
@@ -252,14 +252,27 @@ struct Maker<'a> {
     adapters: Vec<Adapter>,
     assumed: usize,
     drawn: usize,
+    last_bytes: Option<(u32, u64)>,
 }
 
 impl Maker<'_> {
     fn add(&mut self, name: &str, owner: Option<TenantId>, rank: Option<u32>, bytes: Option<u64>) -> u32 {
         let rank = rank.unwrap_or_else(|| self.rank(name));
-        let bytes = bytes.unwrap_or_else(|| (self.context.adapter_bytes)(rank));
+        let bytes = bytes.unwrap_or_else(|| self.bytes(rank));
         self.adapters.push(Adapter { name: name.to_owned(), rank, bytes, owner });
         self.adapters.len() as u32 - 1
+    }
+
+    /// The bytes of a rank, which most adapters share with the one before.
+    fn bytes(&mut self, rank: u32) -> u64 {
+        match self.last_bytes {
+            Some((known, bytes)) if known == rank => bytes,
+            _ => {
+                let bytes = (self.context.adapter_bytes)(rank);
+                self.last_bytes = Some((rank, bytes));
+                bytes
+            }
+        }
     }
 
     fn rank(&mut self, name: &str) -> u32 {

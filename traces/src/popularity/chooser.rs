@@ -23,8 +23,7 @@ pub(crate) enum Law {
     Uniform(u32),
     /// So many requests each, without replacement.
     Counts(Arc<[u64]>),
-    /// Cumulative probabilities.
-    Cumulative(Arc<[f64]>),
+    Cumulative(Cumulative),
     Power {
         alpha: f64,
         adapters: u32,
@@ -79,7 +78,7 @@ impl Law {
             Popularity::Uniform { adapters } => Law::Uniform(number("popularity.uniform.adapters", *adapters)?),
             Popularity::Zipf { s, adapters } => {
                 let n = number("popularity.zipf.adapters", *adapters)?;
-                Law::Cumulative(zipf(not_negative("popularity.zipf.s", *s)?, n))
+                Law::Cumulative(Cumulative::new(zipf(not_negative("popularity.zipf.s", *s)?, n)))
             }
             Popularity::Power { alpha, adapters } => Law::Power {
                 alpha: positive("popularity.power.alpha", *alpha)?,
@@ -118,7 +117,44 @@ pub(crate) fn zipf(s: f64, n: u32) -> Arc<[f64]> {
 
 /// The position that a uniform draw hits.
 pub(crate) fn position(cumulative: &[f64], draw: f64) -> u32 {
-    cumulative.partition_point(|sum| *sum <= draw).min(cumulative.len() - 1) as u32
+    cumulative.partition_point(|sum| *sum <= draw).min(cumulative.len().saturating_sub(1)) as u32
+}
+
+/// Cumulative probabilities, and where among them equal parts of the unit interval begin: a draw looks at one part, about one
+/// position long, and not at a dozen places of a long list.
+#[derive(Clone, Debug)]
+pub(crate) struct Cumulative {
+    sums: Arc<[f64]>,
+    /// The position that the begin of each part hits, and that of 1. A power of two of parts, so that a draw is exactly in its own.
+    begins: Arc<[u32]>,
+}
+
+impl Cumulative {
+    pub(crate) fn new(sums: Arc<[f64]>) -> Cumulative {
+        let parts = sums.len().next_power_of_two();
+        let mut begins = Vec::with_capacity(parts + 1);
+        let (mut at, last) = (0, sums.len().saturating_sub(1));
+        for part in 0..=parts {
+            let draw = part as f64 / parts as f64;
+            while sums.get(at).is_some_and(|sum| *sum <= draw) {
+                at += 1;
+            }
+            begins.push(at.min(last) as u32);
+        }
+        Cumulative { sums, begins: begins.into() }
+    }
+
+    /// The position that a draw from 0 to below 1 hits.
+    pub(crate) fn position(&self, draw: f64) -> u32 {
+        let part = (draw * (self.begins.len() - 1) as f64) as usize;
+        let (from, to) = (self.begins[part], self.begins[part + 1]);
+        from + self.sums[from as usize..to as usize].partition_point(|sum| *sum <= draw) as u32
+    }
+
+    /// How many positions are there?
+    pub(crate) fn len(&self) -> usize {
+        self.sums.len()
+    }
 }
 
 /// Draws adapters one by one.
@@ -158,7 +194,7 @@ impl Chooser {
                 adapter
             }
             Chooser::Counts(urn) => urn.draw(stream),
-            Chooser::Law(Law::Cumulative(sums)) => position(sums, stream.random()),
+            Chooser::Law(Law::Cumulative(sums)) => sums.position(stream.random()),
             Chooser::Law(Law::Power { alpha, adapters }) => {
                 let draw: f64 = stream.random::<f64>().powf(1.0 / *alpha);
                 ((draw * f64::from(*adapters)) as u32).min(*adapters - 1)
@@ -217,5 +253,23 @@ impl Urn {
             decrement += decrement & decrement.wrapping_neg();
         }
         at as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draw_hits_the_same_position_with_and_without_parts() {
+        for (s, n) in [(0.0, 1), (0.85, 2), (0.9, 3), (0.0, 64), (1.5, 1000), (6.0, 4097)] {
+            let sums = zipf(s, n);
+            let parts = Cumulative::new(sums.clone());
+            let near = sums.iter().flat_map(|sum| [sum.next_down(), *sum, sum.next_up()]);
+            let even = (0..10_000).map(|draw| f64::from(draw) / 10_000.0);
+            for draw in near.chain(even).filter(|draw| (0.0..1.0).contains(draw)) {
+                assert_eq!(parts.position(draw), position(&sums, draw), "s {s}, n {n}, draw {draw}");
+            }
+        }
     }
 }

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::arrivals::{not_negative, positive};
 use crate::error::TraceError;
 use crate::popularity::ADAPTERS;
-use crate::popularity::chooser::{position, zipf};
+use crate::popularity::chooser::{Cumulative, position, zipf};
 use live::{Live, Session};
 
 const DAY_PS: u64 = 86_400_000_000_000_000;
@@ -139,8 +139,8 @@ impl WorkingSet {
 pub(crate) struct Sessions {
     law: WorkingSet,
     /// Tenants that come anew, and public adapters, by cumulative probability.
-    newcomers: std::sync::Arc<[f64]>,
-    public: std::sync::Arc<[f64]>,
+    newcomers: Cumulative,
+    public: Cumulative,
     /// Which adapter has which rank among the public ones.
     public_order: Vec<u32>,
     /// Adapters of each tenant.
@@ -189,8 +189,8 @@ impl Sessions {
         public_order.shuffle(stream);
         Sessions {
             law: *law,
-            newcomers: zipf(law.zipf_s, tenants as u32),
-            public: zipf(law.zipf_s, catalog.adapters.len() as u32),
+            newcomers: Cumulative::new(zipf(law.zipf_s, tenants as u32)),
+            public: Cumulative::new(zipf(law.zipf_s, catalog.adapters.len() as u32)),
             public_order,
             own,
             recent: vec![Recent::default(); tenants],
@@ -228,7 +228,7 @@ impl Sessions {
         let tenant = if returns && self.set.total > 0 {
             self.set.draw(stream)
         } else {
-            position(&self.newcomers, stream.random())
+            self.newcomers.position(stream.random())
         };
         self.set.add(tenant);
         let last = self.recent[tenant as usize].adapters().first().copied();
@@ -259,7 +259,7 @@ impl Sessions {
         let own = &self.own[tenant as usize];
         let is_public = stream.random::<f64>() < self.law.shared;
         if is_public || own.is_empty() {
-            return self.public_order[position(&self.public, stream.random()) as usize];
+            return self.public_order[self.public.position(stream.random()) as usize];
         }
         own[stream.random_range(0..own.len())]
     }

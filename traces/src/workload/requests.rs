@@ -140,9 +140,10 @@ impl<'a> Requests<'a> {
             None if who.adapters.is_empty() => None,
             None => named.and_then(|(table, row)| table.adapters.as_ref()?.get(row)).map(|a| who.adapters[a as usize]),
         };
-        let owner = adapter.and_then(|adapter| self.catalog.adapters[adapter.index()].owner);
+        // Asked for only where nothing else says it: the catalogue is large, and far away.
+        let owner = || adapter.and_then(|adapter| self.catalog.adapters[adapter.index()].owner);
         let to_base = self.plan.base_share > 0.0 && self.streams.base.random::<f64>() < self.plan.base_share;
-        (tenant.or(owner).unwrap_or(who.nobody), adapter.filter(|_| !to_base))
+        (tenant.or_else(owner).unwrap_or(who.nobody), adapter.filter(|_| !to_base))
     }
 }
 

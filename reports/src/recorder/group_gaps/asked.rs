@@ -15,11 +15,9 @@ pub(crate) struct Asked {
 }
 
 impl GroupGaps {
-    /// The gaps of these tenants and adapters, and of so many classes of tenants; `class_of` tells a tenant's, if it has one, and
-    /// `last_end_of` when the last step of a replica ended.
+    /// The gaps of these tenants and adapters, and of so many classes of tenants; `class_of` tells a tenant's, if it has one.
     pub(crate) fn finish(
         mut self,
-        last_end_of: impl Fn(usize) -> u64,
         tenants: impl Iterator<Item = u32>,
         adapters: impl Iterator<Item = u32>,
         classes: usize,
@@ -40,7 +38,7 @@ impl GroupGaps {
                 class.merge(histogram);
             }
         }
-        self.everybody_leaves(last_end_of);
+        self.everybody_leaves();
         let mut targets = Targets::new(&self, &mut asked, class_of);
         for stay in &self.stays {
             targets.each(stay.tenant, stay.adapter, |target| target.entries += (stay.to - stay.from) as usize);

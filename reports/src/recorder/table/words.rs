@@ -125,25 +125,21 @@ impl Cell for Option<&'static str> {
 }
 
 /// Names of the catalog, by id. `TENANTS`: tenants, or else adapters.
+///
+/// Ids are kept until a row group is full and looked up all at once, while the table of positions is near: between two steps of a run
+/// it never is.
 #[derive(Default)]
 pub(crate) struct Ids<const TENANTS: bool> {
+    /// Ids at first.
     positions: Positions,
     /// The position of each id in the dictionary, or [`ABSENT`].
     position_of: Vec<u32>,
-    dictionary: Vec<u32>,
 }
 
 impl<const TENANTS: bool> Ids<TENANTS> {
     fn append(&mut self, cells: impl Iterator<Item = u32>) {
-        let Ids { positions, position_of, dictionary, .. } = self;
-        positions.append(cells.map(|id| {
-            let position = position_of.get_mut(id as usize)?;
-            if *position == ABSENT {
-                *position = dictionary.len() as u32;
-                dictionary.push(id);
-            }
-            Some(*position)
-        }));
+        let known = self.position_of.len();
+        self.positions.append(cells.map(|id| ((id as usize) < known).then_some(id)));
     }
 }
 
@@ -154,15 +150,22 @@ impl<const TENANTS: bool> Column for Ids<TENANTS> {
     }
 
     fn pages(&mut self, rows: usize, writer: &mut PageWriter<'_>) -> io::Result<Vec<CompressedPage>> {
+        let mut ids = Vec::new();
+        for place in &mut self.positions.positions {
+            let position = &mut self.position_of[*place as usize];
+            if *position == ABSENT {
+                *position = ids.len() as u32;
+                ids.push(*place);
+            }
+            *place = *position;
+        }
+        ids.iter().for_each(|id| self.position_of[*id as usize] = ABSENT);
         let catalog = writer.catalog;
         let name = |id: &u32| match TENANTS {
             true => catalog.tenants[*id as usize].name.as_str(),
             false => catalog.adapters[*id as usize].name.as_str(),
         };
-        let dictionary: Vec<&str> = self.dictionary.iter().map(name).collect();
-        for id in self.dictionary.drain(..) {
-            self.position_of[id as usize] = ABSENT;
-        }
+        let dictionary: Vec<&str> = ids.iter().map(name).collect();
         self.positions.pages(rows, &dictionary, writer)
     }
 }

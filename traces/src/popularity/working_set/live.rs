@@ -69,11 +69,11 @@ impl Live {
     /// The first that was used at `at_ps` or later, of those that are not over.
     fn place(&self, at_ps: u64) -> usize {
         // In the last 64 that begin before it, or at the begin of those that follow.
-        let (from, after) = match self.begins.partition_point(|begin| *begin < at_ps) {
+        let (from, after) = match near(&self.begins, |begin| *begin, at_ps) {
             0 => (0, 0),
             word => ((word - 1) * 64, (word * 64).min(self.used.len())),
         };
-        (from + self.used[from..after].partition_point(|(at, _)| *at < at_ps)).max(self.first)
+        (from + near(&self.used[from..after], |(at, _)| *at, at_ps)).max(self.first)
     }
 
     fn make_place(&mut self) {
@@ -150,6 +150,39 @@ impl Live {
     }
 }
 
+/// How many of these, in order of time, are before `at_ps`? Uses come about evenly: where one is looked for is guessed from the first
+/// and the last, and it is not far from there.
+fn near<T>(all: &[T], time: impl Fn(&T) -> u64, at_ps: u64) -> usize {
+    let (Some(first), Some(last)) = (all.first().map(&time), all.last().map(&time)) else { return 0 };
+    if at_ps <= first {
+        return 0;
+    }
+    if at_ps > last {
+        return all.len();
+    }
+    let share = (at_ps - first) as f64 / (last - first) as f64;
+    let guess = ((share * (all.len() - 1) as f64) as usize).min(all.len() - 1);
+    let is_before = |position: usize| time(&all[position]) < at_ps;
+    // Twice as far with each look, until it is between two of them.
+    let mut reach = 1;
+    let (low, high) = if is_before(guess) {
+        let mut low = guess;
+        while low + reach < all.len() && is_before(low + reach) {
+            low += reach;
+            reach *= 2;
+        }
+        (low + 1, (low + reach).min(all.len()))
+    } else {
+        let mut high = guess;
+        while high >= reach && !is_before(high - reach) {
+            high -= reach;
+            reach *= 2;
+        }
+        (high.saturating_sub(reach), high)
+    };
+    low + all[low..high].partition_point(|each| time(each) < at_ps)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -171,6 +204,20 @@ mod tests {
         assert_eq!(live.take_nearest(99), Some(session(3)));
         assert_eq!(live.take_nearest(0), Some(session(0)));
         assert_eq!(live.take_nearest(0), None);
+    }
+
+    #[test]
+    fn how_many_are_before_an_instant_is_found_however_unevenly_they_come() {
+        let mut times = vec![3_u64, 3, 4, 5, 5, 5, 6, 7, 100, 101, 1 << 40];
+        times.extend((0..50).map(|i| (1 << 41) + i * i));
+        for from in 0..times.len() {
+            for to in from..times.len() {
+                let all = &times[from..to];
+                for at in all.iter().flat_map(|at| [at - 1, *at, at + 1]).chain([0, u64::MAX]) {
+                    assert_eq!(near(all, |at| *at, at), all.partition_point(|each| *each < at), "{at} in {all:?}");
+                }
+            }
+        }
     }
 
     /// Against an ordered map, through thousands of uses, gaps and ends.
