@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How fast is the simulator on one core, with all metrics, tables and the report on?
-# Usage: speed.sh PROGRAM [WORKLOAD...] > speed.txt, with the program of a release build. Needs GNU time. On a busy machine read the
-# processor seconds, and know that neighbours slow them down as well.
+# Usage: [RUNS=N] speed.sh PROGRAM [WORKLOAD...] > speed.txt, with the program of a release build. Needs GNU time. Where neighbours share
+# the machine's memory, one program takes 20 s now and 30 s a minute later: a line is the quickest of N runs, and the slowest's seconds stand last.
 #
 # An event is something that happened to a request, an adapter or a batch: an offer, a route, an end, a stretch of steps, a load, an
 # eviction, a preemption, a migration. Bytes are the peak of the process over its requests.
@@ -11,25 +11,30 @@ shift
 cd "$(dirname "$0")"
 out="$(mktemp -d)"
 trap 'rm -rf "$out"' EXIT
+runs="${RUNS:-1}"
 echo "$("$program" --version), $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2- | xargs), one thread, $(date -u +%Y-%m-%d)," \
-  "$(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg)"
-printf '%-42s %9s %7s %7s %7s %6s %8s %11s %11s %9s %9s\n' run requests 'wall s' 'proc s' 'loop s' MB 'us/req' 'requests/s' 'steps/s' 'ns/event' 'bytes/req'
+  "$(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg), the quickest of $runs"
+printf '%-42s %9s %7s %7s %7s %6s %8s %11s %11s %9s %9s %9s\n' \
+  run requests 'wall s' 'proc s' 'loop s' MB 'us/req' 'requests/s' 'steps/s' 'ns/event' 'bytes/req' 'slowest s'
 measure() { # what, arguments of aril run
   local what="$1"
   shift
-  /usr/bin/time -o "$out/time" -f '%e %U %S %M' "$program" run "$@" --threads 1 --quiet --force --out "$out/run" > "$out/text"
-  local field loop
+  local field again
+  : > "$out/times"
+  for again in $(seq "$runs"); do
+    /usr/bin/time -o "$out/time" -f '%e %U %S %M' "$program" run "$@" --threads 1 --quiet --force --out "$out/run" > "$out/text"
+    echo "$(cat "$out/time") $(grep -h loop_seconds "$out"/run/runs/*/*/manifest.toml | head -1 | grep -o '[0-9.]*$')" >> "$out/times"
+  done
   field() { grep -o "\"$1\":[0-9][0-9]*" "$out/runs.json" | sed -n '1s/.*://p'; }
   # The metrics of the one run.
   sed 's/.*"runs":\[//' "$out/run/summary.json" > "$out/runs.json"
-  loop="$(grep -h loop_seconds "$out"/run/runs/*/*/manifest.toml | head -1 | grep -o '[0-9.]*$')"
   awk -v what="$what" -v requests="$(field offered)" -v steps="$(field steps)" -v stretches="$(field stretches)" -v loads="$(field loads)" \
-    -v evictions="$(field evictions)" -v preemptions="$(field preemptions)" -v migrations="$(field migrations)" -v loop_s="$loop" '{
+    -v evictions="$(field evictions)" -v preemptions="$(field preemptions)" -v migrations="$(field migrations)" -v slowest="$(sort -n "$out/times" | tail -1 | cut -d' ' -f1)" 'NR == 1 {
       processor = $2 + $3
       events = 3 * requests + stretches + loads + evictions + preemptions + migrations
-      printf "%-42s %9d %7.2f %7.2f %7.2f %6.0f %8.2f %11.0f %11.0f %9.0f %9.0f\n", what, requests, $1, processor, loop_s, $4 / 1000,
-        processor * 1e6 / requests, requests / processor, steps / processor, processor * 1e9 / events, $4 * 1000 / requests
-    }' "$out/time"
+      printf "%-42s %9d %7.2f %7.2f %7.2f %6.0f %8.2f %11.0f %11.0f %9.0f %9.0f %9.2f\n", what, requests, $1, processor, $5, $4 / 1000,
+        processor * 1e6 / requests, requests / processor, steps / processor, processor * 1e9 / events, $4 * 1000 / requests, slowest
+    }' <(sort -n "$out/times")
 }
 fleet() { # GPUs, requests
   measure "$1 GPUs" locality.toml --set "pool.a100-80gb.replicas=$1" --set "traffic.arrivals.poisson.rate=$(($1 * 8 / 10)).0" \
