@@ -97,7 +97,9 @@ for part in $parts; do
         --section LaunchStats --section Occupancy --section SpeedOfLight --section WarpStateStats \
         --section ComputeWorkloadAnalysis \
         "$binaries/bench_lora" --profile --points all --only "$near" --out "$out/lora-counters.json"
-      mv "$out/lora-counters.log" "$out/lora-counters.csv"
+      # The profiler's own lines name the machine's folders.
+      grep '^"' "$out/lora-counters.log" > "$out/lora-counters.csv"
+      rm "$out/lora-counters.log"
       run lora-stress 60 "$binaries/bench_lora" --points all --only "prefill|256 identical|40 segments" --stress 2000 \
         --out "$out/lora-stress.json"
       ;;
