@@ -162,7 +162,7 @@ fn with(form: &[Vec<Tried>], samples: &[&Sample], rows_per_tile: u32) -> (LoraCo
         let mut columns = vec![Column::new(vec![1.0; us.len()])];
         let mut layout = Vec::new();
         for term in bound {
-            if matches!(term.over, LoraQuantity::EachRank | LoraQuantity::RowsOfEachRank) {
+            if term.over.is_by_rank() {
                 let added = by_rank(&probes, term.over == LoraQuantity::RowsOfEachRank);
                 layout.push((term.over, RANKS.to_vec(), added.len()));
                 columns.extend(added);
@@ -236,7 +236,7 @@ fn terms(layout: &[(LoraQuantity, Vec<f64>, usize)], coefficients: &[f64], const
         if mine.iter().all(|c| *c == 0.0) {
             continue;
         }
-        let cost = if matches!(over, LoraQuantity::EachRank | LoraQuantity::RowsOfEachRank) {
+        let cost = if over.is_by_rank() {
             let mut sum = 0.0;
             let us = mine.iter().map(|step| {
                 sum += step;

@@ -188,7 +188,7 @@ pub enum LoraQuantity {
 
 impl LoraQuantity {
     /// Is the cost a function of one segment's rank, summed over the segments?
-    pub(crate) const fn is_by_rank(self) -> bool {
+    pub const fn is_by_rank(self) -> bool {
         matches!(self, LoraQuantity::EachRank | LoraQuantity::RowsOfEachRank)
     }
 }
