@@ -11,12 +11,14 @@ pub mod steps;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 
 use aril_sim::batch::{Batch, CostModel, Coverage, Executor, Prefill, Price, Segment};
 use aril_sim::fact::{Fact, Observer, Tier};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{AdapterId, RequestId};
+use serde::Serialize;
 
 use crate::machine::MachineError;
 use blocks::Blocks;
@@ -132,21 +134,35 @@ pub struct Log {
 }
 
 impl Log {
-    /// Steps that made something to keep, and the seconds that they spent on it.
-    pub fn made(&self) -> (usize, f64) {
+    /// What was made in the middle of the run.
+    pub fn made(&self) -> Made {
         let us = self.steps.iter().map(|step| step.made_us);
-        (us.clone().filter(|us| *us > 0.0).count(), us.sum::<f64>() * 1e-6)
+        Made { steps: us.clone().filter(|us| *us > 0.0).count(), seconds: us.sum::<f64>() * 1e-6 }
     }
 }
 
-/// What a reader must know of things made in the middle of a run.
-pub fn made(steps: usize, seconds: f64) -> String {
-    match steps {
-        0 => "every kernel, plan and graph was there before the first step".to_owned(),
-        _ => format!(
-            "{steps} steps made kernels, plans or graphs that warming up had not met: {:.1} ms, no part of their durations",
-            seconds * 1e3
-        ),
+/// What warming up had not met, so that steps made it and kept it; as text, what a reader must know of that.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Made {
+    /// Steps that made something.
+    #[serde(rename = "made")]
+    pub steps: usize,
+    /// What they spent on it, seconds: no part of their durations.
+    #[serde(rename = "made_s")]
+    pub seconds: f64,
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Made { steps, seconds } = self;
+        match steps {
+            0 => write!(f, "every kernel, plan and graph was there before the first step"),
+            _ => write!(
+                f,
+                "{steps} steps made kernels, plans or graphs that warming up had not met: {:.1} ms, no part of their durations",
+                seconds * 1e3
+            ),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use aril_sim::workload::RequestId;
 use serde::Serialize;
 use statrs::statistics::{Data, Distribution, OrderStatistics};
 
-use crate::executor::{Log, made};
+use crate::executor::{Log, Made};
 
 /// What a request got.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -107,10 +107,9 @@ pub struct Validation {
     pub loads: usize,
     /// Copies that a step had to make itself, because nobody had announced them.
     pub unannounced: usize,
-    /// Steps that made something to keep which warming up had not met.
-    pub made: usize,
-    /// Seconds that they spent on it: no part of any duration above.
-    pub made_s: f64,
+    /// What steps made to keep that warming up had not met.
+    #[serde(flatten)]
+    pub made: Made,
 }
 
 /// Sets both runs beside each other. `load_us` says what the profile thinks of a copy of an adapter of a rank.
@@ -159,8 +158,7 @@ pub fn validate(real: &Lives, simulated: &Lives, log: &Log, load_us: impl Fn(u32
         busy_s: log.steps.iter().map(|step| step.us).sum::<f64>() * 1e-6,
         loads: log.loads.len(),
         unannounced: log.loads.iter().filter(|load| !load.announced).count(),
-        made: log.made().0,
-        made_s: log.made().1,
+        made: log.made(),
     }
 }
 
@@ -195,7 +193,7 @@ impl fmt::Display for Validation {
             self.loads,
             if self.unannounced > 0 { format!(" ({} unannounced)", self.unannounced) } else { String::new() }
         )?;
-        writeln!(f, "{}", made(self.made, self.made_s))?;
+        writeln!(f, "{}", self.made)?;
         writeln!(f, "{:<26} {:>12} {:>12} {:>9}", "", "real", "simulated", "apart")?;
         for pair in &self.pairs {
             let verdict = match pair.within_percent {

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use aril_calibrate::executor::made;
 use aril_reports::change::{FactDigest, Recorded};
 use aril_reports::{Recorder, RecorderSettings, RunInfo, SloClass, Traffic};
 use aril_sim::engine::{self, Ended};
@@ -183,7 +182,7 @@ pub(super) fn run(
                     "{} steps and {} copies of adapters on a real {gpu}; {}",
                     log.steps.len(),
                     log.loads.len(),
-                    made(log.made().0, log.made().1)
+                    log.made()
                 )),
             )
         }
