@@ -45,10 +45,11 @@ pub(crate) fn explore(bench: &mut Bench, point: &Point, folders: &[PathBuf], aft
     bench.kernels = built_in;
     let mut found = Vec::new();
     let before = if after { Before::Uncooperative } else { Before::Itself };
-    let follows: &[Follows] = if after { &[Follows::Itself, Follows::Another] } else { &[Follows::Itself] };
+    let follows = if after { Follows::Another } else { Follows::Itself };
+    let lengths: &[bool] = if after { &[false, true] } else { &[false] };
     let settings = settings(point, bench.gpu.chip().shared_bytes_block_max);
-    let chosen = follows.iter().map(|&follows| Tuning { follows, ..Tuning::default() });
-    let all = settings.iter().flat_map(|&tuning| follows.iter().map(move |&follows| Tuning { follows, ..tuning }));
+    let chosen = lengths.iter().map(|&short| Tuning { follows, short, ..Tuning::default() });
+    let all = settings.iter().flat_map(|&tuning| lengths.iter().map(move |&short| Tuning { follows, short, ..tuning }));
     let mut own = Vec::new();
     for tuning in chosen.chain(all) {
         let Ok(plan) = bench.plan(&prepared, tuning) else { continue };

@@ -94,7 +94,7 @@ impl Llama {
     fn plan_of(&self, group: Group, site: &Site, segments: &[Segment], rows: u32) -> Result<Plan, Error> {
         let LoraSites { chip, tuning, .. } = self.lora;
         let beside = self.order_of(rows) == Some(LoraOrder::Along);
-        let tuning = Tuning { follows: if beside { Follows::Beside } else { Follows::Another }, ..tuning };
+        let tuning = Tuning { follows: if beside { Follows::Beside } else { Follows::Another }, short: true, ..tuning };
         let plan = Plan::new(site, segments, chip, tuning)?;
         if !beside {
             return Ok(plan);

@@ -21,7 +21,7 @@ pub use tuning::{Exchange, Follows, Release, Tuning};
 
 use rules::{
     Group, choose_release, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot,
-    ring_unit, share_blocks,
+    ring_unit, share_blocks, splits_further,
 };
 
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
@@ -90,11 +90,12 @@ impl Plan {
         }
         let brief = row_tile == RowTile::Rows8
             && tuning.row_tile.is_none()
-            && is_brief(&groups, segments, |group| group.members);
+            && (is_brief(&groups, segments, |group| group.members)
+                || (splits_further(&groups, row_tile, chip, tuning) && cluster == 1));
         let row_tile = if brief { RowTile::Brief8 } else { row_tile };
         let release =
             tuning.release.unwrap_or_else(|| choose_release(&groups, segments, row_tile, cluster, chip, tuning));
-        let short = tuning.follows != Follows::Itself && !row_tile.is_staged();
+        let short = tuning.short && !row_tile.is_staged();
         let mut plan = Plan {
             site: site.clone(),
             variant: Variant { element: site.element(), rows: row_tile, short },

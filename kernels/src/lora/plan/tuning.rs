@@ -17,12 +17,15 @@ pub struct Tuning {
     pub release: Option<Release>,
     /// What the launch follows.
     pub follows: Follows,
+    /// Whether the code is to be as short as it gets: for launches between other kernels, which leave none of it in the
+    /// instruction caches.
+    pub short: bool,
 }
 
 /// What a launch follows on its stream, which decides what it has time for before x is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Follows {
-    /// A launch of the same kind, which lets this one start its blocks early and leaves its code in the caches.
+    /// A launch of the same kind, which lets this one start its blocks early.
     #[default]
     Itself,
     /// Another kernel, which may not let this one begin before its end.
