@@ -103,7 +103,13 @@ fn tuning(text: &str) -> Result<Tuning, String> {
         match index {
             0 => {
                 let named = |tile: &RowTile| format!("{tile:?}").eq_ignore_ascii_case(part);
-                tuning.row_tile = Some(RowTile::ALL.into_iter().chain(RowTile::ON_HOPPER).find(named).ok_or(format!("no row tile {part}"))?);
+                tuning.row_tile = Some(
+                    RowTile::ALL
+                        .into_iter()
+                        .chain(RowTile::ON_HOPPER)
+                        .find(named)
+                        .ok_or(format!("no row tile {part}"))?,
+                );
             }
             1 => {
                 tuning.exchange = Some(match part {
@@ -260,7 +266,8 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
             ..options.tuning
         };
         let ampere = bench.check(point, without_clusters, seed + 1, true)?;
-        let after = bench.check(point, Tuning { follows: Follows::Another, short: true, ..options.tuning }, seed + 2, false)?;
+        let after =
+            bench.check(point, Tuning { follows: Follows::Another, short: true, ..options.tuning }, seed + 2, false)?;
         let passes = [checked, ampere, after].iter().all(|checked| checked.passes(point.element));
         if !passes {
             println!("WRONG {}: {checked:?} sm_80: {ampere:?} after another kernel: {after:?}", point.name());

@@ -319,7 +319,9 @@ impl LoadedPlan {
             numAttrs: attributes.len() as u32,
         };
         let boxes = match x {
-            Some(x) if self.variant.rows == RowTile::Wide64 => Boxes::of(x, self.site.element(), self.variant.rows.rows())?,
+            Some(x) if self.variant.rows == RowTile::Wide64 => {
+                Boxes::of(x, self.site.element(), self.variant.rows.rows())?
+            }
             _ => Boxes::default(),
         };
         // The second one is of `lora_wide.cu` alone.

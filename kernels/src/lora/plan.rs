@@ -373,6 +373,23 @@ mod tests {
     }
 
     #[test]
+    fn a_launch_that_starts_late_has_smaller_clusters_or_more_blocks() {
+        let plan = |outputs: u32, rank: u32, rows: u32, follows| {
+            let segments: Vec<_> = (0..256 / rows / if rank > 16 { 4 } else { 1_u32 })
+                .map(|n| segment(n * rows..n * rows + rows, rank))
+                .collect();
+            let tuning = Tuning { follows, ..Tuning::default() };
+            let plan = Plan::new(&site(4096, &[outputs]), &segments, CHIP, tuning).expect("a valid batch");
+            (plan.variant().rows, plan.jobs().len() / segments.len(), plan.cluster())
+        };
+        assert_eq!(plan(14336, 64, 8, Follows::Itself), (RowTile::Rows8, 16, 16));
+        assert_eq!(plan(14336, 64, 8, Follows::Another), (RowTile::Rows8, 8, 8));
+        assert_eq!(plan(4096, 16, 8, Follows::Itself), (RowTile::Rows8, 4, 1));
+        assert_eq!(plan(4096, 16, 8, Follows::Another), (RowTile::Brief8, 8, 1));
+        assert_eq!(plan(4096, 16, 8, Follows::Beside), (RowTile::Rows8, 4, 4));
+    }
+
+    #[test]
     fn the_next_launch_starts_when_the_memory_has_time_for_it() {
         let release = |inputs, outputs: u32, rank, groups: u32| {
             let segments: Vec<_> = (0..groups).map(|n| segment(n * 8..n * 8 + 8, rank)).collect();

@@ -128,9 +128,9 @@ impl Variant {
     /// Every variant of an architecture (`sm_80`, `sm_90a`, …).
     pub fn all_on(architecture: &str) -> impl Iterator<Item = Variant> {
         let tiles = if is_hopper(architecture) { &RowTile::ON_HOPPER[..] } else { &[] };
-        let wide = Element::ALL.into_iter().flat_map(|element| {
-            tiles.iter().map(move |&rows| Variant { element, rows, short: false })
-        });
+        let wide = Element::ALL
+            .into_iter()
+            .flat_map(|element| tiles.iter().map(move |&rows| Variant { element, rows, short: false }));
         Variant::all().chain(wide)
     }
 

@@ -127,7 +127,8 @@ pub(super) fn share_blocks(
     if tuning.exchange != Some(Exchange::Global) && chip.cluster_max > 1 && !groups.is_empty() {
         let most = groups.iter().map(|group| group.members_max).min().unwrap_or(1).min(chip.cluster_max).max(1);
         // Clusters of 16 start late after a kernel that does not let its successor begin early.
-        let late = tuning.follows == Follows::Another && tuning.blocks.is_none() && groups.iter().all(|group| group.cells > 1);
+        let late =
+            tuning.follows == Follows::Another && tuning.blocks.is_none() && groups.iter().all(|group| group.cells > 1);
         let most = if late { most.min(8) } else { most };
         let mut members = 1 << wanted.clamp(1, most).ilog2();
         // Blocks of which not two fit one multiprocessor cannot overlap, and their clusters pack badly.
@@ -144,7 +145,9 @@ pub(super) fn share_blocks(
         while members > 1 && tuning.exchange.is_none() && !fits(members) {
             members /= 2;
         }
-        let few = tuning.exchange.is_none() && tuning.follows != Follows::Beside && polls_well(groups, row_tile, members, chip);
+        let few = tuning.exchange.is_none()
+            && tuning.follows != Follows::Beside
+            && polls_well(groups, row_tile, members, chip);
         if tuning.exchange.is_some() || few || row_tile == RowTile::Wide64 || !prefers_global(groups, members, chip) {
             groups.iter_mut().for_each(|group| group.members = members);
             return if few { 1 } else { members };
