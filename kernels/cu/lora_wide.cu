@@ -189,17 +189,22 @@ DEVICE void expand_stages(Wide& wide, const TensorMap* map, const Job& job, cons
   const u32 rows = job.rows - min(job.rows, first_row);  // from this lane's first on
   u8* const y = (u8*)projection.y + u64(job.row + first_row) * row_bytes + u64(job.column_tile + quarter) * 64 + i * 8;
   const u8* const v = wide.v + group * 32 * 128;
-#pragma unroll 1
-  for (; wide.stage < wide.total; wide.advance()) {
-    const u32 tile = (wide.stage - wide.in) * OUT_TILES;  // of the stage's first
-    const bool mine = tile + quarter < job.column_tiles && (job.column_tile + tile + quarter) * 32 + 4 * i < projection.columns;
-    u8* const to = y + tile * 64;
-    uint2 before[4][2];
+  auto tile_at = [&](u32 stage) { return (stage - wide.in) * OUT_TILES; };  // the stage's first
+  auto mine = [&](u32 stage) {
+    const u32 tile = tile_at(stage) + quarter;
+    return stage < wide.total && tile < job.column_tiles && (job.column_tile + tile) * 32 + 4 * i < projection.columns;
+  };
+  auto load = [&](uint2 (&into)[4][2], u32 stage) {
+    const bool here = mine(stage);
+    const u8* from = y + tile_at(stage) * 64;
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd)
-        if (mine && 8 * n + odd < rows) before[n][odd] = *(const uint2*)(to + u64(8 * n + odd) * row_bytes);
+        if (here && 8 * n + odd < rows) into[n][odd] = *(const uint2*)(from + u64(8 * n + odd) * row_bytes);
+  };
+  // y is asked for a stage ahead, into two sets of registers by turns.
+  auto stage = [&](const uint2 (&before)[4][2], uint2 (&ahead)[4][2]) {
     phases_wait(wide.full(wide.slot), wide.parity);
     const u8* weights = wide.here() + quarter * wide.granules * TILE + lane * 16;
     uint4 units[RANKS / 8];
@@ -225,19 +230,31 @@ DEVICE void expand_stages(Wide& wide, const TensorMap* map, const Job& job, cons
     }
     warpgroup_commit();
     warpgroup_wait<0>();
+    load(ahead, wide.stage + 1);
     phases_arrive(wide.empty(wide.slot));
     refill<MODE, false>(wide, map, job, projection);
+    const bool here = mine(wide.stage);
+    u8* const to = y + tile_at(wide.stage) * 64;
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd)
-        if (mine && 8 * n + odd < rows) {
+        if (here && 8 * n + odd < rows) {
           uint2 sum = before[n][odd];
           const int e = 4 * n + odd;
           sum.x = ELEMENT::pack(ELEMENT::low(sum.x) + left[e], ELEMENT::high(sum.x) + left[e + 2]);
           sum.y = ELEMENT::pack(ELEMENT::low(sum.y) + right[e], ELEMENT::high(sum.y) + right[e + 2]);
           *(uint2*)(to + u64(8 * n + odd) * row_bytes) = sum;
         }
+    wide.advance();
+  };
+  uint2 sets[2][4][2];
+  load(sets[0], wide.stage);
+#pragma unroll 1
+  while (wide.stage < wide.total) {
+    stage(sets[0], sets[1]);
+    if (wide.stage == wide.total) break;
+    stage(sets[1], sets[0]);
   }
 }
 

@@ -21,7 +21,7 @@ pub use tuning::{Exchange, Follows, Release, Tuning};
 
 use rules::{
     Group, choose_release, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot,
-    ring_unit, share_blocks, splits_further,
+    ring_unit, share_blocks,
 };
 
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
@@ -90,8 +90,7 @@ impl Plan {
         }
         let brief = row_tile == RowTile::Rows8
             && tuning.row_tile.is_none()
-            && (is_brief(&groups, segments, |group| group.members)
-                || (splits_further(&groups, row_tile, chip, tuning) && cluster == 1));
+            && is_brief(&groups, segments, |group| group.members);
         let row_tile = if brief { RowTile::Brief8 } else { row_tile };
         let release =
             tuning.release.unwrap_or_else(|| choose_release(&groups, segments, row_tile, cluster, chip, tuning));
@@ -373,20 +372,14 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_that_starts_late_has_smaller_clusters_or_more_blocks() {
-        let plan = |outputs: u32, rank: u32, rows: u32, follows| {
-            let segments: Vec<_> = (0..256 / rows / if rank > 16 { 4 } else { 1_u32 })
-                .map(|n| segment(n * rows..n * rows + rows, rank))
-                .collect();
+    fn a_launch_that_starts_late_has_smaller_clusters_where_most_bytes_follow_the_exchange() {
+        let plan = |inputs: u32, outputs: u32, follows| {
+            let segments: Vec<_> = (0..8).map(|n| segment(n * 8..n * 8 + 8, 64)).collect();
             let tuning = Tuning { follows, ..Tuning::default() };
-            let plan = Plan::new(&site(4096, &[outputs]), &segments, CHIP, tuning).expect("a valid batch");
-            (plan.variant().rows, plan.jobs().len() / segments.len(), plan.cluster())
+            Plan::new(&site(inputs, &[outputs]), &segments, CHIP, tuning).expect("a valid batch").cluster()
         };
-        assert_eq!(plan(14336, 64, 8, Follows::Itself), (RowTile::Rows8, 16, 16));
-        assert_eq!(plan(14336, 64, 8, Follows::Another), (RowTile::Rows8, 8, 8));
-        assert_eq!(plan(4096, 16, 8, Follows::Itself), (RowTile::Rows8, 4, 1));
-        assert_eq!(plan(4096, 16, 8, Follows::Another), (RowTile::Brief8, 8, 1));
-        assert_eq!(plan(4096, 16, 8, Follows::Beside), (RowTile::Rows8, 4, 4));
+        assert_eq!((plan(4096, 14336, Follows::Itself), plan(4096, 14336, Follows::Another)), (16, 8));
+        assert_eq!((plan(28672, 8192, Follows::Itself), plan(28672, 8192, Follows::Another)), (16, 16));
     }
 
     #[test]

@@ -115,10 +115,6 @@ pub(super) fn share_blocks(
     for group in groups.iter_mut() {
         group.members_max = group.members_max.min(chip.multiprocessors).max(1);
     }
-    if splits_further(groups, row_tile, chip, tuning) {
-        groups.iter_mut().for_each(|group| group.members = MEMBERS_AFTER_ANOTHER.min(group.members_max));
-        return 1;
-    }
     let total: u64 = groups.iter().map(|group| group.bytes).sum();
     let wanted = match tuning.blocks {
         Some(blocks) => blocks / (groups.len() as u32).max(1),
@@ -126,10 +122,10 @@ pub(super) fn share_blocks(
     };
     if tuning.exchange != Some(Exchange::Global) && chip.cluster_max > 1 && !groups.is_empty() {
         let most = groups.iter().map(|group| group.members_max).min().unwrap_or(1).min(chip.cluster_max).max(1);
-        // Clusters of 16 start late after a kernel that does not let its successor begin early.
-        let late =
-            tuning.follows == Follows::Another && tuning.blocks.is_none() && groups.iter().all(|group| group.cells > 1);
-        let most = if late { most.min(8) } else { most };
+        // Clusters of 16 start late after a kernel that does not let its successor begin early: worth it where most of the
+        // bytes come before the exchange.
+        let late = tuning.follows == Follows::Another && tuning.blocks.is_none();
+        let most = if late && groups.iter().all(|group| group.cells > 1 && group.widens) { most.min(8) } else { most };
         let mut members = 1 << wanted.clamp(1, most).ilog2();
         // Blocks of which not two fit one multiprocessor cannot overlap, and their clusters pack badly.
         let exchange = |group: &Group, members: u32| {
@@ -187,20 +183,6 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
     let large = (bytes_max >> if widens { 17 } else { 18 }).min(16);
     let worth = if count <= 6 { 8 } else { (bytes_max >> 16).clamp(1, 8).max(large) as u32 };
     fill.min(1 << worth.ilog2())
-}
-
-/// Members of a group of few sums that starts late.
-const MEMBERS_AFTER_ANOTHER: u32 = 8;
-
-/// Whether groups of few sums are split further than their bytes are worth, into slices for the shortest code, because the
-/// launch follows a kernel that lets nothing of it begin early: two blocks a multiprocessor ask for the weights sooner.
-pub(super) fn splits_further(groups: &[Group], row_tile: RowTile, chip: Chip, tuning: Tuning) -> bool {
-    let slices_end_soon = |group: &Group| group.tiles_max <= 5 * MEMBERS_AFTER_ANOTHER * RowTile::Brief8.shape().warps;
-    tuning.follows == Follows::Another
-        && (tuning.row_tile, tuning.blocks, tuning.exchange) == (None, None, None)
-        && row_tile == RowTile::Rows8
-        && (chip.multiprocessors / 8 + 1..=chip.multiprocessors / 4).contains(&(groups.len() as u32))
-        && groups.iter().all(|group| group.cells == 1 && group.bytes >= 300 << 10 && slices_end_soon(group))
 }
 
 /// Whether a few members of each group exchange their few sums through global memory although a cluster would be
