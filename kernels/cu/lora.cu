@@ -6,7 +6,7 @@
 // v (separate shrink and expand only) is [rows][v_stride] fp32. Weights are packed when an adapter
 // is loaded, in *tiles* of 512 bytes, 16 bytes a lane, so that the bytes a lane loads are the bytes
 // its matrix instruction wants (lane = 4i + q):
-//   A tile (t, g): 8 ranks × 32 inputs. Place 4i + q holds A[32t + 8(q ^ i / 2 % 4) + 0..7][8g + i]
+//   A tile (t, g): 8 ranks × 32 inputs. lane holds A[32t + 8q + 0..7][8g + i]
 //   B tile (c, g): 8 ranks × 32 outputs. lane holds, for j in 0..4, B[8g + 2q, 8g + 2q + 1][32c + 4i + j]
 // A is stored as [t][g], B as [c][g], so an adapter of rank r costs ceil(r / 8) granules and no more.
 //
@@ -264,15 +264,14 @@ DEVICE void lora(const Arguments& args) {
   stream.ring = ring + warp * args.depth * UNIT + lane * 16;
   stream.depth = args.depth;
   stream.unit = stream.fill = stream.drain = stream.unread = 0;
-  const u8* weights = (const u8*)job.weights;
+  const u8* weights = (const u8*)job.weights + lane * 16;
   stream.now.start =
-      weights + (projection.a_tiles * granules + u64(job.k_tile + k_warp) * granules + 2 * pair_begin) * TILE +
-      place_in_a(lane) * 16;
+      weights + (projection.a_tiles * granules + u64(job.k_tile + k_warp) * granules + 2 * pair_begin) * TILE;
   stream.now.skip = int(k_warps * granules * TILE) - int(my_pairs * UNIT);
   stream.now.runs = my_inputs;
   stream.now.units = my_pairs;
   stream.now.tiles = min(2 * my_pairs, granules - min(granules, 2 * pair_begin));
-  stream.next.start = weights + (projection.b_tiles * granules + u64(job.column_tile + warp) * granules) * TILE + lane * 16;
+  stream.next.start = weights + (projection.b_tiles * granules + u64(job.column_tile + warp) * granules) * TILE;
   stream.next.skip = int(WARPS * granules * TILE) - int(pairs * UNIT);
   stream.next.runs = my_columns;
   stream.next.units = pairs;

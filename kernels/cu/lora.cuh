@@ -54,10 +54,6 @@ struct Arguments {
 // Blocks of the next launch ask for their weights as soon as they start, and share the memory with those of this one.
 enum Release { AT_START, WITH_OPERANDS, WITH_SUMS };
 
-// The 16 bytes of an A tile that a lane multiplies: in its place among those of its rank row, permuted so that products of
-// warpgroups (lora_wide.cu) can read the tile as it lies.
-DEVICE u32 place_in_a(u32 lane) { return lane ^ (lane / 8 % 4); }
-
 enum Mode { SHRINK, EXPAND, PAIR };
 
 constexpr u32 TILE = 512, UNIT = 2 * TILE;

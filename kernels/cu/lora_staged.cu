@@ -57,7 +57,7 @@ DEVICE void shrink_stages(Stages& stages, float4* partial, u32 pair_begin, u32 p
   const u32 row_tiles = stages.row_tiles - min(stages.row_tiles, row_tile);  // from this warp's first on
   const u32 pitch = stages.pitch();
   const u32 x_at = (row_tile * 8 + lane / 4) * pitch + q * 16;
-  const u32 weights_at = stages.weights_at() + pair_begin * UNIT + place_in_a(lane) * 16;
+  const u32 weights_at = stages.weights_at() + pair_begin * UNIT + lane * 16;
   float sums[PAIRS_HERE][2][4];
 #pragma unroll
   for (int p = 0; p < PAIRS_HERE; ++p)

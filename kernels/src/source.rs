@@ -12,14 +12,12 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 22] = [
+const BUILT_IN: [(&str, &str); 20] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("decode_parts.cuh", include_str!("../cu/decode_parts.cuh")),
     ("lora.cuh", include_str!("../cu/lora.cuh")),
     ("lora_exchange.cuh", include_str!("../cu/lora_exchange.cuh")),
     ("lora_stages.cuh", include_str!("../cu/lora_stages.cuh")),
-    ("lora_warpgroup.cuh", include_str!("../cu/lora_warpgroup.cuh")),
-    ("lora_wide.cu", include_str!("../cu/lora_wide.cu")),
     ("lora_stream.cuh", include_str!("../cu/lora_stream.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
     ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),

@@ -115,12 +115,12 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
     let longest = point.segments.iter().map(|&(rows, _)| rows).max().unwrap_or(0);
     let rank_max = point.segments.iter().map(|&(_, rank)| rank).max().unwrap_or(0);
     let mut all = Vec::new();
-    for tile in RowTile::ALL.into_iter().chain(RowTile::ON_HOPPER) {
+    for tile in RowTile::ALL {
         let suits = match tile {
             RowTile::Brief8 => point.rows() <= 300 && rank_max <= 32,
             RowTile::Rows8 => longest < 300,
             RowTile::Staged16 => longest > 8 || rank_max > 64,
-            RowTile::Staged32 | RowTile::Wide64 => longest > tile.rows() / 2,
+            RowTile::Staged32 => longest > tile.rows() / 2,
         };
         if !suits {
             continue;

@@ -103,13 +103,7 @@ fn tuning(text: &str) -> Result<Tuning, String> {
         match index {
             0 => {
                 let named = |tile: &RowTile| format!("{tile:?}").eq_ignore_ascii_case(part);
-                tuning.row_tile = Some(
-                    RowTile::ALL
-                        .into_iter()
-                        .chain(RowTile::ON_HOPPER)
-                        .find(named)
-                        .ok_or(format!("no row tile {part}"))?,
-                );
+                tuning.row_tile = Some(RowTile::ALL.into_iter().find(named).ok_or(format!("no row tile {part}"))?);
             }
             1 => {
                 tuning.exchange = Some(match part {
@@ -139,12 +133,12 @@ fn compile_all(options: &Options, sources: &Sources) -> Result<(), Box<dyn std::
     // A comparison of versions checks nothing on the path for older GPUs.
     let architectures: &[&str] = if options.compare.is_empty() { &["sm_90a", "compute_80"] } else { &["sm_90a"] };
     for architecture in architectures {
-        for variant in Variant::all_on(architecture) {
+        for variant in Variant::all() {
             variant.unit(architecture).compile(sources, cache.as_ref())?;
         }
     }
     for folder in &options.compare {
-        for variant in Variant::all_on("sm_90a") {
+        for variant in Variant::all() {
             variant.unit("sm_90a").compile(&Sources::in_folder(folder), cache.as_ref())?;
         }
     }
@@ -260,11 +254,7 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
     if options.check {
         let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
         let checked = bench.check(point, options.tuning, seed, false)?;
-        let without_clusters = Tuning {
-            row_tile: options.tuning.row_tile.filter(|row_tile| !RowTile::ON_HOPPER.contains(row_tile)),
-            exchange: options.tuning.exchange.map(|_| Exchange::Global),
-            ..options.tuning
-        };
+        let without_clusters = Tuning { exchange: options.tuning.exchange.map(|_| Exchange::Global), ..options.tuning };
         let ampere = bench.check(point, without_clusters, seed + 1, true)?;
         let after =
             bench.check(point, Tuning { follows: Follows::Another, short: true, ..options.tuning }, seed + 2, false)?;

@@ -9,16 +9,14 @@ use cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr,
 use cudarc::nvrtc::Ptx;
 
 use super::plan::{CELL_BYTES, Job, Plan, Release, Site};
-use super::variant::{RowTile, Variant};
+use super::variant::Variant;
 use crate::Error;
 use crate::cache::Cache;
 use crate::gpu::{Gpu, Overlap, Ready};
 use crate::source::Sources;
 
-mod boxes;
 mod operands;
 
-use boxes::Boxes;
 use operands::Arguments;
 pub use operands::{Intermediate, Matrix};
 
@@ -203,7 +201,7 @@ impl LoadedPlan {
         let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
         self.set_outputs(&mut arguments, y)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
-        unsafe { self.launch(stream, &self.functions.pair, &arguments, Some(x), overlap) }
+        unsafe { self.launch(stream, &self.functions.pair, &arguments, overlap) }
     }
 
     /// The same beside the preceding launch of the stream, which reads the same x and makes `ready` its mark when it has
@@ -229,7 +227,7 @@ impl LoadedPlan {
         arguments.ready = ready.address;
         arguments.mark = ready.mark;
         // SAFETY: shapes were checked; the rest is the caller's promise.
-        unsafe { self.launch(stream, &self.functions.pair, &arguments, Some(x), Overlap::Programmatic) }
+        unsafe { self.launch(stream, &self.functions.pair, &arguments, Overlap::Programmatic) }
     }
 
     /// v = x·A for every job of the plan, one v a projection.
@@ -251,7 +249,7 @@ impl LoadedPlan {
         let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
         self.set_intermediates(&mut arguments, v)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
-        unsafe { self.launch(stream, &self.functions.shrink, &arguments, Some(x), overlap) }
+        unsafe { self.launch(stream, &self.functions.shrink, &arguments, overlap) }
     }
 
     /// y += scale·(v·B) for every job of the plan.
@@ -274,7 +272,7 @@ impl LoadedPlan {
         self.set_intermediates(&mut arguments, v)?;
         self.set_outputs(&mut arguments, y)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
-        unsafe { self.launch(stream, &self.functions.expand, &arguments, None, overlap) }
+        unsafe { self.launch(stream, &self.functions.expand, &arguments, overlap) }
     }
 
     /// # Safety
@@ -284,7 +282,6 @@ impl LoadedPlan {
         stream: &Arc<CudaStream>,
         function: &CudaFunction,
         arguments: &Arguments,
-        x: Option<Matrix>,
         overlap: Overlap,
     ) -> Result<(), Error> {
         if self.capacity == 0 {
@@ -318,15 +315,8 @@ impl LoadedPlan {
             attrs: attributes.as_mut_ptr(),
             numAttrs: attributes.len() as u32,
         };
-        let boxes = match x {
-            Some(x) if self.variant.rows == RowTile::Wide64 => {
-                Boxes::of(x, self.site.element(), self.variant.rows.rows())?
-            }
-            _ => Boxes::default(),
-        };
-        // The second one is of `lora_wide.cu` alone.
-        let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>(), boxes.as_parameter()];
-        // SAFETY: parameters of the kernel's own layout; they and the attributes outlive the call.
+        let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
+        // SAFETY: one parameter of the kernel's own layout; the attributes outlive the call.
         unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), parameters.as_mut_ptr(), std::ptr::null_mut()) }
             .result()
             .map_err(Error::driver("launching a LoRA kernel"))

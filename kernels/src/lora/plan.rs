@@ -85,9 +85,6 @@ impl Plan {
         };
         let mut groups = groups(site, segments, row_tile);
         let cluster = share_blocks(&mut groups, segments, row_tile, chip, tuning);
-        if row_tile == RowTile::Wide64 && (chip.cluster_max == 1 || tuning.exchange == Some(Exchange::Global)) {
-            return Err(Error::shape("64 rows a group", "need the clusters and the warpgroups of Hopper"));
-        }
         let brief = row_tile == RowTile::Rows8
             && tuning.row_tile.is_none()
             && is_brief(&groups, segments, |group| group.members);

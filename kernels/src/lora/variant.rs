@@ -4,7 +4,7 @@ use crate::Element;
 use crate::compile::Unit;
 
 /// The sources that all of them are made of.
-pub const SOURCES: [&str; 9] = [
+pub const SOURCES: [&str; 7] = [
     "primitives.cuh",
     "lora.cuh",
     "lora_exchange.cuh",
@@ -12,8 +12,6 @@ pub const SOURCES: [&str; 9] = [
     "lora.cu",
     "lora_stages.cuh",
     "lora_staged.cu",
-    "lora_warpgroup.cuh",
-    "lora_wide.cu",
 ];
 
 /// One compiled form of the LoRA kernels.
@@ -40,8 +38,6 @@ pub enum RowTile {
     Staged16,
     /// 32 rows, staged, in blocks of twice as many threads: ranks whose weights are many of the bytes.
     Staged32,
-    /// 64 rows, products of warpgroups (`lora_wide.cu`): ranks of 33 to 64 on Hopper, where members are a cluster.
-    Wide64,
 }
 
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
@@ -62,11 +58,8 @@ pub(crate) const CELLS_IN_TURNS: u32 = 5;
 pub(crate) const CELLS_OF_ALL_IN_TURNS: u32 = 64;
 
 impl RowTile {
-    /// All that every GPU runs, smallest first.
+    /// All row tiles, smallest first.
     pub const ALL: [RowTile; 4] = [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Staged32];
-
-    /// Those that only Hopper runs.
-    pub const ON_HOPPER: [RowTile; 1] = [RowTile::Wide64];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
@@ -78,7 +71,6 @@ impl RowTile {
             RowTile::Brief8 | RowTile::Rows8 => 1,
             RowTile::Staged16 => 2,
             RowTile::Staged32 => 4,
-            RowTile::Wide64 => 8,
         }
     }
 
@@ -88,7 +80,7 @@ impl RowTile {
         match self {
             RowTile::Rows8 => 4,
             RowTile::Brief8 => 2,
-            RowTile::Staged16 | RowTile::Staged32 | RowTile::Wide64 => 1,
+            RowTile::Staged16 | RowTile::Staged32 => 1,
         }
     }
 
@@ -116,25 +108,12 @@ impl RowTile {
 
     /// The largest rank that the block's warps can accumulate, and that leaves room for stages beside the exchange.
     pub fn rank_max(self) -> u32 {
-        match self {
-            RowTile::Wide64 => 64,
-            RowTile::Staged32 => super::layout::RANK_MAX / 2,
-            _ => super::layout::RANK_MAX,
-        }
+        if self == RowTile::Staged32 { super::layout::RANK_MAX / 2 } else { super::layout::RANK_MAX }
     }
 }
 
 impl Variant {
-    /// Every variant of an architecture (`sm_80`, `sm_90a`, …).
-    pub fn all_on(architecture: &str) -> impl Iterator<Item = Variant> {
-        let tiles = if is_hopper(architecture) { &RowTile::ON_HOPPER[..] } else { &[] };
-        let wide = Element::ALL
-            .into_iter()
-            .flat_map(|element| tiles.iter().map(move |&rows| Variant { element, rows, short: false }));
-        Variant::all().chain(wide)
-    }
-
-    /// Every variant that every GPU runs.
+    /// Every variant.
     pub fn all() -> impl Iterator<Item = Variant> {
         let lengths = |rows: RowTile| [false, true].into_iter().filter(move |&short| !(short && rows.is_staged()));
         let forms = move |element| {
@@ -147,14 +126,11 @@ impl Variant {
 
     /// What to compile for an architecture (`sm_80`, `sm_90a`, …).
     pub fn unit(self, architecture: &str) -> Unit {
-        let source = match self.rows {
-            RowTile::Wide64 => "lora_wide.cu",
-            rows if rows.is_staged() => "lora_staged.cu",
-            _ => "lora.cu",
-        };
+        let source = if self.rows.is_staged() { "lora_staged.cu" } else { "lora.cu" };
         let mut defines = self.defines();
         if self.rows.is_staged() {
-            defines.push(("BULK", u32::from(is_hopper(architecture)).to_string()));
+            let bulk = architecture.trim_start_matches(|c: char| !c.is_ascii_digit()).starts_with('9');
+            defines.push(("BULK", u32::from(bulk).to_string()));
         }
         Unit { source, architecture: architecture.to_owned(), defines }
     }
@@ -174,8 +150,4 @@ impl Variant {
             ("MIN_BLOCKS", shape.blocks_min.to_string()),
         ]
     }
-}
-
-fn is_hopper(architecture: &str) -> bool {
-    architecture.trim_start_matches(|c: char| !c.is_ascii_digit()).starts_with('9')
 }

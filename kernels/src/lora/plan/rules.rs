@@ -144,7 +144,7 @@ pub(super) fn share_blocks(
         let few = tuning.exchange.is_none()
             && tuning.follows != Follows::Beside
             && polls_well(groups, row_tile, members, chip);
-        if tuning.exchange.is_some() || few || row_tile == RowTile::Wide64 || !prefers_global(groups, members, chip) {
+        if tuning.exchange.is_some() || few || !prefers_global(groups, members, chip) {
             groups.iter_mut().for_each(|group| group.members = members);
             return if few { 1 } else { members };
         }
@@ -304,9 +304,6 @@ pub(super) fn ring_unit(row_tile: RowTile) -> u32 {
 
 /// Bytes of a ring that holds one step of the work of a group of this rank.
 pub(super) fn ring_slot(row_tile: RowTile, rank: u32) -> u32 {
-    if row_tile == RowTile::Wide64 {
-        return WIDE_SLOT;
-    }
     if row_tile.is_staged() { stage(row_tile, rank).slot_bytes } else { ring_unit(row_tile) }
 }
 
@@ -338,17 +335,8 @@ pub(super) fn stage(row_tile: RowTile, rank: u32) -> Stage {
     Stage { slot_bytes: rows_bytes + tiles * granules * tile, k_warps: warps / row_warps / rank_warps }
 }
 
-/// How `lora_wide.cu` uses shared memory: bytes of a slot, of v in its two parts, of all barriers; cells of 64 rows × 64 ranks.
-const WIDE_SLOT: u32 = 16 << 10;
-const WIDE_V: u32 = 16 << 10;
-const WIDE_BARRIERS: u32 = 34 * 8;
-const WIDE_CELLS: u32 = 32;
-
 /// Shared memory of the exchange: the warps' partial sums, and the members' where they are staged.
 pub(super) fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: u32, cluster: bool) -> u32 {
-    if row_tile == RowTile::Wide64 {
-        return WIDE_V + members * WIDE_CELLS.div_ceil(members) * CELL_BYTES as u32 + WIDE_BARRIERS;
-    }
     // With a cluster, two barriers of 8 bytes follow; a ring of stages has its own.
     let barriers = if cluster { 16 } else { 0 } + if row_tile.is_staged() { STAGE_BARRIERS } else { 0 };
     let shape = row_tile.shape();
