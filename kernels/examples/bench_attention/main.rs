@@ -71,8 +71,14 @@ fn options() -> Result<Options, String> {
 }
 
 /// What the measured kernels are made of.
-const SOURCES: [&str; 5] =
-    ["primitives.cuh", "memory.cu", "decode_attention.cu", "decode_parts.cuh", "prefill_attention.cu"];
+const SOURCES: [&str; 6] = [
+    "primitives.cuh",
+    "memory.cu",
+    "decode_attention.cu",
+    "decode_parts.cuh",
+    "prefill_attention.cu",
+    "prefill_parts.cuh",
+];
 
 /// What everything is judged by.
 struct Ceilings {

@@ -110,13 +110,26 @@ pub(crate) fn all() -> Vec<Point> {
         (
             GQA,
             &[
-                (16, 512), (16, 2048), (16, 8192), (16, 32_768), (32, 8192), (64, 2048), (64, 8192), (64, 32_768),
-                (128, 8192), (256, 1024), (256, 2048), (256, 8192), (256, 32_768),
+                (16, 512),
+                (16, 2048),
+                (16, 8192),
+                (16, 32_768),
+                (32, 8192),
+                (64, 2048),
+                (64, 8192),
+                (64, 32_768),
+                (128, 8192),
+                (256, 1024),
+                (256, 2048),
+                (256, 8192),
+                (256, 32_768),
             ],
         ),
         (SHARD, &[(16, 2048), (16, 32_768), (64, 8192), (256, 2048), (256, 32_768), (512, 8192)]),
     ] {
-        points.extend(chunks.iter().map(|&(new, before)| prefill(&format!("{new} after {before}"), shape, vec![(before, new)])));
+        points.extend(
+            chunks.iter().map(|&(new, before)| prefill(&format!("{new} after {before}"), shape, vec![(before, new)])),
+        );
     }
     points.push(prefill("8 of 32 after 4096", GQA, vec![(4096, 32); 8]));
     points.push(prefill(

@@ -43,7 +43,9 @@ impl Point {
 
     pub(crate) fn name(&self) -> String {
         let Point { rows, context, chunk, prefix, adapters, rank } = self;
-        format!("{rows} rows of context {context}, a chunk of {chunk} after {prefix}, {adapters} adapters of rank {rank}")
+        format!(
+            "{rows} rows of context {context}, a chunk of {chunk} after {prefix}, {adapters} adapters of rank {rank}"
+        )
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
-use super::operands::{self, BlockTable, Given, KvCache};
 use super::layout::AttentionShape;
+use super::operands::{self, BlockTable, Given, KvCache};
 use super::plan::{PIECE_WORDS, PrefillForm, PrefillPlan};
 use super::variant::{THREADS, Variant};
 use crate::Error;
@@ -38,9 +38,8 @@ impl PrefillScratch {
         let gpu = compiler.gpu();
         let split = PrefillForm::ALL.into_iter().filter(|form| form.split);
         let size = |form: PrefillForm| (form.slots(&shape, gpu.chip()), 64 * form.fragments);
-        let (blocks, places) = split.map(size).fold((0, 0), |(blocks, places), (most, each)| {
-            (blocks.max(most), places.max(most * each))
-        });
+        let (blocks, places) =
+            split.map(size).fold((0, 0), |(blocks, places), (most, each)| (blocks.max(most), places.max(most * each)));
         let mut counters = gpu.allocate::<u32>(stream, blocks as usize, "arrival counters")?;
         stream.memset_zeros(&mut counters).map_err(Error::driver("clearing arrival counters"))?;
         let partial = places as usize * shape.head_dim as usize;

@@ -78,11 +78,9 @@ impl Variant {
     pub(crate) fn defines(self) -> Vec<(&'static str, String)> {
         let (element, head_dim, last) = match self {
             Variant::Decode { element, head_dim, depth } => (element, head_dim, vec![("DEPTH", depth.to_string())]),
-            Variant::Prefill { element, head_dim, fragments, split } => (
-                element,
-                head_dim,
-                vec![("FRAGMENTS", fragments.to_string()), ("SPLIT", u32::from(split).to_string())],
-            ),
+            Variant::Prefill { element, head_dim, fragments, split } => {
+                (element, head_dim, vec![("FRAGMENTS", fragments.to_string()), ("SPLIT", u32::from(split).to_string())])
+            }
         };
         let mut defines = vec![("ELEMENT", element.device_name().to_owned()), ("HEAD_DIM", head_dim.to_string())];
         defines.extend(last);

@@ -360,10 +360,7 @@ fn prefill_cuts_the_keys_of_a_tile_into_any_number_of_pieces() {
     let Some(runner) = runner() else { return };
     let batch = Batch::new(shape(Element::F16, 2, 1, 64), &[(2500, 21)], 11);
     for (multiprocessors, pieces) in [(1, 2), (3, 6), (9, 10)] {
-        let plan = batch.prefill_plan_on(
-            PrefillForm { fragments: 1, split: true },
-            Chip { multiprocessors, ..CHIP },
-        );
+        let plan = batch.prefill_plan_on(PrefillForm { fragments: 1, split: true }, Chip { multiprocessors, ..CHIP });
         assert_eq!(plan.pieces().len(), pieces, "on {multiprocessors}");
         check_prefill(runner, &batch, &plan, 1);
     }

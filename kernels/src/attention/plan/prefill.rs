@@ -8,8 +8,8 @@ use crate::lora::plan::Chip;
 
 mod form;
 
-pub use form::PrefillForm;
 use form::KEYS;
+pub use form::PrefillForm;
 
 /// One sequence with any number of new tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

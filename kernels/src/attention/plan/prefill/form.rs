@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(form(shape(32, 32, 128), &[(2048, 0)]), whole(2));
         assert_eq!(form(shape(32, 8, 128), &[(4096, 0)]), whole(2));
         assert_eq!(form(shape(32, 8, 128), &[(30, 0); 64]), whole(1));
-        assert_eq!(form(shape(32, 32, 128), &[(128, 0); 32]).split, false);
+        assert!(!form(shape(32, 32, 128), &[(128, 0); 32]).split);
     }
 
     #[test]
