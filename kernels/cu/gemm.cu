@@ -2,14 +2,13 @@
 //
 // Layouts. W is [outputs][inputs], x is [rows][x_stride], y is [rows][y_stride], 16-bit, row-major.
 //
-// The work is cut into steps of TILE outputs × 64 inputs, in the order of W's tiles of TILE outputs, and every block gets
+// The work is cut into steps of 128 outputs × 64 inputs, in the order of W's tiles of 128 outputs, and every block gets
 // the same number of consecutive steps, whatever the shape: no wave is half empty. Grid: one block a share. Where the
-// steps of a tile fall to several blocks, those whose share ends in it divide its sums among themselves; each
+// steps of a tile fall to several blocks, those whose share ends in it divide its tiles of 8 rows among themselves; each
 // block leaves its partial sums of the rows of others in an inbox, in fp32, and adds those of its own in the order of the
 // blocks. The result does not depend on timing, and no sum travels after another.
 //
-// Warps: TILE / 32 along the outputs (32 each), the others along the inputs of a step, which add their sums at the end of
-// a tile. A tile of 256 outputs fetches x half as often as one of 128, which many rows notice.
+// Warps: four along the outputs (32 each), two along the inputs of a step, which add their sums at the end of a tile.
 // Steps travel through a ring in shared memory with cp.async. W of the first steps is asked for before the wait for
 // the preceding kernel: weights must have been complete before that kernel began.
 //
@@ -31,9 +30,6 @@
 #ifndef NT  // tiles of 8 rows
 #define NT 4
 #endif
-#ifndef TILE  // outputs of a tile: 128 or 256
-#define TILE 128
-#endif
 #ifndef STAGES
 #define STAGES 4
 #endif
@@ -45,7 +41,7 @@ struct Arguments {
   const void* weights;
   const void* x;
   void* y;
-  float4* inbox;  // [block][0: of its first tile, begun by others; 1: of its last, which it began][SLOTS][256]
+  float4* inbox;  // [block][0: of its first tile, begun by others; 1: of its last, which it began][NT][256]
   u32 x_stride, y_stride;
   u32 rows, inputs, outputs;
   u32 tile_steps;   // steps of one tile: ceil(inputs / 64)
@@ -57,16 +53,12 @@ struct Arguments {
 };
 
 constexpr u32 THREADS = 256;
-constexpr u32 TILE_OUTPUTS = TILE, STEP_INPUTS = 64;
+constexpr u32 TILE_OUTPUTS = 128, STEP_INPUTS = 64;
 constexpr u32 LINE = 2 * STEP_INPUTS;  // bytes of one row of a step
 constexpr u32 W_BYTES = TILE_OUTPUTS * LINE, X_BYTES = NT * 8 * LINE, STAGE = W_BYTES + X_BYTES;
-constexpr u32 LINES = TILE_OUTPUTS / 32;         // warps along the outputs
-constexpr u32 HALVES = 8 / LINES;                // warps along the inputs
-constexpr u32 OWN = 2 / HALVES;                  // sums of 16 outputs and 8 rows that a warp finishes, a tile of 8 rows
-constexpr u32 SLOTS = NT * OWN;                  // the same of all rows
 constexpr int EXCHANGED = NT < 2 ? NT : 2;  // sums that travel between warps at once, a thread
-constexpr int EARLY_AT_ONCE = TILE == 128 ? 2 : 1;  // steps that are on their way while the preceding kernel works
-constexpr u32 AHEAD = TILE == 128 ? 5 : 8;  // blocks whose sums a thread asks for at once
+constexpr int EARLY_AT_ONCE = 2;  // steps that are on their way while the preceding kernel works
+constexpr u32 LOADS = NT < 8 ? 16 : 8;  // of others' sums that a thread asks for at once
 constexpr u32 EMPTY = 0xffffffffu;
 
 // Where 16-byte chunk `chunk` of row `row` lies in a step: eight lanes that read two rows, or write one, meet no bank twice.
@@ -89,7 +81,6 @@ struct Feed {
   u32 outputs;   // of the tile, from its first row on
 
   static constexpr u32 ROWS = THREADS / 8;                              // of W, or of x, at once
-  static constexpr u32 W_PARTS = TILE_OUTPUTS / ROWS;
   static constexpr u32 X_PARTS = (NT * 8 + ROWS - 1) / ROWS;            // of x
   static constexpr bool ALL_COPY = NT * 8 % ROWS == 0;                  // whether x has a part for every thread
   DEVICE static u32 chunk() { return thread_index() % 8; }
@@ -114,12 +105,12 @@ struct Feed {
     u8* const to = stage + place(row(), chunk());
     const u64 step = u64(args->inputs) * (2 * ROWS);
     const bool inside = input < args->inputs;
-    if (inside && outputs > (W_PARTS - 1) * ROWS) {
+    if (inside && outputs > 3 * ROWS) {
 #pragma unroll
-      for (u32 n = 0; n < W_PARTS; ++n) copy(to + n * ROWS * LINE, w + n * step, true);
+      for (u32 n = 0; n < 4; ++n) copy(to + n * ROWS * LINE, w + n * step, true);
     } else {
 #pragma unroll
-      for (u32 n = 0; n < W_PARTS; ++n) copy(to + n * ROWS * LINE, w + n * step, inside && outputs > n * ROWS);
+      for (u32 n = 0; n < 4; ++n) copy(to + n * ROWS * LINE, w + n * step, inside && outputs > n * ROWS);
     }
   }
   DEVICE void activations(u8* stage) const {
@@ -188,10 +179,56 @@ struct Sums {
   }
 };
 
+// Adds what the other blocks of a tile have left to this block's own sums, in the order of the blocks: of COUNT tiles of 8 rows from
+// `first_tile` on those whose number leaves `rest` when divided by `step`. All are asked for at once, as far as registers go: a
+// journey to memory takes longer than anything else here.
+template <u32 COUNT>
+DEVICE void add_others(const Arguments& args, float4 (&own)[COUNT], u32 first_tile, u32 rest, u32 step, u32 first_block,
+                       u32 last_block) {
+  constexpr u32 AHEAD = COUNT < LOADS ? LOADS / COUNT : 1;  // blocks
+  float4 sum[COUNT];
+#pragma unroll
+  for (u32 s = 0; s < COUNT; ++s) sum[s] = make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll 1
+  for (u32 first = first_block; first <= last_block; first += AHEAD) {
+    float4 parts[AHEAD][COUNT];
+    const auto cell = [&](u32 n, u32 s) {
+      const u32 from = first + n;
+      return args.inbox + ((u64(from) * 2 + (from == first_block ? 1 : 0)) * NT + first_tile + s) * THREADS + thread_index();
+    };
+#pragma unroll
+    for (u32 n = 0; n < AHEAD; ++n)
+#pragma unroll
+      for (u32 s = 0; s < COUNT; ++s) {
+        parts[n][s] = own[s];
+        if (first + n <= last_block && first + n != block_index() && s % step == rest) parts[n][s] = load_relaxed(cell(n, s));
+      }
+#pragma unroll
+    for (u32 n = 0; n < AHEAD; ++n) {
+      if (first + n > last_block) continue;
+#pragma unroll
+      for (u32 s = 0; s < COUNT; ++s) {
+        if (s % step != rest) continue;
+        if (first + n != block_index()) {
+          while (!arrived(parts[n][s])) {
+            poll_pause();
+            parts[n][s] = load_relaxed(cell(n, s));
+          }
+          const float none = bits_float(EMPTY);
+          store_relaxed(cell(n, s), make_float4(none, none, none, none));
+        }
+        sum[s].x += parts[n][s].x, sum[s].y += parts[n][s].y, sum[s].z += parts[n][s].z, sum[s].w += parts[n][s].w;
+      }
+    }
+  }
+#pragma unroll
+  for (u32 s = 0; s < COUNT; ++s) own[s] = sum[s];
+}
+
 KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) {
   dependents_trigger();
   const u32 lane = thread_index() % 32, warp = thread_index() / 32;
-  const u32 half = warp / LINES, first_output = warp % LINES * 32;
+  const u32 half = warp / 4, first_output = warp % 4 * 32;
   const u32 begin = min(args.total_steps, block_index() * args.block_steps);
   const u32 end = min(args.total_steps, begin + args.block_steps);
   u8* const ring = shared_base();
@@ -241,15 +278,13 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
     block_barrier();
     feed.issue();
     sums.add(ring + slot * STAGE, first_output, half);
-    if (HALVES == 1) sums.add(ring + slot * STAGE, first_output, 1);
     slot = slot + 1 == STAGES ? 0 : slot + 1;
     ++k;
     if (k < args.tile_steps && step + 1 < end) continue;
 
     // The tile ends here, or this block's share of it. Warps along the inputs swap halves, so that each thread holds
     // sums of 16 outputs.
-    float4 mine[SLOTS];
-#if TILE == 128
+    float4 mine[NT];
 #pragma unroll
     for (int first = 0; first < NT; first += EXCHANGED) {
       if (first > 0) block_barrier();
@@ -268,13 +303,6 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
                                : make_float4(low[0] + other.x, low[1] + other.y, low[2] + other.z, low[3] + other.w);
       }
     }
-#else
-#pragma unroll
-    for (u32 s = 0; s < SLOTS; ++s) {
-      const float(&own)[4] = sums.value[s % OWN][s / OWN];
-      mine[s] = make_float4(own[0], own[1], own[2], own[3]);
-    }
-#endif
     sums.clear();
 
     // The blocks of this tile, and which of its rows this one finishes: the first `finishers` end in it.
@@ -284,54 +312,36 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
     const u32 finishers = last_block - first_block + (last_ends || first_block == last_block ? 1 : 0);
     const u32 me = block_index() - first_block;
     if (first_block < last_block) {
-      float4* to = args.inbox + (u64(block_index()) * 2 + (began_tile ? 1 : 0)) * SLOTS * THREADS + thread_index();
+      float4* to = args.inbox + (u64(block_index()) * 2 + (began_tile ? 1 : 0)) * NT * THREADS + thread_index();
 #pragma unroll
-      for (u32 s = 0; s < SLOTS; ++s)
-        if (me >= finishers || s % finishers != me)
-          store_relaxed(to + s * THREADS, make_float4(never_empty(mine[s].x), never_empty(mine[s].y),
-                                                      never_empty(mine[s].z), never_empty(mine[s].w)));
+      for (int nt = 0; nt < NT; ++nt)
+        if (me >= finishers || nt % finishers != me)
+          store_relaxed(to + nt * THREADS, make_float4(never_empty(mine[nt].x), never_empty(mine[nt].y),
+                                                       never_empty(mine[nt].z), never_empty(mine[nt].w)));
+      if (finishers >= (u32)NT) {
+        // One of them for this block, or none.
+        float4 own[1] = {mine[0]};
 #pragma unroll
-      for (u32 s = 0; s < SLOTS; ++s) {
-        if (me >= finishers || s % finishers != me) continue;
-        float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-        for (u32 first = first_block; first <= last_block; first += AHEAD) {
-          float4* cells[AHEAD];
-          float4 parts[AHEAD];
+        for (u32 s = 1; s < (u32)NT; ++s)
+          if (s == me) own[0] = mine[s];
+        if (me < (u32)NT) add_others<1>(args, own, me, 0, 1, first_block, last_block);
 #pragma unroll
-          for (u32 n = 0; n < AHEAD; ++n) {
-            const u32 from = first + n;
-            cells[n] = args.inbox + ((u64(from) * 2 + (from == first_block ? 1 : 0)) * SLOTS + s) * THREADS + thread_index();
-            parts[n] = mine[s];
-            if (from <= last_block && from != block_index()) parts[n] = load_relaxed(cells[n]);
-          }
-#pragma unroll
-          for (u32 n = 0; n < AHEAD; ++n) {
-            const u32 from = first + n;
-            if (from > last_block) continue;
-            if (from != block_index()) {
-              while (!arrived(parts[n])) {
-                poll_pause();
-                parts[n] = load_relaxed(cells[n]);
-              }
-              const float none = bits_float(EMPTY);
-              store_relaxed(cells[n], make_float4(none, none, none, none));
-            }
-            sum.x += parts[n].x, sum.y += parts[n].y, sum.z += parts[n].z, sum.w += parts[n].w;
-          }
-        }
-        mine[s] = sum;
+        for (u32 s = 0; s < (u32)NT; ++s)
+          if (s == me) mine[s] = own[0];
+      } else if (me < finishers) {
+        add_others<NT>(args, mine, 0, me, finishers, first_block, last_block);
       }
     }
     if (me < finishers) {
       const u32 i = lane / 4, q = lane % 4;
+      const u32 output = tile * TILE_OUTPUTS + first_output + half * 16 + 2 * q;
 #pragma unroll
-      for (u32 s = 0; s < SLOTS; ++s) {
-        if (s % finishers != me) continue;
-        const u32 output = tile * TILE_OUTPUTS + first_output + (HALVES == 1 ? s % OWN : half) * 16 + 2 * q;
+      for (int nt = 0; nt < NT; ++nt) {
+        if (nt % finishers != me) continue;
         // Lane 4i + q holds outputs i and i + 8 of rows 2q and 2q + 1; after the transpose outputs 2q and 2q + 1 of row i.
-        u32 low = matrix_transpose(ELEMENT::pack(mine[s].x, mine[s].y));
-        u32 high = matrix_transpose(ELEMENT::pack(mine[s].z, mine[s].w));
-        const u32 row = s / OWN * 8 + i;
+        u32 low = matrix_transpose(ELEMENT::pack(mine[nt].x, mine[nt].y));
+        u32 high = matrix_transpose(ELEMENT::pack(mine[nt].z, mine[nt].w));
+        const u32 row = nt * 8 + i;
         if (row < args.rows) {
           u32* to = (u32*)((u16*)args.y + u64(row) * args.y_stride + output);
           if (output < args.outputs) to[0] = low;

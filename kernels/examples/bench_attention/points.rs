@@ -154,7 +154,7 @@ pub(crate) fn checks() -> Vec<Point> {
                     shape,
                     vec![(0, 1), (0, 63), (1, 64), (15, 65), (333, 129), (16, 128), (64, 257), (1000, 17)],
                 ));
-                points.push(prefill("few after many", shape, vec![(20_000, 33), (3000, 1), (0, 5), (700, 130)]));
+                points.push(prefill("few after many", shape, vec![(4000, 33), (3000, 1), (0, 5), (700, 130)]));
             }
         }
     }

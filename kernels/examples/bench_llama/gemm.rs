@@ -201,20 +201,18 @@ impl Bench {
         if shape.rows == 1 || shape.rows == 16 || shape.rows == 32 || shape.rows == 64 {
             let mut line = "     tuned:".to_owned();
             let chip = self.gpu.chip().multiprocessors;
-            for (outputs, blocks, stages, wide, overlap) in [
-                (128, chip, None, true, Overlap::None),
-                (128, chip, None, true, Overlap::Programmatic),
-                (128, chip, None, false, Overlap::Programmatic),
-                (128, chip, Some(8), true, Overlap::Programmatic),
-                (256, chip, None, true, Overlap::Programmatic),
-                (256, chip, None, false, Overlap::Programmatic),
-                (256, chip, Some(5), true, Overlap::Programmatic),
+            for (blocks, stages, wide, overlap) in [
+                (chip, None, true, Overlap::None),
+                (chip, None, false, Overlap::Programmatic),
+                (chip, Some(4), true, Overlap::Programmatic),
+                (chip, Some(8), true, Overlap::Programmatic),
+                (2 * chip, Some(4), true, Overlap::None),
             ] {
-                let tuning = Tuning { outputs: Some(outputs), blocks: Some(blocks), stages, wide: Some(wide) };
+                let tuning = Tuning { blocks: Some(blocks), stages, wide: Some(wide) };
                 let figure = run_own(tuning, overlap).map_or(f64::NAN, |samples| median(&samples));
                 let plain = if overlap == Overlap::None { " plain" } else { "" };
                 let wide = if wide { " wide" } else { "" };
-                line += &format!(" {outputs}: {blocks}×{}{plain}{wide} {figure:.2},", stages.unwrap_or(0));
+                line += &format!(" {blocks}×{}{plain}{wide} {figure:.2},", stages.unwrap_or(0));
             }
             println!("{line}");
         }

@@ -21,7 +21,6 @@ fn ways() -> Vec<Way> {
     ways.extend([48, 66, 100, 132, 198].map(|count| (along, blocks(count), plain.1)));
     ways.push((along, Tuning { shared_bytes: Some(48 << 10), ..plain.0 }, plain.1));
     ways.extend([4, 5].map(|stages| (along, plain.0, few_rows::Tuning { stages: Some(stages), ..plain.1 })));
-    ways.extend([128, 256].map(|outputs| (along, plain.0, few_rows::Tuning { outputs: Some(outputs), ..plain.1 })));
     let global = Tuning { exchange: Some(Exchange::Global), ..plain.0 };
     ways.push((along, global, plain.1));
     for tuning in [plain.0, global] {
@@ -60,14 +59,13 @@ fn one(
     let without = rounded(llama.time_step(&rows.sequences(false), repeats)?);
     let with = rounded(llama.time_step(&rows.sequences(true), repeats)?);
     println!(
-        "{name} {}: {order:?}, blocks {:?}, shared bytes {:?}, exchange {:?}, release {:?}, stages {:?}, outputs {:?}: {:.0} us without, adapters {:+.0} us",
+        "{name} {}: {order:?}, blocks {:?}, shared bytes {:?}, exchange {:?}, release {:?}, stages {:?}: {:.0} us without, adapters {:+.0} us",
         point.name(),
         lora.blocks,
         lora.shared_bytes,
         lora.exchange,
         lora.release,
         gemm.stages,
-        gemm.outputs,
         median(&without),
         median(&with) - median(&without),
     );
@@ -75,6 +73,6 @@ fn one(
         "adapters": point.adapters, "rows": point.rows, "context": point.context, "model": name,
         "bucket": llama::bucket(point.rows), "order": format!("{order:?}"), "blocks": lora.blocks,
         "shared_bytes": lora.shared_bytes, "exchange": lora.exchange.map(|exchange| format!("{exchange:?}")),
-        "release": lora.release.map(|release| format!("{release:?}")), "stages": gemm.stages, "outputs": gemm.outputs, "without_us": without, "with_us": with,
+        "release": lora.release.map(|release| format!("{release:?}")), "stages": gemm.stages, "without_us": without, "with_us": with,
     }))
 }

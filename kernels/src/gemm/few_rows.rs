@@ -14,6 +14,7 @@ use crate::{Element, Error};
 /// The most rows that the kernel serves.
 pub const ROWS_MAX: u32 = 64;
 
+const TILE_OUTPUTS: u32 = 128;
 const STEP_INPUTS: u32 = 64;
 const THREADS: u32 = 256;
 /// Blocks that the inbox has room for, a multiprocessor.
@@ -26,8 +27,6 @@ pub struct Variant {
     pub element: Element,
     /// Tiles of 8 rows: 1, 2, 4 or 8.
     pub tiles: u32,
-    /// Outputs of a tile of W: 128 or 256.
-    pub outputs: u32,
     /// Steps in flight and in use, a block.
     pub stages: u32,
     /// Whether the L2 fetches two steps of a row of W at once.
@@ -37,8 +36,6 @@ pub struct Variant {
 /// Choices of a plan, for measuring what they are worth. `None` leaves a choice to the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tuning {
-    /// Outputs of a tile of W: 128, or 256 with up to 32 rows.
-    pub outputs: Option<u32>,
     /// Blocks at most; no more than find room at once.
     pub blocks: Option<u32>,
     /// Steps in flight and in use, a block.
@@ -50,28 +47,24 @@ pub struct Tuning {
 impl Variant {
     /// Every variant.
     pub fn all() -> impl Iterator<Item = Variant> {
-        let forms = [(1, 128), (2, 128), (2, 256), (4, 128), (4, 256), (8, 128)];
-        Element::ALL.into_iter().flat_map(move |element| {
-            forms.into_iter().map(move |(tiles, outputs)| Variant::new(element, tiles, outputs))
-        })
+        Element::ALL.into_iter().flat_map(|element| [1, 2, 4, 8].map(|tiles| Variant::new(element, tiles)))
     }
 
-    fn new(element: Element, tiles: u32, outputs: u32) -> Self {
+    fn new(element: Element, tiles: u32) -> Self {
         // More than half of a multiprocessor's shared memory: of two launches that overlap, no two blocks of one may
         // meet on a multiprocessor while another has none, since every block has the same share of the work: with one
         // stage fewer a whole step takes a sixth longer. What is left holds a block of adapters.
-        let stages = match (tiles, outputs) {
-            (_, 256) => 4,
-            (1, _) => 7,
-            (8, _) => 5,
+        let stages = match tiles {
+            1 => 7,
+            8 => 5,
             _ => 6,
         };
-        Variant { element, tiles, outputs, stages, wide: true }
+        Variant { element, tiles, stages, wide: true }
     }
 
-    /// The smallest variant that holds so many rows; `outputs` of a tile of W.
-    pub fn of(element: Element, rows: u32, outputs: u32) -> Self {
-        Variant::new(element, rows.div_ceil(8).next_power_of_two(), outputs)
+    /// The smallest variant that holds so many rows.
+    pub fn of(element: Element, rows: u32) -> Self {
+        Variant::new(element, rows.div_ceil(8).next_power_of_two())
     }
 
     /// The definitions that select it.
@@ -79,7 +72,6 @@ impl Variant {
         vec![
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.tiles.to_string()),
-            ("TILE", self.outputs.to_string()),
             ("STAGES", self.stages.to_string()),
             ("WIDE", u32::from(self.wide).to_string()),
         ]
@@ -87,9 +79,8 @@ impl Variant {
 
     /// Dynamic shared memory a block.
     pub fn shared_bytes(self) -> u32 {
-        let stage = (self.outputs + 8 * self.tiles) * STEP_INPUTS * 2;
-        let exchange = if self.outputs == 128 { self.tiles.min(2) * THREADS * 16 } else { 0 };
-        self.stages * stage + exchange
+        let stage = (TILE_OUTPUTS + 8 * self.tiles) * STEP_INPUTS * 2;
+        self.stages * stage + self.tiles.min(2) * THREADS * 16
     }
 }
 
@@ -107,10 +98,10 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Equal shares, one block a multiprocessor; the fewest blocks that are as quick. `tile`: outputs of a tile of W.
-    pub fn new(inputs: u32, outputs: u32, tile: u32, multiprocessors: u32) -> Self {
+    /// Equal shares, one block a multiprocessor; the fewest blocks that are as quick.
+    pub fn new(inputs: u32, outputs: u32, multiprocessors: u32) -> Self {
         let tile_steps = inputs.div_ceil(STEP_INPUTS);
-        let total_steps = tile_steps * outputs.div_ceil(tile);
+        let total_steps = tile_steps * outputs.div_ceil(TILE_OUTPUTS);
         let block_steps = total_steps.div_ceil(multiprocessors).max(1);
         Shares { tile_steps, total_steps, block_steps, blocks: total_steps.div_ceil(block_steps) }
     }
@@ -198,11 +189,7 @@ impl FewRows {
         if shape.x_stride < shape.inputs || shape.y_stride < shape.outputs {
             return refuse("a stride is shorter than its row".to_owned());
         }
-        let outputs = tuning.outputs.unwrap_or_else(|| tile_outputs(&shape));
-        if !(outputs == 128 || outputs == 256 && (9..=32).contains(&shape.rows)) {
-            return refuse(format!("a tile of {outputs} outputs: 128, or 256 with 9 to 32 rows"));
-        }
-        let mut variant = Variant::of(shape.element, shape.rows, outputs);
+        let mut variant = Variant::of(shape.element, shape.rows);
         variant.stages = tuning.stages.unwrap_or(variant.stages);
         // Older GPUs have less shared memory.
         while variant.shared_bytes() > self.compiler.gpu().chip().shared_bytes_block_max && variant.stages > 2 {
@@ -223,7 +210,7 @@ impl FewRows {
                 kernel
             }
         };
-        let shares = Shares::new(shape.inputs, shape.outputs, variant.outputs, blocks);
+        let shares = Shares::new(shape.inputs, shape.outputs, blocks);
         Ok(FewRowsPlan { shape, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 
@@ -276,11 +263,6 @@ impl FewRows {
     }
 }
 
-/// Outputs of a tile of W: wide tiles where many rows share them.
-fn tile_outputs(shape: &GemmShape) -> u32 {
-    if (17..=32).contains(&shape.rows) && shape.outputs >= 4096 { 256 } else { 128 }
-}
-
 impl FewRowsPlan {
     /// Shared memory that a block of another launch may have to find room beside each of this one's: of what a
     /// multiprocessor has, 1 KiB more than a block can ask for, the driver keeps 1 KiB a block.
@@ -296,8 +278,8 @@ mod tests {
     #[test]
     fn shares_cover_all_steps_and_fit_the_chip_at_once() {
         for (inputs, outputs) in [(4096, 4096), (4096, 12288), (11008, 4096), (4096, 22016), (8, 8), (200, 72)] {
-            for (multiprocessors, tile) in [(1, 128), (14, 256), (132, 128), (132, 256)] {
-                let shares = Shares::new(inputs, outputs, tile, multiprocessors);
+            for multiprocessors in [1, 14, 132] {
+                let shares = Shares::new(inputs, outputs, multiprocessors);
                 assert!(shares.blocks <= multiprocessors, "{shares:?}");
                 assert!(shares.blocks * shares.block_steps >= shares.total_steps, "{shares:?}");
                 assert!((shares.blocks - 1) * shares.block_steps < shares.total_steps, "{shares:?}");

@@ -132,10 +132,6 @@ impl Batch {
         DecodePlan::new(self.shape, &sequences, &self.table, CHIP, tuning).expect("a valid batch")
     }
 
-    fn prefill_plan(&self, form: PrefillForm) -> PrefillPlan {
-        self.prefill_plan_on(form, CHIP)
-    }
-
     /// A plan for a chip with more or fewer multiprocessors: more or fewer pieces.
     fn prefill_plan_on(&self, form: PrefillForm, chip: Chip) -> PrefillPlan {
         let sequences: Vec<_> = (0..self.sequences.len())
