@@ -187,13 +187,15 @@ mod tests {
         let sequences = [(0, 300, 5), (512, 1, 0), (600, 0, 0), (700, 129, 4000)]
             .map(|(row, tokens, prefix)| PrefillSequence { row, tokens, prefix, table: 0 });
         let table: Vec<u32> = (0..300).collect();
+        // All tiles of all forms find room.
+        let chip = Chip { multiprocessors: 200, ..CHIP };
         for (heads, kv_heads) in [(8, 2), (2, 2), (7, 1), (12, 1), (34, 2)] {
             for fragments in [1, 2] {
                 for split in [false, true] {
                     let shape = shape(heads, kv_heads, 128);
                     let form = PrefillForm { fragments, split };
                     let tuning = PrefillTuning { form: Some(form), quota: None };
-                    let plan = PrefillPlan::new(shape, &sequences, &table, CHIP, tuning).expect("a valid batch");
+                    let plan = PrefillPlan::new(shape, &sequences, &table, chip, tuning).expect("a valid batch");
                     // Tiles of 64 keys that each row met.
                     let mut seen = vec![0; 900];
                     let mut next = (0, 0);
@@ -222,7 +224,7 @@ mod tests {
                     assert!(plan.pieces().is_sorted_by_key(|piece| std::cmp::Reverse(piece.position + piece.tokens)));
                     if split {
                         let blocks = plan.pieces().len() as u32 * form.groups(&shape);
-                        assert!(blocks <= form.slots(&shape, CHIP), "all blocks find room at once");
+                        assert!(blocks <= form.slots(&shape, chip), "all blocks find room at once");
                     }
                 }
             }

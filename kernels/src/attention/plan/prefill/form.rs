@@ -174,7 +174,10 @@ mod tests {
         assert_eq!(form(shape(32, 32, 128), &[(4096, 0)]), whole(2));
         assert_eq!(form(shape(32, 32, 128), &[(2048, 0)]), whole(2));
         assert_eq!(form(shape(32, 8, 128), &[(4096, 0)]), whole(2));
-        assert_eq!(form(shape(32, 8, 128), &[(30, 0); 64]), whole(1));
+        assert_eq!(form(shape(32, 32, 128), &[(30, 0); 64]), whole(1));
+        // Four heads share a tile: 120 of 128 places.
+        assert_eq!(form(shape(32, 8, 128), &[(30, 0); 64]), whole(2));
+        assert_eq!(form(shape(32, 8, 128), &[(16, 0); 64]), whole(1));
         assert!(!form(shape(32, 32, 128), &[(128, 0); 32]).split);
     }
 
