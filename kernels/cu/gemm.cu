@@ -58,7 +58,7 @@ constexpr u32 LINE = 2 * STEP_INPUTS;  // bytes of one row of a step
 constexpr u32 W_BYTES = TILE_OUTPUTS * LINE, X_BYTES = NT * 8 * LINE, STAGE = W_BYTES + X_BYTES;
 constexpr int EXCHANGED = NT < 2 ? NT : 2;  // sums that travel between warps at once, a thread
 constexpr int EARLY_AT_ONCE = 2;  // steps that are on their way while the preceding kernel works
-constexpr u32 LOADS = NT < 8 ? 16 : 8;  // of others' sums that a thread asks for at once
+constexpr u32 AHEAD = 5;  // blocks whose sums a thread asks for at once
 constexpr u32 EMPTY = 0xffffffffu;
 
 // Where 16-byte chunk `chunk` of row `row` lies in a step: eight lanes that read two rows, or write one, meet no bank twice.
@@ -179,52 +179,6 @@ struct Sums {
   }
 };
 
-// Adds what the other blocks of a tile have left to this block's own sums, in the order of the blocks: of COUNT tiles of 8 rows from
-// `first_tile` on those whose number leaves `rest` when divided by `step`. All are asked for at once, as far as registers go: a
-// journey to memory takes longer than anything else here.
-template <u32 COUNT>
-DEVICE void add_others(const Arguments& args, float4 (&own)[COUNT], u32 first_tile, u32 rest, u32 step, u32 first_block,
-                       u32 last_block) {
-  constexpr u32 AHEAD = COUNT < LOADS ? LOADS / COUNT : 1;  // blocks
-  float4 sum[COUNT];
-#pragma unroll
-  for (u32 s = 0; s < COUNT; ++s) sum[s] = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll 1
-  for (u32 first = first_block; first <= last_block; first += AHEAD) {
-    float4 parts[AHEAD][COUNT];
-    const auto cell = [&](u32 n, u32 s) {
-      const u32 from = first + n;
-      return args.inbox + ((u64(from) * 2 + (from == first_block ? 1 : 0)) * NT + first_tile + s) * THREADS + thread_index();
-    };
-#pragma unroll
-    for (u32 n = 0; n < AHEAD; ++n)
-#pragma unroll
-      for (u32 s = 0; s < COUNT; ++s) {
-        parts[n][s] = own[s];
-        if (first + n <= last_block && first + n != block_index() && s % step == rest) parts[n][s] = load_relaxed(cell(n, s));
-      }
-#pragma unroll
-    for (u32 n = 0; n < AHEAD; ++n) {
-      if (first + n > last_block) continue;
-#pragma unroll
-      for (u32 s = 0; s < COUNT; ++s) {
-        if (s % step != rest) continue;
-        if (first + n != block_index()) {
-          while (!arrived(parts[n][s])) {
-            poll_pause();
-            parts[n][s] = load_relaxed(cell(n, s));
-          }
-          const float none = bits_float(EMPTY);
-          store_relaxed(cell(n, s), make_float4(none, none, none, none));
-        }
-        sum[s].x += parts[n][s].x, sum[s].y += parts[n][s].y, sum[s].z += parts[n][s].z, sum[s].w += parts[n][s].w;
-      }
-    }
-  }
-#pragma unroll
-  for (u32 s = 0; s < COUNT; ++s) own[s] = sum[s];
-}
-
 KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Arguments args) {
   dependents_trigger();
   const u32 lane = thread_index() % 32, warp = thread_index() / 32;
@@ -318,18 +272,36 @@ KERNEL void __launch_bounds__(THREADS, 2) gemm_few_rows(const GRID_CONSTANT Argu
         if (me >= finishers || nt % finishers != me)
           store_relaxed(to + nt * THREADS, make_float4(never_empty(mine[nt].x), never_empty(mine[nt].y),
                                                        never_empty(mine[nt].z), never_empty(mine[nt].w)));
-      if (finishers >= (u32)NT) {
-        // One of them for this block, or none.
-        float4 own[1] = {mine[0]};
 #pragma unroll
-        for (u32 s = 1; s < (u32)NT; ++s)
-          if (s == me) own[0] = mine[s];
-        if (me < (u32)NT) add_others<1>(args, own, me, 0, 1, first_block, last_block);
+      for (int nt = 0; nt < NT; ++nt) {
+        if (me >= finishers || nt % finishers != me) continue;
+        float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+        for (u32 first = first_block; first <= last_block; first += AHEAD) {
+          float4* cells[AHEAD];
+          float4 parts[AHEAD];
 #pragma unroll
-        for (u32 s = 0; s < (u32)NT; ++s)
-          if (s == me) mine[s] = own[0];
-      } else if (me < finishers) {
-        add_others<NT>(args, mine, 0, me, finishers, first_block, last_block);
+          for (u32 n = 0; n < AHEAD; ++n) {
+            const u32 from = first + n;
+            cells[n] = args.inbox + ((u64(from) * 2 + (from == first_block ? 1 : 0)) * NT + nt) * THREADS + thread_index();
+            parts[n] = mine[nt];
+            if (from <= last_block && from != block_index()) parts[n] = load_relaxed(cells[n]);
+          }
+#pragma unroll
+          for (u32 n = 0; n < AHEAD; ++n) {
+            const u32 from = first + n;
+            if (from > last_block) continue;
+            if (from != block_index()) {
+              while (!arrived(parts[n])) {
+                poll_pause();
+                parts[n] = load_relaxed(cells[n]);
+              }
+              const float none = bits_float(EMPTY);
+              store_relaxed(cells[n], make_float4(none, none, none, none));
+            }
+            sum.x += parts[n].x, sum.y += parts[n].y, sum.z += parts[n].z, sum.w += parts[n].w;
+          }
+        }
+        mine[nt] = sum;
       }
     }
     if (me < finishers) {

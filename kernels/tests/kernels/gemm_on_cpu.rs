@@ -134,7 +134,7 @@ fn planted_faults_are_found() {
     let faults = [
         ("a step is used before it has arrived", "copy_wait<STAGES - 2>();", "copy_wait<STAGES - 1>();"),
         ("x is asked for before the preceding kernel is done", "  dependency_wait();\n", ""),
-        ("a tile's other blocks are not waited for", "while (!arrived(parts[n][s]))", "while (false)"),
+        ("a tile's other blocks are not waited for", "while (!arrived(parts[n]))", "while (false)"),
         ("rows beyond the last are written", "if (row < args.rows)", "if (true)"),
     ];
     for (index, (fault, right, wrong)) in faults.into_iter().enumerate() {
