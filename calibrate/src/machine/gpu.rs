@@ -88,7 +88,9 @@ impl LlamaGpu {
     }
 
     fn answer(&mut self, question: &Question, repeats: u32) -> Result<Answer, MachineError> {
-        self.cut(Slots::of(question, &self.identity.limits))?;
+        if !self.slots.serve(question) {
+            self.cut(Slots::of(question, &self.identity.limits))?;
+        }
         let repeats = repeats.max(1) as usize;
         let us = match question {
             Question::Operation { operation, shape } => self.operation(*operation, shape, repeats),
@@ -111,11 +113,8 @@ impl LlamaGpu {
         us.map(Answer::from)
     }
 
-    /// Cuts adapter memory as a question needs it; where it needs none, it stays as it is.
+    /// Cuts adapter memory anew: seconds, for all of it is freed and allocated.
     fn cut(&mut self, slots: Slots) -> Result<(), MachineError> {
-        if slots == Slots::OFF || slots == self.slots {
-            return Ok(());
-        }
         self.llama.cut_slots(slots.count, slots.rank).map_err(broken)?;
         self.slots = slots;
         self.loaded = vec![0; slots.count as usize];
