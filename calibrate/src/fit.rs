@@ -134,6 +134,7 @@ pub(crate) fn model(
     let prompts = prompts::PromptPhysics {
         kilopair_us: physics::pair_flops(&identity.model, degree) * 1e3 / (gpu.teraflops_16bit * 1e6),
         heads: identity.model.heads / degree.max(1),
+        packed: physics::packed_heads(&identity.model, degree),
         multiprocessors: identity.multiprocessors,
     };
     let prefill_attention =

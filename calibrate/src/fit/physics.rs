@@ -101,6 +101,14 @@ pub(crate) fn decode_groups(model: &Model, degree: u32) -> u32 {
     kv_heads * queries.div_ceil(QUERIES_MAX)
 }
 
+/// Query heads that share a tile of our prefill kernel: those of a KV head, up to 16, as far as they divide evenly.
+pub(super) fn packed_heads(model: &Model, degree: u32) -> u32 {
+    const PACKED_MAX: u32 = 16;
+    let degree = degree.max(1);
+    let queries = (model.heads / degree) / (model.kv_heads / degree).max(1);
+    (1..=queries.min(PACKED_MAX)).rev().find(|packed| queries.is_multiple_of(*packed)).unwrap_or(1)
+}
+
 /// Operations of one pair of a query and a key in one layer on one GPU: a multiply-add for the score, one for the value.
 pub(crate) fn pair_flops(model: &Model, degree: u32) -> f64 {
     4.0 * model.query_width() as f64 / f64::from(degree.max(1))
