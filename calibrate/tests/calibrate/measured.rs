@@ -232,7 +232,7 @@ impl Machine for Renamed<'_> {
         &mut self,
         question: &aril_calibrate::machine::Question,
         repeats: u32,
-    ) -> Result<Vec<f64>, aril_calibrate::machine::MachineError> {
+    ) -> Result<aril_calibrate::machine::Answer, aril_calibrate::machine::MachineError> {
         self.gpu.measure(question, repeats)
     }
 

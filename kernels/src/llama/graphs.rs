@@ -77,8 +77,8 @@ impl Llama {
         Ok(set)
     }
 
-    /// Where adapters' launches stand in a step of so many rows; `None` if there are none.
-    pub(super) fn order_of(&self, rows: u32) -> Option<LoraOrder> {
+    /// Where adapters' launches stand in a step of so many rows, padded ([`bucket`](super::bucket)); `None` if there are none.
+    pub fn order_of(&self, rows: u32) -> Option<LoraOrder> {
         let LoraPath::Segmented(order) = self.settings.lora else { return None };
         let own = self.gemms.are_own(rows);
         Some(match order {
