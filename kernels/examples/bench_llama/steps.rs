@@ -200,8 +200,10 @@ fn step(
 ) -> Result<Value, Error> {
     let rows = Rows::new(point);
     llama.set_rest(point.rest());
-    let without = rounded(llama.time_step(&rows.sequences(false), options.repeats)?);
-    let with = rounded(llama.time_step(&rows.sequences(true), options.repeats)?);
+    // A few replays at rest tell more than many without, and take as long.
+    let repeats = if point.rest() > 0.0 { options.repeats.min(8) } else { options.repeats };
+    let without = rounded(llama.time_step(&rows.sequences(false), repeats)?);
+    let with = rounded(llama.time_step(&rows.sequences(true), repeats)?);
     llama.set_rest(0.0);
     let bytes = point.bytes(llama.shape());
     let floor = bytes as f64 / copy;
