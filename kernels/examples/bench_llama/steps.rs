@@ -18,7 +18,7 @@ pub(crate) struct Point {
     pub(crate) rows: u32,
     pub(crate) context: u32,
     /// New tokens of a further sequence, with an adapter of its own.
-    chunk: u32,
+    pub(crate) chunk: u32,
     /// Tokens of that sequence before them.
     prefix: u32,
     pub(crate) adapters: u32,
@@ -33,6 +33,17 @@ impl Point {
     /// The same with a chunk of new tokens of one more sequence, after so many of its tokens.
     pub(crate) fn with_chunk(self, chunk: u32, prefix: u32) -> Self {
         Point { chunk, prefix, ..self }
+    }
+
+    /// Nothing but a chunk of a prompt, with an adapter.
+    pub(crate) fn prompt(chunk: u32) -> Self {
+        Point::decode(0, 1024, 1).with_chunk(chunk, 0)
+    }
+
+    /// How long the card rests after a replay, in replays: a few steps with a prompt bring it to its power limit, and what is
+    /// measured from then on, adapters or none, is slower.
+    pub(crate) fn rest(&self) -> f64 {
+        if self.chunk > 0 { 4.0 } else { 0.0 }
     }
 
     /// Bytes that a step without adapters must read: the weights, and the KV of every token before and in it.
@@ -188,8 +199,10 @@ fn step(
     copy: f64,
 ) -> Result<Value, Error> {
     let rows = Rows::new(point);
+    llama.set_rest(point.rest());
     let without = rounded(llama.time_step(&rows.sequences(false), options.repeats)?);
     let with = rounded(llama.time_step(&rows.sequences(true), options.repeats)?);
+    llama.set_rest(0.0);
     let bytes = point.bytes(llama.shape());
     let floor = bytes as f64 / copy;
     let lora_bytes = u64::from(point.adapters) * llama.adapter_bytes(point.rank) as u64;

@@ -129,6 +129,11 @@ fn decode(page: &mut String, results: &[Value]) {
     }
 }
 
+/// Blocks of an earlier recording, which had one for each tile and head.
+fn tiles(point: &Value) -> String {
+    format!("{:.0}", number(&point["tiles"]) * number(&point["heads"][0]))
+}
+
 fn prefill(page: &mut String, results: &[Value], gemm: f64, copy: f64) {
     page.push_str(
         "\n## Prefill\n\nOperations are those of the two products over the keys that a row may see. *Share* is their rate over the \
@@ -152,7 +157,7 @@ fn prefill(page: &mut String, results: &[Value], gemm: f64, copy: f64) {
             // Earlier recordings say neither.
             point["kv_bytes"].as_f64().map_or("–".to_owned(), |bytes| format!("{:.0} %", bytes / us / copy * 100.0)),
             point["form"].as_str().unwrap_or("–"),
-            point["blocks"].as_u64().map_or("–".to_owned(), |blocks| blocks.to_string()),
+            point["blocks"].as_u64().map_or_else(|| tiles(point), |blocks| blocks.to_string()),
             number(&point["plan_host_us"]),
         );
     }

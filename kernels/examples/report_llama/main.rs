@@ -1,7 +1,7 @@
 //! Measured Llama steps as a page: `cargo run -p aril-kernels --example report_llama`.
 //!
 //! Reads every `kernels/measurements/llama-GPU.json` that `bench_llama` wrote, and `overlap-GPU.json` of its part
-//! `overlap` (`overlap-GPU-one-set.json`: with another state of the kernels) where that is there, and writes
+//! `overlap` (`overlap-GPU-WHAT.json`: with another state of the kernels) where that is there, and writes
 //! `llama-GPU.md` beside it.
 
 mod overlap;
@@ -34,6 +34,14 @@ fn main() -> Result<(), Failure> {
             (
                 "-one-set.json",
                 "The same with shorter LoRA kernels, whose x and y have one set of registers instead of two",
+            ),
+            (
+                "-two-sets.json",
+                "The same, in the same minutes, with the longer LoRA kernels, whose x and y have two sets of registers: what launches outside of a step run",
+            ),
+            (
+                "-two-tiles.json",
+                "The same with still shorter ones, which take two units of weights at once instead of four",
             ),
         ] {
             let tries = name.replace("llama-", "overlap-").replace(".json", ending);
