@@ -91,7 +91,7 @@ impl Planned {
     pub fn shared(&self, site: usize, segments: &[Segment]) -> (u32, f64) {
         let classes = Classes::of(segments);
         let share = self.share(&self.sites[site], &classes);
-        (share.tile.rows(), share.parts().map(|part| part.blocks).sum())
+        (share.tile.rows(), share.parts(&self.sites[site], &classes).map(|part| part.blocks).sum())
     }
 
     fn launch_us(&self, site: usize, classes: &Classes) -> f64 {
@@ -102,7 +102,7 @@ impl Planned {
         let share = self.share(site, classes);
         let cost = &self.tiles[share.tile as usize];
         let (mut blocks, mut work, mut longest) = (0.0, 0.0, 0.0_f64);
-        for part in share.parts() {
+        for part in share.parts(site, classes) {
             let block = |rows: f64| {
                 let piece = cost.us_per_piece
                     + cost.us_per_piece_of_rows * rows

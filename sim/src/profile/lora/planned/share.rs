@@ -1,6 +1,6 @@
 //! The plan's rules: which tiles, how many members a group, and whether two blocks fit a multiprocessor.
 
-use super::classes::{Class, Classes, PAIRS_MAX};
+use super::classes::{Class, Classes};
 use super::{Planned, PlannedSite};
 
 /// The most projections of a launch.
@@ -119,17 +119,49 @@ pub(super) struct Part {
 }
 
 /// A launch.
+#[derive(Clone, Copy)]
 pub(super) struct Share {
     pub(super) tile: Tile,
     /// Do two blocks fit a multiprocessor?
     pub(super) two: bool,
-    parts: [Part; PAIRS_MAX * PROJECTIONS],
-    count: usize,
+    /// Members of every group, and whether they are clusters; none where groups have members in proportion to their bytes.
+    members: Option<(u32, bool)>,
+    /// Bytes of all groups.
+    total: f64,
+    multiprocessors: u32,
 }
 
 impl Share {
-    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.parts[..self.count].iter()
+    /// Groups by class and projection.
+    pub(super) fn parts<'a>(self, site: &'a PlannedSite, classes: &'a Classes) -> impl Iterator<Item = Part> + use<'a> {
+        let of = move |(pairs, class): (u32, &'a Class)| {
+            site.outputs.iter().map(move |&outputs| self.part(site.inputs, outputs, pairs, class))
+        };
+        classes.iter().flat_map(of)
+    }
+
+    fn part(self, inputs: u32, outputs: u32, pairs: u32, class: &Class) -> Part {
+        let size = f64::from(self.tile.rows());
+        let count = f64::from(class.groups[self.tile as usize]);
+        let rows = class.rows as f64 / count;
+        let most = class.most.min(self.tile.rows());
+        let members = match self.members {
+            Some((members, _)) => f64::from(members),
+            None => {
+                let blocks = f64::from(self.multiprocessors * 3 / 2);
+                let most = f64::from(outputs.min(inputs).div_ceil(32).min(32).min(self.multiprocessors));
+                (blocks * bytes(inputs, outputs, pairs, rows) / self.total).floor().clamp(1.0, most.max(1.0))
+            }
+        };
+        Part {
+            pairs: f64::from(pairs),
+            cells: f64::from(cells(pairs, most)),
+            pieces: f64::from(inputs.div_ceil(32) + outputs.div_ceil(32)) / 64.0,
+            members,
+            blocks: count * members,
+            rows_mean: rows / size,
+            rows_most: f64::from(most) / size,
+        }
     }
 }
 
@@ -220,6 +252,9 @@ impl Groups<'_> {
         let narrowest = self.site.outputs.iter().map(|&outputs| outputs.min(self.site.inputs).div_ceil(32)).min();
         let most =
             narrowest.unwrap_or(1).min(32).min(self.planned.multiprocessors).min(self.planned.cluster_max).max(1);
+        // Large clusters start late, and most of the bytes would wait for them.
+        let many = |(pairs, class): (u32, &Class)| cells(pairs, class.fewest[self.tile as usize]) > 1;
+        let most = if self.widens && self.classes.iter().all(many) { most.min(8) } else { most };
         let mut members = power_below(self.members_wanted().clamp(1, most));
         while members > 1 && !self.fits(members) {
             members /= 2;
@@ -257,37 +292,14 @@ impl Planned {
             }
         }
         let members = groups.members();
-        let mut share = Share { tile, two: false, parts: [Part::default(); PAIRS_MAX * PROJECTIONS], count: 0 };
-        let (mut blocks, mut exchange, mut slot) = (0.0, 0, 1);
-        for (pairs, class) in classes.iter() {
-            let count = f64::from(class.groups[tile as usize]);
-            let rows = class.rows as f64 / count;
-            let most = groups.most_rows(class);
-            slot = slot.max(tile.slot(pairs));
-            for &outputs in &site.outputs {
-                let own = members.map_or_else(
-                    || {
-                        let blocks = f64::from(self.multiprocessors * 3 / 2);
-                        let most = f64::from(outputs.min(site.inputs).div_ceil(32).min(32).min(self.multiprocessors));
-                        (blocks * bytes(site.inputs, outputs, pairs, rows) / total).floor().clamp(1.0, most.max(1.0))
-                    },
-                    |(members, _)| f64::from(members),
-                );
-                let cluster = members.is_some_and(|(_, cluster)| cluster);
-                exchange = exchange.max(tile.exchange(pairs, cells(pairs, most), own as u32, cluster));
-                blocks += count * own;
-                share.parts[share.count] = Part {
-                    pairs: f64::from(pairs),
-                    cells: f64::from(cells(pairs, most)),
-                    pieces: f64::from(site.inputs.div_ceil(32) + outputs.div_ceil(32)) / 64.0,
-                    members: own,
-                    blocks: count * own,
-                    rows_mean: rows / f64::from(tile.rows()),
-                    rows_most: f64::from(most) / f64::from(tile.rows()),
-                };
-                share.count += 1;
-            }
+        let mut share = Share { tile, two: false, members, total, multiprocessors: self.multiprocessors };
+        let cluster = members.is_some_and(|(_, cluster)| cluster);
+        let (mut blocks, mut exchange) = (0.0, 0);
+        for part in share.parts(site, classes) {
+            blocks += part.blocks;
+            exchange = exchange.max(tile.exchange(part.pairs as u32, part.cells as u32, part.members as u32, cluster));
         }
+        let slot = classes.iter().map(|(pairs, _)| tile.slot(pairs)).max().unwrap_or(1);
         let depth = tile.ring(slot, exchange, blocks as u32, self);
         let depth =
             depth.unwrap_or_else(|| tile.ring_alone(exchange, self.shared_bytes)).max((2 * slot).div_ceil(tile.unit()));
