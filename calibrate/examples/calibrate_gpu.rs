@@ -1,4 +1,4 @@
-//! Calibrates the GPU of this machine, writes the measurements and the profile, and prints how far the fit is off.
+//! Calibrates the GPU of this machine: writes the measurements, and nothing else, for time on a GPU is dear; `fit_profile` fits them anywhere.
 //!
 //! `calibrate_gpu MODEL TENSOR_PARALLEL MEASUREMENTS.jsonl SECONDS DATE COMMIT`; goes on with a file that is there.
 
@@ -6,12 +6,11 @@ use std::env;
 use std::error::Error;
 use std::path::Path;
 
-use aril_calibrate::fit::fit;
 use aril_calibrate::machine::Machine;
 use aril_calibrate::machine::gpu::LlamaGpu;
 use aril_calibrate::measure::{Budget, measure};
 use aril_calibrate::plan::Plan;
-use aril_calibrate::recording::{Recording, Writer};
+use aril_calibrate::recording::Writer;
 use aril_sim::profile::lora::LoraKernel;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -58,15 +57,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         Err(error) => println!("cut short: {error}"),
     }
-    drop(gpu);
-    let recording = Recording::read(path)?;
-    let fitted = fit(&recording, "measured", file)?;
-    for e in &fitted.profile.held_out {
-        println!(
-            "{:<34} {:<42} {:>4}: median {:>6.2} p95 {:>6.2} mean {:+6.2} %",
-            e.of, e.split, e.shapes, e.median_percent, e.p95_percent, e.mean_signed_percent
-        );
-    }
-    fitted.notes.iter().for_each(|note| println!("note: {note}"));
     Ok(())
 }

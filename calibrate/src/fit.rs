@@ -38,6 +38,8 @@ pub(crate) struct Sample {
     pub(crate) shape: StepShape,
     pub(crate) kernel: LoraKernel,
     pub(crate) us: f64,
+    /// The medians of its parts, where it was measured part by part.
+    pub(crate) parts: Vec<f64>,
 }
 
 /// What a fit gives.
@@ -132,14 +134,20 @@ pub(crate) fn model(
     let prompts = prompts::PromptPhysics {
         kilopair_us: physics::pair_flops(&identity.model, degree) * 1e3 / (gpu.teraflops_16bit * 1e6),
         heads: identity.model.heads / degree.max(1),
+        packed: physics::packed_heads(&identity.model, degree),
         multiprocessors: identity.multiprocessors,
     };
     let prefill_attention =
         prompts::fit(&data.prompts, prompts).ok_or_else(|| lacks("too few points of prefill-attention".to_owned()))?;
     let derived = derive::derive(&gpu, &identity.model, degree).ok();
     let mut lora: BTreeMap<LoraKernel, LoraCost> = BTreeMap::new();
+    let chip = adapters::Chip {
+        multiprocessors: identity.multiprocessors,
+        sites: physics::lora_sites(&identity.model, degree),
+        ..physics::lora_chip(&identity.gpu_name)
+    };
     for (&kernel, samples) in &data.lora {
-        match adapters::fit(kernel, samples) {
+        match adapters::fit(kernel, samples, &chip) {
             Some(cost) => {
                 lora.insert(kernel, cost);
             }
@@ -255,6 +263,7 @@ fn others_of(
                 rows_per_tile: 1,
                 bounds: Vec::new(),
                 few_rows: None,
+                planned: None,
                 us_per_switch,
             };
             lora.insert(LoraKernel::Merged, nothing);

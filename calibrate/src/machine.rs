@@ -17,12 +17,12 @@ pub trait Machine {
     /// What is it, and what can it hold?
     fn identity(&self) -> &Identity;
 
-    /// How long does this take? One figure a repetition, microseconds; at least one.
+    /// How long does this take?
     ///
     /// # Errors
     /// [`MachineError::Unsupported`] where this machine has no answer and others may; [`MachineError::Failed`] where nothing
     /// more can be hoped for.
-    fn measure(&mut self, question: &Question, repeats: u32) -> Result<Vec<f64>, MachineError>;
+    fn measure(&mut self, question: &Question, repeats: u32) -> Result<Answer, MachineError>;
 
     /// How fast does it tick, and does anything hold it back?
     fn clocks(&mut self) -> Clocks;
@@ -33,6 +33,22 @@ pub trait Machine {
     /// Does nothing for so many seconds, so that it cools down.
     fn rest(&mut self, seconds: f64) {
         std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
+    }
+}
+
+/// How long something takes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// One figure a repetition, microseconds; at least one.
+    pub us: Vec<f64>,
+    /// What each of them is the sum of, where it was measured part by part: the same repetitions of each part. Of our adapters in a layer
+    /// their launches for q, k and v, for o, for gate and up and for down, then what the operations take longer that add their results.
+    pub parts: Vec<Vec<f64>>,
+}
+
+impl From<Vec<f64>> for Answer {
+    fn from(us: Vec<f64>) -> Answer {
+        Answer { us, parts: Vec::new() }
     }
 }
 

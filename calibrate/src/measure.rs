@@ -76,8 +76,18 @@ pub fn measure(
         budget_s: budget.seconds,
     }))?;
     let began = machine.seconds();
-    let mut run =
-        Run { machine, writer, began, block: None, blocks: 0, points: 0, skipped: Vec::new(), best_us: f64::INFINITY };
+    let mut run = Run {
+        machine,
+        writer,
+        began,
+        block: None,
+        blocks: 0,
+        points: 0,
+        skipped: Vec::new(),
+        best_us: f64::INFINITY,
+        settled_us: 0.0,
+        heated: true,
+    };
     let mut missing = Vec::new();
     let mut failed = None;
     for (done, planned) in todo.iter().enumerate() {
@@ -116,8 +126,11 @@ struct Run<'a> {
     blocks: u32,
     points: u32,
     skipped: Vec<(Question, String)>,
-    /// The sentinel at its best.
+    /// The sentinel at its best, and as it was last.
     best_us: f64,
+    settled_us: f64,
+    /// Did anything since then heat the machine?
+    heated: bool,
 }
 
 /// After heavy work a card at its power limit is slower for a while: a question waits until the sentinel is within so much of its best, for
@@ -141,10 +154,13 @@ impl Run<'_> {
         let question = planned.question.clone();
         let sentinel_us = self.settle()?;
         match self.machine.measure(&question, planned.repeats) {
-            Ok(us) => {
-                let us = us.into_iter().map(|us| (us * 1e3).round() / 1e3).collect();
+            Ok(answer) => {
                 self.points += 1;
-                self.writer.write(&Line::Point(Point { question, sentinel_us, us }))
+                self.heated |= heats(&question);
+                let rounded = |us: Vec<f64>| us.into_iter().map(|us| (us * 1e3).round() / 1e3).collect();
+                let (us, parts) = (rounded(answer.us), answer.parts.into_iter().map(rounded).collect());
+                let seconds = ((self.seconds() - now) * 1e4).round() / 1e4;
+                self.writer.write(&Line::Point(Point { question, sentinel_us, us, parts, seconds }))
             }
             Err(MachineError::Unsupported(why)) => {
                 self.skipped.push((question.clone(), why.clone()));
@@ -156,8 +172,13 @@ impl Run<'_> {
         }
     }
 
-    /// Rests until the machine is at its full clocks again, or has rested enough. Gives the sentinel.
+    /// Rests until the machine is at its full clocks again, or has rested enough. Gives the sentinel: that of before, where nothing has
+    /// heated the machine since.
     fn settle(&mut self) -> Result<f64, CalibrateError> {
+        if !self.heated && self.settled_us > 0.0 {
+            return Ok(self.settled_us);
+        }
+        self.heated = false;
         let mut us = self.sentinel(2)?;
         for _ in 0..RESTS {
             if us <= self.best_us * SETTLED {
@@ -166,7 +187,8 @@ impl Run<'_> {
             self.machine.rest(REST_S);
             us = self.sentinel(2)?;
         }
-        Ok((us * 1e3).round() / 1e3)
+        self.settled_us = (us * 1e3).round() / 1e3;
+        Ok(self.settled_us)
     }
 
     /// The head over many rows: bound by arithmetic, so that it feels the clocks, and short, for a step has it once.
@@ -176,7 +198,7 @@ impl Run<'_> {
         let us =
             self.machine.measure(&sentinel, repeats).map_err(|error| CalibrateError::Machine(error.to_string()))?;
         // The quickest: what a machine at its full clocks can do.
-        let us = us.into_iter().fold(f64::INFINITY, f64::min);
+        let us = us.us.into_iter().fold(f64::INFINITY, f64::min);
         self.best_us = self.best_us.min(us);
         Ok(us)
     }
@@ -190,6 +212,21 @@ impl Run<'_> {
         self.block = Some(now);
         self.writer.write(&Line::Block(block))
     }
+}
+
+/// Does answering it bring a machine near its power limit? What multiplies many rows does.
+fn heats(question: &Question) -> bool {
+    /// Fewer are bound by the bytes of their weights.
+    const ROWS: u32 = 64;
+    let multiplies = match question {
+        Question::Operation { operation, .. } => operation.is_product() || *operation == Part::PrefillAttention,
+        Question::Lora { .. } | Question::Step { .. } | Question::Host { .. } => true,
+        // Copies run beside steps, again and again.
+        Question::Load { .. } | Question::StepBesideLoad { .. } | Question::Switch { .. } | Question::Copy { .. } => {
+            return true;
+        }
+    };
+    multiplies && question.shape().is_some_and(|shape| shape.rows() > ROWS)
 }
 
 /// The middle of some figures; 0 of none.

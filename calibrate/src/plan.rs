@@ -59,22 +59,34 @@ impl Slots {
     /// The ranks that slots are cut for.
     const RANKS: [u32; 3] = [16, 64, 128];
 
-    /// The cut that a question needs: the narrowest slots that its ranks fit.
+    /// The cut that a question needs: the widest slots of which there are enough, so that one cut serves most questions.
     pub fn of(question: &Question, limits: &Limits) -> Slots {
-        let (kernel, rank) = match question {
+        let Some(Slots { count, rank }) = Slots::needed(question) else { return Slots::OFF };
+        let cut = |rank: u32| {
+            let rank = rank.min(limits.rank);
+            Slots { count: (limits.rank_sum / rank.max(1)).min(limits.adapters).max(1), rank }
+        };
+        let wide = Slots::RANKS.into_iter().rev().map(cut).find(|cut| cut.rank >= rank && cut.count >= count);
+        wide.unwrap_or_else(|| cut(Slots::RANKS.into_iter().find(|cut| *cut >= rank).unwrap_or(limits.rank)))
+    }
+
+    /// How many slots of which rank a question needs at least; none where it needs no adapter memory of ours.
+    fn needed(question: &Question) -> Option<Slots> {
+        let (kernel, count, rank) = match question {
             Question::Lora { kernel, shape } | Question::Step { kernel, shape } | Question::Host { kernel, shape } => {
-                (*kernel, shape.rank_max())
+                (*kernel, shape.adapters.len() as u32, shape.rank_max())
             }
-            Question::Load { rank, .. } | Question::Switch { rank } => (LoraKernel::Segmented, *rank),
-            Question::StepBesideLoad { .. } => (LoraKernel::Segmented, 16),
-            Question::Operation { .. } | Question::Copy { .. } => return Slots::OFF,
+            Question::Load { rank, .. } | Question::Switch { rank } => (LoraKernel::Segmented, 1, *rank),
+            Question::StepBesideLoad { .. } => (LoraKernel::Segmented, 1, 16),
+            Question::Operation { .. } | Question::Copy { .. } => return None,
         };
         // Other systems' kernels have memory of their own.
-        if kernel != LoraKernel::Segmented {
-            return Slots::OFF;
-        }
-        let rank = Slots::RANKS.into_iter().find(|slot| *slot >= rank).unwrap_or(limits.rank).min(limits.rank);
-        Slots { count: (limits.rank_sum / rank.max(1)).min(limits.adapters).max(1), rank }
+        (kernel == LoraKernel::Segmented).then_some(Slots { count, rank })
+    }
+
+    /// Do such slots do for a question?
+    pub fn serve(self, question: &Question) -> bool {
+        Slots::needed(question).is_none_or(|needed| self.count >= needed.count && self.rank >= needed.rank)
     }
 }
 
@@ -89,13 +101,12 @@ impl Plan {
         parts::plan(&mut draft, &identity.row_buckets, seed);
         adapters::plan(&mut draft, kernels, seed);
         steps::plan(&mut draft, seed);
-        let mut points = order::into_rounds(draft.points, seed);
+        let mut points = order::into_rounds(draft.points, &identity.limits, seed);
         points.shuffle(&mut random::stream(seed, "calibration order"));
-        // Memory is cut anew as seldom as possible: every other round goes through the cuts backwards.
+        // Memory is cut anew as seldom as possible: the cut that serves most comes first.
         points.sort_by_key(|point| {
             let slots = Slots::of(&point.question, &identity.limits);
-            let cut = slots.rank as i32 * if point.round % 2 == 0 { 1 } else { -1 };
-            (point.round, cut)
+            (point.round, if slots == Slots::OFF { 0 } else { slots.count })
         });
         Plan { seed, points }
     }

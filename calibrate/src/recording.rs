@@ -18,8 +18,15 @@ use crate::machine::{Clocks, Identity, Question};
 
 pub use write::Writer;
 
-/// The version of the format.
-pub const FORMAT: u32 = 1;
+/// The version of the format: since 2 points have parts and tell how long they took. Version 1 is read, too.
+pub const FORMAT: u32 = 2;
+/// The oldest version that is read.
+const FORMAT_OLDEST: u32 = 1;
+
+/// Is it a version that is read?
+fn is_read(format: u32) -> bool {
+    (FORMAT_OLDEST..=FORMAT).contains(&format)
+}
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,6 +88,16 @@ pub struct Point {
     pub sentinel_us: f64,
     /// Every repetition, in order, microseconds.
     pub us: Vec<f64>,
+    /// What each repetition is the sum of, where it was measured part by part ([`Answer::parts`](crate::machine::Answer::parts)).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Vec<f64>>,
+    /// How long the answer took to get, settling and preparing included; 0 where nobody looked.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub seconds: f64,
+}
+
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
 }
 
 /// A question without an answer.
@@ -149,7 +166,7 @@ impl Recording {
             let damaged = |problem: &str| lines::damaged(origin, index + 1, problem);
             match lines::read(origin, index + 1, line)? {
                 Line::Session(session) => {
-                    if session.format != FORMAT {
+                    if !is_read(session.format) {
                         return Err(CalibrateError::RecordingVersion {
                             origin: origin.to_owned(),
                             found: session.format,

@@ -49,6 +49,32 @@ sanitized() {
   run "$tool-$name" "$seconds" compute-sanitizer --tool "$tool" --error-exitcode 9 "$@"
 }
 
+# Whether synccheck judges barriers in clusters of 16 rightly: CUDA 13.0's does not, not even in a kernel whose blocks know
+# nothing of each other. cluster_barrier.cu beside this is that kernel, in clusters of 8 and of 16; what the tool says of each is
+# in OUT/synccheck-clusters.log.
+large_clusters_are_judged() {
+  if ! command -v nvcc > /dev/null; then
+    echo "synccheck-clusters: nvcc is not here: clusters of 16 are left out" | tee -a "$log"
+    return 1
+  fi
+  nvcc -gencode=arch=compute_90a,code=sm_90a -o "$out/cluster_barrier" "$here/cluster_barrier.cu" || return 1
+  judged=0
+  : > "$out/synccheck-clusters.log"
+  for mode in alone store; do
+    for blocks in 8 16; do
+      echo "clusters of $blocks, $mode:" >> "$out/synccheck-clusters.log"
+      "$out/cluster_barrier" $blocks $mode >> "$out/synccheck-clusters.log" 2>&1
+      timeout 20 compute-sanitizer --tool synccheck --error-exitcode 9 --show-backtrace no "$out/cluster_barrier" $blocks $mode \
+        >> "$out/synccheck-clusters.log" 2>&1
+      code=$?
+      echo "synccheck-cluster-$blocks-$mode: exit $code, of a kernel that is right" | tee -a "$log"
+      [ $code -eq 0 ] || judged=1
+    done
+  done
+  rm "$out/cluster_barrier"
+  return $judged
+}
+
 for part in $parts; do
   case $part in
     checks)
@@ -66,9 +92,7 @@ for part in $parts; do
         for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "bf16 4096→14336 r64 64 uniform" "40 segments" \
           "bf16 2048→8192 r16 32" "r32 1000 prefill" "r16 512 uniform" \
           "bf16 4096→4096 r64 2048 prefill4x512"; do
-          # synccheck of CUDA 13.0 names, for any kernel state, one block of a launch in clusters of 16 whose barrier had no
-          # init, which is the instruction before, and one that had no wait.
-          [ $tool = synccheck ] && [ "$point" = "bf16 4096→14336 r64 64 uniform" ] && continue
+          [ $tool = synccheck ] && [ "$point" = "bf16 4096→14336 r64 64 uniform" ] && ! large_clusters_are_judged && continue
           sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 \
             "$binaries/bench_lora" --check-only --points all --only "$point" --out /dev/null
         done
@@ -100,7 +124,7 @@ for part in $parts; do
       # The profiler's own lines name the machine's folders.
       grep '^"' "$out/lora-counters.log" > "$out/lora-counters.csv"
       rm "$out/lora-counters.log"
-      run lora-stress 60 "$binaries/bench_lora" --points all --only "prefill|256 identical|40 segments" --stress 2000 \
+      run lora-stress 90 "$binaries/bench_lora" --points all --only "prefill|256 identical|40 segments|4096→14336 r64 64 uniform|5120→5120|r256 8 distinct" --stress 2000 \
         --out "$out/lora-stress.json"
       ;;
     attention) run attention 120 "$binaries/bench_attention" --out "$out/attention.json" ;;

@@ -33,6 +33,9 @@
 #ifndef BATCH  // units that a warp takes from its ring at once: more hide more latency and make more code
 #define BATCH 4
 #endif
+#ifndef SETS  // of registers for x and y: two hide more latency; with one the code is shorter
+#define SETS 2
+#endif
 #ifndef TURNS  // cells from which on they are exchanged in turns
 #define TURNS 5
 #endif
@@ -74,12 +77,11 @@ struct Inputs {
   }
 };
 
-// Partial sums of PAIRS_HERE rank pairs over this warp's inputs. x is asked for two batches ahead, in two sets of registers
-// by turns: moving what is still on its way from one to the other would wait for it.
+// Partial sums of PAIRS_HERE rank pairs over this warp's inputs. With two sets of registers x is asked for two batches
+// ahead, into the sets by turns; with one it is asked for one batch ahead, and moving it into the set waits for it.
 template <int PAIRS_HERE>
 DEVICE void multiply_inputs(Stream& stream, const Inputs& x, float (&sums)[PAIRS][4]) {
   constexpr int TILES = BATCH / PAIRS_HERE > 0 ? BATCH / PAIRS_HERE : 1;
-  constexpr int SETS = 2;
   uint4 sets[SETS][TILES];
 #pragma unroll
   for (int set = 0; set < SETS; ++set) x.load(sets[set], set * TILES);
@@ -89,6 +91,8 @@ DEVICE void multiply_inputs(Stream& stream, const Inputs& x, float (&sums)[PAIRS
     for (int set = 0; set < SETS; ++set) {
       const u32 tile = first + set * TILES;
       if (set > 0 && tile >= x.tiles) break;
+      uint4 ahead[TILES];
+      if (SETS == 1) x.load(ahead, tile + TILES);
       uint4 units[TILES * PAIRS_HERE][2];
       u32 here = min((u32)TILES, x.tiles - tile);
       stream.take(units, here * PAIRS_HERE);
@@ -101,7 +105,12 @@ DEVICE void multiply_inputs(Stream& stream, const Inputs& x, float (&sums)[PAIRS
             ELEMENT::mma(sums[p], a.x, c.x, a.y, c.y, sets[set][b].x, sets[set][b].y);
             ELEMENT::mma(sums[p], a.z, c.z, a.w, c.w, sets[set][b].z, sets[set][b].w);
           }
-      x.load(sets[set], tile + SETS * TILES);
+      if (SETS > 1) {
+        x.load(sets[set], tile + SETS * TILES);
+      } else {
+#pragma unroll
+        for (int b = 0; b < TILES; ++b) sets[set][b] = ahead[b];
+      }
     }
 }
 
@@ -115,15 +124,16 @@ struct Outputs {
   u32 here;   // those in which this lane's columns exist
   u32 rows;   // rows of the tile from this lane's first on
 
-  template <int COUNT>
-  DEVICE void load(uint2 (&into)[COUNT][2], u32 tile) const {
+  // COUNT tiles from `tile` on go to `into` from `at` on.
+  template <int COUNT, int SIZE>
+  DEVICE void load(uint2 (&into)[SIZE][2], int at, u32 tile) const {
     const u8* from = base + tile * STEP;
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd)
       if (odd < (int)rows)
 #pragma unroll
         for (int b = 0; b < COUNT; ++b)
-          if (tile + b < here) into[b][odd] = *(const uint2*)(from + u64(odd) * row_bytes + b * STEP);
+          if (tile + b < here) into[at + b][odd] = *(const uint2*)(from + u64(odd) * row_bytes + b * STEP);
   }
 
   DEVICE void add(const uint2 (&before)[2], const float (&sums)[2][4], u32 tile) const {
@@ -165,19 +175,20 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
 #pragma unroll
     for (int p = 0; p < PAIRS_HERE; ++p) held[p] = operand[p * 32];
   }
-  // Tiles of y that are here or on their way, in sets by turns, as x.
-  constexpr int SETS = BATCH / TILES;
-  uint2 sets[SETS][TILES][2];
+  // Tiles of y that are here or on their way: they stay where they arrive, and every TILES of them have their turn; or,
+  // with one set, they move up behind those that are added to now.
+  constexpr int ROUND = SETS > 1 ? BATCH : TILES;
+  uint2 ahead[BATCH][2];
 #pragma unroll
   for (int b = 0; b < BATCH; ++b)
 #pragma unroll
-    for (int odd = 0; odd < 2; ++odd) sets[b / TILES][b % TILES][odd] = first[b][odd];
+    for (int odd = 0; odd < 2; ++odd) ahead[b][odd] = first[b][odd];
 #pragma unroll 1
-  for (u32 begin = 0; begin < y.tiles; begin += BATCH)
+  for (u32 begin = 0; begin < y.tiles; begin += ROUND)
 #pragma unroll
-    for (int set = 0; set < SETS; ++set) {
-      const u32 tile = begin + set * TILES;
-      if (set > 0 && tile >= y.tiles) break;
+    for (int at = 0; at < ROUND; at += TILES) {
+      const u32 tile = begin + at;
+      if (at > 0 && tile >= y.tiles) break;
       float sums[TILES][2][4];
       float low[TILES][2][4];  // of v's low parts, where one chain would be long
 #pragma unroll
@@ -212,8 +223,13 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
       }
 #pragma unroll
       for (int b = 0; b < TILES; ++b)
-        if (b == 0 || b < here) y.add(sets[set][b], sums[b], tile + b);
-      if (tile + BATCH < y.tiles) y.load(sets[set], tile + BATCH);
+        if (b == 0 || b < here) y.add(ahead[at + b], sums[b], tile + b);
+      if (SETS == 1)
+#pragma unroll
+        for (int b = TILES; b < BATCH; ++b)
+#pragma unroll
+          for (int odd = 0; odd < 2; ++odd) ahead[b - TILES][odd] = ahead[b][odd];
+      if (tile + BATCH < y.tiles) y.load<TILES>(ahead, SETS > 1 ? at : BATCH - TILES, tile + BATCH);
     }
 }
 
@@ -326,7 +342,7 @@ DEVICE void lora(const Arguments& args) {
     if (args.release == WITH_SUMS) dependents_trigger();
 
     auto ask_y = [&] {
-      if (MODE == PAIR) y.load(y_first, 0);  // of the first output tiles: while the sums travel
+      if (MODE == PAIR) y.load<BATCH>(y_first, 0, 0);  // of the first output tiles: while the sums travel
     };
     if (turns)
       exchange_in_turns<MODE, RANKS_FIRST, 4, 2>(job, projection, args.inbox, in_turns, k_warps, 1, cells, ask_y);
@@ -340,7 +356,7 @@ DEVICE void lora(const Arguments& args) {
       else
         operand[cell * 32 + lane] = parts;
     }
-    y.load(y_first, 0);
+    y.load<BATCH>(y_first, 0, 0);
   }
 
   if (MODE != SHRINK) {

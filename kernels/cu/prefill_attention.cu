@@ -4,12 +4,17 @@
 // Layouts as in decode_attention.cu: q and out [rows][stride], 16-bit; K and V of one layer
 // [page][kv head][k, v][16 tokens][HEAD_DIM]; `table` lists the pages of each sequence.
 //
-// Grid: one block a (tile, head), tiles as the plan lists them, heads fastest; a tile is up to ROWS consecutive new
-// tokens of one sequence. Tiles with the most keys come first, so that the last blocks to start are the shortest.
-// Blocks of one row tile and of its neighbours walk the same keys at about the same time, which the L2 cache turns into
-// one read.
+// The query heads that share a KV head, `packed` of them at once, share a tile too: place p of a tile is query p % packed
+// of its token p / packed. A tile is up to ROWS places of consecutive new tokens of one sequence.
 //
-// A warp owns 16·FRAGMENTS rows: their scores against 64 keys and their sums over HEAD_DIM stay in registers, an online
+// Grid: one block a (piece, group of heads), pieces as the plan lists them, groups fastest. A piece is a tile with all its
+// keys; the most keys come first, so that the last blocks to start are the shortest. Blocks of one piece and of its
+// neighbours walk the same keys at about the same time, which the L2 cache turns into one read. With SPLIT the keys of a
+// tile may be cut into several pieces, each of a block of its own: few new tokens after many old ones then fill the chip.
+// Each block leaves what it found in `partial` (prefill_parts.cuh), and when all pieces of the tile are there, each adds up
+// an equal share of its places, in the order of the keys. Blocks wait for one another: all of a launch find room at once.
+//
+// A warp owns 16·FRAGMENTS places: their scores against 64 keys and their sums over HEAD_DIM stay in registers, an online
 // softmax in base 2 joins one key tile to the next (sums are rescaled only where a score leads by so much that weights
 // might overflow: they need not be relative to the largest score, but to one that is near), and the weights go from the
 // first product's accumulators into the second product's operand without leaving registers. q lies in shared memory, K
@@ -18,7 +23,7 @@
 //
 // Nothing but the plan is read before the wait for the preceding kernel, which appends the new tokens' K and V.
 //
-// Bound by: the matrix instructions, and the exponentials beside them.
+// Bound by: the matrix instructions, and the exponentials beside them; with few places a tile, the bytes of K and V.
 #include "primitives.cuh"
 
 #ifndef ELEMENT
@@ -31,6 +36,10 @@
 #define FRAGMENTS 2
 #endif
 
+#ifndef SPLIT  // whether the keys of a tile may be cut
+#define SPLIT 0
+#endif
+
 constexpr u32 WARPS = 4, THREADS = WARPS * 32;
 constexpr u32 PAGE = 16;                      // tokens
 constexpr u32 ROW = HEAD_DIM * 2;             // bytes of a token of one head
@@ -40,24 +49,43 @@ constexpr u32 KEYS = 64, PAGES = KEYS / PAGE; // of a key tile
 constexpr u32 WARP_ROWS = 16 * FRAGMENTS, ROWS = WARPS * WARP_ROWS;
 constexpr u32 BUFFER = 2 * KEYS * ROW;        // K, then V
 constexpr float LEAD = 8.f;                   // in powers of two: far from the largest finite half
+constexpr float LEAST = -1e30f;               // below any score: a finite value, of which there is a difference
 constexpr int STEPS = HEAD_DIM / 16, KEY_STEPS = KEYS / 16;
 
-struct alignas(16) Tile {
-  u32 row, rows;  // in q and out; no rows: nothing to do
-  u32 position;   // of the first row in its sequence
-  u32 table;      // index of the sequence's first page in `table`
+struct alignas(16) Piece {
+  u32 row, tokens;  // first row in q and out, and how many; none: nothing to do
+  u32 position;     // of the first row in its sequence
+  u32 table;        // index of the sequence's first page in `table`
+  u32 begin, end;   // key tiles, in the sequence
+  u32 part, parts;  // of the tile: this piece and how many there are
 };
 
 struct Arguments {
-  const Tile* tiles;
+  const Piece* pieces;
   const u32* table;
   const u8* cache;  // of this layer
   const u8* q;
   u8* out;
+  float* partial;      // with SPLIT, [blocks][ROWS][HEAD_DIM]
+  float4* statistics;  // with SPLIT, [blocks][ROWS]: what weights are relative to, their sum
+  u32* counters;       // with SPLIT, [blocks], zero between launches
   float scale;  // of the scores, times log2(e)
   u32 q_stride, out_stride;
-  u32 heads, kv_heads;
-  u32 queries;  // that share a KV head
+  u32 groups;    // of heads
+  u32 kv_heads;
+  u32 packed;    // heads of a group
+  u32 sharing;   // groups that share a KV head
+};
+
+// Place p of a tile as token and head of the group: `inverse` is 65536 / packed, rounded up, exact for p below 128.
+struct Places {
+  u32 packed, inverse;
+  DEVICE u32 token(u32 place) const { return (place * inverse) >> 16; }
+  // Elements from the first token's first head in q or out.
+  DEVICE u64 offset(u32 place, u32 stride) const {
+    const u32 t = token(place);
+    return u64(t) * stride + (place - t * packed) * HEAD_DIM;
+  }
 };
 
 // Fetches key tiles; the work of one thread.
@@ -65,7 +93,7 @@ struct Loader {
   const Arguments& args;
   u32 place;  // of this thread's chunk of the first row in a page
   u32 table;  // index of the sequence's first page
-  u32 keys;   // in the sequence up to the block's last row
+  u32 keys;   // in the sequence up to the block's last row, and before the end of its piece
 
   // Which pages a key tile lies in.
   DEVICE void look_up(u32 (&ids)[PAGES], u32 key_tile) const {
@@ -101,12 +129,16 @@ DEVICE float quad_sum(float v) {
   return v + shuffle_xor(v, 2);
 }
 
+#if SPLIT
+#include "prefill_parts.cuh"
+#endif
+
 KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT Arguments args) {
   dependents_trigger();
-  const u32 index = block_index() / args.heads, head = block_index() % args.heads;
-  const uint4 tile = *(const uint4*)(args.tiles + index);
-  const u32 first_row = tile.x, rows = tile.y, position = tile.z;
-  if (rows == 0) {
+  const u32 index = block_index() / args.groups, group = block_index() % args.groups;
+  const uint4 tile = *(const uint4*)(args.pieces + index), cut = *((const uint4*)(args.pieces + index) + 1);
+  const u32 first_row = tile.x, tokens = tile.y, position = tile.z;
+  if (tokens == 0) {
     dependency_wait();
     return;
   }
@@ -116,22 +148,24 @@ KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT 
   u8* const buffers = queries + ROWS * ROW;
   const float minus_infinity = bits_float(0xff800000u);
 
-  const Loader loader{args, head / args.queries * 2 * PLANE + thread * 16, tile.w, position + rows};
+  const Places places{args.packed, (65535 + args.packed) / args.packed};
+  const u32 rows = tokens * args.packed;  // places that are taken
+  const Loader loader{args, group / args.sharing * 2 * PLANE + thread * 16, tile.w, position + tokens};
   u32 ids[PAGES];
-  loader.look_up(ids, 0);
-  const u32 key_tiles = (loader.keys + KEYS - 1) / KEYS;
+  const u32 begin = SPLIT ? cut.x : 0, key_tiles = cut.y;
+  loader.look_up(ids, begin);
   dependency_wait();
 
   {
     constexpr u32 STEP = THREADS / CHUNKS;
     const u32 chunk = thread % CHUNKS, first = thread / CHUNKS;
-    const u8* from = args.q + (u64(first_row) * args.q_stride + head * HEAD_DIM + chunk * 8) * 2;
+    const u8* from = args.q + (u64(first_row) * args.q_stride + group * args.packed * HEAD_DIM + chunk * 8) * 2;
 #pragma unroll 4
     for (u32 row = first; row < ROWS; row += STEP)
       copy_async(queries + row * ROW + ((chunk ^ (row & 7)) * 16),
-                 row < rows ? from + u64(row) * args.q_stride * 2 : from, row < rows ? 16 : 0);
+                 row < rows ? from + places.offset(row, args.q_stride) * 2 : from, row < rows ? 16 : 0);
   }
-  loader.issue(buffers, ids, 0, thread);
+  loader.issue(buffers + begin % 2 * BUFFER, ids, begin, thread);
 
   float sums[FRAGMENTS][HEAD_DIM / 8][4];
   float base[FRAGMENTS][2];    // what weights are relative to: a score, at most LEAD below the largest
@@ -142,19 +176,25 @@ KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT 
     for (int n = 0; n < HEAD_DIM / 8; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) sums[f][n][e] = 0.f;
-    base[f][0] = base[f][1] = minus_infinity;
+    base[f][0] = base[f][1] = LEAST;
     weight[f][0] = weight[f][1] = 0.f;
   }
   const u32 warp_row = warp * WARP_ROWS;
-  // One past the last key that any row of this warp sees; none without rows.
-  const u32 end = warp_row < rows ? position + min(rows, warp_row + WARP_ROWS) : 0;
+  // One past the last key that any place of this warp sees; none without places.
+  const u32 end = warp_row < rows ? position + places.token(min(rows, warp_row + WARP_ROWS) - 1) + 1 : 0;
+  const u32 unmasked = position + places.token(warp_row) + 1;  // keys that all of them see
+  u32 newest[FRAGMENTS][2];                                    // key that this lane's places see
+#pragma unroll
+  for (int f = 0; f < FRAGMENTS; ++f)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) newest[f][h] = position + places.token(warp_row + f * 16 + h * 8 + i);
   // This lane's rows and swizzled first chunks; chunk 2t further on is the same offset with 32·t flipped.
   const u32 query_place = (warp_row + (matrix & 1) * 8 + line) * ROW + (((matrix >> 1) ^ line) * 16);
   const u32 key_place = ((matrix >> 1) * 8 + line) * ROW + (((matrix & 1) ^ line) * 16);
   const u32 value_place = (KEYS + (matrix & 1) * 8 + line) * ROW + (((matrix >> 1) ^ line) * 16);
 
 #pragma unroll 1
-  for (u32 key_tile = 0; key_tile < key_tiles; ++key_tile) {
+  for (u32 key_tile = begin; key_tile < key_tiles; ++key_tile) {
     loader.look_up(ids, key_tile + 1);
     copy_wait<0>();
     block_barrier();  // this key tile has arrived, and nobody still reads the one before
@@ -188,15 +228,14 @@ KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT 
       }
     }
 
-    if (first_key + KEYS > position + warp_row + 1) {
+    if (first_key + KEYS > unmasked) {
 #pragma unroll
       for (int f = 0; f < FRAGMENTS; ++f)
 #pragma unroll
         for (int n = 0; n < KEYS / 8; ++n)
 #pragma unroll
           for (int e = 0; e < 4; ++e)
-            if (first_key + n * 8 + 2 * q + e % 2 > position + warp_row + f * 16 + e / 2 * 8 + i)
-              scores[f][n][e] = minus_infinity;
+            if (first_key + n * 8 + 2 * q + e % 2 > newest[f][e / 2]) scores[f][n][e] = minus_infinity;
     }
 
     float top[FRAGMENTS][2];
@@ -255,6 +294,17 @@ KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT 
       }
     }
   }
+#if SPLIT
+  if (cut.w > 1) {
+    const Parts parts{args, block_index() - cut.z * args.groups, args.groups, cut.w};
+    parts.leave(cut.z, sums, base, weight, warp_row, rows, lane);
+    parts.wait();
+    u8* const out = args.out + (u64(first_row) * args.out_stride + group * args.packed * HEAD_DIM) * 2;
+    parts.join(cut.z, rows, places, out, warp, lane);
+    parts.release();
+    return;
+  }
+#endif
   if (warp_row >= rows) return;
 
   // Through this warp's own rows of q, so that 16 bytes a lane leave together.
@@ -271,8 +321,9 @@ KERNEL void __launch_bounds__(THREADS, 2) prefill_attention(const GRID_CONSTANT 
     }
   warp_barrier();
   const u32 chunk = lane % CHUNKS;
-  u8* const out = args.out + (u64(first_row) * args.out_stride + head * HEAD_DIM + chunk * 8) * 2;
+  u8* const out = args.out + (u64(first_row) * args.out_stride + group * args.packed * HEAD_DIM + chunk * 8) * 2;
 #pragma unroll 4
   for (u32 row = warp_row + lane / CHUNKS; row < min(rows, warp_row + WARP_ROWS); row += 32 / CHUNKS)
-    *(uint4*)(out + u64(row) * args.out_stride * 2) = *(const uint4*)(queries + row * ROW + ((chunk ^ (row & 7)) * 16));
+    *(uint4*)(out + places.offset(row, args.out_stride) * 2) =
+        *(const uint4*)(queries + row * ROW + ((chunk ^ (row & 7)) * 16));
 }

@@ -12,7 +12,7 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 20] = [
+const BUILT_IN: [(&str, &str); 21] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("decode_parts.cuh", include_str!("../cu/decode_parts.cuh")),
     ("lora.cuh", include_str!("../cu/lora.cuh")),
@@ -29,6 +29,7 @@ const BUILT_IN: [(&str, &str); 20] = [
     ("baseline.cu", include_str!("../cu/baseline.cu")),
     ("merge.cu", include_str!("../cu/merge.cu")),
     ("norm.cu", include_str!("../cu/norm.cu")),
+    ("prefill_parts.cuh", include_str!("../cu/prefill_parts.cuh")),
     ("prefill_attention.cu", include_str!("../cu/prefill_attention.cu")),
     ("rope.cu", include_str!("../cu/rope.cu")),
     ("sampling.cu", include_str!("../cu/sampling.cu")),

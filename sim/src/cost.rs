@@ -235,10 +235,7 @@ impl Tables {
 
     /// Everything but decode attention, rounded once.
     fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
-        let host = self.host.us
-            + self.host.us_per_sequence * f64::from(sequences.saturating_sub(1))
-            + self.host.us_per_prompt * shape.prefills.len() as f64
-            + self.host.us_per_segment * shape.segments.len() as f64;
+        let host = self.host.step_us(sequences, shape.prefills.len() as u32, shape.segments.len() as u32);
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
         let layers = self.layers * (prefill_attention_us + self.lora_scale * self.lora.us(shape));
         let mut gap = self.gap_us;

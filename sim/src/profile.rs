@@ -203,6 +203,15 @@ pub struct HostCost {
     /// Each adapter of the step.
     #[serde(default)]
     pub us_per_segment: f64,
+    /// Once, in a step with a prompt: it is launched kernel by kernel, where decode rows alone are one graph.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_prompts: f64,
+    /// Once, in a step with an adapter: its work is planned.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_adapters: f64,
+    /// Once, in a step with both: what is planned is launched kernel by kernel.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_prompts_and_adapters: f64,
     /// One garbage collection with the emptying of an allocator cache, where a batcher asks for it (`gc_every`).
     #[serde(default)]
     pub us_per_collection: f64,
@@ -241,6 +250,20 @@ pub(crate) fn is_zero(value: &f64) -> bool {
 
 fn is_one(value: &f64) -> bool {
     *value == 1.0
+}
+
+impl HostCost {
+    /// What the CPU adds to a step of so many sequences, prompts and adapters, collections left out; microseconds.
+    pub fn step_us(&self, sequences: u32, prompts: u32, segments: u32) -> f64 {
+        let once = |is: bool, us: f64| if is { us } else { 0.0 };
+        self.us
+            + self.us_per_sequence * f64::from(sequences.saturating_sub(1))
+            + self.us_per_prompt * f64::from(prompts)
+            + self.us_per_segment * f64::from(segments)
+            + once(prompts > 0, self.us_prompts)
+            + once(segments > 0, self.us_adapters)
+            + once(prompts > 0 && segments > 0, self.us_prompts_and_adapters)
+    }
 }
 
 impl WholeStep {

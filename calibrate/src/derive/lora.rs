@@ -101,6 +101,7 @@ fn cost(sheet: &Sheet<'_>, way: &Way) -> LoraCost {
             bound("arithmetic", vec![term(way.arithmetic, flops)]),
         ],
         few_rows: None,
+        planned: None,
         us_per_switch: 0.0,
     }
 }
@@ -118,6 +119,7 @@ fn merged(sheet: &Sheet<'_>) -> LoraCost {
         rows_per_tile: 1,
         bounds: Vec::new(),
         few_rows: None,
+        planned: None,
         us_per_switch: layers * (2.0 * sheet.stream_us(2.0 * matrices) + 2.0 * 7.0 * sheet.a.kernel_us),
     }
 }

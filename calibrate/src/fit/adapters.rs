@@ -1,13 +1,18 @@
 //! Adapters: what each kernel reads, multiplies and launches, by the quantities that its way of working repeats.
 
+mod planned;
+
 use aril_sim::batch::Segment;
 use aril_sim::profile::curve::Curve;
-use aril_sim::profile::lora::{FewRows as LoraFewRows, LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
+use aril_sim::profile::lora::{
+    FewRows as LoraFewRows, LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Planned,
+};
 
 use super::Sample;
 use super::bounds::{self, Column};
 use super::prompts::log_knots;
 use crate::probe::Shape;
+pub(super) use planned::Chip;
 
 /// A term that is tried: a straight line, or one with bends.
 #[derive(Clone, Copy)]
@@ -78,7 +83,7 @@ fn forms(kernel: LoraKernel) -> Vec<Vec<Vec<Tried>>> {
 }
 
 /// Fits a kernel's price in each layer.
-pub(super) fn fit(kernel: LoraKernel, samples: &[Sample]) -> Option<LoraCost> {
+pub(super) fn fit(kernel: LoraKernel, samples: &[Sample], chip: &Chip) -> Option<LoraCost> {
     let samples: Vec<&Sample> = samples.iter().filter(|sample| !sample.shape.adapters.is_empty()).collect();
     if samples.len() < 8 {
         return None;
@@ -94,6 +99,12 @@ pub(super) fn fit(kernel: LoraKernel, samples: &[Sample]) -> Option<LoraCost> {
     }
     let Some(many) = best(kernel, &many, &TILES) else { return whole };
     let Some(few) = best(kernel, &few, &[many.rows_per_tile]) else { return whole };
+    if kernel == LoraKernel::Segmented
+        && let Some((planned, planned_loss)) = planned::fit(&of(false), chip)
+        && planned_loss < loss(&many, &of(false))
+    {
+        return Some(by_plan(few, planned));
+    }
     let two = joined(few, many);
     match whole {
         Some(whole) if loss(&two, &samples) > loss(&whole, &samples) * 0.8 => Some(whole),
@@ -113,6 +124,18 @@ fn best(kernel: LoraKernel, samples: &[&Sample], tiles: &[u32]) -> Option<LoraCo
         .into_iter()
         .flat_map(|form| tiles.iter().map(|&tile| with(&form, samples, tile)).collect::<Vec<_>>());
     fitted.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(cost, _)| cost)
+}
+
+/// Few rows by their bounds, all others by the plan.
+fn by_plan(few: LoraCost, planned: Planned) -> LoraCost {
+    let start = few.us;
+    let mut bounds = few.bounds;
+    if start > 0.0 {
+        let once = LoraTerm { over: LoraQuantity::Segments, cost: Curve::constant(start) };
+        bounds.iter_mut().for_each(|bound| bound.terms.push(once.clone()));
+    }
+    let few_rows = Some(LoraFewRows { rows_max: FEW_ROWS, bounds });
+    LoraCost { us: 0.0, bounds: Vec::new(), few_rows, planned: Some(planned), ..few }
 }
 
 /// One price of both: what bounds few rows bounds many, too, so that a step that grows never gets cheaper.
@@ -206,6 +229,7 @@ fn with(form: &[Vec<Tried>], samples: &[&Sample], rows_per_tile: u32) -> (LoraCo
         rows_per_tile,
         bounds: bounds.collect(),
         few_rows: None,
+        planned: None,
         us_per_switch: 0.0,
     };
     (cost, score)

@@ -79,7 +79,9 @@ impl Data {
         }
         let ratios = self.ratios.entry(of(&point.question)).or_default();
         ratios.extend(point.us.iter().map(|sample| sample / us).filter(|ratio| *ratio > 0.0));
-        let sample = |kernel: LoraKernel, shape: &StepShape| Sample { shape: shape.clone(), kernel, us };
+        let parts: Vec<f64> = point.parts.iter().map(|part| median(part)).collect();
+        let sample =
+            |kernel: LoraKernel, shape: &StepShape| Sample { shape: shape.clone(), kernel, us, parts: parts.clone() };
         match &point.question {
             Question::Operation { operation: Part::DecodeAttention, shape } => {
                 self.decode.push(sample(LoraKernel::None, shape));

@@ -227,13 +227,8 @@ impl<'a> Predictor<'a> {
             Question::Step { kernel, shape } => self.step(*kernel, shape)?,
             Question::Host { shape, .. } => {
                 let host = &profile.host;
-                let sequences = f64::from(shape.sequences().saturating_sub(1));
-                (host != &HostCost::default()).then_some(
-                    host.us
-                        + host.us_per_sequence * sequences
-                        + host.us_per_prompt * shape.prompts.len() as f64
-                        + host.us_per_segment * shape.adapters.len() as f64,
-                )
+                let (prompts, adapters) = (shape.prompts.len() as u32, shape.adapters.len() as u32);
+                (host != &HostCost::default()).then(|| host.step_us(shape.sequences(), prompts, adapters))
             }
             Question::Load { rank, pinned, beside: None } => {
                 let targets = &aril_sim::model::lora::LoraTarget::LAYER;

@@ -21,6 +21,9 @@ pub(super) fn host(samples: &[Sample]) -> Option<HostCost> {
         of(&|s| f64::from(s.shape.sequences().saturating_sub(1))),
         of(&|s| s.shape.prompts.len() as f64),
         of(&|s| s.shape.adapters.len() as f64),
+        of(&|s| f64::from(u8::from(!s.shape.prompts.is_empty()))),
+        of(&|s| f64::from(u8::from(!s.shape.adapters.is_empty()))),
+        of(&|s| f64::from(u8::from(!s.shape.prompts.is_empty() && !s.shape.adapters.is_empty()))),
     ];
     let x = bounds::robust(&columns, &us);
     Some(HostCost {
@@ -28,6 +31,9 @@ pub(super) fn host(samples: &[Sample]) -> Option<HostCost> {
         us_per_sequence: x[1],
         us_per_prompt: x[2],
         us_per_segment: x[3],
+        us_prompts: x[4],
+        us_adapters: x[5],
+        us_prompts_and_adapters: x[6],
         us_per_collection: 0.0,
     })
 }

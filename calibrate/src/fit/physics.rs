@@ -2,7 +2,9 @@
 
 use aril_sim::gpu::Gpu;
 use aril_sim::model::Model;
+use aril_sim::profile::lora::PlannedSite;
 
+use super::adapters::Chip;
 use crate::machine::{Identity, Part};
 
 /// Bytes and arithmetic of an operation by rows.
@@ -99,7 +101,35 @@ pub(crate) fn decode_groups(model: &Model, degree: u32) -> u32 {
     kv_heads * queries.div_ceil(QUERIES_MAX)
 }
 
+/// Query heads that share a tile of our prefill kernel: those of a KV head, up to 16, as far as they divide evenly.
+pub(super) fn packed_heads(model: &Model, degree: u32) -> u32 {
+    const PACKED_MAX: u32 = 16;
+    let degree = degree.max(1);
+    let queries = (model.heads / degree) / (model.kv_heads / degree).max(1);
+    (1..=queries.min(PACKED_MAX)).rev().find(|packed| queries.is_multiple_of(*packed)).unwrap_or(1)
+}
+
 /// Operations of one pair of a query and a key in one layer on one GPU: a multiply-add for the score, one for the value.
 pub(crate) fn pair_flops(model: &Model, degree: u32) -> f64 {
     4.0 * model.query_width() as f64 / f64::from(degree.max(1))
+}
+
+/// What adapters' launches of a layer serve on one GPU: q, k and v; o; gate and up; down.
+pub(super) fn lora_sites(model: &Model, degree: u32) -> Vec<PlannedSite> {
+    let degree = degree.max(1);
+    let (hidden, mlp) = (model.hidden, model.intermediate / degree);
+    let query = model.query_width() as u32 / degree;
+    let kv = (model.kv_heads / degree).max(1) * model.head_dim;
+    let site = |inputs, outputs: &[u32]| PlannedSite { inputs, outputs: outputs.to_vec() };
+    vec![site(hidden, &[query, kv, kv]), site(query, &[hidden]), site(hidden, &[mlp, mlp]), site(mlp, &[hidden])]
+}
+
+/// What a plan of adapters asks about a chip: shared memory of a block, and blocks of a cluster.
+pub(super) fn lora_chip(gpu_name: &str) -> Chip {
+    let (shared_bytes, cluster_max) = match gpu_name {
+        name if name.starts_with('h') => (232_448, 16),
+        name if name.starts_with("a100") => (166_912, 1),
+        _ => (101_376, 1),
+    };
+    Chip { multiprocessors: 0, shared_bytes, cluster_max, sites: Vec::new() }
 }

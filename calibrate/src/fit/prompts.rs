@@ -1,7 +1,7 @@
 //! Prefill attention: tiles of query rows as a kernel deals them out, or pairs of queries and keys, whichever says it better.
 
 use aril_sim::profile::attention::{
-    PrefillAttention, PromptCost, PromptQuantity, PromptSums, PromptTerm, PromptWork, TileSize, TileSums, Tiled,
+    PrefillAttention, PromptCost, PromptQuantity, PromptSums, PromptTerm, PromptWork, Split, TileSize, TileSums, Tiled,
     Together,
 };
 use aril_sim::profile::curve::Curve;
@@ -17,8 +17,9 @@ const TILES: [u32; 4] = [1, 16, 64, 128];
 pub(super) struct PromptPhysics {
     /// A thousand pairs of a query and a key, all heads of this GPU, at the peak; microseconds.
     pub(super) kilopair_us: f64,
-    /// Query heads of this GPU.
+    /// Query heads of this GPU, and how many of them share a tile: those of a KV head, up to 16, where they divide evenly.
     pub(super) heads: u32,
+    pub(super) packed: u32,
     /// Multiprocessors.
     pub(super) multiprocessors: u32,
 }
@@ -48,24 +49,38 @@ const EMPTY_SHARES: [f64; 6] = [0.1, 0.2, 0.3, 0.45, 0.65, 1.0];
 /// By what our kernel's plan chooses the size: a key of either, and what it takes a tile's beginning to cost. A test compares both.
 const PLANNED: [f64; 2] = [1.135, 2.0];
 const PLANNED_START_KEYS: f64 = 160.0;
+/// By what it cuts the keys of tiles: units of keys, the least quota, and what joining is taken to cost.
+const SPLIT_KEYS: u32 = 64;
+const SPLIT_QUOTA_MIN: u32 = 4;
+const SPLIT_JOIN_KEYS: f64 = 200.0;
 
 /// A form without coefficients.
 fn bare(physics: PromptPhysics, (start_keys, empty_share): (f64, f64), sizes: &[u32], planned: bool) -> Tiled {
-    let size = |(index, &rows): (usize, &u32)| TileSize {
-        rows,
+    let packed = physics.packed.max(1);
+    let size = |(index, &places): (usize, &u32)| TileSize {
+        // Places of a tile are pairs of a token and a head.
+        rows: places / packed,
         us: 0.0,
         us_per_key: 0.0,
         us_per_key_crowded: 0.0,
         busy: Curve::constant(0.0),
         planned: if planned { PLANNED[index] } else { 0.0 },
     };
+    let sizes: Vec<TileSize> = sizes.iter().enumerate().map(size).collect();
+    let split = planned.then(|| Split {
+        keys: SPLIT_KEYS,
+        quota_min: SPLIT_QUOTA_MIN,
+        planned_join_keys: SPLIT_JOIN_KEYS,
+        sizes: sizes.clone(),
+    });
     Tiled {
-        heads: physics.heads,
+        heads: physics.heads / packed,
         slots: 2 * physics.multiprocessors,
         start_keys,
         empty_share,
         planned_start_keys: if planned { PLANNED_START_KEYS } else { 0.0 },
-        sizes: sizes.iter().enumerate().map(size).collect(),
+        sizes,
+        split,
     }
 }
 
@@ -81,41 +96,69 @@ fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
     [best(true, &SIZES), best(false, &SIZES)].into_iter().flatten().chain(one).min_by(better)
 }
 
-/// Which size of tile a batch had is what the plan says, or is found by turns: fit each to its batches, give each batch to the quicker, again.
+/// Which size of tile a batch had, and whether its keys were cut, is what the plan says, or is found by turns: fit each to its batches, give
+/// each batch to the quicker, again.
 fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> Option<(Tiled, f64)> {
     let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
     let prompts = |sample: &Sample| sample.shape.prompts.iter().map(|p| (p.chunk, p.prefix)).collect::<Vec<_>>();
-    let sums: Vec<Vec<TileSums>> = form
-        .sizes
-        .iter()
-        .map(|size| samples.iter().map(|s| form.sums(prompts(s).into_iter(), size.rows)).collect())
+    let sizes = form.sizes.len();
+    let forms = if form.split.is_some() { 2 * sizes } else { sizes };
+    let sums: Vec<Vec<TileSums>> = (0..forms)
+        .map(|index| {
+            let of = |sample: &&Sample| {
+                let prompts = prompts(sample).into_iter();
+                if index < sizes {
+                    form.sums(prompts, form.sizes[index].rows)
+                } else {
+                    form.split_sums(prompts, index - sizes)
+                }
+            };
+            samples.iter().map(of).collect()
+        })
         .collect();
     // Tall tiles read keys half as often: a first guess.
     let guess = |size: usize, i: usize| {
         let rows = f64::from(form.sizes[size].rows);
         sums[size][i].busy * rows * if size == 0 { 1.15 } else { 1.0 }
     };
-    let sizes = form.sizes.len();
     let least = |of: &dyn Fn(usize, usize) -> f64, i: usize| (0..sizes).min_by(|&a, &b| of(a, i).total_cmp(&of(b, i)));
     let planned: Option<Vec<usize>> = samples.iter().map(|sample| form.planned(prompts(sample).into_iter())).collect();
     let mut owner: Vec<usize> =
         planned.clone().unwrap_or_else(|| (0..us.len()).filter_map(|i| least(&guess, i)).collect());
     let mut best: Option<(Tiled, f64)> = None;
     for _ in 0..4 {
-        for size in 0..sizes {
-            let mine: Vec<usize> = (0..us.len()).filter(|&i| owner[i] == size).collect();
+        let mut fitted: Vec<Option<TileSize>> = vec![None; forms];
+        for index in 0..forms {
+            let mine: Vec<usize> = (0..us.len()).filter(|&i| owner[i] == index).collect();
             if mine.len() < 6 {
-                return None;
+                continue;
             }
-            let rows = f64::from(form.sizes[size].rows);
             // A slot's key is that many pairs of all slots at once.
+            let rows = f64::from(form.sizes[index % sizes].rows);
             let lower = physics.kilopair_us * 1e-3 * rows * f64::from(form.slots) / f64::from(form.heads);
-            let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], sums[size][i])).unzip();
-            let fitted = one_size(&us, &sums, lower);
-            let TileSize { rows, planned, .. } = form.sizes[size];
-            form.sizes[size] = TileSize { rows, planned, ..fitted };
+            let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], sums[index][i])).unzip();
+            fitted[index] = Some(one_size(&us, &sums, lower));
         }
-        let says = |size: usize, i: usize| form.sizes[size].us(&sums[size][i]);
+        // What too few batches had costs what its kind does with the other size, or whole.
+        let like = |index: usize| {
+            let kind = index / sizes * sizes;
+            let others = (kind..kind + sizes).chain([index % sizes]);
+            std::iter::once(index).chain(others).find_map(|other| fitted[other].clone())
+        };
+        for index in 0..forms {
+            let found = if index < sizes { fitted[index].clone()? } else { like(index)? };
+            let split = form.split.as_mut();
+            let size = match split {
+                Some(split) if index >= sizes => &mut split.sizes[index - sizes],
+                _ => &mut form.sizes[index],
+            };
+            let TileSize { rows, planned, .. } = *size;
+            *size = TileSize { rows, planned, ..found };
+        }
+        let says = |index: usize, i: usize| match &form.split {
+            Some(split) if index >= sizes => split.sizes[index - sizes].us(&sums[index][i]),
+            _ => form.sizes[index].us(&sums[index][i]),
+        };
         let told = |i: usize| match &planned {
             Some(planned) => says(planned[i], i),
             None => (0..sizes).map(|size| says(size, i)).fold(f64::INFINITY, f64::min),
@@ -227,36 +270,46 @@ pub(super) fn log_knots(values: &[f64], count: usize) -> Vec<f64> {
 mod tests {
     use aril_kernels::Element;
     use aril_kernels::attention::layout::AttentionShape;
-    use aril_kernels::attention::plan::{PrefillPlan, PrefillSequence, PrefillTuning};
-    use aril_kernels::attention::variant::Variant;
+    use aril_kernels::attention::plan::{PrefillForm, PrefillPlan, PrefillSequence, PrefillTuning};
     use aril_kernels::lora::plan::Chip;
     use rand::RngExt;
 
     use super::*;
 
     #[test]
-    fn the_size_of_tiles_is_the_one_that_the_kernels_plan_chooses() {
+    fn the_form_of_tiles_is_the_one_that_the_kernels_plan_chooses() {
         let chip = Chip { multiprocessors: 132, shared_bytes_block_max: 232_448, cluster_max: 16 };
         let table: Vec<u32> = (0..4096).collect();
         let mut random = aril_sim::random::stream(1, "tiles");
-        for heads in [8, 32, 40] {
-            let physics = PromptPhysics { kilopair_us: 1.0, heads, multiprocessors: chip.multiprocessors };
+        for (heads, kv_heads) in [(32, 32), (40, 40), (32, 8), (8, 1)] {
+            let shape = AttentionShape { element: Element::Bf16, heads, kv_heads, head_dim: 128 };
+            let packed = PrefillForm::packed(&shape);
+            let physics = PromptPhysics { kilopair_us: 1.0, heads, packed, multiprocessors: chip.multiprocessors };
             let form = bare(physics, (160.0, 0.4), &SIZES, true);
-            let shape = AttentionShape { element: Element::Bf16, heads, kv_heads: heads, head_dim: 128 };
-            let mut chosen = [0, 0];
-            for _ in 0..300 {
-                let draw = |_| (random.random_range(1..3000), random.random_range(0..2) * random.random_range(0..9000));
-                let prompts: Vec<(u32, u32)> = (0..1 + heads % 5).map(draw).collect();
+            let mut chosen = [0; 4];
+            for index in 0..400 {
+                let draw = |_| {
+                    (
+                        random.random_range(1..3000 >> (index % 8)),
+                        random.random_range(0..2) * random.random_range(0..9000),
+                    )
+                };
+                let prompts: Vec<(u32, u32)> = (0..1 + index % 5).map(draw).collect();
                 let sequences: Vec<PrefillSequence> = prompts
                     .iter()
                     .map(|&(tokens, prefix)| PrefillSequence { row: 0, tokens, prefix, table: 0 })
                     .collect();
                 let plan = PrefillPlan::new(shape, &sequences, &table, chip, PrefillTuning::default()).unwrap();
-                let Variant::Prefill { fragments, .. } = plan.variant() else { panic!("a plan of prompts") };
-                assert_eq!(form.planned(prompts.iter().copied()), Some(fragments as usize - 1), "{prompts:?}");
-                chosen[fragments as usize - 1] += 1;
+                let PrefillForm { fragments, split } = plan.form();
+                let planned = fragments as usize - 1 + if split { 2 } else { 0 };
+                assert_eq!(form.planned(prompts.iter().copied()), Some(planned), "{heads} {kv_heads} {prompts:?}");
+                chosen[planned] += 1;
+                if split {
+                    let pieces = form.split_sums(prompts.iter().copied(), planned - 2).tiles;
+                    assert_eq!(pieces, plan.pieces().len() as f64, "{prompts:?}");
+                }
             }
-            assert!(chosen.iter().all(|&count| count > 10), "{chosen:?}");
+            assert!(chosen.iter().filter(|count| **count > 10).count() >= 3, "{chosen:?}");
         }
     }
 }

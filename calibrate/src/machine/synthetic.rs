@@ -11,7 +11,7 @@ use aril_sim::profile::lora::LoraKernel;
 use aril_sim::random::{self, Stream};
 use rand::RngExt;
 
-use super::{Clocks, Identity, Limits, Machine, MachineError, Question, Throttle};
+use super::{Answer, Clocks, Identity, Limits, Machine, MachineError, Question, Throttle};
 
 pub use truth::Truth;
 
@@ -93,7 +93,7 @@ impl Machine for SyntheticGpu {
         &self.identity
     }
 
-    fn measure(&mut self, question: &Question, repeats: u32) -> Result<Vec<f64>, MachineError> {
+    fn measure(&mut self, question: &Question, repeats: u32) -> Result<Answer, MachineError> {
         if let Question::Lora { kernel: LoraKernel::Loop, shape } = question
             && !shape.prompts.is_empty()
         {
@@ -103,7 +103,7 @@ impl Machine for SyntheticGpu {
         let answers: Vec<f64> = (0..repeats.max(1)).map(|_| self.answer(us)).collect();
         self.seconds += answers.iter().sum::<f64>() * 1e-6 + 0.005;
         self.answers += 1;
-        Ok(answers)
+        Ok(answers.into())
     }
 
     fn clocks(&mut self) -> Clocks {

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::Planned;
-use crate::machine::{Question, StepShape};
+use super::{Planned, Slots};
+use crate::machine::{Limits, Question, StepShape};
 
 /// Rounds of each stage.
 const ROUNDS: [u32; 3] = [6, 6, 2];
+
+/// Rounds for which adapter memory stays as it serves most questions.
+const ROUNDS_A_CUT: u32 = 2;
 
 /// So many questions are few.
 const FEW: usize = 12;
@@ -45,7 +48,7 @@ fn step(shape: &StepShape) -> &'static str {
 
 /// Gives every point its round. Points of a kind come as they were drafted, neighbours beside each other: a round takes some from
 /// everywhere.
-pub(super) fn into_rounds(points: Vec<Planned>, seed: u64) -> Vec<Planned> {
+pub(super) fn into_rounds(points: Vec<Planned>, limits: &Limits, seed: u64) -> Vec<Planned> {
     let mut kinds: BTreeMap<(u32, String), Vec<Planned>> = BTreeMap::new();
     for point in points {
         kinds.entry((point.stage, kind(&point.question))).or_default().push(point);
@@ -64,8 +67,15 @@ pub(super) fn into_rounds(points: Vec<Planned>, seed: u64) -> Vec<Planned> {
         places.sort_by(|a, b| a.0.total_cmp(&b.0));
         let count = places.len();
         all.extend(places.into_iter().enumerate().map(|(place, (_, point))| {
-            let round = before + (place * rounds as usize / count) as u32;
-            Planned { round, ..point }
+            let round = (place * rounds as usize / count) as u32;
+            // To cut memory anew takes seconds: questions that need it wait for each other.
+            let slots = Slots::of(&point.question, limits);
+            let round = if slots == Slots::OFF || slots.rank >= limits.rank {
+                round
+            } else {
+                (round / ROUNDS_A_CUT * ROUNDS_A_CUT + ROUNDS_A_CUT - 1).min(rounds - 1)
+            };
+            Planned { round: before + round, ..point }
         }));
     }
     all

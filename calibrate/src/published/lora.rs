@@ -58,6 +58,7 @@ pub(super) fn kernels(
         rows_per_tile: 1,
         bounds: vec![LoraBound { name: "slopes".to_owned(), terms }],
         few_rows: None,
+        planned: None,
         us_per_switch: 0.0,
     };
     // The first adapter and the first row are in what is paid once.

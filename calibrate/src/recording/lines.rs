@@ -49,7 +49,7 @@ pub(super) fn read(origin: &str, number: usize, line: &str) -> Result<Line, Cali
 fn other_format(body: &str) -> Option<u32> {
     let value: serde_json::Value = serde_json::from_str(&format!("{body}}}")).ok()?;
     let format = u32::try_from(value.get("format")?.as_u64()?).ok()?;
-    (value.get("line")? == "session" && format != super::FORMAT).then_some(format)
+    (value.get("line")? == "session" && !super::is_read(format)).then_some(format)
 }
 
 pub(super) fn damaged(origin: &str, line: usize, problem: &str) -> CalibrateError {

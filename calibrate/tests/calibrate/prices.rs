@@ -78,7 +78,15 @@ fn saved_by_plans(profile: &Profile, shape: &Shape, larger: &Shape) -> f64 {
     let decode = if other_plan { (before - after).max(0.0) } else { 0.0 };
     let ((before, size), (after, other)) = (by_prompts(profile, shape), by_prompts(profile, larger));
     let prompts = if size.is_some() && other.is_some() && size != other { (before - after).max(0.0) } else { 0.0 };
-    rows + decode + prompts
+    rows + decode + prompts + (by_adapters(profile, shape) - by_adapters(profile, larger)).max(0.0)
+}
+
+/// What our kernel's launches take for the adapters of a step where a plan shares them out, microseconds: larger tiles or other members for more
+/// rows can be the quicker ones.
+fn by_adapters(profile: &Profile, shape: &Shape) -> f64 {
+    let Some(cost) = profile.lora.get(&LoraKernel::Segmented).filter(|cost| cost.planned.is_some()) else { return 0.0 };
+    let whole = &profile.whole_step;
+    f64::from(profile.model.layers) * whole.scale * whole.lora_scale * cost.us(&shape.view())
 }
 
 /// What the attention of a step's prompts costs, microseconds, and which size of tile its kernel's plan chooses.

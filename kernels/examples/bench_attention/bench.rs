@@ -10,7 +10,7 @@ use aril_kernels::attention::operands::{BlockTable, KvCache};
 use aril_kernels::attention::plan::{
     DecodePlan, DecodeSequence, DecodeTuning, PrefillPlan, PrefillSequence, PrefillTuning,
 };
-use aril_kernels::attention::prefill::PrefillAttention;
+use aril_kernels::attention::prefill::{PrefillAttention, PrefillScratch};
 use aril_kernels::gpu::{Gpu, Overlap};
 use aril_kernels::lora::launch::Matrix;
 use aril_kernels::program::Compiler;
@@ -151,8 +151,9 @@ impl Bench {
             return Ok(Loaded::decode(DecodeAttention::load(compiler, &self.stream, &plan, capacity)?));
         }
         let plan = self.prefill_plan(prepared, tuning.prefill)?;
-        let tiles = plan.tiles().len() as u32;
-        Ok(Loaded::Prefill(PrefillAttention::load(compiler, &self.stream, &plan, tiles)?))
+        let pieces = plan.pieces().len() as u32;
+        let scratch = Arc::new(PrefillScratch::new(compiler, &self.stream, prepared.point.shape)?);
+        Ok(Loaded::Prefill(PrefillAttention::load(compiler, &self.stream, &plan, pieces, &scratch)?))
     }
 
     /// Launches it once, on one layer's cache.

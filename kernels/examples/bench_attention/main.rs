@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use aril_kernels::attention::decode::{DecodeAttention, DecodeCapacity};
-use aril_kernels::attention::plan::{DecodeTuning, PrefillTuning};
+use aril_kernels::attention::plan::{DecodeTuning, PrefillForm, PrefillTuning};
 use aril_kernels::cache::Cache;
 use aril_kernels::gemm::GemmShape;
 use aril_kernels::gemm::cublaslt::{CublasLt, Trial};
@@ -71,8 +71,14 @@ fn options() -> Result<Options, String> {
 }
 
 /// What the measured kernels are made of.
-const SOURCES: [&str; 5] =
-    ["primitives.cuh", "memory.cu", "decode_attention.cu", "decode_parts.cuh", "prefill_attention.cu"];
+const SOURCES: [&str; 6] = [
+    "primitives.cuh",
+    "memory.cu",
+    "decode_attention.cu",
+    "decode_parts.cuh",
+    "prefill_attention.cu",
+    "prefill_parts.cuh",
+];
 
 /// What everything is judged by.
 struct Ceilings {
@@ -198,12 +204,16 @@ fn check(bench: &Bench, point: &Point, pairs_max: usize) -> (bool, Map<String, V
     entry.insert("point".to_owned(), Value::String(point.name()));
     let mut passes = true;
     let small = pairs_max == usize::MAX;
-    let tunings: &[Option<u32>] = if small && point.kernel == "prefill" { &[Some(1), Some(2)] } else { &[None] };
+    let mut tunings = vec![None];
+    if small && point.kernel == "prefill" {
+        let can_be = |form: &PrefillForm| form.makespan(&point.shape, point.chunks(), bench.gpu.chip()).is_some();
+        tunings = PrefillForm::ALL.into_iter().filter(can_be).map(Some).collect();
+    }
     let paths: &[bool] = if small { &[false, true] } else { &[false] };
-    for (&fragments, &ampere) in tunings.iter().flat_map(|tuning| paths.iter().map(move |path| (tuning, path))) {
-        let tuning = Tuning { prefill: PrefillTuning { fragments }, ..Tuning::default() };
-        let rows = fragments.map_or(String::new(), |fragments| format!(" {}", fragments * 64));
-        let path = format!("{}{rows}", if ampere { "sm_80" } else { "native" });
+    for (&form, &ampere) in tunings.iter().flat_map(|tuning| paths.iter().map(move |path| (tuning, path))) {
+        let tuning = Tuning { prefill: PrefillTuning { form, quota: None }, ..Tuning::default() };
+        let form = form.map_or(String::new(), |form| format!(" {}", name_of(form)));
+        let path = format!("{}{form}", if ampere { "sm_80" } else { "native" });
         let result: Result<Checked, Error> = bench.check(point, tuning, seed, ampere, pairs_max);
         let right = result.as_ref().is_ok_and(|checked| checked.passes(&point.shape));
         if !right {
@@ -284,14 +294,18 @@ fn time(
         let plan = bench.prefill_plan(&prepared, PrefillTuning::default())?;
         let share = ceilings.gemm_flops_per_us.map(|gemm| plan.flops() / us / gemm);
         put("flops", json!(plan.flops()));
-        put("tiles", json!(plan.tiles().len()));
-        put("variant", json!(format!("{:?}", plan.variant())));
+        put("form", json!(name_of(plan.form())));
+        put("pieces", json!(plan.pieces().len()));
+        put("blocks", json!(plan.pieces().len() as u32 * plan.form().groups(&shape)));
+        put("kv_bytes", json!(point.kv_bytes()));
         println!(
-            "{:55} {us:8.1} us, {:5.0} TFLOP/s = {:.1} % of the GEMM rate ({:?})",
+            "{:55} {us:8.1} us, {:5.0} TFLOP/s = {:.1} % of the GEMM rate ({}, {} pieces), KV {:.0} GB/s",
             point.name(),
             plan.flops() / us / 1e6,
             share.unwrap_or(f64::NAN) * 1e2,
-            plan.variant()
+            name_of(plan.form()),
+            plan.pieces().len(),
+            point.kv_bytes() as f64 / us / 1e3,
         );
     }
     if options.sweep {
@@ -325,12 +339,20 @@ fn plan_host_us(bench: &Bench, prepared: &Prepared<'_>) -> Result<f64, Error> {
 
 fn alternatives(bench: &Bench, point: &Point) -> Vec<(String, Tuning)> {
     if point.kernel == "prefill" {
-        return [1, 2]
-            .map(|fragments| {
-                let prefill = PrefillTuning { fragments: Some(fragments) };
-                (format!("{} rows", 64 * fragments), Tuning { prefill, ..Tuning::default() })
-            })
-            .to_vec();
+        let chip = bench.gpu.chip();
+        let mut all = Vec::new();
+        for form in PrefillForm::ALL {
+            let Some(_) = form.makespan(&point.shape, point.chunks(), chip) else { continue };
+            let quota = if form.split { form.quota(&point.shape, point.chunks(), chip) } else { None };
+            // As short as can be, and some longer ones.
+            for quota in [Some(None), quota.map(|quota| Some(quota * 2)), quota.map(|quota| Some(quota * 3 / 2))] {
+                let Some(quota) = quota else { continue };
+                let prefill = PrefillTuning { form: Some(form), quota };
+                let name = quota.map_or(name_of(form), |quota| format!("{} of {quota}", name_of(form)));
+                all.push((name, Tuning { prefill, ..Tuning::default() }));
+            }
+        }
+        return all;
     }
     let multiprocessors = bench.gpu.chip().multiprocessors;
     let (shallow, deep) = if point.shape.head_dim == 64 { (4, 6) } else { (2, 3) };
@@ -353,4 +375,8 @@ fn alternatives(bench: &Bench, point: &Point) -> Vec<(String, Tuning)> {
         all.push((name.to_owned(), Tuning { decode: DecodeTuning { workers, ..tuning }, ..Tuning::default() }));
     }
     all
+}
+
+fn name_of(form: PrefillForm) -> String {
+    format!("{} {}", 64 * form.fragments, if form.split { "split" } else { "whole" })
 }

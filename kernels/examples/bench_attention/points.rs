@@ -26,6 +26,11 @@ impl Point {
         self.sequences.iter().map(|&(_, new)| new).sum()
     }
 
+    /// (New tokens, tokens before) of each sequence.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (u32, u32)> + Clone {
+        self.sequences.iter().map(|&(prefix, new)| (new, prefix))
+    }
+
     /// KV blocks of all sequences.
     pub(crate) fn blocks(&self) -> u32 {
         self.sequences.iter().map(|&(prefix, new)| blocks_of(prefix + new)).sum()
@@ -100,6 +105,33 @@ pub(crate) fn all() -> Vec<Point> {
         prefill("64 of 30", GQA, vec![(0, 30); 64]),
         prefill("16384", MHA, vec![(0, 16_384)]),
     ];
+    for (shape, chunks) in [
+        (MHA, &[(16, 2048), (16, 32_768), (64, 8192), (256, 8192), (256, 32_768)][..]),
+        (
+            GQA,
+            &[
+                (16, 512),
+                (16, 2048),
+                (16, 8192),
+                (16, 32_768),
+                (32, 8192),
+                (64, 2048),
+                (64, 8192),
+                (64, 32_768),
+                (128, 8192),
+                (256, 1024),
+                (256, 2048),
+                (256, 8192),
+                (256, 32_768),
+            ],
+        ),
+        (SHARD, &[(16, 2048), (16, 32_768), (64, 8192), (256, 2048), (256, 32_768), (512, 8192)]),
+    ] {
+        points.extend(
+            chunks.iter().map(|&(new, before)| prefill(&format!("{new} after {before}"), shape, vec![(before, new)])),
+        );
+    }
+    points.push(prefill("8 of 32 after 4096", GQA, vec![(4096, 32); 8]));
     points.push(prefill(
         "8 ragged chunks",
         GQA,
@@ -122,6 +154,7 @@ pub(crate) fn checks() -> Vec<Point> {
                     shape,
                     vec![(0, 1), (0, 63), (1, 64), (15, 65), (333, 129), (16, 128), (64, 257), (1000, 17)],
                 ));
+                points.push(prefill("few after many", shape, vec![(4000, 33), (3000, 1), (0, 5), (700, 130)]));
             }
         }
     }

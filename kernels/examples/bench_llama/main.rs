@@ -7,7 +7,7 @@
 //! `step` (whole steps with and without adapters, and each operation alone), `overlap` (what adapters add by where they
 //! stand and how their work is cut).
 //! Options: `--sources FOLDER`, `--repeats N`, `--model NAME` (only that one), `--quick` (one model, for
-//! compute-sanitizer), `--own` (few steps of few rows, once: every kernel is this crate's, for
+//! compute-sanitizer; of `overlap` the orders alone), `--own` (few steps of few rows, once: every kernel is this crate's, for
 //! racecheck).
 
 mod case;

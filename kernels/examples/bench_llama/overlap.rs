@@ -36,9 +36,16 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
     for (name, shape) in models.into_iter().filter(|(name, _)| name.contains(&options.model)) {
         let mut llama = steps::open(gpu, options, shape, 1024)?;
         for (rows, adapters) in [(32, 32), (32, 1), (8, 8)] {
-            for way in ways() {
+            // Quick: the orders alone.
+            let ways = ways().into_iter().filter(|way| !options.quick || (way.1, way.2) == Default::default());
+            for way in ways {
                 results.push(one(&mut llama, options, name, Point::decode(rows, 1024, adapters), way)?);
             }
+        }
+        // Behind a library's GEMM, whatever the order.
+        for release in [None].into_iter().chain(Release::ALL.map(Some)) {
+            let way = (LoraOrder::After, Tuning { release, ..Tuning::default() }, few_rows::Tuning::default());
+            results.push(one(&mut llama, options, name, Point::prompt(512), way)?);
         }
     }
     Ok((json!(results), 0))
@@ -56,6 +63,7 @@ fn one(
     llama.set_lora_tuning(lora);
     let rows = Rows::new(point);
     let repeats = options.repeats.min(10);
+    llama.set_rest(point.rest());
     let without = rounded(llama.time_step(&rows.sequences(false), repeats)?);
     let with = rounded(llama.time_step(&rows.sequences(true), repeats)?);
     println!(
@@ -70,8 +78,8 @@ fn one(
         median(&with) - median(&without),
     );
     Ok(json!({
-        "adapters": point.adapters, "rows": point.rows, "context": point.context, "model": name,
-        "bucket": llama::bucket(point.rows), "order": format!("{order:?}"), "blocks": lora.blocks,
+        "adapters": point.adapters, "rows": point.rows, "chunk": point.chunk, "context": point.context, "model": name,
+        "bucket": llama::bucket(point.rows + point.chunk), "order": format!("{order:?}"), "blocks": lora.blocks,
         "shared_bytes": lora.shared_bytes, "exchange": lora.exchange.map(|exchange| format!("{exchange:?}")),
         "release": lora.release.map(|release| format!("{release:?}")), "stages": gemm.stages, "without_us": without, "with_us": with,
     }))

@@ -18,30 +18,51 @@ pub(crate) struct Point {
     pub(crate) rows: u32,
     pub(crate) context: u32,
     /// New tokens of a further sequence, with an adapter of its own.
-    chunk: u32,
+    pub(crate) chunk: u32,
+    /// Tokens of that sequence before them.
+    prefix: u32,
     pub(crate) adapters: u32,
     rank: u32,
 }
 
 impl Point {
     pub(crate) fn decode(rows: u32, context: u32, adapters: u32) -> Self {
-        Point { rows, context, chunk: 0, adapters, rank: 16 }
+        Point { rows, context, chunk: 0, prefix: 0, adapters, rank: 16 }
+    }
+
+    /// The same with a chunk of new tokens of one more sequence, after so many of its tokens.
+    pub(crate) fn with_chunk(self, chunk: u32, prefix: u32) -> Self {
+        Point { chunk, prefix, ..self }
+    }
+
+    /// Nothing but a chunk of a prompt, with an adapter.
+    pub(crate) fn prompt(chunk: u32) -> Self {
+        Point::decode(0, 1024, 1).with_chunk(chunk, 0)
+    }
+
+    /// How long the card rests after a replay, in replays: a few steps with a prompt bring it to its power limit, and what is
+    /// measured from then on, adapters or none, is slower.
+    pub(crate) fn rest(&self) -> f64 {
+        if self.chunk > 0 { 4.0 } else { 0.0 }
     }
 
     /// Bytes that a step without adapters must read: the weights, and the KV of every token before and in it.
     fn bytes(&self, shape: &LlamaShape) -> u64 {
-        let tokens = u64::from(self.rows) * u64::from(self.context) + u64::from(self.chunk);
+        let tokens = u64::from(self.rows) * u64::from(self.context) + u64::from(self.chunk + self.prefix);
         2 * shape.weights_read() + tokens * shape.kv_bytes_token()
     }
 
     pub(crate) fn name(&self) -> String {
-        let Point { rows, context, chunk, adapters, rank } = self;
-        format!("{rows} rows of context {context}, a chunk of {chunk}, {adapters} adapters of rank {rank}")
+        let Point { rows, context, chunk, prefix, adapters, rank } = self;
+        format!(
+            "{rows} rows of context {context}, a chunk of {chunk} after {prefix}, {adapters} adapters of rank {rank}"
+        )
     }
 }
 
 const SLOTS: u32 = 32;
 const CHUNK_MAX: u32 = 2048;
+const PREFIX_MAX: u32 = 32_768;
 
 pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error> {
     let copy = copy_bytes_per_us(gpu, options)?;
@@ -69,12 +90,12 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
 /// A model with random weights, as many adapters as it has slots, and a KV cache for so long a context.
 pub(crate) fn open(gpu: &Gpu, options: &Options, shape: LlamaShape, longest: u32) -> Result<Llama, Error> {
     let settings = LlamaSettings {
-        kv_blocks: SLOTS * (longest / 16 + 1) + CHUNK_MAX / 16,
+        kv_blocks: SLOTS * (longest / 16 + 1) + (CHUNK_MAX + PREFIX_MAX) / 16,
         rows_max: CHUNK_MAX + SLOTS,
         adapter_slots: SLOTS + 1,
         rank_max: 16,
         lora: LoraPath::Segmented(LoraOrder::default()),
-        ..LlamaSettings::for_sequences(Element::Bf16, SLOTS + 1, CHUNK_MAX.max(longest + 16))
+        ..LlamaSettings::for_sequences(Element::Bf16, SLOTS + 1, (CHUNK_MAX + PREFIX_MAX).max(longest + 16))
     };
     let mut llama = Llama::open(gpu, shape, settings, &options.build, ModelWeights::Random { seed: 1 })?;
     llama.fill_kv(2)?;
@@ -111,7 +132,11 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
         }
     }
     for (rows, chunk) in [(0, 128), (0, 512), (0, 2048), (31, 512)] {
-        let point = Point { rows, context: 1024, chunk, adapters: rows + 1, rank: 16 };
+        let point = Point { chunk, ..Point::decode(rows, 1024, rows + 1) };
+        steps.push(step(&mut llama, options, name, point, usual, copy)?);
+    }
+    for (rows, chunk, prefix) in [(0, 16, 8192), (0, 64, 32_768), (0, 256, 8192), (31, 64, 8192), (31, 256, 32_768)] {
+        let point = Point::decode(rows, 1024, rows + 1).with_chunk(chunk, prefix);
         steps.push(step(&mut llama, options, name, point, usual, copy)?);
     }
     let operations = operations(&mut llama, options, name, Point::decode(32, 1024, 32))?;
@@ -137,7 +162,7 @@ impl Rows {
             (0..point.rows).map(|row| (0..each).map(|n| n * point.rows + row).collect()).collect();
         let mut tokens: Vec<Vec<u32>> = (0..point.rows).map(|row| vec![row + 1]).collect();
         if point.chunk > 0 {
-            blocks.push((0..point.chunk.div_ceil(16)).map(|n| each * point.rows + n).collect());
+            blocks.push((0..(point.chunk + point.prefix).div_ceil(16)).map(|n| each * point.rows + n).collect());
             tokens.push((0..point.chunk).map(|n| n % 1000).collect());
         }
         Rows { blocks, tokens, point }
@@ -152,7 +177,7 @@ impl Rows {
             .enumerate()
             .map(|(row, (blocks, tokens))| Sequence {
                 tokens,
-                prefix: if row < self.point.rows as usize { self.point.context - 1 } else { 0 },
+                prefix: if row < self.point.rows as usize { self.point.context - 1 } else { self.point.prefix },
                 blocks,
                 adapter: adapter(row),
                 sample: true,
@@ -174,8 +199,10 @@ fn step(
     copy: f64,
 ) -> Result<Value, Error> {
     let rows = Rows::new(point);
+    llama.set_rest(point.rest());
     let without = rounded(llama.time_step(&rows.sequences(false), options.repeats)?);
     let with = rounded(llama.time_step(&rows.sequences(true), options.repeats)?);
+    llama.set_rest(0.0);
     let bytes = point.bytes(llama.shape());
     let floor = bytes as f64 / copy;
     let lora_bytes = u64::from(point.adapters) * llama.adapter_bytes(point.rank) as u64;
@@ -189,7 +216,7 @@ fn step(
         lora_bytes as f64 / copy,
     );
     Ok(json!({
-        "rows": point.rows, "context": point.context, "chunk": point.chunk, "adapters": point.adapters,
+        "rows": point.rows, "context": point.context, "chunk": point.chunk, "prefix": point.prefix, "adapters": point.adapters,
         "rank": point.rank, "gemm": format!("{gemm:?}"), "order": format!("{order:?}"),
         "without_us": without, "with_us": with, "bytes": bytes, "lora_bytes": lora_bytes,
     }))

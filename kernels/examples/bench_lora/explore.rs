@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use aril_kernels::Error;
 use aril_kernels::cache::Cache;
 use aril_kernels::lora::launch::LoraKernels;
-use aril_kernels::lora::plan::{Exchange, Release, Tuning};
+use aril_kernels::lora::plan::{Exchange, Follows, Release, Tuning};
 use aril_kernels::lora::variant::RowTile;
 use aril_kernels::source::Sources;
 use serde_json::{Value, json};
@@ -17,12 +17,13 @@ use crate::points::Point;
 /// Replays of one setting: enough for a difference of a few percent.
 const REPEATS: usize = 12;
 
-/// Times the plan's own choice with the kernels of each folder, then every choice with those that `bench` has.
-pub(crate) fn explore(bench: &mut Bench, point: &Point, folders: &[PathBuf]) -> Result<Value, Error> {
+/// Times the plan's own choice with the kernels of each folder, then every choice with those that `bench` has: called back
+/// to back, or `after` another kernel.
+pub(crate) fn explore(bench: &mut Bench, point: &Point, folders: &[PathBuf], after: bool) -> Result<Value, Error> {
     let prepared = bench.prepare(point)?;
     let bytes = point.bytes("pair");
     let copy = bench.time_copy(bytes, prepared.sets)?.median;
-    let target = 3.0 + bytes as f64 / 3.70e6;
+    let target = if after { 4.6 + bytes as f64 / 3.41e6 } else { 3.0 + bytes as f64 / 3.70e6 };
     println!("{}: copy {copy:.2} target {target:.2} (1.15 copy + 1: {:.2})", point.name(), 1.15 * copy + 1.0);
     let mut versions = Vec::new();
     let built_in = bench.kernels.clone();
@@ -43,40 +44,58 @@ pub(crate) fn explore(bench: &mut Bench, point: &Point, folders: &[PathBuf]) -> 
     }
     bench.kernels = built_in;
     let mut found = Vec::new();
-    for tuning in settings(point, bench.gpu.chip().shared_bytes_block_max) {
+    let before = if after { Before::Uncooperative } else { Before::Itself };
+    let follows = if after { Follows::Another } else { Follows::Itself };
+    let lengths: &[bool] = if after { &[false, true] } else { &[false] };
+    let settings = settings(point, bench.gpu.chip().shared_bytes_block_max);
+    let chosen = lengths.iter().map(|&short| Tuning { follows, short, ..Tuning::default() });
+    let all = settings.iter().flat_map(|&tuning| lengths.iter().map(move |&short| Tuning { follows, short, ..tuning }));
+    let mut own = Vec::new();
+    for tuning in chosen.chain(all) {
         let Ok(plan) = bench.plan(&prepared, tuning) else { continue };
-        if (tuning.exchange == Some(Exchange::Cluster)) != (plan.cluster() > 1) {
+        if tuning.exchange.is_some_and(|exchange| (exchange == Exchange::Cluster) != (plan.cluster() > 1)) {
             continue;
         }
         let what = format!(
-            "{:?} {} blocks c{} {} KiB {:?}",
+            "{:?}{} {} blocks c{} {} KiB {:?}",
             plan.variant().rows,
+            if plan.variant().short { " short" } else { "" },
             plan.jobs().len(),
             plan.cluster(),
             plan.shared_bytes() >> 10,
             plan.release()
         );
+        if tuning.row_tile.is_none() {
+            own.push(what.clone());
+        }
         if found.iter().any(|(_, seen, _)| *seen == what) {
             continue;
         }
-        match bench.time(&prepared, &plan, Call::Pair, Before::Itself, REPEATS) {
+        match bench.time(&prepared, &plan, Call::Pair, before, REPEATS) {
             Ok((pair, _)) => found.push((pair.median, what, tuning)),
             Err(error) => println!("    {what}: {error}"),
         }
     }
     found.sort_by(|a, b| a.0.total_cmp(&b.0));
     for (index, (us, what, tuning)) in found.iter().take(6).enumerate() {
-        let (_, after, shrink, expand) = measure(bench, &prepared, *tuning)?;
+        let (pair, after, shrink, expand) = measure(bench, &prepared, *tuning)?;
         let right = if index < 2 {
             let checked = bench.check(point, *tuning, 7 + index as u64, false)?;
             if checked.passes(point.element) { "right".to_owned() } else { format!("WRONG {checked:?}") }
         } else {
             String::new()
         };
-        println!("    {us:6.2}  after {after:6.2}  shrink {shrink:5.2}  expand {expand:5.2}  {what}  {right}");
+        println!(
+            "    {us:6.2}  pair {pair:6.2}  after {after:6.2}  shrink {shrink:5.2}  expand {expand:5.2}  {what}  {right}"
+        );
     }
-    let tried: Vec<Value> = found.iter().map(|(us, what, _)| json!({ "pair_us": us, "plan": what })).collect();
-    Ok(json!({ "point": point.name(), "copy_us": copy, "target_us": target, "versions": versions, "tried": tried }))
+    for (us, what, _) in found.iter().filter(|(_, what, _)| own.contains(what)) {
+        println!("    {us:6.2}  the plan's own: {what}");
+    }
+    let key = if after { "after_us" } else { "pair_us" };
+    let tried: Vec<Value> = found.iter().map(|(us, what, _)| json!({ key: us, "plan": what })).collect();
+    Ok(json!({ "point": point.name(), "copy_us": copy, "target_us": target, "versions": versions, "own": own,
+        "tried": tried }))
 }
 
 fn measure(bench: &mut Bench, prepared: &Prepared, tuning: Tuning) -> Result<(f64, f64, f64, f64), Error> {

@@ -3,7 +3,8 @@
 //! `cargo run --release -p aril-kernels --example bench_lora -- --out results.json`
 //!
 //! Options: `--points table|others|figures|all`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
-//! with several spreads, to choose the plan's rules by), `--compare FOLDER,…` (with `--explore`: the kernels of each),
+//! with several spreads, to choose the plan's rules by), `--after` (with `--explore`: called after another kernel, the
+//! code in both its lengths), `--compare FOLDER,…` (with `--explore`: the kernels of each),
 //! `--tuning TILE,EXCHANGE,BLOCKS,SHARED,RELEASE` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
 //! `--stress N` (N launches in changing surroundings, each compared to the bit), `--profile` (one launch a point, for ncu),
 //! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
@@ -24,7 +25,7 @@ use aril_kernels::compile::Unit;
 use aril_kernels::gemm::cublaslt::CublasLt;
 use aril_kernels::gpu::Gpu;
 use aril_kernels::lora::launch::LoraKernels;
-use aril_kernels::lora::plan::{Exchange, Plan, Release, Tuning};
+use aril_kernels::lora::plan::{Exchange, Follows, Plan, Release, Tuning};
 use aril_kernels::lora::variant::{RowTile, SOURCES, Variant};
 use aril_kernels::program::Compiler;
 use aril_kernels::source::Sources;
@@ -41,6 +42,7 @@ struct Options {
     points: String,
     only: String,
     explore: bool,
+    after: bool,
     compare: Vec<PathBuf>,
     compile_only: bool,
     tuning: Tuning,
@@ -58,6 +60,7 @@ fn options() -> Result<Options, String> {
         points: "all".to_owned(),
         only: String::new(),
         explore: false,
+        after: false,
         compare: Vec::new(),
         compile_only: false,
         tuning: Tuning::default(),
@@ -80,6 +83,7 @@ fn options() -> Result<Options, String> {
             "--stress" => options.stress = Some(value()?.parse().map_err(|_| "--stress needs a number".to_owned())?),
             "--profile" => options.profile = true,
             "--explore" => options.explore = true,
+            "--after" => options.after = true,
             "--compare" => options.compare = value()?.split(',').map(PathBuf::from).collect(),
             "--compile-only" => options.compile_only = true,
             "--tuning" => options.tuning = tuning(&value()?)?,
@@ -128,11 +132,13 @@ fn compile_all(options: &Options, sources: &Sources) -> Result<(), Box<dyn std::
     stress.compile(&Sources::built_in(), cache.as_ref())?;
     // A comparison of versions checks nothing on the path for older GPUs.
     let architectures: &[&str] = if options.compare.is_empty() { &["sm_90a", "compute_80"] } else { &["sm_90a"] };
-    for variant in Variant::all() {
-        for architecture in architectures {
+    for architecture in architectures {
+        for variant in Variant::all() {
             variant.unit(architecture).compile(sources, cache.as_ref())?;
         }
-        for folder in options.compare.iter().filter(|_| variant.rows == RowTile::Rows8) {
+    }
+    for folder in &options.compare {
+        for variant in Variant::all() {
             variant.unit("sm_90a").compile(&Sources::in_folder(folder), cache.as_ref())?;
         }
     }
@@ -241,7 +247,7 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         return stress(bench, &compiler, point, options.tuning, repeats);
     }
     if options.explore {
-        return explore(bench, point, &options.compare);
+        return explore(bench, point, &options.compare, options.after);
     }
     let mut correct = Value::Null;
     let mut deviation = Value::Null;
@@ -250,9 +256,11 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         let checked = bench.check(point, options.tuning, seed, false)?;
         let without_clusters = Tuning { exchange: options.tuning.exchange.map(|_| Exchange::Global), ..options.tuning };
         let ampere = bench.check(point, without_clusters, seed + 1, true)?;
-        let passes = checked.passes(point.element) && ampere.passes(point.element);
+        let after =
+            bench.check(point, Tuning { follows: Follows::Another, short: true, ..options.tuning }, seed + 2, false)?;
+        let passes = [checked, ampere, after].iter().all(|checked| checked.passes(point.element));
         if !passes {
-            println!("WRONG {}: {checked:?} sm_80: {ampere:?}", point.name());
+            println!("WRONG {}: {checked:?} sm_80: {ampere:?} after another kernel: {after:?}", point.name());
         }
         correct = Value::Bool(passes);
         deviation = json!({
@@ -273,12 +281,14 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
     let (pair, samples) = bench.time(&prepared, &plan, Call::Pair, Before::Itself, options.repeats)?;
     // A point of Punica's figures is a kernel alone; the others also show what surrounds a call.
     let in_a_step = point.group != "figure";
-    let mut median = |before| -> Result<Option<Summary>, Error> {
-        Ok(if in_a_step { Some(bench.time(&prepared, &plan, Call::Pair, before, options.repeats)?.0) } else { None })
+    let plan_after = bench.plan(&prepared, Tuning { follows: Follows::Another, ..options.tuning })?;
+    let mut median = |plan, before| -> Result<Option<Summary>, Error> {
+        Ok(if in_a_step { Some(bench.time(&prepared, plan, Call::Pair, before, options.repeats)?.0) } else { None })
     };
-    let (plain, uncooperative) = (median(Before::ItselfPlain)?, median(Before::Uncooperative)?);
+    let plain = median(&plan, Before::ItselfPlain)?;
+    let uncooperative = median(&plan_after, Before::Uncooperative)?;
     let gemm = if bench.library.is_some() && in_a_step {
-        Some(bench.time(&prepared, &plan, Call::Pair, Before::Gemm, options.repeats)?.0)
+        Some(bench.time(&prepared, &plan_after, Call::Pair, Before::Gemm, options.repeats)?.0)
     } else {
         None
     };
@@ -327,6 +337,11 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         "row_tile": plan.variant().rows.rows(),
         "blocks": plan.jobs().len(),
         "cluster": plan.cluster(),
+        "after": {
+            "row_tile": format!("{:?}", plan_after.variant().rows), "short": plan_after.variant().short,
+            "blocks": plan_after.jobs().len(), "cluster": plan_after.cluster(),
+            "release": format!("{:?}", plan_after.release()),
+        },
         "plan_host_us": plan_host_us(bench, &prepared)?,
         "copy_us": figures(copy),
         "copy_shrink_us": copy_shrink.map(figures),

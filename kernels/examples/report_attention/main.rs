@@ -84,7 +84,7 @@ fn page(report: &Value, data: &str) -> String {
          batches that are not timed also compiled for sm_80 and with every height of tiles.\n\n",
     );
     decode(&mut page, results);
-    prefill(&mut page, results, best_gemm);
+    prefill(&mut page, results, best_gemm, copy);
     page
 }
 
@@ -129,25 +129,35 @@ fn decode(page: &mut String, results: &[Value]) {
     }
 }
 
-fn prefill(page: &mut String, results: &[Value], gemm: f64) {
+/// Blocks of an earlier recording, which had one for each tile and head.
+fn tiles(point: &Value) -> String {
+    format!("{:.0}", number(&point["tiles"]) * number(&point["heads"][0]))
+}
+
+fn prefill(page: &mut String, results: &[Value], gemm: f64, copy: f64) {
     page.push_str(
         "\n## Prefill\n\nOperations are those of the two products over the keys that a row may see. *Share* is their rate over the \
-         better one of the GEMM. The target is a share of 40 % at the batch in bold.\n\n\
-         | format | query / KV heads × width | new tokens | GFLOP | µs | spread % | TFLOP/s | share | tiles | plan, host µs |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+         better one of the GEMM. The target is a share of 40 % at the batch in bold. *Form*: places of a tile, which \
+         is a new token and a query head each, and whether its keys are cut over several blocks; *KV* is the bytes of keys and \
+         values, each once, over the time and over the bandwidth of the copy: what bounds few new tokens after many old ones.\n\n\
+         | format | query / KV heads × width | new tokens | GFLOP | µs | spread % | TFLOP/s | share | KV | form | blocks | plan, host µs |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for point in of(results, "prefill") {
         let bold = if point["target"] == Value::Bool(true) { "**" } else { "" };
         let (flops, us) = (number(&point["flops"]), number(&point["us"]));
         let _ = writeln!(
             page,
-            "{}| {:.1} | {bold}{us:.1}{bold} | {} | {:.0} | {bold}{:.1} %{bold} | {} | {:.1} |",
+            "{}| {:.1} | {bold}{us:.1}{bold} | {} | {:.0} | {bold}{:.1} %{bold} | {} | {} | {} | {:.1} |",
             batch(point),
             flops / 1e9,
             spread(point),
             flops / us / 1e6,
             flops / us / gemm * 100.0,
-            point["tiles"],
+            // Earlier recordings say neither.
+            point["kv_bytes"].as_f64().map_or("–".to_owned(), |bytes| format!("{:.0} %", bytes / us / copy * 100.0)),
+            point["form"].as_str().unwrap_or("–"),
+            point["blocks"].as_u64().map_or_else(|| tiles(point), |blocks| blocks.to_string()),
             number(&point["plan_host_us"]),
         );
     }

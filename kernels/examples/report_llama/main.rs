@@ -1,7 +1,7 @@
 //! Measured Llama steps as a page: `cargo run -p aril-kernels --example report_llama`.
 //!
 //! Reads every `kernels/measurements/llama-GPU.json` that `bench_llama` wrote, and `overlap-GPU.json` of its part
-//! `overlap` (`overlap-GPU-one-set.json`: with another state of the kernels) where that is there, and writes
+//! `overlap` (`overlap-GPU-WHAT.json`: with another state of the kernels) where that is there, and writes
 //! `llama-GPU.md` beside it.
 
 mod overlap;
@@ -34,6 +34,14 @@ fn main() -> Result<(), Failure> {
             (
                 "-one-set.json",
                 "The same with shorter LoRA kernels, whose x and y have one set of registers instead of two",
+            ),
+            (
+                "-two-sets.json",
+                "The same, in the same minutes, with the longer LoRA kernels, whose x and y have two sets of registers: what launches outside of a step run",
+            ),
+            (
+                "-two-tiles.json",
+                "The same with still shorter ones, which take two units of weights at once instead of four",
             ),
         ] {
             let tries = name.replace("llama-", "overlap-").replace(".json", ending);
@@ -72,7 +80,7 @@ fn page(report: &Value, name: &str) -> Result<String, Failure> {
     writeln!(page, "| copy of 2 GiB, read and written | {:.2} TB/s |\n", copy / 1e6)?;
     writeln!(
         page,
-        "Random weights, bf16, a KV cache filled with random values. A step is one CUDA graph from the embedding to the sampled tokens; a figure is the median over its replays, each after the L2 was swept, with the 10th and 90th percentile behind it. The *floor* is the bytes that the step must read (weights of all projections and of the LM head, and the KV of every token) over the copy bandwidth of the same run; the adapters' own bytes over it are the floor of what they add. *Own* multiplies up to 32 rows with this crate's kernel, *CublasLt* with the quickest of cuBLASLt's algorithms. Adapters run *Before* or *After* the GEMM of their projections on one stream, or *Beside* it on a second one, or *Along* it: behind it on its stream, but beginning when it has seen its input; or, in an older state of the code, *Within* its launch, as the other half of every block. A *chunk* is one further sequence's new tokens, from its start.\n"
+        "Random weights, bf16, a KV cache filled with random values. A step is one CUDA graph from the embedding to the sampled tokens; a figure is the median over its replays, each after the L2 was swept, with the 10th and 90th percentile behind it. The *floor* is the bytes that the step must read (weights of all projections and of the LM head, and the KV of every token) over the copy bandwidth of the same run; the adapters' own bytes over it are the floor of what they add. *Own* multiplies up to 32 rows with this crate's kernel, *CublasLt* with the quickest of cuBLASLt's algorithms. Adapters run *Before* or *After* the GEMM of their projections on one stream, or *Beside* it on a second one, or *Along* it: behind it on its stream, but beginning when it has seen its input; or, in an older state of the code, *Within* its launch, as the other half of every block. A *chunk* is one further sequence's new tokens, after as many of its tokens as *prefix* says.\n"
     )?;
     checks(&mut page, report)?;
     for model in list(&report["step"], "models")? {
@@ -101,7 +109,7 @@ fn steps(page: &mut String, model: &Value, copy: f64) -> Result<(), Failure> {
     writeln!(page, "## {}\n", model["model"].as_str().unwrap_or("unknown"))?;
     writeln!(
         page,
-        "| rows | context | chunk | adapters | GEMM | order | step without adapters, ms | floor, ms | ratio | with adapters, ms | they add, ms | their bytes alone, ms |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+        "| rows | context | chunk | prefix | adapters | GEMM | order | step without adapters, ms | floor, ms | ratio | with adapters, ms | they add, ms | their bytes alone, ms |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     )?;
     for step in list(model, "steps")? {
         let (without, with) = (summary(step, "without_us")?, summary(step, "with_us")?);
@@ -109,10 +117,12 @@ fn steps(page: &mut String, model: &Value, copy: f64) -> Result<(), Failure> {
         let word = |key: &str| step[key].as_str().unwrap_or("unknown").to_owned();
         writeln!(
             page,
-            "| {} | {} | {} | {} of rank {} | {} | {} | {} | {:.3} | {} | {} | **{:.3}** | {:.3} |",
+            "| {} | {} | {} | {} | {} of rank {} | {} | {} | {} | {:.3} | {} | {} | **{:.3}** | {:.3} |",
             step["rows"],
             step["context"],
             step["chunk"],
+            // Earlier recordings have no such steps.
+            step["prefix"].as_u64().unwrap_or(0),
             step["adapters"],
             step["rank"],
             word("gemm"),

@@ -27,7 +27,7 @@ pub(crate) fn write(page: &mut String, report: &Value, name: &str, heading: &str
             "{model}:\n\n| order | blocks | shared memory | exchange | release | stages | 32 rows of 32 adapters | 32 rows of one | 8 rows of 8 |\n|---|---|---|---|---|---|---|---|---|"
         )?;
         let of = |point: &Value, (rows, adapters): (u64, u64)| {
-            point["model"] == model && point["rows"] == rows && point["adapters"] == adapters
+            point["model"] == model && point["rows"] == rows && point["adapters"] == adapters && chunk(point) == 0
         };
         let choices = ["order", "blocks", "shared_bytes", "exchange", "release", "stages"];
         for way in points.iter().filter(|point| of(point, BATCHES[0])) {
@@ -49,6 +49,33 @@ pub(crate) fn write(page: &mut String, report: &Value, name: &str, heading: &str
             writeln!(page, "{line}")?;
         }
         writeln!(page)?;
+        let prompts: Vec<&Value> = points.iter().filter(|point| point["model"] == model && chunk(point) > 0).collect();
+        if prompts.is_empty() {
+            continue;
+        }
+        writeln!(
+            page,
+            "A step of nothing but a chunk of a prompt, with one adapter, behind the library's GEMM; the card rests four times as long after each replay: without, a few replays bring it to its power limit, and what is timed later, with adapters or without, is slower by more than adapters take.\n\n| tokens | release | adapters add, µs | without, µs (10th–90th percentile) |\n|---|---|---|---|"
+        )?;
+        for point in prompts {
+            let (with, without) = (summary(point, "with_us")?, summary(point, "without_us")?);
+            writeln!(
+                page,
+                "| {} | {} | **{:+.0}** | {:.0} ({:.0}–{:.0}) |",
+                chunk(point),
+                point["release"].as_str().unwrap_or("–"),
+                with.median - without.median,
+                without.median,
+                without.p10,
+                without.p90,
+            )?;
+        }
+        writeln!(page)?;
     }
     Ok(())
+}
+
+/// Tokens of a prompt in the step; older measurements have none.
+fn chunk(point: &Value) -> u64 {
+    point["chunk"].as_u64().unwrap_or(0)
 }

@@ -127,6 +127,13 @@ impl Counters {
             for name in &names {
                 let _ = write!(page, " *{name}*: {}.", what(name));
             }
+            for counted in run["counted"].as_array().map(Vec::as_slice).unwrap_or_default() {
+                let _ = write!(page, " Counters of one launch of *{}*:", counted["version"].as_str().unwrap_or("?"));
+                for (title, counter) in COLUMNS.iter().filter(|(_, counter)| counted["counters"][counter].is_number()) {
+                    let _ = write!(page, " {title} {:.1},", counted["counters"][counter].as_f64().unwrap_or(f64::NAN));
+                }
+                let _ = write!(page, " largest waits {}.", counted["waits"].as_str().unwrap_or("?"));
+            }
             let _ =
                 write!(page, "\n\n| point | copy | {} |\n|---|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
             for point in points {

@@ -56,6 +56,9 @@ pub(crate) fn write(set: &Set<'_>, counters: &Counters) -> String {
          the same bytes (there 1.75 µs + bytes / 4.257 TB/s, here this run's): an estimate, not a measurement. "
     });
     page.push_str(preceding);
+    if points.iter().any(|point| point.0["after"].is_object()) {
+        page.push_str("There the plan is told what it follows. ");
+    }
     page.push_str(
         "Activations up to 4 MiB a call are one buffer, larger ones rotate over 128 MiB. Every point was first checked \
          against float64 on fresh random inputs, on the Hopper path and on the sm_80 path, in and out of a graph. \

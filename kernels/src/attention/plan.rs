@@ -6,14 +6,17 @@
 //! full whether there are many short sequences or one long one. Where a (sequence, group) is cut, its parts are added
 //! up by the worker that finishes last, in the order of the line.
 //!
-//! **Prefill.** A *tile* is up to 64 or 128 new tokens of one sequence; a CUDA block serves a tile and a head. Tiles
-//! with the most keys come first, so that the work ends evenly.
+//! **Prefill.** A *tile* is up to 64 or 128 pairs of a new token of one sequence and a query head of one group, which
+//! share a KV head; a CUDA block serves a tile and a group. Tiles with the most keys come first, so that the work ends evenly.
+//! Where few new tokens follow many old ones, the keys of a tile are cut into pieces, a CUDA block each, which join their
+//! sums in the order of the keys. [`PrefillForm`] is the rule.
 
 mod decode;
 mod prefill;
 
 pub use decode::{DecodePlan, DecodeSequence, DecodeTuning, WORKER_BYTES, Worker};
-pub use prefill::{PrefillPlan, PrefillSequence, PrefillTuning, Tile};
+pub(crate) use prefill::PIECE_WORDS;
+pub use prefill::{Piece, PrefillForm, PrefillPlan, PrefillSequence, PrefillTuning};
 
 use super::layout::blocks_of;
 use super::operands::Extent;

@@ -21,8 +21,10 @@ pub enum Variant {
         element: Element,
         /// Width of a head.
         head_dim: u32,
-        /// Fragments of 16 rows a warp: tiles of 64 rows with one, of 128 with two.
+        /// Fragments of 16 places a warp: tiles of 64 places with one, of 128 with two.
         fragments: u32,
+        /// Whether the keys of a tile may be cut.
+        split: bool,
     },
 }
 
@@ -45,8 +47,9 @@ impl Variant {
             [64, 128].into_iter().flat_map(move |head_dim| {
                 let decode =
                     depths(head_dim).into_iter().map(move |depth| Variant::Decode { element, head_dim, depth });
+                let prefill = [(1, false), (2, false), (1, true), (2, true)].into_iter();
                 let prefill =
-                    [1, 2].into_iter().map(move |fragments| Variant::Prefill { element, head_dim, fragments });
+                    prefill.map(move |(fragments, split)| Variant::Prefill { element, head_dim, fragments, split });
                 decode.chain(prefill)
             })
         })
@@ -74,12 +77,14 @@ impl Variant {
 
     pub(crate) fn defines(self) -> Vec<(&'static str, String)> {
         let (element, head_dim, last) = match self {
-            Variant::Decode { element, head_dim, depth } => (element, head_dim, ("DEPTH", depth.to_string())),
-            Variant::Prefill { element, head_dim, fragments } => {
-                (element, head_dim, ("FRAGMENTS", fragments.to_string()))
+            Variant::Decode { element, head_dim, depth } => (element, head_dim, vec![("DEPTH", depth.to_string())]),
+            Variant::Prefill { element, head_dim, fragments, split } => {
+                (element, head_dim, vec![("FRAGMENTS", fragments.to_string()), ("SPLIT", u32::from(split).to_string())])
             }
         };
-        vec![("ELEMENT", element.device_name().to_owned()), ("HEAD_DIM", head_dim.to_string()), last]
+        let mut defines = vec![("ELEMENT", element.device_name().to_owned()), ("HEAD_DIM", head_dim.to_string())];
+        defines.extend(last);
+        defines
     }
 
     /// Dynamic shared memory a block. `queries`: query heads that share a KV head.

@@ -224,6 +224,10 @@ impl CublasLt {
                 // The first round loads the code.
                 if round > 0 {
                     quickest = quickest.min(us);
+                    // What is so far behind does not catch up.
+                    if best.is_some_and(|(us, _)| quickest > us * 1.2) {
+                        break;
+                    }
                 }
             }
             if best.is_none_or(|(us, _)| quickest < us) {

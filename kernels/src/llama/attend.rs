@@ -12,7 +12,7 @@ use crate::attention::decode::{DecodeAttention, DecodeCapacity};
 use crate::attention::layout::AttentionShape;
 use crate::attention::operands::{BlockTable, KvCache};
 use crate::attention::plan::{DecodePlan, DecodeSequence, DecodeTuning, PrefillPlan, PrefillSequence, PrefillTuning};
-use crate::attention::prefill::PrefillAttention;
+use crate::attention::prefill::{PrefillAttention, PrefillScratch};
 use crate::gpu::Overlap;
 use crate::lora::launch::Matrix;
 use crate::lora::plan::Chip;
@@ -28,6 +28,8 @@ pub(crate) struct Attention {
     shape: AttentionShape,
     decode: DecodeAttention,
     prefills: Vec<PrefillAttention>,
+    /// What pieces of prefill leave for one another.
+    scratch: Arc<PrefillScratch>,
     /// What the step that was planned last has.
     decodes: bool,
     prefill: bool,
@@ -49,6 +51,7 @@ impl Attention {
         let workers = DecodePlan::workers_max(&shape, chip)?;
         let capacity = DecodeCapacity { workers, sequences: settings.sequences_max };
         let decode = DecodeAttention::load(compiler, stream, &nothing, capacity)?;
+        let scratch = Arc::new(PrefillScratch::new(compiler, stream, shape)?);
         let compiler = compiler.clone();
         Ok(Attention {
             compiler,
@@ -56,6 +59,7 @@ impl Attention {
             shape,
             decode,
             prefills: Vec::new(),
+            scratch,
             decodes: false,
             prefill: false,
             made: Duration::ZERO,
@@ -102,18 +106,18 @@ impl Attention {
 
     /// Puts a prefill plan at the end of the kept ones: in place of one of its size, or as a new one.
     fn place_prefill(&mut self, stream: &Arc<CudaStream>, plan: &PrefillPlan) -> Result<(), Error> {
-        let tiles = plan.tiles().len() as u32;
-        let capacity = tiles.next_multiple_of(if tiles > 16 { 16 } else { 4 });
+        let pieces = plan.pieces().len() as u32;
+        let capacity = pieces.next_multiple_of(if pieces > 16 { 16 } else { 4 });
         for index in (0..self.prefills.len()).rev() {
             let kept = &mut self.prefills[index];
-            if kept.capacity() == capacity && kept.replace(stream, plan).is_ok() {
+            if (pieces..=capacity).contains(&kept.capacity()) && kept.replace(stream, plan).is_ok() {
                 let kept = self.prefills.remove(index);
                 self.prefills.push(kept);
                 return Ok(());
             }
         }
         let began = Instant::now();
-        let loaded = PrefillAttention::load(&self.compiler, stream, plan, capacity)?;
+        let loaded = PrefillAttention::load(&self.compiler, stream, plan, capacity, &self.scratch)?;
         self.made += began.elapsed();
         if self.prefills.len() == PREFILLS_MAX {
             self.prefills.remove(0);

@@ -47,6 +47,8 @@ pub struct Llama {
     pub(super) attention: Attention,
     pub(super) graphs: Graphs,
     captures: bool,
+    /// Layers on which an operation alone is timed.
+    pub(super) timed_layers: u32,
     /// What this step has spent so far on things that are kept.
     pub(super) made: Cell<Duration>,
     events: [CudaEvent; 2],
@@ -109,6 +111,7 @@ impl Llama {
             attention: Attention::new(&compiler, &stream, &shape, &settings, gpu.chip())?,
             graphs: Graphs::default(),
             captures: true,
+            timed_layers: u32::MAX,
             made: Cell::default(),
             events: [event()?, event()?],
             side: gpu.stream()?,

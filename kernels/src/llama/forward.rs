@@ -51,11 +51,6 @@ impl<'a> Forward<'a> {
         Forward { llama, metrics: *metrics, plans }
     }
 
-    /// Layers of the model.
-    pub(crate) fn layers(&self) -> u32 {
-        self.llama.shape.layers
-    }
-
     /// Every launch of a step, in order. The first one does not overlap with what precedes it: metadata are copied before it.
     pub(crate) fn step(&self) -> Result<(), Error> {
         self.run(Operation::Embedding, 0, Overlap::None)?;

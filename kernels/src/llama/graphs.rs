@@ -16,7 +16,7 @@ use super::{LoraOrder, LoraPath};
 use crate::Error;
 use crate::gemm::few_rows;
 use crate::lora::launch::LoadedPlan;
-use crate::lora::plan::{Plan, Segment, Site, Tuning};
+use crate::lora::plan::{Follows, Plan, Segment, Site, Tuning};
 
 /// Sets, and graphs of all of them, kept at once; the set unused for longest goes first.
 const SETS_MAX: usize = 64;
@@ -77,8 +77,8 @@ impl Llama {
         Ok(set)
     }
 
-    /// Where adapters' launches stand in a step of so many rows; `None` if there are none.
-    pub(super) fn order_of(&self, rows: u32) -> Option<LoraOrder> {
+    /// Where adapters' launches stand in a step of so many rows, padded ([`bucket`](super::bucket)); `None` if there are none.
+    pub fn order_of(&self, rows: u32) -> Option<LoraOrder> {
         let LoraPath::Segmented(order) = self.settings.lora else { return None };
         let own = self.gemms.are_own(rows);
         Some(match order {
@@ -94,7 +94,7 @@ impl Llama {
     fn plan_of(&self, group: Group, site: &Site, segments: &[Segment], rows: u32) -> Result<Plan, Error> {
         let LoraSites { chip, tuning, .. } = self.lora;
         let beside = self.order_of(rows) == Some(LoraOrder::Along);
-        let tuning = Tuning { beside, ..tuning };
+        let tuning = Tuning { follows: if beside { Follows::Beside } else { Follows::Another }, short: true, ..tuning };
         let plan = Plan::new(site, segments, chip, tuning)?;
         if !beside {
             return Ok(plan);

@@ -160,7 +160,11 @@ impl Llama {
             } else {
                 let forward = Forward::new(self, metrics, &[]);
                 // Many rows are bound by arithmetic, whatever the cache holds.
-                let most = if rows > 256 { 2 } else { 8 };
+                let most = match rows {
+                    0..=256 => 8,
+                    257..=1024 => 2,
+                    _ => 1,
+                };
                 let layers = if group == Group::LmHead { 1 } else { self.shape.layers.min(most) };
                 let weights: Vec<u64> = (0..layers).map(|layer| forward.buffers(group, layer)[0]).collect();
                 let [_, x, y] = forward.buffers(group, 0);

@@ -17,9 +17,9 @@ use crate::{Error, lora};
 const ONCE: u32 = 4;
 
 impl Forward<'_> {
-    /// One operation on every layer, back to back.
-    fn all_layers(&self, operation: Operation) -> Result<(), Error> {
-        for layer in 0..self.layers() {
+    /// One operation on the first so many layers, back to back.
+    fn first_layers(&self, operation: Operation, layers: u32) -> Result<(), Error> {
+        for layer in 0..layers {
             let overlap = if layer == 0 { Overlap::None } else { Overlap::Programmatic };
             self.run(operation, layer, overlap)?;
         }
@@ -38,8 +38,8 @@ impl Llama {
     }
 
     /// Device microseconds of one operation of this step on one layer, `repeats` samples. A graph runs it for every
-    /// layer, each with its own weights and KV, back to back as programmatic launches; a sample is a replay with a cold L2
-    /// over the number of layers. An operation that this step has not takes no time. Adapters that run beside their
+    /// layer ([`Llama::set_timed_layers`]: for some), each with its own weights and KV, back to back as programmatic launches; a sample
+    /// is a replay with a cold L2 over the number of layers. An operation that this step has not takes no time. Adapters that run beside their
     /// GEMM take what both take beyond the GEMM alone.
     ///
     /// # Errors
@@ -56,15 +56,25 @@ impl Llama {
             return self.time_launches(operation, sequences, repeats);
         }
         // In turn: what is taken away is of the same moment.
-        let layers = f64::from(self.shape.layers);
-        let (alone, set) = self.captured(sequences, |forward| forward.all_layers(gemm))?;
+        let layers = self.layers_to_time();
+        let (alone, set) = self.captured(sequences, |forward| forward.first_layers(gemm, layers))?;
         self.keep(set);
-        let (both, set) = self.captured(sequences, |forward| forward.all_layers(operation))?;
+        let (both, set) = self.captured(sequences, |forward| forward.first_layers(operation, layers))?;
         self.fill_activations()?;
         let samples = self.stopwatch.replays_in_turn_us([&both, &alone], repeats)?;
         self.clear_deltas()?;
         self.keep(set);
-        Ok(samples.into_iter().map(|[both, alone]| (both - alone) / layers).collect())
+        Ok(samples.into_iter().map(|[both, alone]| (both - alone) / f64::from(layers)).collect())
+    }
+
+    /// From now on, operations alone are timed on so many layers, at least two, where the model has more: what takes long on one is as well known
+    /// from a few.
+    pub fn set_timed_layers(&mut self, layers: u32) {
+        self.timed_layers = layers;
+    }
+
+    fn layers_to_time(&self) -> u32 {
+        self.timed_layers.max(2).min(self.shape.layers)
     }
 
     /// From now on, rests after every long replay that is timed, for so many times as long.
@@ -79,10 +89,11 @@ impl Llama {
         repeats: usize,
     ) -> Result<Vec<f64>, Error> {
         let once = operation.count(2) == 1;
-        let count = if once { ONCE } else { self.shape.layers };
+        let layers = self.layers_to_time();
+        let count = if once { ONCE } else { layers };
         let samples = self.measured(sequences, repeats, |forward| {
             if !once {
-                return forward.all_layers(operation);
+                return forward.first_layers(operation, layers);
             }
             for index in 0..ONCE {
                 forward.run(operation, 0, if index == 0 { Overlap::None } else { Overlap::Programmatic })?;

@@ -17,7 +17,7 @@ mod tuning;
 
 pub use job::Job;
 pub use site::{PROJECTIONS_MAX, Site};
-pub use tuning::{Exchange, Release, Tuning};
+pub use tuning::{Exchange, Follows, Release, Tuning};
 
 use rules::{
     Group, choose_release, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot,
@@ -91,9 +91,10 @@ impl Plan {
         let row_tile = if brief { RowTile::Brief8 } else { row_tile };
         let release =
             tuning.release.unwrap_or_else(|| choose_release(&groups, segments, row_tile, cluster, chip, tuning));
+        let short = tuning.short && !row_tile.is_staged();
         let mut plan = Plan {
             site: site.clone(),
-            variant: Variant { element: site.element(), rows: row_tile },
+            variant: Variant { element: site.element(), rows: row_tile, short },
             jobs: Vec::with_capacity(groups.iter().map(|group| group.members as usize).sum()),
             shared_bytes: 0,
             depth: 0,
@@ -359,12 +360,23 @@ mod tests {
         let alone = plan(Tuning::default());
         assert_eq!((alone.cluster(), alone.release()), (1, Release::WithSums));
         assert!(alone.jobs().iter().all(|job| job.members == 4) && alone.inbox_cells() > 0);
-        let beside = plan(Tuning { beside: true, ..Tuning::default() });
+        let beside = plan(Tuning { follows: Follows::Beside, ..Tuning::default() });
         assert_eq!((beside.cluster(), beside.release(), beside.inbox_cells()), (4, Release::WithOperands, 0));
-        let tuning = Tuning { beside: true, ..Tuning::default() };
+        let tuning = Tuning { follows: Follows::Beside, ..Tuning::default() };
         let few = Plan::new(&site(4096, &[4096]), &segments[..2], CHIP, tuning).expect("a valid batch");
         assert_eq!(few.release(), Release::AtStart);
         assert_eq!(alone.jobs().len(), beside.jobs().len());
+    }
+
+    #[test]
+    fn a_launch_that_starts_late_has_smaller_clusters_where_most_bytes_follow_the_exchange() {
+        let plan = |inputs: u32, outputs: u32, follows| {
+            let segments: Vec<_> = (0..8).map(|n| segment(n * 8..n * 8 + 8, 64)).collect();
+            let tuning = Tuning { follows, ..Tuning::default() };
+            Plan::new(&site(inputs, &[outputs]), &segments, CHIP, tuning).expect("a valid batch").cluster()
+        };
+        assert_eq!((plan(4096, 14336, Follows::Itself), plan(4096, 14336, Follows::Another)), (16, 8));
+        assert_eq!((plan(28672, 8192, Follows::Itself), plan(28672, 8192, Follows::Another)), (16, 16));
     }
 
     #[test]

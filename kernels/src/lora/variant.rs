@@ -1,4 +1,4 @@
-//! The compiled forms of `lora.cu` and `lora_staged.cu`: one a number format and a row tile.
+//! The compiled forms of `lora.cu` and `lora_staged.cu`: one a number format, a row tile and a length of the code.
 
 use crate::Element;
 use crate::compile::Unit;
@@ -21,6 +21,9 @@ pub struct Variant {
     pub element: Element,
     /// Rows that a group of blocks holds, and how they travel.
     pub rows: RowTile,
+    /// Whether the code is as short as it gets: between other kernels a launch finds none of it in the instruction caches,
+    /// and fetching more of it costs more than it saves. Only `lora.cu` comes in two lengths.
+    pub short: bool,
 }
 
 /// Rows of a segment that one group of blocks multiplies at once, and how they travel. More rows read the weights less
@@ -112,7 +115,13 @@ impl RowTile {
 impl Variant {
     /// Every variant.
     pub fn all() -> impl Iterator<Item = Variant> {
-        Element::ALL.into_iter().flat_map(|element| RowTile::ALL.into_iter().map(move |rows| Variant { element, rows }))
+        let lengths = |rows: RowTile| [false, true].into_iter().filter(move |&short| !(short && rows.is_staged()));
+        let forms = move |element| {
+            RowTile::ALL
+                .into_iter()
+                .flat_map(move |rows| lengths(rows).map(move |short| Variant { element, rows, short }))
+        };
+        Element::ALL.into_iter().flat_map(forms)
     }
 
     /// What to compile for an architecture (`sm_80`, `sm_90a`, …).
@@ -135,6 +144,7 @@ impl Variant {
             ("WARPS", shape.warps.to_string()),
             ("PAIRS", shape.pairs.to_string()),
             ("BATCH", self.rows.batch().to_string()),
+            ("SETS", if self.short { 1 } else { 2 }.to_string()),
             ("TURNS", CELLS_IN_TURNS.to_string()),
             ("TURNS_OF_ALL", CELLS_OF_ALL_IN_TURNS.to_string()),
             ("MIN_BLOCKS", shape.blocks_min.to_string()),

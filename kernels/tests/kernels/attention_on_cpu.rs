@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use aril_kernels::Element;
 use aril_kernels::attention::layout::{AttentionShape, BLOCK_TOKENS, blocks_of};
 use aril_kernels::attention::plan::{
-    DecodePlan, DecodeSequence, DecodeTuning, PrefillPlan, PrefillSequence, PrefillTuning,
+    DecodePlan, DecodeSequence, DecodeTuning, PrefillForm, PrefillPlan, PrefillSequence, PrefillTuning,
 };
 use aril_kernels::attention::variant::Variant;
 use aril_kernels::lora::plan::Chip;
@@ -18,6 +18,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::shim::{Buffer, Case, Pointer, Program, Runner};
 
 const CHIP: Chip = Chip { multiprocessors: 4, shared_bytes_block_max: 232_448, cluster_max: 16 };
+/// A chip on which the pieces of all sequences of a test find room.
+const LARGE: Chip = Chip { multiprocessors: 40, ..CHIP };
 const GAP: u32 = 8;
 
 fn program(variant: Variant) -> Program {
@@ -130,15 +132,16 @@ impl Batch {
         DecodePlan::new(self.shape, &sequences, &self.table, CHIP, tuning).expect("a valid batch")
     }
 
-    fn prefill_plan(&self, fragments: u32) -> PrefillPlan {
+    /// A plan for a chip with more or fewer multiprocessors: more or fewer pieces.
+    fn prefill_plan_on(&self, form: PrefillForm, chip: Chip) -> PrefillPlan {
         let sequences: Vec<_> = (0..self.sequences.len())
             .map(|index| {
                 let (prefix, tokens) = self.sequences[index];
                 PrefillSequence { row: self.rows[index], tokens, prefix, table: self.entries[index] }
             })
             .collect();
-        let tuning = PrefillTuning { fragments: Some(fragments) };
-        PrefillPlan::new(self.shape, &sequences, &self.table, CHIP, tuning).expect("a valid batch")
+        let tuning = PrefillTuning { form: Some(form), quota: None };
+        PrefillPlan::new(self.shape, &sequences, &self.table, chip, tuning).expect("a valid batch")
     }
 
     /// Checks every row that a sequence has, and that no other was touched.
@@ -192,7 +195,10 @@ fn case(batch: &Batch, variant: Variant, blocks: usize, first: Vec<Buffer>, last
     let shape = &batch.shape;
     let words = match variant {
         Variant::Decode { .. } => vec![shape.kv_heads, shape.queries(), shape.queries().div_ceil(8)],
-        Variant::Prefill { .. } => vec![shape.heads, shape.kv_heads, shape.queries()],
+        Variant::Prefill { .. } => {
+            let packed = PrefillForm::packed(shape);
+            vec![shape.heads / packed, shape.kv_heads, packed, shape.queries() / packed, 0]
+        }
     };
     arguments.extend([batch.stride(), batch.stride()].into_iter().chain(words).flat_map(u32::to_le_bytes));
     let shared_bytes = variant.shared_bytes(shape.queries()) as usize;
@@ -227,10 +233,19 @@ fn decode(runner: &Runner, batch: &Batch, plan: &DecodePlan, seed: u64) -> Resul
 }
 
 fn prefill(runner: &Runner, batch: &Batch, plan: &PrefillPlan, seed: u64) -> Result<Vec<u8>, String> {
-    let tiles = plan.tiles().len() + 1;
-    let first = vec![Buffer { content: plan.tile_bytes(tiles), hidden: false, output: false }];
-    let blocks = tiles * batch.shape.heads as usize;
-    Ok(runner.run(&case(batch, plan.variant(), blocks, first, Vec::new(), seed))?.remove(0))
+    // One piece more than the plan has: a launch of a larger capacity.
+    let pieces = plan.pieces().len() + 1;
+    let first = vec![Buffer { content: plan.piece_bytes(pieces), hidden: false, output: false }];
+    let blocks = pieces * plan.form().groups(&batch.shape) as usize;
+    let places = blocks * 64 * plan.form().fragments as usize;
+    let poisoned = |floats: usize| Buffer { content: vec![0xff; floats * 4], hidden: true, output: false };
+    let counters = Buffer { content: vec![0; blocks * 4], hidden: false, output: true };
+    let last = vec![poisoned(places * batch.shape.head_dim as usize), poisoned(places * 4), counters];
+    let mut outputs = runner.run(&case(batch, plan.variant(), blocks, first, last, seed))?;
+    if outputs[1].iter().any(|&byte| byte != 0) {
+        return Err("a counter is not back at zero after the launch".to_owned());
+    }
+    Ok(outputs.remove(0))
 }
 
 fn shape(element: Element, heads: u32, kv_heads: u32, head_dim: u32) -> AttentionShape {
@@ -303,6 +318,14 @@ fn decode_of_nothing_touches_nothing() {
     batch.check(&decode(runner, &batch, &plan, 1).expect("it runs"), "no sequences");
 }
 
+fn check_prefill(runner: &Runner, batch: &Batch, plan: &PrefillPlan, seed: u64) {
+    let what = format!("{:?}, {:?}, {} pieces", batch.shape, plan.form(), plan.pieces().len());
+    let out = prefill(runner, batch, plan, seed).unwrap_or_else(|error| panic!("{what}: {error}"));
+    batch.check(&out, &what);
+    let again = prefill(runner, batch, plan, seed + 1).expect("it ran before");
+    assert!(again == out, "{what}: another order of warps gives other bits");
+}
+
 #[test]
 fn prefill_agrees_with_float64_on_ragged_chunks_and_prefixes_in_every_variant() {
     let Some(runner) = runner() else { return };
@@ -310,15 +333,40 @@ fn prefill_agrees_with_float64_on_ragged_chunks_and_prefixes_in_every_variant() 
     for element in Element::ALL {
         for (heads, kv_heads, head_dim) in [(2, 1, 64), (2, 2, 128)] {
             let batch = Batch::new(shape(element, heads, kv_heads, head_dim), &chunks, 8);
-            for fragments in [1, 2] {
-                let plan = batch.prefill_plan(fragments);
-                let what = format!("{:?}, {fragments} fragments", batch.shape);
-                let out = prefill(runner, &batch, &plan, 3).unwrap_or_else(|error| panic!("{what}: {error}"));
-                batch.check(&out, &what);
-                let again = prefill(runner, &batch, &plan, 4).expect("it ran before");
-                assert!(again == out, "{what}: another order of warps gives other bits");
+            for form in PrefillForm::ALL {
+                check_prefill(runner, &batch, &batch.prefill_plan_on(form, LARGE), 3);
             }
         }
+    }
+}
+
+#[test]
+fn prefill_packs_any_number_of_queries_a_kv_head() {
+    let Some(runner) = runner() else { return };
+    for (heads, kv_heads) in [(5, 1), (12, 1), (16, 1), (17, 1), (20, 2)] {
+        let batch = Batch::new(shape(Element::Bf16, heads, kv_heads, 64), &[(70, 9), (0, 1), (200, 3)], 4);
+        for form in PrefillForm::ALL {
+            check_prefill(runner, &batch, &batch.prefill_plan_on(form, LARGE), 2);
+        }
+    }
+}
+
+#[test]
+fn prefill_cuts_the_keys_of_a_tile_into_any_number_of_pieces() {
+    let Some(runner) = runner() else { return };
+    let batch = Batch::new(shape(Element::F16, 2, 1, 64), &[(1100, 21)], 11);
+    for (multiprocessors, pieces) in [(1, 2), (2, 4), (9, 5)] {
+        let plan = batch.prefill_plan_on(PrefillForm { fragments: 1, split: true }, Chip { multiprocessors, ..CHIP });
+        assert_eq!(plan.pieces().len(), pieces, "on {multiprocessors}");
+        check_prefill(runner, &batch, &plan, 1);
+    }
+    // Long and short ones in one launch, a diagonal that falls on a border, tiles of whose pieces some see no key.
+    let batch = Batch::new(shape(Element::Bf16, 2, 1, 128), &[(700, 60), (0, 33), (900, 130), (255, 2), (3, 5)], 12);
+    for fragments in [1, 2] {
+        let plan = batch.prefill_plan_on(PrefillForm { fragments, split: true }, LARGE);
+        assert!(plan.pieces().iter().any(|piece| piece.part.1 > 3));
+        assert!(plan.pieces().iter().any(|piece| piece.part.1 == 1));
+        check_prefill(runner, &batch, &plan, 1);
     }
 }
 
@@ -326,11 +374,12 @@ fn prefill_agrees_with_float64_on_ragged_chunks_and_prefixes_in_every_variant() 
 fn prefill_of_one_token_and_decode_agree() {
     let Some(runner) = runner() else { return };
     let batch = Batch::new(shape(Element::Bf16, 4, 2, 128), &[(300, 1), (12, 1), (31, 1)], 21);
-    let (one, other) = (batch.prefill_plan(1), batch.decode_plan(DecodeTuning::default()));
-    let one = prefill(runner, &batch, &one, 3).expect("it runs");
-    let other = decode(runner, &batch, &other, 3).expect("it runs");
-    batch.check(&one, "prefill");
+    let other = decode(runner, &batch, &batch.decode_plan(DecodeTuning::default()), 3).expect("it runs");
     batch.check(&other, "decode");
+    for split in [false, true] {
+        let one = batch.prefill_plan_on(PrefillForm { fragments: 1, split }, LARGE);
+        batch.check(&prefill(runner, &batch, &one, 3).expect("it runs"), "prefill");
+    }
 }
 
 /// What the shim is for: each of these faults passes unnoticed on some GPU, some of the time.
@@ -365,13 +414,16 @@ fn planted_faults_in_attention_are_found() {
             "    // this",
             "a key tile read before all have filled it",
         ),
-        ("prefill_attention.cu", "* 8 + i)\n", "* 8 + i + 1)\n", "a key seen before its time"),
+        ("prefill_attention.cu", "h * 8 + i);", "h * 8 + i) + 1;", "a key seen before its time"),
+        ("prefill_attention.cu", "    parts.wait();\n", "", "sums read before the other pieces left theirs"),
+        ("prefill_attention.cu", "    parts.release();\n", "", "a counter not put back"),
     ];
     let shape = shape(Element::Bf16, 2, 1, 64);
     let batch = Batch::new(shape, &[(100, 1), (9, 1), (260, 1)], 5);
-    let chunks = Batch::new(shape, &[(21, 70), (0, 130)], 6);
+    let chunks = Batch::new(shape, &[(251, 70), (0, 130)], 6);
     let decode_plan = batch.decode_plan(DecodeTuning { workers: Some(4), depth: None, empty: None, even: None });
-    let prefill_plan = chunks.prefill_plan(1);
+    let prefill_plan = chunks.prefill_plan_on(PrefillForm { fragments: 1, split: true }, LARGE);
+    assert!(prefill_plan.pieces().iter().any(|piece| piece.part.1 > 1));
     for (index, (source, from, to, what)) in faults.into_iter().enumerate() {
         let plant = |name: &str, text: &str| {
             if name != source {

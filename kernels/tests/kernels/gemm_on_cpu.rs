@@ -107,11 +107,13 @@ fn every_variant_agrees_with_float64_on_ragged_shapes() {
     let Some(runner) = runner() else { return };
     for element in Element::ALL {
         for shape in [
-            [1, 512, 256, 3],   // tiles split among blocks in the middle
-            [5, 72, 40, 4],     // less than a step of inputs, less than a tile of outputs
-            [16, 200, 264, 4],  // ragged both ways
-            [27, 384, 136, 12], // a block for each step
-            [64, 136, 256, 2],  // a tile a block
+            [1, 512, 256, 3],    // tiles split among blocks in the middle
+            [5, 72, 40, 4],      // less than a step of inputs, less than a tile of outputs
+            [16, 200, 264, 4],   // ragged both ways
+            [27, 384, 136, 12],  // a block for each step
+            [64, 136, 256, 2],   // a tile a block
+            [30, 1408, 136, 21], // more blocks of a tile than one has sums of
+            [20, 1216, 72, 19],  // more than are asked for at once
         ] {
             check(runner, element, shape, 3);
         }

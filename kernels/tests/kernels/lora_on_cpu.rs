@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use aril_kernels::Element;
-use aril_kernels::lora::plan::{CELL_BYTES, Chip, Exchange, Job, Plan, Release, Tuning};
+use aril_kernels::lora::plan::{CELL_BYTES, Chip, Exchange, Follows, Job, Plan, Release, Tuning};
 use aril_kernels::lora::variant::{RowTile, Variant};
 use aril_kernels::reference::lora::Deviation;
 
@@ -233,7 +233,11 @@ fn every_variant_agrees_with_float64_on_a_ragged_batch() {
     for element in Element::ALL {
         for row_tile in RowTile::ALL {
             let batch = Batch::new(element, 200, &[136, 40], &RAGGED, 7);
-            check(runner, &batch, Tuning { row_tile: Some(row_tile), blocks: Some(30), ..Tuning::default() }, 1);
+            // The code in both its lengths.
+            for short in [false, true] {
+                let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(30), short, ..Tuning::default() };
+                check(runner, &batch, tuning, 1);
+            }
         }
     }
 }
@@ -303,7 +307,8 @@ fn many_rows_pass_through_a_short_ring() {
                 exchange: Some(exchange),
                 shared_bytes: Some(70 << 10),
                 release: Some(Release::ALL[index % 3]),
-                beside: false,
+                follows: Follows::Itself,
+                short: false,
             };
             check(runner, &batch, tuning, index as u64);
         }

@@ -4,7 +4,7 @@ use super::quick::Quick;
 use crate::batch::{BatchShape, Segment, SegmentSums};
 use crate::profile::Profile;
 use crate::profile::check::BadProfile;
-use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
+use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Planned};
 
 /// The figures of the chosen kernel; none if it is free.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ struct Figures {
     bounds: Vec<Bound>,
     /// Other bounds for steps of few rows, and how many those are.
     few_rows: Option<(u32, Vec<Bound>)>,
+    /// What else is shared out by a plan.
+    planned: Option<Planned>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
     rows_per_tile: Option<u32>,
 }
@@ -77,7 +79,9 @@ impl Lora {
 
     /// Does it launch anything for the adapters of a step? Merged weights need no launch.
     pub(super) fn launches(&self) -> bool {
-        self.0.as_ref().is_some_and(|figures| figures.us > 0.0 || !figures.bounds.is_empty())
+        self.0
+            .as_ref()
+            .is_some_and(|figures| figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned.is_some())
     }
 
     /// Microseconds in each layer.
@@ -108,6 +112,7 @@ impl Figures {
             bounds: compiled(&cost.bounds),
             few_rows: few.map(|few| (few.rows_max, compiled(&few.bounds))),
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
+            planned: cost.planned.clone(),
         }
     }
 
@@ -117,11 +122,15 @@ impl Figures {
             let on = if shape.lora_slots > 0 { self.idle_us } else { 0.0 };
             return on + self.idle_us_per_slot * slots;
         }
+        let few = self
+            .few_rows
+            .as_ref()
+            .filter(|(most, _)| shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most);
+        if let (Some(planned), None) = (&self.planned, few) {
+            return self.idle_us + self.idle_us_per_slot * slots + self.us + planned.us(shape.segments);
+        }
         let quantities = Quantities::of(shape, self.rows_per_tile);
-        let bounds = match &self.few_rows {
-            Some((most, few)) if shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most => few,
-            _ => &self.bounds,
-        };
+        let bounds = few.map_or(&self.bounds, |(_, few)| few);
         let largest = bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
         self.idle_us + self.idle_us_per_slot * slots + self.us + largest
     }

@@ -121,6 +121,9 @@ impl Profile {
             ("us_per_sequence", host.us_per_sequence),
             ("us_per_prompt", host.us_per_prompt),
             ("us_per_segment", host.us_per_segment),
+            ("us_prompts", host.us_prompts),
+            ("us_adapters", host.us_adapters),
+            ("us_prompts_and_adapters", host.us_prompts_and_adapters),
             ("us_per_collection", host.us_per_collection),
         ] {
             not_negative(key, value)?;

@@ -1,5 +1,7 @@
 //! What adapters add to a step, by kernel: enabled but idle, once used, and by segments, ranks and rows.
 
+mod planned;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ProvenanceKind;
 use super::curve::{Curve, not_negative};
+pub use planned::{Planned, PlannedSite, PlannedTile};
 
 /// Which kernel adds adapters to a batch?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -111,6 +114,9 @@ pub struct LoraCost {
     /// Other bounds for steps of few rows, where adapters hide behind the products.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_rows: Option<FewRows>,
+    /// What the segments of all other steps cost, where a plan shares them out that is known; then there are no bounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<Planned>,
     /// Merging another adapter into the weights, once, where the kernel does so.
     #[serde(default)]
     pub us_per_switch: f64,
@@ -205,6 +211,9 @@ impl LoraCost {
         }
         if self.rows_per_tile == 0 {
             return Err("rows_per_tile is 0: at least 1".to_owned());
+        }
+        if let Some(planned) = &self.planned {
+            planned.check().map_err(|error| format!("planned: {error}"))?;
         }
         for bound in self.bounds.iter().chain(self.few_rows.iter().flat_map(|few| &few.bounds)) {
             if bound.terms.is_empty() {

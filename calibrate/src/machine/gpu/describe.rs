@@ -7,7 +7,8 @@ use aril_kernels::llama::{LlamaSettings, bucket};
 use aril_kernels::source::Sources;
 use aril_sim::model::Model;
 
-use super::{failed, limits};
+use super::failed;
+use super::settings::limits;
 use crate::error::CalibrateError;
 use crate::machine::{Clocks, Identity, Throttle};
 

@@ -1,10 +1,15 @@
-//! Runs of new tokens: tiles, the longest first.
+//! Runs of new tokens: tiles and their pieces, the longest first.
 
 use super::super::layout::AttentionShape;
 use super::super::operands::Extent;
 use super::super::variant::Variant;
 use crate::Error;
 use crate::lora::plan::Chip;
+
+mod form;
+
+use form::KEYS;
+pub use form::PrefillForm;
 
 /// One sequence with any number of new tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,32 +24,42 @@ pub struct PrefillSequence {
     pub table: u32,
 }
 
-/// Up to 64 or 128 new tokens of one sequence; the same fields as `Tile` in `prefill_attention.cu`.
+/// New tokens of one sequence that a CUDA block computes for a group of heads, and the keys that it walks; the same
+/// fields as `Piece` in `prefill_attention.cu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tile {
+pub struct Piece {
     /// First row in q and in the result.
     pub row: u32,
-    /// Rows; zero for a tile with nothing to do.
-    pub rows: u32,
+    /// Rows; zero for a piece with nothing to do.
+    pub tokens: u32,
     /// Position of the first row in its sequence.
     pub position: u32,
     /// Index of the sequence's first KV block in the block table.
     pub table: u32,
+    /// First and one past the last tile of 64 keys.
+    pub keys: (u32, u32),
+    /// Which piece of its tile it is, and how many there are; they stand one after the other.
+    pub part: (u32, u32),
 }
+
+/// Words of a piece in device memory.
+pub(crate) const PIECE_WORDS: usize = 8;
 
 /// Choices of a prefill plan, for measuring what they are worth. `None` leaves a choice to the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PrefillTuning {
-    /// Fragments of 16 rows a warp: 1 for tiles of 64 rows, 2 for 128.
-    pub fragments: Option<u32>,
+    /// The form; its parts are those that the plan would have.
+    pub form: Option<PrefillForm>,
+    /// Tiles of 64 keys a piece at most, where keys are cut.
+    pub quota: Option<u32>,
 }
 
 /// The work of one prefill launch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PrefillPlan {
     pub(crate) shape: AttentionShape,
-    pub(crate) fragments: u32,
-    pub(crate) tiles: Vec<Tile>,
+    pub(crate) form: PrefillForm,
+    pub(crate) pieces: Vec<Piece>,
     pub(crate) extent: Extent,
     flops: f64,
 }
@@ -69,15 +84,26 @@ impl PrefillPlan {
                 extent.include(index, sequence.row, sequence.tokens, context, sequence.table, table)?;
             }
         }
-        let fragments = match tuning.fragments {
-            Some(fragments @ 1..=2) => fragments,
-            Some(other) => return Err(Error::shape("prefill tuning", format!("{other} fragments a warp; 1 or 2"))),
-            None => choose_fragments(&shape, sequences, chip),
+        let chunks = || sequences.iter().map(|sequence| (sequence.tokens, sequence.prefix));
+        let form = tuning.form.unwrap_or_else(|| PrefillForm::of(&shape, chunks(), chip));
+        if !(1..=2).contains(&form.fragments) {
+            return Err(Error::shape("prefill tuning", format!("{} fragments a warp; 1 or 2", form.fragments)));
+        }
+        let rows = form.tile_tokens(&shape);
+        let mut tiles: Vec<Piece> = sequences.iter().flat_map(|sequence| tiles(*sequence, rows)).collect();
+        tiles.sort_by_key(|tile| std::cmp::Reverse(tile.position + tile.tokens));
+        let pieces = if form.split {
+            let least = form.quota(&shape, chunks(), chip);
+            let Some(quota) = least.map(|least| tuning.quota.map_or(least, |wanted| wanted.max(least))) else {
+                let why = "there are more tiles than blocks find room at once: their keys cannot be cut";
+                return Err(Error::shape("prefill tuning", why));
+            };
+            tiles.into_iter().flat_map(|tile| cut(tile, quota)).collect()
+        } else {
+            tiles
         };
-        let mut tiles: Vec<Tile> = sequences.iter().flat_map(|sequence| tiles(*sequence, 64 * fragments)).collect();
-        tiles.sort_by_key(|tile| std::cmp::Reverse(tile.position + tile.rows));
         let flops = sequences.iter().map(|sequence| flops(&shape, *sequence)).sum();
-        Ok(PrefillPlan { shape, fragments, tiles, extent, flops })
+        Ok(PrefillPlan { shape, form, pieces, extent, flops })
     }
 
     /// The heads and the number format.
@@ -85,15 +111,19 @@ impl PrefillPlan {
         &self.shape
     }
 
-    /// Tiles; a launch has one CUDA block for each of them and each head.
-    pub fn tiles(&self) -> &[Tile] {
-        &self.tiles
+    /// Tiles, or what they are cut into; a launch has one CUDA block for each of them and each group of heads.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// How the work is cut.
+    pub fn form(&self) -> PrefillForm {
+        self.form
     }
 
     /// The compiled form that runs it.
     pub fn variant(&self) -> Variant {
-        let AttentionShape { element, head_dim, .. } = self.shape;
-        Variant::Prefill { element, head_dim, fragments: self.fragments }
+        self.form.variant(&self.shape)
     }
 
     /// Multiplications and additions of the two products, keys after a row's own not counted.
@@ -101,35 +131,31 @@ impl PrefillPlan {
         self.flops
     }
 
-    /// The bytes that the kernel reads of tiles; `count` of them, the rest with nothing to do.
-    pub fn tile_bytes(&self, count: usize) -> Vec<u8> {
-        let tiles = self.tiles.iter().copied().chain(std::iter::repeat(Tile::default())).take(count);
-        tiles.flat_map(|tile| [tile.row, tile.rows, tile.position, tile.table]).flat_map(u32::to_le_bytes).collect()
+    /// The bytes that the kernel reads of pieces; `count` of them, the rest with nothing to do.
+    pub fn piece_bytes(&self, count: usize) -> Vec<u8> {
+        let pieces = self.pieces.iter().copied().chain(std::iter::repeat(Piece::default())).take(count);
+        let words = |Piece { row, tokens, position, table, keys, part }: Piece| {
+            [row, tokens, position, table, keys.0, keys.1, part.0, part.1]
+        };
+        pieces.flat_map(words).flat_map(u32::to_le_bytes).collect()
     }
 }
 
-fn tiles(sequence: PrefillSequence, rows: u32) -> impl Iterator<Item = Tile> {
-    (0..sequence.tokens).step_by(rows as usize).map(move |first| Tile {
-        row: sequence.row + first,
-        rows: rows.min(sequence.tokens - first),
-        position: sequence.prefix + first,
-        table: sequence.table,
+fn tiles(sequence: PrefillSequence, rows: u32) -> impl Iterator<Item = Piece> {
+    (0..sequence.tokens).step_by(rows as usize).map(move |first| {
+        let tokens = rows.min(sequence.tokens - first);
+        let position = sequence.prefix + first;
+        let keys = (0, (position + tokens).div_ceil(KEYS));
+        Piece { row: sequence.row + first, tokens, position, table: sequence.table, keys, part: (0, 1) }
     })
 }
 
-/// Tall tiles read keys half as often, which makes their rows cheaper; short ones waste fewer rows and end more evenly.
-/// The shorter makespan of the two, by rules of thumb from measured batches.
-fn choose_fragments(shape: &AttentionShape, sequences: &[PrefillSequence], chip: Chip) -> u32 {
-    let makespan = |fragments: u32, cost: f64| {
-        // A tile's keys and, in units of keys, what it costs to begin and end one.
-        let keys = |tile: Tile| f64::from(tile.position + tile.rows) + 160.0;
-        let tiles = sequences.iter().flat_map(|&sequence| tiles(sequence, 64 * fragments));
-        let (total, longest) =
-            tiles.map(keys).fold((0.0, 0.0), |(total, longest), keys| (total + keys, f64::max(longest, keys)));
-        let slots = f64::from(2 * chip.multiprocessors);
-        cost * f64::from(fragments) * f64::max(total * f64::from(shape.heads) / slots, longest)
-    };
-    if makespan(1, 1.135) < makespan(2, 1.0) { 1 } else { 2 }
+/// A tile in as few pieces as have at most so many tiles of keys, as even as can be.
+fn cut(tile: Piece, quota: u32) -> impl Iterator<Item = Piece> {
+    let all = tile.keys.1;
+    let parts = all.div_ceil(quota);
+    let border = move |part: u32| (u64::from(all) * u64::from(part) / u64::from(parts)) as u32;
+    (0..parts).map(move |part| Piece { keys: (border(part), border(part + 1)), part: (part, parts), ..tile })
 }
 
 fn flops(shape: &AttentionShape, sequence: PrefillSequence) -> f64 {
@@ -157,45 +183,52 @@ mod tests {
     }
 
     #[test]
-    fn every_new_token_has_one_tile_and_the_longest_come_first() {
+    fn every_key_of_every_new_token_has_one_piece_and_the_longest_come_first() {
         let sequences = [(0, 300, 5), (512, 1, 0), (600, 0, 0), (700, 129, 4000)]
             .map(|(row, tokens, prefix)| PrefillSequence { row, tokens, prefix, table: 0 });
         let table: Vec<u32> = (0..300).collect();
-        for fragments in [1, 2] {
-            let tuning = PrefillTuning { fragments: Some(fragments) };
-            let plan = PrefillPlan::new(shape(8, 2, 128), &sequences, &table, CHIP, tuning).expect("a valid batch");
-            let mut seen = vec![0; 900];
-            for tile in plan.tiles() {
-                assert!(tile.rows <= 64 * fragments && tile.rows > 0);
-                for row in tile.row..tile.row + tile.rows {
-                    seen[row as usize] += 1;
-                    let sequence =
-                        sequences.iter().find(|s| (s.row..s.row + s.tokens).contains(&row)).expect("its rows");
-                    assert_eq!(tile.position + row - tile.row, sequence.prefix + row - sequence.row);
+        // All tiles of all forms find room.
+        let chip = Chip { multiprocessors: 200, ..CHIP };
+        for (heads, kv_heads) in [(8, 2), (2, 2), (7, 1), (12, 1), (34, 2)] {
+            for fragments in [1, 2] {
+                for split in [false, true] {
+                    let shape = shape(heads, kv_heads, 128);
+                    let form = PrefillForm { fragments, split };
+                    let tuning = PrefillTuning { form: Some(form), quota: None };
+                    let plan = PrefillPlan::new(shape, &sequences, &table, chip, tuning).expect("a valid batch");
+                    // Tiles of 64 keys that each row met.
+                    let mut seen = vec![0; 900];
+                    let mut next = (0, 0);
+                    for piece in plan.pieces() {
+                        assert!(piece.tokens * PrefillForm::packed(&shape) <= 64 * fragments && piece.tokens > 0);
+                        assert_eq!((piece.part.0, piece.keys.0), next, "pieces of a tile stand in order");
+                        assert!(piece.keys.1 > piece.keys.0);
+                        next = if piece.part.0 + 1 == piece.part.1 { (0, 0) } else { (piece.part.0 + 1, piece.keys.1) };
+                        for row in piece.row..piece.row + piece.tokens {
+                            seen[row as usize] += piece.keys.1 - piece.keys.0;
+                            let sequence =
+                                sequences.iter().find(|s| (s.row..s.row + s.tokens).contains(&row)).expect("its rows");
+                            assert_eq!(piece.position + row - piece.row, sequence.prefix + row - sequence.row);
+                        }
+                    }
+                    assert_eq!(next, (0, 0), "the last tile has all its pieces");
+                    let tile = form.tile_tokens(&shape);
+                    let expected = |row: u32| {
+                        let found = sequences.iter().find(|s| (s.row..s.row + s.tokens).contains(&row));
+                        found.map_or(0, |s| {
+                            let end = ((row - s.row) / tile * tile + tile).min(s.tokens);
+                            (s.prefix + end).div_ceil(64)
+                        })
+                    };
+                    assert!((0..).zip(&seen).all(|(row, &count)| count == expected(row)));
+                    assert!(plan.pieces().is_sorted_by_key(|piece| std::cmp::Reverse(piece.position + piece.tokens)));
+                    if split {
+                        let blocks = plan.pieces().len() as u32 * form.groups(&shape);
+                        assert!(blocks <= form.slots(&shape, chip), "all blocks find room at once");
+                    }
                 }
             }
-            let expected = |row: u32| u32::from(sequences.iter().any(|s| (s.row..s.row + s.tokens).contains(&row)));
-            assert!((0..).zip(&seen).all(|(row, &count)| count == expected(row)));
-            assert!(plan.tiles().is_sorted_by_key(|tile| std::cmp::Reverse(tile.position + tile.rows)));
         }
-    }
-
-    #[test]
-    fn tiles_are_tall_where_they_fill_the_chip_and_their_rows() {
-        let table: Vec<u32> = (0..1000).collect();
-        let fragments = |shape, sequences: &[(u32, u32)]| {
-            let sequences: Vec<_> = sequences
-                .iter()
-                .map(|&(prefix, tokens)| PrefillSequence { row: 0, tokens, prefix, table: 0 })
-                .collect();
-            let plan = PrefillPlan::new(shape, &sequences, &table, CHIP, PrefillTuning::default());
-            plan.expect("a valid batch").fragments
-        };
-        assert_eq!(fragments(shape(32, 32, 128), &[(0, 4096)]), 2);
-        assert_eq!(fragments(shape(32, 32, 128), &[(0, 2048)]), 2);
-        assert_eq!(fragments(shape(8, 1, 128), &[(0, 4096)]), 1);
-        assert_eq!(fragments(shape(32, 8, 128), &[(8192, 512)]), 1);
-        assert_eq!(fragments(shape(32, 8, 128), &[(0, 30); 64]), 1);
     }
 
     #[test]

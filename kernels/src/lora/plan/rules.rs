@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::layout::{self, TILE_BYTES, TILE_WIDTH};
 use super::super::variant::{CELLS_IN_TURNS, CELLS_OF_ALL_IN_TURNS, RowTile};
-use super::{CELL_BYTES, Chip, Exchange, Release, Segment, Site, Tuning};
+use super::{CELL_BYTES, Chip, Exchange, Follows, Release, Segment, Site, Tuning};
 
 /// The blocks that share a row tile of a segment and a projection.
 pub(super) struct Group {
@@ -122,6 +122,10 @@ pub(super) fn share_blocks(
     };
     if tuning.exchange != Some(Exchange::Global) && chip.cluster_max > 1 && !groups.is_empty() {
         let most = groups.iter().map(|group| group.members_max).min().unwrap_or(1).min(chip.cluster_max).max(1);
+        // Clusters of 16 start late after a kernel that does not let its successor begin early: worth it where most of the
+        // bytes come before the exchange.
+        let late = tuning.follows == Follows::Another && tuning.blocks.is_none();
+        let most = if late && groups.iter().all(|group| group.cells > 1 && group.widens) { most.min(8) } else { most };
         let mut members = 1 << wanted.clamp(1, most).ilog2();
         // Blocks of which not two fit one multiprocessor cannot overlap, and their clusters pack badly.
         let exchange = |group: &Group, members: u32| {
@@ -137,7 +141,9 @@ pub(super) fn share_blocks(
         while members > 1 && tuning.exchange.is_none() && !fits(members) {
             members /= 2;
         }
-        let few = tuning.exchange.is_none() && !tuning.beside && polls_well(groups, row_tile, members, chip);
+        let few = tuning.exchange.is_none()
+            && tuning.follows != Follows::Beside
+            && polls_well(groups, row_tile, members, chip);
         if tuning.exchange.is_some() || few || !prefers_global(groups, members, chip) {
             groups.iter_mut().for_each(|group| group.members = members);
             return if few { 1 } else { members };
@@ -202,7 +208,7 @@ pub(super) fn choose_release(
     tuning: Tuning,
 ) -> Release {
     let blocks: u32 = groups.iter().map(|group| group.members).sum();
-    if tuning.beside {
+    if tuning.follows == Follows::Beside {
         // What is next in a step gains little by an early start, and loses little.
         let first = groups.iter().filter(|group| group.rows.start == segments[group.segment].rows.start);
         let bytes: u64 = first.map(|group| group.bytes).sum();

@@ -15,9 +15,24 @@ pub struct Tuning {
     pub shared_bytes: Option<u32>,
     /// When the next launch may start its blocks.
     pub release: Option<Release>,
-    /// Whether the launch is to run beside its predecessor ([`pair_beside`](super::super::launch::LoadedPlan::pair_beside)) and
-    /// shares the multiprocessors with it.
-    pub beside: bool,
+    /// What the launch follows.
+    pub follows: Follows,
+    /// Whether the code is to be as short as it gets: for launches between other kernels, which leave none of it in the
+    /// instruction caches.
+    pub short: bool,
+}
+
+/// What a launch follows on its stream, which decides what it has time for before x is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Follows {
+    /// A launch of the same kind, which lets this one start its blocks early.
+    #[default]
+    Itself,
+    /// Another kernel, which may not let this one begin before its end.
+    Another,
+    /// Another kernel beside which it runs ([`pair_beside`](super::super::launch::LoadedPlan::pair_beside)), and with which it
+    /// shares the multiprocessors.
+    Beside,
 }
 
 /// When a launch lets the next one of its stream start its blocks, which ask for their weights at once and so share

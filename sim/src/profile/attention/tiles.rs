@@ -1,9 +1,12 @@
 //! Prompts whose query rows are cut into tiles, a block of the kernel for each tile and head, the longest first.
 
+mod split;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::curve::{Curve, not_negative};
+pub use split::Split;
 
 /// Attention of all prompts of a step in one launch, for one layer: with one size of tile, the larger of the longest tile's way through its
 /// keys and of what all tiles keep the chip busy. The size is the one that the kernel's plan takes to be the quickest, or without a plan
@@ -28,6 +31,9 @@ pub struct Tiled {
     pub planned_start_keys: f64,
     /// At least one.
     pub sizes: Vec<TileSize>,
+    /// Where the plan may cut the keys of tiles over several blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
 }
 
 /// What tiles of one size cost.
@@ -72,14 +78,18 @@ impl Tiled {
     /// What these (chunk, prefix) pairs cost, microseconds.
     pub(super) fn us(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone) -> f64 {
         let of = |size: &TileSize| size.us(&self.sums(prompts.clone(), size.rows));
-        match self.planned(prompts.clone()) {
-            Some(size) => of(&self.sizes[size]),
-            None => self.sizes.iter().map(of).reduce(f64::min).unwrap_or(0.0),
+        match (self.planned(prompts.clone()), &self.split) {
+            (Some(form), Some(split)) if form >= self.sizes.len() => {
+                let index = form - self.sizes.len();
+                split.sizes[index].us(&self.split_sums(prompts, index))
+            }
+            (Some(size), _) => of(&self.sizes[size]),
+            (None, _) => self.sizes.iter().map(of).reduce(f64::min).unwrap_or(0.0),
         }
     }
 
     /// The size that the kernel's plan chooses for these prompts: the least share of all keys, or way of the longest tile. None where no
-    /// plan chooses.
+    /// plan chooses. From the number of sizes on it is one of these again, with the keys of its tiles cut.
     pub fn planned(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone) -> Option<usize> {
         if self.sizes.len() < 2 || self.sizes.iter().any(|size| size.planned == 0.0) {
             return None;
@@ -95,9 +105,17 @@ impl Tiled {
             }
             size.planned * (total * f64::from(self.heads) / f64::from(self.slots.max(1))).max(longest)
         };
-        // Of equals the last.
-        let better = |best: (usize, f64), other: (usize, f64)| if best.1 < other.1 { best } else { other };
-        self.sizes.iter().map(makespan).enumerate().reduce(better).map(|(index, _)| index)
+        let whole = self.sizes.iter().map(makespan).enumerate();
+        if self.split.is_none() {
+            // Of equals the last.
+            let better = |best: (usize, f64), other: (usize, f64)| if best.1 < other.1 { best } else { other };
+            return whole.reduce(better).map(|(index, _)| index);
+        }
+        let count = self.sizes.len();
+        let cut = (0..count).filter_map(|index| Some((count + index, self.planned_split(prompts.clone(), index)?)));
+        // Of equals the first.
+        let better = |best: (usize, f64), other: (usize, f64)| if other.1 < best.1 { other } else { best };
+        whole.chain(cut).reduce(better).map(|(index, _)| index)
     }
 
     /// The same prompts as tiles of so many rows.
@@ -179,25 +197,27 @@ impl Tiled {
         if self.sizes.is_empty() {
             return Err("sizes is empty: at least one is needed".to_owned());
         }
-        for size in &self.sizes {
-            if size.rows == 0 {
-                return Err("rows is 0: at least 1".to_owned());
-            }
-            for (key, value) in [
-                ("us", size.us),
-                ("us_per_key", size.us_per_key),
-                ("us_per_key_crowded", size.us_per_key_crowded),
-                ("planned", size.planned),
-            ] {
-                not_negative(key, value)?;
-            }
-            size.busy.check()?;
-        }
-        Ok(())
+        self.sizes.iter().try_for_each(TileSize::check)?;
+        self.check_split()
     }
 }
 
 impl TileSize {
+    fn check(&self) -> Result<(), String> {
+        if self.rows == 0 {
+            return Err("rows is 0: at least 1".to_owned());
+        }
+        for (key, value) in [
+            ("us", self.us),
+            ("us_per_key", self.us_per_key),
+            ("us_per_key_crowded", self.us_per_key_crowded),
+            ("planned", self.planned),
+        ] {
+            not_negative(key, value)?;
+        }
+        self.busy.check()
+    }
+
     /// What tiles of this size cost, microseconds.
     pub fn us(&self, sums: &TileSums) -> f64 {
         if sums.tiles == 0.0 {
@@ -302,7 +322,7 @@ mod tests {
             planned: 0.0,
         };
         let sizes = vec![size(4, 1.0), size(8, 1.5)];
-        Tiled { heads, slots, start_keys: 10.0, empty_share: 0.5, planned_start_keys: 0.0, sizes }
+        Tiled { heads, slots, start_keys: 10.0, empty_share: 0.5, planned_start_keys: 0.0, sizes, split: None }
     }
 
     /// Every block to the slot that is free first.

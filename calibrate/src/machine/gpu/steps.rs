@@ -1,0 +1,124 @@
+//! Whole steps, and copies of adapters alone and beside them.
+
+use std::time::{Duration, Instant};
+
+use aril_kernels::copy::HostMemory;
+use aril_kernels::llama::{AdapterWeights, Beside};
+use aril_sim::profile::lora::LoraKernel;
+
+use super::sequences::Drawn;
+use super::{LlamaGpu, REST, ROWS_AT_REST, broken};
+use crate::machine::{MachineError, Question, StepShape};
+
+/// Replays of a step that a copy lies beside: so many at least.
+const REPLAYS: usize = 20;
+/// No longer than this, seconds.
+const REST_S_MAX: f64 = 0.06;
+
+impl LlamaGpu {
+    /// The same steps for both questions: what the GPU takes and what the host adds.
+    pub(super) fn steps_known(
+        &mut self,
+        kernel: LoraKernel,
+        shape: &StepShape,
+        repeats: usize,
+    ) -> Result<Vec<(f64, f64)>, MachineError> {
+        let key = Question::Step { kernel, shape: shape.clone() }.key();
+        if let Some(samples) = self.steps.remove(&key) {
+            return Ok(samples);
+        }
+        let samples = self.steps(kernel, shape, repeats)?;
+        self.steps.insert(key, samples.clone());
+        Ok(samples)
+    }
+
+    /// Whole steps as an engine runs them, one after the other: the GPU's part of each, from the first copy of metadata to the last
+    /// sampled token, and what the host adds, from the call to its return less the GPU's part; microseconds.
+    fn steps(
+        &mut self,
+        kernel: LoraKernel,
+        shape: &StepShape,
+        repeats: usize,
+    ) -> Result<Vec<(f64, f64)>, MachineError> {
+        let on = self.prepare(kernel, shape)?;
+        let drawn = Drawn::of(shape, &self.identity, on);
+        let mut samples = Vec::with_capacity(repeats);
+        // Plans and graphs are made by the first; a second finds them warm where a step is short.
+        let warm = if shape.prompt_rows() > 256 { 1 } else { 2 };
+        for repeat in 0..repeats + warm {
+            let sequences = drawn.sequences();
+            let began = Instant::now();
+            let result = self.llama.step(&sequences).map_err(broken)?;
+            let us = began.elapsed().as_secs_f64() * 1e6;
+            if repeat >= warm {
+                samples.push((result.device_us, (us - result.device_us).max(0.0)));
+            }
+            if shape.rows() > ROWS_AT_REST {
+                rest((result.device_us * 1e-6 * REST).min(REST_S_MAX));
+            }
+        }
+        Ok(samples)
+    }
+
+    /// A step beside a copy. Replays have no metadata; how much longer one takes beside a copy is a ratio.
+    pub(super) fn step_beside_load(&mut self, shape: &StepShape, repeats: usize) -> Result<Vec<f64>, MachineError> {
+        let alone: Vec<f64> = self.steps(LoraKernel::None, shape, repeats)?.iter().map(|step| step.0).collect();
+        let beside = self.beside(16, shape, repeats.max(REPLAYS))?;
+        let (step, replay) = (crate::measure::median(&alone), crate::measure::median(&beside.alone_us));
+        Ok(beside.beside_us.iter().map(|us| us * step / replay).collect())
+    }
+
+    /// Copies of an adapter, alone or beside steps.
+    pub(super) fn load(
+        &mut self,
+        rank: u32,
+        pinned: bool,
+        beside: Option<&StepShape>,
+        repeats: usize,
+    ) -> Result<Vec<f64>, MachineError> {
+        if let Some(shape) = beside {
+            let replays = repeats.max(REPLAYS);
+            let copies_us = if pinned {
+                self.beside(rank, shape, replays)?.copies_us
+            } else {
+                let drawn = Drawn::of(shape, &self.identity, false);
+                self.loaded[0] = 0;
+                self.llama.time_pageable_beside(&drawn.sequences(), 0, rank, replays).map_err(broken)?
+            };
+            if copies_us.is_empty() {
+                return Err(MachineError::Unsupported("no copy was over before the steps were".to_owned()));
+            }
+            return Ok(copies_us);
+        }
+        self.loaded[0] = 0;
+        let memory = if pinned { HostMemory::Pinned } else { HostMemory::Pageable };
+        self.llama.time_loads(0, rank, memory, repeats).map_err(broken)
+    }
+
+    fn beside(&mut self, rank: u32, shape: &StepShape, replays: usize) -> Result<Beside, MachineError> {
+        let adapter = match &self.pinned {
+            Some((known, adapter)) if *known == rank => adapter.clone(),
+            _ => {
+                self.pinned = None;
+                let weights = AdapterWeights::Random { seed: 1 };
+                let adapter = self.llama.pin_adapter(rank, 1.0, weights).map_err(broken)?;
+                self.pinned = Some((rank, adapter.clone()));
+                adapter
+            }
+        };
+        let drawn = Drawn::of(shape, &self.identity, false);
+        self.loaded[0] = 0;
+        self.llama.time_beside(&drawn.sequences(), 0, &adapter, replays).map_err(broken)
+    }
+}
+
+/// Lets the card rest, and wakes before: a thread that comes from sleep is slower at what it does next than one that serves.
+fn rest(seconds: f64) {
+    const AWAKE: Duration = Duration::from_micros(400);
+    let began = Instant::now();
+    let whole = Duration::from_secs_f64(seconds);
+    std::thread::sleep(whole.saturating_sub(AWAKE));
+    while began.elapsed() < whole.max(AWAKE) {
+        std::hint::spin_loop();
+    }
+}

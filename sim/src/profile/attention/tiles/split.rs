@@ -1,0 +1,96 @@
+//! Tiles whose keys are cut over several blocks, where few new tokens follow many old ones.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{TileSize, TileSums, Tiled};
+
+/// What the plan asks before it cuts keys, and what pieces cost.
+///
+/// The keys of every tile are cut as evenly as can be into pieces of at most a quota, which is the least for which all pieces are computed
+/// at once. The plan cuts where `planned × (quota + planned_start_keys) + planned_join_keys` is less than what any size of whole tiles takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// Keys of a unit of quota.
+    pub keys: u32,
+    /// Units of a quota, at least.
+    pub quota_min: u32,
+    /// What the plan takes joining the pieces to cost, in keys of the first size at its `planned` of one.
+    pub planned_join_keys: f64,
+    /// Pieces of tiles of each size, in the order of the sizes: the way of the longest piece, or of the busiest slot; `planned` is not read.
+    pub sizes: Vec<TileSize>,
+}
+
+impl Tiled {
+    /// Units of a piece at most, for tiles of so many rows; none where not even whole tiles are computed at once.
+    fn quota(&self, split: &Split, prompts: impl Iterator<Item = (u32, u32)> + Clone, rows: u32) -> Option<u32> {
+        let (groups, slots) = (u64::from(self.heads), u64::from(self.slots));
+        let longest = prompts.clone().filter(|(chunk, _)| *chunk > 0).map(|(chunk, prefix)| prefix + chunk).max()?;
+        let too_many = |quota: u32| {
+            let mut pieces = 0;
+            for (chunk, prefix) in prompts.clone() {
+                for first in (0..chunk).step_by(rows.max(1) as usize) {
+                    let keys = prefix + (first + rows).min(chunk);
+                    pieces += u64::from(keys.div_ceil(split.keys).div_ceil(quota));
+                    if pieces * groups > slots {
+                        return true;
+                    }
+                }
+            }
+            false
+        };
+        let least = split.quota_min.max(1);
+        let (mut low, mut high) = (least - 1, longest.div_ceil(split.keys).max(least));
+        if too_many(high) {
+            return None;
+        }
+        while high - low > 1 {
+            let middle = u32::midpoint(low, high);
+            if too_many(middle) { low = middle } else { high = middle }
+        }
+        Some(high)
+    }
+
+    /// What the plan takes cutting the keys of tiles of size `index` to cost.
+    pub(super) fn planned_split(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone, index: usize) -> Option<f64> {
+        let split = self.split.as_ref()?;
+        let size = &self.sizes[index];
+        let quota = self.quota(split, prompts, size.rows)?;
+        Some(size.planned * (f64::from(quota * split.keys) + self.planned_start_keys) + split.planned_join_keys)
+    }
+
+    /// These prompts in pieces, of tiles of size `index`.
+    pub fn split_sums(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone, index: usize) -> TileSums {
+        let Some(split) = &self.split else { return TileSums::default() };
+        let rows = self.sizes[index].rows;
+        let Some(quota) = self.quota(split, prompts.clone(), rows) else { return TileSums::default() };
+        let (mut pieces, mut total, mut longest) = (0_u64, 0.0, 0_u32);
+        for (chunk, prefix) in prompts {
+            for first in (0..chunk).step_by(rows.max(1) as usize) {
+                let units = (prefix + (first + rows).min(chunk)).div_ceil(split.keys);
+                let parts = units.div_ceil(quota);
+                pieces += u64::from(parts);
+                longest = longest.max(units.div_ceil(parts.max(1)));
+                total += f64::from(units * split.keys) + f64::from(parts) * self.start_keys;
+            }
+        }
+        let (heads, slots) = (f64::from(self.heads), f64::from(self.slots.max(1)));
+        let alone = slots / 2.0;
+        TileSums {
+            tiles: pieces as f64,
+            longest: f64::from(longest * split.keys) + self.start_keys,
+            crowded: ((pieces as f64 * heads - alone) / alone).clamp(0.0, 1.0),
+            busy: total * heads / slots,
+        }
+    }
+
+    pub(super) fn check_split(&self) -> Result<(), String> {
+        let Some(split) = &self.split else { return Ok(()) };
+        if split.keys == 0 || split.sizes.len() != self.sizes.len() {
+            return Err("split: keys is 0, or its sizes are not as many as those of whole tiles".to_owned());
+        }
+        super::not_negative("planned_join_keys", split.planned_join_keys)?;
+        split.sizes.iter().try_for_each(TileSize::check)
+    }
+}
