@@ -19,6 +19,7 @@ use crate::settings::ClusterSettings;
 use crate::time::Time;
 use crate::workload::{AdapterId, Arrivals, Catalog, ReplicaId, RequestId};
 
+mod ahead;
 mod clock;
 mod end;
 mod place;
@@ -184,7 +185,9 @@ impl Engine<'_, '_> {
             }
             assert!(event.time >= self.now, "time runs backwards");
             self.now = event.time;
-            self.look_ahead();
+            if event.kind != Kind::StepStart {
+                self.look_ahead();
+            }
             self.handle(event);
         }
         for replica in &self.replicas {
@@ -192,22 +195,6 @@ impl Engine<'_, '_> {
         }
         let coverage = self.executors.iter().map(|executor| executor.coverage()).collect();
         Ok(Ended { at: self.now, offered: self.offered, coverage })
-    }
-
-    /// Reads what the next events are about to read, while there is this one to be handled: on thousands of replicas the memory of
-    /// each is far away when its turn comes. First the replica itself, then, when it is next, what it points to.
-    fn look_ahead(&self) {
-        let mut coming = self.events.coming().map(|replica| replica as usize);
-        if let Some(next) = coming.next() {
-            std::hint::black_box((
-                self.replicas[next].warm(),
-                self.board.warm(next),
-                &*self.minds[next].batcher as *const _,
-            ));
-        }
-        for later in coming {
-            std::hint::black_box(self.replicas[later].approach());
-        }
     }
 
     /// Is it the end of a step that was cut short, or the patience of a client whose request is over?

@@ -159,10 +159,11 @@ impl EventQueue {
         Some(event)
     }
 
-    /// Whose step or copy is likely to end next, the likeliest first? Nothing depends on it but how long memory is waited for.
-    pub(crate) fn coming(&self) -> impl Iterator<Item = u32> + '_ {
-        let of_replica = |packed: &Packed| matches!(packed.kind(), Kind::StepDone | Kind::LoadDone);
-        self.calendar.coming().map(Packed).filter(of_replica).map(|packed| packed.event().replica)
+    /// Whose step or copy ends after so many other events of the calendar, as far as is known now? Nothing depends on it but how long
+    /// memory is waited for.
+    pub(crate) fn coming(&self, after: usize) -> Option<usize> {
+        let packed = Packed(self.calendar.after(after)?);
+        matches!(packed.kind(), Kind::StepDone | Kind::LoadDone).then(|| packed.event().replica as usize)
     }
 
     /// Is there nothing left but clocks?

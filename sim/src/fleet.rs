@@ -7,6 +7,7 @@ mod levels;
 use std::cell::OnceCell;
 
 use crate::fact::Power;
+use crate::fetch;
 use crate::replica::Replica;
 use crate::settings::ReplicaSettings;
 use crate::time::Time;
@@ -105,9 +106,9 @@ impl Board {
         board
     }
 
-    /// Reads a word of what publishing is about to change. What it gives means nothing.
-    pub(crate) fn warm(&self, replica: usize) -> u32 {
-        self.counts[replica].running
+    /// Asks for the memory that publishing is about to change.
+    pub(crate) fn fetch(&self, replica: usize) {
+        fetch::element(&self.counts, replica);
     }
 
     /// How many replicas take requests?

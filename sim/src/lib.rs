@@ -10,6 +10,7 @@ pub mod draft;
 pub mod engine;
 mod event;
 pub mod fact;
+mod fetch;
 pub mod fleet;
 pub mod gpu;
 pub mod model;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::batch::{Price, Segment, SegmentSums};
 use crate::fact::Power;
+use crate::fetch;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
 use crate::residency::Residency;
 use crate::rows::{Left, Rows};
@@ -122,6 +123,8 @@ pub(crate) struct InFlight {
     pub(crate) stall: Span,
     pub(crate) price: Price,
     pub(crate) steps: u32,
+    /// Does somebody finish at its end, as far as is known?
+    pub(crate) finishes: bool,
     pub(crate) padding_rows: u32,
     pub(crate) segments: u32,
     /// Decode rows, those of padding included.
@@ -175,6 +178,9 @@ impl Mind {
 
 /// Rows that a replica takes memory for at first.
 const USUAL_ROWS: u32 = 32;
+
+/// So many of the queue are looked at ahead of time.
+const WATCHED: usize = 2;
 
 #[derive(Debug)]
 pub(crate) struct Replica {
@@ -236,23 +242,31 @@ impl Replica {
         self.residency.reserve(rows);
     }
 
-    /// Reads a word of each line of memory that the end of a step is about to read: they come together, and not one after the
-    /// other as the work gets to them. What it gives means nothing.
-    pub(crate) fn warm(&self) -> u32 {
-        let segments = self.active.segments.iter().step_by(5).fold(0, |sum, segment| sum ^ segment.rank);
-        self.rows.warm() ^ self.residency.warm() ^ segments ^ self.settings.block_size
+    /// Asks for the lists that the end of a step or of a copy is about to read.
+    pub(crate) fn fetch_lists(&self) {
+        self.rows.fetch();
+        self.residency.fetch();
+        fetch::list(&self.active.segments);
+        fetch::list(&self.active.adapters);
+        fetch::list(self.waiting.as_slices().0);
     }
 
-    /// Reads a word of each line of the replica itself, the first half of what [`Replica::warm`] does.
-    pub(crate) fn approach(&self) -> u64 {
-        let flight = self.in_flight.as_ref().map_or(0, |flight| flight.decode_context_sum);
-        let queue = self.waiting.len() + self.waiting_adapters.len() + self.active.segments.len();
-        self.rows.approach()
-            ^ self.residency.approach()
-            ^ flight
-            ^ queue as u64
-            ^ self.steps
-            ^ u64::from(self.generation)
+    /// Asks for what is known of those who leave the batch, or have their first token, with the step in flight.
+    pub(crate) fn fetch_leaving(&self) {
+        for position in self.leaving() {
+            self.rows.fetch_cold(position);
+        }
+    }
+
+    /// Names them, and the first of the queue, who may be next.
+    pub(crate) fn name_leaving(&self, mut each: impl FnMut(SequenceKey)) {
+        self.leaving().filter_map(|position| self.rows.sequence(position)).for_each(&mut each);
+        self.waiting.iter().take(WATCHED).for_each(|waiting| each(waiting.sequence));
+    }
+
+    fn leaving(&self) -> impl Iterator<Item = usize> + '_ {
+        let finished = self.in_flight.as_ref().filter(|flight| flight.finishes).map(|flight| flight.steps);
+        self.rows.leaving(finished)
     }
 
     pub(crate) fn blocks(&self, tokens: u32) -> u32 {

@@ -13,7 +13,7 @@ mod store;
 
 use lane::Lane;
 pub(crate) use store::Room;
-use store::{Entry, Held, Store};
+use store::{Held, Store};
 
 /// What a copy ends in, and when: an event for the engine.
 #[derive(Clone, Copy, Debug)]
@@ -129,18 +129,9 @@ impl Residency {
         self.gpu.reserve(adapters);
     }
 
-    /// Reads a word of each line of what is read to find an adapter. What it gives means nothing.
-    pub(crate) fn warm(&self) -> u32 {
-        self.gpu.warm()
-    }
-
-    /// Reads a word of each line of this, and of nothing that it points to.
-    pub(crate) fn approach(&self) -> u64 {
-        self.gpu.bytes()
-            ^ self.gpu.len() as u64
-            ^ self.changes.len() as u64
-            ^ u64::from(self.active)
-            ^ self.gpu_lane.approach()
+    /// Asks for what is read to find an adapter.
+    pub(crate) fn fetch(&self) {
+        self.gpu.fetch();
     }
 
     pub(crate) fn could_hold(&self, bytes: u64) -> bool {
@@ -258,11 +249,11 @@ impl Residency {
                 done
             }
         };
-        if let Some((held, entry)) = host.store.get_mut(adapter) {
+        host.store.update(adapter, |held, entry| {
             held.users += 1;
             entry.uses += 1;
             entry.last_used = now;
-        }
+        });
         there
     }
 
@@ -276,33 +267,36 @@ impl Residency {
         bytes: u64,
     ) {
         match from {
-            Tier::Disk => {
-                if let Some((held, _)) = self.in_host_memory(adapter) {
-                    held.arrived = true;
-                }
-            }
+            Tier::Disk => self.in_host_memory(adapter, |held| held.arrived = true),
             Tier::Host | Tier::Gpu => {
-                let (held, entry) = self.gpu.get_mut(adapter).expect("a copy arrives where room was made");
-                assert_eq!(entry.ready, now, "a copy arrives when it was due");
-                held.arrived = true;
+                let there = self.gpu.update(adapter, |held, entry| {
+                    assert_eq!(entry.ready, now, "a copy arrives when it was due");
+                    held.arrived = true;
+                });
+                there.expect("a copy arrives where room was made");
                 self.in_flight = self.in_flight.checked_sub(1).expect("copies in flight balance");
-                if let Some((held, _)) = self.in_host_memory(adapter) {
+                self.in_host_memory(adapter, |held| {
                     held.users = held.users.checked_sub(1).expect("host readers balance");
-                }
+                });
             }
         }
         observer.observe(now, &Fact::LoadDone { replica: self.replica, adapter, from, bytes });
     }
 
-    fn in_host_memory(&mut self, adapter: AdapterId) -> Option<(&mut Held, &mut Entry)> {
-        self.host.as_mut()?.store.get_mut(adapter)
+    /// Changes who keeps it in host memory, if that ends somewhere and it is there.
+    fn in_host_memory(&mut self, adapter: AdapterId, change: impl FnOnce(&mut Held)) {
+        if let Some(host) = &mut self.host {
+            host.store.update(adapter, |held, _| change(held));
+        }
     }
 
     /// A sequence of the queue counts on the adapter. Gives the number of the copy that it counts on.
     pub(crate) fn await_(&mut self, adapter: AdapterId) -> u32 {
-        let (held, _) = self.gpu.get_mut(adapter).expect("an awaited adapter is on its way");
-        held.awaited += 1;
-        held.number
+        let counted = self.gpu.update(adapter, |held, _| {
+            held.awaited += 1;
+            held.number
+        });
+        counted.expect("an awaited adapter is on its way")
     }
 
     /// Does the sequence count on the copy that is there or on its way? Demand may have evicted the one it counted on.
@@ -312,33 +306,41 @@ impl Residency {
 
     /// A sequence of the queue no longer counts on this copy of the adapter.
     pub(crate) fn unawait(&mut self, adapter: AdapterId, copy: u32) {
-        if let Some((held, _)) = self.gpu.get_mut(adapter)
-            && held.number == copy
-        {
-            held.awaited = held.awaited.checked_sub(1).expect("those who await a copy balance");
-        }
+        self.gpu.update(adapter, |held, _| {
+            if held.number == copy {
+                held.awaited = held.awaited.checked_sub(1).expect("those who await a copy balance");
+            }
+        });
     }
 
     /// A sequence in the batch begins to use it.
     pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId) {
-        let (held, entry) = self.gpu.get_mut(adapter).expect("an adapter in use is on the GPU");
-        held.users += 1;
-        entry.uses += 1;
-        entry.last_used = now;
-        self.active += u32::from(held.users == 1);
+        let first = self.gpu.update(adapter, |held, entry| {
+            held.users += 1;
+            entry.uses += 1;
+            entry.last_used = now;
+            held.users == 1
+        });
+        self.active += u32::from(first.expect("an adapter in use is on the GPU"));
     }
 
     /// A sequence in the batch no longer uses it.
     pub(crate) fn release(&mut self, now: Time, adapter: AdapterId) {
-        let (held, entry) = self.gpu.get_mut(adapter).expect("an adapter in use stays on the GPU");
-        held.users = held.users.checked_sub(1).expect("adapter users balance");
-        entry.last_used = now;
-        self.active -= u32::from(held.users == 0);
+        let last = self.gpu.update(adapter, |held, entry| {
+            held.users = held.users.checked_sub(1).expect("adapter users balance");
+            entry.last_used = now;
+            held.users == 0
+        });
+        self.active -= u32::from(last.expect("an adapter in use stays on the GPU"));
     }
 
     /// Do the books balance with `users` sequences using adapters?
     pub(crate) fn check(&self, users: u32) {
         let all = || self.gpu.all();
+        self.gpu.check();
+        if let Some(host) = &self.host {
+            host.store.check();
+        }
         assert_eq!(all().map(|(_, held, _)| held.users).sum::<u32>(), users, "adapter users");
         assert_eq!(all().filter(|(_, held, _)| held.users > 0).count() as u32, self.active, "active adapters");
         assert_eq!(all().map(|(_, _, entry)| entry.bytes).sum::<u64>(), self.gpu.bytes(), "adapter bytes");

@@ -9,6 +9,7 @@ mod in_flight;
 
 pub(crate) use self::in_flight::Told;
 use crate::fact::Who;
+use crate::fetch;
 use crate::policy::Running;
 use crate::replica::{SequenceKey, Waiting};
 use crate::time::Time;
@@ -139,16 +140,26 @@ impl Rows {
         self.cold.reserve(rows);
     }
 
-    /// Reads a word of each line of what every step reads.
-    pub(crate) fn warm(&self) -> u32 {
-        let contexts = self.contexts.iter().step_by(16).fold(0, |sum, context| sum ^ context);
-        let finishes = self.finishes.iter().step_by(16).fold(contexts, |sum, finish| sum ^ finish);
-        self.states.last().map_or(finishes, |state| finishes ^ state.cold)
+    /// Asks for what every step reads.
+    pub(crate) fn fetch(&self) {
+        fetch::list(&self.contexts);
+        fetch::list(&self.finishes);
+        fetch::list(&self.states);
+        fetch::list(&self.who);
     }
 
-    /// Reads a word of each line of this, and of nothing that it points to.
-    pub(crate) fn approach(&self) -> u64 {
-        (self.who.len() ^ self.finishes.len() ^ self.free.len() ^ self.settled) as u64 ^ u64::from(self.clock)
+    /// Asks for what is read of a row when it leaves.
+    pub(crate) fn fetch_cold(&self, position: usize) {
+        fetch::element(&self.cold, self.states[position].cold as usize);
+    }
+
+    /// Rows that have, or may have, their first token with the step in flight, and those that finish with it if that is after so
+    /// many steps.
+    pub(crate) fn leaving(&self, finished: Option<u32>) -> impl Iterator<Item = usize> + '_ {
+        let clock = self.clock.wrapping_add(finished.unwrap_or(0));
+        let settled = if finished.is_some() { self.settled } else { 0 };
+        let done = self.finishes[..settled].iter().enumerate().filter(move |(_, finish)| **finish == clock);
+        done.map(|(position, _)| position).chain(self.settled..self.states.len())
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use crate::draft::Refusal;
 use crate::fact::Waits;
+use crate::fetch;
 use crate::replica::SequenceKey;
 use crate::time::Time;
 use crate::workload::{Offered, ReplicaId, RequestId};
@@ -220,6 +221,11 @@ impl Sequences {
         assert!(self.table[key as usize].is_some(), "a live sequence");
         self.free.push(key);
         self.table[key as usize] = None;
+    }
+
+    /// Asks for the memory of a sequence.
+    pub(crate) fn fetch(&self, key: SequenceKey) {
+        fetch::element(&self.table, key as usize);
     }
 
     pub(crate) fn get(&self, key: SequenceKey) -> &Sequence {

@@ -143,6 +143,7 @@ impl Engine<'_, '_> {
             stall,
             price,
             steps,
+            finishes: shape.everybody && steps == shape.finish,
             padding_rows: distortion.padding.map_or(0, |(rows, _)| rows),
             segments: shape.segments.len() as u32,
             decode_rows: shape.contexts.len() as u32,
@@ -185,6 +186,7 @@ impl Engine<'_, '_> {
         let number = replica.generation;
         let flight = replica.in_flight.as_mut().expect("a stretch in flight");
         flight.steps = steps;
+        flight.finishes = false;
         let time = flight.end(steps);
         self.events.push(Event { time, kind: Kind::StepDone, replica: r as u32, number, detail: 0 });
     }

@@ -1,4 +1,4 @@
-//! Numbers in order, of which the high bits are a time: those of the day at hand in a heap, later ones day by day.
+//! Numbers in order, of which the high bits are a time: those of the day at hand sorted, later ones day by day.
 //!
 //! A heap of all that is to come would be read at a dozen places far apart for each event. Here most events wait in the unsorted
 //! list of their day and are put in order, with the few others of it, when the day comes.
@@ -11,14 +11,19 @@ const DAY: u32 = 32;
 /// Days with lists of their own; beyond them one heap serves, as it does for few.
 const DAYS: usize = 1024;
 
+/// Tomorrow is put in order when today has fewer keys left than this, so that the next ones are always known.
+const KNOWN: usize = 8;
+
 /// Keys with the time, ps, in their high 64 bits.
 #[derive(Debug)]
 pub(super) struct Calendar {
-    /// All of today and before.
-    today: BinaryHeap<Reverse<u128>>,
+    /// Keys of today and before in order, the least last.
+    today: Vec<u128>,
+    /// Those that came when the list was in order already.
+    late: BinaryHeap<Reverse<u128>>,
     day: u64,
     /// Of the days after today, by day modulo their number; none is as far ahead as that.
-    days: Vec<Vec<Reverse<u128>>>,
+    days: Vec<Vec<u128>>,
     /// Which lists have keys.
     filled: [u64; DAYS / 64],
     later: BinaryHeap<Reverse<u128>>,
@@ -31,7 +36,8 @@ fn day(key: u128) -> u64 {
 impl Default for Calendar {
     fn default() -> Calendar {
         Calendar {
-            today: BinaryHeap::new(),
+            today: Vec::new(),
+            late: BinaryHeap::new(),
             day: 0,
             days: vec![Vec::new(); DAYS],
             filled: [0; DAYS / 64],
@@ -44,10 +50,10 @@ impl Calendar {
     pub(super) fn push(&mut self, key: u128) {
         let ahead = day(key).saturating_sub(self.day);
         if ahead == 0 {
-            self.today.push(Reverse(key));
+            self.late.push(Reverse(key));
         } else if ahead < DAYS as u64 {
             let place = day(key) as usize % DAYS;
-            self.days[place].push(Reverse(key));
+            self.days[place].push(key);
             self.filled[place / 64] |= 1 << (place % 64);
         } else {
             self.later.push(Reverse(key));
@@ -56,20 +62,37 @@ impl Calendar {
 
     /// The least key, if its day is that of `until_ps` or before.
     pub(super) fn peek(&mut self, until_ps: u64) -> Option<u128> {
-        if self.today.is_empty() {
+        if self.today.is_empty() && self.late.is_empty() {
             self.turn(until_ps >> DAY);
         }
-        self.today.peek().map(|Reverse(key)| *key)
+        self.least()
     }
 
-    /// The next keys of today: the least first, then, in no order, those of which one will follow it, as far as is known now.
-    pub(super) fn coming(&self) -> impl Iterator<Item = u128> + '_ {
-        self.today.as_slice().iter().take(3).map(|Reverse(key)| *key)
+    fn least(&self) -> Option<u128> {
+        match (self.today.last(), self.late.peek()) {
+            (Some(&listed), Some(&Reverse(late))) => Some(listed.min(late)),
+            (Some(&listed), None) => Some(listed),
+            (None, late) => late.map(|Reverse(late)| *late),
+        }
+    }
+
+    /// The key that comes after `count` others, as far as is known now.
+    pub(super) fn after(&self, count: usize) -> Option<u128> {
+        self.today.len().checked_sub(count + 1).map(|position| self.today[position])
     }
 
     /// Takes the key that was peeked at.
     pub(super) fn pop(&mut self) -> Option<u128> {
-        self.today.pop().map(|Reverse(key)| key)
+        let least = self.least()?;
+        if self.today.last() != Some(&least) {
+            self.late.pop();
+            return Some(least);
+        }
+        self.today.pop();
+        if self.today.len() < KNOWN && self.is_filled(self.day + 1) {
+            self.add_day(self.day + 1);
+        }
+        Some(least)
     }
 
     /// Today is over: the next day with keys is today, if it is not after `last`. A day too early would gather all that is to come
@@ -78,14 +101,33 @@ impl Calendar {
         let near = self.next_filled();
         let far = self.later.peek().map(|Reverse(key)| day(*key));
         let Some(next) = near.into_iter().chain(far).min().filter(|next| *next <= last) else { return };
-        self.day = next;
         if near == Some(next) {
-            let place = next as usize % DAYS;
-            self.filled[place / 64] &= !(1 << (place % 64));
-            // The lists change hands, so that none is made anew.
-            let empty = std::mem::take(&mut self.today).into_vec();
-            self.today = std::mem::replace(&mut self.days[place], empty).into();
+            return self.add_day(next);
         }
+        self.day = next;
+        self.fetch_later();
+    }
+
+    fn is_filled(&self, day: u64) -> bool {
+        let place = day as usize % DAYS;
+        self.filled[place / 64] & (1 << (place % 64)) != 0
+    }
+
+    /// The next day that has a list belongs to today.
+    fn add_day(&mut self, next: u64) {
+        self.day = next;
+        let place = next as usize % DAYS;
+        self.filled[place / 64] &= !(1 << (place % 64));
+        // The lists change hands, so that none is made anew.
+        let mut list = std::mem::take(&mut self.days[place]);
+        list.sort_unstable_by_key(|key| Reverse(*key));
+        list.append(&mut self.today);
+        self.days[place] = std::mem::replace(&mut self.today, list);
+        self.fetch_later();
+    }
+
+    /// Puts what is no longer far ahead on the list of its day.
+    fn fetch_later(&mut self) {
         while let Some(Reverse(key)) = self.later.peek()
             && day(*key) - self.day < DAYS as u64
         {

@@ -15,11 +15,6 @@ impl Lane {
         Lane { link, reserved: Vec::new() }
     }
 
-    /// Reads a word of it.
-    pub(super) fn approach(&self) -> u64 {
-        self.reserved.len() as u64
-    }
-
     /// Takes the first gap from `earliest` on that holds a copy of `bytes`: when it begins and when it is done.
     pub(super) fn reserve(&mut self, now: Time, earliest: Time, bytes: u64) -> (Time, Time) {
         self.reserved.retain(|&(_, end)| end > now);

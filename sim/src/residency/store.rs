@@ -1,5 +1,6 @@
 //! One memory for adapters: who is in it, who may leave, and how room is made.
 
+use crate::fetch;
 use crate::policy::{Evictor, Idle};
 use crate::settings::AdapterMemory;
 use crate::time::Time;
@@ -16,6 +17,13 @@ pub(super) struct Held {
     pub(super) number: u32,
     /// Has the event of its arrival been handled? Until then it cannot be evicted.
     pub(super) arrived: bool,
+}
+
+impl Held {
+    /// Is it there, and does nobody use it?
+    fn is_unused(&self) -> bool {
+        self.arrived && self.users == 0
+    }
 }
 
 /// What else is known of an adapter in a memory, or on its way there.
@@ -44,6 +52,8 @@ pub(super) struct Store {
     entries: Vec<Entry>,
     /// Slots that nobody has.
     free: Vec<u32>,
+    /// Adapters that are there and that nobody uses, in order: mostly none, or one.
+    unused: Vec<AdapterId>,
 }
 
 /// Who can make room, and who is chosen to. One for all memories: between two calls only its own memory is kept.
@@ -64,6 +74,7 @@ impl Store {
             held: Vec::new(),
             entries: Vec::new(),
             free: Vec::new(),
+            unused: Vec::new(),
         }
     }
 
@@ -79,10 +90,11 @@ impl Store {
         self.entries.reserve(adapters);
     }
 
-    /// Reads a word of each line of what is read to find an adapter.
-    pub(super) fn warm(&self) -> u32 {
-        let adapters = self.adapters.iter().step_by(16).fold(0, |sum, adapter| sum ^ adapter.0);
-        self.slots.iter().step_by(16).fold(adapters, |sum, slot| sum ^ slot)
+    /// Asks for what is read to find an adapter.
+    pub(super) fn fetch(&self) {
+        fetch::list(&self.adapters);
+        fetch::list(&self.slots);
+        fetch::list(&self.held);
     }
 
     /// Adapters there or on their way.
@@ -101,6 +113,7 @@ impl Store {
         self.held.clear();
         self.entries.clear();
         self.free.clear();
+        self.unused.clear();
         self.bytes = 0;
         std::mem::take(&mut self.adapters)
     }
@@ -132,8 +145,29 @@ impl Store {
         self.slot(adapter).map(|slot| (&self.held[slot], &self.entries[slot]))
     }
 
-    pub(super) fn get_mut(&mut self, adapter: AdapterId) -> Option<(&mut Held, &mut Entry)> {
-        self.slot(adapter).map(|slot| (&mut self.held[slot], &mut self.entries[slot]))
+    /// Changes who keeps it and what is known of it, if it is there, and gives what `change` gives.
+    pub(super) fn update<T>(
+        &mut self,
+        adapter: AdapterId,
+        change: impl FnOnce(&mut Held, &mut Entry) -> T,
+    ) -> Option<T> {
+        let slot = self.slot(adapter)?;
+        let (held, entry) = (&mut self.held[slot], &mut self.entries[slot]);
+        let before = held.is_unused();
+        let given = change(held, entry);
+        if held.is_unused() != before {
+            match self.unused.binary_search(&adapter) {
+                Ok(position) => drop(self.unused.remove(position)),
+                Err(position) => self.unused.insert(position, adapter),
+            }
+        }
+        Some(given)
+    }
+
+    /// Is the list of the unused right?
+    pub(super) fn check(&self) {
+        let unused = self.all().filter(|(_, held, _)| held.is_unused()).map(|(adapter, ..)| adapter);
+        assert!(unused.eq(self.unused.iter().copied()), "adapters that nobody uses");
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -154,11 +188,11 @@ impl Store {
 
     /// Puts down what nobody uses; `spare_awaited`: nor counts on.
     pub(super) fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
-        let is_idle = |held: &Held| held.arrived && held.users == 0 && !(spare_awaited && held.awaited > 0);
         all.clear();
-        for (&adapter, &slot) in self.adapters.iter().zip(&self.slots) {
-            if is_idle(&self.held[slot as usize]) {
-                let Entry { bytes, loaded, last_used, uses, .. } = self.entries[slot as usize];
+        for &adapter in &self.unused {
+            let (held, entry) = self.get(adapter).expect("who is not used is there");
+            if !(spare_awaited && held.awaited > 0) {
+                let Entry { bytes, loaded, last_used, uses, .. } = *entry;
                 all.push(Idle { adapter, bytes, loaded, last_used, uses });
             }
         }
@@ -198,6 +232,10 @@ impl Store {
         let slot = self.slots.remove(position);
         self.free.push(slot);
         let entry = self.entries[slot as usize];
+        if self.held[slot as usize].is_unused() {
+            let position = self.unused.binary_search(&adapter).expect("who is not used is listed");
+            self.unused.remove(position);
+        }
         self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
         entry
     }

@@ -1,0 +1,60 @@
+//! Memory that is about to be read, asked for ahead of time.
+//!
+//! Thousands of replicas in turn are more memory than caches hold. A processor that is told early what it will need has it when the time
+//! comes; one that reads it early waits for it. Nothing depends on it but how long that takes: where the processor has no such order,
+//! nothing is done.
+
+/// A line of memory, bytes.
+const LINE: usize = 64;
+/// Of a list that grows without end so many lines are asked for, at most.
+const LINES_MAX: usize = 40;
+
+/// Asks for every line of a value, and for nothing that it points to.
+#[inline]
+pub(crate) fn value<T>(of: &T) {
+    lines(std::ptr::from_ref(of).cast(), size_of::<T>());
+}
+
+/// Asks for the elements of a list, the first of them if it is long.
+#[inline]
+pub(crate) fn list<T>(of: &[T]) {
+    lines(of.as_ptr().cast(), size_of_val(of).min(LINES_MAX * LINE));
+}
+
+/// Asks for one element of a list, if it has one there.
+#[inline]
+pub(crate) fn element<T>(of: &[T], position: usize) {
+    if let Some(element) = of.get(position) {
+        value(element);
+    }
+}
+
+/// Asks for the first line of a value whose size is not known.
+#[inline]
+pub(crate) fn start<T: ?Sized>(of: &T) {
+    line_at(std::ptr::from_ref(of).cast());
+}
+
+#[inline]
+fn lines(from: *const u8, bytes: usize) {
+    if bytes == 0 {
+        return;
+    }
+    // From the line of the first byte to that of the last.
+    let offset = from.addr() % LINE;
+    for line in 0..(offset + bytes).div_ceil(LINE) {
+        line_at(from.wrapping_sub(offset).wrapping_add(line * LINE));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn line_at(address: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a prefetch reads nothing into the program and never faults, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn line_at(_: *const u8) {}
