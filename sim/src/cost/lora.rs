@@ -1,10 +1,12 @@
 //! What the adapters of a step cost, in each layer.
 
+use std::cell::Cell;
+
 use super::quick::Quick;
 use crate::batch::{BatchShape, Segment, SegmentSums};
 use crate::profile::Profile;
 use crate::profile::check::BadProfile;
-use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Planned};
+use crate::profile::lora::{Classes, LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Planned};
 
 /// The figures of the chosen kernel; none if it is free.
 #[derive(Clone, Debug)]
@@ -21,9 +23,48 @@ struct Figures {
     /// Other bounds for steps of few rows, and how many those are.
     few_rows: Option<(u32, Vec<Bound>)>,
     /// What else is shared out by a plan.
-    planned: Option<Planned>,
+    planned: Option<Remembered>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
     rows_per_tile: Option<u32>,
+}
+
+/// A plan's prices, and those that were asked for last: the same classes of segments come again and again.
+#[derive(Clone, Debug)]
+struct Remembered {
+    planned: Planned,
+    /// Fingerprints of classes and their prices, at the place that a fingerprint's low bits give. A price does not depend on what is here: it is
+    /// what the plan says of the same classes, but for one in 2⁶⁴.
+    known: Vec<Cell<(u64, f64)>>,
+}
+
+/// A power of two.
+const REMEMBERED: usize = 4096;
+
+impl Remembered {
+    fn of(planned: Planned) -> Remembered {
+        Remembered { planned, known: Vec::new() }
+    }
+
+    /// From now on what was asked is remembered.
+    fn remember(&mut self) {
+        self.known = vec![Cell::new((0, 0.0)); REMEMBERED];
+    }
+
+    fn us(&self, segments: &[Segment]) -> f64 {
+        let classes = Classes::of(segments);
+        if self.known.is_empty() {
+            return self.planned.us_of(&classes);
+        }
+        let print = classes.fingerprint() | 1;
+        let place = &self.known[(print >> 8) as usize % REMEMBERED];
+        let (known, us) = place.get();
+        if known == print {
+            return us;
+        }
+        let us = self.planned.us_of(&classes);
+        place.set((print, us));
+        us
+    }
 }
 
 /// A bound's terms over quantities, and what it costs by rank: a segment, and each of its rows. The last rank stands for wider ones.
@@ -59,7 +100,11 @@ impl Lora {
             return Ok(Lora(None));
         }
         if let Some(cost) = profile.lora.get(&kernel) {
-            return Ok(Lora(Some(Figures::of(cost))));
+            let mut figures = Figures::of(cost);
+            if let Some(planned) = &mut figures.planned {
+                planned.remember();
+            }
+            return Ok(Lora(Some(figures)));
         }
         if kernel.is_free() {
             return Ok(Lora(None));
@@ -112,7 +157,7 @@ impl Figures {
             bounds: compiled(&cost.bounds),
             few_rows: few.map(|few| (few.rows_max, compiled(&few.bounds))),
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
-            planned: cost.planned.clone(),
+            planned: cost.planned.clone().map(Remembered::of),
         }
     }
 
