@@ -1,7 +1,5 @@
 //! What the adapters of a step cost, in each layer.
 
-use std::cell::Cell;
-
 use super::quick::Quick;
 use crate::batch::{BatchShape, Segment, SegmentSums};
 use crate::profile::Profile;
@@ -34,7 +32,7 @@ struct Remembered {
     planned: Planned,
     /// Fingerprints of classes and their prices, at the place that a fingerprint's low bits give. A price does not depend on what is here: it is
     /// what the plan says of the same classes, but for one in 2⁶⁴.
-    known: Vec<Cell<(u64, f64)>>,
+    known: Vec<(u64, f64)>,
 }
 
 /// A power of two.
@@ -47,23 +45,20 @@ impl Remembered {
 
     /// From now on what was asked is remembered.
     fn remember(&mut self) {
-        self.known = vec![Cell::new((0, 0.0)); REMEMBERED];
+        self.known = vec![(0, 0.0); REMEMBERED];
     }
 
-    fn us(&self, segments: &[Segment]) -> f64 {
+    fn us(&mut self, segments: &[Segment]) -> f64 {
         let classes = Classes::of(segments);
         if self.known.is_empty() {
             return self.planned.us_of(&classes);
         }
         let print = classes.fingerprint() | 1;
-        let place = &self.known[(print >> 8) as usize % REMEMBERED];
-        let (known, us) = place.get();
-        if known == print {
-            return us;
+        let place = &mut self.known[(print >> 8) as usize % REMEMBERED];
+        if place.0 != print {
+            *place = (print, self.planned.us_of(&classes));
         }
-        let us = self.planned.us_of(&classes);
-        place.set((print, us));
-        us
+        place.1
     }
 }
 
@@ -130,8 +125,8 @@ impl Lora {
     }
 
     /// Microseconds in each layer.
-    pub(super) fn us(&self, shape: &BatchShape<'_>) -> f64 {
-        self.0.as_ref().map_or(0.0, |figures| figures.us(shape))
+    pub(super) fn us(&mut self, shape: &BatchShape<'_>) -> f64 {
+        self.0.as_mut().map_or(0.0, |figures| figures.us(shape))
     }
 }
 
@@ -161,7 +156,7 @@ impl Figures {
         }
     }
 
-    fn us(&self, shape: &BatchShape<'_>) -> f64 {
+    fn us(&mut self, shape: &BatchShape<'_>) -> f64 {
         let slots = f64::from(shape.lora_slots);
         if shape.segments.is_empty() {
             let on = if shape.lora_slots > 0 { self.idle_us } else { 0.0 };
@@ -171,7 +166,7 @@ impl Figures {
             .few_rows
             .as_ref()
             .filter(|(most, _)| shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most);
-        if let (Some(planned), None) = (&self.planned, few) {
+        if let (Some(planned), None) = (&mut self.planned, few) {
             return self.idle_us + self.idle_us_per_slot * slots + self.us + planned.us(shape.segments);
         }
         let quantities = Quantities::of(shape, self.rows_per_tile);
