@@ -128,7 +128,7 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
     let mut best: Option<(Tiled, f64)> = None;
     for _ in 0..4 {
         let mut fitted: Vec<Option<TileSize>> = vec![None; forms];
-        for index in 0..forms {
+        for (index, fitted) in fitted.iter_mut().enumerate() {
             let mine: Vec<usize> = (0..us.len()).filter(|&i| owner[i] == index).collect();
             if mine.len() < 6 {
                 continue;
@@ -137,7 +137,7 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
             let rows = f64::from(form.sizes[index % sizes].rows);
             let lower = physics.kilopair_us * 1e-3 * rows * f64::from(form.slots) / f64::from(form.heads);
             let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], sums[index][i])).unzip();
-            fitted[index] = Some(one_size(&us, &sums, lower));
+            *fitted = Some(one_size(&us, &sums, lower));
         }
         // What too few batches had costs what its kind does with the other size, or whole.
         let like = |index: usize| {
@@ -145,8 +145,8 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
             let others = (kind..kind + sizes).chain([index % sizes]);
             std::iter::once(index).chain(others).find_map(|other| fitted[other].clone())
         };
-        for index in 0..forms {
-            let found = if index < sizes { fitted[index].clone()? } else { like(index)? };
+        for (index, own) in fitted.iter().enumerate() {
+            let found = if index < sizes { own.clone()? } else { like(index)? };
             let split = form.split.as_mut();
             let size = match split {
                 Some(split) if index >= sizes => &mut split.sizes[index - sizes],
