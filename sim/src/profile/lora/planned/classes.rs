@@ -66,26 +66,36 @@ impl Classes {
         };
         // Segments of at most 8 rows, which most are: one group each, whatever its size.
         let mut small = [0; PAIRS_MAX + 1];
-        for segment in segments {
-            let pairs = (segment.rank.div_ceil(16) as usize).clamp(1, PAIRS_MAX);
-            let class = &mut classes.by_pairs[pairs];
-            let mut count = 0;
-            for rows in [segment.decode_rows, segment.prefill_rows] {
-                if rows == 0 {
-                    continue;
-                }
-                count += 1;
-                class.rows += u64::from(rows);
-                class.least = class.least.min(rows);
-                class.most = class.most.max(rows);
-                if rows <= 8 {
-                    small[pairs] += 1;
-                } else {
-                    class.cut(rows);
+        // Mostly all have one rank: a run of them is counted without a look at its class.
+        for run in segments.chunk_by(|a, b| a.rank == b.rank) {
+            let rank = run[0].rank;
+            let (mut rows, mut count, mut few, mut least, mut most) = (0, 0, 0, u32::MAX, 0);
+            for &Segment { decode_rows, prefill_rows, .. } in run {
+                for part in [decode_rows, prefill_rows] {
+                    // Nothing is more than everything here.
+                    let below = part.wrapping_sub(1);
+                    rows += u64::from(part);
+                    count += u32::from(part > 0);
+                    few += u32::from(below < 8);
+                    least = least.min(below);
+                    most = most.max(part);
                 }
             }
-            classes.granules += count * u64::from(segment.rank.div_ceil(8));
-            classes.rank_max = classes.rank_max.max(if count > 0 { segment.rank } else { 0 });
+            if count == 0 {
+                continue;
+            }
+            let pairs = (rank.div_ceil(16) as usize).clamp(1, PAIRS_MAX);
+            let class = &mut classes.by_pairs[pairs];
+            class.rows += rows;
+            class.least = class.least.min(least + 1);
+            class.most = class.most.max(most);
+            small[pairs] += few;
+            if count > few {
+                let parts = run.iter().flat_map(|segment| [segment.decode_rows, segment.prefill_rows]);
+                parts.filter(|part| *part > 8).for_each(|part| class.cut(part));
+            }
+            classes.granules += u64::from(count) * u64::from(rank.div_ceil(8));
+            classes.rank_max = classes.rank_max.max(rank);
         }
         for (pairs, class) in classes.by_pairs.iter_mut().enumerate().filter(|(_, class)| class.rows > 0) {
             classes.present |= 1 << pairs;
