@@ -125,15 +125,15 @@ impl CompiledCost {
     /// Any step, by a peer's tables; adapters come on top where the profile has figures for them.
     fn table_price(&mut self, shape: &BatchShape<'_>) -> Option<Price> {
         let layer = self.vidur.as_mut()?.layer(shape);
-        let tables = &self.tables[usize::from(shape.copies_in_flight)];
+        let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
         let ms = layer.ms + tables.lora.us(shape) / 1e3;
         let first = Span::from_secs_f64(ms * tables.layers / 1e3 * tables.slowdown);
         Some(Price { first, increment: Span::ZERO, steps: layer.steps })
     }
 
     /// A batch of decode rows alone: affine in its contexts.
-    fn decode_price(&self, shape: &BatchShape<'_>, longest: u32) -> Price {
-        let tables = &self.tables[usize::from(shape.copies_in_flight)];
+    fn decode_price(&mut self, shape: &BatchShape<'_>, longest: u32) -> Price {
+        let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
         let rows = shape.decode_rows();
         let mut price = tables.attention.price(rows, shape.decode_context_sum, longest);
         price.first += tables.fixed(shape, rows, rows, 0.0);
@@ -147,8 +147,8 @@ impl CompiledCost {
     }
 
     /// A step with prompts.
-    fn mixed_price(&self, shape: &BatchShape<'_>, longest: u32) -> Price {
-        let tables = &self.tables[usize::from(shape.copies_in_flight)];
+    fn mixed_price(&mut self, shape: &BatchShape<'_>, longest: u32) -> Price {
+        let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
         let (decode_rows, prompts) = (shape.decode_rows(), shape.prefills.len() as u32);
         let rows = decode_rows.saturating_add(shape.prefill_tokens());
         let attention = &tables.prefill_attention;
@@ -234,7 +234,7 @@ impl Tables {
     }
 
     /// Everything but decode attention, rounded once.
-    fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
+    fn fixed(&mut self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
         let host = self.host.step_us(sequences, shape.prefills.len() as u32, shape.segments.len() as u32);
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
         let layers = self.layers * (prefill_attention_us + self.lora_scale * self.lora.us(shape));

@@ -1,8 +1,8 @@
 //! Prefill attention: tiles of query rows as a kernel deals them out, or pairs of queries and keys, whichever says it better.
 
 use aril_sim::profile::attention::{
-    PrefillAttention, PromptCost, PromptQuantity, PromptSums, PromptTerm, PromptWork, Split, TileSize, TileSums, Tiled,
-    Together,
+    PrefillAttention, PromptCost, PromptQuantity, PromptSums, PromptTerm, PromptWork, Split, SplitMemory, TileSize,
+    TileSums, Tiled, Together,
 };
 use aril_sim::profile::curve::Curve;
 
@@ -34,7 +34,12 @@ pub(super) fn fit(samples: &[Sample], physics: PromptPhysics) -> Option<PrefillA
         .into_iter()
         .map(|tile| with_tile(&samples, tile, physics.kilopair_us))
         .map(|(together, loss)| (PromptCost::Together(together), loss));
-    let tiled = tiled(&samples, physics).map(|(tiled, loss)| (PromptCost::Tiles(tiled), loss));
+    // Kernels of before the heads of a KV head shared tiles had one each.
+    let packed = if physics.packed > 1 { vec![physics.packed, 1] } else { vec![1] };
+    let tiled = packed
+        .into_iter()
+        .filter_map(|packed| tiled(&samples, PromptPhysics { packed, ..physics }))
+        .map(|(tiled, loss)| (PromptCost::Tiles(tiled), loss));
     let (prompt, _) = together.chain(tiled).min_by(|a, b| a.1.total_cmp(&b.1))?;
     Some(PrefillAttention { us: 0.0, prompt })
 }
@@ -71,6 +76,7 @@ fn bare(physics: PromptPhysics, (start_keys, empty_share): (f64, f64), sizes: &[
         keys: SPLIT_KEYS,
         quota_min: SPLIT_QUOTA_MIN,
         planned_join_keys: SPLIT_JOIN_KEYS,
+        memory: vec![SplitMemory::default(); sizes.len()],
         sizes: sizes.clone(),
     });
     Tiled {
@@ -127,8 +133,8 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
         planned.clone().unwrap_or_else(|| (0..us.len()).filter_map(|i| least(&guess, i)).collect());
     let mut best: Option<(Tiled, f64)> = None;
     for _ in 0..4 {
-        let mut fitted: Vec<Option<TileSize>> = vec![None; forms];
-        for index in 0..forms {
+        let mut fitted: Vec<Option<(TileSize, SplitMemory)>> = vec![None; forms];
+        for (index, fitted) in fitted.iter_mut().enumerate() {
             let mine: Vec<usize> = (0..us.len()).filter(|&i| owner[i] == index).collect();
             if mine.len() < 6 {
                 continue;
@@ -137,7 +143,7 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
             let rows = f64::from(form.sizes[index % sizes].rows);
             let lower = physics.kilopair_us * 1e-3 * rows * f64::from(form.slots) / f64::from(form.heads);
             let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], sums[index][i])).unzip();
-            fitted[index] = Some(one_size(&us, &sums, lower));
+            *fitted = Some(one_size(&us, &sums, lower, index >= sizes));
         }
         // What too few batches had costs what its kind does with the other size, or whole.
         let like = |index: usize| {
@@ -145,18 +151,20 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
             let others = (kind..kind + sizes).chain([index % sizes]);
             std::iter::once(index).chain(others).find_map(|other| fitted[other].clone())
         };
-        for index in 0..forms {
-            let found = if index < sizes { fitted[index].clone()? } else { like(index)? };
-            let split = form.split.as_mut();
-            let size = match split {
-                Some(split) if index >= sizes => &mut split.sizes[index - sizes],
+        for (index, own) in fitted.iter().enumerate() {
+            let (found, memory) = if index < sizes { own.clone()? } else { like(index)? };
+            let size = match form.split.as_mut() {
+                Some(split) if index >= sizes => {
+                    split.memory[index - sizes] = memory;
+                    &mut split.sizes[index - sizes]
+                }
                 _ => &mut form.sizes[index],
             };
             let TileSize { rows, planned, .. } = *size;
             *size = TileSize { rows, planned, ..found };
         }
         let says = |index: usize, i: usize| match &form.split {
-            Some(split) if index >= sizes => split.sizes[index - sizes].us(&sums[index][i]),
+            Some(split) if index >= sizes => split.us(index - sizes, &sums[index][i]),
             _ => form.sizes[index].us(&sums[index][i]),
         };
         let told = |i: usize| match &planned {
@@ -176,8 +184,8 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
     best
 }
 
-/// Both bounds of one size of tile.
-fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64) -> TileSize {
+/// Both bounds of one size of tile; where keys are cut, the memory's, too.
+fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, split: bool) -> (TileSize, SplitMemory) {
     let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { sums.iter().map(value).collect() };
     let busy = of(&|s| s.busy);
     let path = vec![
@@ -190,18 +198,34 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64) -> TileSize {
     all.extend(bounds::ramps(&busy, &knots));
     // While one tile is the whole way, nothing else bounds it.
     let start: Vec<usize> = sums.iter().map(|s| usize::from(s.busy > s.longest * 1.1)).collect();
-    let fit = bounds::fit(&[path, all], us, &[start, vec![1; us.len()], vec![0; us.len()]]);
+    let mut starts = vec![start.clone(), vec![1; us.len()], vec![0; us.len()]];
+    let mut designs = vec![path, all];
+    if split {
+        let context = of(&|s| s.context);
+        let mean = context.iter().sum::<f64>() / context.len().max(1) as f64;
+        designs.push(vec![Column::new(vec![1.0; us.len()]), Column::new(context.clone())]);
+        // Long contexts are the memory's.
+        for share in [0.2, 0.5, 1.0] {
+            let owner = |(i, context): (usize, &f64)| if *context > share * mean { 2 } else { start[i].min(1) };
+            starts.push(context.iter().enumerate().map(owner).collect());
+        }
+        starts.push(vec![2; us.len()]);
+    }
+    let fit = bounds::fit(&designs, us, &starts);
+    let memory =
+        fit.coefficients.get(2).map_or(SplitMemory::default(), |c| SplitMemory { us: c[0], us_per_token: c[1] });
     let (path, all) = (&fit.coefficients[0], &fit.coefficients[1]);
     let (rows, ramp) = bounds::ramp_table(&knots, &all[2..]);
     let line: Vec<f64> = rows.iter().zip(&ramp).map(|(busy, ramp)| all[0] + all[1] * busy + ramp).collect();
-    TileSize {
+    let size = TileSize {
         rows: 0,
         us: path[0],
         us_per_key: path[1],
         us_per_key_crowded: path[2],
         busy: Curve::Table { rows, us: line },
         planned: 0.0,
-    }
+    };
+    (size, memory)
 }
 
 fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Together, f64) {

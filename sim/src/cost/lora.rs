@@ -4,7 +4,7 @@ use super::quick::Quick;
 use crate::batch::{BatchShape, Segment, SegmentSums};
 use crate::profile::Profile;
 use crate::profile::check::BadProfile;
-use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Planned};
+use crate::profile::lora::{Classes, LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Planned};
 
 /// The figures of the chosen kernel; none if it is free.
 #[derive(Clone, Debug)]
@@ -21,9 +21,45 @@ struct Figures {
     /// Other bounds for steps of few rows, and how many those are.
     few_rows: Option<(u32, Vec<Bound>)>,
     /// What else is shared out by a plan.
-    planned: Option<Planned>,
+    planned: Option<Remembered>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
     rows_per_tile: Option<u32>,
+}
+
+/// A plan's prices, and those that were asked for last: the same classes of segments come again and again.
+#[derive(Clone, Debug)]
+struct Remembered {
+    planned: Planned,
+    /// Fingerprints of classes and their prices, at the place that a fingerprint's low bits give. A price does not depend on what is here: it is
+    /// what the plan says of the same classes, but for one in 2⁶⁴.
+    known: Vec<(u64, f64)>,
+}
+
+/// A power of two.
+const REMEMBERED: usize = 4096;
+
+impl Remembered {
+    fn of(planned: Planned) -> Remembered {
+        Remembered { planned, known: Vec::new() }
+    }
+
+    /// From now on what was asked is remembered.
+    fn remember(&mut self) {
+        self.known = vec![(0, 0.0); REMEMBERED];
+    }
+
+    fn us(&mut self, segments: &[Segment]) -> f64 {
+        let classes = Classes::of(segments);
+        if self.known.is_empty() {
+            return self.planned.us_of(&classes);
+        }
+        let print = classes.fingerprint() | 1;
+        let place = &mut self.known[(print >> 8) as usize % REMEMBERED];
+        if place.0 != print {
+            *place = (print, self.planned.us_of(&classes));
+        }
+        place.1
+    }
 }
 
 /// A bound's terms over quantities, and what it costs by rank: a segment, and each of its rows. The last rank stands for wider ones.
@@ -59,7 +95,11 @@ impl Lora {
             return Ok(Lora(None));
         }
         if let Some(cost) = profile.lora.get(&kernel) {
-            return Ok(Lora(Some(Figures::of(cost))));
+            let mut figures = Figures::of(cost);
+            if let Some(planned) = &mut figures.planned {
+                planned.remember();
+            }
+            return Ok(Lora(Some(figures)));
         }
         if kernel.is_free() {
             return Ok(Lora(None));
@@ -85,8 +125,8 @@ impl Lora {
     }
 
     /// Microseconds in each layer.
-    pub(super) fn us(&self, shape: &BatchShape<'_>) -> f64 {
-        self.0.as_ref().map_or(0.0, |figures| figures.us(shape))
+    pub(super) fn us(&mut self, shape: &BatchShape<'_>) -> f64 {
+        self.0.as_mut().map_or(0.0, |figures| figures.us(shape))
     }
 }
 
@@ -112,11 +152,11 @@ impl Figures {
             bounds: compiled(&cost.bounds),
             few_rows: few.map(|few| (few.rows_max, compiled(&few.bounds))),
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
-            planned: cost.planned.clone(),
+            planned: cost.planned.clone().map(Remembered::of),
         }
     }
 
-    fn us(&self, shape: &BatchShape<'_>) -> f64 {
+    fn us(&mut self, shape: &BatchShape<'_>) -> f64 {
         let slots = f64::from(shape.lora_slots);
         if shape.segments.is_empty() {
             let on = if shape.lora_slots > 0 { self.idle_us } else { 0.0 };
@@ -126,7 +166,7 @@ impl Figures {
             .few_rows
             .as_ref()
             .filter(|(most, _)| shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most);
-        if let (Some(planned), None) = (&self.planned, few) {
+        if let (Some(planned), None) = (&mut self.planned, few) {
             return self.idle_us + self.idle_us_per_slot * slots + self.us + planned.us(shape.segments);
         }
         let quantities = Quantities::of(shape, self.rows_per_tile);

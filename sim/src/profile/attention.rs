@@ -3,7 +3,7 @@
 mod tiles;
 mod together;
 
-pub use tiles::{Split, TileSize, TileSums, Tiled};
+pub use tiles::{Split, SplitMemory, TileSize, TileSums, Tiled};
 pub use together::{PromptQuantity, PromptSums, PromptTerm, PromptWork, Together};
 
 use schemars::JsonSchema;

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::curve::{Curve, not_negative};
-pub use split::Split;
+pub use split::{Split, SplitMemory};
 
 /// Attention of all prompts of a step in one launch, for one layer: with one size of tile, the larger of the longest tile's way through its
 /// keys and of what all tiles keep the chip busy. The size is the one that the kernel's plan takes to be the quickest, or without a plan
@@ -66,6 +66,8 @@ pub struct TileSums {
     pub crowded: f64,
     /// Keys of the busiest slot.
     pub busy: f64,
+    /// Tokens of all prompts, where the keys of tiles are cut.
+    pub context: f64,
 }
 
 /// So many prompts are few: steps rarely have more.
@@ -81,7 +83,7 @@ impl Tiled {
         match (self.planned(prompts.clone()), &self.split) {
             (Some(form), Some(split)) if form >= self.sizes.len() => {
                 let index = form - self.sizes.len();
-                split.sizes[index].us(&self.split_sums(prompts, index))
+                split.us(index, &self.split_sums(prompts, index))
             }
             (Some(size), _) => of(&self.sizes[size]),
             (None, _) => self.sizes.iter().map(of).reduce(f64::min).unwrap_or(0.0),
@@ -116,6 +118,13 @@ impl Tiled {
         // Of equals the first.
         let better = |best: (usize, f64), other: (usize, f64)| if other.1 < best.1 { other } else { best };
         whole.chain(cut).reduce(better).map(|(index, _)| index)
+    }
+
+    /// What a tile of so many rows with `filled` of them walks its keys in, over a full one.
+    fn weight(&self, filled: u32, rows: u32) -> f64 {
+        // Four warps share a tile's rows.
+        let warps = f64::from((4 * filled).div_ceil(rows)) / 4.0;
+        1.0 - (1.0 - self.empty_share) * (1.0 - warps).powi(3)
     }
 
     /// The same prompts as tiles of so many rows.
@@ -182,7 +191,7 @@ impl Tiled {
         }
         let alone = slots as f64 / 2.0;
         let crowded = ((blocks as f64 - alone) / alone).clamp(0.0, 1.0);
-        TileSums { tiles: count as f64, longest, crowded, busy }
+        TileSums { tiles: count as f64, longest, crowded, busy, context: 0.0 }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -244,9 +253,7 @@ impl Cut {
 
     fn of(chunk: u32, prefix: u32, rows: u32, tiled: &Tiled) -> Cut {
         let rest = chunk % rows;
-        // Four warps share a tile's rows.
-        let warps = f64::from((4 * rest).div_ceil(rows)) / 4.0;
-        let weight = 1.0 - (1.0 - tiled.empty_share) * (1.0 - warps).powi(3);
+        let weight = tiled.weight(rest, rows);
         let keys = f64::from(prefix) + f64::from(chunk);
         Cut {
             whole: u64::from(chunk / rows),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::curve::not_negative;
 use crate::batch::Segment;
-use classes::Classes;
+pub(crate) use classes::Classes;
 
 /// What the launches of a layer cost: of each site the start, and the longer of what blocks take and what the memory takes, both hiding part of
 /// the other (the root of the sum of squares).
@@ -77,8 +77,12 @@ pub struct PlannedTile {
 impl Planned {
     /// What the launches of one layer take, microseconds.
     pub fn us(&self, segments: &[Segment]) -> f64 {
-        let classes = Classes::of(segments);
-        (0..self.sites.len()).map(|site| self.launch_us(site, &classes)).sum()
+        self.us_of(&Classes::of(segments))
+    }
+
+    /// The same of segments that are sorted by their ranks.
+    pub(crate) fn us_of(&self, classes: &Classes) -> f64 {
+        (0..self.sites.len()).map(|site| self.launch_us(site, classes)).sum()
     }
 
     /// What each launch of one layer takes, microseconds.

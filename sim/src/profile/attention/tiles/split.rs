@@ -20,6 +20,26 @@ pub struct Split {
     pub planned_join_keys: f64,
     /// Pieces of tiles of each size, in the order of the sizes: the way of the longest piece, or of the busiest slot; `planned` is not read.
     pub sizes: Vec<TileSize>,
+    /// The same order: what the memory needs for keys and values that no other block reads at that moment.
+    pub memory: Vec<SplitMemory>,
+}
+
+/// What reading the keys and values of all prompts costs, whatever blocks do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SplitMemory {
+    /// Once.
+    pub us: f64,
+    /// Each token of each prompt, those that were there before and those computed.
+    pub us_per_token: f64,
+}
+
+impl Split {
+    /// What pieces of tiles of size `index` cost, microseconds.
+    pub fn us(&self, index: usize, sums: &TileSums) -> f64 {
+        let SplitMemory { us, us_per_token } = self.memory[index];
+        self.sizes[index].us(sums).max(us + us_per_token * sums.context)
+    }
 }
 
 impl Tiled {
@@ -65,30 +85,38 @@ impl Tiled {
         let Some(split) = &self.split else { return TileSums::default() };
         let rows = self.sizes[index].rows;
         let Some(quota) = self.quota(split, prompts.clone(), rows) else { return TileSums::default() };
-        let (mut pieces, mut total, mut longest) = (0_u64, 0.0, 0_u32);
+        let (mut pieces, mut total, mut longest, mut context) = (0_u64, 0.0, 0.0_f64, 0.0);
         for (chunk, prefix) in prompts {
+            context += f64::from(prefix) + f64::from(chunk);
             for first in (0..chunk).step_by(rows.max(1) as usize) {
+                let weight = self.weight(rows.min(chunk - first), rows);
                 let units = (prefix + (first + rows).min(chunk)).div_ceil(split.keys);
                 let parts = units.div_ceil(quota);
                 pieces += u64::from(parts);
-                longest = longest.max(units.div_ceil(parts.max(1)));
-                total += f64::from(units * split.keys) + f64::from(parts) * self.start_keys;
+                longest = longest.max(f64::from(units.div_ceil(parts.max(1)) * split.keys) * weight);
+                total += f64::from(units * split.keys) * weight + f64::from(parts) * self.start_keys;
             }
         }
         let (heads, slots) = (f64::from(self.heads), f64::from(self.slots.max(1)));
         let alone = slots / 2.0;
         TileSums {
             tiles: pieces as f64,
-            longest: f64::from(longest * split.keys) + self.start_keys,
+            longest: longest + self.start_keys,
             crowded: ((pieces as f64 * heads - alone) / alone).clamp(0.0, 1.0),
             busy: total * heads / slots,
+            context,
         }
     }
 
     pub(super) fn check_split(&self) -> Result<(), String> {
         let Some(split) = &self.split else { return Ok(()) };
-        if split.keys == 0 || split.sizes.len() != self.sizes.len() {
+        let count = self.sizes.len();
+        if split.keys == 0 || split.sizes.len() != count || split.memory.len() != count {
             return Err("split: keys is 0, or its sizes are not as many as those of whole tiles".to_owned());
+        }
+        for memory in &split.memory {
+            super::not_negative("us", memory.us)?;
+            super::not_negative("us_per_token", memory.us_per_token)?;
         }
         super::not_negative("planned_join_keys", split.planned_join_keys)?;
         split.sizes.iter().try_for_each(TileSize::check)

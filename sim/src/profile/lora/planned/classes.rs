@@ -7,7 +7,7 @@ use crate::batch::Segment;
 pub(super) const PAIRS_MAX: usize = 16;
 
 /// Segments whose ranks fill as many pairs of granules.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Class {
     /// Rows of all of them.
     pub(super) rows: u64,
@@ -20,9 +20,13 @@ pub(super) struct Class {
     pub(super) fewest: [u32; 3],
 }
 
+impl Class {
+    const NONE: Class = Class { rows: 0, groups: [0; 3], least: u32::MAX, most: 0, fewest: [u32::MAX; 3] };
+}
+
 /// All of them. An adapter's decode rows and its prompts are two segments: rows of prompts follow those of decodes.
 #[derive(Clone, Debug)]
-pub(super) struct Classes {
+pub(crate) struct Classes {
     by_pairs: [Class; PAIRS_MAX + 1],
     /// Which pairs there are, a bit each.
     present: u32,
@@ -35,10 +39,23 @@ pub(super) struct Classes {
     pub(super) most: u32,
 }
 
+impl Class {
+    /// Counts the groups of a segment of many rows.
+    fn cut(&mut self, rows: u32) {
+        for tile in Tile::ALL {
+            let size = tile.rows();
+            let groups = rows.div_ceil(size);
+            self.groups[tile as usize] += groups;
+            let last = rows - (groups - 1) * size;
+            self.fewest[tile as usize] = self.fewest[tile as usize].min(last);
+        }
+    }
+}
+
 impl Classes {
-    pub(super) fn of(segments: &[Segment]) -> Classes {
+    pub(crate) fn of(segments: &[Segment]) -> Classes {
         let mut classes = Classes {
-            by_pairs: [Class::default(); PAIRS_MAX + 1],
+            by_pairs: [Class::NONE; PAIRS_MAX + 1],
             present: 0,
             rows: 0,
             granules: 0,
@@ -47,39 +64,73 @@ impl Classes {
             least: u32::MAX,
             most: 0,
         };
-        for segment in segments {
-            classes.add(segment.rank, segment.decode_rows);
-            classes.add(segment.rank, segment.prefill_rows);
+        // Segments of at most 8 rows, which most are: one group each, whatever its size.
+        let mut small = [0; PAIRS_MAX + 1];
+        // Mostly all have one rank: a run of them is counted without a look at its class.
+        for run in segments.chunk_by(|a, b| a.rank == b.rank) {
+            let rank = run[0].rank;
+            let (mut rows, mut count, mut few, mut least, mut most) = (0, 0, 0, u32::MAX, 0);
+            for &Segment { decode_rows, prefill_rows, .. } in run {
+                for part in [decode_rows, prefill_rows] {
+                    // Nothing is more than everything here.
+                    let below = part.wrapping_sub(1);
+                    rows += u64::from(part);
+                    count += u32::from(part > 0);
+                    few += u32::from(below < 8);
+                    least = least.min(below);
+                    most = most.max(part);
+                }
+            }
+            if count == 0 {
+                continue;
+            }
+            let pairs = (rank.div_ceil(16) as usize).clamp(1, PAIRS_MAX);
+            let class = &mut classes.by_pairs[pairs];
+            class.rows += rows;
+            class.least = class.least.min(least + 1);
+            class.most = class.most.max(most);
+            small[pairs] += few;
+            if count > few {
+                let parts = run.iter().flat_map(|segment| [segment.decode_rows, segment.prefill_rows]);
+                parts.filter(|part| *part > 8).for_each(|part| class.cut(part));
+            }
+            classes.granules += u64::from(count) * u64::from(rank.div_ceil(8));
+            classes.rank_max = classes.rank_max.max(rank);
+        }
+        for (pairs, class) in classes.by_pairs.iter_mut().enumerate().filter(|(_, class)| class.rows > 0) {
+            classes.present |= 1 << pairs;
+            classes.rows += class.rows;
+            classes.least = classes.least.min(class.least);
+            classes.most = classes.most.max(class.most);
+            for tile in Tile::ALL {
+                class.groups[tile as usize] += small[pairs];
+                classes.groups[tile as usize] += class.groups[tile as usize];
+                if small[pairs] > 0 {
+                    // The smallest segment is one of them.
+                    class.fewest[tile as usize] = class.fewest[tile as usize].min(class.least);
+                }
+            }
         }
         classes
     }
 
-    fn add(&mut self, rank: u32, rows: u32) {
-        if rows == 0 {
-            return;
+    /// A number that tells these classes from others: all that a price depends on goes into it.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let mut print = 0x9e37_79b9_7f4a_7c15_u64 ^ self.granules.wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let mut mix = |value: u64| {
+            print = (print ^ value).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+            print ^= print >> 29;
+        };
+        let two = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        mix(two(self.present, self.rank_max));
+        for (_, class) in self.iter() {
+            mix(class.rows);
+            mix(two(class.groups[0], class.groups[1]));
+            mix(two(class.groups[2], class.least));
+            mix(two(class.most, class.fewest[0]));
+            mix(two(class.fewest[1], class.fewest[2]));
         }
-        let pairs = (rank.div_ceil(16) as usize).clamp(1, PAIRS_MAX);
-        self.rows += u64::from(rows);
-        self.granules += u64::from(rank.div_ceil(8));
-        self.rank_max = self.rank_max.max(rank);
-        self.least = self.least.min(rows);
-        self.most = self.most.max(rows);
-        let class = &mut self.by_pairs[pairs];
-        if self.present & (1 << pairs) == 0 {
-            self.present |= 1 << pairs;
-            *class = Class { least: u32::MAX, fewest: [u32::MAX; 3], ..Class::default() };
-        }
-        class.rows += u64::from(rows);
-        class.least = class.least.min(rows);
-        class.most = class.most.max(rows);
-        for tile in Tile::ALL {
-            let size = tile.rows();
-            let groups = rows.div_ceil(size);
-            class.groups[tile as usize] += groups;
-            self.groups[tile as usize] += groups;
-            let last = rows - (groups - 1) * size;
-            class.fewest[tile as usize] = class.fewest[tile as usize].min(last);
-        }
+        print
     }
 
     pub(super) fn is_empty(&self) -> bool {
