@@ -20,7 +20,7 @@ fn scenario() -> String {
 #[test]
 fn a_calibration_is_made_gone_on_with_shown_compared_and_drawn() {
     let bench = Bench::new();
-    let told = bench.ok(&calibrate(&["--budget", "40s"]));
+    let told = bench.ok(&calibrate(&["--budget", "15s"]));
     assert!(told.contains("missing") && told.contains("--resume") && told.contains("held out"), "{told}");
     let done = bench.aril(&calibrate(&[]));
     assert!(done.code == 2 && done.err.contains("--resume"), "{}", done.err);
@@ -127,7 +127,7 @@ fn what_is_damaged_is_refused_with_its_line() {
     bench.write("bad.jsonl", text.replacen("\"us\":[", "\"us\":[9", 1));
     let done = bench.aril(&["profile", "plot", PROFILE, "--measurements", "bad.jsonl"]);
     assert!(done.code == 2 && done.err.contains("bad.jsonl:") && done.err.contains("damaged"), "{}", done.err);
-    bench.write("old.jsonl", text.replace("\"format\":1", "\"format\":9"));
+    bench.write("old.jsonl", text.replacen("\"format\":2", "\"format\":9", 1));
     let done = bench.aril(&["profile", "plot", PROFILE, "--measurements", "old.jsonl"]);
     assert!(done.code == 2, "{}", done.err);
     bench.write("new.toml", bench.text(PROFILE).replacen("schema = 2", "schema = 9", 1));
