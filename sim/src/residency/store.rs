@@ -155,13 +155,21 @@ impl Store {
         let (held, entry) = (&mut self.held[slot], &mut self.entries[slot]);
         let before = held.is_unused();
         let given = change(held, entry);
-        if held.is_unused() != before {
-            match self.unused.binary_search(&adapter) {
-                Ok(position) => drop(self.unused.remove(position)),
-                Err(position) => self.unused.insert(position, adapter),
-            }
+        let after = held.is_unused();
+        if after != before {
+            self.list_unused(adapter, after);
         }
         Some(given)
+    }
+
+    /// Puts it on the list of the unused, or takes it off.
+    fn list_unused(&mut self, adapter: AdapterId, unused: bool) {
+        let place = self.unused.binary_search(&adapter);
+        if unused {
+            self.unused.insert(place.expect_err("who is used is not listed"), adapter);
+        } else {
+            self.unused.remove(place.expect("who is not used is listed"));
+        }
     }
 
     /// Is the list of the unused right?
@@ -233,8 +241,7 @@ impl Store {
         self.free.push(slot);
         let entry = self.entries[slot as usize];
         if self.held[slot as usize].is_unused() {
-            let position = self.unused.binary_search(&adapter).expect("who is not used is listed");
-            self.unused.remove(position);
+            self.list_unused(adapter, false);
         }
         self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
         entry
