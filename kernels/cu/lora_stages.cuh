@@ -35,6 +35,7 @@ struct Stages {
   u32 granules, rows, row_tiles;
   const u8 *a, *b;  // weights of this member's slices
   Rows x, y;
+  u32 copier;            // this thread among those that copy
   u32 chunk, row, step;  // 16 bytes that this thread copies in a row of a stage, its first row, rows to its next
   u32 asked, asked_slot, asked_parity;  // the next stage to be asked for
   u32 stage, slot, parity;              // the stage that this warp is at
@@ -59,14 +60,14 @@ struct Stages {
     const u8* from = (stage < in ? a : b) + u64(first) * granules * TILE;
     u8* to = place(slot) + weights_at();
     if (BULK) {
-      if (thread_index() == 0) {
+      if (copier == 0) {
         phases_announce(full(slot), bytes);
         phases_arrive(full(slot));
         copy_bulk(to, from, bytes, full(slot));
       }
     } else {
 #pragma unroll 2
-      for (u32 n = thread_index() * 16; n < bytes; n += THREADS * 16) copy_async(to + n, from + n, 16);
+      for (u32 n = copier * 16; n < bytes; n += COPYING * 16) copy_async(to + n, from + n, 16);
     }
   }
 
@@ -125,7 +126,12 @@ struct Stages {
   // This thread has read it. (One arrival a warp would do, behind a barrier of the warp, but racecheck does not take such
   // a barrier and the arrival of one lane for the order of what the others did.)
   DEVICE void leave() {
-    if (BULK) phases_arrive(empty(slot));
+    if (WARP_ARRIVES) {
+      warp_barrier();
+      if (BULK && thread_index() % 32 == 0) phases_arrive(empty(slot));
+    } else if (BULK) {
+      phases_arrive(empty(slot));
+    }
     ++stage;
     if (++slot == slots) slot = 0, parity ^= 1;
   }

@@ -23,6 +23,8 @@ DEVICE u8* shared_base() { return dynamic_shared; }
 DEVICE u32 thread_index() { return threadIdx.x; }
 DEVICE u32 block_index() { return blockIdx.x; }
 DEVICE void block_barrier() { __syncthreads(); }
+// Of the block's first `threads` threads, a number of warps; the others know nothing of it.
+DEVICE void part_barrier(u32 threads) { asm volatile("barrier.sync.aligned 1, %0;" ::"r"(threads) : "memory"); }
 DEVICE void warp_barrier() { __syncwarp(); }
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
@@ -41,6 +43,12 @@ DEVICE void copy_async_ahead(void* shared, const void* global, u32 bytes) {
 }
 // Asks for a line that will be read, without waiting for it.
 DEVICE void prefetch_to_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global) : "memory"); }
+// The same for `bytes` in a row; address and bytes are multiples of 16.
+DEVICE void prefetch_rows_to_l2(const void* global, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+#endif
+}
 DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Returns when at most PENDING of this thread's newest groups are still in flight.
 template <int PENDING>

@@ -36,7 +36,7 @@ struct Copy {
   u32 bytes;
 };
 
-enum class State { Ready, Warp, Block, Grid, Poll, Done };
+enum class State { Ready, Warp, Block, Part, Grid, Poll, Done };
 enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, Any, MmaBf16, MmaF16 };
 
 struct Fiber {
@@ -61,6 +61,11 @@ inline u8* shared_base() { return shared_of(current->block); }
 inline u32 thread_index() { return current->thread; }
 inline u32 block_index() { return current->block; }
 inline void block_barrier() { yield(State::Block); }
+// Of the block's first `threads` threads.
+inline void part_barrier(u32 threads) {
+  current->word[0] = threads;
+  yield(State::Part);
+}
 inline void collect(Collective which) {
   current->collective = which;
   yield(State::Warp);
@@ -75,6 +80,11 @@ inline void copy_async(void* shared, const void* global, u32 bytes) {
 inline void copy_async_ahead(void* shared, const void* global, u32 bytes) { copy_async(shared, global, bytes); }
 // The address is read, so that one outside of all buffers is found.
 inline void prefetch_to_l2(const void* global) { (void)*(const volatile u8*)global; }
+// Its ends are read.
+inline void prefetch_rows_to_l2(const void* global, u32 bytes) {
+  if ((uintptr_t)global % 16 || bytes % 16) fail("a bulk prefetch is not made of 16 bytes");
+  if (bytes > 0) prefetch_to_l2(global), prefetch_to_l2((const u8*)global + bytes - 1);
+}
 inline void copy_commit() {
   current->groups.push_back(current->open);
   current->open.clear();

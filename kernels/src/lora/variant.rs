@@ -43,8 +43,10 @@ pub enum RowTile {
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Warps a block.
+    /// Warps a block that multiply.
     pub(crate) warps: u32,
+    /// Warps a block that only copy, on GPUs whose barriers in shared memory tell them when; on others they help.
+    pub(crate) copiers: u32,
     /// Deepest ring in units of two tiles, a warp.
     pub(crate) depth_max: u32,
     /// Pairs of rank granules whose sums one warp holds.
@@ -93,17 +95,14 @@ impl RowTile {
         // The depth of a ring of stages follows from the memory there is.
         let depth_max = if self.is_staged() { 0 } else { 11 };
         let large = self == RowTile::Staged32;
-        Shape { warps: if large { 16 } else { 8 }, depth_max, pairs: 2, blocks_min: if large { 1 } else { 2 } }
+        let (copiers, blocks_min) = if large { (4, 1) } else { (0, 2) };
+        Shape { warps: 8, copiers, depth_max, pairs: 2, blocks_min }
     }
 
     /// Threads a block.
     pub fn threads(self) -> u32 {
-        self.shape().warps * 32
-    }
-
-    /// Warps that divide the rows of a staged tile, 16 each.
-    pub(crate) fn row_warps(self) -> u32 {
-        self.tiles().div_ceil(2)
+        let shape = self.shape();
+        (shape.warps + shape.copiers) * 32
     }
 
     /// The largest rank that the block's warps can accumulate, and that leaves room for stages beside the exchange.
@@ -142,6 +141,7 @@ impl Variant {
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.rows.tiles().to_string()),
             ("WARPS", shape.warps.to_string()),
+            ("COPIERS", shape.copiers.to_string()),
             ("PAIRS", shape.pairs.to_string()),
             ("BATCH", self.rows.batch().to_string()),
             ("SETS", if self.short { 1 } else { 2 }.to_string()),

@@ -326,13 +326,12 @@ pub(super) fn stage(row_tile: RowTile, rank: u32) -> Stage {
     while tiles > (warps / row_tiles).max(1) && tiles * granules * tile > STAGE_WEIGHTS_MAX {
         tiles /= 2;
     }
-    let row_warps = row_tile.row_warps();
     let mut rank_warps = 1;
-    while 2 * rank_warps < pairs(rank) && row_warps * rank_warps < warps {
+    while 2 * rank_warps < pairs(rank) && rank_warps < warps {
         rank_warps *= 2;
     }
     let rows_bytes = row_tiles * 8 * (tiles * 64 + 64);
-    Stage { slot_bytes: rows_bytes + tiles * granules * tile, k_warps: warps / row_warps / rank_warps }
+    Stage { slot_bytes: rows_bytes + tiles * granules * tile, k_warps: warps / rank_warps }
 }
 
 /// Shared memory of the exchange: the warps' partial sums, and the members' where they are staged.
