@@ -11,9 +11,10 @@
 // stage holds NT row tiles × `tiles` tiles of 32 columns of x or y (16 KiB), and the weights of the same columns, which lie
 // together in memory. y follows x in the ring, so that the memory is busy while the block adds up v.
 //
-// Shrink: warps divide the rows (16 each), the ranks, and the columns of a stage, in this order; warps that
-// divide the columns add up their sums in shared memory. Exchange: in turns (lora_exchange.cuh). Expand: warps divide the
-// column tiles of a stage, then the rows.
+// Shrink: every warp multiplies all rows, so that it reads each weight of a stage once; warps divide the ranks, then the
+// columns of a stage, and those that divide the columns add up their sums in shared memory. Exchange: in turns
+// (lora_exchange.cuh). Expand: warps divide the column tiles of a stage, then the rows. On Hopper a few further warps copy
+// and do nothing else, so that a warp that multiplies asks for nothing.
 //
 // Rows that a segment does not have are multiplied too, with whatever their place holds: they are rows of the products that
 // nobody reads. Columns that x does not have are masked: weights there are zero, but zero times anything is not.
@@ -32,31 +33,25 @@
 #define BULK 0
 #endif
 
-#ifndef COPIERS  // warps that only copy, beside those that multiply; without barriers in shared memory all warps copy
+#ifndef COPIERS  // warps that only copy, beside WARPS that multiply; without barriers in shared memory all warps copy
 #define COPIERS 0
+#endif
+#ifndef EXPAND_ROWS  // tiles of 16 rows that a warp multiplies at once in the expand
+#define EXPAND_ROWS 1
 #endif
 
 constexpr bool ROLES = BULK && COPIERS > 0;
-constexpr int MT = NT / 2;                       // tiles of 16 rows: every warp multiplies all rows of the group
+constexpr int MT = NT / 2;                       // tiles of 16 rows: a warp of the shrink multiplies all of them
+constexpr int HELD = BULK ? 4 : 2;               // rank pairs whose v a warp of the expand keeps in registers
 constexpr u32 STAGE_TILES = 32 / NT;             // column tiles of a stage, at most
-constexpr u32 STAGE_TILES_MIN = WARPS / NT;
+constexpr u32 STAGE_TILES_MIN = 4;
 constexpr u32 STAGE_WEIGHTS_MAX = 32 << 10;      // bytes of weights above which a stage has fewer tiles
 constexpr u32 SLOTS_MAX = 16;
 constexpr u32 BARRIERS = SLOTS_MAX * 2 * 8;      // bytes before the ring
 constexpr u32 THREADS = (WARPS + COPIERS) * 32;
 constexpr u32 COPYING = ROLES ? COPIERS * 32 : THREADS;  // threads that copy
-constexpr u32 READING = ROLES ? WARPS * 32 : THREADS;    // threads that leave a stage
-
-#ifndef Y_AHEAD
-#define Y_AHEAD 0
-#endif
-#ifndef X_AHEAD
-#define X_AHEAD 0
-#endif
-#ifndef WARP_ARRIVES
-#define WARP_ARRIVES 0
-#endif
-constexpr u32 ARRIVALS = WARP_ARRIVES ? READING / 32 : READING;
+constexpr u32 READING = ROLES ? WARPS * 32 : THREADS;    // threads that read a stage
+static_assert(COPYING >= STAGE_TILES * 4, "every 16 bytes of a row of a stage have a thread");
 
 #include "lora_stages.cuh"
 
@@ -170,12 +165,12 @@ DEVICE u32 add_to(u32 before, float first, float second) {
 template <int PAIRS_HELD>
 DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool refilled) {
   const u32 lane = thread_index() % 32, warp = thread_index() / 32, i = lane / 4, q = lane % 4;
-  // Warps divide the column tiles and multiply all rows; where there are fewer tiles than warps, they divide the rows too,
-  // 16 each, and where there are fewer of both, some have none.
-  const u32 column_warps = min(stages.tiles, WARPS);
+  // Warps divide the column tiles and, unless each multiplies all rows, then the rows, 16 each; where there are fewer of
+  // both than warps, some have none.
+  const u32 column_warps = min(stages.tiles, EXPAND_ROWS < MT ? WARPS / MT : WARPS);
   const u32 column_warp = warp % column_warps, row_warp = warp / column_warps;
   const u32 here = warp < WARPS && row_warp * 2 < stages.row_tiles
-                       ? (column_warps == WARPS ? (stages.row_tiles + 1) / 2 : 1)
+                       ? (EXPAND_ROWS == MT && column_warps == WARPS ? (stages.row_tiles + 1) / 2 : 1)
                        : 0;  // tiles of 16 rows
   const u32 lane_row = row_warp * 16 + i;
   const u32 lane_rows = stages.rows - min(stages.rows, lane_row);  // from this lane's first on
@@ -188,12 +183,12 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool 
     const uint4* upper = first_operand + (pair * stages.row_tiles + 2 * m) * 32;
     return left_of(upper[0], upper[(row_warp + m) * 2 + 1 < stages.row_tiles ? 32 : 0]);
   };
-  Left held[PAIRS_HELD > 0 ? PAIRS_HELD : 1][MT];
+  Left held[PAIRS_HELD > 0 ? PAIRS_HELD : 1][EXPAND_ROWS];
 #pragma unroll
   for (int p = 0; p < PAIRS_HELD; ++p)
     if (p < pairs)
 #pragma unroll
-      for (int m = 0; m < MT; ++m)
+      for (int m = 0; m < EXPAND_ROWS; ++m)
         if (m < here) held[p][m] = left(p, m);
 #pragma unroll 1
   while (stages.stage < stages.total) {
@@ -204,9 +199,9 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool 
     const u32 first = (stages.stage - stages.in) * stages.tiles;  // column tile
 #pragma unroll 1
     for (u32 t = column_warp; t < tiles; t += column_warps) {
-      float sums[MT][4][4];
+      float sums[EXPAND_ROWS][4][4];
 #pragma unroll
-      for (int m = 0; m < MT; ++m)
+      for (int m = 0; m < EXPAND_ROWS; ++m)
 #pragma unroll
         for (int j = 0; j < 4; ++j)
 #pragma unroll
@@ -219,7 +214,7 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool 
             uint4 unit[2];
             load_unit(unit, weights + p * UNIT, 2 * p + 1 < stages.granules);
 #pragma unroll
-            for (int m = 0; m < MT; ++m)
+            for (int m = 0; m < EXPAND_ROWS; ++m)
               if (m == 0 || m < here) multiply_ranks(sums[m], held[p][m], unit);
           }
       } else {
@@ -228,7 +223,7 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool 
           uint4 unit[2];
           load_unit(unit, weights + pair * UNIT, 2 * pair + 1 < stages.granules);
 #pragma unroll
-          for (int m = 0; m < MT; ++m)
+          for (int m = 0; m < EXPAND_ROWS; ++m)
             if (m == 0 || m < here) multiply_ranks(sums[m], left(pair, m), unit);
         }
       }
@@ -237,7 +232,7 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool 
       const u8* from = slot + y_at + t * 64;
       u8* to = y + u64(first + t) * 64;
 #pragma unroll
-      for (int half = 0; half < NT; ++half)
+      for (int half = 0; half < 2 * EXPAND_ROWS; ++half)
         if (half / 2 < here && half * 8 < lane_rows) {
           const uint4 before = *(const uint4*)(from + half * 8 * pitch);
           const float(&sum)[4][4] = sums[half / 2];
@@ -288,7 +283,7 @@ DEVICE void lora(const Arguments& args) {
   if (BULK && copier == 0)
     for (u32 slot = 0; slot < stages.slots; ++slot) {
       phases_init(stages.full(slot), COPYING + 1);  // all for their rows, one for the weights
-      phases_init(stages.empty(slot), ARRIVALS);
+      phases_init(stages.empty(slot), READING);
     }
   const u32 ahead = min(stages.slots, stages.total);
 #pragma unroll 1
@@ -320,11 +315,6 @@ DEVICE void lora(const Arguments& args) {
   wait_for_operands(args);
   if (MODE == EXPAND ? args.release != AT_START : args.release == WITH_OPERANDS) dependents_trigger();
 
-  if (Y_AHEAD && MODE == PAIR && copier < job.rows)
-    prefetch_rows_to_l2(stages.y.base + u64(copier) * stages.y.row_bytes,
-                        min(stages.y.quarters, job.column_tiles * 4) * 16);
-  if (X_AHEAD && MODE != EXPAND && copier < job.rows)
-    prefetch_rows_to_l2(stages.x.base + u64(copier) * stages.x.row_bytes, min(stages.x.quarters, job.k_tiles * 4) * 16);
   if (!ROLES || warp >= WARPS) {
 #pragma unroll 1
     for (u32 stage = 0; stage < stages.slots; ++stage) {
@@ -361,8 +351,8 @@ DEVICE void lora(const Arguments& args) {
     multiplying_barrier();
     if (pairs == 1)
       expand_stages<1>(stages, room.operand, pairs, MODE == PAIR);
-    else if (pairs <= 4)
-      expand_stages<4>(stages, room.operand, pairs, MODE == PAIR);
+    else if (pairs <= HELD)
+      expand_stages<HELD>(stages, room.operand, pairs, MODE == PAIR);
     else
       expand_stages<0>(stages, room.operand, pairs, MODE == PAIR);
   }

@@ -1,7 +1,8 @@
 // The stages of a slice of x, and then of y, on their way through a ring in shared memory: NT row tiles × `tiles` tiles of
-// 32 columns each, and the weights of the same columns. All threads copy rows with cp.async. On Hopper one bulk copy brings
-// the weights, and barriers in shared memory tell when a stage is full and when all threads have left it, so that a warp
-// waits for no other to go on; before Hopper a block barrier a stage does both. (A bulk copy for each row was tried: one
+// 32 columns each, and the weights of the same columns. Rows are copied with cp.async, by warps that do nothing else, or,
+// where there are none or no barriers in shared memory, by all. On Hopper one bulk copy brings the weights, and barriers in
+// shared memory tell when a stage is full and when all that read it have left it, so that a warp waits for no other to go
+// on; before Hopper a block barrier a stage does both. (A bulk copy for each row was tried: one
 // takes some 36 ns, however short, so that rows of 256 bytes came at 7 GB/s a multiprocessor.)
 // Included once by lora_staged.cu, after its constants.
 
@@ -126,12 +127,7 @@ struct Stages {
   // This thread has read it. (One arrival a warp would do, behind a barrier of the warp, but racecheck does not take such
   // a barrier and the arrival of one lane for the order of what the others did.)
   DEVICE void leave() {
-    if (WARP_ARRIVES) {
-      warp_barrier();
-      if (BULK && thread_index() % 32 == 0) phases_arrive(empty(slot));
-    } else if (BULK) {
-      phases_arrive(empty(slot));
-    }
+    if (BULK) phases_arrive(empty(slot));
     ++stage;
     if (++slot == slots) slot = 0, parity ^= 1;
   }

@@ -43,12 +43,6 @@ DEVICE void copy_async_ahead(void* shared, const void* global, u32 bytes) {
 }
 // Asks for a line that will be read, without waiting for it.
 DEVICE void prefetch_to_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global) : "memory"); }
-// The same for `bytes` in a row; address and bytes are multiples of 16.
-DEVICE void prefetch_rows_to_l2(const void* global, u32 bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-#endif
-}
 DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Returns when at most PENDING of this thread's newest groups are still in flight.
 template <int PENDING>

@@ -80,11 +80,6 @@ inline void copy_async(void* shared, const void* global, u32 bytes) {
 inline void copy_async_ahead(void* shared, const void* global, u32 bytes) { copy_async(shared, global, bytes); }
 // The address is read, so that one outside of all buffers is found.
 inline void prefetch_to_l2(const void* global) { (void)*(const volatile u8*)global; }
-// Its ends are read.
-inline void prefetch_rows_to_l2(const void* global, u32 bytes) {
-  if ((uintptr_t)global % 16 || bytes % 16) fail("a bulk prefetch is not made of 16 bytes");
-  if (bytes > 0) prefetch_to_l2(global), prefetch_to_l2((const u8*)global + bytes - 1);
-}
 inline void copy_commit() {
   current->groups.push_back(current->open);
   current->open.clear();

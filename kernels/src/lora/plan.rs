@@ -21,7 +21,7 @@ pub use tuning::{Exchange, Follows, Release, Tuning};
 
 use rules::{
     Group, choose_release, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot,
-    ring_unit, share_blocks,
+    ring_unit, share_blocks, sums_alone,
 };
 
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
@@ -105,7 +105,9 @@ impl Plan {
             rank_max,
         };
         for group in &groups {
-            plan.add(group, &segments[group.segment]);
+            let rank = segments[group.segment].rank;
+            let alone = sums_alone(group, rank, row_tile, cluster, tuning);
+            plan.add(group, &segments[group.segment], alone);
         }
         let (blocks, exchange) = (plan.jobs.len() as u32, plan.shared_bytes);
         let used = segments.iter().filter(|segment| !segment.rows.is_empty());
@@ -128,13 +130,15 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add(&mut self, group: &Group, segment: &Segment) {
+    /// The jobs of a group. `alone`: each member multiplies all inputs, and the group exchanges nothing.
+    fn add(&mut self, group: &Group, segment: &Segment, alone: bool) {
         let shape = self.site.places()[group.projection].shape;
         let (k_tiles, c_tiles) = (shape.inputs.div_ceil(TILE_WIDTH), shape.outputs.div_ceil(TILE_WIDTH));
-        let members = group.members;
-        for member in 0..members {
+        let members = if alone { 1 } else { group.members };
+        for block in 0..group.members {
+            let member = if alone { 0 } else { block };
             let k = slice(k_tiles, member, members);
-            let c = slice(c_tiles, member, members);
+            let c = slice(c_tiles, block, group.members);
             self.jobs.push(Job {
                 weights: segment.weights,
                 row: group.rows.start,

@@ -36,7 +36,10 @@ pub enum RowTile {
     Rows8,
     /// 16 rows, x and y staged in shared memory: prefill.
     Staged16,
-    /// 32 rows, staged, in blocks of twice as many threads: ranks whose weights are many of the bytes.
+    /// 16 rows, staged, in blocks of twice as many warps, one a multiprocessor: few groups, of more than one pair of rank
+    /// granules.
+    Wide16,
+    /// 32 rows, staged, in blocks that have a multiprocessor each: ranks whose weights are many of the bytes.
     Staged32,
 }
 
@@ -47,6 +50,8 @@ pub(crate) struct Shape {
     pub(crate) warps: u32,
     /// Warps a block that only copy, on GPUs whose barriers in shared memory tell them when; on others they help.
     pub(crate) copiers: u32,
+    /// Tiles of 16 rows that a warp multiplies at once in a staged expand.
+    pub(crate) expand_rows: u32,
     /// Deepest ring in units of two tiles, a warp.
     pub(crate) depth_max: u32,
     /// Pairs of rank granules whose sums one warp holds.
@@ -61,7 +66,8 @@ pub(crate) const CELLS_OF_ALL_IN_TURNS: u32 = 64;
 
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 4] = [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Staged32];
+    pub const ALL: [RowTile; 5] =
+        [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Wide16, RowTile::Staged32];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
@@ -71,7 +77,7 @@ impl RowTile {
     pub(crate) fn tiles(self) -> u32 {
         match self {
             RowTile::Brief8 | RowTile::Rows8 => 1,
-            RowTile::Staged16 => 2,
+            RowTile::Staged16 | RowTile::Wide16 => 2,
             RowTile::Staged32 => 4,
         }
     }
@@ -82,7 +88,7 @@ impl RowTile {
         match self {
             RowTile::Rows8 => 4,
             RowTile::Brief8 => 2,
-            RowTile::Staged16 | RowTile::Staged32 => 1,
+            RowTile::Staged16 | RowTile::Wide16 | RowTile::Staged32 => 1,
         }
     }
 
@@ -94,9 +100,13 @@ impl RowTile {
     pub(crate) fn shape(self) -> Shape {
         // The depth of a ring of stages follows from the memory there is.
         let depth_max = if self.is_staged() { 0 } else { 11 };
-        let large = self == RowTile::Staged32;
-        let (copiers, blocks_min) = if large { (4, 1) } else { (0, 2) };
-        Shape { warps: 8, copiers, depth_max, pairs: 2, blocks_min }
+        let (warps, copiers, pairs, expand_rows, blocks_min) = match self {
+            RowTile::Brief8 | RowTile::Rows8 => (8, 0, 2, 1, 2),
+            RowTile::Staged16 => (8, 2, 2, 1, 2),
+            RowTile::Wide16 => (16, 4, 2, 1, 1),
+            RowTile::Staged32 => (16, 4, 1, 1, 1),
+        };
+        Shape { warps, copiers, depth_max, pairs, expand_rows, blocks_min }
     }
 
     /// Threads a block.
@@ -142,6 +152,7 @@ impl Variant {
             ("NT", self.rows.tiles().to_string()),
             ("WARPS", shape.warps.to_string()),
             ("COPIERS", shape.copiers.to_string()),
+            ("EXPAND_ROWS", shape.expand_rows.to_string()),
             ("PAIRS", shape.pairs.to_string()),
             ("BATCH", self.rows.batch().to_string()),
             ("SETS", if self.short { 1 } else { 2 }.to_string()),
