@@ -71,7 +71,8 @@ fn members_max(inputs: u32, outputs: u32) -> u32 {
 
 /// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
 /// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue. From 16 rows on
-/// x and y are most of the bytes and pass through a ring: for prompts as soon as their groups fill half of the chip.
+/// x and y are most of the bytes and pass through a ring: for prompts as soon as their groups fill half of the chip. Where
+/// there are weights to multiply and too few groups for two blocks a multiprocessor, one of more warps is quicker.
 pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
     let rows = || segments.iter().map(|s| s.rows.end - s.rows.start).filter(|&rows| rows > 0);
     let groups = |tile: RowTile| -> u32 {
@@ -167,7 +168,8 @@ pub(super) fn share_blocks(
 }
 
 /// Whether the members of a group, which would exchange their sums through global memory, had better multiply all of its
-/// inputs, each for itself: A then comes from the L2 as often as there are members, and nobody waits for another.
+/// inputs, each for itself: A then comes from the L2 as often as there are members, and nobody waits for another. For
+/// few inputs and more outputs; the rest was slower or was not measured.
 pub(super) fn sums_alone(group: &Group, rank: u32, row_tile: RowTile, cluster: u32, tuning: Tuning) -> bool {
     // Beside a GEMM, and where the way of exchange is asked for, that was not measured.
     let asked = tuning.exchange.is_some() || tuning.follows == Follows::Beside;
@@ -175,6 +177,7 @@ pub(super) fn sums_alone(group: &Group, rank: u32, row_tile: RowTile, cluster: u
         && group.members > 1
         && !asked
         && !row_tile.is_staged()
+        && group.widens
         && group.input_tiles * pairs(rank) <= UNITS_ALONE
 }
 
