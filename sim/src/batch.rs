@@ -59,7 +59,7 @@ impl SegmentSums {
     }
 
     /// A decode row joins; `first`: its adapter has no row so far.
-    pub(crate) fn join(&mut self, rank: u32, first: bool) {
+    pub fn join(&mut self, rank: u32, first: bool) {
         let (least, largest) = if self.decode_rows == 0 { (rank, rank) } else { self.ranks };
         self.decode_rows += 1;
         self.row_rank_sum += u64::from(rank);
@@ -70,7 +70,7 @@ impl SegmentSums {
     }
 
     /// A decode row leaves; `last`: its adapter has no row any more, and these are the segments that are left.
-    pub(crate) fn leave(&mut self, rank: u32, last: Option<&[Segment]>) {
+    pub fn leave(&mut self, rank: u32, last: Option<&[Segment]>) {
         self.decode_rows -= 1;
         self.row_rank_sum -= u64::from(rank);
         let Some(left) = last else { return };
@@ -82,7 +82,7 @@ impl SegmentSums {
     }
 
     /// A row that was counted as a decode row computes so many tokens of a prompt.
-    pub(crate) fn prefill(&mut self, rank: u32, tokens: u32) {
+    pub fn prefill(&mut self, rank: u32, tokens: u32) {
         self.decode_rows -= 1;
         self.prefill_rows += u64::from(tokens);
         self.row_rank_sum = self.row_rank_sum - u64::from(rank) + u64::from(rank) * u64::from(tokens);
