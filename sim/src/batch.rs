@@ -1,5 +1,9 @@
 //! The batch of one step, as hardware sees it and as an executor sees it.
 
+mod census;
+
+pub use census::{Census, Sizes, TILES};
+
 use crate::time::Span;
 use crate::workload::{AdapterId, ReplicaId, RequestId};
 
@@ -96,12 +100,16 @@ pub struct BatchShape<'a> {
     pub decode_contexts: &'a [u32],
     /// Sum of `decode_contexts`.
     pub decode_context_sum: u64,
+    /// The largest of `decode_contexts`; 0 of none.
+    pub decode_context_max: u32,
     /// The prompts, or parts of prompts, computed in this step.
     pub prefills: &'a [Prefill],
     /// Rows by adapter. Rows of the base model are in none.
     pub segments: &'a [Segment],
     /// The sums of `segments`.
     pub segment_sums: SegmentSums,
+    /// Their census, if whoever changes the batch keeps one; otherwise a price that needs it looks at every segment.
+    pub census: Option<&'a Census>,
     /// Adapter slots that the engine is configured with: some engines pay for idle ones. 0: LoRA is off.
     pub lora_slots: u32,
     /// The largest rank that a slot can hold.

@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use aril_calibrate::find;
 use aril_calibrate::probe::Shape;
-use aril_sim::batch::{BatchShape, CostModel, Prefill, Segment};
+use aril_sim::batch::{BatchShape, Census, CostModel, Prefill, Segment};
 use aril_sim::cost::CompiledCost;
 use aril_sim::profile::lora::LoraKernel;
-use walk::{Change, Walk};
+use walk::{Change, Course, Walk};
 
 /// The system's memory, counted.
 struct Counted;
@@ -56,16 +56,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, shape, adapters) in same() {
         if name.contains(&wanted) {
             let mut cost = CompiledCost::compile(&profile, if adapters { kernel } else { LoraKernel::None })?;
-            let (nanoseconds, allocations) = looked_up(&mut cost, &shape.view(), rounds);
+            let (nanoseconds, allocations) = looked_up(
+                &mut cost,
+                &BatchShape { census: Some(&Census::of(&shape.segments)), ..shape.view() },
+                rounds,
+            );
             println!("{name:<52} {nanoseconds:>8.1} {allocations:>12}");
         }
     }
-    println!("\n{:<52} {:>8} {:>12} {:>12}", "one shape after the other", "ns", "allocations", "batch ns");
-    for (name, walk, adapters) in successions() {
+    println!(
+        "\n{:<52} {:>8} {:>12} {:>9} {:>11} {:>9}",
+        "one shape after the other", "ns", "allocations", "batch ns", "% not known", "if so, ns"
+    );
+    for (name, course, adapters) in successions() {
         if name.contains(&wanted) {
             let mut cost = CompiledCost::compile(&profile, if adapters { kernel } else { LoraKernel::None })?;
-            let Walked { nanoseconds, batch_nanoseconds, allocations } = walked(&mut cost, &walk, rounds);
-            println!("{name:<52} {nanoseconds:>8.1} {allocations:>12} {batch_nanoseconds:>12.1}");
+            let mut forgetful = cost.clone().forgetful();
+            let Walked { nanoseconds, batch_nanoseconds, allocations } = walked(&mut cost, course, rounds);
+            let (asked, made) = cost.asked_and_made();
+            let anew = if made > 0 && rounds > 1 { walked(&mut forgetful, course, rounds).nanoseconds } else { 0.0 };
+            let share = 100.0 * made as f64 / asked.max(1) as f64;
+            println!(
+                "{name:<52} {nanoseconds:>8.1} {allocations:>12} {batch_nanoseconds:>9.1} {share:>11.1} {anew:>9.1}"
+            );
         }
     }
     Ok(())
@@ -99,7 +112,7 @@ fn same() -> Vec<(String, Shape, bool)> {
 }
 
 /// Batches that change from look-up to look-up, by name, and whether they have adapters.
-fn successions() -> Vec<(String, Walk, bool)> {
+fn successions() -> Vec<(String, Course, bool)> {
     let ranks: [(&str, &'static [u32]); 3] =
         [("no LoRA", &[]), ("rank 16", &[16]), ("ranks 8 to 64", &[16, 8, 64, 16, 32])];
     let changes = [
@@ -107,16 +120,16 @@ fn successions() -> Vec<(String, Walk, bool)> {
         ("rows come and go", Change::Rows),
         ("a prompt each step", Change::Prompts),
     ];
-    let mut walks = Vec::new();
+    let mut courses = Vec::new();
     for (what, change) in changes {
         for rows in [8, 32, 64, 128, 256] {
             for (adapters, ranks) in ranks {
-                let walk = Walk::new(change, rows, ranks);
-                walks.push((format!("{rows} rows, {what}, {adapters}"), walk, !ranks.is_empty()));
+                let course = Course { change, rows, ranks };
+                courses.push((format!("{rows} rows, {what}, {adapters}"), course, !ranks.is_empty()));
             }
         }
     }
-    walks
+    courses
 }
 
 /// The fastest of some rounds, nanoseconds a look-up; and the allocations of all of them.
@@ -144,8 +157,8 @@ struct Walked {
 }
 
 /// The same for a batch that changes: what its changes take alone is taken off. No batch is met a second time.
-fn walked(cost: &mut CompiledCost, walk: &Walk, rounds: u32) -> Walked {
-    let (mut walk, mut shadow) = (walk.clone(), walk.clone());
+fn walked(cost: &mut CompiledCost, course: Course, rounds: u32) -> Walked {
+    let (mut walk, mut shadow) = (Walk::new(course), Walk::new(course));
     let mut walked = Walked { nanoseconds: f64::INFINITY, batch_nanoseconds: f64::INFINITY, allocations: 0 };
     let each = |start: Instant| start.elapsed().as_secs_f64() * 1e9 / f64::from(LOOKUPS);
     for _ in 0..rounds {

@@ -1,6 +1,6 @@
 //! Batches as a server meets them one after the other: contexts grow, rows come and go, prompts of many lengths come by.
 
-use aril_sim::batch::{BatchShape, Prefill, Segment, SegmentSums};
+use aril_sim::batch::{BatchShape, Census, Prefill, Segment, SegmentSums};
 
 /// What changes from one look-up to the next.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -13,12 +13,17 @@ pub(crate) enum Change {
     Prompts,
 }
 
+/// How a batch changes: about so many decode rows, with adapters of these ranks, if there are any.
+#[derive(Clone, Copy)]
+pub(crate) struct Course {
+    pub(crate) change: Change,
+    pub(crate) rows: usize,
+    pub(crate) ranks: &'static [u32],
+}
+
 /// A batch that changes.
-#[derive(Clone)]
 pub(crate) struct Walk {
-    change: Change,
-    rows: usize,
-    ranks: &'static [u32],
+    course: Course,
     state: u64,
     contexts: Vec<u32>,
     context_sum: u64,
@@ -28,6 +33,7 @@ pub(crate) struct Walk {
     active: Vec<usize>,
     segments: Vec<Segment>,
     sums: SegmentSums,
+    census: Census,
     prefills: Vec<Prefill>,
     /// The adapter whose prompt is computed.
     prompt: Option<usize>,
@@ -37,12 +43,11 @@ pub(crate) struct Walk {
 const ADAPTERS: f64 = 256.0;
 
 impl Walk {
-    /// About so many decode rows; with adapters of these ranks, if there are any.
-    pub(crate) fn new(change: Change, rows: usize, ranks: &'static [u32]) -> Walk {
+    /// Its beginning.
+    pub(crate) fn new(course: Course) -> Walk {
+        let rows = course.rows;
         let mut walk = Walk {
-            change,
-            rows,
-            ranks,
+            course,
             state: 0x9e37_79b9_7f4a_7c15,
             contexts: Vec::with_capacity(2 * rows + 8),
             context_sum: 0,
@@ -50,6 +55,7 @@ impl Walk {
             active: Vec::with_capacity(2 * rows + 8),
             segments: Vec::with_capacity(2 * rows + 8),
             sums: SegmentSums::default(),
+            census: Census::default(),
             prefills: Vec::with_capacity(1),
             prompt: None,
         };
@@ -64,15 +70,16 @@ impl Walk {
         if let Some(adapter) = self.prompt.take() {
             self.end_prompt(adapter);
         }
-        match self.change {
+        match self.course.change {
             Change::Growth => {}
             Change::Rows => {
                 // It comes back to the number of rows that it began with.
-                let many = self.contexts.len() * 2 > self.rows + self.draw(self.rows as u64 * 2) as usize / 2;
+                let many =
+                    self.contexts.len() * 2 > self.course.rows + self.draw(self.course.rows as u64 * 2) as usize / 2;
                 if many && self.contexts.len() > 1 { self.leave() } else { self.join() }
             }
             Change::Prompts => {
-                if self.contexts.len() >= self.rows {
+                if self.contexts.len() >= self.course.rows {
                     self.leave();
                 }
                 self.begin_prompt();
@@ -84,9 +91,11 @@ impl Walk {
         BatchShape {
             decode_contexts: &self.contexts,
             decode_context_sum: self.context_sum,
+            decode_context_max: self.contexts.iter().copied().fold(0, u32::max),
             prefills: &self.prefills,
             segments: &self.segments,
             segment_sums: self.sums,
+            census: Some(&self.census),
             lora_slots: 256,
             lora_rank_max: 64,
             copies_in_flight: false,
@@ -116,25 +125,27 @@ impl Walk {
     }
 
     fn rank(&self, adapter: usize) -> u32 {
-        self.ranks[adapter % self.ranks.len()]
+        self.course.ranks[adapter % self.course.ranks.len()]
     }
 
     fn add(&mut self, adapter: usize) {
         let (rank, place) = (self.rank(adapter), self.active.binary_search(&adapter));
         self.sums.join(rank, place.is_err());
-        match place {
-            Ok(place) => self.segments[place].decode_rows += 1,
-            Err(place) => {
-                self.active.insert(place, adapter);
-                self.segments.insert(place, Segment { rank, prefill_rows: 0, decode_rows: 1 });
-            }
-        }
+        let place = place.unwrap_or_else(|place| {
+            self.active.insert(place, adapter);
+            self.segments.insert(place, Segment { rank, prefill_rows: 0, decode_rows: 0 });
+            place
+        });
+        let segment = &mut self.segments[place];
+        segment.decode_rows += 1;
+        self.census.change(rank, segment.decode_rows - 1, segment.decode_rows);
     }
 
     fn remove(&mut self, adapter: usize) {
         let place = self.active.binary_search(&adapter).expect("it is there");
         let segment = &mut self.segments[place];
         segment.decode_rows -= 1;
+        self.census.change(segment.rank, segment.decode_rows + 1, segment.decode_rows);
         let last = segment.decode_rows == 0;
         if last {
             self.active.remove(place);
@@ -147,7 +158,7 @@ impl Walk {
         let adapter = self.adapter();
         let context = self.tokens(4096.0);
         self.put(adapter, context);
-        if !self.ranks.is_empty() {
+        if !self.course.ranks.is_empty() {
             self.add(adapter);
         }
     }
@@ -162,7 +173,7 @@ impl Walk {
         let place = self.draw(self.contexts.len() as u64) as usize;
         self.context_sum -= u64::from(self.contexts.swap_remove(place));
         let adapter = self.adapters.swap_remove(place);
-        if !self.ranks.is_empty() {
+        if !self.course.ranks.is_empty() {
             self.remove(adapter);
         }
     }
@@ -172,7 +183,7 @@ impl Walk {
         let prefix = if self.draw(4) == 0 { self.tokens(8192.0) } else { 0 };
         self.prefills.push(Prefill { chunk, prefix });
         self.prompt = Some(adapter);
-        if self.ranks.is_empty() {
+        if self.course.ranks.is_empty() {
             return;
         }
         self.add(adapter);
@@ -180,17 +191,21 @@ impl Walk {
         let segment = &mut self.segments[place];
         segment.decode_rows -= 1;
         segment.prefill_rows += chunk;
+        self.census.change(segment.rank, segment.decode_rows + 1, segment.decode_rows);
+        self.census.change(segment.rank, 0, chunk);
         self.sums.prefill(segment.rank, chunk);
     }
 
     /// From then on it is a decode row.
     fn end_prompt(&mut self, adapter: usize) {
         let Prefill { chunk, prefix } = self.prefills.pop().expect("it began");
-        if !self.ranks.is_empty() {
+        if !self.course.ranks.is_empty() {
             let place = self.active.binary_search(&adapter).expect("it is there");
             let segment = &mut self.segments[place];
             segment.prefill_rows = 0;
             segment.decode_rows += 1;
+            self.census.change(segment.rank, segment.decode_rows - 1, segment.decode_rows);
+            self.census.change(segment.rank, chunk, 0);
             self.sums = SegmentSums::of(&self.segments);
         }
         self.put(adapter, prefix + chunk);

@@ -1,10 +1,15 @@
 //! What the adapters of a step cost, in each layer.
 
+mod remembered;
+
+use super::memory::Memory;
 use super::quick::Quick;
-use crate::batch::{BatchShape, Segment, SegmentSums};
+use crate::batch::{BatchShape, Segment, SegmentSums, TILES};
+use crate::print::Print;
 use crate::profile::Profile;
 use crate::profile::check::BadProfile;
-use crate::profile::lora::{Classes, LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Planned};
+use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
+use remembered::Remembered;
 
 /// The figures of the chosen kernel; none if it is free.
 #[derive(Clone, Debug)]
@@ -22,44 +27,10 @@ struct Figures {
     few_rows: Option<(u32, Vec<Bound>)>,
     /// What else is shared out by a plan.
     planned: Option<Remembered>,
+    /// What the bounds came to.
+    known: Memory<f64>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
     rows_per_tile: Option<u32>,
-}
-
-/// A plan's prices, and those that were asked for last: the same classes of segments come again and again.
-#[derive(Clone, Debug)]
-struct Remembered {
-    planned: Planned,
-    /// Fingerprints of classes and their prices, at the place that a fingerprint's low bits give. A price does not depend on what is here: it is
-    /// what the plan says of the same classes, but for one in 2⁶⁴.
-    known: Vec<(u64, f64)>,
-}
-
-/// A power of two.
-const REMEMBERED: usize = 4096;
-
-impl Remembered {
-    fn of(planned: Planned) -> Remembered {
-        Remembered { planned, known: Vec::new() }
-    }
-
-    /// From now on what was asked is remembered.
-    fn remember(&mut self) {
-        self.known = vec![(0, 0.0); REMEMBERED];
-    }
-
-    fn us(&mut self, segments: &[Segment]) -> f64 {
-        let classes = Classes::of(segments);
-        if self.known.is_empty() {
-            return self.planned.us_of(&classes);
-        }
-        let print = classes.fingerprint() | 1;
-        let place = &mut self.known[(print >> 8) as usize % REMEMBERED];
-        if place.0 != print {
-            *place = (print, self.planned.us_of(&classes));
-        }
-        place.1
-    }
 }
 
 /// A bound's terms over quantities, and what it costs by rank: a segment, and each of its rows. The last rank stands for wider ones.
@@ -96,6 +67,7 @@ impl Lora {
         }
         if let Some(cost) = profile.lora.get(&kernel) {
             let mut figures = Figures::of(cost);
+            figures.known.remember();
             if let Some(planned) = &mut figures.planned {
                 planned.remember();
             }
@@ -124,6 +96,24 @@ impl Lora {
             .is_some_and(|figures| figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned.is_some())
     }
 
+    /// From now on every price is made anew.
+    pub(super) fn forget(&mut self) {
+        if let Some(figures) = &mut self.0 {
+            figures.known.forget();
+            if let Some(planned) = &mut figures.planned {
+                planned.forget();
+            }
+        }
+    }
+
+    /// How many prices of segments were asked for, and how many of them had to be made?
+    pub(super) fn asked_and_made(&self) -> (u64, u64) {
+        let Some(figures) = &self.0 else { return (0, 0) };
+        let (asked, made) = figures.known.asked_and_made();
+        let (more, of_them) = figures.planned.as_ref().map_or((0, 0), Remembered::asked_and_made);
+        (asked + more, made + of_them)
+    }
+
     /// Microseconds in each layer.
     pub(super) fn us(&mut self, shape: &BatchShape<'_>) -> f64 {
         self.0.as_mut().map_or(0.0, |figures| figures.us(shape))
@@ -131,12 +121,18 @@ impl Lora {
 }
 
 /// Whole tiles of rows, over all segments. Most have no more than one, which needs no division.
-fn tiles(segments: &[Segment], rows_per_tile: u32) -> u64 {
+fn tiles(shape: &BatchShape<'_>, rows_per_tile: u32) -> u64 {
+    // Where no segment has both kinds of rows its census has its tiles.
+    if let (Some(census), 0) = (shape.census, shape.segment_sums.prefill_rows)
+        && let Some(size) = TILES.into_iter().position(|rows| rows == rows_per_tile)
+    {
+        return census.classes().map(|(_, sizes)| u64::from(sizes.tiles()[size])).sum();
+    }
     let of = |segment: &Segment| {
         let rows = segment.prefill_rows.saturating_add(segment.decode_rows);
         if rows <= rows_per_tile { u64::from(rows > 0) } else { u64::from(rows.div_ceil(rows_per_tile)) }
     };
-    segments.iter().map(of).sum()
+    shape.segments.iter().map(of).sum()
 }
 
 impl Figures {
@@ -153,6 +149,7 @@ impl Figures {
             few_rows: few.map(|few| (few.rows_max, compiled(&few.bounds))),
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
             planned: cost.planned.clone().map(Remembered::of),
+            known: Memory::default(),
         }
     }
 
@@ -166,13 +163,18 @@ impl Figures {
             .few_rows
             .as_ref()
             .filter(|(most, _)| shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most);
+        let idle = self.idle_us + self.idle_us_per_slot * slots;
         if let (Some(planned), None) = (&mut self.planned, few) {
-            return self.idle_us + self.idle_us_per_slot * slots + self.us + planned.us(shape.segments);
+            return idle + self.us + planned.us(shape);
         }
         let quantities = Quantities::of(shape, self.rows_per_tile);
         let bounds = few.map_or(&self.bounds, |(_, few)| few);
-        let largest = bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
-        self.idle_us + self.idle_us_per_slot * slots + self.us + largest
+        let largest = || bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
+        // Sums over segments of several ranks are not told by the quantities.
+        let (least, most) = shape.segment_sums.ranks;
+        let told = least == most || bounds.iter().all(|bound| bound.by_rank.is_empty());
+        let us = if told { self.known.recall(quantities.print(few.is_some()), largest) } else { largest() };
+        idle + self.us + us
     }
 }
 
@@ -230,11 +232,21 @@ impl Quantities {
         Quantities {
             segments: shape.segments.len() as u64,
             sums: shape.segment_sums,
-            tiles: rows_per_tile.map_or(0, |rows| tiles(shape.segments, rows.max(1))),
+            tiles: rows_per_tile.map_or(0, |rows| tiles(shape, rows.max(1))),
             // Where no slots are configured the widest adapter decides.
             rank_slot: u64::from(shape.lora_rank_max.max(rank_max)),
             slots: u64::from(shape.lora_slots),
         }
+    }
+
+    fn print(&self, few: bool) -> u64 {
+        let SegmentSums { decode_rows, prefill_rows, rank_sum, row_rank_sum, ranks: (least, most) } = self.sums;
+        let mut print = Print::new();
+        print.pair(decode_rows << 1 | u64::from(few), prefill_rows);
+        print.pair(rank_sum, row_rank_sum);
+        print.pair(u64::from(least) | u64::from(most) << 32, self.segments | self.slots << 32);
+        print.pair(self.tiles, self.rank_slot);
+        print.finish()
     }
 
     fn get(&self, quantity: LoraQuantity) -> f64 {

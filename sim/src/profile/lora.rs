@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ProvenanceKind;
 use super::curve::{Curve, not_negative};
-pub(crate) use planned::Classes;
+pub(crate) use planned::{Classes, Rules, Sites};
 pub use planned::{Planned, PlannedSite, PlannedTile};
 
 /// Which kernel adds adapters to a batch?
