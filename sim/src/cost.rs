@@ -5,17 +5,19 @@ mod lora;
 mod memory;
 mod prompts;
 mod quick;
+mod ranges;
 mod rows;
 mod vidur;
 
 use crate::batch::{BatchShape, CostModel, Coverage, Price, SegmentSums};
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
-use crate::profile::{HostCost, Profile, Range, Rows, Validity};
+use crate::profile::{HostCost, Profile, Rows};
 use crate::time::Span;
 use attention::Attention;
 use lora::Lora;
 use prompts::Prompts;
+use ranges::{OUTSIDE, Ranges};
 use rows::RowTable;
 use vidur::VidurCost;
 
@@ -32,8 +34,7 @@ pub struct CompiledCost {
     prompts: Prompts,
     /// Whole layers by a peer's tables, adapters excepted: then all else is zero.
     vidur: Option<VidurCost>,
-    validity: Validity,
-    merged: bool,
+    ranges: Ranges,
     counts: Counts,
 }
 
@@ -76,17 +77,6 @@ struct Counts {
 const DENSE_ROWS: u32 = 8192;
 const DENSE_SEQUENCES: u32 = 1024;
 
-const OUTSIDE: [&str; 8] = [
-    "decode rows",
-    "context",
-    "rows in a step",
-    "prefill chunk",
-    "prefill prefix",
-    "adapters in a step",
-    "rank",
-    "several adapters merged",
-];
-
 impl CompiledCost {
     /// Makes the price list of a profile for one LoRA kernel.
     ///
@@ -104,8 +94,7 @@ impl CompiledCost {
             lora,
             prompts: Prompts::new(profile.prefill_attention.clone()),
             vidur: profile.vidur.as_ref().map(VidurCost::new),
-            validity: profile.validity.clone(),
-            merged: kernel == LoraKernel::Merged,
+            ranges: Ranges::new(&profile.validity, kernel == LoraKernel::Merged),
             counts: Counts::default(),
         };
         let one_row = BatchShape {
@@ -165,10 +154,8 @@ impl CompiledCost {
         let mut price = tables.attention.price(rows, shape.decode_context_sum, longest);
         price.first += tables.fixed(shape, rows, rows, 0.0, adapters);
         // Beyond the range every step is a look-up of its own kind; within it, the promise ends where the range does.
-        if let Some(range) = self.validity.context
-            && longest <= range.max
-        {
-            price.steps = price.steps.min((range.max - longest).saturating_add(1));
+        if let Some(left) = self.ranges.context.max.checked_sub(longest) {
+            price.steps = price.steps.min(left.saturating_add(1));
         }
         price
     }
@@ -193,30 +180,11 @@ impl CompiledCost {
     /// Counts what is out of range, once a look-up and reason.
     fn count(&mut self, shape: &BatchShape<'_>) {
         self.counts.lookups += 1;
-        let v = &self.validity;
-        let decode_rows = shape.decode_rows();
-        // A kernel that computes no adapters is in range whatever they are.
-        let adapters = !shape.segments.is_empty() && self.lora.is_on();
-        let (least, largest) = shape.segment_sums.ranks;
-        let outside = |range: Option<Range>, value: u32| range.is_some_and(|range| !range.contains(value));
-        let mut flags = [
-            decode_rows > 0 && outside(v.decode_rows, decode_rows),
-            decode_rows > 0 && outside(v.context, shape.decode_context_max),
-            false,
-            false,
-            false,
-            adapters && outside(v.segments, shape.segments.len() as u32),
-            adapters && (outside(v.rank, least) || outside(v.rank, largest)),
-            // Weights hold one adapter at a time: a step with two cannot exist.
-            self.merged && shape.segments.len() > 1,
-        ];
-        if !shape.is_decode_only() {
-            flags[2] = outside(v.rows, decode_rows.saturating_add(shape.prefill_tokens()));
-            flags[3] = shape.prefills.iter().any(|part| outside(v.chunk, part.chunk));
-            flags[4] = shape.prefills.iter().any(|part| outside(v.prefix, part.prefix));
-        }
-        for (count, flag) in self.counts.outside.iter_mut().zip(flags) {
-            *count += u64::from(flag);
+        let outside = self.ranges.outside(shape, self.lora.is_on());
+        if outside > 0 {
+            for (reason, count) in self.counts.outside.iter_mut().enumerate() {
+                *count += u64::from(outside >> reason & 1);
+            }
         }
     }
 }

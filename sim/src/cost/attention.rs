@@ -11,19 +11,20 @@ const DENSE_ROWS: u32 = 1024;
 /// All bounds, over all layers.
 #[derive(Clone, Debug)]
 pub(super) struct Attention {
-    bounds: Vec<Bound>,
-    /// The quickest of these is one more bound.
-    ways: Vec<Bound>,
-    /// Those of short contexts, and by rows the longest for which they hold; 0: there are none.
-    short: Vec<Bound>,
+    /// The bounds, then the ways, the quickest of which is one more bound, then the bounds of short contexts.
+    lines: Lines,
+    bounds: usize,
+    ways: usize,
+    /// By rows the longest context for which those of short ones hold; 0: there are none.
     short_max: Vec<u32>,
 }
 
+/// What is affine in the contexts, by decode rows.
 #[derive(Clone, Debug)]
-struct Bound {
-    /// By decode rows.
+struct Lines {
+    /// Of each number of rows those of all lines, side by side.
     dense: Vec<Coefficients>,
-    source: DecodeBound,
+    sources: Vec<DecodeBound>,
     factor: f64,
 }
 
@@ -38,52 +39,53 @@ struct Coefficients {
 impl Attention {
     /// The bounds of one layer, times `factor`: the layers, the scale of whole steps, a slow-down.
     pub(super) fn compile(attention: &DecodeAttention, factor: f64) -> Attention {
-        let compiled = |bounds: &[DecodeBound]| {
-            let one = |source: &DecodeBound| {
-                let dense = (0..=DENSE_ROWS).map(|rows| Coefficients::of(source, factor, rows)).collect();
-                Bound { dense, source: source.clone(), factor }
-            };
-            bounds.iter().map(one).collect()
-        };
+        let short = attention.short.as_ref();
+        let all = attention.bounds.iter().chain(&attention.ways).chain(short.iter().flat_map(|short| &short.bounds));
         Attention {
-            bounds: compiled(&attention.bounds),
-            ways: compiled(&attention.ways),
-            short: attention.short.as_ref().map_or_else(Vec::new, |short| compiled(&short.bounds)),
-            short_max: attention
-                .short
-                .as_ref()
-                .map_or_else(Vec::new, |short| (0..=DENSE_ROWS).map(|rows| short.longest(rows)).collect()),
+            lines: Lines::compile(all.cloned().collect(), factor),
+            bounds: attention.bounds.len(),
+            ways: attention.ways.len(),
+            short_max: short.map_or_else(Vec::new, |short| (0..=DENSE_ROWS).map(|rows| short.longest(rows)).collect()),
         }
     }
 
     /// What so many decode rows pay now, and with each further step, until another bound takes over.
     pub(super) fn price(&self, rows: u32, context_sum: u64, longest: u32) -> Price {
-        let line = |bound: &Bound| {
-            let c = bound.at(rows);
+        if rows == 0 {
+            return Price { first: Span::ZERO, increment: Span::ZERO, steps: u32::MAX };
+        }
+        let line = |index: usize| {
+            let c = self.lines.at(rows, index);
             let first = c.once + c.token * context_sum + c.longest * u64::from(longest);
             (first, c.token * u64::from(rows) + c.longest)
         };
         let short_max = self.short_max.get(rows as usize).or(self.short_max.last()).copied().unwrap_or(0);
+        let both = self.bounds + self.ways;
         let (bounds, ways, mut steps) = if longest <= short_max && short_max > 0 {
-            (&self.short, &[][..], (short_max - longest).saturating_add(1))
+            (both..self.lines.count(), both..both, (short_max - longest).saturating_add(1))
         } else {
-            (&self.bounds, &self.ways[..], u32::MAX)
+            (0..self.bounds, self.bounds..both, u32::MAX)
         };
         let until = |apart: u64, steeper: u64| u32::try_from(apart / steeper).unwrap_or(u32::MAX).saturating_add(1);
         // Of equal ways the flatter one is the quicker from the next step on; the promise ends where another is.
-        let way = ways.iter().map(line).min();
+        let way = ways.clone().map(line).min();
         // Of equal bounds the steeper one is the larger from the next step on.
-        let (first, increment) = bounds.iter().map(line).chain(way).max().unwrap_or((0, 0));
-        if bounds.len() + ways.len() > 1 {
-            for (other_first, other_increment) in bounds.iter().map(line).chain(way) {
-                if other_increment > increment {
-                    steps = steps.min(until(first - other_first, other_increment - increment));
-                }
+        let bound = bounds.clone().map(line).max();
+        let (first, increment) = bound.max(way).unwrap_or((0, 0));
+        let mut steeper = |(other_first, other_increment): (u64, u64)| {
+            if other_increment > increment {
+                steps = steps.min(until(first - other_first, other_increment - increment));
             }
-            for (other_first, other_increment) in ways.iter().map(line) {
+        };
+        bounds.map(line).for_each(&mut steeper);
+        if let Some(way) = way {
+            steeper(way);
+            if way == (first, increment) {
                 // A way that is slower now may be the quicker one later, where ways decide.
-                if way == Some((first, increment)) && other_increment < increment {
-                    steps = steps.min(until(other_first - first, increment - other_increment));
+                for (other_first, other_increment) in ways.map(line) {
+                    if other_increment < increment {
+                        steps = steps.min(until(other_first - first, increment - other_increment));
+                    }
                 }
             }
         }
@@ -91,10 +93,19 @@ impl Attention {
     }
 }
 
-impl Bound {
-    fn at(&self, rows: u32) -> Coefficients {
-        let dense = self.dense.get(rows as usize).copied();
-        dense.unwrap_or_else(|| Coefficients::of(&self.source, self.factor, rows))
+impl Lines {
+    fn compile(sources: Vec<DecodeBound>, factor: f64) -> Lines {
+        let of_rows = |rows| sources.iter().map(move |source| Coefficients::of(source, factor, rows));
+        Lines { dense: (0..=DENSE_ROWS).flat_map(of_rows).collect(), sources, factor }
+    }
+
+    fn count(&self) -> usize {
+        self.sources.len()
+    }
+
+    fn at(&self, rows: u32, index: usize) -> Coefficients {
+        let dense = self.dense.get(rows as usize * self.count() + index).copied();
+        dense.unwrap_or_else(|| Coefficients::of(&self.sources[index], self.factor, rows))
     }
 }
 

@@ -3,8 +3,8 @@
 use super::Planned;
 use super::PlannedTile;
 use super::classes::{Class, Classes};
-use super::share::{Rule, bytes, cells};
-use super::site::{Site, pieces};
+use super::share::{Rule, cells};
+use super::site::Site;
 use super::tile::Tile;
 
 /// The blocks of a launch.
@@ -75,7 +75,8 @@ impl Planned {
         // A granule is 8 ranks of 2 bytes; so is a row's number.
         let memory = self.us_per_megabyte * classes.granules as f64 * site.columns * 16e-6
             + self.us_per_megabyte_of_rows * classes.rows as f64 * site.moved * 2e-6;
-        cost.us + (blocks_us * slower).hypot(memory)
+        let blocks_us = blocks_us * slower;
+        cost.us + (blocks_us * blocks_us + memory * memory).sqrt()
     }
 
     /// Blocks where every group has as many members: sums over projections need not be written out.
@@ -100,9 +101,9 @@ impl Planned {
         let mut total = 0.0;
         for class in classes.iter() {
             let group = Group::of(tile, class);
-            for &(outputs, times) in site.runs() {
-                let bytes = group.count * bytes(site.inputs, outputs, group.pairs, group.rows_mean);
-                (0..times).for_each(|_| total += bytes);
+            for run in site.runs() {
+                let bytes = group.count * run.bytes(group.pairs, group.rows_mean);
+                (0..run.times).for_each(|_| total += bytes);
             }
         }
         let blocks = f64::from(self.multiprocessors * 3 / 2);
@@ -110,14 +111,13 @@ impl Planned {
         for class in classes.iter() {
             let group = Group::of(tile, class);
             let (cells, piece) = (group.cells(), cost.piece_us(group.pairs));
-            for &(outputs, times) in site.runs() {
-                let most = outputs.min(site.inputs).div_ceil(32).min(32).min(self.multiprocessors).max(1);
-                let share = blocks * bytes(site.inputs, outputs, group.pairs, group.rows_mean) / total;
-                let members = (share as u32).clamp(1, most);
+            for run in site.runs() {
+                let share = blocks * run.bytes(group.pairs, group.rows_mean) / total;
+                let members = (share as u32).clamp(1, run.members_most.min(self.multiprocessors));
                 let (block, wide) = (cost.block_us(members > 1, cells), f64::from(members));
-                let pieces = pieces(site.inputs, outputs) / wide;
+                let pieces = run.pieces / wide;
                 let us = |rows: f64| block + pieces * (piece + cost.us_per_piece_of_rows / size * rows);
-                let mine = group.count * wide * f64::from(times);
+                let mine = group.count * wide * f64::from(run.times);
                 count += mine;
                 work_us += mine * us(group.rows_mean);
                 longest_us = longest_us.max(us(f64::from(group.rows_most)));

@@ -39,11 +39,6 @@ pub(super) fn cells(pairs: u32, rows: u32) -> u32 {
     pairs * rows.div_ceil(8)
 }
 
-pub(super) fn bytes(inputs: u32, outputs: u32, pairs: u32, rows: f64) -> f64 {
-    let tiles = inputs.div_ceil(32) + outputs.div_ceil(32);
-    f64::from(tiles * pairs) * 1024.0 + rows * 2.0 * (f64::from(inputs) + 2.0 * f64::from(outputs))
-}
-
 fn power_below(value: u32) -> u32 {
     1 << value.max(1).ilog2()
 }
@@ -137,8 +132,8 @@ impl Planned {
             bytes_max: 0,
         };
         for class in classes.iter() {
-            for &(outputs, _) in site.runs() {
-                let of = |rows: u32| bytes(site.inputs, outputs, class.pairs, f64::from(rows)) as u64;
+            for run in site.runs() {
+                let of = |rows: u32| run.bytes(class.pairs, f64::from(rows)) as u64;
                 groups.bytes_min = groups.bytes_min.min(of(class.fewest[tile as usize]));
                 groups.bytes_max = groups.bytes_max.max(of(groups.most_rows(class)));
             }
