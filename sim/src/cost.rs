@@ -150,7 +150,7 @@ impl CompiledCost {
     fn decode_price(&mut self, shape: &BatchShape<'_>) -> Price {
         let (rows, longest) = (shape.decode_rows(), shape.decode_context_max);
         let adapters = self.adapters(shape);
-        let tables = &self.tables[usize::from(shape.copies_in_flight)];
+        let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
         let mut price = tables.attention.price(rows, shape.decode_context_sum, longest);
         price.first += tables.fixed(shape, rows, rows, 0.0, adapters);
         // Beyond the range every step is a look-up of its own kind; within it, the promise ends where the range does.
@@ -166,7 +166,7 @@ impl CompiledCost {
         let rows = decode_rows.saturating_add(shape.prefill_tokens());
         let prefill = self.prompts.us(shape.prefills);
         let adapters = self.adapters(shape);
-        let tables = &self.tables[usize::from(shape.copies_in_flight)];
+        let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
         let fixed = tables.fixed(shape, rows, decode_rows.saturating_add(prompts), prefill, adapters);
         let decode = tables.attention.price(decode_rows, shape.decode_context_sum, shape.decode_context_max).first;
         Price::once(fixed + decode)

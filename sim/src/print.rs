@@ -21,6 +21,12 @@ impl Print {
         self.key = self.key.wrapping_add(STEP);
     }
 
+    /// That of two numbers alone.
+    pub(crate) fn of_pair(a: u32, b: u32) -> u64 {
+        let mixed = fold(u64::from(a) | u64::from(b) << 32, 0xc4ce_b9fe_1a85_ec53);
+        fold(mixed ^ STEP, 0xff51_afd7_ed55_8ccd)
+    }
+
     /// Four numbers of half the width.
     pub(crate) fn four(&mut self, [a, b, c, d]: [u32; 4]) {
         let two = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;

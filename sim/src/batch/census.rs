@@ -1,6 +1,7 @@
 //! How many rows do the segments of a batch have? A census of sizes, kept up to date as rows come and go.
 
 use super::Segment;
+use crate::print::Print;
 
 /// The parts of a batch by their adapters' ranks and their numbers of rows. The decode rows of a segment are a part, and so are its prefill
 /// rows: kernels lay the rows of prompts behind those that decode.
@@ -12,6 +13,8 @@ pub struct Census {
     classes: Vec<Sizes>,
     granules: u64,
     rows: u64,
+    /// The sum of those of all parts.
+    print: u64,
 }
 
 /// The parts whose ranks fill as many sixteens.
@@ -61,10 +64,12 @@ impl Census {
         let granules = u64::from(rank.div_ceil(8));
         if before > 0 {
             sizes.remove(before);
+            self.print = self.print.wrapping_sub(Print::of_pair(rank, before));
             self.granules -= granules;
         }
         if now > 0 {
             sizes.add(now);
+            self.print = self.print.wrapping_add(Print::of_pair(rank, now));
             self.granules += granules;
         }
         self.rows = self.rows - u64::from(before) + u64::from(now);
@@ -80,7 +85,7 @@ impl Census {
                 None => {}
             }
         }
-        (self.granules, self.rows) = (other.granules, other.rows);
+        (self.granules, self.rows, self.print) = (other.granules, other.rows, other.print);
     }
 
     /// Asks for what a change or a price reads.
@@ -90,7 +95,15 @@ impl Census {
 
     /// Are the parts the same?
     pub fn same(&self, other: &Census) -> bool {
-        self.granules == other.granules && self.rows == other.rows && self.classes().eq(other.classes())
+        self.print == other.print
+            && self.granules == other.granules
+            && self.rows == other.rows
+            && self.classes().eq(other.classes())
+    }
+
+    /// A number that tells these parts from others, but for one in 2⁶⁴.
+    pub fn print(&self) -> u64 {
+        self.print
     }
 
     /// Rows of all parts.
@@ -235,7 +248,10 @@ mod tests {
             let mut other = Census::of(&segments[1..]);
             other.copy_from(&census);
             assert!(census.same(&Census::of(&segments)) && other.same(&census));
-            assert_eq!(census.rows(), segments.iter().map(|one| u64::from(one.decode_rows + one.prefill_rows)).sum());
+            assert_eq!(
+                census.rows(),
+                segments.iter().map(|one| u64::from(one.decode_rows + one.prefill_rows)).sum::<u64>()
+            );
             for (class, sizes) in census.classes() {
                 let of_class = segments.iter().filter(|segment| segment.rank.div_ceil(16).min(16) == class);
                 let parts = of_class.flat_map(|segment| [segment.decode_rows, segment.prefill_rows]);

@@ -26,6 +26,8 @@ struct Lines {
     dense: Vec<Coefficients>,
     sources: Vec<DecodeBound>,
     factor: f64,
+    /// Those of more rows than are tabulated, made anew each time.
+    beyond: Vec<Coefficients>,
 }
 
 /// Picoseconds: once, each token of context, each token of the longest context.
@@ -50,39 +52,39 @@ impl Attention {
     }
 
     /// What so many decode rows pay now, and with each further step, until another bound takes over.
-    pub(super) fn price(&self, rows: u32, context_sum: u64, longest: u32) -> Price {
+    pub(super) fn price(&mut self, rows: u32, context_sum: u64, longest: u32) -> Price {
         if rows == 0 {
             return Price { first: Span::ZERO, increment: Span::ZERO, steps: u32::MAX };
         }
-        let line = |index: usize| {
-            let c = self.lines.at(rows, index);
+        let line = |c: &Coefficients| {
             let first = c.once + c.token * context_sum + c.longest * u64::from(longest);
             (first, c.token * u64::from(rows) + c.longest)
         };
         let short_max = self.short_max.get(rows as usize).or(self.short_max.last()).copied().unwrap_or(0);
-        let both = self.bounds + self.ways;
+        let (bounds, others) = self.lines.of(rows).split_at(self.bounds);
+        let (ways, short) = others.split_at(self.ways);
         let (bounds, ways, mut steps) = if longest <= short_max && short_max > 0 {
-            (both..self.lines.count(), both..both, (short_max - longest).saturating_add(1))
+            (short, &[][..], (short_max - longest).saturating_add(1))
         } else {
-            (0..self.bounds, self.bounds..both, u32::MAX)
+            (bounds, ways, u32::MAX)
         };
         let until = |apart: u64, steeper: u64| u32::try_from(apart / steeper).unwrap_or(u32::MAX).saturating_add(1);
         // Of equal ways the flatter one is the quicker from the next step on; the promise ends where another is.
-        let way = ways.clone().map(line).min();
+        let way = ways.iter().map(line).min();
         // Of equal bounds the steeper one is the larger from the next step on.
-        let bound = bounds.clone().map(line).max();
+        let bound = bounds.iter().map(line).max();
         let (first, increment) = bound.max(way).unwrap_or((0, 0));
         let mut steeper = |(other_first, other_increment): (u64, u64)| {
             if other_increment > increment {
                 steps = steps.min(until(first - other_first, other_increment - increment));
             }
         };
-        bounds.map(line).for_each(&mut steeper);
+        bounds.iter().map(line).for_each(&mut steeper);
         if let Some(way) = way {
             steeper(way);
             if way == (first, increment) {
                 // A way that is slower now may be the quicker one later, where ways decide.
-                for (other_first, other_increment) in ways.map(line) {
+                for (other_first, other_increment) in ways.iter().map(line) {
                     if other_increment < increment {
                         steps = steps.min(until(other_first - first, increment - other_increment));
                     }
@@ -96,16 +98,21 @@ impl Attention {
 impl Lines {
     fn compile(sources: Vec<DecodeBound>, factor: f64) -> Lines {
         let of_rows = |rows| sources.iter().map(move |source| Coefficients::of(source, factor, rows));
-        Lines { dense: (0..=DENSE_ROWS).flat_map(of_rows).collect(), sources, factor }
+        let beyond = of_rows(0).collect();
+        Lines { dense: (0..=DENSE_ROWS).flat_map(of_rows).collect(), sources, factor, beyond }
     }
 
-    fn count(&self) -> usize {
-        self.sources.len()
-    }
-
-    fn at(&self, rows: u32, index: usize) -> Coefficients {
-        let dense = self.dense.get(rows as usize * self.count() + index).copied();
-        dense.unwrap_or_else(|| Coefficients::of(&self.sources[index], self.factor, rows))
+    /// All lines at so many rows.
+    fn of(&mut self, rows: u32) -> &[Coefficients] {
+        let count = self.sources.len();
+        let from = rows as usize * count;
+        if rows <= DENSE_ROWS {
+            return &self.dense[from..from + count];
+        }
+        for (mine, source) in self.beyond.iter_mut().zip(&self.sources) {
+            *mine = Coefficients::of(source, self.factor, rows);
+        }
+        &self.beyond
     }
 }
 
@@ -140,8 +147,8 @@ mod tests {
             bounds: vec![DecodeBound::uniform("short", 5e-6, 1e-6, 0.0)],
         };
         let bounds = vec![DecodeBound::uniform("bandwidth", 20e-6, 1e-6, 0.0)];
-        let attention = Attention::compile(&DecodeAttention { bounds, ways: Vec::new(), short: Some(short) }, 1.0);
-        let at = |context: u32| attention.price(1, u64::from(context), context);
+        let mut attention = Attention::compile(&DecodeAttention { bounds, ways: Vec::new(), short: Some(short) }, 1.0);
+        let mut at = |context: u32| attention.price(1, u64::from(context), context);
         assert_eq!((at(8).first.as_ps(), at(8).steps), (13, 3));
         assert_eq!((at(10).first.as_ps(), at(10).steps), (15, 1));
         assert_eq!((at(11).first.as_ps(), at(11).steps), (31, u32::MAX));
@@ -149,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_quickest_way_is_taken_and_a_promise_ends_where_another_is_quicker() {
-        let attention = Attention::compile(
+        let mut attention = Attention::compile(
             &DecodeAttention {
                 bounds: vec![DecodeBound::uniform("start", 9e-6, 0.0, 0.0)],
                 ways: vec![
@@ -181,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_promise_ends_exactly_where_another_bound_takes_over() {
-        let attention = two_bounds();
+        let mut attention = two_bounds();
         for contexts in [vec![1], vec![5, 5], vec![5, 5, 5, 5], vec![9, 1, 1, 1, 1], vec![90, 1, 1, 1, 1, 1, 1, 1]] {
             let sum = contexts.iter().map(|&context| u64::from(context)).sum();
             let price = attention.price(contexts.len() as u32, sum, *contexts.iter().max().unwrap());

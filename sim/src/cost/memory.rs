@@ -37,6 +37,11 @@ impl<T: Copy + Default> Memory<T> {
         self.known = vec![(0, T::default()); PLACES];
     }
 
+    /// Is what was asked known?
+    pub(super) fn remembers(&self) -> bool {
+        !self.known.is_empty()
+    }
+
     /// From now on nothing is.
     pub(super) fn forget(&mut self) {
         self.known = Vec::new();

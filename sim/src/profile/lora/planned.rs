@@ -136,30 +136,27 @@ impl Planned {
 
     /// Two fingerprints of segments: of all that the plan's rules depend on, and of all that the price does.
     pub(crate) fn prints(&self, sites: &Sites, classes: &Classes) -> (u64, u64) {
-        let (mut tiles, mut used) = (0, [0; 3]);
+        let (mut tiles, mut used) = (0, 0_u32);
         for site in sites.iter().flatten() {
-            let tile = self.tile(site, classes) as usize;
-            used[tile] = u32::MAX;
+            let tile = self.tile(site, classes);
+            used |= 1 << tile as u32;
             tiles = tiles << 2 | tile as u64;
         }
-        // Of a size of tile that no launch has nothing matters.
-        let seen = |groups: [u32; 3]| {
-            let [a, b, c] = [0, 1, 2].map(|tile| u64::from(groups[tile] & used[tile]));
-            (a | b << 32, c)
-        };
         let (mut rules, mut price) = (Print::new(), Print::new());
-        let (groups, more) = seen(classes.groups);
-        rules.pair(groups, more | tiles << 32);
-        for class in classes.iter() {
-            // Rules know of a class only the fewest and the most rows of a group.
-            let rows = |tile: Tile| {
-                let rows = class.fewest[tile as usize] | class.most.min(tile.rows()) << 8;
-                u64::from(rows & used[tile as usize]) << (16 * tile as u32)
-            };
-            let [a, b, c] = Tile::ALL.map(rows);
-            rules.pair(a | b | c, u64::from(class.pairs));
-            let (groups, more) = seen(class.groups);
-            price.pair(groups, more | class.rows << 32);
+        rules.pair(tiles, classes.count_of_classes() as u64);
+        // Of a size of tile that no launch has nothing matters.
+        for tile in Tile::ALL.into_iter().filter(|tile| used & 1 << *tile as u32 != 0) {
+            let index = tile as usize;
+            let mut all = 0;
+            for class in classes.iter() {
+                // Rules know of a class only the fewest and the most rows of a group.
+                let groups = u64::from(class.groups[index]);
+                let rows = class.fewest[index] | class.most.min(tile.rows()) << 8 | class.pairs << 16;
+                rules.pair(u64::from(rows), 0);
+                price.pair(groups, class.rows);
+                all += groups;
+            }
+            rules.pair(all, 0);
         }
         let rules = rules.finish();
         price.pair(rules, classes.granules);

@@ -137,6 +137,10 @@ impl Classes {
         }
     }
 
+    pub(super) fn count_of_classes(&self) -> usize {
+        self.count
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
