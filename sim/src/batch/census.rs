@@ -178,10 +178,10 @@ impl Sizes {
 
     /// Rows of the smallest part and of the largest; there is one.
     pub fn range(&self) -> (u32, u32) {
-        let counted = |zeros: u32| if self.present == 0 { None } else { Some(zeros) };
-        let least = counted(self.present.trailing_zeros() + 1).or(self.large.first().copied());
-        let most = self.large.last().copied().or(counted(COUNTED - self.present.leading_zeros()));
-        (least.unwrap_or(0), most.unwrap_or(0))
+        let first = || self.large.first().copied().unwrap_or(0);
+        let least = if self.present == 0 { first() } else { self.present.trailing_zeros() + 1 };
+        let most = self.large.last().copied().unwrap_or(COUNTED - self.present.leading_zeros());
+        (least, most)
     }
 
     /// The fewest rows of a tile, which is the last of its part, for each size of [`TILES`].

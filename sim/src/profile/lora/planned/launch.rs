@@ -136,3 +136,128 @@ impl Planned {
         (rule.tile.rows(), blocks.count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::PlannedSite;
+    use super::*;
+    use crate::batch::Segment;
+
+    fn planned() -> Planned {
+        let tile = |times: f64| PlannedTile {
+            us: 0.9 * times,
+            us_per_block: 1.1,
+            us_per_piece: 0.013 * times,
+            us_per_piece_of_rows: 0.98,
+            us_per_piece_pair: 1.4 / times,
+            us_per_piece_pair_squared: 0.1,
+            us_shared: 0.3,
+            us_per_cell: 0.5,
+            crowded: 0.15,
+            lonely: 0.7,
+            rounding: 0.9,
+            uneven: 0.5,
+        };
+        let site = |inputs, outputs: &[u32]| PlannedSite { inputs, outputs: outputs.to_vec() };
+        Planned {
+            multiprocessors: 132,
+            shared_bytes: 232_448,
+            cluster_max: 16,
+            sites: vec![
+                site(4096, &[4096, 1024, 1024]),
+                site(4096, &[4096]),
+                site(4096, &[14336, 14336]),
+                site(14336, &[4096]),
+            ],
+            tiles: vec![tile(1.0), tile(1.3), tile(1.7)],
+            us_per_megabyte: 0.21,
+            us_per_megabyte_of_rows: 0.2,
+        }
+    }
+
+    /// A launch, every class of every projection by itself.
+    fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes) -> f64 {
+        let cost = &planned.tiles[rule.tile as usize];
+        let size = f64::from(rule.tile.rows());
+        let tiles = |outputs: u32| f64::from(site.inputs.div_ceil(32) + outputs.div_ceil(32));
+        let bytes = |outputs: u32, pairs: f64, rows: f64| {
+            tiles(outputs) * pairs * 1024.0 + rows * 2.0 * (f64::from(site.inputs) + 2.0 * f64::from(outputs))
+        };
+        let parts = || classes.iter().flat_map(|class| site.outputs.iter().map(move |&outputs| (class, outputs)));
+        let of = |class: &Class, outputs: u32| {
+            let count = f64::from(class.groups[rule.tile as usize]);
+            (count, bytes(outputs, f64::from(class.pairs), class.rows as f64 / count))
+        };
+        let total: f64 = parts().map(|(class, outputs)| of(class, outputs)).map(|(count, bytes)| count * bytes).sum();
+        let (mut blocks, mut work, mut longest, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
+        for (class, outputs) in parts() {
+            let (count, bytes) = of(class, outputs);
+            let most = f64::from(outputs.min(site.inputs).div_ceil(32).min(32));
+            let proportional = (f64::from(planned.multiprocessors * 3 / 2) * bytes / total).floor().clamp(1.0, most);
+            let members = rule.members.map_or(proportional, |members| f64::from(members.count));
+            let pairs = f64::from(class.pairs);
+            let rows_most = class.most.min(rule.tile.rows());
+            let exchanged = class.pairs * rows_most.div_ceil(8);
+            let block = |rows: f64| {
+                let by_pairs = pairs * (cost.us_per_piece_pair + cost.us_per_piece_pair_squared * pairs);
+                let piece = cost.us_per_piece + cost.us_per_piece_of_rows * rows / size + by_pairs;
+                let shared = cost.us_shared + cost.us_per_cell * f64::from(exchanged);
+                let shared = if members > 1.0 { shared } else { 0.0 };
+                cost.us_per_block + tiles(outputs) / 64.0 / members * piece + shared
+            };
+            blocks += count * members;
+            work += count * members * block(class.rows as f64 / count);
+            longest = longest.max(block(f64::from(rows_most)));
+            exchange = exchange.max(rule.tile.exchange(class.pairs, exchanged, members as u32, false));
+        }
+        let two = rule
+            .members
+            .map_or_else(|| planned.two_fit(classes, rule.tile, blocks as u32, exchange), |members| members.two);
+        let chip = f64::from(planned.multiprocessors);
+        let rounds = blocks / if two { 2.0 * chip } else { chip };
+        let mean = work / blocks;
+        let uneven = (longest - mean).max(0.0) * cost.uneven;
+        let many = (rounds + cost.rounding * (rounds.ceil() - rounds)) * mean + uneven;
+        let us = if rounds <= 1.0 { longest } else { many };
+        let crowded = if two { 1.0 + cost.crowded * (blocks / chip - 1.0).clamp(0.0, 1.0) } else { cost.lonely };
+        let outputs = || site.outputs.iter().map(|&outputs| f64::from(outputs));
+        let inputs = f64::from(site.inputs);
+        let weights: f64 = outputs().map(|outputs| classes.granules as f64 * (inputs + outputs) * 16e-6).sum();
+        let rows: f64 = outputs().map(|outputs| classes.rows as f64 * (inputs + 2.0 * outputs) * 2e-6).sum();
+        cost.us + (us * crowded).hypot(weights * planned.us_per_megabyte + rows * planned.us_per_megabyte_of_rows)
+    }
+
+    #[test]
+    fn sums_over_projections_are_those_of_every_group_written_out() {
+        let (planned, mut state) = (planned(), 1_u64);
+        let mut draw = |below: u32| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u32 % below
+        };
+        let (mut equal, mut proportional) = (0, 0);
+        for _ in 0..2000 {
+            let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
+            let most = 2 << draw(6);
+            let mut segment = || Segment {
+                rank: ranks[draw(ranks.len() as u32) as usize],
+                decode_rows: 1 + draw(most),
+                prefill_rows: if draw(10) == 0 { draw(2000) } else { 0 },
+            };
+            let segments: Vec<Segment> = (0..1 + most).map(|_| segment()).collect();
+            let classes = Classes::of(&segments);
+            for site in &planned.sites {
+                let ready = Site::of(site);
+                let rule = planned.rule(&ready, &classes, planned.tile(&ready, &classes));
+                if rule.members.is_some() {
+                    equal += 1
+                } else {
+                    proportional += 1
+                }
+                let (us, by_hand) =
+                    (planned.launch_us(&ready, rule, &classes), by_hand(&planned, site, rule, &classes));
+                assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
+            }
+        }
+        assert!(equal > 500 && proportional > 500, "{equal} {proportional}");
+    }
+}
