@@ -17,8 +17,6 @@ pub(super) struct Attention {
     ways: usize,
     /// By rows the longest context for which those of short ones hold; 0: there are none.
     short_max: Vec<u32>,
-    /// Of the batch that is priced: what each line comes to now, and grows by with each step.
-    now: Vec<(u64, u64)>,
 }
 
 /// What is affine in the contexts, by decode rows.
@@ -45,10 +43,8 @@ impl Attention {
     pub(super) fn compile(attention: &DecodeAttention, factor: f64) -> Attention {
         let short = attention.short.as_ref();
         let all = attention.bounds.iter().chain(&attention.ways).chain(short.iter().flat_map(|short| &short.bounds));
-        let lines = Lines::compile(all.cloned().collect(), factor);
         Attention {
-            now: vec![(0, 0); lines.sources.len()],
-            lines,
+            lines: Lines::compile(all.cloned().collect(), factor),
             bounds: attention.bounds.len(),
             ways: attention.ways.len(),
             short_max: short.map_or_else(Vec::new, |short| (0..=DENSE_ROWS).map(|rows| short.longest(rows)).collect()),
@@ -60,12 +56,12 @@ impl Attention {
         if rows == 0 {
             return Price { first: Span::ZERO, increment: Span::ZERO, steps: u32::MAX };
         }
-        for (now, c) in self.now.iter_mut().zip(self.lines.of(rows)) {
+        let line = |c: &Coefficients| {
             let first = c.once + c.token * context_sum + c.longest * u64::from(longest);
-            *now = (first, c.token * u64::from(rows) + c.longest);
-        }
+            (first, c.token * u64::from(rows) + c.longest)
+        };
         let short_max = self.short_max.get(rows as usize).or(self.short_max.last()).copied().unwrap_or(0);
-        let (bounds, others) = self.now.split_at(self.bounds);
+        let (bounds, others) = self.lines.of(rows).split_at(self.bounds);
         let (ways, short) = others.split_at(self.ways);
         let (bounds, ways, mut steps) = if longest <= short_max && short_max > 0 {
             (short, &[][..], (short_max - longest).saturating_add(1))
@@ -74,21 +70,21 @@ impl Attention {
         };
         let until = |apart: u64, steeper: u64| u32::try_from(apart / steeper).unwrap_or(u32::MAX).saturating_add(1);
         // Of equal ways the flatter one is the quicker from the next step on; the promise ends where another is.
-        let way = ways.iter().copied().reduce(|a, b| if b < a { b } else { a });
+        let way = ways.iter().map(line).min();
         // Of equal bounds the steeper one is the larger from the next step on.
-        let bound = bounds.iter().copied().reduce(|a, b| if b < a { a } else { b });
+        let bound = bounds.iter().map(line).max();
         let (first, increment) = bound.max(way).unwrap_or((0, 0));
         let mut steeper = |(other_first, other_increment): (u64, u64)| {
             if other_increment > increment {
                 steps = steps.min(until(first - other_first, other_increment - increment));
             }
         };
-        bounds.iter().copied().for_each(&mut steeper);
+        bounds.iter().map(line).for_each(&mut steeper);
         if let Some(way) = way {
             steeper(way);
             if way == (first, increment) {
                 // A way that is slower now may be the quicker one later, where ways decide.
-                for &(other_first, other_increment) in ways {
+                for (other_first, other_increment) in ways.iter().map(line) {
                     if other_increment < increment {
                         steps = steps.min(until(other_first - first, increment - other_increment));
                     }
