@@ -18,12 +18,22 @@ struct Figures {
     /// Once an adapter is in the step.
     us: f64,
     bounds: Vec<Bound>,
-    /// Other bounds for steps of few rows, and how many those are.
-    few_rows: Option<(u32, Vec<Bound>)>,
+    /// What else steps of few rows cost.
+    few_rows: Option<FewRows>,
     /// What else is shared out by a plan.
     planned: Option<Remembered>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
     rows_per_tile: Option<u32>,
+}
+
+/// Steps of at most so many rows: by bounds, or by a plan.
+#[derive(Clone, Debug)]
+struct FewRows {
+    rows_max: u32,
+    bounds: Vec<Bound>,
+    planned: Option<Remembered>,
+    /// By rows: what is the same for every plan.
+    reading: Vec<f64>,
 }
 
 /// A plan's prices, and those that were asked for last: the same classes of segments come again and again.
@@ -96,9 +106,8 @@ impl Lora {
         }
         if let Some(cost) = profile.lora.get(&kernel) {
             let mut figures = Figures::of(cost);
-            if let Some(planned) = &mut figures.planned {
-                planned.remember();
-            }
+            let few = figures.few_rows.as_mut().and_then(|few| few.planned.as_mut());
+            figures.planned.as_mut().into_iter().chain(few).for_each(Remembered::remember);
             return Ok(Lora(Some(figures)));
         }
         if kernel.is_free() {
@@ -119,9 +128,9 @@ impl Lora {
 
     /// Does it launch anything for the adapters of a step? Merged weights need no launch.
     pub(super) fn launches(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|figures| figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned.is_some())
+        self.0.as_ref().is_some_and(|figures| {
+            figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned.is_some() || figures.few_rows.is_some()
+        })
     }
 
     /// Microseconds in each layer.
@@ -150,7 +159,14 @@ impl Figures {
             idle_us_per_slot: cost.idle_us_per_slot,
             us: cost.us,
             bounds: compiled(&cost.bounds),
-            few_rows: few.map(|few| (few.rows_max, compiled(&few.bounds))),
+            few_rows: few.map(|few| FewRows {
+                rows_max: few.rows_max,
+                bounds: compiled(&few.bounds),
+                planned: few.planned.clone().map(Remembered::of),
+                reading: few.reading.as_ref().map_or_else(Vec::new, |reading| {
+                    (0..=few.rows_max).map(|rows| reading.us(f64::from(rows))).collect()
+                }),
+            }),
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
             planned: cost.planned.clone().map(Remembered::of),
         }
@@ -162,17 +178,21 @@ impl Figures {
             let on = if shape.lora_slots > 0 { self.idle_us } else { 0.0 };
             return on + self.idle_us_per_slot * slots;
         }
-        let few = self
-            .few_rows
-            .as_ref()
-            .filter(|(most, _)| shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most);
-        if let (Some(planned), None) = (&mut self.planned, few) {
-            return self.idle_us + self.idle_us_per_slot * slots + self.us + planned.us(shape.segments);
-        }
-        let quantities = Quantities::of(shape, self.rows_per_tile);
-        let bounds = few.map_or(&self.bounds, |(_, few)| few);
-        let largest = bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
-        self.idle_us + self.idle_us_per_slot * slots + self.us + largest
+        let rows = shape.decode_rows().saturating_add(shape.prefill_tokens());
+        let (bounds, planned, reading) = match &mut self.few_rows {
+            Some(few) if rows <= few.rows_max => {
+                (&few.bounds, &mut few.planned, few.reading.get(rows as usize).copied().unwrap_or(0.0))
+            }
+            _ => (&self.bounds, &mut self.planned, 0.0),
+        };
+        let segments_us = match planned {
+            Some(planned) => planned.us(shape.segments),
+            None => {
+                let quantities = Quantities::of(shape, self.rows_per_tile);
+                bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max)
+            }
+        };
+        self.idle_us + self.idle_us_per_slot * slots + self.us + segments_us + reading
     }
 }
 

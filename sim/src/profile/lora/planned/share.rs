@@ -6,6 +6,9 @@ use super::{Planned, PlannedSite};
 /// The most projections of a launch.
 pub(super) const PROJECTIONS: usize = 4;
 
+/// Blocks of a cluster that takes all of a group of multiprocessors.
+const CLUSTER_LARGE: u32 = 16;
+
 /// Rows of a group, and how they travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tile {
@@ -132,6 +135,11 @@ pub(super) struct Share {
 }
 
 impl Share {
+    /// Are its groups clusters of the most blocks that there can be?
+    pub(super) fn fills_clusters(&self) -> bool {
+        self.members.is_some_and(|(members, cluster)| cluster && members >= CLUSTER_LARGE)
+    }
+
     /// Groups by class and projection.
     pub(super) fn parts<'a>(self, site: &'a PlannedSite, classes: &'a Classes) -> impl Iterator<Item = Part> + use<'a> {
         let of = move |(pairs, class): (u32, &'a Class)| {
@@ -252,14 +260,15 @@ impl Groups<'_> {
         let narrowest = self.site.outputs.iter().map(|&outputs| outputs.min(self.site.inputs).div_ceil(32)).min();
         let most =
             narrowest.unwrap_or(1).min(32).min(self.planned.multiprocessors).min(self.planned.cluster_max).max(1);
-        // Large clusters start late, and most of the bytes would wait for them.
+        // Large clusters start late after a kernel that does not let them begin, and most of the bytes would wait for them.
         let many = |(pairs, class): (u32, &Class)| cells(pairs, class.fewest[self.tile as usize]) > 1;
-        let most = if self.widens && self.classes.iter().all(many) { most.min(8) } else { most };
+        let late = !self.planned.beside && self.widens && self.classes.iter().all(many);
+        let most = if late { most.min(8) } else { most };
         let mut members = power_below(self.members_wanted().clamp(1, most));
         while members > 1 && !self.fits(members) {
             members /= 2;
         }
-        if self.polls_well(members) {
+        if !self.planned.beside && self.polls_well(members) {
             return Some((members, false));
         }
         (!self.prefers_global(members)).then_some((members, members > 1))
