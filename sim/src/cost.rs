@@ -45,11 +45,16 @@ struct Tables {
     scale: f64,
     /// The scale over all layers.
     layers: f64,
-    lora_scale: f64,
     gap_us: f64,
-    /// Over all layers, beyond the gap: in a step that computes adapters, and in one with a prompt.
-    gap_lora_us: f64,
+    /// The scale of adapters, and beyond the gap, over all layers, what a step that computes adapters takes: of few rows, and of more than so
+    /// many.
+    lora_few_rows: (f64, f64),
+    few_rows: u32,
+    lora_rows: (f64, f64),
+    /// The same in one with a prompt.
     gap_prompt_us: f64,
+    /// The same in one with prompts and decode rows.
+    gap_mixed_us: f64,
     host: HostCost,
     /// All that depends on the number of rows, before scale and slow-down; gaps are in it.
     all_rows: RowTable,
@@ -209,14 +214,20 @@ impl Tables {
     fn compile(profile: &Profile, slowdown: f64) -> Tables {
         let layers = f64::from(profile.model.layers);
         let scale = profile.whole_step.scale;
+        let lora_of = |rows: u32| {
+            let (scale, us) = profile.whole_step.lora(rows);
+            (scale, us * layers)
+        };
         Tables {
             slowdown,
             scale,
             layers: layers * scale,
-            lora_scale: profile.whole_step.lora_scale,
             gap_us: profile.whole_step.us,
-            gap_lora_us: profile.whole_step.us_per_layer_lora * layers,
+            lora_few_rows: lora_of(0),
+            few_rows: profile.whole_step.lora_few_rows.map_or(0, |few| few.rows_max),
+            lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
+            gap_mixed_us: profile.whole_step.us_per_layer_mixed * layers,
             host: profile.host.clone(),
             all_rows: RowTable::compile(profile, Rows::All, DENSE_ROWS),
             sequences: RowTable::compile(profile, Rows::Sequences, DENSE_SEQUENCES),
@@ -233,14 +244,18 @@ impl Tables {
     /// Everything but decode attention, rounded once.
     fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prompts_us: f64, adapters: Adapters) -> Span {
         let host = self.host.step_us(sequences, shape.prefills.len() as u32, shape.segments.len() as u32);
+        let (lora_scale, gap_lora_us) = if rows <= self.few_rows { self.lora_few_rows } else { self.lora_rows };
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
-        let layers = self.layers * (prompts_us + self.lora_scale * adapters.us);
+        let layers = self.layers * (prompts_us + lora_scale * adapters.us);
         let mut gap = self.gap_us;
         if adapters.launched {
-            gap += self.gap_lora_us;
+            gap += gap_lora_us;
         }
         if !shape.prefills.is_empty() {
             gap += self.gap_prompt_us;
+            if shape.decode_rows() > 0 {
+                gap += self.gap_mixed_us;
+            }
         }
         // Gaps may be below zero, where parts overlap; a step is not.
         ps((host + rows + layers + gap).max(host) * self.slowdown)

@@ -1,8 +1,10 @@
 //! Decode attention in whole picoseconds: the largest of some affine bounds and the quickest of some affine ways, and for how long it
 //! stays that.
 
+use std::ops::Range;
+
 use crate::batch::Price;
-use crate::profile::attention::{DecodeAttention, DecodeBound};
+use crate::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime, LimitAt};
 use crate::time::Span;
 
 /// Row counts up to which coefficients are tabulated.
@@ -11,12 +13,32 @@ const DENSE_ROWS: u32 = 1024;
 /// All bounds, over all layers.
 #[derive(Clone, Debug)]
 pub(super) struct Attention {
-    /// The bounds, then the ways, the quickest of which is one more bound, then the bounds of short contexts.
+    /// All bounds and ways.
     lines: Lines,
-    bounds: usize,
-    ways: usize,
+    bounds: Range<usize>,
+    /// The quickest of these is one more bound.
+    ways: Range<usize>,
+    /// Those of short contexts.
+    short: Range<usize>,
     /// By rows the longest context for which those of short ones hold; 0: there are none.
     short_max: Vec<u32>,
+    /// What else has bounds and ways of its own.
+    regimes: Vec<Regime>,
+}
+
+/// Bounds and ways that count where all of some limits hold.
+#[derive(Clone, Debug)]
+struct Regime {
+    limits: Vec<Limit>,
+    bounds: Range<usize>,
+    ways: Range<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Limit {
+    /// By decode rows.
+    dense: Vec<LimitAt>,
+    source: DecodeLimit,
 }
 
 /// What is affine in the contexts, by decode rows.
@@ -41,12 +63,31 @@ struct Coefficients {
 impl Attention {
     /// The bounds of one layer, times `factor`: the layers, the scale of whole steps, a slow-down.
     pub(super) fn compile(attention: &DecodeAttention, factor: f64) -> Attention {
-        let short = attention.short.as_ref();
-        let all = attention.bounds.iter().chain(&attention.ways).chain(short.iter().flat_map(|short| &short.bounds));
+        let (short, regimes) = (attention.short.as_ref(), &attention.regimes);
+        let mut lines: Vec<DecodeBound> = Vec::new();
+        let mut add = |bounds: &[DecodeBound]| {
+            let from = lines.len();
+            lines.extend_from_slice(bounds);
+            from..lines.len()
+        };
+        let limit = |source: &DecodeLimit| Limit {
+            dense: (0..=DENSE_ROWS).map(|rows| source.at(rows)).collect(),
+            source: source.clone(),
+        };
+        let (bounds, ways) = (add(&attention.bounds), add(&attention.ways));
+        let short_bounds = add(short.map_or(&[][..], |short| &short.bounds));
+        let mut regime = |source: &DecodeRegime| Regime {
+            limits: source.limits.iter().map(limit).collect(),
+            bounds: add(&source.bounds),
+            ways: add(&source.ways),
+        };
+        let regimes = regimes.iter().map(&mut regime).collect();
         Attention {
-            lines: Lines::compile(all.cloned().collect(), factor),
-            bounds: attention.bounds.len(),
-            ways: attention.ways.len(),
+            regimes,
+            lines: Lines::compile(lines, factor),
+            bounds,
+            ways,
+            short: short_bounds,
             short_max: short.map_or_else(Vec::new, |short| (0..=DENSE_ROWS).map(|rows| short.longest(rows)).collect()),
         }
     }
@@ -61,13 +102,13 @@ impl Attention {
             (first, c.token * u64::from(rows) + c.longest)
         };
         let short_max = self.short_max.get(rows as usize).or(self.short_max.last()).copied().unwrap_or(0);
-        let (bounds, others) = self.lines.of(rows).split_at(self.bounds);
-        let (ways, short) = others.split_at(self.ways);
         let (bounds, ways, mut steps) = if longest <= short_max && short_max > 0 {
-            (short, &[][..], (short_max - longest).saturating_add(1))
+            (self.short.clone(), 0..0, (short_max - longest).saturating_add(1))
         } else {
-            (bounds, ways, u32::MAX)
+            self.long(rows, context_sum, longest)
         };
+        let lines = self.lines.of(rows);
+        let (bounds, ways) = (&lines[bounds], &lines[ways]);
         let until = |apart: u64, steeper: u64| u32::try_from(apart / steeper).unwrap_or(u32::MAX).saturating_add(1);
         // Of equal ways the flatter one is the quicker from the next step on; the promise ends where another is.
         let way = ways.iter().map(line).min();
@@ -116,6 +157,45 @@ impl Lines {
     }
 }
 
+impl Attention {
+    /// The bounds and ways of contexts that are not short, and for how many steps at least they stay those.
+    fn long(&self, rows: u32, context_sum: u64, longest: u32) -> (Range<usize>, Range<usize>, u32) {
+        let mut steps = u32::MAX;
+        for regime in &self.regimes {
+            match regime.holds(rows, context_sum, longest) {
+                Ok(lasts) => return (regime.bounds.clone(), regime.ways.clone(), steps.min(lasts)),
+                Err(comes) => steps = steps.min(comes),
+            }
+        }
+        (self.bounds.clone(), self.ways.clone(), steps)
+    }
+}
+
+impl Regime {
+    /// For how many steps at least all limits hold, this one among them; or for how many at least they do not.
+    fn holds(&self, rows: u32, context_sum: u64, longest: u32) -> Result<u32, u32> {
+        let (mut lasts, mut comes) = (u32::MAX, 0);
+        for limit in &self.limits {
+            let at = limit.at(rows);
+            let (excess, growth) = (at.excess(context_sum, longest), at.growth(rows));
+            // Whole steps to where the limit is, rounded down: nothing is promised too long.
+            let until = (-excess / growth).clamp(1.0, f64::from(u32::MAX)) as u32;
+            if excess <= 0.0 {
+                lasts = lasts.min(if growth > 0.0 { until } else { u32::MAX });
+            } else {
+                comes = comes.max(if growth < 0.0 { until } else { u32::MAX });
+            }
+        }
+        if comes == 0 { Ok(lasts) } else { Err(comes) }
+    }
+}
+
+impl Limit {
+    fn at(&self, rows: u32) -> LimitAt {
+        self.dense.get(rows as usize).copied().unwrap_or_else(|| self.source.at(rows))
+    }
+}
+
 impl Coefficients {
     fn of(bound: &DecodeBound, factor: f64, rows: u32) -> Coefficients {
         if rows == 0 {
@@ -147,7 +227,8 @@ mod tests {
             bounds: vec![DecodeBound::uniform("short", 5e-6, 1e-6, 0.0)],
         };
         let bounds = vec![DecodeBound::uniform("bandwidth", 20e-6, 1e-6, 0.0)];
-        let mut attention = Attention::compile(&DecodeAttention { bounds, ways: Vec::new(), short: Some(short) }, 1.0);
+        let mut attention =
+            Attention::compile(&DecodeAttention { bounds, short: Some(short), ..DecodeAttention::default() }, 1.0);
         let mut at = |context: u32| attention.price(1, u64::from(context), context);
         assert_eq!((at(8).first.as_ps(), at(8).steps), (13, 3));
         assert_eq!((at(10).first.as_ps(), at(10).steps), (15, 1));
@@ -163,7 +244,7 @@ mod tests {
                     DecodeBound::uniform("even", 2e-6, 3e-6, 0.0),
                     DecodeBound::uniform("dense", 20e-6, 1e-6, 0.0),
                 ],
-                short: None,
+                ..DecodeAttention::default()
             },
             1.0,
         );
@@ -177,6 +258,53 @@ mod tests {
         }
         assert_eq!(attention.price(1, 1, 1).steps, 2);
         assert_eq!(attention.price(1, 20, 20).steps, u32::MAX);
+    }
+
+    #[test]
+    fn the_first_regime_whose_limits_hold_counts_and_a_promise_ends_with_it() {
+        let limit = |sum: f64, longest: f64, most: f64| DecodeLimit {
+            rows: vec![1.0],
+            sum: vec![sum],
+            longest: vec![longest],
+            most: vec![most],
+        };
+        let regime = |name: &str, limits: Vec<DecodeLimit>, us: f64| DecodeRegime {
+            name: name.to_owned(),
+            limits,
+            bounds: vec![DecodeBound::uniform(name, us, 1e-6, 0.0)],
+            ways: Vec::new(),
+        };
+        let source = DecodeAttention {
+            bounds: vec![DecodeBound::uniform("all", 3e-3, 1e-6, 0.0)],
+            regimes: vec![
+                // A long one among short ones.
+                regime("lopsided", vec![limit(0.0, -1.0, -40.0), limit(1.0, -2.5, 0.0)], 2e-3),
+                regime("little", vec![limit(1.0, 0.0, 300.0)], 1e-3),
+            ],
+            ..DecodeAttention::default()
+        };
+        let attention = Attention::compile(&source, 1.0);
+        for begin in [vec![1_u32], vec![9, 30], vec![5, 5, 5, 5], vec![90, 1, 1, 1], vec![39, 1, 1], vec![200, 200]] {
+            let rows = begin.len() as u32;
+            let mut step = 0;
+            while step < 400 {
+                let at = |step: u32| {
+                    let sum = begin.iter().map(|context| u64::from(context + step)).sum::<u64>();
+                    (sum, begin.iter().max().unwrap() + step)
+                };
+                let (sum, longest) = at(step);
+                let price = attention.price(rows, sum, longest);
+                for further in 0..price.steps.min(400) {
+                    let (sum, longest) = at(step + further);
+                    let promised = price.first + price.increment * u64::from(further);
+                    let us = source.us(rows, sum, longest);
+                    assert_eq!(promised.as_ps(), (us * 1e6).round() as u64, "{begin:?}, step {step} + {further}");
+                }
+                step = step.saturating_add(price.steps);
+            }
+        }
+        let which = |rows, sum, longest| source.regime(rows, sum, longest);
+        assert_eq!((which(1, 50, 50), which(4, 60, 20), which(4, 400, 120)), (Some(1), Some(2), None));
     }
 
     /// The largest bound at `step` steps from a batch, by hand.

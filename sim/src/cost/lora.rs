@@ -23,14 +23,24 @@ struct Figures {
     /// Once an adapter is in the step.
     us: f64,
     bounds: Vec<Bound>,
-    /// Other bounds for steps of few rows, and how many those are.
-    few_rows: Option<(u32, Vec<Bound>)>,
+    /// What else steps of few rows cost.
+    few_rows: Option<FewRows>,
     /// What else is shared out by a plan.
     planned: Option<Remembered>,
     /// What the bounds came to.
     known: Memory<f64>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
     rows_per_tile: Option<u32>,
+}
+
+/// Steps of at most so many rows: by bounds, or by a plan.
+#[derive(Clone, Debug)]
+struct FewRows {
+    rows_max: u32,
+    bounds: Vec<Bound>,
+    planned: Option<Remembered>,
+    /// By rows: what is the same for every plan.
+    reading: Vec<f64>,
 }
 
 /// A bound's terms over quantities, and what it costs by rank: a segment, and each of its rows. The last rank stands for wider ones.
@@ -68,9 +78,7 @@ impl Lora {
         if let Some(cost) = profile.lora.get(&kernel) {
             let mut figures = Figures::of(cost);
             figures.known.remember();
-            if let Some(planned) = &mut figures.planned {
-                planned.remember();
-            }
+            figures.plans().for_each(Remembered::remember);
             return Ok(Lora(Some(figures)));
         }
         if kernel.is_free() {
@@ -91,27 +99,25 @@ impl Lora {
 
     /// Does it launch anything for the adapters of a step? Merged weights need no launch.
     pub(super) fn launches(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|figures| figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned.is_some())
+        self.0.as_ref().is_some_and(|figures| {
+            figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned.is_some() || figures.few_rows.is_some()
+        })
     }
 
     /// From now on every price is made anew.
     pub(super) fn forget(&mut self) {
         if let Some(figures) = &mut self.0 {
             figures.known.forget();
-            if let Some(planned) = &mut figures.planned {
-                planned.forget();
-            }
+            figures.plans().for_each(Remembered::forget);
         }
     }
 
     /// How many prices of segments were asked for, and how many of them had to be made?
     pub(super) fn asked_and_made(&self) -> (u64, u64) {
         let Some(figures) = &self.0 else { return (0, 0) };
-        let (asked, made) = figures.known.asked_and_made();
-        let (more, of_them) = figures.planned.as_ref().map_or((0, 0), Remembered::asked_and_made);
-        (asked + more, made + of_them)
+        let few = figures.few_rows.as_ref().and_then(|few| few.planned.as_ref());
+        let plans = figures.planned.iter().chain(few).map(Remembered::asked_and_made);
+        plans.fold(figures.known.asked_and_made(), |(asked, made), (more, of_them)| (asked + more, made + of_them))
     }
 
     /// Microseconds in each layer.
@@ -136,6 +142,12 @@ fn tiles(shape: &BatchShape<'_>, rows_per_tile: u32) -> u64 {
 }
 
 impl Figures {
+    /// All that is shared out by a plan.
+    fn plans(&mut self) -> impl Iterator<Item = &mut Remembered> {
+        let few = self.few_rows.as_mut().and_then(|few| few.planned.as_mut());
+        self.planned.as_mut().into_iter().chain(few)
+    }
+
     fn of(cost: &LoraCost) -> Figures {
         let few = cost.few_rows.as_ref();
         let all = || cost.bounds.iter().chain(few.iter().flat_map(|few| &few.bounds));
@@ -146,7 +158,14 @@ impl Figures {
             idle_us_per_slot: cost.idle_us_per_slot,
             us: cost.us,
             bounds: compiled(&cost.bounds),
-            few_rows: few.map(|few| (few.rows_max, compiled(&few.bounds))),
+            few_rows: few.map(|few| FewRows {
+                rows_max: few.rows_max,
+                bounds: compiled(&few.bounds),
+                planned: few.planned.clone().map(Remembered::of),
+                reading: few.reading.as_ref().map_or_else(Vec::new, |reading| {
+                    (0..=few.rows_max).map(|rows| reading.us(f64::from(rows))).collect()
+                }),
+            }),
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
             planned: cost.planned.clone().map(Remembered::of),
             known: Memory::default(),
@@ -159,22 +178,24 @@ impl Figures {
             let on = if shape.lora_slots > 0 { self.idle_us } else { 0.0 };
             return on + self.idle_us_per_slot * slots;
         }
-        let few = self
-            .few_rows
-            .as_ref()
-            .filter(|(most, _)| shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most);
         let idle = self.idle_us + self.idle_us_per_slot * slots;
-        if let (Some(planned), None) = (&mut self.planned, few) {
-            return idle + self.us + planned.us(shape);
+        let rows = shape.decode_rows().saturating_add(shape.prefill_tokens());
+        let few = self.few_rows.as_mut().filter(|few| rows <= few.rows_max);
+        let is_few = few.is_some();
+        let (bounds, planned, reading) = match few {
+            Some(few) => (&few.bounds, &mut few.planned, few.reading.get(rows as usize).copied().unwrap_or(0.0)),
+            None => (&self.bounds, &mut self.planned, 0.0),
+        };
+        if let Some(planned) = planned {
+            return idle + self.us + planned.us(shape) + reading;
         }
         let quantities = Quantities::of(shape, self.rows_per_tile);
-        let bounds = few.map_or(&self.bounds, |(_, few)| few);
         let largest = || bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
         // Sums over segments of several ranks are not told by the quantities.
         let (least, most) = shape.segment_sums.ranks;
         let told = least == most || bounds.iter().all(|bound| bound.by_rank.is_empty());
-        let us = if told { self.known.recall(quantities.print(few.is_some()), largest) } else { largest() };
-        idle + self.us + us
+        let us = if told { self.known.recall(quantities.print(is_few), largest) } else { largest() };
+        idle + self.us + us + reading
     }
 }
 

@@ -31,6 +31,9 @@ pub struct Planned {
     pub shared_bytes: u32,
     /// Blocks of the largest cluster; 1: there are none.
     pub cluster_max: u32,
+    /// Do the launches run beside products, with which they share the multiprocessors? Members of few groups then exchange as those of many.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
     /// The launches of a layer.
     pub sites: Vec<PlannedSite>,
     /// What tiles of 8, 16 and 32 rows cost: three.
@@ -42,13 +45,20 @@ pub struct Planned {
 }
 
 /// The projections that one launch serves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedSite {
     /// Width of what they read.
     pub inputs: u32,
     /// Width of what each writes.
     pub outputs: Vec<u32>,
+    /// How much longer the launch takes here than the figures of all launches say: what it follows or runs beside is another product each.
+    #[serde(default = "super::super::one", skip_serializing_if = "super::super::is_one")]
+    pub scale: f64,
+    /// Where blocks must wait for the product beside them, microseconds: more of them than multiprocessors, or clusters that fill whole groups
+    /// of multiprocessors.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_waiting: f64,
 }
 
 /// What a launch with tiles of one size costs, microseconds. 64 columns of inputs and outputs are a piece; sixteen ranks are a pair of granules.
@@ -181,6 +191,8 @@ impl Planned {
             {
                 return Err("a site without inputs or outputs, or with too many".to_owned());
             }
+            not_negative("scale", site.scale)?;
+            not_negative("us_waiting", site.us_waiting)?;
         }
         not_negative("us_per_megabyte", self.us_per_megabyte)?;
         not_negative("us_per_megabyte_of_rows", self.us_per_megabyte_of_rows)?;

@@ -7,6 +7,9 @@ use super::share::{Rule, cells};
 use super::site::Site;
 use super::tile::Tile;
 
+/// The share of a chip's multiprocessors that clusters of the largest size find room on beside a product.
+const CLUSTERS_ROOM: f64 = 0.9;
+
 /// The blocks of a launch.
 #[derive(Clone, Copy)]
 struct Blocks {
@@ -76,7 +79,9 @@ impl Planned {
         let memory = self.us_per_megabyte * classes.granules as f64 * site.columns * 16e-6
             + self.us_per_megabyte_of_rows * classes.rows as f64 * site.moved * 2e-6;
         let blocks_us = blocks_us * slower;
-        cost.us + (blocks_us * blocks_us + memory * memory).sqrt()
+        let waits = count > chip || (rule.fills_clusters() && count > chip * CLUSTERS_ROOM);
+        let waiting = if waits { site.us_waiting } else { 0.0 };
+        cost.us + site.scale * (blocks_us * blocks_us + memory * memory).sqrt() + waiting
     }
 
     /// Blocks where every group has as many members: sums over projections need not be written out.
@@ -158,11 +163,17 @@ mod tests {
             rounding: 0.9,
             uneven: 0.5,
         };
-        let site = |inputs, outputs: &[u32]| PlannedSite { inputs, outputs: outputs.to_vec() };
+        let site = |inputs, outputs: &[u32]| PlannedSite {
+            inputs,
+            outputs: outputs.to_vec(),
+            scale: 1.0 + f64::from(inputs) * 1e-5,
+            us_waiting: 0.3,
+        };
         Planned {
             multiprocessors: 132,
             shared_bytes: 232_448,
             cluster_max: 16,
+            beside: false,
             sites: vec![
                 site(4096, &[4096, 1024, 1024]),
                 site(4096, &[4096]),
@@ -224,7 +235,10 @@ mod tests {
         let inputs = f64::from(site.inputs);
         let weights: f64 = outputs().map(|outputs| classes.granules as f64 * (inputs + outputs) * 16e-6).sum();
         let rows: f64 = outputs().map(|outputs| classes.rows as f64 * (inputs + 2.0 * outputs) * 2e-6).sum();
-        cost.us + (us * crowded).hypot(weights * planned.us_per_megabyte + rows * planned.us_per_megabyte_of_rows)
+        let memory = weights * planned.us_per_megabyte + rows * planned.us_per_megabyte_of_rows;
+        let large = rule.members.is_some_and(|members| members.cluster && members.count == 16);
+        let waiting = if blocks > chip || (large && blocks > 0.9 * chip) { site.us_waiting } else { 0.0 };
+        cost.us + site.scale * (us * crowded).hypot(memory) + waiting
     }
 
     #[test]

@@ -5,6 +5,9 @@ use super::classes::{Class, Classes};
 use super::site::Site;
 use super::tile::Tile;
 
+/// Blocks of a cluster that takes all of a group of multiprocessors.
+const CLUSTER_LARGE: u8 = 16;
+
 /// What the plan decides about a launch. It follows from whole numbers alone: how many groups each class has, and the fewest and the most rows
 /// of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,13 @@ pub(super) struct Members {
     pub(super) cluster: bool,
     /// Do two blocks fit a multiprocessor?
     pub(super) two: bool,
+}
+
+impl Rule {
+    /// Are its groups clusters of the most blocks that there can be?
+    pub(super) fn fills_clusters(&self) -> bool {
+        self.members.is_some_and(|members| members.cluster && members.count >= CLUSTER_LARGE)
+    }
 }
 
 /// What the rules ask about all groups of a launch.
@@ -105,14 +115,15 @@ impl Groups<'_> {
         }
         let narrowest = self.site.narrowest.div_ceil(32);
         let most = narrowest.min(32).min(self.planned.multiprocessors).min(self.planned.cluster_max).max(1);
-        // Large clusters start late, and most of the bytes would wait for them.
+        // Large clusters start late after a kernel that does not let them begin, and most of the bytes would wait for them.
         let many = |class: &Class| cells(class.pairs, class.fewest[self.tile as usize]) > 1;
-        let most = if self.site.widens && self.classes.iter().all(many) { most.min(8) } else { most };
+        let late = !self.planned.beside && self.site.widens && self.classes.iter().all(many);
+        let most = if late { most.min(8) } else { most };
         let mut members = power_below(self.members_wanted().clamp(1, most));
         while members > 1 && !self.fits(members) {
             members /= 2;
         }
-        if self.polls_well(members) {
+        if !self.planned.beside && self.polls_well(members) {
             return Some((members, false));
         }
         (!self.prefers_global(members)).then_some((members, members > 1))

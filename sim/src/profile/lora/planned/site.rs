@@ -22,6 +22,9 @@ pub(crate) struct Site {
     /// Columns of weights, and of rows read and written.
     pub(super) columns: f64,
     pub(super) moved: f64,
+    /// [`PlannedSite::scale`] and [`PlannedSite::us_waiting`].
+    pub(super) scale: f64,
+    pub(super) us_waiting: f64,
 }
 
 /// Projections of one width that follow each other.
@@ -66,6 +69,8 @@ impl Site {
         let outputs = || site.outputs.iter().copied();
         let pieces = || runs[..run_count].iter().map(|run| (run.pieces, f64::from(run.times)));
         Site {
+            scale: site.scale,
+            us_waiting: site.us_waiting,
             runs,
             run_count,
             projections: site.outputs.len() as u32,
