@@ -283,7 +283,7 @@ mod tests {
             ],
             ..DecodeAttention::default()
         };
-        let attention = Attention::compile(&source, 1.0);
+        let mut attention = Attention::compile(&source, 1.0);
         for begin in [vec![1_u32], vec![9, 30], vec![5, 5, 5, 5], vec![90, 1, 1, 1], vec![39, 1, 1], vec![200, 200]] {
             let rows = begin.len() as u32;
             let mut step = 0;
