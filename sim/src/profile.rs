@@ -35,7 +35,8 @@ use vidur::VidurTables;
 /// The version of the format that this build writes.
 ///
 /// Version 2 added waves of tiles ([`curve::Waves`]), padding of rows, prompts that share a launch ([`attention::Together`]), gaps by rows, by
-/// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), short contexts, and the spread of measurements ([`Spread`]). What version 1 says,
+/// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), short contexts and other regimes of decode attention ([`attention::DecodeRegime`]), plans of adapters
+/// ([`lora::Planned`]), and the spread of measurements ([`Spread`]). What version 1 says,
 /// it still says.
 pub const SCHEMA: u32 = 2;
 
