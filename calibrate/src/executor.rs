@@ -267,7 +267,7 @@ impl<S: Stepper> RealExecutor<S> {
         self.log.borrow_mut().steps.push(RealStep {
             decode_rows: shape.decode_rows(),
             context_sum: shape.decode_context_sum,
-            context_max: shape.decode_contexts.iter().copied().max().unwrap_or(0),
+            context_max: shape.decode_context_max,
             prompts: shape.prefills.to_vec(),
             segments: shape.segments.to_vec(),
             us,

@@ -144,6 +144,7 @@ pub(crate) fn model(
     let chip = adapters::Chip {
         multiprocessors: identity.multiprocessors,
         sites: physics::lora_sites(&identity.model, degree),
+        row_buckets: identity.row_buckets.clone(),
         ..physics::lora_chip(&identity.gpu_name)
     };
     for (&kernel, samples) in &data.lora {
@@ -196,7 +197,9 @@ pub(crate) fn model(
         assumptions: BTreeMap::new(),
     };
     let steps = step_samples(data, &profile)?;
-    profile.whole_step = others::whole(&steps, identity.model.layers);
+    let few_rows = profile.lora.get(&LoraKernel::Segmented).and_then(|cost| cost.few_rows.as_ref());
+    let few_rows = few_rows.map_or(0, |few| few.rows_max);
+    profile.whole_step = others::whole(&steps, identity.model.layers, few_rows);
     // Overlap hides no more than there is: the first adapter and the first prompt cost something.
     let prompt_us = profile.prefill_attention.us(&[(1, 0)]);
     let one = StepShape::decode(1, 1).with_adapters(8, &[1]).probe(true);
@@ -204,7 +207,12 @@ pub(crate) fn model(
     let scale = profile.whole_step.scale;
     let whole = &mut profile.whole_step;
     whole.us_per_layer_prompt = whole.us_per_layer_prompt.max(-prompt_us * scale);
+    // Nor do a prompt's rows beside decode rows.
+    whole.us_per_layer_mixed = whole.us_per_layer_mixed.max(-whole.us_per_layer_prompt - prompt_us * scale);
     whole.us_per_layer_lora = whole.us_per_layer_lora.max(-lora_us * scale * whole.lora_scale);
+    if let Some(few) = &mut whole.lora_few_rows {
+        few.us_per_layer = few.us_per_layer.max(-lora_us * scale * few.scale);
+    }
     if steps.len() < 12 {
         notes.push("too few whole steps: what they take beyond the sum of their parts is unknown".to_owned());
     }
@@ -312,6 +320,7 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
             rows: f64::from(sample.shape.rows()),
             lora: on,
             prompt: !sample.shape.prompts.is_empty(),
+            mixed: !sample.shape.prompts.is_empty() && sample.shape.decode_rows() > 0,
             us: sample.us,
             parts_us: probe.clone().us(&sample.shape.probe(on)),
             lora_us: match bare.lora.get(&kernel).filter(|_| on) {

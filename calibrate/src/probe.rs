@@ -52,9 +52,11 @@ impl Shape {
         BatchShape {
             decode_contexts: &self.contexts,
             decode_context_sum: self.contexts.iter().map(|&context| u64::from(context)).sum(),
+            decode_context_max: self.contexts.iter().copied().max().unwrap_or(0),
             prefills: &self.prefills,
             segments: &self.segments,
             segment_sums: SegmentSums::of(&self.segments),
+            census: None,
             lora_slots: self.slots,
             lora_rank_max: self.rank_max,
             copies_in_flight: false,

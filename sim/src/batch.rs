@@ -1,5 +1,9 @@
 //! The batch of one step, as hardware sees it and as an executor sees it.
 
+mod census;
+
+pub use census::{Census, Sizes, TILES};
+
 use crate::time::Span;
 use crate::workload::{AdapterId, ReplicaId, RequestId};
 
@@ -59,7 +63,7 @@ impl SegmentSums {
     }
 
     /// A decode row joins; `first`: its adapter has no row so far.
-    pub(crate) fn join(&mut self, rank: u32, first: bool) {
+    pub fn join(&mut self, rank: u32, first: bool) {
         let (least, largest) = if self.decode_rows == 0 { (rank, rank) } else { self.ranks };
         self.decode_rows += 1;
         self.row_rank_sum += u64::from(rank);
@@ -70,7 +74,7 @@ impl SegmentSums {
     }
 
     /// A decode row leaves; `last`: its adapter has no row any more, and these are the segments that are left.
-    pub(crate) fn leave(&mut self, rank: u32, last: Option<&[Segment]>) {
+    pub fn leave(&mut self, rank: u32, last: Option<&[Segment]>) {
         self.decode_rows -= 1;
         self.row_rank_sum -= u64::from(rank);
         let Some(left) = last else { return };
@@ -82,7 +86,7 @@ impl SegmentSums {
     }
 
     /// A row that was counted as a decode row computes so many tokens of a prompt.
-    pub(crate) fn prefill(&mut self, rank: u32, tokens: u32) {
+    pub fn prefill(&mut self, rank: u32, tokens: u32) {
         self.decode_rows -= 1;
         self.prefill_rows += u64::from(tokens);
         self.row_rank_sum = self.row_rank_sum - u64::from(rank) + u64::from(rank) * u64::from(tokens);
@@ -96,12 +100,16 @@ pub struct BatchShape<'a> {
     pub decode_contexts: &'a [u32],
     /// Sum of `decode_contexts`.
     pub decode_context_sum: u64,
+    /// The largest of `decode_contexts`; 0 of none.
+    pub decode_context_max: u32,
     /// The prompts, or parts of prompts, computed in this step.
     pub prefills: &'a [Prefill],
     /// Rows by adapter. Rows of the base model are in none.
     pub segments: &'a [Segment],
     /// The sums of `segments`.
     pub segment_sums: SegmentSums,
+    /// Their census, if whoever changes the batch keeps one; otherwise a price that needs it looks at every segment.
+    pub census: Option<&'a Census>,
     /// Adapter slots that the engine is configured with: some engines pay for idle ones. 0: LoRA is off.
     pub lora_slots: u32,
     /// The largest rank that a slot can hold.

@@ -2,18 +2,22 @@
 
 mod attention;
 mod lora;
+mod memory;
+mod prompts;
 mod quick;
+mod ranges;
 mod rows;
 mod vidur;
 
 use crate::batch::{BatchShape, CostModel, Coverage, Price, SegmentSums};
-use crate::profile::attention::PrefillAttention;
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
-use crate::profile::{HostCost, Profile, Range, Rows, Validity};
+use crate::profile::{HostCost, Profile, Rows};
 use crate::time::Span;
 use attention::Attention;
 use lora::Lora;
+use prompts::Prompts;
+use ranges::{OUTSIDE, Ranges};
 use rows::RowTable;
 use vidur::VidurCost;
 
@@ -26,10 +30,11 @@ use vidur::VidurCost;
 pub struct CompiledCost {
     /// Without and with adapter copies beside the step.
     tables: [Tables; 2],
+    lora: Lora,
+    prompts: Prompts,
     /// Whole layers by a peer's tables, adapters excepted: then all else is zero.
     vidur: Option<VidurCost>,
-    validity: Validity,
-    merged: bool,
+    ranges: Ranges,
     counts: Counts,
 }
 
@@ -40,11 +45,16 @@ struct Tables {
     scale: f64,
     /// The scale over all layers.
     layers: f64,
-    lora_scale: f64,
     gap_us: f64,
-    /// Over all layers, beyond the gap: in a step that computes adapters, and in one with a prompt.
-    gap_lora_us: f64,
+    /// The scale of adapters, and beyond the gap, over all layers, what a step that computes adapters takes: of few rows, and of more than so
+    /// many.
+    lora_few_rows: (f64, f64),
+    few_rows: u32,
+    lora_rows: (f64, f64),
+    /// The same in one with a prompt.
     gap_prompt_us: f64,
+    /// The same in one with prompts and decode rows.
+    gap_mixed_us: f64,
     host: HostCost,
     /// All that depends on the number of rows, before scale and slow-down; gaps are in it.
     all_rows: RowTable,
@@ -52,8 +62,13 @@ struct Tables {
     sequences: RowTable,
     /// Scale and slow-down are in it.
     attention: Attention,
-    prefill_attention: PrefillAttention,
-    lora: Lora,
+}
+
+/// What a step's adapters cost in each layer, and whether anything is launched for them.
+#[derive(Clone, Copy)]
+struct Adapters {
+    us: f64,
+    launched: bool,
 }
 
 /// Look-ups, and those out of range by reason.
@@ -67,17 +82,6 @@ struct Counts {
 const DENSE_ROWS: u32 = 8192;
 const DENSE_SEQUENCES: u32 = 1024;
 
-const OUTSIDE: [&str; 8] = [
-    "decode rows",
-    "context",
-    "rows in a step",
-    "prefill chunk",
-    "prefill prefix",
-    "adapters in a step",
-    "rank",
-    "several adapters merged",
-];
-
 impl CompiledCost {
     /// Makes the price list of a profile for one LoRA kernel.
     ///
@@ -88,21 +92,24 @@ impl CompiledCost {
     pub fn compile(profile: &Profile, kernel: LoraKernel) -> Result<CompiledCost, BadProfile> {
         profile.check()?;
         let lora = Lora::compile(profile, kernel)?;
-        let alone = Tables::compile(profile, lora, 1.0);
+        let alone = Tables::compile(profile, 1.0);
         let beside_copies = alone.slowed(profile, profile.load.step_slowdown);
         let mut cost = CompiledCost {
             tables: [alone, beside_copies],
+            lora,
+            prompts: Prompts::new(profile.prefill_attention.clone()),
             vidur: profile.vidur.as_ref().map(VidurCost::new),
-            validity: profile.validity.clone(),
-            merged: kernel == LoraKernel::Merged,
+            ranges: Ranges::new(&profile.validity, kernel == LoraKernel::Merged),
             counts: Counts::default(),
         };
         let one_row = BatchShape {
             decode_contexts: &[1],
             decode_context_sum: 1,
+            decode_context_max: 1,
             prefills: &[],
             segments: &[],
             segment_sums: SegmentSums::default(),
+            census: None,
             lora_slots: 0,
             lora_rank_max: 0,
             copies_in_flight: false,
@@ -122,81 +129,78 @@ impl CompiledCost {
         Ok(cost)
     }
 
+    /// Prices every step anew, from now on: the direct way, which must come to the same.
+    pub fn forgetful(mut self) -> CompiledCost {
+        self.lora.forget();
+        self.prompts.forget();
+        self
+    }
+
+    /// How many prices of adapters or of prompts did the look-ups need, and how many of them were not known from before?
+    pub fn asked_and_made(&self) -> (u64, u64) {
+        let ((asked, made), (more, of_them)) = (self.lora.asked_and_made(), self.prompts.asked_and_made());
+        (asked + more, made + of_them)
+    }
+
     /// Any step, by a peer's tables; adapters come on top where the profile has figures for them.
     fn table_price(&mut self, shape: &BatchShape<'_>) -> Option<Price> {
         let layer = self.vidur.as_mut()?.layer(shape);
-        let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
-        let ms = layer.ms + tables.lora.us(shape) / 1e3;
+        let tables = &self.tables[usize::from(shape.copies_in_flight)];
+        let ms = layer.ms + self.lora.us(shape) / 1e3;
         let first = Span::from_secs_f64(ms * tables.layers / 1e3 * tables.slowdown);
         Some(Price { first, increment: Span::ZERO, steps: layer.steps })
     }
 
     /// A batch of decode rows alone: affine in its contexts.
-    fn decode_price(&mut self, shape: &BatchShape<'_>, longest: u32) -> Price {
+    fn decode_price(&mut self, shape: &BatchShape<'_>) -> Price {
+        let (rows, longest) = (shape.decode_rows(), shape.decode_context_max);
+        let adapters = self.adapters(shape);
         let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
-        let rows = shape.decode_rows();
         let mut price = tables.attention.price(rows, shape.decode_context_sum, longest);
-        price.first += tables.fixed(shape, rows, rows, 0.0);
+        price.first += tables.fixed(shape, rows, rows, 0.0, adapters);
         // Beyond the range every step is a look-up of its own kind; within it, the promise ends where the range does.
-        if let Some(range) = self.validity.context
-            && longest <= range.max
-        {
-            price.steps = price.steps.min((range.max - longest).saturating_add(1));
+        if let Some(left) = self.ranges.context.max.checked_sub(longest) {
+            price.steps = price.steps.min(left.saturating_add(1));
         }
         price
     }
 
     /// A step with prompts.
-    fn mixed_price(&mut self, shape: &BatchShape<'_>, longest: u32) -> Price {
-        let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
+    fn mixed_price(&mut self, shape: &BatchShape<'_>) -> Price {
         let (decode_rows, prompts) = (shape.decode_rows(), shape.prefills.len() as u32);
         let rows = decode_rows.saturating_add(shape.prefill_tokens());
-        let attention = &tables.prefill_attention;
-        let prefill = attention.prompts_us(shape.prefills.iter().map(|part| (part.chunk, part.prefix)));
-        let fixed = tables.fixed(shape, rows, decode_rows.saturating_add(prompts), attention.us + prefill);
-        let decode = tables.attention.price(decode_rows, shape.decode_context_sum, longest).first;
+        let prefill = self.prompts.us(shape.prefills);
+        let adapters = self.adapters(shape);
+        let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
+        let fixed = tables.fixed(shape, rows, decode_rows.saturating_add(prompts), prefill, adapters);
+        let decode = tables.attention.price(decode_rows, shape.decode_context_sum, shape.decode_context_max).first;
         Price::once(fixed + decode)
     }
 
+    fn adapters(&mut self, shape: &BatchShape<'_>) -> Adapters {
+        let launched = !shape.segments.is_empty() && self.lora.launches();
+        Adapters { us: self.lora.us(shape), launched }
+    }
+
     /// Counts what is out of range, once a look-up and reason.
-    fn count(&mut self, shape: &BatchShape<'_>, longest: u32) {
+    fn count(&mut self, shape: &BatchShape<'_>) {
         self.counts.lookups += 1;
-        let v = &self.validity;
-        let decode_rows = shape.decode_rows();
-        // A kernel that computes no adapters is in range whatever they are.
-        let adapters = !shape.segments.is_empty() && self.tables[0].lora.is_on();
-        let (least, largest) = shape.segment_sums.ranks;
-        let outside = |range: Option<Range>, value: u32| range.is_some_and(|range| !range.contains(value));
-        let mut flags = [
-            decode_rows > 0 && outside(v.decode_rows, decode_rows),
-            decode_rows > 0 && outside(v.context, longest),
-            false,
-            false,
-            false,
-            adapters && outside(v.segments, shape.segments.len() as u32),
-            adapters && (outside(v.rank, least) || outside(v.rank, largest)),
-            // Weights hold one adapter at a time: a step with two cannot exist.
-            self.merged && shape.segments.len() > 1,
-        ];
-        if !shape.is_decode_only() {
-            flags[2] = outside(v.rows, decode_rows.saturating_add(shape.prefill_tokens()));
-            flags[3] = shape.prefills.iter().any(|part| outside(v.chunk, part.chunk));
-            flags[4] = shape.prefills.iter().any(|part| outside(v.prefix, part.prefix));
-        }
-        for (count, flag) in self.counts.outside.iter_mut().zip(flags) {
-            *count += u64::from(flag);
+        let outside = self.ranges.outside(shape, self.lora.is_on());
+        if outside > 0 {
+            for (reason, count) in self.counts.outside.iter_mut().enumerate() {
+                *count += u64::from(outside >> reason & 1);
+            }
         }
     }
 }
 
 impl CostModel for CompiledCost {
     fn price(&mut self, shape: &BatchShape<'_>) -> Price {
-        let longest = shape.decode_contexts.iter().copied().fold(0, u32::max);
-        self.count(shape, longest);
+        self.count(shape);
         if let Some(price) = self.table_price(shape) {
             return price;
         }
-        if shape.is_decode_only() { self.decode_price(shape, longest) } else { self.mixed_price(shape, longest) }
+        if shape.is_decode_only() { self.decode_price(shape) } else { self.mixed_price(shape) }
     }
 
     fn coverage(&self) -> Coverage {
@@ -207,23 +211,27 @@ impl CostModel for CompiledCost {
 }
 
 impl Tables {
-    fn compile(profile: &Profile, lora: Lora, slowdown: f64) -> Tables {
+    fn compile(profile: &Profile, slowdown: f64) -> Tables {
         let layers = f64::from(profile.model.layers);
         let scale = profile.whole_step.scale;
+        let lora_of = |rows: u32| {
+            let (scale, us) = profile.whole_step.lora(rows);
+            (scale, us * layers)
+        };
         Tables {
             slowdown,
             scale,
             layers: layers * scale,
-            lora_scale: profile.whole_step.lora_scale,
             gap_us: profile.whole_step.us,
-            gap_lora_us: profile.whole_step.us_per_layer_lora * layers,
+            lora_few_rows: lora_of(0),
+            few_rows: profile.whole_step.lora_few_rows.map_or(0, |few| few.rows_max),
+            lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
+            gap_mixed_us: profile.whole_step.us_per_layer_mixed * layers,
             host: profile.host.clone(),
             all_rows: RowTable::compile(profile, Rows::All, DENSE_ROWS),
             sequences: RowTable::compile(profile, Rows::Sequences, DENSE_SEQUENCES),
             attention: Attention::compile(&profile.decode_attention, layers * scale * slowdown),
-            prefill_attention: profile.prefill_attention.clone(),
-            lora,
         }
     }
 
@@ -234,16 +242,20 @@ impl Tables {
     }
 
     /// Everything but decode attention, rounded once.
-    fn fixed(&mut self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prefill_attention_us: f64) -> Span {
+    fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prompts_us: f64, adapters: Adapters) -> Span {
         let host = self.host.step_us(sequences, shape.prefills.len() as u32, shape.segments.len() as u32);
+        let (lora_scale, gap_lora_us) = if rows <= self.few_rows { self.lora_few_rows } else { self.lora_rows };
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
-        let layers = self.layers * (prefill_attention_us + self.lora_scale * self.lora.us(shape));
+        let layers = self.layers * (prompts_us + lora_scale * adapters.us);
         let mut gap = self.gap_us;
-        if !shape.segments.is_empty() && self.lora.launches() {
-            gap += self.gap_lora_us;
+        if adapters.launched {
+            gap += gap_lora_us;
         }
         if !shape.prefills.is_empty() {
             gap += self.gap_prompt_us;
+            if shape.decode_rows() > 0 {
+                gap += self.gap_mixed_us;
+            }
         }
         // Gaps may be below zero, where parts overlap; a step is not.
         ps((host + rows + layers + gap).max(host) * self.slowdown)

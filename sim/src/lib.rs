@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod gpu;
 pub mod model;
 pub mod policy;
+mod print;
 pub mod profile;
 pub mod random;
 mod replica;

@@ -35,7 +35,8 @@ use vidur::VidurTables;
 /// The version of the format that this build writes.
 ///
 /// Version 2 added waves of tiles ([`curve::Waves`]), padding of rows, prompts that share a launch ([`attention::Together`]), gaps by rows, by
-/// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), short contexts, and the spread of measurements ([`Spread`]). What version 1 says,
+/// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), short contexts and other regimes of decode attention ([`attention::DecodeRegime`]), plans of adapters
+/// ([`lora::Planned`]), and the spread of measurements ([`Spread`]). What version 1 says,
 /// it still says.
 pub const SCHEMA: u32 = 2;
 
@@ -233,9 +234,15 @@ pub struct WholeStep {
     /// And this, once a layer of a step that computes adapters.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub us_per_layer_lora: f64,
+    /// Both again for steps of few rows, where adapters run beside the products; where absent, as for all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_few_rows: Option<LoraOverlap>,
     /// And this, once a layer of a step with a prompt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub us_per_layer_prompt: f64,
+    /// And this, once a layer of a step with both prompts and decode rows, whose attention is two launches.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_per_layer_mixed: f64,
     /// Numbers of rows, decode and prefill together, at which the next list is given: strictly increasing; none for nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<f64>,
@@ -244,11 +251,23 @@ pub struct WholeStep {
     pub us_per_layer_by_rows: Vec<f64>,
 }
 
+/// What adapters take in a whole step of few rows, over what they take alone.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoraOverlap {
+    /// The most rows of such a step, with adapters and without.
+    pub rows_max: u32,
+    /// As [`WholeStep::lora_scale`].
+    pub scale: f64,
+    /// As [`WholeStep::us_per_layer_lora`].
+    pub us_per_layer: f64,
+}
+
 pub(crate) fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 
-fn is_one(value: &f64) -> bool {
+pub(crate) fn is_one(value: &f64) -> bool {
     *value == 1.0
 }
 
@@ -267,6 +286,14 @@ impl HostCost {
 }
 
 impl WholeStep {
+    /// The scale of adapters and what they take once a layer, in a step of so many rows.
+    pub fn lora(&self, rows: u32) -> (f64, f64) {
+        match self.lora_few_rows {
+            Some(few) if rows <= few.rows_max => (few.scale, few.us_per_layer),
+            _ => (self.lora_scale, self.us_per_layer_lora),
+        }
+    }
+
     /// What a layer with so many rows takes beyond the sum of its parts, adapters and prompts left out; microseconds.
     pub fn layer_us(&self, rows: f64) -> f64 {
         let by_rows = match self.rows.as_slice() {
@@ -289,7 +316,9 @@ impl Default for WholeStep {
             us_per_layer: 0.0,
             lora_scale: 1.0,
             us_per_layer_lora: 0.0,
+            lora_few_rows: None,
             us_per_layer_prompt: 0.0,
+            us_per_layer_mixed: 0.0,
             rows: Vec::new(),
             us_per_layer_by_rows: Vec::new(),
         }
@@ -353,7 +382,7 @@ pub struct LoadCost {
     pub step_slowdown: f64,
 }
 
-fn one() -> f64 {
+pub(crate) fn one() -> f64 {
     1.0
 }
 

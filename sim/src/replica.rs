@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::batch::{Price, Segment, SegmentSums};
+use crate::batch::{Census, Price, Segment, SegmentSums};
 use crate::fact::Power;
 use crate::fetch;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
@@ -22,6 +22,7 @@ pub(crate) struct Active {
     pub(crate) adapters: Vec<AdapterId>,
     pub(crate) segments: Vec<Segment>,
     pub(crate) sums: SegmentSums,
+    pub(crate) census: Census,
 }
 
 impl Active {
@@ -32,13 +33,19 @@ impl Active {
     fn add(&mut self, adapter: AdapterId, rank: u32) {
         let position = self.position(adapter);
         self.sums.join(rank, position.is_err());
-        match position {
-            Ok(position) => self.segments[position].decode_rows += 1,
+        let rows = match position {
+            Ok(position) => {
+                let segment = &mut self.segments[position];
+                segment.decode_rows += 1;
+                segment.decode_rows
+            }
             Err(position) => {
                 self.adapters.insert(position, adapter);
                 self.segments.insert(position, Segment { rank, prefill_rows: 0, decode_rows: 1 });
+                1
             }
-        }
+        };
+        self.census.change(rank, rows - 1, rows);
     }
 
     fn remove(&mut self, adapter: AdapterId) {
@@ -46,6 +53,7 @@ impl Active {
         let segment = &mut self.segments[position];
         let rank = segment.rank;
         segment.decode_rows -= 1;
+        self.census.change(rank, segment.decode_rows + 1, segment.decode_rows);
         let last = segment.decode_rows == 0;
         if last {
             self.adapters.remove(position);
@@ -248,6 +256,7 @@ impl Replica {
         self.residency.fetch();
         fetch::list(&self.active.segments);
         fetch::list(&self.active.adapters);
+        self.active.census.fetch();
         fetch::list(self.waiting.as_slices().0);
     }
 
@@ -391,6 +400,7 @@ impl Replica {
             "rows by adapter"
         );
         assert_eq!(self.active.sums, SegmentSums::of(&self.active.segments), "sums of the segments");
+        assert!(self.active.census.same(&Census::of(&self.active.segments)), "census of the segments");
         let blocks: u64 = self.waiting.iter().map(|waiting| u64::from(self.blocks(waiting.tokens))).sum();
         assert_eq!(blocks, self.waiting_blocks, "blocks that the queue will need");
     }

@@ -2,15 +2,20 @@
 
 mod planned;
 
+use std::collections::BTreeMap;
+
 use aril_sim::batch::Segment;
 use aril_sim::profile::curve::Curve;
 use aril_sim::profile::lora::{
     FewRows as LoraFewRows, LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Planned,
 };
 
+use aril_sim::profile::pad;
+
 use super::Sample;
 use super::bounds::{self, Column};
 use super::prompts::log_knots;
+use crate::measure::median;
 use crate::probe::Shape;
 pub(super) use planned::Chip;
 
@@ -100,10 +105,9 @@ pub(super) fn fit(kernel: LoraKernel, samples: &[Sample], chip: &Chip) -> Option
     let Some(many) = best(kernel, &many, &TILES) else { return whole };
     let Some(few) = best(kernel, &few, &[many.rows_per_tile]) else { return whole };
     if kernel == LoraKernel::Segmented
-        && let Some((planned, planned_loss)) = planned::fit(&of(false), chip)
-        && planned_loss < loss(&many, &of(false))
+        && let Some(cost) = by_plan(&few, &many, &of, chip)
     {
-        return Some(by_plan(few, planned));
+        return Some(cost);
     }
     let two = joined(few, many);
     match whole {
@@ -126,16 +130,63 @@ fn best(kernel: LoraKernel, samples: &[&Sample], tiles: &[u32]) -> Option<LoraCo
     fitted.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(cost, _)| cost)
 }
 
-/// Few rows by their bounds, all others by the plan.
-fn by_plan(few: LoraCost, planned: Planned) -> LoraCost {
-    let start = few.us;
-    let mut bounds = few.bounds;
-    if start > 0.0 {
-        let once = LoraTerm { over: LoraQuantity::Segments, cost: Curve::constant(start) };
+/// What whoever reads the products takes longer, by rows as the machine pads them; none where launches were not recorded one by one.
+fn reading(samples: &[&Sample], chip: &Chip) -> Option<Curve> {
+    let mut by: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    for sample in samples {
+        let us = *sample.parts.get(chip.sites.len())?;
+        by.entry(pad(&chip.row_buckets, sample.shape.rows())).or_default().push(us);
+    }
+    let (mut rows, mut us, mut last, mut most) = (Vec::new(), Vec::new(), 0, 0.0_f64);
+    for (padded, values) in by {
+        // More rows are not read in less time: what says so is noise.
+        most = most.max(median(&values));
+        for row in [last + 1, padded] {
+            if rows.last().is_none_or(|before| *before < f64::from(row)) {
+                rows.push(f64::from(row));
+                us.push(most);
+            }
+        }
+        last = padded;
+    }
+    (rows.len() > 1).then_some(Curve::Table { rows, us })
+}
+
+/// Few rows, many, or both by the plan, each where it says them better; none where it says neither.
+fn by_plan<'a>(few: &LoraCost, many: &LoraCost, of: &dyn Fn(bool) -> Vec<&'a Sample>, chip: &Chip) -> Option<LoraCost> {
+    let apart = |few_rows: LoraFewRows, planned: Option<Planned>| match planned {
+        Some(planned) => {
+            let bounds = Vec::new();
+            LoraCost { us: 0.0, bounds, few_rows: Some(few_rows), planned: Some(planned), ..many.clone() }
+        }
+        None => LoraCost { us: 0.0, bounds: started(many), few_rows: Some(few_rows), ..many.clone() },
+    };
+    let bounded = LoraFewRows { rows_max: FEW_ROWS, bounds: started(few), planned: None, reading: None };
+    let (few_samples, many_samples) = (of(true), of(false));
+    let behind = planned::fit(&many_samples, chip, planned::Where::Behind).filter(|planned| {
+        loss(&apart(bounded.clone(), Some(planned.clone())), &many_samples) < loss(many, &many_samples)
+    });
+    let beside = planned::fit(&few_samples, chip, planned::Where::Beside).map(|planned| LoraFewRows {
+        bounds: Vec::new(),
+        planned: Some(planned),
+        reading: reading(&few_samples, chip),
+        ..bounded.clone()
+    });
+    let beside = beside.filter(|beside| loss(&apart(beside.clone(), None), &few_samples) < loss(few, &few_samples));
+    if behind.is_none() && beside.is_none() {
+        return None;
+    }
+    Some(apart(beside.unwrap_or(bounded), behind))
+}
+
+/// Bounds with the kernel's start in each of them.
+fn started(cost: &LoraCost) -> Vec<LoraBound> {
+    let mut bounds = cost.bounds.clone();
+    if cost.us > 0.0 {
+        let once = LoraTerm { over: LoraQuantity::Segments, cost: Curve::constant(cost.us) };
         bounds.iter_mut().for_each(|bound| bound.terms.push(once.clone()));
     }
-    let few_rows = Some(LoraFewRows { rows_max: FEW_ROWS, bounds });
-    LoraCost { us: 0.0, bounds: Vec::new(), few_rows, planned: Some(planned), ..few }
+    bounds
 }
 
 /// One price of both: what bounds few rows bounds many, too, so that a step that grows never gets cheaper.
@@ -157,7 +208,13 @@ fn joined(few: LoraCost, many: LoraCost) -> LoraCost {
     let few = with_start(few);
     let mut bounds = with_start(many.clone());
     bounds.extend(few.iter().cloned());
-    LoraCost { us, rows_per_tile, bounds, few_rows: Some(LoraFewRows { rows_max: FEW_ROWS, bounds: few }), ..many }
+    LoraCost {
+        us,
+        rows_per_tile,
+        bounds,
+        few_rows: Some(LoraFewRows { rows_max: FEW_ROWS, bounds: few, planned: None, reading: None }),
+        ..many
+    }
 }
 
 fn loss(cost: &LoraCost, samples: &[&Sample]) -> f64 {

@@ -58,6 +58,38 @@ pub(super) fn fit(bounds: &[Vec<Column>], us: &[f64], starts: &[Vec<usize>]) -> 
     best.unwrap_or(BoundsFit { coefficients: bounds.iter().map(|b| vec![0.0; b.len()]).collect(), loss: f64::INFINITY })
 }
 
+/// Fits `us` by the smallest of some lines, in relative error, robustly: each sample to the line that decides about it, again and again.
+pub(super) fn fit_least(lines: &[Vec<Column>], us: &[f64], starts: &[Vec<usize>]) -> BoundsFit {
+    let says = |x: &[Vec<f64>], i: usize| {
+        (0..lines.len()).map(|line| value(&lines[line], &x[line], i)).enumerate().min_by(|a, b| a.1.total_cmp(&b.1))
+    };
+    let mut best: Option<BoundsFit> = None;
+    for start in starts {
+        let mut owner = start.clone();
+        let first = robust(&lines[0], us);
+        let mut coefficients: Vec<Vec<f64>> = lines.iter().map(|_| first.clone()).collect();
+        for _ in 0..12 {
+            for (index, line) in lines.iter().enumerate() {
+                let mine: Vec<usize> = (0..us.len()).filter(|&i| owner[i] == index).collect();
+                if mine.len() > line.len() {
+                    coefficients[index] = robust_on(line, us, &mine);
+                }
+            }
+            let told: Vec<(usize, f64)> = (0..us.len()).filter_map(|i| says(&coefficients, i)).collect();
+            let loss = told.iter().zip(us).map(|((_, told), us)| huber(told / us - 1.0)).sum();
+            if best.as_ref().is_none_or(|best: &BoundsFit| loss < best.loss) {
+                best = Some(BoundsFit { loss, coefficients: coefficients.clone() });
+            }
+            let next: Vec<usize> = told.iter().map(|(line, _)| *line).collect();
+            if next == owner {
+                break;
+            }
+            owner = next;
+        }
+    }
+    best.unwrap_or(BoundsFit { coefficients: lines.iter().map(|b| vec![0.0; b.len()]).collect(), loss: f64::INFINITY })
+}
+
 /// What a fit says of sample `i`.
 pub(super) fn predict(bounds: &[Vec<Column>], coefficients: &[Vec<f64>], i: usize) -> f64 {
     (0..bounds.len()).map(|bound| value(&bounds[bound], &coefficients[bound], i)).fold(0.0, f64::max)

@@ -3,6 +3,7 @@
 
 use aril_sim::profile::attention::{DecodeAttention, DecodeBound, ShortContexts};
 
+mod regimes;
 mod ways;
 
 use super::Sample;
@@ -54,7 +55,9 @@ pub(super) fn fit(samples: &[Sample], sharing: Sharing) -> Option<DecodeAttentio
     }
     let (bounds, least) = best?;
     let ways = ways::fit(&samples, sharing);
-    Some(ways.filter(|ways| loss(ways, &samples) < least).unwrap_or(bounds))
+    let ways = [ways, regimes::fit(&samples, sharing)].into_iter().flatten();
+    let best = ways.map(|ways| (loss(&ways, &samples), ways)).min_by(|a, b| a.0.total_cmp(&b.0));
+    Some(best.filter(|(loss, _)| *loss < least).map_or(bounds, |(_, ways)| ways))
 }
 
 fn loss(attention: &DecodeAttention, samples: &[&Sample]) -> f64 {

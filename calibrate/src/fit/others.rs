@@ -2,7 +2,7 @@
 
 use aril_sim::model::Model;
 use aril_sim::model::lora::LoraTarget;
-use aril_sim::profile::{HostCost, LoadCost, WholeStep};
+use aril_sim::profile::{HostCost, LoadCost, LoraOverlap, WholeStep};
 
 use super::Sample;
 use super::bounds::{self, Column};
@@ -83,19 +83,26 @@ pub(super) struct StepSample {
     pub(super) rows: f64,
     pub(super) lora: bool,
     pub(super) prompt: bool,
+    /// Prompts and decode rows.
+    pub(super) mixed: bool,
     pub(super) us: f64,
     pub(super) parts_us: f64,
     /// What adapters are of that.
     pub(super) lora_us: f64,
 }
 
+/// As many steps with adapters of few rows, and of more, tell the two apart.
+const APART_LEAST: usize = 10;
+
 /// Rows at which gaps have a value of their own.
 const ROWS: [f64; 11] = [1.0, 8.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
 
 /// What whole steps take beyond their parts: gaps between launches, activations that stay in the cache, overlap.
 ///
+/// Steps of up to `few_rows` rows compute adapters beside the products.
+///
 /// Linear in everything, so that least squares of relative errors serve; drawn lightly towards nothing, so that few steps do not make much of noise.
-pub(super) fn whole(samples: &[StepSample], layers: u32) -> WholeStep {
+pub(super) fn whole(samples: &[StepSample], layers: u32, few_rows: u32) -> WholeStep {
     if samples.len() < 12 {
         return WholeStep::default();
     }
@@ -103,13 +110,24 @@ pub(super) fn whole(samples: &[StepSample], layers: u32) -> WholeStep {
     let most = samples.iter().map(|sample| sample.rows).fold(1.0, f64::max);
     let knots: Vec<f64> = ROWS.iter().copied().filter(|knot| *knot <= most).collect();
     let flag = |on: bool| if on { layers } else { 0.0 };
+    let few = |s: &StepSample| s.rows <= f64::from(few_rows);
+    let told = |want_few: bool| samples.iter().filter(|s| s.lora && few(s) == want_few).count() >= APART_LEAST;
+    // Beside a product and behind it adapters are two things, where both were seen often enough.
+    let apart = few_rows > 0 && told(true) && told(false);
     let with_adapters = samples.iter().filter(|sample| sample.lora).count() >= 20;
+    let lora = |of: &dyn Fn(&StepSample) -> f64, want_few: bool| -> Vec<f64> {
+        samples.iter().map(|s| if (apart && few(s)) == want_few { of(s) / s.us } else { 0.0 }).collect()
+    };
     let mut columns: Vec<Vec<f64>> = vec![
         samples.iter().map(|s| s.parts_us / s.us).collect(),
-        samples.iter().map(|s| if with_adapters { s.lora_us / s.us } else { 0.0 }).collect(),
-        samples.iter().map(|s| flag(s.lora) / s.us).collect(),
+        lora(&|s| if with_adapters { s.lora_us } else { 0.0 }, false),
+        lora(&|s| flag(s.lora), false),
+        lora(&|s| s.lora_us, true),
+        lora(&|s| flag(s.lora), true),
         samples.iter().map(|s| flag(s.prompt) / s.us).collect(),
+        samples.iter().map(|s| flag(s.mixed) / s.us).collect(),
     ];
+    let by_rows = columns.len();
     for k in 0..knots.len() {
         columns.push(samples.iter().map(|s| layers * bounds::hat(&knots, k, s.rows) / s.us).collect());
     }
@@ -124,15 +142,18 @@ pub(super) fn whole(samples: &[StepSample], layers: u32) -> WholeStep {
             *weight = (0.02 / error.abs().max(0.02)).max(1e-3);
         }
     }
+    // Some of it is always seen.
+    let lora_scale = |x1: f64| (1.0 + x1 / (1.0 + x[0])).max(0.2);
     WholeStep {
         scale: 1.0 + x[0],
         us: 0.0,
         us_per_layer: 0.0,
-        // Some of it is always seen.
-        lora_scale: (1.0 + x[1] / (1.0 + x[0])).max(0.2),
+        lora_scale: lora_scale(x[1]),
         us_per_layer_lora: x[2],
-        us_per_layer_prompt: x[3],
+        lora_few_rows: apart.then(|| LoraOverlap { rows_max: few_rows, scale: lora_scale(x[3]), us_per_layer: x[4] }),
+        us_per_layer_prompt: x[5],
+        us_per_layer_mixed: x[6],
         rows: knots,
-        us_per_layer_by_rows: x[4..].to_vec(),
+        us_per_layer_by_rows: x[by_rows..].to_vec(),
     }
 }

@@ -59,8 +59,20 @@ const SPLIT_KEYS: u32 = 64;
 const SPLIT_QUOTA_MIN: u32 = 4;
 const SPLIT_JOIN_KEYS: f64 = 200.0;
 
+/// How a block's way through its keys is counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Walks {
+    start_keys: f64,
+    empty_share: f64,
+    join_keys: f64,
+}
+
+/// What joining the pieces of a tile may take, in keys.
+const JOIN_KEYS: [f64; 4] = [0.0, 100.0, 200.0, 350.0];
+
 /// A form without coefficients.
-fn bare(physics: PromptPhysics, (start_keys, empty_share): (f64, f64), sizes: &[u32], planned: bool) -> Tiled {
+fn bare(physics: PromptPhysics, walks: Walks, sizes: &[u32], planned: bool) -> Tiled {
+    let Walks { start_keys, empty_share, join_keys } = walks;
     let packed = physics.packed.max(1);
     let size = |(index, &places): (usize, &u32)| TileSize {
         // Places of a tile are pairs of a token and a head.
@@ -76,6 +88,8 @@ fn bare(physics: PromptPhysics, (start_keys, empty_share): (f64, f64), sizes: &[
         keys: SPLIT_KEYS,
         quota_min: SPLIT_QUOTA_MIN,
         planned_join_keys: SPLIT_JOIN_KEYS,
+        join_keys,
+        us_filled: vec![0.0; sizes.len()],
         memory: vec![SplitMemory::default(); sizes.len()],
         sizes: sizes.clone(),
     });
@@ -94,9 +108,15 @@ fn bare(physics: PromptPhysics, (start_keys, empty_share): (f64, f64), sizes: &[
 fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
     let better = |a: &(Tiled, f64), b: &(Tiled, f64)| a.1.total_cmp(&b.1);
     let best = |planned: bool, sizes: &[u32]| {
-        let with = |start, share| with_sizes(samples, bare(physics, (start, share), sizes, planned), physics);
-        let start = START_KEYS.into_iter().filter_map(|start| with(start, 0.4)).min_by(better)?.0.start_keys;
-        EMPTY_SHARES.into_iter().filter_map(|share| with(start, share)).min_by(better)
+        let with = |walks: Walks| Some((walks, with_sizes(samples, bare(physics, walks, sizes, planned), physics)?));
+        let best = |walks: Vec<Walks>| walks.into_iter().filter_map(with).min_by(|a, b| better(&a.1, &b.1));
+        let first = Walks { start_keys: 0.0, empty_share: 0.4, join_keys: JOIN_KEYS[2] };
+        let (walks, _) = best(START_KEYS.map(|start_keys| Walks { start_keys, ..first }).to_vec())?;
+        let (walks, found) = best(EMPTY_SHARES.map(|empty_share| Walks { empty_share, ..walks }).to_vec())?;
+        if !planned {
+            return Some(found);
+        }
+        best(JOIN_KEYS.map(|join_keys| Walks { join_keys, ..walks }).to_vec()).map(|(_, found)| found)
     };
     let one = SIZES.into_iter().filter_map(|rows| best(false, &[rows]));
     [best(true, &SIZES), best(false, &SIZES)].into_iter().flatten().chain(one).min_by(better)
@@ -133,7 +153,7 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
         planned.clone().unwrap_or_else(|| (0..us.len()).filter_map(|i| least(&guess, i)).collect());
     let mut best: Option<(Tiled, f64)> = None;
     for _ in 0..4 {
-        let mut fitted: Vec<Option<(TileSize, SplitMemory)>> = vec![None; forms];
+        let mut fitted: Vec<Option<OneSize>> = vec![None; forms];
         for (index, fitted) in fitted.iter_mut().enumerate() {
             let mine: Vec<usize> = (0..us.len()).filter(|&i| owner[i] == index).collect();
             if mine.len() < 6 {
@@ -149,13 +169,21 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
         let like = |index: usize| {
             let kind = index / sizes * sizes;
             let others = (kind..kind + sizes).chain([index % sizes]);
-            std::iter::once(index).chain(others).find_map(|other| fitted[other].clone())
+            let found = |other: usize| {
+                let (size, memory, filled) = fitted[other].clone()?;
+                // As the plan takes the two to differ.
+                let key = |index: usize| form.sizes[index % sizes].planned;
+                let longer = if key(other) > 0.0 { key(index) / key(other) } else { 1.0 };
+                Some((scaled(size, longer), memory, filled))
+            };
+            std::iter::once(index).chain(others).find_map(found)
         };
-        for (index, own) in fitted.iter().enumerate() {
-            let (found, memory) = if index < sizes { own.clone()? } else { like(index)? };
+        let all: Vec<OneSize> = (0..forms).map(like).collect::<Option<_>>()?;
+        for (index, (found, memory, filled)) in all.into_iter().enumerate() {
             let size = match form.split.as_mut() {
                 Some(split) if index >= sizes => {
                     split.memory[index - sizes] = memory;
+                    split.us_filled[index - sizes] = filled;
                     &mut split.sizes[index - sizes]
                 }
                 _ => &mut form.sizes[index],
@@ -184,8 +212,24 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
     best
 }
 
-/// Both bounds of one size of tile; where keys are cut, the memory's, too.
-fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, split: bool) -> (TileSize, SplitMemory) {
+/// Tiles whose keys take so many times as long.
+fn scaled(size: TileSize, longer: f64) -> TileSize {
+    let busy = match size.busy {
+        Curve::Table { rows, us } => Curve::Table { rows, us: us.into_iter().map(|us| us * longer).collect() },
+        other => other,
+    };
+    let (us_per_key, us_per_key_crowded) = (size.us_per_key * longer, size.us_per_key_crowded * longer);
+    TileSize { us_per_key, us_per_key_crowded, busy, ..size }
+}
+
+/// What tiles of one size take; what the memory takes, and leaving and joining the sums of full tiles, where keys are cut.
+type OneSize = (TileSize, SplitMemory, f64);
+
+/// Both bounds of one size of tile; where keys are cut, those of its pieces.
+fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, split: bool) -> OneSize {
+    if split {
+        return pieces(us, sums);
+    }
     let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { sums.iter().map(value).collect() };
     let busy = of(&|s| s.busy);
     let path = vec![
@@ -198,22 +242,8 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, split: bool) -
     all.extend(bounds::ramps(&busy, &knots));
     // While one tile is the whole way, nothing else bounds it.
     let start: Vec<usize> = sums.iter().map(|s| usize::from(s.busy > s.longest * 1.1)).collect();
-    let mut starts = vec![start.clone(), vec![1; us.len()], vec![0; us.len()]];
-    let mut designs = vec![path, all];
-    if split {
-        let context = of(&|s| s.context);
-        let mean = context.iter().sum::<f64>() / context.len().max(1) as f64;
-        designs.push(vec![Column::new(vec![1.0; us.len()]), Column::new(context.clone())]);
-        // Long contexts are the memory's.
-        for share in [0.2, 0.5, 1.0] {
-            let owner = |(i, context): (usize, &f64)| if *context > share * mean { 2 } else { start[i].min(1) };
-            starts.push(context.iter().enumerate().map(owner).collect());
-        }
-        starts.push(vec![2; us.len()]);
-    }
-    let fit = bounds::fit(&designs, us, &starts);
-    let memory =
-        fit.coefficients.get(2).map_or(SplitMemory::default(), |c| SplitMemory { us: c[0], us_per_token: c[1] });
+    let starts = vec![start, vec![1; us.len()], vec![0; us.len()]];
+    let fit = bounds::fit(&[path, all], us, &starts);
     let (path, all) = (&fit.coefficients[0], &fit.coefficients[1]);
     let (rows, ramp) = bounds::ramp_table(&knots, &all[2..]);
     let line: Vec<f64> = rows.iter().zip(&ramp).map(|(busy, ramp)| all[0] + all[1] * busy + ramp).collect();
@@ -225,7 +255,53 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, split: bool) -
         busy: Curve::Table { rows, us: line },
         planned: 0.0,
     };
-    (size, memory)
+    (size, SplitMemory::default(), 0.0)
+}
+
+/// Pieces are all computed at once: the way of the longest, or the memory's; and around either what tiles full of rows leave and join.
+fn pieces(us: &[f64], sums: &[TileSums]) -> OneSize {
+    let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { sums.iter().map(value).collect() };
+    let ones = || Column::new(vec![1.0; us.len()]);
+    let filled = of(&|s| s.filled);
+    let context = of(&|s| s.context);
+    let ways = |rest: &[f64]| {
+        let path = vec![ones(), Column::new(of(&|s| s.longest)), Column::new(of(&|s| s.longest * s.crowded))];
+        let memory = vec![ones(), Column::new(context.clone())];
+        let mean = context.iter().sum::<f64>() / context.len().max(1) as f64;
+        // Long contexts are the memory's.
+        let long = |share: f64| context.iter().map(|context| usize::from(*context > share * mean)).collect();
+        let mut starts: Vec<Vec<usize>> = [0.2, 0.5, 1.0, 2.0].map(long).to_vec();
+        starts.extend([vec![0; us.len()], vec![1; us.len()]]);
+        bounds::fit(&[path, memory], rest, &starts)
+    };
+    // What filling takes is around both: tried from nothing to half of the quickest.
+    let least = us.iter().copied().fold(f64::INFINITY, f64::min);
+    let tried = (0..=10).map(|tenth| {
+        let us_filled = least * 0.08 * f64::from(tenth);
+        let rest: Vec<f64> = us.iter().zip(&filled).map(|(us, filled)| us - us_filled * filled).collect();
+        let fit = ways(&rest);
+        let loss: f64 = (0..us.len())
+            .map(|i| {
+                let s = &sums[i];
+                let (path, memory) = (&fit.coefficients[0], &fit.coefficients[1]);
+                let path = path[0] + (path[1] + path[2] * s.crowded) * s.longest;
+                let says = us_filled * s.filled + path.max(memory[0] + memory[1] * s.context);
+                bounds::huber(says / us[i] - 1.0)
+            })
+            .sum();
+        (loss, us_filled, fit)
+    });
+    let (_, us_filled, fit) = tried.min_by(|a, b| a.0.total_cmp(&b.0)).expect("there are eleven");
+    let (path, memory) = (&fit.coefficients[0], &fit.coefficients[1]);
+    let size = TileSize {
+        rows: 0,
+        us: path[0],
+        us_per_key: path[1],
+        us_per_key_crowded: path[2],
+        busy: Curve::constant(0.0),
+        planned: 0.0,
+    };
+    (size, SplitMemory { us: memory[0], us_per_token: memory[1] }, us_filled)
 }
 
 fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Together, f64) {
@@ -309,7 +385,8 @@ mod tests {
             let shape = AttentionShape { element: Element::Bf16, heads, kv_heads, head_dim: 128 };
             let packed = PrefillForm::packed(&shape);
             let physics = PromptPhysics { kilopair_us: 1.0, heads, packed, multiprocessors: chip.multiprocessors };
-            let form = bare(physics, (160.0, 0.4), &SIZES, true);
+            let walks = Walks { start_keys: 160.0, empty_share: 0.4, join_keys: 200.0 };
+            let form = bare(physics, walks, &SIZES, true);
             let mut chosen = [0; 4];
             for index in 0..400 {
                 let draw = |_| {

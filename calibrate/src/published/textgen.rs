@@ -233,9 +233,11 @@ impl<C: CostModel> Stepper<'_, C> {
         let price = self.cost.price(&BatchShape {
             decode_contexts: contexts,
             decode_context_sum: contexts.iter().map(|&context| u64::from(context)).sum(),
+            decode_context_max: contexts.iter().copied().max().unwrap_or(0),
             prefills,
             segments,
             segment_sums: SegmentSums::of(segments),
+            census: None,
             lora_slots: 0,
             lora_rank_max: RANK,
             copies_in_flight: false,

@@ -4,6 +4,7 @@ mod executed;
 mod measured;
 mod prices;
 mod published;
+mod quick;
 mod roofline;
 mod shipped;
 mod text;

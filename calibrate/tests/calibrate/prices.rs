@@ -5,7 +5,7 @@ use aril_calibrate::profiles;
 use aril_sim::batch::{BatchShape, CostModel, Prefill, Segment};
 use aril_sim::cost::CompiledCost;
 use aril_sim::profile::attention::{DecodeBound, PromptCost};
-use aril_sim::profile::lora::LoraKernel;
+use aril_sim::profile::lora::{LoraCost, LoraKernel};
 use aril_sim::profile::{Per, Profile, ProvenanceKind, Range, Rows};
 use aril_sim::time::Span;
 use proptest::prelude::*;
@@ -55,14 +55,15 @@ fn by_rows(profile: &Profile, shape: &Shape) -> f64 {
     operations.sum::<f64>() + layers * whole.layer_us(f64::from(profile.padded(all)))
 }
 
-/// What the attention of a step's decode rows costs, microseconds, and whether its kernel cuts long contexts.
-fn by_contexts(profile: &Profile, shape: &Shape) -> (f64, bool) {
+/// What the attention of a step's decode rows costs, microseconds, whether its kernel cuts long contexts, and how.
+fn by_contexts(profile: &Profile, shape: &Shape) -> (f64, bool, Option<usize>) {
     let attention = &profile.decode_attention;
     let rows = shape.contexts.len() as u32;
     let sum = shape.contexts.iter().map(|&context| u64::from(context)).sum();
     let longest = shape.contexts.iter().copied().max().unwrap_or(0);
     let cuts = attention.short.as_ref().is_some_and(|short| longest > short.longest(rows));
-    (f64::from(profile.model.layers) * profile.whole_step.scale * attention.us(rows, sum, longest), cuts)
+    let regime = attention.regime(rows, sum, longest);
+    (f64::from(profile.model.layers) * profile.whole_step.scale * attention.us(rows, sum, longest), cuts, regime)
 }
 
 /// What more may save on a measured GPU, microseconds: what these alone save. A library's next kernel for more rows can really be
@@ -73,8 +74,8 @@ fn saved_by_plans(profile: &Profile, shape: &Shape, larger: &Shape) -> f64 {
         return 0.0;
     }
     let rows = (by_rows(profile, shape) - by_rows(profile, larger)).max(0.0);
-    let ((before, cuts), (after, still)) = (by_contexts(profile, shape), by_contexts(profile, larger));
-    let other_plan = cuts && (!still || shape.contexts.len() != larger.contexts.len());
+    let ((before, cuts, how), (after, still, other)) = (by_contexts(profile, shape), by_contexts(profile, larger));
+    let other_plan = how != other || (cuts && (!still || shape.contexts.len() != larger.contexts.len()));
     let decode = if other_plan { (before - after).max(0.0) } else { 0.0 };
     let ((before, size), (after, other)) = (by_prompts(profile, shape), by_prompts(profile, larger));
     let prompts = if size.is_some() && other.is_some() && size != other { (before - after).max(0.0) } else { 0.0 };
@@ -84,9 +85,13 @@ fn saved_by_plans(profile: &Profile, shape: &Shape, larger: &Shape) -> f64 {
 /// What our kernel's launches take for the adapters of a step where a plan shares them out, microseconds: larger tiles or other members for more
 /// rows can be the quicker ones.
 fn by_adapters(profile: &Profile, shape: &Shape) -> f64 {
-    let Some(cost) = profile.lora.get(&LoraKernel::Segmented).filter(|cost| cost.planned.is_some()) else { return 0.0 };
-    let whole = &profile.whole_step;
-    f64::from(profile.model.layers) * whole.scale * whole.lora_scale * cost.us(&shape.view())
+    let is_planned =
+        |cost: &&LoraCost| cost.planned.is_some() || cost.few_rows.as_ref().is_some_and(|few| few.planned.is_some());
+    let Some(cost) = profile.lora.get(&LoraKernel::Segmented).filter(is_planned) else { return 0.0 };
+    let prompts: u32 = shape.prefills.iter().map(|part| part.chunk).sum();
+    let (scale, us) = profile.whole_step.lora(shape.contexts.len() as u32 + prompts);
+    let gap = if shape.segments.is_empty() { 0.0 } else { us };
+    f64::from(profile.model.layers) * (profile.whole_step.scale * scale * cost.us(&shape.view()) + gap)
 }
 
 /// What the attention of a step's prompts costs, microseconds, and which size of tile its kernel's plan chooses.

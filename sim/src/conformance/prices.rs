@@ -65,7 +65,7 @@ impl ToyPrices {
             Promise::Once => Price::once(first + self.step * (shape.decode_context_sum * 7 % 5)),
             Promise::Affine(steps) => Price { first, increment, steps },
             Promise::Tiled(tile) => {
-                let longest = shape.decode_contexts.iter().copied().max().unwrap_or(0);
+                let longest = shape.decode_context_max;
                 first += self.row * u64::from(longest / tile);
                 Price { first, increment, steps: tile - longest % tile }
             }

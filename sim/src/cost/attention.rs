@@ -1,8 +1,10 @@
 //! Decode attention in whole picoseconds: the largest of some affine bounds and the quickest of some affine ways, and for how long it
 //! stays that.
 
+use std::ops::Range;
+
 use crate::batch::Price;
-use crate::profile::attention::{DecodeAttention, DecodeBound};
+use crate::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime, LimitAt};
 use crate::time::Span;
 
 /// Row counts up to which coefficients are tabulated.
@@ -11,20 +13,43 @@ const DENSE_ROWS: u32 = 1024;
 /// All bounds, over all layers.
 #[derive(Clone, Debug)]
 pub(super) struct Attention {
-    bounds: Vec<Bound>,
+    /// All bounds and ways.
+    lines: Lines,
+    bounds: Range<usize>,
     /// The quickest of these is one more bound.
-    ways: Vec<Bound>,
-    /// Those of short contexts, and by rows the longest for which they hold; 0: there are none.
-    short: Vec<Bound>,
+    ways: Range<usize>,
+    /// Those of short contexts.
+    short: Range<usize>,
+    /// By rows the longest context for which those of short ones hold; 0: there are none.
     short_max: Vec<u32>,
+    /// What else has bounds and ways of its own.
+    regimes: Vec<Regime>,
+}
+
+/// Bounds and ways that count where all of some limits hold.
+#[derive(Clone, Debug)]
+struct Regime {
+    limits: Vec<Limit>,
+    bounds: Range<usize>,
+    ways: Range<usize>,
 }
 
 #[derive(Clone, Debug)]
-struct Bound {
+struct Limit {
     /// By decode rows.
+    dense: Vec<LimitAt>,
+    source: DecodeLimit,
+}
+
+/// What is affine in the contexts, by decode rows.
+#[derive(Clone, Debug)]
+struct Lines {
+    /// Of each number of rows those of all lines, side by side.
     dense: Vec<Coefficients>,
-    source: DecodeBound,
+    sources: Vec<DecodeBound>,
     factor: f64,
+    /// Those of more rows than are tabulated, made anew each time.
+    beyond: Vec<Coefficients>,
 }
 
 /// Picoseconds: once, each token of context, each token of the longest context.
@@ -38,52 +63,72 @@ struct Coefficients {
 impl Attention {
     /// The bounds of one layer, times `factor`: the layers, the scale of whole steps, a slow-down.
     pub(super) fn compile(attention: &DecodeAttention, factor: f64) -> Attention {
-        let compiled = |bounds: &[DecodeBound]| {
-            let one = |source: &DecodeBound| {
-                let dense = (0..=DENSE_ROWS).map(|rows| Coefficients::of(source, factor, rows)).collect();
-                Bound { dense, source: source.clone(), factor }
-            };
-            bounds.iter().map(one).collect()
+        let (short, regimes) = (attention.short.as_ref(), &attention.regimes);
+        let mut lines: Vec<DecodeBound> = Vec::new();
+        let mut add = |bounds: &[DecodeBound]| {
+            let from = lines.len();
+            lines.extend_from_slice(bounds);
+            from..lines.len()
         };
+        let limit = |source: &DecodeLimit| Limit {
+            dense: (0..=DENSE_ROWS).map(|rows| source.at(rows)).collect(),
+            source: source.clone(),
+        };
+        let (bounds, ways) = (add(&attention.bounds), add(&attention.ways));
+        let short_bounds = add(short.map_or(&[][..], |short| &short.bounds));
+        let mut regime = |source: &DecodeRegime| Regime {
+            limits: source.limits.iter().map(limit).collect(),
+            bounds: add(&source.bounds),
+            ways: add(&source.ways),
+        };
+        let regimes = regimes.iter().map(&mut regime).collect();
         Attention {
-            bounds: compiled(&attention.bounds),
-            ways: compiled(&attention.ways),
-            short: attention.short.as_ref().map_or_else(Vec::new, |short| compiled(&short.bounds)),
-            short_max: attention
-                .short
-                .as_ref()
-                .map_or_else(Vec::new, |short| (0..=DENSE_ROWS).map(|rows| short.longest(rows)).collect()),
+            regimes,
+            lines: Lines::compile(lines, factor),
+            bounds,
+            ways,
+            short: short_bounds,
+            short_max: short.map_or_else(Vec::new, |short| (0..=DENSE_ROWS).map(|rows| short.longest(rows)).collect()),
         }
     }
 
     /// What so many decode rows pay now, and with each further step, until another bound takes over.
-    pub(super) fn price(&self, rows: u32, context_sum: u64, longest: u32) -> Price {
-        let line = |bound: &Bound| {
-            let c = bound.at(rows);
+    pub(super) fn price(&mut self, rows: u32, context_sum: u64, longest: u32) -> Price {
+        if rows == 0 {
+            return Price { first: Span::ZERO, increment: Span::ZERO, steps: u32::MAX };
+        }
+        let line = |c: &Coefficients| {
             let first = c.once + c.token * context_sum + c.longest * u64::from(longest);
             (first, c.token * u64::from(rows) + c.longest)
         };
         let short_max = self.short_max.get(rows as usize).or(self.short_max.last()).copied().unwrap_or(0);
         let (bounds, ways, mut steps) = if longest <= short_max && short_max > 0 {
-            (&self.short, &[][..], (short_max - longest).saturating_add(1))
+            (self.short.clone(), 0..0, (short_max - longest).saturating_add(1))
         } else {
-            (&self.bounds, &self.ways[..], u32::MAX)
+            self.long(rows, context_sum, longest)
         };
+        let lines = self.lines.of(rows);
+        let (bounds, ways) = (&lines[bounds], &lines[ways]);
         let until = |apart: u64, steeper: u64| u32::try_from(apart / steeper).unwrap_or(u32::MAX).saturating_add(1);
         // Of equal ways the flatter one is the quicker from the next step on; the promise ends where another is.
         let way = ways.iter().map(line).min();
         // Of equal bounds the steeper one is the larger from the next step on.
-        let (first, increment) = bounds.iter().map(line).chain(way).max().unwrap_or((0, 0));
-        if bounds.len() + ways.len() > 1 {
-            for (other_first, other_increment) in bounds.iter().map(line).chain(way) {
-                if other_increment > increment {
-                    steps = steps.min(until(first - other_first, other_increment - increment));
-                }
+        let bound = bounds.iter().map(line).max();
+        let (first, increment) = bound.max(way).unwrap_or((0, 0));
+        let mut steeper = |(other_first, other_increment): (u64, u64)| {
+            if other_increment > increment {
+                steps = steps.min(until(first - other_first, other_increment - increment));
             }
-            for (other_first, other_increment) in ways.iter().map(line) {
+        };
+        bounds.iter().map(line).for_each(&mut steeper);
+        if let Some(way) = way {
+            steeper(way);
+            if way == (first, increment) {
                 // A way that is slower now may be the quicker one later, where ways decide.
-                if way == Some((first, increment)) && other_increment < increment {
-                    steps = steps.min(until(other_first - first, increment - other_increment));
+                for (other_first, other_increment) in ways.iter().map(line) {
+                    if other_increment < increment {
+                        steps = steps.min(until(other_first - first, increment - other_increment));
+                    }
                 }
             }
         }
@@ -91,10 +136,63 @@ impl Attention {
     }
 }
 
-impl Bound {
-    fn at(&self, rows: u32) -> Coefficients {
-        let dense = self.dense.get(rows as usize).copied();
-        dense.unwrap_or_else(|| Coefficients::of(&self.source, self.factor, rows))
+impl Lines {
+    fn compile(sources: Vec<DecodeBound>, factor: f64) -> Lines {
+        let of_rows = |rows| sources.iter().map(move |source| Coefficients::of(source, factor, rows));
+        let beyond = of_rows(0).collect();
+        Lines { dense: (0..=DENSE_ROWS).flat_map(of_rows).collect(), sources, factor, beyond }
+    }
+
+    /// All lines at so many rows.
+    fn of(&mut self, rows: u32) -> &[Coefficients] {
+        let count = self.sources.len();
+        let from = rows as usize * count;
+        if rows <= DENSE_ROWS {
+            return &self.dense[from..from + count];
+        }
+        for (mine, source) in self.beyond.iter_mut().zip(&self.sources) {
+            *mine = Coefficients::of(source, self.factor, rows);
+        }
+        &self.beyond
+    }
+}
+
+impl Attention {
+    /// The bounds and ways of contexts that are not short, and for how many steps at least they stay those.
+    fn long(&self, rows: u32, context_sum: u64, longest: u32) -> (Range<usize>, Range<usize>, u32) {
+        let mut steps = u32::MAX;
+        for regime in &self.regimes {
+            match regime.holds(rows, context_sum, longest) {
+                Ok(lasts) => return (regime.bounds.clone(), regime.ways.clone(), steps.min(lasts)),
+                Err(comes) => steps = steps.min(comes),
+            }
+        }
+        (self.bounds.clone(), self.ways.clone(), steps)
+    }
+}
+
+impl Regime {
+    /// For how many steps at least all limits hold, this one among them; or for how many at least they do not.
+    fn holds(&self, rows: u32, context_sum: u64, longest: u32) -> Result<u32, u32> {
+        let (mut lasts, mut comes) = (u32::MAX, 0);
+        for limit in &self.limits {
+            let at = limit.at(rows);
+            let (excess, growth) = (at.excess(context_sum, longest), at.growth(rows));
+            // Whole steps to where the limit is, rounded down: nothing is promised too long.
+            let until = (-excess / growth).clamp(1.0, f64::from(u32::MAX)) as u32;
+            if excess <= 0.0 {
+                lasts = lasts.min(if growth > 0.0 { until } else { u32::MAX });
+            } else {
+                comes = comes.max(if growth < 0.0 { until } else { u32::MAX });
+            }
+        }
+        if comes == 0 { Ok(lasts) } else { Err(comes) }
+    }
+}
+
+impl Limit {
+    fn at(&self, rows: u32) -> LimitAt {
+        self.dense.get(rows as usize).copied().unwrap_or_else(|| self.source.at(rows))
     }
 }
 
@@ -129,8 +227,9 @@ mod tests {
             bounds: vec![DecodeBound::uniform("short", 5e-6, 1e-6, 0.0)],
         };
         let bounds = vec![DecodeBound::uniform("bandwidth", 20e-6, 1e-6, 0.0)];
-        let attention = Attention::compile(&DecodeAttention { bounds, ways: Vec::new(), short: Some(short) }, 1.0);
-        let at = |context: u32| attention.price(1, u64::from(context), context);
+        let mut attention =
+            Attention::compile(&DecodeAttention { bounds, short: Some(short), ..DecodeAttention::default() }, 1.0);
+        let mut at = |context: u32| attention.price(1, u64::from(context), context);
         assert_eq!((at(8).first.as_ps(), at(8).steps), (13, 3));
         assert_eq!((at(10).first.as_ps(), at(10).steps), (15, 1));
         assert_eq!((at(11).first.as_ps(), at(11).steps), (31, u32::MAX));
@@ -138,14 +237,14 @@ mod tests {
 
     #[test]
     fn the_quickest_way_is_taken_and_a_promise_ends_where_another_is_quicker() {
-        let attention = Attention::compile(
+        let mut attention = Attention::compile(
             &DecodeAttention {
                 bounds: vec![DecodeBound::uniform("start", 9e-6, 0.0, 0.0)],
                 ways: vec![
                     DecodeBound::uniform("even", 2e-6, 3e-6, 0.0),
                     DecodeBound::uniform("dense", 20e-6, 1e-6, 0.0),
                 ],
-                short: None,
+                ..DecodeAttention::default()
             },
             1.0,
         );
@@ -161,6 +260,53 @@ mod tests {
         assert_eq!(attention.price(1, 20, 20).steps, u32::MAX);
     }
 
+    #[test]
+    fn the_first_regime_whose_limits_hold_counts_and_a_promise_ends_with_it() {
+        let limit = |sum: f64, longest: f64, most: f64| DecodeLimit {
+            rows: vec![1.0],
+            sum: vec![sum],
+            longest: vec![longest],
+            most: vec![most],
+        };
+        let regime = |name: &str, limits: Vec<DecodeLimit>, us: f64| DecodeRegime {
+            name: name.to_owned(),
+            limits,
+            bounds: vec![DecodeBound::uniform(name, us, 1e-6, 0.0)],
+            ways: Vec::new(),
+        };
+        let source = DecodeAttention {
+            bounds: vec![DecodeBound::uniform("all", 3e-3, 1e-6, 0.0)],
+            regimes: vec![
+                // A long one among short ones.
+                regime("lopsided", vec![limit(0.0, -1.0, -40.0), limit(1.0, -2.5, 0.0)], 2e-3),
+                regime("little", vec![limit(1.0, 0.0, 300.0)], 1e-3),
+            ],
+            ..DecodeAttention::default()
+        };
+        let mut attention = Attention::compile(&source, 1.0);
+        for begin in [vec![1_u32], vec![9, 30], vec![5, 5, 5, 5], vec![90, 1, 1, 1], vec![39, 1, 1], vec![200, 200]] {
+            let rows = begin.len() as u32;
+            let mut step = 0;
+            while step < 400 {
+                let at = |step: u32| {
+                    let sum = begin.iter().map(|context| u64::from(context + step)).sum::<u64>();
+                    (sum, begin.iter().max().unwrap() + step)
+                };
+                let (sum, longest) = at(step);
+                let price = attention.price(rows, sum, longest);
+                for further in 0..price.steps.min(400) {
+                    let (sum, longest) = at(step + further);
+                    let promised = price.first + price.increment * u64::from(further);
+                    let us = source.us(rows, sum, longest);
+                    assert_eq!(promised.as_ps(), (us * 1e6).round() as u64, "{begin:?}, step {step} + {further}");
+                }
+                step = step.saturating_add(price.steps);
+            }
+        }
+        let which = |rows, sum, longest| source.regime(rows, sum, longest);
+        assert_eq!((which(1, 50, 50), which(4, 60, 20), which(4, 400, 120)), (Some(1), Some(2), None));
+    }
+
     /// The largest bound at `step` steps from a batch, by hand.
     fn by_hand(contexts: &[u32], step: u64) -> u64 {
         let sum: u64 = contexts.iter().map(|&context| u64::from(context) + step).sum();
@@ -170,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_promise_ends_exactly_where_another_bound_takes_over() {
-        let attention = two_bounds();
+        let mut attention = two_bounds();
         for contexts in [vec![1], vec![5, 5], vec![5, 5, 5, 5], vec![9, 1, 1, 1, 1], vec![90, 1, 1, 1, 1, 1, 1, 1]] {
             let sum = contexts.iter().map(|&context| u64::from(context)).sum();
             let price = attention.price(contexts.len() as u32, sum, *contexts.iter().max().unwrap());

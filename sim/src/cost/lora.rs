@@ -1,10 +1,15 @@
 //! What the adapters of a step cost, in each layer.
 
+mod remembered;
+
+use super::memory::Memory;
 use super::quick::Quick;
-use crate::batch::{BatchShape, Segment, SegmentSums};
+use crate::batch::{BatchShape, Segment, SegmentSums, TILES};
+use crate::print::Print;
 use crate::profile::Profile;
 use crate::profile::check::BadProfile;
-use crate::profile::lora::{Classes, LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Planned};
+use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
+use remembered::Remembered;
 
 /// The figures of the chosen kernel; none if it is free.
 #[derive(Clone, Debug)]
@@ -18,48 +23,24 @@ struct Figures {
     /// Once an adapter is in the step.
     us: f64,
     bounds: Vec<Bound>,
-    /// Other bounds for steps of few rows, and how many those are.
-    few_rows: Option<(u32, Vec<Bound>)>,
+    /// What else steps of few rows cost.
+    few_rows: Option<FewRows>,
     /// What else is shared out by a plan.
     planned: Option<Remembered>,
+    /// What the bounds came to.
+    known: Memory<f64>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
     rows_per_tile: Option<u32>,
 }
 
-/// A plan's prices, and those that were asked for last: the same classes of segments come again and again.
+/// Steps of at most so many rows: by bounds, or by a plan.
 #[derive(Clone, Debug)]
-struct Remembered {
-    planned: Planned,
-    /// Fingerprints of classes and their prices, at the place that a fingerprint's low bits give. A price does not depend on what is here: it is
-    /// what the plan says of the same classes, but for one in 2⁶⁴.
-    known: Vec<(u64, f64)>,
-}
-
-/// A power of two.
-const REMEMBERED: usize = 4096;
-
-impl Remembered {
-    fn of(planned: Planned) -> Remembered {
-        Remembered { planned, known: Vec::new() }
-    }
-
-    /// From now on what was asked is remembered.
-    fn remember(&mut self) {
-        self.known = vec![(0, 0.0); REMEMBERED];
-    }
-
-    fn us(&mut self, segments: &[Segment]) -> f64 {
-        let classes = Classes::of(segments);
-        if self.known.is_empty() {
-            return self.planned.us_of(&classes);
-        }
-        let print = classes.fingerprint() | 1;
-        let place = &mut self.known[(print >> 8) as usize % REMEMBERED];
-        if place.0 != print {
-            *place = (print, self.planned.us_of(&classes));
-        }
-        place.1
-    }
+struct FewRows {
+    rows_max: u32,
+    bounds: Vec<Bound>,
+    planned: Option<Remembered>,
+    /// By rows: what is the same for every plan.
+    reading: Vec<f64>,
 }
 
 /// A bound's terms over quantities, and what it costs by rank: a segment, and each of its rows. The last rank stands for wider ones.
@@ -96,9 +77,8 @@ impl Lora {
         }
         if let Some(cost) = profile.lora.get(&kernel) {
             let mut figures = Figures::of(cost);
-            if let Some(planned) = &mut figures.planned {
-                planned.remember();
-            }
+            figures.known.remember();
+            figures.plans().for_each(Remembered::remember);
             return Ok(Lora(Some(figures)));
         }
         if kernel.is_free() {
@@ -119,9 +99,25 @@ impl Lora {
 
     /// Does it launch anything for the adapters of a step? Merged weights need no launch.
     pub(super) fn launches(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_some_and(|figures| figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned.is_some())
+        self.0.as_ref().is_some_and(|figures| {
+            figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned.is_some() || figures.few_rows.is_some()
+        })
+    }
+
+    /// From now on every price is made anew.
+    pub(super) fn forget(&mut self) {
+        if let Some(figures) = &mut self.0 {
+            figures.known.forget();
+            figures.plans().for_each(Remembered::forget);
+        }
+    }
+
+    /// How many prices of segments were asked for, and how many of them had to be made?
+    pub(super) fn asked_and_made(&self) -> (u64, u64) {
+        let Some(figures) = &self.0 else { return (0, 0) };
+        let few = figures.few_rows.as_ref().and_then(|few| few.planned.as_ref());
+        let plans = figures.planned.iter().chain(few).map(Remembered::asked_and_made);
+        plans.fold(figures.known.asked_and_made(), |(asked, made), (more, of_them)| (asked + more, made + of_them))
     }
 
     /// Microseconds in each layer.
@@ -131,15 +127,27 @@ impl Lora {
 }
 
 /// Whole tiles of rows, over all segments. Most have no more than one, which needs no division.
-fn tiles(segments: &[Segment], rows_per_tile: u32) -> u64 {
+fn tiles(shape: &BatchShape<'_>, rows_per_tile: u32) -> u64 {
+    // Where no segment has both kinds of rows its census has its tiles.
+    if let (Some(census), 0) = (shape.census, shape.segment_sums.prefill_rows)
+        && let Some(size) = TILES.into_iter().position(|rows| rows == rows_per_tile)
+    {
+        return census.classes().map(|(_, sizes)| u64::from(sizes.tiles()[size])).sum();
+    }
     let of = |segment: &Segment| {
         let rows = segment.prefill_rows.saturating_add(segment.decode_rows);
         if rows <= rows_per_tile { u64::from(rows > 0) } else { u64::from(rows.div_ceil(rows_per_tile)) }
     };
-    segments.iter().map(of).sum()
+    shape.segments.iter().map(of).sum()
 }
 
 impl Figures {
+    /// All that is shared out by a plan.
+    fn plans(&mut self) -> impl Iterator<Item = &mut Remembered> {
+        let few = self.few_rows.as_mut().and_then(|few| few.planned.as_mut());
+        self.planned.as_mut().into_iter().chain(few)
+    }
+
     fn of(cost: &LoraCost) -> Figures {
         let few = cost.few_rows.as_ref();
         let all = || cost.bounds.iter().chain(few.iter().flat_map(|few| &few.bounds));
@@ -150,9 +158,17 @@ impl Figures {
             idle_us_per_slot: cost.idle_us_per_slot,
             us: cost.us,
             bounds: compiled(&cost.bounds),
-            few_rows: few.map(|few| (few.rows_max, compiled(&few.bounds))),
+            few_rows: few.map(|few| FewRows {
+                rows_max: few.rows_max,
+                bounds: compiled(&few.bounds),
+                planned: few.planned.clone().map(Remembered::of),
+                reading: few.reading.as_ref().map_or_else(Vec::new, |reading| {
+                    (0..=few.rows_max).map(|rows| reading.us(f64::from(rows))).collect()
+                }),
+            }),
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
             planned: cost.planned.clone().map(Remembered::of),
+            known: Memory::default(),
         }
     }
 
@@ -162,17 +178,24 @@ impl Figures {
             let on = if shape.lora_slots > 0 { self.idle_us } else { 0.0 };
             return on + self.idle_us_per_slot * slots;
         }
-        let few = self
-            .few_rows
-            .as_ref()
-            .filter(|(most, _)| shape.decode_rows().saturating_add(shape.prefill_tokens()) <= *most);
-        if let (Some(planned), None) = (&mut self.planned, few) {
-            return self.idle_us + self.idle_us_per_slot * slots + self.us + planned.us(shape.segments);
+        let idle = self.idle_us + self.idle_us_per_slot * slots;
+        let rows = shape.decode_rows().saturating_add(shape.prefill_tokens());
+        let few = self.few_rows.as_mut().filter(|few| rows <= few.rows_max);
+        let is_few = few.is_some();
+        let (bounds, planned, reading) = match few {
+            Some(few) => (&few.bounds, &mut few.planned, few.reading.get(rows as usize).copied().unwrap_or(0.0)),
+            None => (&self.bounds, &mut self.planned, 0.0),
+        };
+        if let Some(planned) = planned {
+            return idle + self.us + planned.us(shape) + reading;
         }
         let quantities = Quantities::of(shape, self.rows_per_tile);
-        let bounds = few.map_or(&self.bounds, |(_, few)| few);
-        let largest = bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
-        self.idle_us + self.idle_us_per_slot * slots + self.us + largest
+        let largest = || bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
+        // Sums over segments of several ranks are not told by the quantities.
+        let (least, most) = shape.segment_sums.ranks;
+        let told = least == most || bounds.iter().all(|bound| bound.by_rank.is_empty());
+        let us = if told { self.known.recall(quantities.print(is_few), largest) } else { largest() };
+        idle + self.us + us + reading
     }
 }
 
@@ -230,11 +253,21 @@ impl Quantities {
         Quantities {
             segments: shape.segments.len() as u64,
             sums: shape.segment_sums,
-            tiles: rows_per_tile.map_or(0, |rows| tiles(shape.segments, rows.max(1))),
+            tiles: rows_per_tile.map_or(0, |rows| tiles(shape, rows.max(1))),
             // Where no slots are configured the widest adapter decides.
             rank_slot: u64::from(shape.lora_rank_max.max(rank_max)),
             slots: u64::from(shape.lora_slots),
         }
+    }
+
+    fn print(&self, few: bool) -> u64 {
+        let SegmentSums { decode_rows, prefill_rows, rank_sum, row_rank_sum, ranks: (least, most) } = self.sums;
+        let mut print = Print::new();
+        print.pair(decode_rows << 1 | u64::from(few), prefill_rows);
+        print.pair(rank_sum, row_rank_sum);
+        print.pair(u64::from(least) | u64::from(most) << 32, self.segments | self.slots << 32);
+        print.pair(self.tiles, self.rank_slot);
+        print.finish()
     }
 
     fn get(&self, quantity: LoraQuantity) -> f64 {

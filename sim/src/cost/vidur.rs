@@ -132,9 +132,11 @@ mod tests {
         BatchShape {
             decode_contexts: contexts,
             decode_context_sum: contexts.iter().copied().map(u64::from).sum(),
+            decode_context_max: contexts.iter().copied().max().unwrap_or(0),
             prefills,
             segments: &[],
             segment_sums: SegmentSums::default(),
+            census: None,
             lora_slots: 0,
             lora_rank_max: 0,
             copies_in_flight: false,

@@ -2,7 +2,7 @@
 //!
 //! One set of buffers serves all replicas: what a thousand replicas touch in turn should be little.
 
-use crate::batch::{Prefill, Segment, SegmentSums, Slice};
+use crate::batch::{Census, Prefill, Segment, SegmentSums, Slice};
 use crate::draft::Distortion;
 use crate::replica::Replica;
 use crate::residency::Weights;
@@ -17,10 +17,14 @@ pub(super) struct Shape {
     pub(super) prefills: Vec<Prefill>,
     pub(super) segments: Vec<Segment>,
     pub(super) segment_sums: SegmentSums,
+    /// Of the segments, where they are not the replica's own.
+    corrected: Census,
+    census_is_corrected: bool,
     /// Rows by adapter, in order of adapter.
     rows: Vec<Share>,
-    /// Sum of the contexts.
+    /// Sum of the contexts, and the largest.
     pub(super) context_sum: u64,
+    pub(super) context_max: u32,
     /// Does every row of the batch take part, and decode?
     pub(super) everybody: bool,
     /// The fewest output tokens that a row has to go, if every row decodes.
@@ -55,20 +59,32 @@ impl Shape {
         self.write_parts(replica, weights, distortion, sliced)
     }
 
+    /// Sizes of the segments of a replica's batch that was just described.
+    pub(super) fn census<'a>(&'a self, replica: &'a Replica) -> &'a Census {
+        if self.census_is_corrected { &self.corrected } else { &replica.active.census }
+    }
+
     /// The batch as it is: all that decode take part, and only prompts are looked at one by one.
     fn write_plain(&mut self, replica: &Replica, sliced: bool) -> bool {
         let rows = &replica.rows;
-        self.context_sum = rows.write_contexts(&mut self.contexts);
+        (self.context_sum, self.context_max) = rows.write_contexts(&mut self.contexts);
         self.finish = if self.everybody { rows.steps_to_finish() } else { 1 };
         self.segments.extend_from_slice(&replica.active.segments);
         self.segment_sums = replica.active.sums;
+        self.census_is_corrected = false;
         let mut emptied = false;
         for part in rows.prefilling_positions().map(|position| rows.part(position)) {
             if let Some(adapter) = part.adapter {
                 let position = replica.active.position(adapter).expect("the adapters of the batch are listed");
+                if !self.census_is_corrected {
+                    self.census_is_corrected = true;
+                    self.corrected.copy_from(&replica.active.census);
+                }
                 let segment = &mut self.segments[position];
                 segment.decode_rows -= 1;
                 segment.prefill_rows += part.tokens;
+                self.corrected.change(segment.rank, segment.decode_rows + 1, segment.decode_rows);
+                self.corrected.change(segment.rank, segment.prefill_rows - part.tokens, segment.prefill_rows);
                 self.segment_sums.prefill(segment.rank, part.tokens);
                 emptied |= segment.decode_rows == 0 && segment.prefill_rows == 0;
             }
@@ -88,7 +104,7 @@ impl Shape {
 
     fn write_parts(&mut self, replica: &Replica, weights: &Weights, distortion: &Distortion, sliced: bool) -> bool {
         self.rows.clear();
-        self.context_sum = 0;
+        (self.context_sum, self.context_max) = (0, 0);
         self.finish = if self.everybody { replica.rows.steps_to_finish() } else { 1 };
         // As if every row decoded, with its own adapter; the rows that do not are corrected below.
         let active = replica.active.adapters.iter().zip(&replica.active.segments);
@@ -114,11 +130,14 @@ impl Shape {
         {
             self.contexts.extend(std::iter::repeat_n(context, rows as usize));
             self.context_sum += u64::from(rows) * u64::from(context);
+            self.context_max = self.context_max.max(context);
             self.correct(last, |segment| segment.decode_rows += rows);
         }
         let taken = |share: &&Share| share.segment.prefill_rows > 0 || share.segment.decode_rows > 0;
         self.segments.extend(self.rows.iter().filter(taken).map(|share| share.segment));
         self.segment_sums = SegmentSums::of(&self.segments);
+        self.census_is_corrected = true;
+        self.corrected = Census::of(&self.segments);
         true
     }
 
@@ -138,6 +157,7 @@ impl Shape {
         let context = (part.computed + 1).max(length);
         self.contexts.push(context);
         self.context_sum += u64::from(context);
+        self.context_max = self.context_max.max(context);
         let Some(other) = distortion.decode_adapter else { return part.adapter };
         self.correct(part.adapter, |segment| segment.decode_rows -= 1);
         if let Some(adapter) = other

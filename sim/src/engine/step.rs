@@ -119,10 +119,12 @@ impl Engine<'_, '_> {
             slices: &shape.slices,
             shape: BatchShape {
                 decode_context_sum: shape.context_sum,
+                decode_context_max: shape.context_max,
                 decode_contexts: &shape.contexts,
                 prefills: &shape.prefills,
                 segments: &shape.segments,
                 segment_sums: shape.segment_sums,
+                census: Some(shape.census(replica)),
                 lora_slots: settings.lora_slots,
                 lora_rank_max: settings.max_lora_rank,
                 copies_in_flight: replica.residency.copies_in_flight() > 0,

@@ -1,8 +1,11 @@
 //! Attention: what bounds it, for prompts and for decode rows.
 
+mod regimes;
 mod tiles;
 mod together;
 
+pub(crate) use regimes::LimitAt;
+pub use regimes::{DecodeLimit, DecodeRegime};
 pub use tiles::{Split, SplitMemory, TileSize, TileSums, Tiled};
 pub use together::{PromptQuantity, PromptSums, PromptTerm, PromptWork, Together};
 
@@ -25,6 +28,9 @@ pub struct DecodeAttention {
     /// Other bounds for batches of short contexts, which no kernel splits over several blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub short: Option<ShortContexts>,
+    /// What else has bounds and ways of its own, contexts that are not short: the first whose limits hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regimes: Vec<DecodeRegime>,
 }
 
 /// What decode rows cost while none of them is long.
@@ -93,10 +99,22 @@ impl DecodeAttention {
             once + token * context_sum as f64 + longest_token * f64::from(longest)
         };
         let largest = |bounds: &[DecodeBound]| bounds.iter().map(bound).fold(0.0, f64::max);
-        match &self.short {
-            Some(short) if longest <= short.longest(rows) => largest(&short.bounds),
-            _ => self.ways.iter().map(bound).reduce(f64::min).unwrap_or(0.0).max(largest(&self.bounds)),
+        let both = |bounds: &[DecodeBound], ways: &[DecodeBound]| {
+            ways.iter().map(bound).reduce(f64::min).unwrap_or(0.0).max(largest(bounds))
+        };
+        match (&self.short, self.regime(rows, context_sum, longest)) {
+            (Some(short), Some(0)) => largest(&short.bounds),
+            (_, Some(index)) => both(&self.regimes[index - 1].bounds, &self.regimes[index - 1].ways),
+            (_, None) => both(&self.bounds, &self.ways),
         }
+    }
+
+    /// Which bounds hold: 0 for those of short contexts, from 1 on those of a regime, none for those of all others.
+    pub fn regime(&self, rows: u32, context_sum: u64, longest: u32) -> Option<usize> {
+        if self.short.as_ref().is_some_and(|short| longest <= short.longest(rows)) {
+            return Some(0);
+        }
+        self.regimes.iter().position(|regime| regime.holds(rows, context_sum, longest)).map(|index| index + 1)
     }
 }
 

@@ -91,6 +91,9 @@ impl Profile {
             return Err(self.bad("decode_attention.short.by_rows")("rows must increase".to_owned()));
         }
         let DecodeAttention { bounds, ways, .. } = &self.decode_attention;
+        for regime in &self.decode_attention.regimes {
+            regime.check().map_err(self.bad("decode_attention.regimes"))?;
+        }
         for bound in bounds.iter().chain(ways).chain(short.iter().flat_map(|short| &short.bounds)) {
             bound.check().map_err(self.bad(&format!("decode_attention.{}", bound.name)))?;
         }
@@ -140,8 +143,13 @@ impl Profile {
             ("us_per_layer", whole.us_per_layer),
             ("us_per_layer_lora", whole.us_per_layer_lora),
             ("us_per_layer_prompt", whole.us_per_layer_prompt),
+            ("us_per_layer_mixed", whole.us_per_layer_mixed),
         ] {
             finite(key, value)?;
+        }
+        if let Some(few) = &whole.lora_few_rows {
+            above_zero("lora_few_rows.scale", few.scale)?;
+            finite("lora_few_rows.us_per_layer", few.us_per_layer)?;
         }
         if whole.rows.len() != whole.us_per_layer_by_rows.len() {
             let (rows, values) = (whole.rows.len(), whole.us_per_layer_by_rows.len());

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ProvenanceKind;
 use super::curve::{Curve, not_negative};
-pub(crate) use planned::Classes;
+pub(crate) use planned::{Classes, Rules, Sites};
 pub use planned::{Planned, PlannedSite, PlannedTile};
 
 /// Which kernel adds adapters to a batch?
@@ -134,7 +134,15 @@ pub struct FewRows {
     /// The most rows of such a step, with adapters and without.
     pub rows_max: u32,
     /// The largest of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bounds: Vec<LoraBound>,
+    /// What they cost where a plan shares them out that is known; then there are no bounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<Planned>,
+    /// What whoever reads the products takes longer for adding what adapters wrote beside them, by the rows of the step, with adapters and
+    /// without; each layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Curve>,
 }
 
 /// A sum of terms.
@@ -215,6 +223,14 @@ impl LoraCost {
         }
         if let Some(planned) = &self.planned {
             planned.check().map_err(|error| format!("planned: {error}"))?;
+        }
+        if let Some(few) = &self.few_rows {
+            if let Some(planned) = &few.planned {
+                planned.check().map_err(|error| format!("few_rows: planned: {error}"))?;
+            }
+            if let Some(reading) = &few.reading {
+                reading.check().map_err(|error| format!("few_rows: reading: {error}"))?;
+            }
         }
         for bound in self.bounds.iter().chain(self.few_rows.iter().flat_map(|few| &few.bounds)) {
             if bound.terms.is_empty() {

@@ -71,8 +71,8 @@ impl Rows {
         self.decoding == 0 || (self.stepping && self.left_out == 0)
     }
 
-    /// Puts down the attended tokens of the rows that decode, all of which take part in the step. Gives their sum.
-    pub(crate) fn write_contexts(&self, contexts: &mut Vec<u32>) -> u64 {
+    /// Puts down the attended tokens of the rows that decode, all of which take part in the step. Gives their sum and the most.
+    pub(crate) fn write_contexts(&self, contexts: &mut Vec<u32>) -> (u64, u32) {
         let next = self.clock.wrapping_add(1);
         contexts.clear();
         let settled = if self.prefilling() == 0 { self.contexts.len() } else { self.settled };
@@ -80,7 +80,7 @@ impl Rows {
         let others = self.contexts[settled..].iter().zip(&self.states[settled..]);
         let decode = others.filter(|(_, state)| state.flags & PREFILL == 0);
         contexts.extend(decode.map(|(context, _)| context.wrapping_add(next)));
-        contexts.iter().map(|context| u64::from(*context)).sum()
+        contexts.iter().fold((0, 0), |(sum, most), &context| (sum + u64::from(context), most.max(context)))
     }
 
     /// KV blocks that the rows of the step in flight take within `steps` steps, beyond those they have: the blocks of the first

@@ -4,7 +4,6 @@ use aril_sim::batch::Segment;
 use aril_sim::profile::lora::{Planned, PlannedSite, PlannedTile};
 
 use super::super::Sample;
-use super::super::bounds;
 use super::super::least_squares::any_sign;
 
 /// What the plan knows of chip and model.
@@ -14,12 +13,28 @@ pub(in super::super) struct Chip {
     pub(in super::super) shared_bytes: u32,
     pub(in super::super) cluster_max: u32,
     pub(in super::super) sites: Vec<PlannedSite>,
+    /// The numbers of rows that the machine pads to.
+    pub(in super::super) row_buckets: Vec<u32>,
 }
+
+/// Where launches stand in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Where {
+    /// Behind the products.
+    Behind,
+    /// Beside them: most of a launch's start is hidden.
+    Beside,
+}
+
+/// What is left of a launch's start beside a product, microseconds.
+const BESIDE_US: f64 = 0.2;
 
 /// Figures of a tile, and of all: what is guessed of an H200, and where a fit begins.
 const TILE: [f64; 12] = [2.0, 1.0, 0.3, 0.3, 0.8, 0.02, 0.3, 0.05, 0.6, 0.7, 0.5, 0.5];
 const MEMORY: [f64; 2] = [0.25, 0.1];
-const FIGURES: usize = 3 * TILE.len() + MEMORY.len();
+/// Of each site: how much longer launches take there, and what waiting for the product beside them costs.
+const SITE: [f64; 2] = [1.0, 1.0];
+const OF_TILES: usize = 3 * TILE.len();
 /// How much a figure may be off its guess before it counts as much as an error of a percent in one sample: so little that only what nothing
 /// tells stays.
 const DRAWN: f64 = 0.002;
@@ -34,8 +49,8 @@ struct Measured {
     sites: Vec<f64>,
 }
 
-/// Fits the form; gives the sum of the losses, too.
-pub(super) fn fit(samples: &[&Sample], chip: &Chip) -> Option<(Planned, f64)> {
+/// Fits the form.
+pub(super) fn fit(samples: &[&Sample], chip: &Chip, place: Where) -> Option<Planned> {
     if samples.len() < 60 {
         return None;
     }
@@ -47,18 +62,24 @@ pub(super) fn fit(samples: &[&Sample], chip: &Chip) -> Option<(Planned, f64)> {
             sites: sample.parts.iter().take(chip.sites.len()).copied().collect(),
         })
         .collect();
-    let guess: Vec<f64> = TILE.iter().cycle().take(3 * TILE.len()).chain(&MEMORY).map(|figure| figure.ln()).collect();
+    let mut tile = TILE;
+    if place == Where::Beside {
+        tile[0] = BESIDE_US;
+    }
+    let of_sites = SITE.iter().cycle().take(SITE.len() * chip.sites.len());
+    let guess: Vec<f64> =
+        tile.iter().cycle().take(OF_TILES).chain(&MEMORY).chain(of_sites).map(|figure| figure.ln()).collect();
     let mut at = guess.clone();
-    let mut errors = errors(&measured, chip, &at, &guess);
+    let mut errors = errors(&measured, (chip, place), &at, &guess);
     let mut loss = total(&errors);
     let mut ridge = 1e-3;
     for _ in 0..STEPS {
         let weights: Vec<f64> = errors.iter().map(|error| 1.0 / (1.0 + (error / FAR).powi(2)).sqrt()).collect();
-        let slopes: Vec<Vec<f64>> = (0..FIGURES)
+        let slopes: Vec<Vec<f64>> = (0..guess.len())
             .map(|figure| {
                 let mut beside = at.clone();
                 beside[figure] += SLOPE;
-                let there = self::errors(&measured, chip, &beside, &guess);
+                let there = self::errors(&measured, (chip, place), &beside, &guess);
                 there.iter().zip(&errors).map(|(there, here)| (there - here) / SLOPE).collect()
             })
             .collect();
@@ -67,7 +88,7 @@ pub(super) fn fit(samples: &[&Sample], chip: &Chip) -> Option<(Planned, f64)> {
         for _ in 0..6 {
             let step = any_sign(&slopes, &target, &weights, ridge);
             let next: Vec<f64> = at.iter().zip(step).map(|(at, step)| at + step.clamp(-1.0, 1.0)).collect();
-            let next_errors = self::errors(&measured, chip, &next, &guess);
+            let next_errors = self::errors(&measured, (chip, place), &next, &guess);
             let next_loss = total(&next_errors);
             if next_loss < loss {
                 (at, errors, loss) = (next, next_errors, next_loss);
@@ -80,9 +101,7 @@ pub(super) fn fit(samples: &[&Sample], chip: &Chip) -> Option<(Planned, f64)> {
             break;
         }
     }
-    let planned = form(chip, &at);
-    let loss = measured.iter().map(|m| bounds::huber(planned.us(&m.segments) / m.us - 1.0)).sum();
-    Some((planned, loss))
+    Some(form(chip, place, &at))
 }
 
 /// For slopes: figures are logarithms.
@@ -93,9 +112,9 @@ fn total(errors: &[f64]) -> f64 {
 }
 
 /// Relative errors of all sums, or of each launch over the mean of its batch, and how far figures are from their guesses.
-fn errors(measured: &[Measured], chip: &Chip, at: &[f64], guess: &[f64]) -> Vec<f64> {
-    let planned = form(chip, at);
-    let mut errors = Vec::with_capacity(measured.len() * chip.sites.len() + FIGURES);
+fn errors(measured: &[Measured], (chip, place): (&Chip, Where), at: &[f64], guess: &[f64]) -> Vec<f64> {
+    let planned = form(chip, place, at);
+    let mut errors = Vec::with_capacity(measured.len() * chip.sites.len() + guess.len());
     for m in measured {
         if m.sites.len() == chip.sites.len() {
             let count = m.sites.len() as f64;
@@ -116,17 +135,25 @@ fn errors(measured: &[Measured], chip: &Chip, at: &[f64], guess: &[f64]) -> Vec<
     errors
 }
 
-fn form(chip: &Chip, at: &[f64]) -> Planned {
+fn form(chip: &Chip, place: Where, at: &[f64]) -> Planned {
     let figure = |index: usize| at[index].exp();
     let tile = |tile: usize| PlannedTile::of_values(std::array::from_fn(|index| figure(tile * TILE.len() + index)));
+    let mut sites = chip.sites.clone();
+    for (index, site) in sites.iter_mut().enumerate() {
+        let first = OF_TILES + MEMORY.len() + index * SITE.len();
+        site.scale = figure(first);
+        // Behind a product there is nothing to wait for.
+        site.us_waiting = if place == Where::Beside { figure(first + 1) } else { 0.0 };
+    }
     Planned {
         multiprocessors: chip.multiprocessors,
         shared_bytes: chip.shared_bytes,
         cluster_max: chip.cluster_max,
-        sites: chip.sites.clone(),
+        beside: place == Where::Beside,
+        sites,
         tiles: (0..3).map(tile).collect(),
-        us_per_megabyte: figure(FIGURES - 2),
-        us_per_megabyte_of_rows: figure(FIGURES - 1),
+        us_per_megabyte: figure(OF_TILES),
+        us_per_megabyte_of_rows: figure(OF_TILES + 1),
     }
 }
 
@@ -172,7 +199,7 @@ mod tests {
                 sites: physics::lora_sites(&Model::named(model).unwrap(), 1),
                 ..physics::lora_chip("h200")
             };
-            let form = form(&chip, &[0.0; FIGURES]);
+            let form = form(&chip, Where::Behind, &[0.0; OF_TILES + 10]);
             let (mut batches, mut apart) = (0, 0);
             for index in 0..300 {
                 let single = (index % 2 == 0).then(|| ranks[random.random_range(0..ranks.len())]);

@@ -223,6 +223,7 @@ fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
             bounds: vec![bound("uncut", &uncut), started.clone(), both.clone()],
         }),
         bounds: vec![started, both],
+        regimes: Vec::new(),
     }
 }
 

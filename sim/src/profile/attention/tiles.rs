@@ -68,6 +68,8 @@ pub struct TileSums {
     pub busy: f64,
     /// Tokens of all prompts, where the keys of tiles are cut.
     pub context: f64,
+    /// The share of the fullest tile that has rows, of those whose keys are cut.
+    pub filled: f64,
 }
 
 /// So many prompts are few: steps rarely have more.
@@ -191,7 +193,7 @@ impl Tiled {
         }
         let alone = slots as f64 / 2.0;
         let crowded = ((blocks as f64 - alone) / alone).clamp(0.0, 1.0);
-        TileSums { tiles: count as f64, longest, crowded, busy, context: 0.0 }
+        TileSums { tiles: count as f64, longest, crowded, busy, context: 0.0, filled: 0.0 }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

@@ -4,14 +4,21 @@
 //! compares both.
 
 mod classes;
+mod launch;
 mod share;
+mod site;
+mod tile;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::curve::not_negative;
 use crate::batch::Segment;
+use crate::print::Print;
 pub(crate) use classes::Classes;
+pub(crate) use share::Rule;
+pub(crate) use site::Site;
+use tile::Tile;
 
 /// What the launches of a layer cost: of each site the start, and the longer of what blocks take and what the memory takes, both hiding part of
 /// the other (the root of the sum of squares).
@@ -24,6 +31,9 @@ pub struct Planned {
     pub shared_bytes: u32,
     /// Blocks of the largest cluster; 1: there are none.
     pub cluster_max: u32,
+    /// Do the launches run beside products, with which they share the multiprocessors? Members of few groups then exchange as those of many.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
     /// The launches of a layer.
     pub sites: Vec<PlannedSite>,
     /// What tiles of 8, 16 and 32 rows cost: three.
@@ -35,13 +45,20 @@ pub struct Planned {
 }
 
 /// The projections that one launch serves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedSite {
     /// Width of what they read.
     pub inputs: u32,
     /// Width of what each writes.
     pub outputs: Vec<u32>,
+    /// How much longer the launch takes here than the figures of all launches say: what it follows or runs beside is another product each.
+    #[serde(default = "super::super::one", skip_serializing_if = "super::super::is_one")]
+    pub scale: f64,
+    /// Where blocks must wait for the product beside them, microseconds: more of them than multiprocessors, or clusters that fill whole groups
+    /// of multiprocessors.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_waiting: f64,
 }
 
 /// What a launch with tiles of one size costs, microseconds. 64 columns of inputs and outputs are a piece; sixteen ranks are a pair of granules.
@@ -74,67 +91,86 @@ pub struct PlannedTile {
     pub uneven: f64,
 }
 
+/// The launches of a layer are at most so many.
+pub(crate) const SITES: usize = 4;
+
+/// The launches of a layer, made ready.
+pub(crate) type Sites = [Option<Site>; SITES];
+
+/// What the plan decides about each launch of a layer.
+pub(crate) type Rules = [Option<Rule>; SITES];
+
 impl Planned {
     /// What the launches of one layer take, microseconds.
     pub fn us(&self, segments: &[Segment]) -> f64 {
-        self.us_of(&Classes::of(segments))
-    }
-
-    /// The same of segments that are sorted by their ranks.
-    pub(crate) fn us_of(&self, classes: &Classes) -> f64 {
-        (0..self.sites.len()).map(|site| self.launch_us(site, classes)).sum()
+        self.launches_us(segments).into_iter().sum()
     }
 
     /// What each launch of one layer takes, microseconds.
     pub fn sites_us(&self, segments: &[Segment]) -> Vec<f64> {
-        let classes = Classes::of(segments);
-        (0..self.sites.len()).map(|site| self.launch_us(site, &classes)).collect()
+        self.launches_us(segments)[..self.sites.len()].to_vec()
+    }
+
+    fn launches_us(&self, segments: &[Segment]) -> [f64; SITES] {
+        let (sites, classes) = (self.compiled(), Classes::of(segments));
+        self.us_by(&sites, &self.rules(&sites, &classes), &classes)
     }
 
     /// Rows of a tile and blocks of the launch of a site, for whoever compares plans.
     pub fn shared(&self, site: usize, segments: &[Segment]) -> (u32, f64) {
-        let classes = Classes::of(segments);
-        let share = self.share(&self.sites[site], &classes);
-        (share.tile.rows(), share.parts(&self.sites[site], &classes).map(|part| part.blocks).sum())
+        let (site, classes) = (Site::of(&self.sites[site]), Classes::of(segments));
+        let rule = self.rule(&site, &classes, self.tile(&site, &classes));
+        self.tile_and_blocks(&site, rule, &classes)
     }
 
-    fn launch_us(&self, site: usize, classes: &Classes) -> f64 {
-        let site = &self.sites[site];
+    /// Its launches, made ready.
+    pub(crate) fn compiled(&self) -> Sites {
+        std::array::from_fn(|index| self.sites.get(index).map(Site::of))
+    }
+
+    /// What the plan decides about these segments.
+    pub(crate) fn rules(&self, sites: &Sites, classes: &Classes) -> Rules {
         if classes.is_empty() {
-            return 0.0;
+            return [None; SITES];
         }
-        let share = self.share(site, classes);
-        let cost = &self.tiles[share.tile as usize];
-        let (mut blocks, mut work, mut longest) = (0.0, 0.0, 0.0_f64);
-        for part in share.parts(site, classes) {
-            let block = |rows: f64| {
-                let piece = cost.us_per_piece
-                    + cost.us_per_piece_of_rows * rows
-                    + part.pairs * (cost.us_per_piece_pair + cost.us_per_piece_pair_squared * part.pairs);
-                let exchange = if part.members > 1.0 { cost.us_shared + cost.us_per_cell * part.cells } else { 0.0 };
-                cost.us_per_block + part.pieces / part.members * piece + exchange
-            };
-            blocks += part.blocks;
-            work += part.blocks * block(part.rows_mean);
-            longest = longest.max(block(part.rows_most));
+        sites.each_ref().map(|site| site.as_ref().map(|site| self.rule(site, classes, self.tile(site, classes))))
+    }
+
+    /// What each launch of one layer takes, by what the plan decided about it; microseconds.
+    pub(crate) fn us_by(&self, sites: &Sites, rules: &Rules, classes: &Classes) -> [f64; SITES] {
+        std::array::from_fn(|index| match (&sites[index], rules[index]) {
+            (Some(site), Some(rule)) => self.launch_us(site, rule, classes),
+            _ => 0.0,
+        })
+    }
+
+    /// Two fingerprints of segments: of all that the plan's rules depend on, and of all that the price does.
+    pub(crate) fn prints(&self, sites: &Sites, classes: &Classes) -> (u64, u64) {
+        let (mut tiles, mut used) = (0, 0_u32);
+        for site in sites.iter().flatten() {
+            let tile = self.tile(site, classes);
+            used |= 1 << tile as u32;
+            tiles = tiles << 2 | tile as u64;
         }
-        let chip = f64::from(self.multiprocessors);
-        let rounds = blocks / (chip * if share.two { 2.0 } else { 1.0 });
-        let mean = work / blocks;
-        let blocks_us = if rounds <= 1.0 {
-            longest
-        } else {
-            let lacking = cost.rounding * (rounds.ceil() - rounds);
-            (rounds + lacking) * mean + cost.uneven * (longest - mean).max(0.0)
-        };
-        let crowded = if share.two { ((blocks - chip) / chip).clamp(0.0, 1.0) } else { 0.0 };
-        let slower = (1.0 + cost.crowded * crowded) * if share.two { 1.0 } else { cost.lonely };
-        let columns: u32 = site.outputs.iter().map(|outputs| site.inputs + outputs).sum();
-        let moved: u32 = site.outputs.iter().map(|outputs| site.inputs + 2 * outputs).sum();
-        // A granule is 8 ranks of 2 bytes; so is a row's number.
-        let memory = self.us_per_megabyte * classes.granules as f64 * f64::from(columns) * 16e-6
-            + self.us_per_megabyte_of_rows * classes.rows as f64 * f64::from(moved) * 2e-6;
-        cost.us + (blocks_us * slower).hypot(memory)
+        let (mut rules, mut price) = (Print::new(), Print::new());
+        rules.pair(tiles, classes.count_of_classes() as u64);
+        // Of a size of tile that no launch has nothing matters.
+        for tile in Tile::ALL.into_iter().filter(|tile| used & 1 << *tile as u32 != 0) {
+            let index = tile as usize;
+            let mut all = 0;
+            for class in classes.iter() {
+                // Rules know of a class only the fewest and the most rows of a group.
+                let groups = u64::from(class.groups[index]);
+                let rows = class.fewest[index] | class.most.min(tile.rows()) << 8 | class.pairs << 16;
+                rules.pair(u64::from(rows), 0);
+                price.pair(groups, class.rows);
+                all += groups;
+            }
+            rules.pair(all, 0);
+        }
+        let rules = rules.finish();
+        price.pair(rules, classes.granules);
+        (rules, price.finish())
     }
 
     pub(crate) fn check(&self) -> Result<(), String> {
@@ -144,14 +180,19 @@ impl Planned {
         if self.multiprocessors == 0 || self.cluster_max == 0 || self.sites.is_empty() {
             return Err("no multiprocessors, no blocks of a cluster or no sites".to_owned());
         }
+        if self.sites.len() > SITES {
+            return Err(format!("{} sites: a layer has {SITES} launches at most", self.sites.len()));
+        }
         for site in &self.sites {
             if site.inputs == 0
                 || site.outputs.is_empty()
-                || site.outputs.len() > share::PROJECTIONS
+                || site.outputs.len() > site::PROJECTIONS
                 || site.outputs.contains(&0)
             {
                 return Err("a site without inputs or outputs, or with too many".to_owned());
             }
+            not_negative("scale", site.scale)?;
+            not_negative("us_waiting", site.us_waiting)?;
         }
         not_negative("us_per_megabyte", self.us_per_megabyte)?;
         not_negative("us_per_megabyte_of_rows", self.us_per_megabyte_of_rows)?;

@@ -18,8 +18,14 @@ pub struct Split {
     pub quota_min: u32,
     /// What the plan takes joining the pieces to cost, in keys of the first size at its `planned` of one.
     pub planned_join_keys: f64,
+    /// What joining the pieces of a tile takes, in keys: what is not cut saves it.
+    #[serde(default, skip_serializing_if = "super::super::super::is_zero")]
+    pub join_keys: f64,
     /// Pieces of tiles of each size, in the order of the sizes: the way of the longest piece, or of the busiest slot; `planned` is not read.
     pub sizes: Vec<TileSize>,
+    /// The same order: what leaving and joining the sums of a tile full of rows takes, less where fewer have rows; none for nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub us_filled: Vec<f64>,
     /// The same order: what the memory needs for keys and values that no other block reads at that moment.
     pub memory: Vec<SplitMemory>,
 }
@@ -38,7 +44,8 @@ impl Split {
     /// What pieces of tiles of size `index` cost, microseconds.
     pub fn us(&self, index: usize, sums: &TileSums) -> f64 {
         let SplitMemory { us, us_per_token } = self.memory[index];
-        self.sizes[index].us(sums).max(us + us_per_token * sums.context)
+        let filled = self.us_filled.get(index).map_or(0.0, |us| us * sums.filled);
+        filled + self.sizes[index].us(sums).max(us + us_per_token * sums.context)
     }
 }
 
@@ -85,7 +92,7 @@ impl Tiled {
         let Some(split) = &self.split else { return TileSums::default() };
         let rows = self.sizes[index].rows;
         let Some(quota) = self.quota(split, prompts.clone(), rows) else { return TileSums::default() };
-        let (mut pieces, mut total, mut longest, mut context) = (0_u64, 0.0, 0.0_f64, 0.0);
+        let (mut pieces, mut total, mut longest, mut context, mut filled) = (0_u64, 0.0, 0.0_f64, 0.0, 0.0_f64);
         for (chunk, prefix) in prompts {
             context += f64::from(prefix) + f64::from(chunk);
             for first in (0..chunk).step_by(rows.max(1) as usize) {
@@ -93,7 +100,11 @@ impl Tiled {
                 let units = (prefix + (first + rows).min(chunk)).div_ceil(split.keys);
                 let parts = units.div_ceil(quota);
                 pieces += u64::from(parts);
-                longest = longest.max(f64::from(units.div_ceil(parts.max(1)) * split.keys) * weight);
+                let join = if parts > 1 { split.join_keys } else { 0.0 };
+                longest = longest.max(f64::from(units.div_ceil(parts.max(1)) * split.keys) * weight + join);
+                if parts > 1 {
+                    filled = filled.max(f64::from(rows.min(chunk - first)) / f64::from(rows));
+                }
                 total += f64::from(units * split.keys) * weight + f64::from(parts) * self.start_keys;
             }
         }
@@ -105,15 +116,19 @@ impl Tiled {
             crowded: ((pieces as f64 * heads - alone) / alone).clamp(0.0, 1.0),
             busy: total * heads / slots,
             context,
+            filled,
         }
     }
 
     pub(super) fn check_split(&self) -> Result<(), String> {
         let Some(split) = &self.split else { return Ok(()) };
         let count = self.sizes.len();
-        if split.keys == 0 || split.sizes.len() != count || split.memory.len() != count {
+        let others = [split.sizes.len(), split.memory.len()];
+        if split.keys == 0 || others != [count; 2] || !(split.us_filled.is_empty() || split.us_filled.len() == count) {
             return Err("split: keys is 0, or its sizes are not as many as those of whole tiles".to_owned());
         }
+        super::not_negative("join_keys", split.join_keys)?;
+        split.us_filled.iter().try_for_each(|&us| super::not_negative("us_filled", us))?;
         for memory in &split.memory {
             super::not_negative("us", memory.us)?;
             super::not_negative("us_per_token", memory.us_per_token)?;

@@ -1,7 +1,7 @@
 //! Segments by their ranks: all that a plan asks about them.
 
-use super::share::Tile;
-use crate::batch::Segment;
+use super::tile::Tile;
+use crate::batch::{Census, Segment};
 
 /// Pairs of granules of the largest rank, 256.
 pub(super) const PAIRS_MAX: usize = 16;
@@ -9,6 +9,7 @@ pub(super) const PAIRS_MAX: usize = 16;
 /// Segments whose ranks fill as many pairs of granules.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Class {
+    pub(super) pairs: u32,
     /// Rows of all of them.
     pub(super) rows: u64,
     /// Groups of 8, 16 and 32 rows.
@@ -21,15 +22,15 @@ pub(super) struct Class {
 }
 
 impl Class {
-    const NONE: Class = Class { rows: 0, groups: [0; 3], least: u32::MAX, most: 0, fewest: [u32::MAX; 3] };
+    const NONE: Class = Class { pairs: 0, rows: 0, groups: [0; 3], least: u32::MAX, most: 0, fewest: [u32::MAX; 3] };
 }
 
 /// All of them. An adapter's decode rows and its prompts are two segments: rows of prompts follow those of decodes.
 #[derive(Clone, Debug)]
 pub(crate) struct Classes {
-    by_pairs: [Class; PAIRS_MAX + 1],
-    /// Which pairs there are, a bit each.
-    present: u32,
+    /// The first so many that there are, by their pairs.
+    list: [Class; PAIRS_MAX],
+    count: usize,
     pub(super) rows: u64,
     /// Granules of 8 ranks, each segment's.
     pub(super) granules: u64,
@@ -53,17 +54,21 @@ impl Class {
 }
 
 impl Classes {
+    /// Of no segment.
+    pub(crate) const NONE: Classes = Classes {
+        list: [Class::NONE; PAIRS_MAX],
+        count: 0,
+        rows: 0,
+        granules: 0,
+        groups: [0; 3],
+        rank_max: 0,
+        least: u32::MAX,
+        most: 0,
+    };
+
     pub(crate) fn of(segments: &[Segment]) -> Classes {
-        let mut classes = Classes {
-            by_pairs: [Class::NONE; PAIRS_MAX + 1],
-            present: 0,
-            rows: 0,
-            granules: 0,
-            groups: [0; 3],
-            rank_max: 0,
-            least: u32::MAX,
-            most: 0,
-        };
+        let mut classes = Classes::NONE;
+        let mut by_pairs = [Class::NONE; PAIRS_MAX + 1];
         // Segments of at most 8 rows, which most are: one group each, whatever its size.
         let mut small = [0; PAIRS_MAX + 1];
         // Mostly all have one rank: a run of them is counted without a look at its class.
@@ -85,7 +90,7 @@ impl Classes {
                 continue;
             }
             let pairs = (rank.div_ceil(16) as usize).clamp(1, PAIRS_MAX);
-            let class = &mut classes.by_pairs[pairs];
+            let class = &mut by_pairs[pairs];
             class.rows += rows;
             class.least = class.least.min(least + 1);
             class.most = class.most.max(most);
@@ -97,8 +102,8 @@ impl Classes {
             classes.granules += u64::from(count) * u64::from(rank.div_ceil(8));
             classes.rank_max = classes.rank_max.max(rank);
         }
-        for (pairs, class) in classes.by_pairs.iter_mut().enumerate().filter(|(_, class)| class.rows > 0) {
-            classes.present |= 1 << pairs;
+        for (pairs, class) in by_pairs.iter_mut().enumerate().filter(|(_, class)| class.rows > 0) {
+            class.pairs = pairs as u32;
             classes.rows += class.rows;
             classes.least = classes.least.min(class.least);
             classes.most = classes.most.max(class.most);
@@ -110,42 +115,43 @@ impl Classes {
                     class.fewest[tile as usize] = class.fewest[tile as usize].min(class.least);
                 }
             }
+            classes.list[classes.count] = *class;
+            classes.count += 1;
         }
         classes
     }
 
-    /// A number that tells these classes from others: all that a price depends on goes into it.
-    pub(crate) fn fingerprint(&self) -> u64 {
-        let mut print = 0x9e37_79b9_7f4a_7c15_u64 ^ self.granules.wrapping_mul(0xff51_afd7_ed55_8ccd);
-        let mut mix = |value: u64| {
-            print = (print ^ value).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-            print ^= print >> 29;
-        };
-        let two = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        mix(two(self.present, self.rank_max));
-        for (_, class) in self.iter() {
-            mix(class.rows);
-            mix(two(class.groups[0], class.groups[1]));
-            mix(two(class.groups[2], class.least));
-            mix(two(class.most, class.fewest[0]));
-            mix(two(class.fewest[1], class.fewest[2]));
+    /// Becomes what [`Classes::of`] would make of the segments with this census and this largest rank. Classes that there are none of are
+    /// left as they were: nobody reads them.
+    pub(crate) fn count(&mut self, census: &Census, rank_max: u32) {
+        (self.count, self.rows, self.granules, self.rank_max) = (0, census.rows(), census.granules(), rank_max);
+        (self.groups, self.least, self.most) = ([0; 3], u32::MAX, 0);
+        for (pairs, sizes) in census.classes() {
+            let (groups, (least, most)) = (sizes.tiles(), sizes.range());
+            self.list[self.count] = Class { pairs, rows: sizes.rows(), groups, least, most, fewest: sizes.fewest() };
+            self.count += 1;
+            (self.least, self.most) = (self.least.min(least), self.most.max(most));
+            for (all, groups) in self.groups.iter_mut().zip(groups) {
+                *all += groups;
+            }
         }
-        print
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.present == 0
+    pub(super) fn count_of_classes(&self) -> usize {
+        self.count
     }
 
-    /// Those that there are, with their pairs.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Class)> + Clone {
-        (1..=PAIRS_MAX as u32)
-            .filter(|pairs| self.present & (1 << pairs) != 0)
-            .map(|pairs| (pairs, &self.by_pairs[pairs as usize]))
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Those that there are, by their pairs.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Class> + Clone {
+        self.list[..self.count].iter()
     }
 
     /// The most pairs.
     pub(super) fn pairs_max(&self) -> u32 {
-        31 - self.present.max(1).leading_zeros()
+        self.iter().last().map_or(0, |class| class.pairs)
     }
 }

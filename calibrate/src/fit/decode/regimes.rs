@@ -1,0 +1,208 @@
+//! Decode attention regime by regime, as our kernel's plan chooses them: pieces that nobody cuts, pieces cut evenly whose parts are added up
+//! at once or in two turns, and the line that is cut wherever its shares end.
+//!
+//! A cut leaves parts that the last block to come adds up; more than [`BUNDLE`] parts it adds up in two turns. A chip that is not yet full of
+//! bytes takes them as they come, a full one at its bandwidth: two lines, of which the smaller counts.
+
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime, ShortContexts, ShortRows};
+
+use super::super::Sample;
+use super::super::bounds::{self, Column};
+use super::loss;
+use super::ways::{self, Sharing};
+
+/// Parts that are added up at once.
+const BUNDLE: f64 = 16.0;
+/// Tokens of a KV block; fewest KV blocks of a worker.
+const BLOCK: f64 = 16.0;
+const UNITS_MIN: f64 = 4.0;
+/// Places that the plan leaves empty before a piece, and what it takes a cut to cost a block.
+const EMPTY: f64 = 4.0;
+const CUT: f64 = 3.0;
+/// Largest shares are told from here on.
+const SUM_ALL: f64 = 1e12;
+/// As many samples as a regime needs for lines of its own, and what is left for all others.
+const SAMPLES_LEAST: usize = 8;
+const WHOLE_LEAST: usize = 3;
+const REST_LEAST: usize = 24;
+
+/// Which regimes there are, in the order in which they are tried.
+const UNCUT: usize = 0;
+const WHOLE: usize = 1;
+const TWICE: usize = 2;
+const ONCE: usize = 3;
+
+/// The ways of the plan, and what has lines of its own where that says its samples better.
+pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttention> {
+    let all = ways::fit(samples, sharing)?;
+    let mut best = DecodeAttention { regimes: regimes(sharing), ..all.clone() };
+    best.short = best.short.map(|short| beyond(short, sharing));
+    let mine = |form: &DecodeAttention, index: Option<usize>| -> Vec<&Sample> {
+        let of = |s: &&&Sample| {
+            let shape = &s.shape;
+            let regime = form.regime(shape.decode_rows(), shape.context_sum(), shape.context_max());
+            // Short contexts of more rows than have workers are told by the lines of the rest.
+            regime.filter(|regime| *regime > 0) == index.map(|index| index + 1)
+        };
+        samples.iter().filter(of).copied().collect()
+    };
+    // What no regime takes is told best by a fit to it alone.
+    let rest = mine(&best, None);
+    let alone = if rest.len() >= REST_LEAST { ways::fit(&rest, sharing) } else { None };
+    if let Some(alone) = alone.filter(|alone| loss(alone, &rest) < loss(&all, &rest)) {
+        (best.ways, best.bounds) = (alone.ways, alone.bounds);
+        best.short = alone.short.map(|short| beyond(short, sharing));
+    }
+    let known = best.clone();
+    let mut cut: Option<[f64; 3]> = None;
+    for index in [ONCE, TWICE, UNCUT, WHOLE] {
+        let mine = mine(&known, Some(index));
+        let fitted = match (index, cut) {
+            (WHOLE, Some(cut)) if mine.len() >= WHOLE_LEAST => Some(whole(&mine, sharing, cut)),
+            (ONCE | TWICE | UNCUT, _) if mine.len() >= SAMPLES_LEAST => {
+                let coefficients = lines(&mine, sharing);
+                if index == ONCE {
+                    cut = coefficients.last().copied();
+                }
+                let names = ["few bytes", "bandwidth"];
+                Some(coefficients.iter().zip(names).map(|(x, name)| sharing.bound(name, *x, 0.0)).collect())
+            }
+            _ => None,
+        };
+        match fitted {
+            Some(ways) => best.regimes[index].ways = ways,
+            // Nobody knows better than the form of all.
+            None => (best.regimes[index].ways, best.regimes[index].bounds) = rest_of(&all, index),
+        }
+    }
+    best.regimes.retain(|regime| !(regime.bounds.is_empty() && regime.ways.is_empty()));
+    Some(best)
+}
+
+/// What the form of all contexts says of a regime.
+fn rest_of(all: &DecodeAttention, index: usize) -> (Vec<DecodeBound>, Vec<DecodeBound>) {
+    match &all.short {
+        Some(short) if index == UNCUT => (Vec::new(), short.bounds.clone()),
+        _ => (all.ways.clone(), all.bounds.clone()),
+    }
+}
+
+/// Short contexts of more rows than have workers: fewer have lines of their own.
+fn beyond(short: ShortContexts, sharing: Sharing) -> ShortContexts {
+    let most = sharing.rows_max();
+    let first = ShortRows { rows: most + 1, context_max: short.longest(most + 1) };
+    let later = short.by_rows.iter().copied().filter(|from| from.rows > first.rows);
+    let by_rows = [ShortRows { rows: 1, context_max: 0 }, first].into_iter().chain(later).collect();
+    ShortContexts { by_rows, ..short }
+}
+
+/// The limits of all regimes, without figures. `w` are pieces, `W` workers.
+fn regimes(sharing: Sharing) -> Vec<DecodeRegime> {
+    let (workers, groups) = (f64::from(sharing.workers), f64::from(sharing.groups));
+    let most = f64::from(sharing.rows_max());
+    // Rows where anything changes: not beyond those that have a worker each.
+    let mut rows: Vec<f64> = (1..=most.min(40.0) as u32).map(f64::from).collect();
+    rows.extend((5..).map(|n| f64::from(n) * 8.0).take_while(|rows| *rows < most).filter(|rows| *rows > 40.0));
+    if rows.last().is_some_and(|last| *last < most) {
+        rows.push(most);
+    }
+    rows.push(most + 1.0);
+    let limit = |sum: &dyn Fn(f64) -> f64, longest: &dyn Fn(f64) -> f64, most: &dyn Fn(f64) -> f64| DecodeLimit {
+        rows: rows.clone(),
+        sum: rows.iter().map(|&rows| sum(rows)).collect(),
+        longest: rows.iter().map(|&rows| longest(rows)).collect(),
+        most: rows.iter().map(|&rows| most(rows)).collect(),
+    };
+    let zero = |_: f64| 0.0;
+    let one = |_: f64| 1.0;
+    let pieces = |rows: f64| rows * groups;
+    // Workers that are left when the last of each piece is half full.
+    let full = |rows: f64| workers - pieces(rows) / 2.0;
+    // No more rows than there are workers for.
+    let served = |rows: f64| if rows > most { -1.0 } else { SUM_ALL };
+    // A piece with a worker of its own: the longest is not much more than a share of all.
+    let whole = limit(&|_| -groups / workers, &one, &|rows| match pieces(rows) / workers {
+        share if share > 0.5 && rows <= most => BLOCK * (EMPTY * share + 2.0 * CUT),
+        _ => -SUM_ALL,
+    });
+    // Cut evenly where that is no longer than the line's shares with a cut at either end.
+    let even = limit(&one, &zero, &|rows| {
+        if rows > most {
+            return -1.0;
+        }
+        let by_shares = (CUT + EMPTY * pieces(rows) / workers) * workers * full(rows) / (pieces(rows) / 2.0);
+        let by_least = (UNITS_MIN + 2.0 * EMPTY - 1.0) * full(rows);
+        by_shares.max(by_least) * BLOCK / groups
+    });
+    let uncut = limit(&zero, &one, &|rows| if rows > most { -SUM_ALL } else { UNITS_MIN * BLOCK });
+    let long = limit(&zero, &|_| -1.0, &|_| -(BUNDLE * UNITS_MIN * BLOCK) - 1.0);
+    let parts = limit(&one, &|rows| -full(rows) / (groups * BUNDLE), &|rows| served(rows).min(-1.0));
+    let regime = |name: &str, limits: Vec<DecodeLimit>| DecodeRegime {
+        name: name.to_owned(),
+        limits,
+        bounds: Vec::new(),
+        ways: Vec::new(),
+    };
+    vec![
+        regime("uncut", vec![uncut]),
+        regime("whole", vec![whole]),
+        regime("cut, two turns", vec![even.clone(), long, parts]),
+        regime("cut", vec![even]),
+    ]
+}
+
+impl Sharing {
+    /// The most rows of which every piece has a worker.
+    fn rows_max(&self) -> u32 {
+        self.workers / self.groups.max(1)
+    }
+
+    /// How many workers nobody needs who has a piece for himself, share of all.
+    fn idle(&self, rows: f64) -> f64 {
+        (1.0 - rows * f64::from(self.groups) / f64::from(self.workers)).max(0.0)
+    }
+
+    /// A line: once, by rows, by tokens, and by tokens of the longest as far as workers are idle.
+    fn bound(&self, name: &str, [once, row, token]: [f64; 3], longest: f64) -> DecodeBound {
+        let ends = [1.0, f64::from(self.rows_max()).max(2.0)];
+        DecodeBound {
+            name: name.to_owned(),
+            rows: ends.to_vec(),
+            us: ends.map(|rows| once + row * rows).to_vec(),
+            us_per_token: vec![token; 2],
+            us_per_longest_token: ends.map(|rows| longest * self.idle(rows)).to_vec(),
+        }
+    }
+}
+
+/// Two lines of a regime: what a chip takes that is not full of bytes, and what a full one takes.
+fn lines(samples: &[&Sample], sharing: Sharing) -> Vec<[f64; 3]> {
+    let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
+    let of = |value: &dyn Fn(&Sample) -> f64| -> Vec<f64> { samples.iter().map(|sample| value(sample)).collect() };
+    let sums = of(&|s| s.shape.context_sum() as f64);
+    let columns = vec![
+        Column::new(vec![1.0; us.len()]),
+        Column::new(of(&|s| f64::from(s.shape.decode_rows()))),
+        Column { values: sums.clone(), lower: sharing.least_us_per_token },
+    ];
+    let starts: Vec<Vec<usize>> =
+        bounds::starts_by(&sums).into_iter().chain([vec![0; us.len()], vec![1; us.len()]]).collect();
+    let fit = bounds::fit_least(&[columns.clone(), columns], &us, &starts);
+    fit.coefficients.iter().map(|x| [x[0], x[1], x[2]]).collect()
+}
+
+/// Pieces with a worker each: the bytes of pieces that are cut, without adding up; a multiprocessor with two pieces, where others have one,
+/// keeps them waiting.
+fn whole(samples: &[&Sample], sharing: Sharing, [_, row, token]: [f64; 3]) -> Vec<DecodeBound> {
+    let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
+    let of = |value: &dyn Fn(&Sample) -> f64| -> Vec<f64> { samples.iter().map(|sample| value(sample)).collect() };
+    let rows = |s: &Sample| f64::from(s.shape.decode_rows());
+    let bytes = of(&|s| row * rows(s) + token * s.shape.context_sum() as f64);
+    let columns = [
+        Column::new(vec![1.0; us.len()]),
+        Column { values: bytes, lower: sharing.least_us_per_token / token.max(sharing.least_us_per_token) },
+        Column::new(of(&|s| f64::from(s.shape.context_max()) * sharing.idle(rows(s)))),
+    ];
+    let x = bounds::robust(&columns, &us);
+    vec![sharing.bound("bandwidth", [x[0], row * x[1], token * x[1]], x[2])]
+}

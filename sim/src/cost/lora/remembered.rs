@@ -1,0 +1,82 @@
+//! A plan's prices: those asked for last, and what the plan decided about them.
+
+use super::super::memory::Memory;
+use crate::batch::{BatchShape, Census};
+use crate::profile::lora::{Classes, Planned, Rules, Sites};
+
+/// A plan, and what it was asked.
+///
+/// A batch that gains or loses a row has another price, but mostly the same rules: tiles, blocks of a group and blocks of a multiprocessor are
+/// whole numbers of few values. What is known of either is what the plan says of the same classes of segments.
+#[derive(Clone, Debug)]
+pub(super) struct Remembered {
+    planned: Planned,
+    sites: Sites,
+    prices: Memory<f64>,
+    rules: Memory<Rules>,
+    /// The classes of the batch that was asked for last.
+    classes: Classes,
+    /// Its census and its price, where it had one; and how often it was asked for once more.
+    last: Option<(u64, f64)>,
+    repeated: u64,
+}
+
+impl Remembered {
+    /// Every price is made anew.
+    pub(super) fn of(planned: Planned) -> Remembered {
+        let sites = planned.compiled();
+        Remembered {
+            planned,
+            sites,
+            prices: Memory::default(),
+            rules: Memory::default(),
+            classes: Classes::NONE,
+            last: None,
+            repeated: 0,
+        }
+    }
+
+    /// From now on what was asked is remembered.
+    pub(super) fn remember(&mut self) {
+        self.prices.remember();
+        self.rules.remember();
+    }
+
+    /// From now on nothing is.
+    pub(super) fn forget(&mut self) {
+        self.prices.forget();
+        self.rules.forget();
+        self.last = None;
+    }
+
+    /// How many prices were asked for, and how many of them had to be made?
+    pub(super) fn asked_and_made(&self) -> (u64, u64) {
+        let (asked, made) = self.prices.asked_and_made();
+        (asked + self.repeated, made)
+    }
+
+    /// Microseconds in each layer.
+    pub(super) fn us(&mut self, shape: &BatchShape<'_>) -> f64 {
+        let print = shape.census.map(Census::print);
+        if let (Some(print), Some((last, us))) = (print, self.last)
+            && print == last
+        {
+            self.repeated += 1;
+            return us;
+        }
+        let Remembered { planned, sites, prices, rules, classes, .. } = self;
+        match shape.census {
+            Some(census) => classes.count(census, shape.segment_sums.ranks.1),
+            None => *classes = Classes::of(shape.segments),
+        }
+        let (rules_print, price_print) = planned.prints(sites, classes);
+        let us = prices.recall(price_print, || {
+            let rules = rules.recall(rules_print, || planned.rules(sites, classes));
+            planned.us_by(sites, &rules, classes).into_iter().sum()
+        });
+        if self.prices.remembers() {
+            self.last = print.map(|print| (print, us));
+        }
+        us
+    }
+}

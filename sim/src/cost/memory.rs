@@ -1,0 +1,61 @@
+//! Prices that were asked for last: the same come again and again.
+
+/// Answers by fingerprint, each at the place that the fingerprint's bits give. An answer does not depend on what is here: it is what would be
+/// made of the same question, but for one in 2⁶⁴.
+#[derive(Clone, Debug)]
+pub(super) struct Memory<T> {
+    known: Vec<(u64, T)>,
+    asked: u64,
+    made: u64,
+}
+
+/// A power of two.
+const PLACES: usize = 4096;
+
+impl<T: Copy + Default> Memory<T> {
+    /// The answer to what has this fingerprint; it is made if it is not known.
+    pub(super) fn recall(&mut self, print: u64, make: impl FnOnce() -> T) -> T {
+        self.asked += 1;
+        // No answer has the fingerprint of an empty place.
+        let print = print | 1;
+        let place = self.known.get_mut((print >> 8) as usize % PLACES);
+        if let Some((of, answer)) = &place
+            && *of == print
+        {
+            return *answer;
+        }
+        self.made += 1;
+        let answer = make();
+        if let Some(place) = place {
+            *place = (print, answer);
+        }
+        answer
+    }
+
+    /// From now on what was asked is known. Takes memory once.
+    pub(super) fn remember(&mut self) {
+        self.known = vec![(0, T::default()); PLACES];
+    }
+
+    /// Is what was asked known?
+    pub(super) fn remembers(&self) -> bool {
+        !self.known.is_empty()
+    }
+
+    /// From now on nothing is.
+    pub(super) fn forget(&mut self) {
+        self.known = Vec::new();
+    }
+
+    /// How many answers were asked for, and how many of them had to be made?
+    pub(super) fn asked_and_made(&self) -> (u64, u64) {
+        (self.asked, self.made)
+    }
+}
+
+impl<T> Default for Memory<T> {
+    /// Nothing is remembered.
+    fn default() -> Memory<T> {
+        Memory { known: Vec::new(), asked: 0, made: 0 }
+    }
+}

@@ -1,0 +1,43 @@
+//! What the attention of a step's prompts costs, in each layer.
+
+use super::memory::Memory;
+use crate::batch::Prefill;
+use crate::print::Print;
+use crate::profile::attention::PrefillAttention;
+
+/// The profile's figures, and what they came to for the prompts that were asked for last: lengths come again.
+#[derive(Clone, Debug)]
+pub(super) struct Prompts {
+    attention: PrefillAttention,
+    known: Memory<f64>,
+}
+
+impl Prompts {
+    pub(super) fn new(attention: PrefillAttention) -> Prompts {
+        let mut known = Memory::default();
+        known.remember();
+        Prompts { attention, known }
+    }
+
+    /// From now on every price is made anew.
+    pub(super) fn forget(&mut self) {
+        self.known.forget();
+    }
+
+    /// How many prices were asked for, and how many of them had to be made?
+    pub(super) fn asked_and_made(&self) -> (u64, u64) {
+        self.known.asked_and_made()
+    }
+
+    /// Microseconds in each layer of a step with these prompts.
+    pub(super) fn us(&mut self, prompts: &[Prefill]) -> f64 {
+        let mut print = Print::new();
+        for pair in prompts.chunks(2) {
+            let [first, second] =
+                [0, 1].map(|index| pair.get(index).copied().unwrap_or(Prefill { chunk: 0, prefix: 0 }));
+            print.four([first.chunk, first.prefix, second.chunk, second.prefix]);
+        }
+        let all = || prompts.iter().map(|part| (part.chunk, part.prefix));
+        self.known.recall(print.finish(), || self.attention.us + self.attention.prompts_us(all()))
+    }
+}

@@ -1,0 +1,277 @@
+//! What one launch takes.
+
+use super::Planned;
+use super::PlannedTile;
+use super::classes::{Class, Classes};
+use super::share::{Rule, cells};
+use super::site::Site;
+use super::tile::Tile;
+
+/// The share of a chip's multiprocessors that clusters of the largest size find room on beside a product.
+const CLUSTERS_ROOM: f64 = 0.9;
+
+/// The blocks of a launch.
+#[derive(Clone, Copy)]
+struct Blocks {
+    count: f64,
+    /// What all of them take, and the longest.
+    work_us: f64,
+    longest_us: f64,
+    /// Do two fit a multiprocessor?
+    two: bool,
+}
+
+/// The groups of a class: of each projection so many.
+#[derive(Clone, Copy)]
+struct Group {
+    pairs: u32,
+    count: f64,
+    /// Rows of all, of one, and of the largest.
+    rows: f64,
+    rows_mean: f64,
+    rows_most: u32,
+}
+
+impl Group {
+    fn of(tile: Tile, class: &Class) -> Group {
+        let (count, rows) = (f64::from(class.groups[tile as usize]), class.rows as f64);
+        Group { pairs: class.pairs, count, rows, rows_mean: rows / count, rows_most: class.most.min(tile.rows()) }
+    }
+
+    fn cells(&self) -> u32 {
+        cells(self.pairs, self.rows_most)
+    }
+}
+
+impl PlannedTile {
+    /// What a piece takes whatever rows it has.
+    fn piece_us(&self, pairs: u32) -> f64 {
+        let pairs = f64::from(pairs);
+        self.us_per_piece + pairs * (self.us_per_piece_pair + self.us_per_piece_pair_squared * pairs)
+    }
+
+    /// What a block takes whatever pieces it has.
+    fn block_us(&self, shares: bool, cells: u32) -> f64 {
+        self.us_per_block + if shares { self.us_shared + self.us_per_cell * f64::from(cells) } else { 0.0 }
+    }
+}
+
+impl Planned {
+    /// What a launch takes, microseconds.
+    pub(super) fn launch_us(&self, site: &Site, rule: Rule, classes: &Classes) -> f64 {
+        let cost = &self.tiles[rule.tile as usize];
+        let Blocks { count, work_us, longest_us, two } = match rule.members {
+            Some(_) => self.equal(site, rule, classes),
+            None => self.proportional(site, rule.tile, classes),
+        };
+        let chip = f64::from(self.multiprocessors);
+        let rounds = count / (chip * if two { 2.0 } else { 1.0 });
+        let blocks_us = if rounds <= 1.0 {
+            longest_us
+        } else {
+            let mean = work_us / count;
+            let lacking = cost.rounding * (rounds.ceil() - rounds);
+            (rounds + lacking) * mean + cost.uneven * (longest_us - mean).max(0.0)
+        };
+        let crowded = if two { ((count - chip) / chip).clamp(0.0, 1.0) } else { 0.0 };
+        let slower = (1.0 + cost.crowded * crowded) * if two { 1.0 } else { cost.lonely };
+        // A granule is 8 ranks of 2 bytes; so is a row's number.
+        let memory = self.us_per_megabyte * classes.granules as f64 * site.columns * 16e-6
+            + self.us_per_megabyte_of_rows * classes.rows as f64 * site.moved * 2e-6;
+        let blocks_us = blocks_us * slower;
+        let waits = count > chip || (rule.fills_clusters() && count > chip * CLUSTERS_ROOM);
+        let waiting = if waits { site.us_waiting } else { 0.0 };
+        cost.us + site.scale * (blocks_us * blocks_us + memory * memory).sqrt() + waiting
+    }
+
+    /// Blocks where every group has as many members: sums over projections need not be written out.
+    fn equal(&self, site: &Site, rule: Rule, classes: &Classes) -> Blocks {
+        let (cost, size) = (&self.tiles[rule.tile as usize], f64::from(rule.tile.rows()));
+        let (members, two) = rule.members.map_or((1.0, false), |members| (f64::from(members.count), members.two));
+        let of_group = members * f64::from(site.projections);
+        let (of_rows, most) = (cost.us_per_piece_of_rows / size, site.pieces_most / members);
+        let (mut work_us, mut longest_us) = (0.0, 0.0_f64);
+        for class in classes.iter() {
+            let group = Group::of(rule.tile, class);
+            let (piece, block) = (cost.piece_us(group.pairs), cost.block_us(members > 1.0, group.cells()));
+            work_us += group.count * (of_group * block + site.pieces * piece) + group.rows * (site.pieces * of_rows);
+            longest_us = longest_us.max(block + most * (piece + of_rows * f64::from(group.rows_most)));
+        }
+        Blocks { count: f64::from(classes.groups[rule.tile as usize]) * of_group, work_us, longest_us, two }
+    }
+
+    /// Blocks where groups have members in proportion to their bytes.
+    fn proportional(&self, site: &Site, tile: Tile, classes: &Classes) -> Blocks {
+        let (cost, size) = (&self.tiles[tile as usize], f64::from(tile.rows()));
+        let mut total = 0.0;
+        for class in classes.iter() {
+            let group = Group::of(tile, class);
+            for run in site.runs() {
+                let bytes = group.count * run.bytes(group.pairs, group.rows_mean);
+                (0..run.times).for_each(|_| total += bytes);
+            }
+        }
+        let blocks = f64::from(self.multiprocessors * 3 / 2);
+        let (mut count, mut work_us, mut longest_us, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
+        for class in classes.iter() {
+            let group = Group::of(tile, class);
+            let (cells, piece) = (group.cells(), cost.piece_us(group.pairs));
+            for run in site.runs() {
+                let share = blocks * run.bytes(group.pairs, group.rows_mean) / total;
+                let members = (share as u32).clamp(1, run.members_most.min(self.multiprocessors));
+                let (block, wide) = (cost.block_us(members > 1, cells), f64::from(members));
+                let pieces = run.pieces / wide;
+                let us = |rows: f64| block + pieces * (piece + cost.us_per_piece_of_rows / size * rows);
+                let mine = group.count * wide * f64::from(run.times);
+                count += mine;
+                work_us += mine * us(group.rows_mean);
+                longest_us = longest_us.max(us(f64::from(group.rows_most)));
+                exchange = exchange.max(tile.exchange(group.pairs, cells, members, false));
+            }
+        }
+        Blocks { count, work_us, longest_us, two: self.two_fit(classes, tile, count as u32, exchange) }
+    }
+
+    /// Rows of a tile and blocks of a launch.
+    pub(super) fn tile_and_blocks(&self, site: &Site, rule: Rule, classes: &Classes) -> (u32, f64) {
+        let blocks = match rule.members {
+            Some(_) => self.equal(site, rule, classes),
+            None => self.proportional(site, rule.tile, classes),
+        };
+        (rule.tile.rows(), blocks.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PlannedSite;
+    use super::*;
+    use crate::batch::Segment;
+
+    fn planned() -> Planned {
+        let tile = |times: f64| PlannedTile {
+            us: 0.9 * times,
+            us_per_block: 1.1,
+            us_per_piece: 0.013 * times,
+            us_per_piece_of_rows: 0.98,
+            us_per_piece_pair: 1.4 / times,
+            us_per_piece_pair_squared: 0.1,
+            us_shared: 0.3,
+            us_per_cell: 0.5,
+            crowded: 0.15,
+            lonely: 0.7,
+            rounding: 0.9,
+            uneven: 0.5,
+        };
+        let site = |inputs, outputs: &[u32]| PlannedSite {
+            inputs,
+            outputs: outputs.to_vec(),
+            scale: 1.0 + f64::from(inputs) * 1e-5,
+            us_waiting: 0.3,
+        };
+        Planned {
+            multiprocessors: 132,
+            shared_bytes: 232_448,
+            cluster_max: 16,
+            beside: false,
+            sites: vec![
+                site(4096, &[4096, 1024, 1024]),
+                site(4096, &[4096]),
+                site(4096, &[14336, 14336]),
+                site(14336, &[4096]),
+            ],
+            tiles: vec![tile(1.0), tile(1.3), tile(1.7)],
+            us_per_megabyte: 0.21,
+            us_per_megabyte_of_rows: 0.2,
+        }
+    }
+
+    /// A launch, every class of every projection by itself.
+    fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes) -> f64 {
+        let cost = &planned.tiles[rule.tile as usize];
+        let size = f64::from(rule.tile.rows());
+        let tiles = |outputs: u32| f64::from(site.inputs.div_ceil(32) + outputs.div_ceil(32));
+        let bytes = |outputs: u32, pairs: f64, rows: f64| {
+            tiles(outputs) * pairs * 1024.0 + rows * 2.0 * (f64::from(site.inputs) + 2.0 * f64::from(outputs))
+        };
+        let parts = || classes.iter().flat_map(|class| site.outputs.iter().map(move |&outputs| (class, outputs)));
+        let of = |class: &Class, outputs: u32| {
+            let count = f64::from(class.groups[rule.tile as usize]);
+            (count, bytes(outputs, f64::from(class.pairs), class.rows as f64 / count))
+        };
+        let total: f64 = parts().map(|(class, outputs)| of(class, outputs)).map(|(count, bytes)| count * bytes).sum();
+        let (mut blocks, mut work, mut longest, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
+        for (class, outputs) in parts() {
+            let (count, bytes) = of(class, outputs);
+            let most = f64::from(outputs.min(site.inputs).div_ceil(32).min(32));
+            let proportional = (f64::from(planned.multiprocessors * 3 / 2) * bytes / total).floor().clamp(1.0, most);
+            let members = rule.members.map_or(proportional, |members| f64::from(members.count));
+            let pairs = f64::from(class.pairs);
+            let rows_most = class.most.min(rule.tile.rows());
+            let exchanged = class.pairs * rows_most.div_ceil(8);
+            let block = |rows: f64| {
+                let by_pairs = pairs * (cost.us_per_piece_pair + cost.us_per_piece_pair_squared * pairs);
+                let piece = cost.us_per_piece + cost.us_per_piece_of_rows * rows / size + by_pairs;
+                let shared = cost.us_shared + cost.us_per_cell * f64::from(exchanged);
+                let shared = if members > 1.0 { shared } else { 0.0 };
+                cost.us_per_block + tiles(outputs) / 64.0 / members * piece + shared
+            };
+            blocks += count * members;
+            work += count * members * block(class.rows as f64 / count);
+            longest = longest.max(block(f64::from(rows_most)));
+            exchange = exchange.max(rule.tile.exchange(class.pairs, exchanged, members as u32, false));
+        }
+        let two = rule
+            .members
+            .map_or_else(|| planned.two_fit(classes, rule.tile, blocks as u32, exchange), |members| members.two);
+        let chip = f64::from(planned.multiprocessors);
+        let rounds = blocks / if two { 2.0 * chip } else { chip };
+        let mean = work / blocks;
+        let uneven = (longest - mean).max(0.0) * cost.uneven;
+        let many = (rounds + cost.rounding * (rounds.ceil() - rounds)) * mean + uneven;
+        let us = if rounds <= 1.0 { longest } else { many };
+        let crowded = if two { 1.0 + cost.crowded * (blocks / chip - 1.0).clamp(0.0, 1.0) } else { cost.lonely };
+        let outputs = || site.outputs.iter().map(|&outputs| f64::from(outputs));
+        let inputs = f64::from(site.inputs);
+        let weights: f64 = outputs().map(|outputs| classes.granules as f64 * (inputs + outputs) * 16e-6).sum();
+        let rows: f64 = outputs().map(|outputs| classes.rows as f64 * (inputs + 2.0 * outputs) * 2e-6).sum();
+        let memory = weights * planned.us_per_megabyte + rows * planned.us_per_megabyte_of_rows;
+        let large = rule.members.is_some_and(|members| members.cluster && members.count == 16);
+        let waiting = if blocks > chip || (large && blocks > 0.9 * chip) { site.us_waiting } else { 0.0 };
+        cost.us + site.scale * (us * crowded).hypot(memory) + waiting
+    }
+
+    #[test]
+    fn sums_over_projections_are_those_of_every_group_written_out() {
+        let (planned, mut state) = (planned(), 1_u64);
+        let mut draw = |below: u32| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u32 % below
+        };
+        let (mut equal, mut proportional) = (0, 0);
+        for _ in 0..2000 {
+            let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
+            let most = 2 << draw(6);
+            let mut segment = || Segment {
+                rank: ranks[draw(ranks.len() as u32) as usize],
+                decode_rows: 1 + draw(most),
+                prefill_rows: if draw(10) == 0 { draw(2000) } else { 0 },
+            };
+            let segments: Vec<Segment> = (0..1 + most).map(|_| segment()).collect();
+            let classes = Classes::of(&segments);
+            for site in &planned.sites {
+                let ready = Site::of(site);
+                let rule = planned.rule(&ready, &classes, planned.tile(&ready, &classes));
+                if rule.members.is_some() {
+                    equal += 1
+                } else {
+                    proportional += 1
+                }
+                let (us, by_hand) =
+                    (planned.launch_us(&ready, rule, &classes), by_hand(&planned, site, rule, &classes));
+                assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
+            }
+        }
+        assert!(equal > 500 && proportional > 500, "{equal} {proportional}");
+    }
+}

@@ -1,0 +1,90 @@
+//! A launch's projections, and what its price needs of them.
+
+use super::PlannedSite;
+
+/// The most projections of a launch.
+pub(super) const PROJECTIONS: usize = 4;
+
+/// [`PlannedSite`] made ready.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    runs: [Run; PROJECTIONS],
+    run_count: usize,
+    pub(super) projections: u32,
+    /// Of inputs and of all outputs.
+    pub(super) widest: u32,
+    pub(super) narrowest: u32,
+    /// Is every output wider than the inputs?
+    pub(super) widens: bool,
+    /// Inputs and outputs of all projections, and of the widest: in 64 times 64 columns.
+    pub(super) pieces: f64,
+    pub(super) pieces_most: f64,
+    /// Columns of weights, and of rows read and written.
+    pub(super) columns: f64,
+    pub(super) moved: f64,
+    /// [`PlannedSite::scale`] and [`PlannedSite::us_waiting`].
+    pub(super) scale: f64,
+    pub(super) us_waiting: f64,
+}
+
+/// Projections of one width that follow each other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Run {
+    pub(super) times: u32,
+    /// Of each: inputs and outputs, in 64 times 64 columns.
+    pub(super) pieces: f64,
+    /// Members of a group, at most.
+    pub(super) members_most: u32,
+    /// Bytes of a pair of granules, and of a row.
+    bytes_pair: f64,
+    bytes_row: f64,
+}
+
+impl Run {
+    fn of(inputs: u32, same: &[u32]) -> Run {
+        let outputs = same[0];
+        let tiles = inputs.div_ceil(32) + outputs.div_ceil(32);
+        Run {
+            times: same.len() as u32,
+            pieces: f64::from(tiles) / 64.0,
+            members_most: outputs.min(inputs).div_ceil(32).min(32),
+            bytes_pair: f64::from(tiles) * 1024.0,
+            bytes_row: 2.0 * (f64::from(inputs) + 2.0 * f64::from(outputs)),
+        }
+    }
+
+    /// Bytes of a group with so many pairs of granules and rows.
+    pub(super) fn bytes(&self, pairs: u32, rows: f64) -> f64 {
+        self.bytes_pair * f64::from(pairs) + rows * self.bytes_row
+    }
+}
+
+impl Site {
+    pub(super) fn of(site: &PlannedSite) -> Site {
+        let (mut runs, mut run_count) = ([Run::default(); PROJECTIONS], 0);
+        for same in site.outputs.chunk_by(|a, b| a == b) {
+            runs[run_count] = Run::of(site.inputs, same);
+            run_count += 1;
+        }
+        let outputs = || site.outputs.iter().copied();
+        let pieces = || runs[..run_count].iter().map(|run| (run.pieces, f64::from(run.times)));
+        Site {
+            scale: site.scale,
+            us_waiting: site.us_waiting,
+            runs,
+            run_count,
+            projections: site.outputs.len() as u32,
+            widest: outputs().fold(site.inputs, u32::max),
+            narrowest: outputs().fold(site.inputs, u32::min),
+            widens: outputs().all(|outputs| outputs > site.inputs),
+            pieces: pieces().map(|(pieces, times)| pieces * times).sum(),
+            pieces_most: pieces().map(|(pieces, _)| pieces).fold(0.0, f64::max),
+            columns: outputs().map(|outputs| f64::from(site.inputs + outputs)).sum(),
+            moved: outputs().map(|outputs| f64::from(site.inputs + 2 * outputs)).sum(),
+        }
+    }
+
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs[..self.run_count]
+    }
+}

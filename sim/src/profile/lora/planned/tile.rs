@@ -1,0 +1,119 @@
+//! What a block of each size of tile needs of a multiprocessor.
+
+use super::Planned;
+use super::classes::PAIRS_MAX;
+
+/// Rows of a group, and how they travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tile {
+    Rows8,
+    Staged16,
+    Staged32,
+}
+
+impl Tile {
+    pub(super) const ALL: [Tile; 3] = [Tile::Rows8, Tile::Staged16, Tile::Staged32];
+
+    pub(super) const fn rows(self) -> u32 {
+        8 << self as u32
+    }
+
+    const fn is_staged(self) -> bool {
+        !matches!(self, Tile::Rows8)
+    }
+
+    const fn warps(self) -> u32 {
+        if matches!(self, Tile::Staged32) { 16 } else { 8 }
+    }
+
+    /// Blocks that share a multiprocessor, as far as registers go.
+    pub(super) const fn blocks_min(self) -> u32 {
+        if matches!(self, Tile::Staged32) { 1 } else { 2 }
+    }
+
+    /// Bytes of a ring of depth 1.
+    pub(super) const fn unit(self) -> u32 {
+        if self.is_staged() { 1024 } else { self.warps() * 1024 }
+    }
+
+    /// Bytes of one step of the work of a group, and warps whose sums of a cell are added up.
+    const fn stage(self, pairs: u32) -> (u32, u32) {
+        if !self.is_staged() {
+            let mut splits = 1;
+            while splits * 2 < pairs {
+                splits *= 2;
+            }
+            return (self.unit(), 8 / splits);
+        }
+        let (row_tiles, granules) = (self.rows() / 8, 2 * pairs);
+        let most = self.warps() / row_tiles;
+        let most = if most > 1 { most } else { 1 };
+        let mut tiles = 32 / row_tiles;
+        while tiles > most && tiles * granules * 512 > 32 << 10 {
+            tiles /= 2;
+        }
+        let row_warps = row_tiles.div_ceil(2);
+        let mut rank_warps = 1;
+        while 2 * rank_warps < pairs && row_warps * rank_warps < self.warps() {
+            rank_warps *= 2;
+        }
+        (row_tiles * 8 * (tiles * 64 + 64) + tiles * granules * 512, self.warps() / row_warps / rank_warps)
+    }
+
+    /// Bytes of one step of the work of a group.
+    pub(super) fn slot(self, pairs: u32) -> u32 {
+        STAGES[self as usize][pairs as usize].0
+    }
+
+    /// Shared memory of the exchange.
+    pub(super) fn exchange(self, pairs: u32, cells: u32, members: u32, cluster: bool) -> u32 {
+        let barriers = if cluster { 16 } else { 0 } + if self.is_staged() { 256 } else { 0 };
+        let k_warps = STAGES[self as usize][pairs as usize].1;
+        let others = if self.is_staged() || cells >= 5 || cells * members >= 64 {
+            cells + if cluster { members * cells.div_ceil(members) } else { 0 }
+        } else if members > 1 {
+            members * cells
+        } else {
+            0
+        };
+        (k_warps * cells + others) * 512 + barriers
+    }
+
+    /// Depth of the ring of a block that has a multiprocessor for itself.
+    pub(super) fn ring_alone(self, exchange: u32, chip: u32) -> u32 {
+        let room = chip.saturating_sub(exchange);
+        if self.is_staged() { room / 1024 } else { (room / self.unit()).clamp(4, 11) }
+    }
+
+    /// Depth of the ring beside the exchange, such that the next launch's blocks find room; none if it would be too short.
+    pub(super) fn ring(self, slot: u32, exchange: u32, blocks: u32, planned: &Planned) -> Option<u32> {
+        let chip = planned.shared_bytes;
+        let beside = (chip.div_ceil(2) + 512).saturating_sub(1024 + exchange);
+        if self.is_staged() {
+            let alone = chip.saturating_sub(exchange);
+            let rooms = if self.blocks_min() > 1 { [beside, alone] } else { [alone; 2] };
+            return rooms.into_iter().find(|bytes| bytes / slot >= 2).map(|bytes| bytes / 1024);
+        }
+        let (beside, alone) = (beside / slot, self.ring_alone(exchange, chip));
+        if beside > 5 {
+            Some(beside.min(11))
+        } else {
+            (2 * blocks <= planned.multiprocessors && alone > 5).then_some(alone)
+        }
+    }
+}
+
+/// [`Tile::stage`] of each tile, by pairs.
+const STAGES: [[(u32, u32); PAIRS_MAX + 1]; 3] = {
+    let mut stages = [[(0, 0); PAIRS_MAX + 1]; 3];
+    let mut tile = 0;
+    while tile < 3 {
+        let mut pairs = 0;
+        while pairs <= PAIRS_MAX {
+            stages[tile][pairs] = Tile::ALL[tile].stage(pairs as u32);
+            pairs += 1;
+        }
+        tile += 1;
+    }
+    stages
+};
