@@ -6,6 +6,7 @@ use std::rc::Rc;
 use crate::batch::{Price, Segment, SegmentSums};
 use crate::fact::Power;
 use crate::fetch;
+use crate::find;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
 use crate::residency::Residency;
 use crate::rows::{Left, Rows};
@@ -26,7 +27,7 @@ pub(crate) struct Active {
 
 impl Active {
     pub(crate) fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
-        self.adapters.binary_search(&adapter)
+        find::in_order(&self.adapters, adapter)
     }
 
     fn add(&mut self, adapter: AdapterId, rank: u32) {
@@ -182,7 +183,9 @@ const USUAL_ROWS: u32 = 32;
 /// So many of the queue are looked at ahead of time.
 const WATCHED: usize = 2;
 
+/// Whole lines of memory, which are asked for ahead of time.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Replica {
     pub(crate) id: ReplicaId,
     /// Shared by replicas that are set alike: what a thousand of them touch in turn should be little.
@@ -244,7 +247,7 @@ impl Replica {
 
     /// Asks for the lists that the end of a step or of a copy is about to read.
     pub(crate) fn fetch_lists(&self) {
-        self.rows.fetch();
+        self.rows.fetch(self.in_flight.as_ref().is_some_and(|flight| flight.finishes));
         self.residency.fetch();
         fetch::list(&self.active.segments);
         fetch::list(&self.active.adapters);

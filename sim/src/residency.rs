@@ -290,11 +290,12 @@ impl Residency {
         }
     }
 
-    /// A sequence of the queue counts on the adapter. Gives the number of the copy that it counts on.
-    pub(crate) fn await_(&mut self, adapter: AdapterId) -> u32 {
-        let counted = self.gpu.update(adapter, |held, _| {
+    /// A sequence of the queue counts on the adapter. Gives the number of the copy that it counts on, and when that is there, if it is
+    /// not yet.
+    pub(crate) fn await_(&mut self, adapter: AdapterId) -> (u32, Option<Time>) {
+        let counted = self.gpu.update(adapter, |held, entry| {
             held.awaited += 1;
-            held.number
+            (held.number, (!held.arrived).then_some(entry.ready))
         });
         counted.expect("an awaited adapter is on its way")
     }
@@ -386,7 +387,7 @@ mod tests {
         let memory = (AdapterMemory::Bytes(30), AdapterMemory::Unbounded);
         let mut residency = Residency::new(ReplicaId(0), memory.0, memory.1, Link::INSTANT, Link::INSTANT);
         load(&mut residency, 0, 11, LoadCause::Prefetch).unwrap();
-        let copy = residency.await_(AdapterId(0));
+        let (copy, _) = residency.await_(AdapterId(0));
         load(&mut residency, 1, 11, LoadCause::Prefetch).unwrap();
         assert_eq!(load(&mut residency, 2, 20, LoadCause::Prefetch), None, "a prefetch leaves awaited adapters alone");
         load(&mut residency, 3, 9, LoadCause::Demand).expect("there is room");

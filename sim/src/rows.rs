@@ -10,6 +10,7 @@ mod in_flight;
 pub(crate) use self::in_flight::Told;
 use crate::fact::Who;
 use crate::fetch;
+use crate::find;
 use crate::policy::Running;
 use crate::replica::{SequenceKey, Waiting};
 use crate::time::Time;
@@ -140,12 +141,16 @@ impl Rows {
         self.cold.reserve(rows);
     }
 
-    /// Asks for what every step reads.
-    pub(crate) fn fetch(&self) {
+    /// Asks for what every step reads, and for what changes where somebody leaves.
+    pub(crate) fn fetch(&self, somebody_leaves: bool) {
         fetch::list(&self.contexts);
         fetch::list(&self.finishes);
-        fetch::list(&self.states);
-        fetch::list(&self.who);
+        if somebody_leaves {
+            fetch::list(&self.states);
+            fetch::list(&self.who);
+        } else {
+            fetch::list(&self.states[self.settled..]);
+        }
     }
 
     /// Asks for what is read of a row when it leaves.
@@ -157,9 +162,10 @@ impl Rows {
     /// many steps.
     pub(crate) fn leaving(&self, finished: Option<u32>) -> impl Iterator<Item = usize> + '_ {
         let clock = self.clock.wrapping_add(finished.unwrap_or(0));
-        let settled = if finished.is_some() { self.settled } else { 0 };
-        let done = self.finishes[..settled].iter().enumerate().filter(move |(_, finish)| **finish == clock);
-        done.map(|(position, _)| position).chain(self.settled..self.states.len())
+        let settled = &self.finishes[..if finished.is_some() { self.settled } else { 0 }];
+        let first = find::next(settled, clock, 0);
+        let done = std::iter::successors(first, move |position| find::next(settled, clock, position + 1));
+        done.chain(self.settled..self.states.len())
     }
 
     pub(crate) fn len(&self) -> usize {

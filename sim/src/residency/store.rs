@@ -1,6 +1,7 @@
 //! One memory for adapters: who is in it, who may leave, and how room is made.
 
 use crate::fetch;
+use crate::find;
 use crate::policy::{Evictor, Idle};
 use crate::settings::AdapterMemory;
 use crate::time::Time;
@@ -119,7 +120,7 @@ impl Store {
     }
 
     fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
-        self.adapters.binary_search(&adapter)
+        find::in_order(&self.adapters, adapter)
     }
 
     /// Where is the adapter?
