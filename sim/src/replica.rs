@@ -387,7 +387,7 @@ impl Replica {
         assert_eq!(held + self.kv_free, self.settings.kv_blocks, "KV blocks of {:?}", self.id);
         assert!(self.rows.len() as u32 <= self.settings.max_num_seqs, "more sequences than max_num_seqs");
         let users = self.rows.all().filter(|row| row.adapter.is_some()).count() as u32;
-        self.residency.check(users);
+        self.residency.check(users, self.waiting.iter().filter(|waiting| waiting.awaits.is_some()).count() as u32);
         assert_eq!(
             self.active.segments.iter().map(|segment| segment.decode_rows).sum::<u32>(),
             users,

@@ -333,7 +333,7 @@ impl Engine<'_, '_> {
                     break;
                 }
             }
-            let (copy, coming) = replica.residency.await_(adapter);
+            let (copy, coming) = replica.residency.await_(adapter, waiting.awaits);
             waiting.awaits = Some(copy);
             if overlapped && let Some(ready) = coming {
                 self.sequences.get_mut(waiting.sequence).refused(self.now, Refusal::AdapterLoading, ready);
