@@ -11,9 +11,10 @@
 // stage holds NT row tiles × `tiles` tiles of 32 columns of x or y (16 KiB), and the weights of the same columns, which lie
 // together in memory. y follows x in the ring, so that the memory is busy while the block adds up v.
 //
-// Shrink: warps divide the rows (16 each), the ranks, and the columns of a stage, in this order; warps that
-// divide the columns add up their sums in shared memory. Exchange: in turns (lora_exchange.cuh). Expand: warps divide the
-// column tiles of a stage, then the rows.
+// Shrink: every warp multiplies all rows, so that it reads each weight of a stage once; warps divide the ranks, then the
+// columns of a stage, and those that divide the columns add up their sums in shared memory. Exchange: in turns
+// (lora_exchange.cuh). Expand: warps divide the column tiles of a stage, then the rows. On Hopper a few further warps copy
+// and do nothing else, so that a warp that multiplies asks for nothing.
 //
 // Rows that a segment does not have are multiplied too, with whatever their place holds: they are rows of the products that
 // nobody reads. Columns that x does not have are masked: weights there are zero, but zero times anything is not.
@@ -32,13 +33,25 @@
 #define BULK 0
 #endif
 
-constexpr u32 ROW_WARPS = NT / 2;                // warps that divide the rows in the shrink, 16 each
+#ifndef COPIERS  // warps that only copy, beside WARPS that multiply; without barriers in shared memory all warps copy
+#define COPIERS 0
+#endif
+#ifndef EXPAND_ROWS  // tiles of 16 rows that a warp multiplies at once in the expand
+#define EXPAND_ROWS 1
+#endif
+
+constexpr bool ROLES = BULK && COPIERS > 0;
+constexpr int MT = NT / 2;                       // tiles of 16 rows: a warp of the shrink multiplies all of them
+constexpr int HELD = BULK ? 4 : 2;               // rank pairs whose v a warp of the expand keeps in registers
 constexpr u32 STAGE_TILES = 32 / NT;             // column tiles of a stage, at most
-constexpr u32 STAGE_TILES_MIN = WARPS / NT;
+constexpr u32 STAGE_TILES_MIN = 4;
 constexpr u32 STAGE_WEIGHTS_MAX = 32 << 10;      // bytes of weights above which a stage has fewer tiles
 constexpr u32 SLOTS_MAX = 16;
 constexpr u32 BARRIERS = SLOTS_MAX * 2 * 8;      // bytes before the ring
-constexpr u32 THREADS = WARPS * 32;
+constexpr u32 THREADS = (WARPS + COPIERS) * 32;
+constexpr u32 COPYING = ROLES ? COPIERS * 32 : THREADS;  // threads that copy
+constexpr u32 READING = ROLES ? WARPS * 32 : THREADS;    // threads that read a stage
+static_assert(COPYING >= STAGE_TILES * 4, "every 16 bytes of a row of a stage have a thread");
 
 #include "lora_stages.cuh"
 
@@ -48,46 +61,63 @@ DEVICE void load_unit(uint4 (&unit)[2], const u8* from, bool both) {
   unit[1] = both ? *(const uint4*)(from + TILE) : make_uint4(0, 0, 0, 0);
 }
 
-// This member's partial sums of v over its inputs, of 16 rows from `row_tile` on: cells [k warp][pair][row tile] in
-// `partial`.
+// A barrier of the warps that multiply.
+DEVICE void multiplying_barrier() {
+  if (ROLES)
+    part_barrier(WARPS * 32);
+  else
+    block_barrier();
+}
+
+// This member's partial sums of v over its inputs: cells [k warp][pair][row tile] in `partial`.
 template <int PAIRS_HERE>
-DEVICE void shrink_stages(Stages& stages, float4* partial, u32 pair_begin, u32 pairs_here, u32 row_tile, u32 k_warp,
-                          u32 k_warps, u32 cells) {
+DEVICE void shrink_stages(Stages& stages, float4* partial, u32 pair_begin, u32 pairs_here, u32 k_warp, u32 k_warps,
+                          u32 cells) {
   const u32 lane = thread_index() % 32, q = lane % 4;
-  const u32 row_tiles = stages.row_tiles - min(stages.row_tiles, row_tile);  // from this warp's first on
   const u32 pitch = stages.pitch();
-  const u32 x_at = (row_tile * 8 + lane / 4) * pitch + q * 16;
+  const u32 x_at = lane / 4 * pitch + q * 16;
   const u32 weights_at = stages.weights_at() + pair_begin * UNIT + lane * 16;
-  float sums[PAIRS_HERE][2][4];
+  float sums[PAIRS_HERE][MT][2][4];
 #pragma unroll
   for (int p = 0; p < PAIRS_HERE; ++p)
 #pragma unroll
-    for (int g = 0; g < 2; ++g)
+    for (int m = 0; m < MT; ++m)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) sums[p][g][e] = 0.f;
+      for (int g = 0; g < 2; ++g)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[p][m][g][e] = 0.f;
 #pragma unroll 1
   while (stages.stage < stages.in) {
     stages.wait();
-    if (stages.stage > 0) stages.refill();
+    if (!ROLES && stages.stage > 0) stages.refill();
     const u8* slot = stages.here();
-    const u32 tiles = row_tiles > 0 && pairs_here > 0 ? stages.tiles_in(stages.stage) : 0;
+    const u32 tiles = pairs_here > 0 ? stages.tiles_in(stages.stage) : 0;
     const u32 quarters = stages.x.quarters - stages.stage * stages.tiles * 4;  // that exist from this stage on
     const u8* x_from = slot + x_at + k_warp * 64;
     const u8* weights = slot + weights_at + k_warp * stages.granules * TILE;
 #pragma unroll 1
     for (u32 t = k_warp; t < tiles; t += k_warps) {
-      uint4 upper = *(const uint4*)x_from, lower = *(const uint4*)(x_from + 8 * pitch);  // rows i and i + 8
-      if (t * 4 + 4 > quarters && t * 4 + q >= quarters) upper = lower = make_uint4(0, 0, 0, 0);
+      uint4 upper[MT], lower[MT];  // rows i and i + 8 of each 16
+#pragma unroll
+      for (int m = 0; m < MT; ++m) {
+        upper[m] = *(const uint4*)(x_from + 16 * m * pitch);
+        lower[m] = *(const uint4*)(x_from + (16 * m + 8) * pitch);
+      }
+      if (t * 4 + 4 > quarters && t * 4 + q >= quarters)
+#pragma unroll
+        for (int m = 0; m < MT; ++m) upper[m] = lower[m] = make_uint4(0, 0, 0, 0);
 #pragma unroll
       for (int p = 0; p < PAIRS_HERE; ++p)
         if (p == 0 || p < pairs_here) {
           uint4 unit[2];
           load_unit(unit, weights + p * UNIT, 2 * (pair_begin + p) + 1 < stages.granules);
 #pragma unroll
-          for (int g = 0; g < 2; ++g) {
-            ELEMENT::mma(sums[p][g], upper.x, lower.x, upper.y, lower.y, unit[g].x, unit[g].y);
-            ELEMENT::mma(sums[p][g], upper.z, lower.z, upper.w, lower.w, unit[g].z, unit[g].w);
-          }
+          for (int m = 0; m < MT; ++m)
+#pragma unroll
+            for (int g = 0; g < 2; ++g) {
+              ELEMENT::mma(sums[p][m][g], upper[m].x, lower[m].x, upper[m].y, lower[m].y, unit[g].x, unit[g].y);
+              ELEMENT::mma(sums[p][m][g], upper[m].z, lower[m].z, upper[m].w, lower[m].w, unit[g].z, unit[g].w);
+            }
         }
       x_from += k_warps * 64;
       weights += k_warps * stages.granules * TILE;
@@ -98,10 +128,12 @@ DEVICE void shrink_stages(Stages& stages, float4* partial, u32 pair_begin, u32 p
   for (int p = 0; p < PAIRS_HERE; ++p)
     if (p < pairs_here)
 #pragma unroll
-      for (int n = 0; n < 2; ++n)
-        if (n < row_tiles)
-          partial[(k_warp * cells + (pair_begin + p) * stages.row_tiles + row_tile + n) * 32 + lane] =
-              make_float4(sums[p][0][n * 2], sums[p][0][n * 2 + 1], sums[p][1][n * 2], sums[p][1][n * 2 + 1]);
+      for (int n = 0; n < NT; ++n)
+        if (n < stages.row_tiles) {
+          const int m = n / 2, e = n % 2 * 2;
+          partial[(k_warp * cells + (pair_begin + p) * stages.row_tiles + n) * 32 + lane] =
+              make_float4(sums[p][m][0][e], sums[p][m][0][e + 1], sums[p][m][1][e], sums[p][m][1][e + 1]);
+        }
 }
 
 // v of 16 rows and a pair of granules as the left operand of the expand: high parts and low parts.
@@ -133,38 +165,47 @@ DEVICE u32 add_to(u32 before, float first, float second) {
 template <int PAIRS_HELD>
 DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool refilled) {
   const u32 lane = thread_index() % 32, warp = thread_index() / 32, i = lane / 4, q = lane % 4;
-  // Warps divide the column tiles, then the rows, 16 each; where there are fewer of both than warps, some have none.
-  const u32 column_warps = min(stages.tiles, WARPS / ROW_WARPS);
-  const u32 column_warp = warp % column_warps, row_tile = warp / column_warps * 2;
-  const u32 row_tiles = min(2u, stages.row_tiles - min(stages.row_tiles, row_tile));
-  const u32 lane_rows = stages.rows - min(stages.rows, row_tile * 8 + i);  // from this lane's first on
+  // Warps divide the column tiles and, unless each multiplies all rows, then the rows, 16 each; where there are fewer of
+  // both than warps, some have none.
+  const u32 column_warps = min(stages.tiles, EXPAND_ROWS < MT ? WARPS / MT : WARPS);
+  const u32 column_warp = warp % column_warps, row_warp = warp / column_warps;
+  const u32 here = warp < WARPS && row_warp * 2 < stages.row_tiles
+                       ? (EXPAND_ROWS == MT && column_warps == WARPS ? (stages.row_tiles + 1) / 2 : 1)
+                       : 0;  // tiles of 16 rows
+  const u32 lane_row = row_warp * 16 + i;
+  const u32 lane_rows = stages.rows - min(stages.rows, lane_row);  // from this lane's first on
   const u32 row_bytes = stages.y.row_bytes, pitch = stages.pitch();
-  u8* const y = (u8*)stages.y.base + u64(row_tile * 8 + i) * row_bytes + 16 * q;
-  const u32 y_at = (row_tile * 8 + i) * pitch + 16 * q;
-  // Where there is no second row tile it is computed as the first.
-  const uint4* const upper = operand + row_tile * 32 + lane;
-  const uint4* const lower = upper + (row_tiles > 1 ? 32 : 0);
-  Left held[PAIRS_HELD > 0 ? PAIRS_HELD : 1];
+  u8* const y = (u8*)stages.y.base + u64(lane_row) * row_bytes + 16 * q;
+  const u32 y_at = lane_row * pitch + 16 * q;
+  // Where there is no second row tile of the 16 it is computed as the first.
+  const uint4* const first_operand = operand + row_warp * 64 + lane;
+  auto left = [&](u32 pair, int m) {
+    const uint4* upper = first_operand + (pair * stages.row_tiles + 2 * m) * 32;
+    return left_of(upper[0], upper[(row_warp + m) * 2 + 1 < stages.row_tiles ? 32 : 0]);
+  };
+  Left held[PAIRS_HELD > 0 ? PAIRS_HELD : 1][EXPAND_ROWS];
 #pragma unroll
   for (int p = 0; p < PAIRS_HELD; ++p)
-    if (p < pairs && row_tiles > 0) {
-      const u32 at = p * stages.row_tiles * 32;
-      held[p] = left_of(upper[at], lower[at]);
-    }
+    if (p < pairs)
+#pragma unroll
+      for (int m = 0; m < EXPAND_ROWS; ++m)
+        if (m < here) held[p][m] = left(p, m);
 #pragma unroll 1
   while (stages.stage < stages.total) {
     stages.wait();
-    if (stages.stage > stages.in || (stages.stage > 0 && !refilled)) stages.refill();
+    if (!ROLES && (stages.stage > stages.in || (stages.stage > 0 && !refilled))) stages.refill();
     const u8* slot = stages.here();
-    const u32 tiles = row_tiles > 0 ? stages.tiles_in(stages.stage) : 0;
+    const u32 tiles = here > 0 ? stages.tiles_in(stages.stage) : 0;
     const u32 first = (stages.stage - stages.in) * stages.tiles;  // column tile
 #pragma unroll 1
     for (u32 t = column_warp; t < tiles; t += column_warps) {
-      float sums[4][4];
+      float sums[EXPAND_ROWS][4][4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
+      for (int m = 0; m < EXPAND_ROWS; ++m)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) sums[j][e] = 0.f;
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sums[m][j][e] = 0.f;
       const u8* weights = slot + stages.weights_at() + t * stages.granules * TILE + lane * 16;
       if (PAIRS_HELD > 0) {
 #pragma unroll
@@ -172,15 +213,18 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool 
           if (p == 0 || p < pairs) {
             uint4 unit[2];
             load_unit(unit, weights + p * UNIT, 2 * p + 1 < stages.granules);
-            multiply_ranks(sums, held[p], unit);
+#pragma unroll
+            for (int m = 0; m < EXPAND_ROWS; ++m)
+              if (m == 0 || m < here) multiply_ranks(sums[m], held[p][m], unit);
           }
       } else {
 #pragma unroll 1
         for (u32 pair = 0; pair < pairs; ++pair) {
           uint4 unit[2];
           load_unit(unit, weights + pair * UNIT, 2 * pair + 1 < stages.granules);
-          const u32 at = pair * stages.row_tiles * 32;
-          multiply_ranks(sums, left_of(upper[at], lower[at]), unit);
+#pragma unroll
+          for (int m = 0; m < EXPAND_ROWS; ++m)
+            if (m == 0 || m < here) multiply_ranks(sums[m], left(pair, m), unit);
         }
       }
       // A lane has 8 outputs of a row: a quarter, which exists or does not.
@@ -188,13 +232,14 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool 
       const u8* from = slot + y_at + t * 64;
       u8* to = y + u64(first + t) * 64;
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        if (half * 8 < lane_rows) {
+      for (int half = 0; half < 2 * EXPAND_ROWS; ++half)
+        if (half / 2 < here && half * 8 < lane_rows) {
           const uint4 before = *(const uint4*)(from + half * 8 * pitch);
-          const int e = half * 2;
+          const float(&sum)[4][4] = sums[half / 2];
+          const int e = half % 2 * 2;
           *(uint4*)(to + u64(half * 8) * row_bytes) =
-              make_uint4(add_to(before.x, sums[0][e], sums[1][e]), add_to(before.y, sums[2][e], sums[3][e]),
-                         add_to(before.z, sums[0][e + 1], sums[1][e + 1]), add_to(before.w, sums[2][e + 1], sums[3][e + 1]));
+              make_uint4(add_to(before.x, sum[0][e], sum[1][e]), add_to(before.y, sum[2][e], sum[3][e]),
+                         add_to(before.z, sum[0][e + 1], sum[1][e + 1]), add_to(before.w, sum[2][e + 1], sum[3][e + 1]));
         }
     }
     stages.leave();
@@ -226,30 +271,32 @@ DEVICE void lora(const Arguments& args) {
   const u8* weights = (const u8*)job.weights;
   stages.a = weights + (projection.a_tiles + job.k_tile) * granules * TILE;
   stages.b = weights + (projection.b_tiles + job.column_tile) * granules * TILE;
-  stages.chunk = thread_index() & (stages.tiles * 4 - 1);
+  const u32 copier = ROLES ? thread_index() - WARPS * 32 : thread_index();  // among those that copy; any other is beyond
+  stages.copier = copier;
+  stages.chunk = copier & (stages.tiles * 4 - 1);
   u32 quarter_bits = 2;
   while (stages.tiles * 4 >> quarter_bits > 1) ++quarter_bits;
-  stages.row = thread_index() >> quarter_bits;
-  stages.step = THREADS >> quarter_bits;
+  stages.row = copier >> quarter_bits;
+  stages.step = COPYING >> quarter_bits;
   stages.stage = stages.slot = stages.parity = 0;
   stages.asked = stages.asked_slot = stages.asked_parity = 0;
-  if (BULK && thread_index() == 0)
+  if (BULK && copier == 0)
     for (u32 slot = 0; slot < stages.slots; ++slot) {
-      phases_init(stages.full(slot), THREADS + 1);  // all for their rows, one for the weights
-      phases_init(stages.empty(slot), THREADS);
+      phases_init(stages.full(slot), COPYING + 1);  // all for their rows, one for the weights
+      phases_init(stages.empty(slot), READING);
     }
   const u32 ahead = min(stages.slots, stages.total);
 #pragma unroll 1
   for (u32 stage = 0; stage < ahead; ++stage) stages.ask_weights(stage, stage);
 
-  // Warps of the shrink: row tiles, then ranks (PAIRS a warp while warps last), then columns.
+  // Warps of the shrink: ranks (PAIRS a warp while warps last), then columns.
   u32 rank_bits = 0;
-  while ((u32(PAIRS) << rank_bits) < pairs && (ROW_WARPS << rank_bits) < WARPS) ++rank_bits;
-  const u32 rank_warps = 1u << rank_bits, k_warps = WARPS / ROW_WARPS / rank_warps;
-  const u32 k_warp = warp % k_warps, rank_warp = warp / k_warps % rank_warps;
-  const u32 row_tile = warp / k_warps / rank_warps * 2;
+  while ((u32(PAIRS) << rank_bits) < pairs && (1 << rank_bits) < WARPS) ++rank_bits;
+  const u32 rank_warps = 1u << rank_bits, k_warps = WARPS / rank_warps;
+  const u32 k_warp = warp % k_warps, rank_warp = warp / k_warps;
   const u32 pairs_each = (pairs + rank_warps - 1) >> rank_bits;
-  const u32 pair_begin = min(pairs, rank_warp * pairs_each), my_pairs = min(pairs_each, pairs - pair_begin);
+  const u32 pair_begin = min(pairs, rank_warp * pairs_each);
+  const u32 my_pairs = warp < WARPS ? min(pairs_each, pairs - pair_begin) : 0;
 
   float4* const partial = (float4*)(shared_base() + BARRIERS + args.depth * 1024);  // [k warp][cell][lane]
   const bool cluster = MODE != EXPAND && job.members > 1 && args.cluster;
@@ -268,36 +315,44 @@ DEVICE void lora(const Arguments& args) {
   wait_for_operands(args);
   if (MODE == EXPAND ? args.release != AT_START : args.release == WITH_OPERANDS) dependents_trigger();
 
+  if (!ROLES || warp >= WARPS) {
 #pragma unroll 1
-  for (u32 stage = 0; stage < stages.slots; ++stage) {
-    if (stage < ahead) {
-      stages.ask_rows(stage, stage);
-    } else if (!BULK) {
-      copy_commit();
+    for (u32 stage = 0; stage < stages.slots; ++stage) {
+      if (stage < ahead) {
+        stages.ask_rows(stage, stage);
+      } else if (!BULK) {
+        copy_commit();
+      }
     }
+    // What is asked for next goes to slot 0, when the warps have left it for the first time.
+    stages.asked = stages.slots;
   }
-  // What is asked for next goes to slot 0, when the warps have left it for the first time.
-  stages.asked = stages.slots;
+  if (ROLES && warp >= WARPS) {
+#pragma unroll 1
+    while (stages.asked < stages.total) stages.refill();
+    return end(args);
+  }
 
   if (MODE != EXPAND) {
     if (my_pairs <= 1)
-      shrink_stages<1>(stages, partial, pair_begin, my_pairs, row_tile, k_warp, k_warps, cells);
+      shrink_stages<1>(stages, partial, pair_begin, my_pairs, k_warp, k_warps, cells);
     else
-      shrink_stages<PAIRS>(stages, partial, pair_begin, my_pairs, row_tile, k_warp, k_warps, cells);
-    block_barrier();
+      shrink_stages<PAIRS>(stages, partial, pair_begin, my_pairs, k_warp, k_warps, cells);
+    multiplying_barrier();
     if (args.release == WITH_SUMS) dependents_trigger();
-    if (stages.in > 0) stages.refill();
-    exchange_in_turns<MODE, ROWS_FIRST, 4, 4>(job, projection, args.inbox, room, k_warps, row_tiles, cells, [] {});
+    if (!ROLES && stages.in > 0) stages.refill();
+    if (warp < WARPS)
+      exchange_in_turns<MODE, ROWS_FIRST, 4, 4>(job, projection, args.inbox, room, k_warps, row_tiles, cells, [] {});
   } else {
-    for (u32 cell = warp; cell < cells; cell += WARPS)
+    for (u32 cell = warp; warp < WARPS && cell < cells; cell += WARPS)
       room.operand[cell * 32 + lane] = split(v_cell(job, projection, row_tiles, cell), job.scale);
   }
   if (MODE != SHRINK) {
-    block_barrier();
+    multiplying_barrier();
     if (pairs == 1)
       expand_stages<1>(stages, room.operand, pairs, MODE == PAIR);
-    else if (pairs <= 4)
-      expand_stages<4>(stages, room.operand, pairs, MODE == PAIR);
+    else if (pairs <= HELD)
+      expand_stages<HELD>(stages, room.operand, pairs, MODE == PAIR);
     else
       expand_stages<0>(stages, room.operand, pairs, MODE == PAIR);
   }

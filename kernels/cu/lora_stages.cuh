@@ -1,7 +1,8 @@
 // The stages of a slice of x, and then of y, on their way through a ring in shared memory: NT row tiles × `tiles` tiles of
-// 32 columns each, and the weights of the same columns. All threads copy rows with cp.async. On Hopper one bulk copy brings
-// the weights, and barriers in shared memory tell when a stage is full and when all threads have left it, so that a warp
-// waits for no other to go on; before Hopper a block barrier a stage does both. (A bulk copy for each row was tried: one
+// 32 columns each, and the weights of the same columns. Rows are copied with cp.async, by warps that do nothing else, or,
+// where there are none or no barriers in shared memory, by all. On Hopper one bulk copy brings the weights, and barriers in
+// shared memory tell when a stage is full and when all that read it have left it, so that a warp waits for no other to go
+// on; before Hopper a block barrier a stage does both. (A bulk copy for each row was tried: one
 // takes some 36 ns, however short, so that rows of 256 bytes came at 7 GB/s a multiprocessor.)
 // Included once by lora_staged.cu, after its constants.
 
@@ -35,6 +36,7 @@ struct Stages {
   u32 granules, rows, row_tiles;
   const u8 *a, *b;  // weights of this member's slices
   Rows x, y;
+  u32 copier;            // this thread among those that copy
   u32 chunk, row, step;  // 16 bytes that this thread copies in a row of a stage, its first row, rows to its next
   u32 asked, asked_slot, asked_parity;  // the next stage to be asked for
   u32 stage, slot, parity;              // the stage that this warp is at
@@ -59,14 +61,14 @@ struct Stages {
     const u8* from = (stage < in ? a : b) + u64(first) * granules * TILE;
     u8* to = place(slot) + weights_at();
     if (BULK) {
-      if (thread_index() == 0) {
+      if (copier == 0) {
         phases_announce(full(slot), bytes);
         phases_arrive(full(slot));
         copy_bulk(to, from, bytes, full(slot));
       }
     } else {
 #pragma unroll 2
-      for (u32 n = thread_index() * 16; n < bytes; n += THREADS * 16) copy_async(to + n, from + n, 16);
+      for (u32 n = copier * 16; n < bytes; n += COPYING * 16) copy_async(to + n, from + n, 16);
     }
   }
 

@@ -23,6 +23,8 @@ DEVICE u8* shared_base() { return dynamic_shared; }
 DEVICE u32 thread_index() { return threadIdx.x; }
 DEVICE u32 block_index() { return blockIdx.x; }
 DEVICE void block_barrier() { __syncthreads(); }
+// Of the block's first `threads` threads, a number of warps; the others know nothing of it.
+DEVICE void part_barrier(u32 threads) { asm volatile("barrier.sync.aligned 1, %0;" ::"r"(threads) : "memory"); }
 DEVICE void warp_barrier() { __syncwarp(); }
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }

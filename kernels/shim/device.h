@@ -36,7 +36,7 @@ struct Copy {
   u32 bytes;
 };
 
-enum class State { Ready, Warp, Block, Grid, Poll, Done };
+enum class State { Ready, Warp, Block, Part, Grid, Poll, Done };
 enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, Any, MmaBf16, MmaF16 };
 
 struct Fiber {
@@ -61,6 +61,11 @@ inline u8* shared_base() { return shared_of(current->block); }
 inline u32 thread_index() { return current->thread; }
 inline u32 block_index() { return current->block; }
 inline void block_barrier() { yield(State::Block); }
+// Of the block's first `threads` threads.
+inline void part_barrier(u32 threads) {
+  current->word[0] = threads;
+  yield(State::Part);
+}
 inline void collect(Collective which) {
   current->collective = which;
   yield(State::Warp);

@@ -339,15 +339,25 @@ int main(int count, char** names) {
     done = 0;
     size_t at_grid = 0;
     for (u32 block = 0; block < blocks; ++block) {
-      u32 at_barrier = 0, finished = 0;
+      u32 at_barrier = 0, finished = 0, at_part = 0, part = 0;
       Fiber* first = &fibers[size_t(block) * threads];
       for (u32 thread = 0; thread < threads; ++thread) {
         at_barrier += first[thread].state == State::Block;
         finished += first[thread].state == State::Done;
         at_grid += first[thread].state == State::Grid;
+        if (first[thread].state == State::Part) {
+          ++at_part;
+          if (part != 0 && first[thread].word[0] != part) fail("a barrier of two parts");
+          part = first[thread].word[0];
+          if (thread >= part) fail("a thread waits for a barrier of others");
+        }
       }
       done += finished;
       if (at_barrier && finished) fail("a barrier is waited for after a thread of its block has ended");
+      if (at_part > 0 && at_part == part) {
+        for (u32 thread = 0; thread < part; ++thread) first[thread].state = State::Ready;
+        progress = true;
+      }
       if (at_barrier == threads) {
         for (u32 thread = 0; thread < threads; ++thread) first[thread].state = State::Ready;
         progress = true;

@@ -119,7 +119,7 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
         let suits = match tile {
             RowTile::Brief8 => point.rows() <= 300 && rank_max <= 32,
             RowTile::Rows8 => longest < 300,
-            RowTile::Staged16 => longest > 8 || rank_max > 64,
+            RowTile::Staged16 | RowTile::Wide16 => longest > 8 || rank_max > 64,
             RowTile::Staged32 => longest > tile.rows() / 2,
         };
         if !suits {

@@ -16,7 +16,8 @@ pub(crate) struct Counters {
     rows: Vec<Vec<String>>,
     /// `lora-*-tried.json`, by `bench_lora --explore`.
     tried: Value,
-    /// `lora-*-versions.json`: versions of the kernels, from `bench_lora --explore --compare`.
+    /// `lora-*-versions.json`: versions of the kernels beside one another, by `bench_lora`, with `--explore --compare` or a
+    /// build for each.
     versions: Value,
 }
 
@@ -49,10 +50,18 @@ impl Counters {
         })
     }
 
-    /// The page's section; nothing without counters.
+    /// The page's sections: what bounds the points that miss, if there are counters, and what was tried.
     pub(crate) fn write(&self, page: &mut String, set: &Set<'_>) {
+        if !self.write_bounds(page, set) && self.versions.is_object() {
+            page.push_str("\n## What was tried\n");
+        }
+        self.write_versions(page);
+    }
+
+    /// Counters and tried plans of the points that miss; whether there was something to write.
+    fn write_bounds(&self, page: &mut String, set: &Set<'_>) -> bool {
         let launches = self.launches["launches"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let Some((head, rows)) = self.rows.split_first() else { return };
+        let Some((head, rows)) = self.rows.split_first() else { return false };
         // Units follow the names.
         let rows = rows.get(1..).unwrap_or_default();
         let missed: Vec<(&Measured<'_>, &Value, &Vec<String>)> = launches
@@ -65,7 +74,7 @@ impl Counters {
             })
             .collect();
         if missed.is_empty() {
-            return;
+            return false;
         }
         let _ = write!(
             page,
@@ -107,7 +116,7 @@ impl Counters {
             let _ = writeln!(page, " {} |", stalls(head, row));
         }
         self.write_tried(page, &missed);
-        self.write_versions(page);
+        true
     }
 
     fn write_versions(&self, page: &mut String) {

@@ -2,7 +2,8 @@
 //!
 //! A segment is cut into row tiles; a row tile and a projection make a *group*; the blocks of a group are its
 //! *members*, each with a slice of the inputs and a slice of the outputs. A plan gives each group as many members as
-//! its share of the bytes, such that all of them together fill the chip about once.
+//! its share of the bytes, such that all of them together fill the chip about once. Members exchange their sums, or,
+//! where there are few inputs, each multiplies all of them.
 
 use std::ops::Range;
 
@@ -21,7 +22,7 @@ pub use tuning::{Exchange, Follows, Release, Tuning};
 
 use rules::{
     Group, choose_release, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot,
-    ring_unit, share_blocks,
+    ring_unit, share_blocks, sums_alone,
 };
 
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
@@ -105,7 +106,9 @@ impl Plan {
             rank_max,
         };
         for group in &groups {
-            plan.add(group, &segments[group.segment]);
+            let rank = segments[group.segment].rank;
+            let alone = sums_alone(group, rank, row_tile, cluster, tuning);
+            plan.add(group, &segments[group.segment], alone);
         }
         let (blocks, exchange) = (plan.jobs.len() as u32, plan.shared_bytes);
         let used = segments.iter().filter(|segment| !segment.rows.is_empty());
@@ -128,13 +131,15 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add(&mut self, group: &Group, segment: &Segment) {
+    /// The jobs of a group. `alone`: each member multiplies all inputs, and the group exchanges nothing.
+    fn add(&mut self, group: &Group, segment: &Segment, alone: bool) {
         let shape = self.site.places()[group.projection].shape;
         let (k_tiles, c_tiles) = (shape.inputs.div_ceil(TILE_WIDTH), shape.outputs.div_ceil(TILE_WIDTH));
-        let members = group.members;
-        for member in 0..members {
+        let members = if alone { 1 } else { group.members };
+        for block in 0..group.members {
+            let member = if alone { 0 } else { block };
             let k = slice(k_tiles, member, members);
-            let c = slice(c_tiles, member, members);
+            let c = slice(c_tiles, block, group.members);
             self.jobs.push(Job {
                 weights: segment.weights,
                 row: group.rows.start,
@@ -284,6 +289,45 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn few_inputs_are_multiplied_by_every_member_that_widens_them() {
+        let segments: Vec<_> = (0..30).map(|n| segment(n..n + 1, [8, 16, 24][n as usize % 3])).collect();
+        let site = site(2048, &[8192]);
+        let plan = |tuning| Plan::new(&site, &segments, CHIP, tuning).expect("a valid batch");
+        let global = plan(Tuning::default());
+        assert_eq!(global.cluster(), 1);
+        let (mut columns, mut inputs) = (vec![[0; 256]; 30], vec![[0; 64]; 30]);
+        for job in global.jobs() {
+            let row = job.row as usize;
+            let alone = job.rank <= 16;
+            assert_eq!(alone, job.members == 1, "{job:?}");
+            assert_eq!(alone, job.k_tiles == 64, "{job:?}");
+            (job.column_tile..job.column_tile + job.column_tiles).for_each(|tile| columns[row][tile as usize] += 1);
+            (job.k_tile..job.k_tile + job.k_tiles).for_each(|tile| inputs[row][tile as usize] += 1);
+        }
+        assert!(columns.iter().flatten().all(|&count| count == 1), "every column once");
+        assert!(inputs.iter().flatten().all(|&count| count >= 1), "every input");
+        // Where sums shall be exchanged, or the launch runs beside a GEMM, they are.
+        for tuning in [
+            Tuning { exchange: Some(Exchange::Global), ..Tuning::default() },
+            Tuning { follows: Follows::Beside, ..Tuning::default() },
+        ] {
+            assert!(plan(tuning).jobs().iter().all(|job| job.members > 1 && job.k_tiles < 64));
+        }
+    }
+
+    #[test]
+    fn prompts_of_few_groups_have_blocks_of_more_warps() {
+        let tile = |rows: u32, count: u32, rank| {
+            let segments: Vec<_> = (0..count).map(|n| segment(n * rows..(n + 1) * rows, rank)).collect();
+            Plan::new(&site(3072, &[3072]), &segments, CHIP, Tuning::default()).expect("a valid batch").variant().rows
+        };
+        assert_eq!(tile(250, 4, 32), RowTile::Wide16);
+        assert_eq!(tile(250, 4, 16), RowTile::Staged16, "little to multiply");
+        assert_eq!(tile(250, 5, 32), RowTile::Staged16, "two blocks a multiprocessor");
+        assert_eq!(tile(512, 4, 64), RowTile::Staged32);
     }
 
     #[test]

@@ -36,15 +36,22 @@ pub enum RowTile {
     Rows8,
     /// 16 rows, x and y staged in shared memory: prefill.
     Staged16,
-    /// 32 rows, staged, in blocks of twice as many threads: ranks whose weights are many of the bytes.
+    /// 16 rows, staged, in blocks of twice as many warps, one a multiprocessor: few groups, of more than one pair of rank
+    /// granules.
+    Wide16,
+    /// 32 rows, staged, in blocks that have a multiprocessor each: ranks whose weights are many of the bytes.
     Staged32,
 }
 
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Warps a block.
+    /// Warps a block that multiply.
     pub(crate) warps: u32,
+    /// Warps a block that only copy, on GPUs whose barriers in shared memory tell them when; on others they help.
+    pub(crate) copiers: u32,
+    /// Tiles of 16 rows that a warp multiplies at once in a staged expand.
+    pub(crate) expand_rows: u32,
     /// Deepest ring in units of two tiles, a warp.
     pub(crate) depth_max: u32,
     /// Pairs of rank granules whose sums one warp holds.
@@ -59,7 +66,8 @@ pub(crate) const CELLS_OF_ALL_IN_TURNS: u32 = 64;
 
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 4] = [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Staged32];
+    pub const ALL: [RowTile; 5] =
+        [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Wide16, RowTile::Staged32];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
@@ -69,7 +77,7 @@ impl RowTile {
     pub(crate) fn tiles(self) -> u32 {
         match self {
             RowTile::Brief8 | RowTile::Rows8 => 1,
-            RowTile::Staged16 => 2,
+            RowTile::Staged16 | RowTile::Wide16 => 2,
             RowTile::Staged32 => 4,
         }
     }
@@ -80,7 +88,7 @@ impl RowTile {
         match self {
             RowTile::Rows8 => 4,
             RowTile::Brief8 => 2,
-            RowTile::Staged16 | RowTile::Staged32 => 1,
+            RowTile::Staged16 | RowTile::Wide16 | RowTile::Staged32 => 1,
         }
     }
 
@@ -92,18 +100,19 @@ impl RowTile {
     pub(crate) fn shape(self) -> Shape {
         // The depth of a ring of stages follows from the memory there is.
         let depth_max = if self.is_staged() { 0 } else { 11 };
-        let large = self == RowTile::Staged32;
-        Shape { warps: if large { 16 } else { 8 }, depth_max, pairs: 2, blocks_min: if large { 1 } else { 2 } }
+        let (warps, copiers, pairs, expand_rows, blocks_min) = match self {
+            RowTile::Brief8 | RowTile::Rows8 => (8, 0, 2, 1, 2),
+            RowTile::Staged16 => (8, 2, 2, 1, 2),
+            RowTile::Wide16 => (16, 4, 2, 1, 1),
+            RowTile::Staged32 => (16, 4, 1, 1, 1),
+        };
+        Shape { warps, copiers, depth_max, pairs, expand_rows, blocks_min }
     }
 
     /// Threads a block.
     pub fn threads(self) -> u32 {
-        self.shape().warps * 32
-    }
-
-    /// Warps that divide the rows of a staged tile, 16 each.
-    pub(crate) fn row_warps(self) -> u32 {
-        self.tiles().div_ceil(2)
+        let shape = self.shape();
+        (shape.warps + shape.copiers) * 32
     }
 
     /// The largest rank that the block's warps can accumulate, and that leaves room for stages beside the exchange.
@@ -142,6 +151,8 @@ impl Variant {
             ("ELEMENT", self.element.device_name().to_owned()),
             ("NT", self.rows.tiles().to_string()),
             ("WARPS", shape.warps.to_string()),
+            ("COPIERS", shape.copiers.to_string()),
+            ("EXPAND_ROWS", shape.expand_rows.to_string()),
             ("PAIRS", shape.pairs.to_string()),
             ("BATCH", self.rows.batch().to_string()),
             ("SETS", if self.short { 1 } else { 2 }.to_string()),

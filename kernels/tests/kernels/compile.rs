@@ -31,7 +31,7 @@ fn every_lora_kernel_fits_its_registers_on_both_architectures() {
                 let what = format!("{architecture} {variant:?} {footprint:?}");
                 assert!((32..=128).contains(&footprint.registers), "{what}");
                 // The path for older GPUs may keep a few words in local memory; the measured one may not.
-                assert!(footprint.spill_bytes <= if architecture == "sm_80" { 64 } else { 0 }, "{what}");
+                assert!(footprint.spill_bytes <= if architecture == "sm_80" { 96 } else { 0 }, "{what}");
                 assert_eq!(footprint.static_shared_bytes, 0, "{what}");
             }
         }

@@ -245,13 +245,15 @@ fn every_variant_agrees_with_float64_on_a_ragged_batch() {
 #[test]
 fn the_plan_s_own_choices_agree_with_float64() {
     let Some(runner) = runner() else { return };
-    let batches: [(&[Part], u32, &[u32]); 6] = [
+    let batches: [(&[Part], u32, &[u32]); 7] = [
         (&[part(1, 16)], 1024, &[1024]),
         (&[part(40, 8)], 64, &[512]),
         (&[part(1, 8), part(1, 64), part(1, 128)], 256, &[320]),
         (&[part(1, 256), part(2, 5)], 104, &[72, 8, 8]),
         (&[part(67, 40), part(1, 16)], 8, &[8]),
         (&[part(1, 3), part(1, 3), part(1, 3), part(1, 3), part(1, 3), part(1, 3)], 96, &[64, 64, 64, 24]),
+        // Few inputs, many outputs, unequal groups: some members multiply all inputs, others exchange their sums.
+        (&[part(1, 16), part(2, 7), part(1, 250), part(1, 24)], 520, &[1064]),
     ];
     for (index, (parts, inputs, outputs)) in batches.into_iter().enumerate() {
         let batch = Batch::new(Element::Bf16, inputs, outputs, parts, index as u64);
@@ -291,11 +293,13 @@ fn members_of_a_group_exchange_their_sums_in_any_number() {
 #[test]
 fn many_rows_pass_through_a_short_ring() {
     let Some(runner) = runner() else { return };
-    let batches: [(RowTile, u32, &[u32], &[Part]); 4] = [
+    let batches: [(RowTile, u32, &[u32], &[Part]); 6] = [
         (RowTile::Staged16, 1000, &[520], &[part(16, 16), part(2, 0), part(5, 40)]),
         (RowTile::Staged16, 680, &[1000], &[part(37, 16), part(12, 9)]),
         (RowTile::Staged16, 264, &[72, 200], &[part(17, 250), part(1, 3)]),
         (RowTile::Staged16, 520, &[392], &[part(30, 64), part(3, 125)]),
+        (RowTile::Wide16, 1000, &[1064], &[part(37, 32), part(12, 9)]),
+        (RowTile::Staged32, 1000, &[1064], &[part(67, 24), part(40, 61)]),
     ];
     for (index, (row_tile, inputs, outputs, parts)) in batches.into_iter().enumerate() {
         let batch = Batch::new(Element::ALL[index % 2], inputs, outputs, parts, 20 + index as u64);

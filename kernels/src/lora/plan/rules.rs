@@ -16,6 +16,8 @@ pub(super) struct Group {
     pub(super) bytes: u64,
     /// Inbox cells of one member's partial sums.
     pub(super) cells: u32,
+    /// Inputs, in tiles.
+    pub(super) input_tiles: u32,
     /// The wider of inputs and outputs, in tiles.
     pub(super) tiles_max: u32,
     /// More output than input.
@@ -49,6 +51,7 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
                     projection,
                     bytes: weights + activations,
                     cells,
+                    input_tiles: inputs.div_ceil(TILE_WIDTH),
                     tiles_max: inputs.max(outputs).div_ceil(TILE_WIDTH),
                     widens: outputs > inputs,
                     members_max: members_max(inputs, outputs),
@@ -68,7 +71,8 @@ fn members_max(inputs: u32, outputs: u32) -> u32 {
 
 /// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
 /// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue. From 16 rows on
-/// x and y are most of the bytes and pass through a ring: for prompts as soon as their groups fill half of the chip.
+/// x and y are most of the bytes and pass through a ring: for prompts as soon as their groups fill half of the chip. Where
+/// there are weights to multiply and too few groups for two blocks a multiprocessor, one of more warps is quicker.
 pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
     let rows = || segments.iter().map(|s| s.rows.end - s.rows.start).filter(|&rows| rows > 0);
     let groups = |tile: RowTile| -> u32 {
@@ -83,7 +87,13 @@ pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, 
         return RowTile::Rows8;
     }
     let weighty = (RANK_WEIGHTY..=RowTile::Staged32.rank_max()).contains(&rank_max);
-    if prompts && weighty { RowTile::Staged32 } else { RowTile::Staged16 }
+    if prompts && weighty {
+        RowTile::Staged32
+    } else if prompts && rank_max > 16 && groups(RowTile::Wide16) * 2 <= chip.multiprocessors {
+        RowTile::Wide16
+    } else {
+        RowTile::Staged16
+    }
 }
 
 /// From this rank on the weights that 16 rows read again from the L2 are more than their x and y.
@@ -156,6 +166,23 @@ pub(super) fn share_blocks(
     }
     1
 }
+
+/// Whether the members of a group, which would exchange their sums through global memory, had better multiply all of its
+/// inputs, each for itself: A then comes from the L2 as often as there are members, and nobody waits for another. For
+/// few inputs and more outputs; the rest was slower or was not measured.
+pub(super) fn sums_alone(group: &Group, rank: u32, row_tile: RowTile, cluster: u32, tuning: Tuning) -> bool {
+    // Beside a GEMM, and where the way of exchange is asked for, that was not measured.
+    let asked = tuning.exchange.is_some() || tuning.follows == Follows::Beside;
+    cluster == 1
+        && group.members > 1
+        && !asked
+        && !row_tile.is_staged()
+        && group.widens
+        && group.input_tiles * pairs(rank) <= UNITS_ALONE
+}
+
+/// Units of weights (16 ranks × 32 inputs) up to which a block multiplies them sooner than sums arrive.
+const UNITS_ALONE: u32 = 96;
 
 /// Members of each group: enough to fill the chip, but no block with less than about 64 KiB, the size below which more
 /// blocks only add to the exchange; a few groups are split further, since then nothing else hides their latency.
@@ -316,6 +343,8 @@ pub(super) struct Stage {
 
 /// Bytes of the barriers before a ring of stages.
 const STAGE_BARRIERS: u32 = 256;
+/// Column tiles of a stage, at least.
+const STAGE_TILES_MIN: u32 = 4;
 /// Bytes of weights above which a stage has fewer tiles.
 const STAGE_WEIGHTS_MAX: u32 = 32 << 10;
 
@@ -323,16 +352,15 @@ pub(super) fn stage(row_tile: RowTile, rank: u32) -> Stage {
     let (row_tiles, warps, tile) = (row_tile.tiles(), row_tile.shape().warps, TILE_BYTES as u32);
     let granules = layout::granules(rank);
     let mut tiles = 32 / row_tiles;
-    while tiles > (warps / row_tiles).max(1) && tiles * granules * tile > STAGE_WEIGHTS_MAX {
+    while tiles > STAGE_TILES_MIN && tiles * granules * tile > STAGE_WEIGHTS_MAX {
         tiles /= 2;
     }
-    let row_warps = row_tile.row_warps();
     let mut rank_warps = 1;
-    while 2 * rank_warps < pairs(rank) && row_warps * rank_warps < warps {
+    while row_tile.shape().pairs * rank_warps < pairs(rank) && rank_warps < warps {
         rank_warps *= 2;
     }
     let rows_bytes = row_tiles * 8 * (tiles * 64 + 64);
-    Stage { slot_bytes: rows_bytes + tiles * granules * tile, k_warps: warps / row_warps / rank_warps }
+    Stage { slot_bytes: rows_bytes + tiles * granules * tile, k_warps: warps / rank_warps }
 }
 
 /// Shared memory of the exchange: the warps' partial sums, and the members' where they are staged.
