@@ -84,15 +84,12 @@ impl<const BITS: u32> LogLinear<BITS> {
         self.buckets[offset..].iter_mut().zip(&other.buckets).for_each(|(bucket, count)| *bucket += count);
     }
 
-    /// Adds counts of buckets, from the lowest to the highest of these, of at least one value; of these values only the sum is known
-    /// exactly.
-    pub(crate) fn add_all(
-        &mut self,
-        counts: impl Iterator<Item = (usize, u64)>,
-        (low, high): (usize, usize),
-        all: u64,
-        sum: u128,
-    ) {
+    /// Adds counts of buckets, of at least one value; of these values only the sum is known exactly.
+    pub(crate) fn add_all(&mut self, counts: impl Iterator<Item = (usize, u64)> + Clone, sum: u128) {
+        let (mut low, mut high, mut all) = (usize::MAX, 0, 0);
+        for (bucket, count) in counts.clone() {
+            (low, high, all) = (low.min(bucket), high.max(bucket), all + count);
+        }
         self.cover(low, high);
         let (from, buckets) = (self.first, self.buckets.as_mut_slice());
         for (bucket, count) in counts {

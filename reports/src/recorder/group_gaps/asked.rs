@@ -60,10 +60,7 @@ impl GroupGaps {
                 let is_there = |stay: &&Stay| targets.of(stay.tenant, stay.adapter).any(|target| target == group);
                 let (counts, sum) = self.cover(self.stays.iter().filter(is_there));
                 let counts = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
-                let buckets = || counts.clone().map(|(bucket, _)| bucket);
-                let ends = (buckets().min().unwrap_or(0), buckets().max().unwrap_or(0));
-                let all = counts.clone().map(|(_, count)| count).sum();
-                targets.all[group].histogram.add_all(counts, ends, all, sum);
+                targets.all[group].histogram.add_all(counts, sum);
             }
         }
         asked
@@ -164,16 +161,8 @@ impl Gaps<'_> {
         match self {
             Gaps::Own(gap) => group.record(*gap, 1),
             Gaps::Shared { log, sum } => {
-                // Three looks at little numbers, several at a time, are cheaper than one at pairs of large ones.
-                let buckets = || log.iter().map(|entry| entry & BUCKET_MASK);
-                let ends = (buckets().fold(u32::MAX, u32::min) as usize, buckets().fold(0, u32::max) as usize);
-                let counts = || log.iter().map(|entry| u64::from(entry >> BUCKET_BITS));
-                group.add_all(
-                    buckets().map(|bucket| bucket as usize).zip(counts()),
-                    ends,
-                    counts().sum(),
-                    u128::from(*sum),
-                );
+                let counts = log.iter().map(|entry| ((entry & BUCKET_MASK) as usize, u64::from(entry >> BUCKET_BITS)));
+                group.add_all(counts, u128::from(*sum));
             }
         }
     }
