@@ -1,9 +1,11 @@
 //! Watches one run: streams its tables, and keeps what the metrics need.
 
+mod books;
 mod gaps;
 mod group_gaps;
 pub(crate) mod kept;
 mod occupancy;
+mod stretches;
 mod table;
 mod tables;
 
@@ -12,11 +14,14 @@ use std::sync::Arc;
 
 use aril_sim::fact::{Fact, Life, LoadCause, Observer, Power, Stretch, Tier};
 use aril_sim::time::Time;
-use aril_sim::workload::{Catalog, Offered};
+use aril_sim::workload::Catalog;
 
+pub(crate) use self::books::Books;
+use self::books::{Moment, What};
 pub(crate) use self::gaps::Gaps;
 pub(crate) use self::kept::{Ending, Kept, KeptAll, NONE};
 pub(crate) use self::occupancy::Occupancy;
+use self::stretches::Stretches;
 use self::tables::{Derived, Event, Tables};
 use crate::ReportError;
 use crate::metrics::{RunResult, measure};
@@ -36,6 +41,9 @@ pub struct Recorder {
     pub(crate) counts: Counts,
     pub(crate) series: TimeBins,
     pub(crate) books: Books,
+    stretches: Stretches,
+    /// When the last fact came, picoseconds.
+    last: u64,
     /// The class of each tenant, near each other: the catalog's own lie far apart.
     class_of: Vec<u32>,
     tables: Option<Tables>,
@@ -96,23 +104,6 @@ impl Counts {
     }
 }
 
-/// Conserved quantities, counted from outside of the engine.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Books {
-    in_system: u64,
-    waiting: u64,
-    changed: u64,
-    pub(crate) area: u128,
-    pub(crate) sojourns: u128,
-    pub(crate) offered: u64,
-    ended: u64,
-    emitted_in_steps: u128,
-    emitted_in_lives: u128,
-    scheduled: Vec<u64>,
-    wrong_waits: Option<u32>,
-    last: u64,
-}
-
 impl Recorder {
     /// Opens the tables and the timeline of a run in `dir`, which is there.
     ///
@@ -137,6 +128,8 @@ impl Recorder {
             counts: Counts { loads_by_adapter: vec![0; catalog.adapters.len()], ..Counts::default() },
             series: TimeBins::new(series::LEN),
             books: Books::default(),
+            stretches: Stretches::new(),
+            last: 0,
             class_of: catalog.tenants.iter().map(|tenant| tenant.slo_class).collect(),
             tables,
             timeline,
@@ -155,7 +148,9 @@ impl Recorder {
         if let Some(refusal) = self.refusal.take() {
             return Err(refusal);
         }
-        let ended_at = ended_at.as_ps().max(self.books.last);
+        let ended_at = ended_at.as_ps().max(self.last);
+        self.count_stretches()?;
+        self.books.count(&mut self.series);
         if let Some(tables) = self.tables.take() {
             tables.finish()?;
         }
@@ -165,47 +160,15 @@ impl Recorder {
         Ok(RunResult { timeline_shows: shows, ..measure(self, ended_at)? })
     }
 
-    fn offered(&mut self, now: u64, offered: &Offered) {
-        self.advance(now);
-        self.books.offered += 1;
-        self.books.in_system += 1;
-        self.books.waiting += 1;
-        self.series.count(series::OFFERED, now, 1);
-        self.gaps.arrived(offered);
-    }
-
-    fn scheduled(&mut self, now: u64, request: u32) {
-        let (word, bit) = (request as usize / 64, 1u64 << (request % 64));
-        if word >= self.books.scheduled.len() {
-            self.books.scheduled.resize(word + 1, 0);
-        }
-        if self.books.scheduled[word] & bit == 0 {
-            self.advance(now);
-            self.books.scheduled[word] |= bit;
-            self.books.waiting = self.books.waiting.saturating_sub(1);
-        }
-    }
-
-    /// Brings the areas under the numbers of requests in the system, and waiting, up to `now`.
-    fn advance(&mut self, now: u64) {
-        let Books { in_system, waiting, changed, .. } = self.books;
-        if now > changed {
-            self.books.area += u128::from(in_system) * u128::from(now - changed);
-            self.series.integrate(series::IN_SYSTEM, changed, now, in_system);
-            self.series.integrate(series::WAITING, changed, now, waiting);
-            self.books.changed = now;
-        }
+    fn note(&mut self, at: Time, request: u32, what: What) {
+        self.books.note(Moment { at: at.as_ps(), request, what }, &mut self.series);
     }
 
     fn ended(&mut self, now: Time, life: &Life<'_>) -> Result<(), ReportError> {
-        let request = &life.offered.request;
-        self.scheduled(now.as_ps(), request.id.0);
-        self.advance(now.as_ps());
         let kept = Kept::of(now, life, &self.settings, &self.class_of);
+        let what = if kept.is_finished() { What::Finished } else { What::Failed };
+        self.note(now, life.offered.request.id.0, what);
         self.books.end(&kept, life);
-        if kept.is_finished() {
-            self.series.count(series::FINISHED, now.as_ps(), 1);
-        }
         self.kept.push(kept, &life.waits);
         let Some(tables) = &mut self.tables else { return Ok(()) };
         let times = Derived { ttft: kept.ttft(), tpot: kept.tpot(), e2e: kept.e2e(), good: kept.good };
@@ -213,19 +176,21 @@ impl Recorder {
     }
 
     fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
-        let end = stretch.end().as_ps();
         let tally = self.gaps.stretch(stretch, self.settings.warmup.as_ps());
-        self.books.emitted_in_steps += u128::from(tally.emitting) * u128::from(stretch.steps);
-        let tokens = u64::from(tally.emitting) * u64::from(stretch.steps);
-        self.series.spread(series::OUTPUT_TOKENS, stretch.start.as_ps(), end, tokens);
-        self.occupancy.stretch(stretch, end, &mut self.series);
-        if let Some(tables) = &mut self.tables {
-            tables.stretch(stretch, tally.decode_rows, tally.prefill_tokens)?;
+        self.books.emitted(tally.emitted(stretch.steps));
+        self.stretches.push(stretch, tally);
+        if let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.is_open()) {
+            timeline.stretch(stretch, tally.decode_rows, tally.prefill_tokens)?;
         }
-        match &mut self.timeline {
-            Some(timeline) if timeline.is_open() => timeline.stretch(stretch, tally.decode_rows, tally.prefill_tokens),
-            _ => Ok(()),
-        }
+        if self.stretches.is_full() { self.count_stretches() } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn count_stretches(&mut self) -> Result<(), ReportError> {
+        self.stretches.count(&mut self.gaps, &mut self.occupancy, &mut self.series);
+        let written = self.tables.as_mut().map_or(Ok(()), |tables| tables.steps(&self.stretches.rows));
+        self.stretches.rows.clear();
+        written
     }
 
     fn event(&mut self, now: Time, name: &'static str, event: Event) -> Result<(), ReportError> {
@@ -265,7 +230,10 @@ impl Recorder {
 
     fn take(&mut self, now: Time, fact: &Fact<'_>) -> Result<(), ReportError> {
         match fact {
-            Fact::Offered(offered) => self.offered(now.as_ps(), offered),
+            Fact::Offered(offered) => {
+                self.note(now, offered.request.id.0, What::Offered);
+                self.gaps.arrived(offered);
+            }
             Fact::Held(request) => {
                 return self.event(now, "held", Event { request: Some(request.0), ..Event::default() });
             }
@@ -278,7 +246,7 @@ impl Recorder {
                 };
                 return self.event(now, "routed", event);
             }
-            Fact::Scheduled { request, .. } => self.scheduled(now.as_ps(), request.0),
+            Fact::Scheduled { request, .. } => self.note(now, request.0, What::Scheduled),
             Fact::LoadStarted { .. } => return self.load(now, fact),
             // Its row was written when it began: links serve in order, so its end was known.
             Fact::LoadDone { .. } => {}
@@ -333,46 +301,8 @@ impl Observer for Recorder {
         if self.refusal.is_some() {
             return;
         }
-        self.books.last = self.books.last.max(now.as_ps());
+        self.last = self.last.max(now.as_ps());
         self.refusal = self.take(now, fact).err();
-    }
-}
-
-impl Books {
-    fn end(&mut self, kept: &Kept, life: &Life<'_>) {
-        self.in_system = self.in_system.saturating_sub(1);
-        self.ended += 1;
-        self.sojourns += u128::from(kept.end - kept.arrival);
-        self.emitted_in_lives += u128::from(kept.emitted);
-        let whole = kept.ttft().unwrap_or(kept.end - kept.arrival);
-        if life.waits.total().as_ps() != whole && self.wrong_waits.is_none() {
-            self.wrong_waits = Some(life.offered.request.id.0);
-        }
-    }
-
-    /// Little's law as an identity, one end for each request, and no token lost.
-    fn check(&self) -> Result<(), ReportError> {
-        if self.offered != self.ended {
-            return Err(ReportError::Books(format!("{} requests were offered and {} ended", self.offered, self.ended)));
-        }
-        if self.area != self.sojourns {
-            return Err(ReportError::Books(format!(
-                "Little's law: requests in the system add up to {} ps over time, their stays to {} ps",
-                self.area, self.sojourns
-            )));
-        }
-        if self.emitted_in_steps != self.emitted_in_lives {
-            return Err(ReportError::Books(format!(
-                "steps emitted {} tokens, requests received {}",
-                self.emitted_in_steps, self.emitted_in_lives
-            )));
-        }
-        match self.wrong_waits {
-            Some(request) => Err(ReportError::Books(format!(
-                "the waits of request {request} do not add up to its time to first token"
-            ))),
-            None => Ok(()),
-        }
     }
 }
 

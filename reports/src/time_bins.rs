@@ -58,10 +58,10 @@ impl TimeBins {
         if from >= self.last.1 {
             return self.add(series, bin, amount.into());
         }
-        let (length, mut done, mut at) = (u128::from(to - from), 0, from);
+        let (length, mut done, mut at) = (to - from, 0, from);
         while at < to {
             let next = to.min((at / self.width + 1).saturating_mul(self.width));
-            let until = u128::from(amount) * u128::from(next - from) / length;
+            let until = share(amount, next - from, length);
             self.count(series, at, until - done);
             (done, at) = (until, next);
         }
@@ -116,6 +116,14 @@ impl TimeBins {
         }
         self.amounts.truncate(bins.div_ceil(2) * self.series);
         self.lens.iter_mut().for_each(|len| *len = len.div_ceil(2));
+    }
+}
+
+/// What falls into `part` of `whole`, rounded down. Mostly the product fits into 64 bits, whose division is cheap.
+fn share(amount: u64, part: u64, whole: u64) -> u128 {
+    match amount.checked_mul(part) {
+        Some(product) => u128::from(product / whole),
+        None => u128::from(amount) * u128::from(part) / u128::from(whole),
     }
 }
 

@@ -339,7 +339,7 @@ impl Draft<'_> {
             LoadMode::Overlapped => {
                 let waiting = &mut self.replica.waiting[position];
                 if !self.replica.residency.is_awaited(adapter, waiting.awaits) {
-                    waiting.awaits = Some(self.replica.residency.await_(adapter));
+                    waiting.awaits = Some(self.replica.residency.await_(adapter, waiting.awaits).0);
                 }
                 Err(Refusal::AdapterLoading)
             }

@@ -12,7 +12,13 @@ const LINES_MAX: usize = 40;
 /// Asks for every line of a value, and for nothing that it points to.
 #[inline]
 pub(crate) fn value<T>(of: &T) {
-    lines(std::ptr::from_ref(of).cast(), size_of::<T>());
+    let from = std::ptr::from_ref(of).cast();
+    if align_of::<T>() < LINE {
+        return lines(from, size_of::<T>());
+    }
+    for line in 0..size_of::<T>() / LINE {
+        line_at(from.wrapping_add(line * LINE));
+    }
 }
 
 /// Asks for the elements of a list, the first of them if it is long.

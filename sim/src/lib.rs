@@ -11,6 +11,7 @@ pub mod engine;
 mod event;
 pub mod fact;
 mod fetch;
+mod find;
 pub mod fleet;
 pub mod gpu;
 pub mod model;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use crate::batch::{Census, Price, Segment, SegmentSums};
 use crate::fact::Power;
 use crate::fetch;
+use crate::find;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
 use crate::residency::Residency;
 use crate::rows::{Left, Rows};
@@ -27,7 +28,7 @@ pub(crate) struct Active {
 
 impl Active {
     pub(crate) fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
-        self.adapters.binary_search(&adapter)
+        find::in_order(&self.adapters, adapter)
     }
 
     fn add(&mut self, adapter: AdapterId, rank: u32) {
@@ -190,7 +191,9 @@ const USUAL_ROWS: u32 = 32;
 /// So many of the queue are looked at ahead of time.
 const WATCHED: usize = 2;
 
+/// Whole lines of memory, which are asked for ahead of time.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Replica {
     pub(crate) id: ReplicaId,
     /// Shared by replicas that are set alike: what a thousand of them touch in turn should be little.
@@ -393,7 +396,7 @@ impl Replica {
         assert_eq!(held + self.kv_free, self.settings.kv_blocks, "KV blocks of {:?}", self.id);
         assert!(self.rows.len() as u32 <= self.settings.max_num_seqs, "more sequences than max_num_seqs");
         let users = self.rows.all().filter(|row| row.adapter.is_some()).count() as u32;
-        self.residency.check(users);
+        self.residency.check(users, self.waiting.iter().filter(|waiting| waiting.awaits.is_some()).count() as u32);
         assert_eq!(
             self.active.segments.iter().map(|segment| segment.decode_rows).sum::<u32>(),
             users,

@@ -100,6 +100,8 @@ pub(crate) struct Residency {
     active: u32,
     /// Copies to the GPU that have not arrived.
     in_flight: u32,
+    /// Sequences of the queue whose copy was evicted while they counted on it: seldom any.
+    lost: u32,
     /// What entered and left GPU memory since the router's board was last told.
     pub(crate) changes: Vec<(AdapterId, bool)>,
 }
@@ -120,6 +122,7 @@ impl Residency {
                 .then(|| Box::new(Host { store: Store::new(host), disk_lane: Lane::new(disk_link) })),
             active: 0,
             in_flight: 0,
+            lost: 0,
             changes: Vec::new(),
         }
     }
@@ -174,6 +177,7 @@ impl Residency {
     /// The GPU is given back: what was on it is gone.
     pub(crate) fn clear(&mut self) {
         assert!(self.in_flight == 0 && self.active == 0, "a GPU that is in use is not given back");
+        self.lost += self.gpu.all().map(|(_, held, _)| held.awaited).sum::<u32>();
         self.changes.extend(self.gpu.clear().into_iter().map(|adapter| (adapter, false)));
     }
 
@@ -182,8 +186,10 @@ impl Residency {
         let mut idle = Vec::new();
         self.gpu.idle(true, &mut idle);
         for adapter in idle.into_iter().map(|idle| idle.adapter) {
-            let bytes = self.gpu.remove(adapter).bytes;
-            observer.observe(now, &Fact::Evicted { replica: self.replica, adapter, tier: Tier::Gpu, bytes });
+            let (held, entry) = self.gpu.remove(adapter);
+            self.lost += held.awaited;
+            let (tier, bytes) = (Tier::Gpu, entry.bytes);
+            observer.observe(now, &Fact::Evicted { replica: self.replica, adapter, tier, bytes });
             self.changes.push((adapter, false));
         }
     }
@@ -207,7 +213,8 @@ impl Residency {
         let Wish { adapter, bytes, cause } = wish;
         let spare_awaited = cause == LoadCause::Prefetch;
         let (evictor, room, observer) = (&mut *loading.evictor, &mut *loading.room, &mut *loading.observer);
-        let made = self.gpu.make_room(now, bytes, spare_awaited, evictor, room, |victim, bytes| {
+        let made = self.gpu.make_room(now, bytes, spare_awaited, evictor, room, |victim, held, bytes| {
+            self.lost += held.awaited;
             observer.observe(now, &Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Gpu, bytes });
             self.changes.push((victim, false));
         });
@@ -236,7 +243,7 @@ impl Residency {
                 let (evictor, room, observer) =
                     (&mut *loading.host_evictor, &mut *loading.room, &mut *loading.observer);
                 let replica = self.replica;
-                let made = host.store.make_room(now, bytes, false, evictor, room, |victim, bytes| {
+                let made = host.store.make_room(now, bytes, false, evictor, room, |victim, _, bytes| {
                     observer.observe(now, &Fact::Evicted { replica, adapter: victim, tier: Tier::Host, bytes });
                 });
                 let (start, done) = host.disk_lane.reserve(now, now, bytes);
@@ -290,27 +297,34 @@ impl Residency {
         }
     }
 
-    /// A sequence of the queue counts on the adapter. Gives the number of the copy that it counts on.
-    pub(crate) fn await_(&mut self, adapter: AdapterId) -> u32 {
-        let counted = self.gpu.update(adapter, |held, _| {
+    /// A sequence of the queue counts on the adapter, after it counted in vain on an earlier copy, if any. Gives the number of the copy that it counts on, and when that is there, if it is
+    /// not yet.
+    pub(crate) fn await_(&mut self, adapter: AdapterId, earlier: Option<u32>) -> (u32, Option<Time>) {
+        self.lost -= u32::from(earlier.is_some());
+        let counted = self.gpu.update(adapter, |held, entry| {
             held.awaited += 1;
-            held.number
+            (held.number, (!held.arrived).then_some(entry.ready))
         });
         counted.expect("an awaited adapter is on its way")
     }
 
     /// Does the sequence count on the copy that is there or on its way? Demand may have evicted the one it counted on.
     pub(crate) fn is_awaited(&self, adapter: AdapterId, copy: Option<u32>) -> bool {
-        copy.is_some() && self.gpu.held(adapter).map(|held| held.number) == copy
+        copy.is_some() && (self.lost == 0 || self.gpu.held(adapter).map(|held| held.number) == copy)
     }
 
     /// A sequence of the queue no longer counts on this copy of the adapter.
     pub(crate) fn unawait(&mut self, adapter: AdapterId, copy: u32) {
-        self.gpu.update(adapter, |held, _| {
-            if held.number == copy {
+        let awaited = self.gpu.update(adapter, |held, _| {
+            let awaited = held.number == copy;
+            if awaited {
                 held.awaited = held.awaited.checked_sub(1).expect("those who await a copy balance");
             }
+            awaited
         });
+        if awaited != Some(true) {
+            self.lost = self.lost.checked_sub(1).expect("copies lost balance");
+        }
     }
 
     /// A sequence in the batch begins to use it.
@@ -334,8 +348,8 @@ impl Residency {
         self.active -= u32::from(last.expect("an adapter in use stays on the GPU"));
     }
 
-    /// Do the books balance with `users` sequences using adapters?
-    pub(crate) fn check(&self, users: u32) {
+    /// Do the books balance with `users` sequences using adapters, and so many of the queue that count, or counted, on a copy?
+    pub(crate) fn check(&self, users: u32, awaiting: u32) {
         let all = || self.gpu.all();
         self.gpu.check();
         if let Some(host) = &self.host {
@@ -344,6 +358,7 @@ impl Residency {
         assert_eq!(all().map(|(_, held, _)| held.users).sum::<u32>(), users, "adapter users");
         assert_eq!(all().filter(|(_, held, _)| held.users > 0).count() as u32, self.active, "active adapters");
         assert_eq!(all().map(|(_, _, entry)| entry.bytes).sum::<u64>(), self.gpu.bytes(), "adapter bytes");
+        assert_eq!(all().map(|(_, held, _)| held.awaited).sum::<u32>() + self.lost, awaiting, "those who await a copy");
     }
 }
 
@@ -386,7 +401,7 @@ mod tests {
         let memory = (AdapterMemory::Bytes(30), AdapterMemory::Unbounded);
         let mut residency = Residency::new(ReplicaId(0), memory.0, memory.1, Link::INSTANT, Link::INSTANT);
         load(&mut residency, 0, 11, LoadCause::Prefetch).unwrap();
-        let copy = residency.await_(AdapterId(0));
+        let (copy, _) = residency.await_(AdapterId(0), None);
         load(&mut residency, 1, 11, LoadCause::Prefetch).unwrap();
         assert_eq!(load(&mut residency, 2, 20, LoadCause::Prefetch), None, "a prefetch leaves awaited adapters alone");
         load(&mut residency, 3, 9, LoadCause::Demand).expect("there is room");

@@ -10,6 +10,7 @@ mod in_flight;
 pub(crate) use self::in_flight::Told;
 use crate::fact::Who;
 use crate::fetch;
+use crate::find;
 use crate::policy::Running;
 use crate::replica::{SequenceKey, Waiting};
 use crate::time::Time;
@@ -157,9 +158,10 @@ impl Rows {
     /// many steps.
     pub(crate) fn leaving(&self, finished: Option<u32>) -> impl Iterator<Item = usize> + '_ {
         let clock = self.clock.wrapping_add(finished.unwrap_or(0));
-        let settled = if finished.is_some() { self.settled } else { 0 };
-        let done = self.finishes[..settled].iter().enumerate().filter(move |(_, finish)| **finish == clock);
-        done.map(|(position, _)| position).chain(self.settled..self.states.len())
+        let settled = &self.finishes[..if finished.is_some() { self.settled } else { 0 }];
+        let first = find::next(settled, clock, 0);
+        let done = std::iter::successors(first, move |position| find::next(settled, clock, position + 1));
+        done.chain(self.settled..self.states.len())
     }
 
     pub(crate) fn len(&self) -> usize {

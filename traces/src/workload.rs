@@ -1,5 +1,6 @@
 //! A finished workload: a catalogue, and requests that can be drawn again and again, always the same.
 
+mod gathered;
 mod requests;
 
 use std::sync::Arc;
@@ -95,9 +96,9 @@ pub(crate) struct Who {
 }
 
 impl Workload {
-    /// The requests in order of arrival, drawn as they are asked for: memory does not grow with their number.
+    /// The requests in order of arrival, drawn shortly before they are asked for: memory does not grow with their number.
     pub fn arrivals(&self) -> Box<dyn Iterator<Item = Offered> + '_> {
-        Box::new(requests::Requests::new(&self.catalog, &self.plan))
+        Box::new(gathered::Gathered::new(requests::Requests::new(&self.catalog, &self.plan)))
     }
 
     /// How many requests come: exact for a replay and for a number that is set, else what the law expects.

@@ -5,6 +5,7 @@ use aril_sim::time::Time;
 use aril_sim::workload::{Catalog, Offered};
 
 use super::group_gaps::{Asked, GROUPS_MAX, GroupGaps};
+use super::tables::StepRow;
 use crate::distribution::BITS;
 use crate::histogram::LogLinear;
 use crate::settings::RecorderSettings;
@@ -17,12 +18,24 @@ pub(crate) struct Gaps {
 }
 
 /// What one look at the rows of a stretch tells.
-#[derive(Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Tally {
     /// Rows that emit a token each step.
     pub(crate) emitting: u32,
     pub(crate) decode_rows: u32,
     pub(crate) prefill_tokens: u32,
+    /// Rows whose gap in the first step is the one below, picoseconds: that of all who go on.
+    together: u32,
+    gap: u64,
+    /// Are its gaps counted?
+    counted: bool,
+}
+
+impl Tally {
+    /// Tokens emitted in so many steps.
+    pub(super) fn emitted(&self, steps: u32) -> u64 {
+        u64::from(self.emitting) * u64::from(steps)
+    }
 }
 
 impl Gaps {
@@ -55,7 +68,8 @@ impl Gaps {
         (self.all, asked)
     }
 
-    /// Counts the gaps of a stretch, unless it began before `from` (the end of the warm-up).
+    /// Looks at the rows of a stretch, whose gaps are counted unless it began before `from` (the end of the warm-up): those that rows
+    /// have for themselves now, the others by [`Gaps::count`].
     pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, from: u64) -> Tally {
         let counted = stretch.start.as_ps() >= from;
         let first_end = stretch.step_end(0).as_ps();
@@ -75,10 +89,11 @@ impl Gaps {
                 self.all.record(first_end.saturating_sub(previous.as_ps()), count);
             }
         };
-        let mut tally = Tally { emitting: going_on, decode_rows: going_on, prefill_tokens: 0 };
-        let mut together = 0;
+        let gap = first_end.saturating_sub(last_end);
+        let mut tally =
+            Tally { emitting: going_on, decode_rows: going_on, prefill_tokens: 0, together: 0, gap, counted };
         if Some(previous) == before {
-            together = u64::from(going_on);
+            tally.together = going_on;
         } else {
             own(previous, u64::from(going_on));
         }
@@ -87,17 +102,13 @@ impl Gaps {
             tally.decode_rows += u32::from(!row.prefill);
             tally.prefill_tokens += if row.prefill { row.tokens } else { 0 };
             match row.previous_token {
-                Some(_) if goes_on(row) => together += 1,
+                Some(_) if goes_on(row) => tally.together += 1,
                 Some(previous) if row.emits => own(previous, 1),
                 _ => {}
             }
         }
-        if counted {
-            self.all.record(first_end.saturating_sub(last_end), together);
-            let (first, increment) = (stretch.first.as_ps() + stretch.increment.as_ps(), stretch.increment.as_ps());
-            let more = u64::from(stretch.steps.saturating_sub(1));
-            self.all.record_affine(first, increment, more, u64::from(tally.emitting));
-            if let Some(groups) = &mut self.groups {
+        if let Some(groups) = &mut self.groups {
+            if counted {
                 let batch = groups.batch(stretch.replica.index());
                 // Before the first that is counted, nobody is known to be in the batch.
                 let same = match stretch.rows {
@@ -115,10 +126,18 @@ impl Gaps {
                 };
                 groups.stretch(stretch, same, same == tally.emitting as usize);
             }
-        }
-        if let Some(groups) = &mut self.groups {
             groups.ended(stretch);
         }
         tally
+    }
+
+    /// Counts the gaps that the rows of a stretch share.
+    pub(super) fn count(&mut self, stretch: &StepRow, tally: &Tally) {
+        if tally.counted {
+            self.all.record(tally.gap, u64::from(tally.together));
+            let first = stretch.first_ps + stretch.increment_ps;
+            let more = u64::from(stretch.steps.saturating_sub(1));
+            self.all.record_affine(first, stretch.increment_ps, more, u64::from(tally.emitting));
+        }
     }
 }

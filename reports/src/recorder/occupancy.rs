@@ -1,9 +1,10 @@
 //! What the GPUs did: held, busy, how full, and when.
 
-use aril_sim::fact::{Power, Stretch};
+use aril_sim::fact::Power;
 use aril_sim::workload::ReplicaId;
 
 use super::series;
+use super::tables::StepRow;
 use crate::settings::RecorderSettings;
 use crate::time_bins::TimeBins;
 
@@ -65,12 +66,12 @@ impl Occupancy {
     }
 
     /// A stretch, which ended at `end`.
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, end: u64, over_time: &mut TimeBins) {
-        let index = stretch.replica.index();
+    pub(super) fn stretch(&mut self, stretch: &StepRow, end: u64, over_time: &mut TimeBins) {
+        let index = stretch.replica as usize;
         let Some(replica) = self.replicas.get_mut(index) else { return };
-        let (start, stall) = (stretch.start.as_ps(), stretch.stall.as_ps());
+        let (start, stall) = (stretch.start_ps, stretch.stall_ps);
         let busy = u128::from(end - start - stall) * u128::from(replica.gpus);
-        let rows = stretch.rows.len();
+        let rows = (stretch.decode_rows + stretch.prefill_rows) as usize;
         self.busy_gpu_ps += busy;
         self.stall_gpu_ps += u128::from(stall) * u128::from(replica.gpus);
         if rows >= self.busy_by_rows.len() {

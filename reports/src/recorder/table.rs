@@ -76,9 +76,17 @@ impl<R: Row> Table<R> {
     }
 
     fn unstage(&mut self) -> Result<(), ReportError> {
-        R::append(&mut self.columns, &self.staged);
-        self.rows += self.staged.len();
-        self.staged.clear();
+        let mut staged = std::mem::take(&mut self.staged);
+        let taken = self.append(&staged);
+        staged.clear();
+        self.staged = staged;
+        taken
+    }
+
+    /// Takes in up to [`STAGED`] rows; fewer only as the last ones. Writes a row group when it is full.
+    pub(crate) fn append(&mut self, rows: &[R]) -> Result<(), ReportError> {
+        R::append(&mut self.columns, rows);
+        self.rows += rows.len();
         if self.rows >= ROWS { self.write() } else { Ok(()) }
     }
 

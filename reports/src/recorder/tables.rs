@@ -8,6 +8,7 @@ use aril_sim::time::Time;
 use aril_sim::workload::{AdapterId, Catalog};
 use polars::prelude::DataType;
 
+use super::gaps::Tally;
 use super::table::Table;
 use super::table::cell::{Cell, Column, Row, row};
 use super::table::integers::AdapterRank;
@@ -39,6 +40,28 @@ row! {
         time_ps: u64, event: &'static str, request: Option<u32>, replica: Option<u32>, to_replica: Option<u32>,
         tier: Option<&'static str>, bytes: Option<u64>, cause: Option<&'static str>, link_start_ps: Option<u64>, link_done_ps: Option<u64>,
         amount: Option<u32>, adapter: AdapterName,
+    }
+}
+
+impl StepRow {
+    /// A stretch, of whose rows so much was seen.
+    pub(super) fn of(stretch: &Stretch<'_>, tally: &Tally) -> StepRow {
+        StepRow {
+            replica: stretch.replica.0,
+            start_ps: stretch.start.as_ps(),
+            stall_ps: stretch.stall.as_ps(),
+            first_ps: stretch.first.as_ps(),
+            increment_ps: stretch.increment.as_ps(),
+            steps: stretch.steps,
+            decode_rows: tally.decode_rows,
+            prefill_tokens: tally.prefill_tokens,
+            prefill_rows: stretch.rows.len() as u32 - tally.decode_rows,
+            segments: stretch.segments,
+            padding_rows: stretch.padding_rows,
+            decode_context_sum: stretch.decode_context_sum,
+            kv_blocks_used: stretch.kv_blocks_used,
+            waiting: stretch.waiting,
+        }
     }
 }
 
@@ -117,28 +140,9 @@ impl Tables {
         })
     }
 
-    pub(crate) fn stretch(
-        &mut self,
-        stretch: &Stretch<'_>,
-        decode_rows: u32,
-        prefill_tokens: u32,
-    ) -> Result<(), ReportError> {
-        self.steps.push(StepRow {
-            replica: stretch.replica.0,
-            start_ps: stretch.start.as_ps(),
-            stall_ps: stretch.stall.as_ps(),
-            first_ps: stretch.first.as_ps(),
-            increment_ps: stretch.increment.as_ps(),
-            steps: stretch.steps,
-            decode_rows,
-            prefill_tokens,
-            prefill_rows: stretch.rows.len() as u32 - decode_rows,
-            segments: stretch.segments,
-            padding_rows: stretch.padding_rows,
-            decode_context_sum: stretch.decode_context_sum,
-            kv_blocks_used: stretch.kv_blocks_used,
-            waiting: stretch.waiting,
-        })
+    /// Takes in up to 128 stretches; fewer only as the last ones.
+    pub(crate) fn steps(&mut self, rows: &[StepRow]) -> Result<(), ReportError> {
+        self.steps.append(rows)
     }
 
     pub(crate) fn event(&mut self, now: Time, name: &'static str, event: Event) -> Result<(), ReportError> {

@@ -29,6 +29,7 @@ impl Engine<'_, '_> {
         self.events.push(Event { time, kind: Kind::Tick, replica: u32::MAX, number: 0, detail: tick as u32 });
     }
 
+    #[inline(never)]
     pub(super) fn tick(&mut self, event: Event) {
         match event.detail {
             tick if tick == Tick::Ready as u32 => {

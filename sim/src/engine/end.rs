@@ -7,6 +7,7 @@ use crate::time::Time;
 
 impl Engine<'_, '_> {
     /// The horizon: steps that are over by then count, the step in flight does not.
+    #[cold]
     pub(super) fn cut_at(&mut self, horizon: Time) {
         self.now = horizon;
         for r in 0..self.replicas.len() {

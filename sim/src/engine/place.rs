@@ -156,6 +156,7 @@ impl Engine<'_, '_> {
         self.sequences.remove(key);
     }
 
+    #[inline(never)]
     pub(super) fn time_out(&mut self, key: SequenceKey) {
         let replica = self.sequences.get(key).replica;
         self.withdraw(key);

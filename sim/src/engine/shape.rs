@@ -102,6 +102,8 @@ impl Shape {
         !self.contexts.is_empty() || !self.prefills.is_empty()
     }
 
+    /// Row by row: a part of the batch is left out, or what is priced differs from it.
+    #[inline(never)]
     fn write_parts(&mut self, replica: &Replica, weights: &Weights, distortion: &Distortion, sliced: bool) -> bool {
         self.rows.clear();
         (self.context_sum, self.context_max) = (0, 0);

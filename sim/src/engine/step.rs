@@ -335,8 +335,9 @@ impl Engine<'_, '_> {
                     break;
                 }
             }
-            waiting.awaits = Some(replica.residency.await_(adapter));
-            if overlapped && let Presence::Coming(ready) = replica.residency.presence(adapter) {
+            let (copy, coming) = replica.residency.await_(adapter, waiting.awaits);
+            waiting.awaits = Some(copy);
+            if overlapped && let Some(ready) = coming {
                 self.sequences.get_mut(waiting.sequence).refused(self.now, Refusal::AdapterLoading, ready);
             }
         }

@@ -1,6 +1,7 @@
 //! One memory for adapters: who is in it, who may leave, and how room is made.
 
 use crate::fetch;
+use crate::find;
 use crate::policy::{Evictor, Idle};
 use crate::settings::AdapterMemory;
 use crate::time::Time;
@@ -119,7 +120,7 @@ impl Store {
     }
 
     fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
-        self.adapters.binary_search(&adapter)
+        find::in_order(&self.adapters, adapter)
     }
 
     /// Where is the adapter?
@@ -234,17 +235,17 @@ impl Store {
         }
     }
 
-    pub(super) fn remove(&mut self, adapter: AdapterId) -> Entry {
+    pub(super) fn remove(&mut self, adapter: AdapterId) -> (Held, Entry) {
         let position = self.position(adapter).expect("an evicted adapter was there");
         self.adapters.remove(position);
         let slot = self.slots.remove(position);
         self.free.push(slot);
-        let entry = self.entries[slot as usize];
-        if self.held[slot as usize].is_unused() {
+        let (held, entry) = (self.held[slot as usize], self.entries[slot as usize]);
+        if held.is_unused() {
             self.list_unused(adapter, false);
         }
         self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
-        entry
+        (held, entry)
     }
 
     /// Evicts idle adapters until `bytes` more fit: true if they do now, and nobody is evicted if they cannot. With
@@ -256,7 +257,7 @@ impl Store {
         spare_awaited: bool,
         evictor: &mut dyn Evictor,
         room: &mut Room,
-        mut evicted: impl FnMut(AdapterId, u64),
+        mut evicted: impl FnMut(AdapterId, Held, u64),
     ) -> bool {
         if !self.could_hold(bytes) {
             return false;
@@ -270,8 +271,8 @@ impl Store {
         let made = self.choose_victims(now, bytes, spare_awaited, evictor, idle, victims);
         // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
         for &victim in victims.iter().filter(|_| made) {
-            let bytes = self.remove(victim).bytes;
-            evicted(victim, bytes);
+            let (held, entry) = self.remove(victim);
+            evicted(victim, held, entry.bytes);
         }
         made
     }

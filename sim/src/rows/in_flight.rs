@@ -2,6 +2,7 @@
 
 use super::{GHOST, LEFT_OUT, OWN_TOKEN, PREFILL, Part, Rows};
 use crate::fact::{self, Who};
+use crate::find;
 use crate::replica::SequenceKey;
 use crate::time::Time;
 
@@ -207,7 +208,7 @@ impl Rows {
         if self.ghosts > 0 {
             return (position..self.states.len()).find(done);
         }
-        let candidates = self.finishes[position..].iter().enumerate().filter(|(_, finish)| **finish == self.clock);
-        candidates.map(|(offset, _)| position + offset).find(done)
+        let next = |from: usize| find::next(&self.finishes, self.clock, from);
+        std::iter::successors(next(position), |position| next(position + 1)).find(done)
     }
 }

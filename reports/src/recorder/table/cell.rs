@@ -45,10 +45,10 @@ pub(crate) trait Row: Sized {
 macro_rules! row {
     ($(#[$doc:meta])* $row:ident, $columns:ident { $($column:ident : $kind:ty),+ $(,)? }) => {
         $(#[$doc])*
-        struct $row { $($column: $kind),+ }
+        pub(in crate::recorder) struct $row { $(pub(in crate::recorder) $column: $kind),+ }
 
         #[derive(Default)]
-        struct $columns { $($column: <$kind as Cell>::Column),+ }
+        pub(in crate::recorder) struct $columns { $($column: <$kind as Cell>::Column),+ }
 
         impl Row for $row {
             type Columns = $columns;
