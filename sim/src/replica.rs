@@ -247,7 +247,7 @@ impl Replica {
 
     /// Asks for the lists that the end of a step or of a copy is about to read.
     pub(crate) fn fetch_lists(&self) {
-        self.rows.fetch(self.in_flight.as_ref().is_some_and(|flight| flight.finishes));
+        self.rows.fetch();
         self.residency.fetch();
         fetch::list(&self.active.segments);
         fetch::list(&self.active.adapters);

@@ -141,16 +141,12 @@ impl Rows {
         self.cold.reserve(rows);
     }
 
-    /// Asks for what every step reads, and for what changes where somebody leaves.
-    pub(crate) fn fetch(&self, somebody_leaves: bool) {
+    /// Asks for what every step reads.
+    pub(crate) fn fetch(&self) {
         fetch::list(&self.contexts);
         fetch::list(&self.finishes);
-        if somebody_leaves {
-            fetch::list(&self.states);
-            fetch::list(&self.who);
-        } else {
-            fetch::list(&self.states[self.settled..]);
-        }
+        fetch::list(&self.states);
+        fetch::list(&self.who);
     }
 
     /// Asks for what is read of a row when it leaves.
