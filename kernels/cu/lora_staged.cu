@@ -334,7 +334,7 @@ DEVICE void lora(const Arguments& args) {
   }
 
   if (MODE != EXPAND) {
-    if (my_pairs <= 1)
+    if (pairs_each <= 1)  // not `my_pairs`: all threads of the block meet at the same barriers
       shrink_stages<1>(stages, partial, pair_begin, my_pairs, k_warp, k_warps, cells);
     else
       shrink_stages<PAIRS>(stages, partial, pair_begin, my_pairs, k_warp, k_warps, cells);
