@@ -3,8 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use aril_calibrate::probe::Shape;
 use aril_calibrate::profiles;
-use aril_sim::batch::{BatchShape, Census, CostModel, Prefill, Segment, SegmentSums};
+use aril_sim::batch::{BatchShape, Census, CostModel, Prefill, Segment};
 use aril_sim::cost::CompiledCost;
 use aril_sim::profile::ProvenanceKind;
 
@@ -33,16 +34,17 @@ unsafe impl GlobalAlloc for Counted {
 static MEMORY: Counted = Counted;
 
 /// A batch whose rows come and go by chance, and the census that is kept of it.
-#[derive(Default)]
 struct Batch {
     state: u64,
-    contexts: Vec<u32>,
-    prefills: Vec<Prefill>,
-    segments: Vec<Segment>,
+    rows: Shape,
     census: Census,
 }
 
 impl Batch {
+    fn new(state: u64) -> Batch {
+        Batch { state, rows: Shape { slots: 64, rank_max: 128, ..Shape::default() }, census: Census::default() }
+    }
+
     fn draw(&mut self, below: u32) -> u32 {
         self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.state >> 33) as u32 % below
@@ -59,55 +61,44 @@ impl Batch {
         match self.draw(8) {
             0..=3 => {
                 let context = self.tokens();
-                self.contexts.push(context);
-                if self.contexts.len() > most {
-                    self.contexts.drain(..most / 2);
+                self.rows.contexts.push(context);
+                if self.rows.contexts.len() > most {
+                    self.rows.contexts.drain(..most / 2);
                 }
             }
             4 => {
                 let prompt = Prefill { chunk: self.tokens(), prefix: [0, self.tokens()][self.draw(2) as usize] };
-                self.prefills.push(prompt);
+                self.rows.prefills.push(prompt);
             }
             _ => {
-                self.contexts.pop();
-                self.prefills.clear();
+                self.rows.contexts.pop();
+                self.rows.prefills.clear();
             }
         }
-        if self.contexts.is_empty() && self.prefills.is_empty() {
-            self.contexts.push(7);
+        if self.rows.contexts.is_empty() && self.rows.prefills.is_empty() {
+            self.rows.contexts.push(7);
         }
-        if self.draw(3) == 0 || self.segments.is_empty() {
+        if self.draw(3) == 0 || self.rows.segments.is_empty() {
             let rank = [8, 16, 16, 16, 32, 64, 128][self.draw(7) as usize];
-            self.segments.push(Segment { rank, decode_rows: 0, prefill_rows: 0 });
+            self.rows.segments.push(Segment { rank, decode_rows: 0, prefill_rows: 0 });
         }
         for _ in 0..self.draw(4) {
-            let place = self.draw(self.segments.len() as u32) as usize;
-            let Segment { rank, mut decode_rows, mut prefill_rows } = self.segments[place];
+            let place = self.draw(self.rows.segments.len() as u32) as usize;
+            let Segment { rank, mut decode_rows, mut prefill_rows } = self.rows.segments[place];
             let less_or_more = self.draw(3);
             decode_rows = (decode_rows + less_or_more).saturating_sub(1);
             if self.draw(6) == 0 {
                 prefill_rows = if prefill_rows == 0 { self.tokens() } else { 0 };
             }
-            self.census.change(rank, self.segments[place].decode_rows, decode_rows);
-            self.census.change(rank, self.segments[place].prefill_rows, prefill_rows);
-            self.segments[place] = Segment { rank, decode_rows, prefill_rows };
+            self.census.change(rank, self.rows.segments[place].decode_rows, decode_rows);
+            self.census.change(rank, self.rows.segments[place].prefill_rows, prefill_rows);
+            self.rows.segments[place] = Segment { rank, decode_rows, prefill_rows };
         }
-        self.segments.retain(|segment| segment.decode_rows + segment.prefill_rows > 0);
+        self.rows.segments.retain(|segment| segment.decode_rows + segment.prefill_rows > 0);
     }
 
     fn shape(&self) -> BatchShape<'_> {
-        BatchShape {
-            decode_contexts: &self.contexts,
-            decode_context_sum: self.contexts.iter().map(|&context| u64::from(context)).sum(),
-            decode_context_max: self.contexts.iter().copied().max().unwrap_or(0),
-            prefills: &self.prefills,
-            segments: &self.segments,
-            segment_sums: SegmentSums::of(&self.segments),
-            census: Some(&self.census),
-            lora_slots: 64,
-            lora_rank_max: 128,
-            copies_in_flight: self.state >> 62 == 0,
-        }
+        BatchShape { census: Some(&self.census), copies_in_flight: self.state >> 62 == 0, ..self.rows.view() }
     }
 }
 
@@ -119,7 +110,7 @@ fn what_is_remembered_or_kept_changes_no_price_and_a_look_up_allocates_nothing()
         for &kernel in profile.lora.keys() {
             let mut quick = CompiledCost::compile(&profile, kernel).unwrap();
             let mut direct = quick.clone().forgetful();
-            let mut batch = Batch { state: kernel as u64, ..Batch::default() };
+            let mut batch = Batch::new(kernel as u64);
             let mut known = Vec::new();
             for number in 0..batches {
                 batch.change();
@@ -133,7 +124,7 @@ fn what_is_remembered_or_kept_changes_no_price_and_a_look_up_allocates_nothing()
             }
             assert_eq!(quick.coverage(), direct.coverage());
             // The same batches once more: now most are known.
-            let mut batch = Batch { state: kernel as u64, ..Batch::default() };
+            let mut batch = Batch::new(kernel as u64);
             for price in known {
                 batch.change();
                 assert_eq!(quick.price(&batch.shape()), price, "{}, {kernel}", profile.name);
