@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::ProvenanceKind;
 use super::curve::{Curve, not_negative};
 pub(crate) use planned::{Classes, Rules, Sites};
-pub use planned::{Planned, PlannedSite, PlannedTile};
+pub use planned::{Planned, PlannedSite, PlannedTile, SharedOut};
 
 /// Which kernel adds adapters to a batch?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]

@@ -116,7 +116,7 @@ impl Groups<'_> {
         let narrowest = self.site.narrowest.div_ceil(32);
         let most = narrowest.min(32).min(self.planned.multiprocessors).min(self.planned.cluster_max).max(1);
         // Large clusters start late after a kernel that does not let them begin, and most of the bytes would wait for them.
-        let many = |class: &Class| cells(class.pairs, class.fewest[self.tile as usize]) > 1;
+        let many = |class: &Class| cells(class.pairs, class.fewest[self.tile.size()]) > 1;
         let late = !self.planned.beside && self.site.widens && self.classes.iter().all(many);
         let most = if late { most.min(8) } else { most };
         let mut members = power_below(self.members_wanted().clamp(1, most));
@@ -138,24 +138,44 @@ impl Planned {
             site,
             classes,
             tile,
-            count: classes.groups[tile as usize] * site.projections,
+            count: classes.groups[tile.size()] * site.projections,
             bytes_min: u64::MAX,
             bytes_max: 0,
         };
         for class in classes.iter() {
             for run in site.runs() {
                 let of = |rows: u32| run.bytes(class.pairs, f64::from(rows)) as u64;
-                groups.bytes_min = groups.bytes_min.min(of(class.fewest[tile as usize]));
+                groups.bytes_min = groups.bytes_min.min(of(class.fewest[tile.size()]));
                 groups.bytes_max = groups.bytes_max.max(of(groups.most_rows(class)));
             }
         }
         let members = groups.members().map(|(count, cluster)| {
-            let exchange = |class: &Class| tile.exchange(class.pairs, groups.cells(class), count, cluster);
+            let exchange = |class: &Class| {
+                let alone = self.is_alone(site, tile, cluster, class.pairs);
+                let of = |members| tile.exchange(class.pairs, groups.cells(class), members, cluster);
+                if !alone {
+                    return of(count);
+                }
+                site.runs().iter().map(|run| of(if run.widens { 1 } else { count })).max().unwrap_or(0)
+            };
             let exchanged = classes.iter().map(exchange).max();
             let two = self.two_fit(classes, tile, groups.count * count, exchanged.unwrap_or(0));
             Members { count: count as u8, cluster, two }
         });
         Rule { tile, members }
+    }
+
+    /// Do the members of the widening projections' groups of this rank multiply all inputs, each for itself? Only where they would exchange
+    /// their sums through global memory.
+    pub(super) fn is_alone(&self, site: &Site, tile: Tile, cluster: bool, pairs: u32) -> bool {
+        /// Units of weights (16 ranks × 32 inputs) up to which a block multiplies them sooner than sums arrive.
+        const UNITS: u32 = 96;
+        self.alone
+            && !self.beside
+            && !cluster
+            && tile == Tile::Rows8
+            && site.widens_some
+            && site.input_tiles * pairs <= UNITS
     }
 
     /// Do two of so many blocks fit a multiprocessor, with so many bytes of shared memory to exchange sums?
@@ -178,6 +198,13 @@ impl Planned {
         if classes.groups[0] * site.projections <= room {
             return Tile::Rows8;
         }
-        if prompts && (33..=128).contains(&classes.rank_max) { Tile::Staged32 } else { Tile::Staged16 }
+        let few = || classes.groups[Tile::Wide16.size()] * site.projections * 2 <= self.multiprocessors;
+        if prompts && (33..=128).contains(&classes.rank_max) {
+            Tile::Staged32
+        } else if prompts && classes.rank_max > 16 && self.tiles.len() > Tile::Wide16 as usize && few() {
+            Tile::Wide16
+        } else {
+            Tile::Staged16
+        }
     }
 }
