@@ -179,7 +179,8 @@ impl Figures {
             None => (&self.bounds, 0.0),
         };
         if let Some(planned) = &mut self.planned[usize::from(is_few)] {
-            return idle + self.us + planned.us(shape) + reading;
+            // A plan's figures are of launches at work, measured whole.
+            return idle.max(self.us + planned.us(shape) + reading);
         }
         let quantities = Quantities::of(shape, self.rows_per_tile);
         let largest = || bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);
