@@ -421,7 +421,7 @@ mod tests {
             let plan = Plan::new(&site(width, &[width]), &[segment(0..1, 16)], CHIP, tuning).expect("a valid batch");
             (plan.cluster(), plan.variant().rows)
         };
-        assert_eq!(plan(4096, Follows::Itself), (8, RowTile::Brief8));
+        assert_eq!(plan(4096, Follows::Itself), (10, RowTile::Brief8), "nothing hides the latency of few groups");
         assert_eq!(plan(5120, Follows::Another), (10, RowTile::Brief8));
         assert_eq!(plan(6144, Follows::Itself), (12, RowTile::Brief8));
         assert_eq!(plan(5120, Follows::Beside), (16, RowTile::Brief8));
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn single_rows_that_could_poll_become_clusters_that_fill_the_chip_one_and_a_quarter_times() {
+    fn single_rows_that_could_poll_become_clusters_that_fill_the_chip_more_than_once() {
         let plan = |groups: u32, rank: u32, rows: u32, (inputs, outputs): (u32, u32), follows| {
             let segments: Vec<_> = (0..groups).map(|n| segment(n * rows..n * rows + rows, rank)).collect();
             let tuning = Tuning { follows, ..Tuning::default() };
@@ -453,18 +453,15 @@ mod tests {
         };
         let square = (4096, 4096);
         for follows in [Follows::Itself, Follows::Another] {
-            assert_eq!(plan(32, 16, 1, square, follows), (5, 5));
-            assert_eq!(plan(32, 24, 1, square, follows), (5, 5));
             assert_eq!(plan(64, 16, 1, square, follows), (2, 2));
             assert_eq!(plan(32, 16, 8, square, follows), (4, 1), "rows take longer than the exchange");
             assert_eq!(plan(32, 16, 1, (2048, 8192), follows), (4, 1), "each member multiplies all inputs");
+            assert_eq!(plan(32, 16, 1, (8192, 28672), follows), (6, 6));
         }
-        // A call shorter than the start of clusters, unless nothing waits for x anyway.
-        assert_eq!(plan(32, 8, 1, square, Follows::Itself), (4, 1));
-        assert_eq!(plan(32, 8, 1, square, Follows::Another), (5, 5));
-        // Most bytes after the exchange, which starts late there.
-        assert_eq!(plan(32, 16, 1, (4096, 14336), Follows::Itself), (5, 5));
-        assert_eq!(plan(32, 16, 1, (4096, 14336), Follows::Another), (4, 1));
+        let both = |rank| [Follows::Itself, Follows::Another].map(|follows| plan(32, rank, 1, square, follows));
+        assert_eq!(both(16), [(5, 5), (6, 6)]);
+        assert_eq!(both(24), [(5, 5), (3, 3)]);
+        assert_eq!(both(8), [(4, 1), (6, 6)], "a call shorter than the start of clusters");
         assert_eq!(plan(32, 16, 1, square, Follows::Beside), (4, 4));
     }
 

@@ -165,15 +165,16 @@ pub(super) fn share_blocks(
         while members > 1 && tuning.exchange.is_none() && !fits(members) {
             members /= 2;
         }
-        let few = tuning.exchange.is_none()
-            && tuning.follows != Follows::Beside
-            && polls_well(groups, row_tile, members, chip);
-        let more = chip.multiprocessors * 5 / 4 / count;
-        let packs = few && tuning.blocks.is_none() && more >= members && fits(more);
-        if packs && packs_well(groups, segments, tuning.follows) {
-            groups.iter_mut().for_each(|group| group.members = more);
-            return more;
+        let alone = tuning.exchange.is_none() && tuning.follows != Follows::Beside;
+        if alone && tuning.blocks.is_none() && packs_well(groups, segments, row_tile, members, chip, tuning.follows) {
+            let more = members_packed(groups, members, chip, tuning.follows);
+            if fits(more) {
+                groups.iter_mut().for_each(|group| group.members = more);
+                return more;
+            }
         }
+        let few =
+            alone && polls_well(groups, row_tile, members, chip) && !prefers_global(groups, row_tile, members, chip);
         if tuning.exchange.is_some() || few || !prefers_global(groups, row_tile, members, chip) {
             groups.iter_mut().for_each(|group| group.members = members);
             return if few { 1 } else { members };
@@ -208,24 +209,50 @@ fn power_below(value: u32) -> u32 {
     1 << value.max(1).ilog2()
 }
 
-/// Whether groups whose few members could poll had better be clusters, which fill the chip one and a quarter times: five
-/// blocks each rather than four. Where a group is one row; not where each member had better multiply all inputs, nor where
-/// a call is shorter than the start of clusters: there polling is quicker between launches of a kind, whose blocks are
-/// waiting when x comes, while after another kernel outputs that are most of the bytes would wait for the clusters.
-fn packs_well(groups: &[Group], segments: &[Segment], follows: Follows) -> bool {
-    groups.iter().all(|group| {
-        let rank = segments[group.segment].rank;
-        let worth = match follows {
-            Follows::Itself => {
-                group.bytes * u64::from(layout::granules(rank)) / u64::from(2 * pairs(rank)) >= BYTES_PACKED
-            }
-            Follows::Another | Follows::Beside => !group.widens,
-        };
-        group.rows.len() == 1 && worth && !(group.widens && group.input_tiles * pairs(rank) <= UNITS_ALONE)
-    })
+/// Whether groups whose few members could poll had better be clusters that fill the chip more than once. Where a group is
+/// one row; not where each member had better multiply all inputs, nor where a call between launches of its kind is shorter
+/// than the start of clusters: blocks that poll are waiting when x comes.
+fn packs_well(
+    groups: &[Group],
+    segments: &[Segment],
+    row_tile: RowTile,
+    members: u32,
+    chip: Chip,
+    follows: Follows,
+) -> bool {
+    let (bytes_min, bytes_max) = byte_range(groups);
+    let worth = |group: &Group, rank: u32| {
+        follows == Follows::Another || (rank > layout::TILE_RANKS && group.bytes >= BYTES_PACKED)
+    };
+    polls_well(groups, row_tile, members, chip)
+        && bytes_max <= 2 * bytes_min
+        && groups.iter().all(|group| {
+            let rank = segments[group.segment].rank;
+            let alone = group.widens && group.input_tiles * pairs(rank) <= UNITS_ALONE;
+            group.rows.len() == 1 && !alone && worth(group, rank)
+        })
 }
 
-/// Bytes of a group, odd granules as they are, from which on clusters are worth their start between launches of a kind.
+/// Members of those clusters: five in place of four, which fill the chip one and a quarter times; six where they write for
+/// long. After a kernel that does not let its successor begin early, nothing is loaded before x is there: six short
+/// slices then, or three where two cells are exchanged.
+fn members_packed(groups: &[Group], members: u32, chip: Chip, follows: Follows) -> u32 {
+    let (_, bytes) = byte_range(groups);
+    let cells = groups.iter().map(|group| group.cells).max().unwrap_or(1);
+    let quarters = match (follows, cells) {
+        _ if members < 4 => 5,
+        (Follows::Another, 1) => 6,
+        (Follows::Another, _) => 3,
+        _ if bytes >= BYTES_LONG => 6,
+        _ => 5,
+    };
+    (chip.multiprocessors * quarters / 4 / groups.len() as u32).max(1)
+}
+
+/// Bytes of a group whose members write for so long that they are worth a slower exchange.
+const BYTES_LONG: u64 = 700 << 10;
+
+/// Bytes of a group from which on clusters are worth their start between launches of a kind.
 const BYTES_PACKED: u64 = 192 << 10;
 
 /// Members of each group: enough to fill the chip, but no block with less than about 64 KiB, the size below which more
@@ -252,9 +279,13 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
     let doubled_fits = count * fill * 2 <= row_tile.shape().blocks_min * slots;
     let fill = if doubled_fits && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
     // Slices short enough for the shortest code are worth more blocks.
-    let few = if follows == Follows::Beside { 8 } else { 1 };
-    let brief = (8..=16)
-        .step_by(few)
+    let (least, step) = match follows {
+        Follows::Beside => (8, 8),
+        _ if count <= 6 => (10, 1),
+        _ => (8, 1),
+    };
+    let brief = (least..=16)
+        .step_by(step)
         .find(|&members| row_tile.tiles() == 1 && count * members <= slots && is_brief(groups, segments, |_| members));
     if let Some(members) = brief {
         return members;
@@ -284,7 +315,6 @@ fn polls_well(groups: &[Group], row_tile: RowTile, members: u32, chip: Chip) -> 
         && blocks <= chip.multiprocessors
         && blocks * 4 > chip.multiprocessors * 3
         && groups.iter().all(|group| group.cells <= 2)
-        && !prefers_global(groups, row_tile, members, chip)
 }
 
 /// When the next launch may start its blocks. They ask for their weights at once: while this launch still asks for its
@@ -340,7 +370,7 @@ fn prefers_global(groups: &[Group], row_tile: RowTile, members: u32, chip: Chip)
     let count = groups.len() as u32;
     let exchanges_little = groups.iter().all(|group| group.cells == 1 && group.widens);
     let large = exchanges_little
-        && bytes_max >= 700 << 10
+        && bytes_max >= BYTES_LONG
         && count * 8 > chip.multiprocessors
         && count * members < chip.multiprocessors;
     let enough = match (row_tile.is_staged(), row_tile.shape().blocks_min) {
