@@ -43,7 +43,13 @@ DEVICE void receive(float4* (&cells)[COUNT], float4 (&values)[COUNT]) {
 // The sum of `count` cells, `stride` vectors apart, in order.
 DEVICE float4 sum_of(const float4* cells, u32 count, u32 stride) {
   float4 sum = cells[0];
-  if (count == 8) {
+  if (WARPS == 16 && count == 16) {
+    float4 others[15];
+#pragma unroll
+    for (int n = 0; n < 15; ++n) others[n] = cells[(n + 1) * stride];
+#pragma unroll
+    for (int n = 0; n < 15; ++n) sum = add(sum, others[n]);
+  } else if (count == 8) {
     float4 others[7];
 #pragma unroll
     for (int n = 0; n < 7; ++n) others[n] = cells[(n + 1) * stride];

@@ -65,7 +65,7 @@ pub(crate) struct Prepared {
     outputs: u32,
 }
 
-struct Backbone {
+pub(crate) struct Backbone {
     plan: CublasLtPlan,
     weights: Vec<CudaSlice<u16>>,
 }
@@ -124,24 +124,40 @@ impl Bench {
         before: Before,
         repeats: usize,
     ) -> Result<(Summary, Vec<f64>), Error> {
+        let backbone = if before == Before::Gemm { Some(self.backbone(prepared)?) } else { None };
+        self.time_after(prepared, plan, call, before, backbone.as_ref(), repeats)
+    }
+
+    /// The same with the backbone of [`Before::Gemm`] given. What precedes a call is replayed without it in turn: its own
+    /// time moves with the clocks.
+    pub(crate) fn time_after(
+        &mut self,
+        prepared: &Prepared,
+        plan: &Plan,
+        call: Call,
+        before: Before,
+        backbone: Option<&Backbone>,
+        repeats: usize,
+    ) -> Result<(Summary, Vec<f64>), Error> {
         if plan.inbox_cells() > 1 << 18 {
             return Err(Error::Shape { what: "inbox".to_owned(), why: "over 128 MiB".to_owned() });
         }
         let loaded = self.kernels.load(&self.stream, plan, plan.jobs().len() as u32)?;
-        let backbone = if before == Before::Gemm { Some(self.backbone(prepared)?) } else { None };
-        let with = self.graph(prepared, &loaded, Some(call), before, backbone.as_ref())?;
-        let mut samples = self.stopwatch.replays_us(&with, repeats)?;
-        if matches!(before, Before::Uncooperative | Before::Gemm) {
-            let without = self.graph(prepared, &loaded, None, before, backbone.as_ref())?;
-            let alone = Summary::of(&self.stopwatch.replays_us(&without, repeats)?).expect("at least one replay");
-            samples.iter_mut().for_each(|sample| *sample -= alone.median);
-        }
+        let backbone = backbone.filter(|_| before == Before::Gemm);
+        let with = self.graph(prepared, &loaded, Some(call), before, backbone)?;
+        let mut samples: Vec<f64> = if matches!(before, Before::Uncooperative | Before::Gemm) {
+            let without = self.graph(prepared, &loaded, None, before, backbone)?;
+            let pairs = self.stopwatch.replays_in_turn_us([&with, &without], repeats)?;
+            pairs.into_iter().map(|[with, without]| with - without).collect()
+        } else {
+            self.stopwatch.replays_us(&with, repeats)?
+        };
         samples.iter_mut().for_each(|sample| *sample /= prepared.sets as f64);
         Ok((Summary::of(&samples).expect("at least one replay"), samples))
     }
 
     /// The backbone's GEMM of a point, with weights for several layers.
-    fn backbone(&self, prepared: &Prepared) -> Result<Backbone, Error> {
+    pub(crate) fn backbone(&self, prepared: &Prepared) -> Result<Backbone, Error> {
         let missing = Error::LibraryMissing { library: "cuBLASLt", remedy: "install the CUDA toolkit" };
         let library = self.library.as_ref().ok_or(missing)?;
         let length = prepared.inputs as usize * prepared.outputs as usize;

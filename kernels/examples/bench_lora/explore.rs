@@ -16,14 +16,24 @@ use crate::points::Point;
 
 /// Replays of one setting: enough for a difference of a few percent.
 const REPEATS: usize = 12;
+/// A setting that takes this many times as long as the best so far is not looked at any closer.
+const HOPELESS: f64 = 1.35;
+/// Blocks of a cluster: any number works, but not every number of clusters finds room.
+const MEMBERS: [u32; 10] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16];
 
 /// Times the plan's own choice with the kernels of each folder, then every choice with those that `bench` has: called back
-/// to back, or `after` another kernel.
-pub(crate) fn explore(bench: &mut Bench, point: &Point, folders: &[PathBuf], after: bool) -> Result<Value, Error> {
+/// to back, and where `after` is asked for, after a plain copy kernel and after the backbone's GEMM too.
+pub(crate) fn explore(
+    bench: &mut Bench,
+    point: &Point,
+    folders: &[PathBuf],
+    after: bool,
+    tile: Option<RowTile>,
+) -> Result<Value, Error> {
     let prepared = bench.prepare(point)?;
     let bytes = point.bytes("pair");
     let copy = bench.time_copy(bytes, prepared.sets)?.median;
-    let target = if after { 4.6 + bytes as f64 / 3.41e6 } else { 3.0 + bytes as f64 / 3.70e6 };
+    let target = 3.0 + bytes as f64 / 3.70e6;
     println!("{}: copy {copy:.2} target {target:.2} (1.15 copy + 1: {:.2})", point.name(), 1.15 * copy + 1.0);
     let mut versions = Vec::new();
     let built_in = bench.kernels.clone();
@@ -43,15 +53,18 @@ pub(crate) fn explore(bench: &mut Bench, point: &Point, folders: &[PathBuf], aft
         });
     }
     bench.kernels = built_in;
-    let mut found = Vec::new();
-    let before = if after { Before::Uncooperative } else { Before::Itself };
-    let follows = if after { Follows::Another } else { Follows::Itself };
-    let lengths: &[bool] = if after { &[false, true] } else { &[false] };
-    let settings = settings(point, bench.gpu.chip().shared_bytes_block_max);
-    let chosen = lengths.iter().map(|&short| Tuning { follows, short, ..Tuning::default() });
-    let all = settings.iter().flat_map(|&tuning| lengths.iter().map(move |&short| Tuning { follows, short, ..tuning }));
+    let mut found: Vec<(f64, String, Tuning, [f64; 2])> = Vec::new();
+    let backbone = if after && bench.library.is_some() { Some(bench.backbone(&prepared)?) } else { None };
+    let (mut best, mut last) = (f64::INFINITY, 0.0);
+    let mut settings = settings(point, bench.gpu.chip().shared_bytes_block_max);
+    settings.retain(|setting| tile.is_none() || setting.row_tile == tile);
+    let own_after = Tuning { follows: Follows::Another, ..Tuning::default() };
+    let mut chosen = vec![Tuning::default()];
+    if after {
+        chosen.push(own_after);
+    }
     let mut own = Vec::new();
-    for tuning in chosen.chain(all) {
+    for tuning in chosen.into_iter().chain(settings) {
         let Ok(plan) = bench.plan(&prepared, tuning) else { continue };
         if tuning.exchange.is_some_and(|exchange| (exchange == Exchange::Cluster) != (plan.cluster() > 1)) {
             continue;
@@ -68,16 +81,38 @@ pub(crate) fn explore(bench: &mut Bench, point: &Point, folders: &[PathBuf], aft
         if tuning.row_tile.is_none() {
             own.push(what.clone());
         }
-        if found.iter().any(|(_, seen, _)| *seen == what) {
+        if found.iter().any(|(_, seen, ..)| *seen == what) {
             continue;
         }
-        match bench.time(&prepared, &plan, Call::Pair, before, REPEATS) {
-            Ok((pair, _)) => found.push((pair.median, what, tuning)),
+        let mut median = |before| -> Result<f64, Error> {
+            Ok(bench.time_after(&prepared, &plan, Call::Pair, before, backbone.as_ref(), REPEATS)?.0.median)
+        };
+        let mut all = || -> Result<(f64, [f64; 2]), Error> {
+            let pair = median(Before::Itself)?;
+            let mut others = [f64::NAN; 2];
+            // When the next launch may begin is nothing to a kernel that waits for its end.
+            let looked_at = tuning.release.is_none_or(|release| release == Release::WithOperands);
+            if after && looked_at && pair < best * HOPELESS {
+                others[0] = median(Before::Uncooperative)?;
+                if backbone.is_some() {
+                    others[1] = median(Before::Gemm)?;
+                }
+            }
+            Ok((pair, others))
+        };
+        if tuning.release.is_some_and(|release| release != Release::ALL[0]) && last > best * HOPELESS {
+            continue;
+        }
+        match all() {
+            Ok((pair, others)) => {
+                (best, last) = (best.min(pair), pair);
+                found.push((pair, what, tuning, others));
+            }
             Err(error) => println!("    {what}: {error}"),
         }
     }
     found.sort_by(|a, b| a.0.total_cmp(&b.0));
-    for (index, (us, what, tuning)) in found.iter().take(6).enumerate() {
+    for (index, (us, what, tuning, _)) in found.iter().take(6).enumerate() {
         let (pair, after, shrink, expand) = measure(bench, &prepared, *tuning)?;
         let right = if index < 2 {
             let checked = bench.check(point, *tuning, 7 + index as u64, false)?;
@@ -89,11 +124,21 @@ pub(crate) fn explore(bench: &mut Bench, point: &Point, folders: &[PathBuf], aft
             "    {us:6.2}  pair {pair:6.2}  after {after:6.2}  shrink {shrink:5.2}  expand {expand:5.2}  {what}  {right}"
         );
     }
-    for (us, what, _) in found.iter().filter(|(_, what, _)| own.contains(what)) {
+    for (us, what, ..) in found.iter().filter(|(_, what, ..)| own.contains(what)) {
         println!("    {us:6.2}  the plan's own: {what}");
     }
-    let key = if after { "after_us" } else { "pair_us" };
-    let tried: Vec<Value> = found.iter().map(|(us, what, _)| json!({ key: us, "plan": what })).collect();
+    let rounded = |us: f64| (us * 1e3).round() / 1e3;
+    let tried: Vec<Value> = found
+        .iter()
+        .map(|(us, what, _, [copy, gemm])| {
+            let mut tried = json!({ "pair_us": rounded(*us), "plan": what });
+            if after {
+                tried["after_us"] = json!(rounded(*copy));
+                tried["after_gemm_us"] = json!(rounded(*gemm));
+            }
+            tried
+        })
+        .collect();
     Ok(json!({ "point": point.name(), "copy_us": copy, "target_us": target, "versions": versions, "own": own,
         "tried": tried }))
 }
@@ -117,8 +162,8 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
     let mut all = Vec::new();
     for tile in RowTile::ALL {
         let suits = match tile {
-            RowTile::Brief8 => point.rows() <= 300 && rank_max <= 32,
-            RowTile::Rows8 => longest < 300,
+            RowTile::Brief8 => point.rows() <= 300 && rank_max <= 64,
+            RowTile::Rows8 => longest < 600,
             RowTile::Staged16 | RowTile::Wide16 => longest > 8 || rank_max > 64,
             RowTile::Staged32 => longest > tile.rows() / 2,
         };
@@ -134,13 +179,15 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
                 let tuning = Tuning { row_tile, blocks, exchange, shared_bytes, ..Tuning::default() };
                 all.extend(Release::ALL.map(|release| Tuning { release: Some(release), ..tuning }));
             };
-            for members in [1, 2, 4, 8, 16] {
-                if groups * members <= 560 || members == 1 {
+            for members in MEMBERS {
+                if groups * members <= 300 || members == 1 {
                     push(groups * members, Exchange::Cluster);
                 }
             }
-            for blocks in [66, 132, 198, 264, groups] {
-                push(blocks.max(groups), Exchange::Global);
+            for blocks in [132, 198].into_iter().chain([2, 3, 4, 6].map(|members| groups * members)) {
+                if groups <= blocks && blocks <= 300 {
+                    push(blocks, Exchange::Global);
+                }
             }
         }
     }

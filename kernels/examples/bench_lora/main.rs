@@ -2,9 +2,8 @@
 //!
 //! `cargo run --release -p aril-kernels --example bench_lora -- --out results.json`
 //!
-//! Options: `--points table|others|figures|all`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
-//! with several spreads, to choose the plan's rules by), `--after` (with `--explore`: called after another kernel, the
-//! code in both its lengths), `--compare FOLDER,…` (with `--explore`: the kernels of each),
+//! Options: `--points table|others|figures|all|neighbours`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
+//! with several spreads, to choose the plan's rules by; only the row tile of `--tuning` if there is one), `--after` (with `--explore`: after other kernels too), `--compare FOLDER,…` (with `--explore`: the kernels of each),
 //! `--tuning TILE,EXCHANGE,BLOCKS,SHARED,RELEASE` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
 //! `--stress N` (N launches in changing surroundings, each compared to the bit), `--profile` (one launch a point, for ncu),
 //! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
@@ -165,6 +164,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "table" => points::table(),
         "others" => points::others(),
         "figures" => points::figures(),
+        "neighbours" => points::neighbours(),
         _ => [points::table(), points::others(), points::figures()].concat(),
     };
     chosen.retain(|point| options.only.split('|').any(|part| point.name().contains(part)));
@@ -247,7 +247,7 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         return stress(bench, &compiler, point, options.tuning, repeats);
     }
     if options.explore {
-        return explore(bench, point, &options.compare, options.after);
+        return explore(bench, point, &options.compare, options.after, options.tuning.row_tile);
     }
     let mut correct = Value::Null;
     let mut deviation = Value::Null;

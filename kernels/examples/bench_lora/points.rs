@@ -157,6 +157,67 @@ pub(crate) fn others() -> Vec<Point> {
     points
 }
 
+/// Batches beside those that are published, for the sweeps that the plan's rules follow from: around the points where one
+/// rule gives way to another.
+pub(crate) fn neighbours() -> Vec<Point> {
+    let bf16 = |shape, rank, rows, name| point("neighbour", Element::Bf16, shape, rank, rows, name);
+    let mut points = Vec::new();
+    for shape in [(5120, 5120), (6144, 6144), (8192, 8192), (5120, 13824), (11008, 4096), (14336, 4096)] {
+        points.push(bf16(shape, 16, 1, "distinct"));
+    }
+    points.extend([2, 4, 6, 8].map(|rows| bf16((5120, 5120), 16, rows, "distinct")));
+    points.push(bf16((5120, 5120), 32, 1, "distinct"));
+    for shape in [(16384, 4096), (20480, 8192), (28672, 4096), (14336, 8192), (8192, 28672)] {
+        points.push(bf16(shape, 64, 64, "uniform"));
+    }
+    points.push(bf16((28672, 8192), 32, 64, "uniform"));
+    points.push(bf16((28672, 8192), 128, 64, "uniform"));
+    points.push(bf16((28672, 8192), 64, 16, "uniform"));
+    points.push(bf16((28672, 8192), 64, 144, "uniform"));
+    for rank in [4, 8, 24, 40] {
+        points.extend([16, 24, 32, 48, 64].map(|rows| bf16((4096, 4096), rank, rows, "distinct")));
+    }
+    points.push(bf16((2048, 8192), 8, 32, "distinct"));
+    points.push(bf16((4096, 11008), 8, 32, "distinct"));
+    points.push(bf16((11008, 4096), 8, 32, "distinct"));
+    for (rows, single, rank) in
+        [(256, 31, 16), (300, 31, 16), (400, 31, 16), (512, 7, 16), (512, 63, 16), (700, 31, 16), (512, 31, 64)]
+    {
+        let mut segments = vec![(rows, rank)];
+        segments.extend(vec![(1, rank); single]);
+        let batch = format!("one prefill of {rows} rows and {single} single rows, r{rank}");
+        points.push(mixed((4096, 4096), &batch, &segments));
+        if rows == 512 {
+            points.push(mixed((4096, 14336), &batch, &segments));
+        }
+    }
+    points.push(mixed((4096, 4096), "40 segments of 10 rows, r16", &[(10, 16); 40]));
+    for (rows, single, rank) in [(20, 64, 16), (512, 3, 64)] {
+        let segments = [vec![(rows, rank)], vec![(1, rank); single]].concat();
+        points.push(mixed((4096, 4096), &format!("{rows} rows and {single} single rows, r{rank}"), &segments));
+    }
+    points.push(mixed(
+        (4096, 4096),
+        "4 prefills of 128 rows and 31 single rows, r16",
+        &[vec![(128, 16); 4], vec![(1, 16); 31]].concat(),
+    ));
+    for (shape, rank, rows, name) in [
+        ((3072, 3072), 32, 1000, "prefill5x200"),
+        ((4096, 4096), 32, 1000, "prefill4x250"),
+        ((3072, 3072), 48, 1000, "prefill4x250"),
+        ((4096, 4096), 64, 2048, "prefill1x2048"),
+        ((4096, 4096), 64, 4096, "prefill8x512"),
+        ((4096, 4096), 64, 1024, "prefill2x512"),
+        ((4096, 14336), 64, 2048, "prefill4x512"),
+        ((14336, 4096), 64, 2048, "prefill4x512"),
+        ((4096, 4096), 128, 2048, "prefill4x512"),
+        ((4096, 4096), 32, 2048, "prefill4x512"),
+    ] {
+        points.push(bf16(shape, rank, rows, name));
+    }
+    points
+}
+
 /// The batches of Punica's figures 7 to 9: 1 to 64 rows, four popularities; the projection of figure 8 at rank 16 and a
 /// square one at the ranks of figure 9.
 pub(crate) fn figures() -> Vec<Point> {

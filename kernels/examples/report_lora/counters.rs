@@ -69,6 +69,10 @@ impl Counters {
             .zip(rows)
             .filter_map(|(launch, row)| {
                 let point = set.points.iter().find(|point| launch["point"].as_str() == Some(point.text("point")))?;
+                // The points of Punica's figures are kernels alone, after nothing.
+                if point.text("group") == "figure" {
+                    return None;
+                }
                 let misses = point.median("pair_us") > set.target(point) || set.after(point) > set.target_after(point);
                 misses.then_some((point, launch, row))
             })
@@ -167,7 +171,8 @@ impl Counters {
             page,
             "\nWhat other plans gave at these points, in one run on one {} with sources `{}`, {} (a copy and the target of that \
              run beside them): the five quickest of those that were tried, as row tile, blocks, members of a cluster (1: sums \
-             go through global memory), shared memory a block, when the next launch may start its blocks.\n\n| point | copy | target | tried: µs |\n|---|---|---|---|\n",
+             go through global memory), shared memory a block, when the next launch may start its blocks; and the three \
+             quickest after the backbone's GEMM, where that was measured.\n\n| point | copy | target | tried: µs |\n|---|---|---|---|\n",
             self.tried["gpu"].as_str().unwrap_or("?").trim_start_matches("NVIDIA "),
             &self.tried["source_sha256"].as_str().unwrap_or("?")[..8],
             self.tried["date"].as_str().unwrap_or("?"),
@@ -176,23 +181,24 @@ impl Counters {
             let name = point.text("point");
             let Some(result) = results.iter().find(|result| result["point"].as_str() == Some(name)) else { continue };
             let tried = result["tried"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let best: Vec<String> = tried
-                .iter()
-                .take(5)
-                .map(|tried| {
-                    format!(
-                        "{} **{:.2}**",
-                        tried["plan"].as_str().unwrap_or("?"),
-                        tried["pair_us"].as_f64().unwrap_or(f64::NAN)
-                    )
-                })
-                .collect();
+            let quickest = |key: &str, count: usize| -> Vec<String> {
+                let mut timed: Vec<(f64, &str)> = tried
+                    .iter()
+                    .filter_map(|tried| Some((tried[key].as_f64()?, tried["plan"].as_str()?)))
+                    .filter(|&(us, _)| us > 0.0)
+                    .collect();
+                timed.sort_by(|a, b| a.0.total_cmp(&b.0));
+                timed.iter().take(count).map(|(us, plan)| format!("{plan} **{us:.2}**")).collect()
+            };
+            let (best, after) = (quickest("pair_us", 5), quickest("after_gemm_us", 3));
             let copy = result["copy_us"].as_f64().unwrap_or(f64::NAN);
             let h200 = self.tried["gpu"].as_str().is_some_and(|gpu| gpu.contains("H200"));
             let target = if h200 { result["target_us"].as_f64().unwrap_or(f64::NAN) } else { 1.15 * copy + 1.0 };
+            let after =
+                if after.is_empty() { String::new() } else { format!(". After the GEMM: {}", after.join("; ")) };
             let _ = writeln!(
                 page,
-                "| {name} | {copy:.2} | {target:.2} | {} of {} tried: {} |",
+                "| {name} | {copy:.2} | {target:.2} | {} of {} tried: {}{after} |",
                 best.len(),
                 tried.len(),
                 best.join("; ")

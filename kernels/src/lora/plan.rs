@@ -393,13 +393,15 @@ mod tests {
         assert_eq!(row_tile(64, [512; 4]), RowTile::Staged32);
         // Too few groups to fill half of the chip; rows of decodes between prompts.
         assert_eq!(row_tile(64, [64; 4]), RowTile::Rows8);
-        assert_eq!(row_tile(64, [512, 1, 1, 1]), RowTile::Rows8);
+        assert_eq!(row_tile(64, [512, 1, 1, 1]), RowTile::Staged16);
+        assert_eq!(row_tile(64, [400, 1, 1, 1]), RowTile::Rows8, "room for four blocks a group");
+        assert_eq!(row_tile(64, [9, 9, 9, 500]), RowTile::Staged16);
         assert_eq!(row_tile(64, [1024, 1024, 1, 1]), RowTile::Staged16);
     }
 
     #[test]
     fn a_few_members_poll_for_few_sums_where_nothing_runs_beside_them() {
-        let segments: Vec<_> = (0..32).map(|n| segment(n..n + 1, 16)).collect();
+        let segments: Vec<_> = (0..32).map(|n| segment(n * 4..n * 4 + 4, 16)).collect();
         let plan = |tuning| Plan::new(&site(4096, &[4096]), &segments, CHIP, tuning).expect("a valid batch");
         let alone = plan(Tuning::default());
         assert_eq!((alone.cluster(), alone.release()), (1, Release::WithSums));
@@ -413,6 +415,71 @@ mod tests {
     }
 
     #[test]
+    fn slices_for_the_shortest_code_are_as_few_as_hold_all_tiles() {
+        let plan = |width: u32, follows| {
+            let tuning = Tuning { follows, ..Tuning::default() };
+            let plan = Plan::new(&site(width, &[width]), &[segment(0..1, 16)], CHIP, tuning).expect("a valid batch");
+            (plan.cluster(), plan.variant().rows)
+        };
+        assert_eq!(plan(4096, Follows::Itself), (10, RowTile::Brief8), "nothing hides the latency of few groups");
+        assert_eq!(plan(5120, Follows::Another), (10, RowTile::Brief8));
+        assert_eq!(plan(6144, Follows::Itself), (12, RowTile::Brief8));
+        assert_eq!(plan(5120, Follows::Beside), (16, RowTile::Brief8));
+    }
+
+    #[test]
+    fn prompts_beside_single_rows_leave_room_for_the_next_launch() {
+        let plan = |rows: u32, single: u32| {
+            let prompt = [segment(0..rows, 16)];
+            let segments: Vec<_> =
+                prompt.into_iter().chain((rows..rows + single).map(|n| segment(n..n + 1, 16))).collect();
+            let plan = Plan::new(&site(4096, &[4096]), &segments, CHIP, Tuning::default()).expect("a valid batch");
+            (plan.variant().rows, plan.jobs().len(), plan.cluster())
+        };
+        assert_eq!(plan(512, 31), (RowTile::Staged16, 63 * 3, 3));
+        assert_eq!(plan(700, 31), (RowTile::Staged16, 75 * 3, 3));
+        assert_eq!(plan(512, 63), (RowTile::Staged16, 95 * 2, 2));
+        assert_eq!(plan(200, 31), (RowTile::Rows8, 56 * 4, 4));
+        assert_eq!(plan(20, 64).0, RowTile::Rows8, "a short prompt saves few groups");
+    }
+
+    #[test]
+    fn single_rows_that_could_poll_become_clusters_that_fill_the_chip_more_than_once() {
+        let plan = |groups: u32, rank: u32, rows: u32, (inputs, outputs): (u32, u32), follows| {
+            let segments: Vec<_> = (0..groups).map(|n| segment(n * rows..n * rows + rows, rank)).collect();
+            let tuning = Tuning { follows, ..Tuning::default() };
+            let plan = Plan::new(&site(inputs, &[outputs]), &segments, CHIP, tuning).expect("a valid batch");
+            (plan.jobs().len() as u32 / groups, plan.cluster())
+        };
+        let square = (4096, 4096);
+        for follows in [Follows::Itself, Follows::Another] {
+            assert_eq!(plan(64, 16, 1, square, follows), (2, 2));
+            assert_eq!(plan(32, 16, 8, square, follows), (4, 1), "rows take longer than the exchange");
+            assert_eq!(plan(32, 16, 1, (2048, 8192), follows), (4, 1), "each member multiplies all inputs");
+            assert_eq!(plan(32, 16, 1, (8192, 28672), follows), (6, 6));
+        }
+        let both = |rank| [Follows::Itself, Follows::Another].map(|follows| plan(32, rank, 1, square, follows));
+        assert_eq!(both(16), [(5, 5), (6, 6)]);
+        assert_eq!(both(24), [(5, 5), (3, 3)]);
+        assert_eq!(both(8), [(4, 1), (6, 6)], "a call shorter than the start of clusters");
+        assert_eq!(plan(32, 16, 1, square, Follows::Beside), (4, 4));
+    }
+
+    #[test]
+    fn clusters_of_blocks_with_a_multiprocessor_each_leave_some_of_the_chip() {
+        let plan = |count: u32, rows: u32, rank: u32| {
+            let segments: Vec<_> = (0..count).map(|n| segment(n * rows..(n + 1) * rows, rank)).collect();
+            let plan = Plan::new(&site(4096, &[4096]), &segments, CHIP, Tuning::default()).expect("a valid batch");
+            (plan.variant().rows, plan.jobs().len(), plan.cluster())
+        };
+        assert_eq!(plan(2, 512, 64), (RowTile::Staged32, 96, 3));
+        assert_eq!(plan(4, 512, 64), (RowTile::Staged32, 128, 2));
+        assert_eq!(plan(4, 512, 32), (RowTile::Staged32, 128, 2));
+        assert_eq!(plan(4, 250, 32), (RowTile::Wide16, 128, 2));
+        assert_eq!(plan(4, 300, 32).0, RowTile::Staged16, "32 rows would leave half of the chip");
+    }
+
+    #[test]
     fn a_launch_that_starts_late_has_smaller_clusters_where_most_bytes_follow_the_exchange() {
         let plan = |inputs: u32, outputs: u32, follows| {
             let segments: Vec<_> = (0..8).map(|n| segment(n * 8..n * 8 + 8, 64)).collect();
@@ -420,7 +487,8 @@ mod tests {
             Plan::new(&site(inputs, &[outputs]), &segments, CHIP, tuning).expect("a valid batch").cluster()
         };
         assert_eq!((plan(4096, 14336, Follows::Itself), plan(4096, 14336, Follows::Another)), (16, 8));
-        assert_eq!((plan(28672, 8192, Follows::Itself), plan(28672, 8192, Follows::Another)), (16, 16));
+        // Most bytes come before the exchange: a launch on half of the chip leaves the other half to the next.
+        assert_eq!((plan(28672, 8192, Follows::Itself), plan(28672, 8192, Follows::Another)), (8, 16));
     }
 
     #[test]
@@ -432,7 +500,11 @@ mod tests {
         };
         // Most of the bytes before the exchange, and after it; a full chip with much to do.
         assert_eq!(release(14336, 4096, 64, 8), Release::WithSums);
+        assert_eq!(release(28672, 8192, 32, 8), Release::WithSums);
         assert_eq!(release(1536, 8960, 64, 8), Release::WithOperands);
+        // The next one starts on the other half of the chip; rank 100 leaves none.
+        assert_eq!(release(8192, 8192, 64, 8), Release::WithOperands);
+        assert_eq!(release(4096, 4096, 100, 16), Release::WithSums);
         assert_eq!(release(4096, 4096, 128, 32), Release::AtStart);
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Group {
     pub(super) tiles_max: u32,
     /// More output than input.
     pub(super) widens: bool,
+    /// At most half as much output as input, so that most of the bytes come before the exchange.
+    pub(super) narrows: bool,
     pub(super) members_max: u32,
     pub(super) members: u32,
 }
@@ -54,6 +56,7 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
                     input_tiles: inputs.div_ceil(TILE_WIDTH),
                     tiles_max: inputs.max(outputs).div_ceil(TILE_WIDTH),
                     widens: outputs > inputs,
+                    narrows: inputs >= 2 * outputs,
                     members_max: members_max(inputs, outputs),
                     members: 1,
                 });
@@ -71,8 +74,10 @@ fn members_max(inputs: u32, outputs: u32) -> u32 {
 
 /// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
 /// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue. From 16 rows on
-/// x and y are most of the bytes and pass through a ring: for prompts as soon as their groups fill half of the chip. Where
-/// there are weights to multiply and too few groups for two blocks a multiprocessor, one of more warps is quicker.
+/// x and y are most of the bytes and pass through a ring: for prompts as soon as their groups fill half of the chip; for
+/// prompts beside short segments when groups of 8 rows would get no more than two blocks each, and larger ones are fewer by
+/// a quarter. Where there are weights to multiply and too few groups for two blocks a multiprocessor, one of more warps is
+/// quicker, of 32 rows where such groups fill the chip with two blocks each.
 pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
     let rows = || segments.iter().map(|s| s.rows.end - s.rows.start).filter(|&rows| rows > 0);
     let groups = |tile: RowTile| -> u32 {
@@ -82,15 +87,24 @@ pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, 
         return RowTile::Rows8;
     }
     let prompts = rows().all(|rows| rows >= RowTile::Staged16.rows());
-    let room = if prompts { chip.multiprocessors / 2 } else { chip.multiprocessors };
-    if groups(RowTile::Rows8) <= room {
+    let small = groups(RowTile::Rows8);
+    let room = if prompts {
+        chip.multiprocessors / 2
+    } else if groups(RowTile::Staged16) * 4 <= small * 3 {
+        chip.multiprocessors * 9 / 20
+    } else {
+        chip.multiprocessors
+    };
+    if small <= room {
         return RowTile::Rows8;
     }
-    let weighty = (RANK_WEIGHTY..=RowTile::Staged32.rank_max()).contains(&rank_max);
-    if prompts && weighty {
+    let fits = prompts && rank_max <= RowTile::Staged32.rank_max();
+    if fits && rank_max >= RANK_WEIGHTY {
         RowTile::Staged32
     } else if prompts && rank_max > 16 && groups(RowTile::Wide16) * 2 <= chip.multiprocessors {
         RowTile::Wide16
+    } else if fits && rank_max > 16 && groups(RowTile::Staged32) * 8 > chip.multiprocessors * 3 {
+        RowTile::Staged32
     } else {
         RowTile::Staged16
     }
@@ -111,8 +125,7 @@ pub(super) fn is_brief(groups: &[Group], segments: &[Segment], members: impl Fn(
 
 /// Gives each group members and returns the blocks in a cluster, or 1 where sums go through global memory.
 ///
-/// All groups get the same number of members, a power of two, and become clusters, where that suits them: the exchange
-/// is quicker. Otherwise they get members in proportion to their bytes. Either way all blocks together fill the chip
+/// All groups get the same number of members and become clusters, where that suits them: the exchange is quicker. Otherwise they get members in proportion to their bytes. Either way all blocks together fill the chip
 /// once or twice: the next launch's blocks load their weights early, and need room beside them.
 pub(super) fn share_blocks(
     groups: &mut [Group],
@@ -127,8 +140,9 @@ pub(super) fn share_blocks(
     }
     let total: u64 = groups.iter().map(|group| group.bytes).sum();
     let wanted = match tuning.blocks {
-        Some(blocks) => blocks / (groups.len() as u32).max(1),
-        None => choose_members(groups, segments, row_tile, chip),
+        Some(blocks) if tuning.exchange.is_some() => blocks / (groups.len() as u32).max(1),
+        Some(blocks) => power_below(blocks / (groups.len() as u32).max(1)),
+        None => choose_members(groups, segments, row_tile, chip, tuning.follows),
     };
     if tuning.exchange != Some(Exchange::Global) && chip.cluster_max > 1 && !groups.is_empty() {
         let most = groups.iter().map(|group| group.members_max).min().unwrap_or(1).min(chip.cluster_max).max(1);
@@ -136,7 +150,7 @@ pub(super) fn share_blocks(
         // bytes come before the exchange.
         let late = tuning.follows == Follows::Another && tuning.blocks.is_none();
         let most = if late && groups.iter().all(|group| group.cells > 1 && group.widens) { most.min(8) } else { most };
-        let mut members = 1 << wanted.clamp(1, most).ilog2();
+        let mut members = if wanted <= most { wanted.max(1) } else { power_below(most) };
         // Blocks of which not two fit one multiprocessor cannot overlap, and their clusters pack badly.
         let exchange = |group: &Group, members: u32| {
             exchange_bytes(row_tile, segments[group.segment].rank, group.cells, members, members > 1)
@@ -151,10 +165,17 @@ pub(super) fn share_blocks(
         while members > 1 && tuning.exchange.is_none() && !fits(members) {
             members /= 2;
         }
-        let few = tuning.exchange.is_none()
-            && tuning.follows != Follows::Beside
-            && polls_well(groups, row_tile, members, chip);
-        if tuning.exchange.is_some() || few || !prefers_global(groups, members, chip) {
+        let alone = tuning.exchange.is_none() && tuning.follows != Follows::Beside;
+        if alone && tuning.blocks.is_none() && packs_well(groups, segments, row_tile, members, chip, tuning.follows) {
+            let more = members_packed(groups, members, chip, tuning.follows);
+            if fits(more) {
+                groups.iter_mut().for_each(|group| group.members = more);
+                return more;
+            }
+        }
+        let few =
+            alone && polls_well(groups, row_tile, members, chip) && !prefers_global(groups, row_tile, members, chip);
+        if tuning.exchange.is_some() || few || !prefers_global(groups, row_tile, members, chip) {
             groups.iter_mut().for_each(|group| group.members = members);
             return if few { 1 } else { members };
         }
@@ -184,32 +205,105 @@ pub(super) fn sums_alone(group: &Group, rank: u32, row_tile: RowTile, cluster: u
 /// Units of weights (16 ranks × 32 inputs) up to which a block multiplies them sooner than sums arrive.
 const UNITS_ALONE: u32 = 96;
 
+fn power_below(value: u32) -> u32 {
+    1 << value.max(1).ilog2()
+}
+
+/// Whether groups whose few members could poll had better be clusters that fill the chip more than once. Where a group is
+/// one row; not where each member had better multiply all inputs, nor where a call between launches of its kind is shorter
+/// than the start of clusters: blocks that poll are waiting when x comes.
+fn packs_well(
+    groups: &[Group],
+    segments: &[Segment],
+    row_tile: RowTile,
+    members: u32,
+    chip: Chip,
+    follows: Follows,
+) -> bool {
+    let (bytes_min, bytes_max) = byte_range(groups);
+    let worth = |group: &Group, rank: u32| {
+        follows == Follows::Another || (rank > layout::TILE_RANKS && group.bytes >= BYTES_PACKED)
+    };
+    polls_well(groups, row_tile, members, chip)
+        && bytes_max <= 2 * bytes_min
+        && groups.iter().all(|group| {
+            let rank = segments[group.segment].rank;
+            let alone = group.widens && group.input_tiles * pairs(rank) <= UNITS_ALONE;
+            group.rows.len() == 1 && !alone && worth(group, rank)
+        })
+}
+
+/// Members of those clusters: five in place of four, which fill the chip one and a quarter times; six where they write for
+/// long. After a kernel that does not let its successor begin early, nothing is loaded before x is there: six short
+/// slices then, or three where two cells are exchanged.
+fn members_packed(groups: &[Group], members: u32, chip: Chip, follows: Follows) -> u32 {
+    let (_, bytes) = byte_range(groups);
+    let cells = groups.iter().map(|group| group.cells).max().unwrap_or(1);
+    let quarters = match (follows, cells) {
+        _ if members < 4 => 5,
+        (Follows::Another, 1) => 6,
+        (Follows::Another, _) => 3,
+        _ if bytes >= BYTES_LONG => 6,
+        _ => 5,
+    };
+    (chip.multiprocessors * quarters / 4 / groups.len() as u32).max(1)
+}
+
+/// Bytes of a group whose members write for so long that they are worth a slower exchange.
+const BYTES_LONG: u64 = 700 << 10;
+
+/// Bytes of a group from which on clusters are worth their start between launches of a kind.
+const BYTES_PACKED: u64 = 192 << 10;
+
 /// Members of each group: enough to fill the chip, but no block with less than about 64 KiB, the size below which more
 /// blocks only add to the exchange; a few groups are split further, since then nothing else hides their latency.
-fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chip: Chip) -> u32 {
+fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chip: Chip, follows: Follows) -> u32 {
     let count = (groups.len() as u32).max(1);
     let slots = chip.multiprocessors;
     let (bytes_min, bytes_max) = byte_range(groups);
-    if bytes_max > 2 * bytes_min {
-        // Lopsided: the largest group decides, so all get as many as find room.
-        return (2 * slots / count).clamp(1, 8);
+    if row_tile.shape().blocks_min == 1 {
+        // Clusters of more than two blocks with a multiprocessor each do not fill a chip whose multiprocessors come in
+        // unequal clusters: the last would wait for a whole block.
+        let fill = (slots / count).clamp(1, 8);
+        return if fill > 2 && count * fill * 8 > slots * 7 { fill - 1 } else { fill };
     }
-    let fill = 1 << (slots / count).max(1).ilog2();
+    if bytes_max > 2 * bytes_min {
+        // Lopsided: the largest group decides, so all get as many as find room; where x and y pass through a ring, as leave
+        // some to the next launch.
+        return match row_tile.is_staged() {
+            true => (slots * 7 / 4 / count).clamp(1, 3),
+            false => power_below((2 * slots / count).min(8)),
+        };
+    }
+    let fill = power_below(slots / count);
     let doubled_fits = count * fill * 2 <= row_tile.shape().blocks_min * slots;
     let fill = if doubled_fits && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
     // Slices short enough for the shortest code are worth more blocks.
-    let brief = [8, 16]
-        .into_iter()
+    let (least, step) = match follows {
+        Follows::Beside => (8, 8),
+        _ if count <= 6 => (10, 1),
+        _ => (8, 1),
+    };
+    let brief = (least..=16)
+        .step_by(step)
         .find(|&members| row_tile.tiles() == 1 && count * members <= slots && is_brief(groups, segments, |_| members));
     if let Some(members) = brief {
         return members;
     }
     // Clusters of 16 start late after a kernel that does not let its successor begin early: fewer blocks suffice where
-    // most of the bytes come before the exchange.
+    // most of the bytes come before the exchange. Between launches of its kind one on half of the chip leaves the other
+    // half to the next, which then has most of its bytes before it may begin.
     let widens = groups.iter().all(|group| group.widens);
-    let large = (bytes_max >> if widens { 17 } else { 18 }).min(16);
-    let worth = if count <= 6 { 8 } else { (bytes_max >> 16).clamp(1, 8).max(large) as u32 };
-    fill.min(1 << worth.ilog2())
+    let narrows = groups.iter().all(|group| group.narrows);
+    let large = (bytes_max >> if widens { 17 } else { 18 }).min(16) as u32;
+    let half = power_below(slots / 2 / count);
+    let large = if narrows && follows == Follows::Itself { large.min(half) } else { large };
+    let worth = match (count <= 6, narrows) {
+        (true, false) => 8,
+        (true, true) => large.max(8),
+        (false, _) => large.max((bytes_max >> 16).clamp(1, 8) as u32),
+    };
+    fill.min(power_below(worth))
 }
 
 /// Whether a few members of each group exchange their few sums through global memory although a cluster would be
@@ -221,7 +315,6 @@ fn polls_well(groups: &[Group], row_tile: RowTile, members: u32, chip: Chip) -> 
         && blocks <= chip.multiprocessors
         && blocks * 4 > chip.multiprocessors * 3
         && groups.iter().all(|group| group.cells <= 2)
-        && !prefers_global(groups, members, chip)
 }
 
 /// When the next launch may start its blocks. They ask for their weights at once: while this launch still asks for its
@@ -241,9 +334,10 @@ pub(super) fn choose_release(
         let bytes: u64 = first.map(|group| group.bytes).sum();
         return if bytes < BYTES_FEW { Release::AtStart } else { Release::WithOperands };
     }
-    // A chip full of long slices never has nothing to do.
+    // A chip full of long slices never has nothing to do; blocks of which one fills a multiprocessor leave no room anyway.
     let bytes_block = groups.iter().map(|group| group.bytes / u64::from(group.members)).max().unwrap_or(0);
-    if bytes_block >= BYTES_BUSY && blocks * 4 > chip.multiprocessors * 3 {
+    let staged_alone = row_tile.is_staged() && (row_tile.shape().blocks_min == 1 || blocks <= chip.multiprocessors);
+    if bytes_block >= BYTES_BUSY && !staged_alone && blocks * 4 > chip.multiprocessors * 3 {
         return Release::AtStart;
     }
     let members = groups.iter().map(|group| group.members).max().unwrap_or(1);
@@ -254,8 +348,11 @@ pub(super) fn choose_release(
     } else if cluster == 1 {
         // Outputs are asked for late: where they are most of the bytes, that is too late for the next launch's weights.
         members > 1 && !widens
+    } else if 2 * blocks <= chip.multiprocessors {
+        // On half of the chip it is in the way of the next one's weights only where most bytes come before the exchange.
+        cells > 1 && groups.iter().all(|group| group.narrows)
     } else {
-        cells >= 2 * CELLS_IN_TURNS || (cells >= CELLS_IN_TURNS - 1 && widens == (members > 8))
+        cells >= CELLS_IN_TURNS - 1 && widens == (members > 8)
     };
     if with_sums { Release::WithSums } else { Release::WithOperands }
 }
@@ -268,15 +365,20 @@ const BYTES_FEW: u64 = 1 << 20;
 /// Whether sums had better go through global memory: large groups of small rank that the chip cannot split evenly write
 /// for so long that further blocks are worth a slower exchange, and one block a lopsided group would leave the largest
 /// alone.
-fn prefers_global(groups: &[Group], members: u32, chip: Chip) -> bool {
+fn prefers_global(groups: &[Group], row_tile: RowTile, members: u32, chip: Chip) -> bool {
     let (bytes_min, bytes_max) = byte_range(groups);
     let count = groups.len() as u32;
     let exchanges_little = groups.iter().all(|group| group.cells == 1 && group.widens);
     let large = exchanges_little
-        && bytes_max >= 700 << 10
+        && bytes_max >= BYTES_LONG
         && count * 8 > chip.multiprocessors
         && count * members < chip.multiprocessors;
-    let lopsided = bytes_max > 2 * bytes_min && members < 4;
+    let enough = match (row_tile.is_staged(), row_tile.shape().blocks_min) {
+        (true, 1) => 1,
+        (true, _) => 2,
+        (false, _) => 4,
+    };
+    let lopsided = bytes_max > 2 * bytes_min && members < enough;
     large || lopsided
 }
 
@@ -287,7 +389,7 @@ fn byte_range(groups: &[Group]) -> (u64, u64) {
 
 /// A ring that is no deeper than this starves its warps.
 const RING_DEPTH_USEFUL: u32 = 5;
-/// Stages with which x and y keep the memory busy.
+/// Stages with which x and y keep the memory busy; one more where a multiprocessor has but one block.
 const STAGES_USEFUL: u32 = 2;
 
 /// Shared memory with which two blocks find room on a multiprocessor: the driver keeps 1 KiB a block for itself.
@@ -302,8 +404,10 @@ pub(super) fn ring(row_tile: RowTile, slot: u32, exchange_bytes: u32, blocks: u3
     if row_tile.is_staged() {
         let alone = chip.shared_bytes_block_max.saturating_sub(exchange_bytes);
         // Registers leave no room for a second block where one has more threads.
-        let rooms = if row_tile.shape().blocks_min > 1 { [beside, alone] } else { [alone; 2] };
-        let bytes = rooms.into_iter().find(|&bytes| bytes / slot >= STAGES_USEFUL);
+        let beside = if row_tile.shape().blocks_min > 1 { beside } else { alone };
+        let useful = if blocks > chip.multiprocessors { STAGES_USEFUL } else { STAGES_USEFUL + 1 };
+        let rooms = [(beside, useful), (alone, STAGES_USEFUL)];
+        let bytes = rooms.into_iter().find_map(|(bytes, stages)| (bytes / slot >= stages).then_some(bytes));
         return bytes.map(|bytes| bytes / 1024);
     }
     let beside = beside / slot;
