@@ -37,6 +37,9 @@ pub struct Planned {
     /// Do the members of groups of few inputs that widen multiply all of them, each for itself, where they would exchange sums through global memory?
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub alone: bool,
+    /// Do few groups have as many members as find room rather than a power of two, and groups of one row clusters that fill the chip more than once?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packs: bool,
     /// The launches of a layer.
     pub sites: Vec<PlannedSite>,
     /// What tiles of 8, 16 and 32 rows cost; and, where the kernels have them, those of 16 rows in blocks of twice as many warps.

@@ -215,6 +215,7 @@ mod tests {
             cluster_max: 16,
             beside: false,
             alone: true,
+            packs: false,
             sites: vec![
                 site(4096, &[4096, 1024, 1024]),
                 site(1024, &[8192, 512]),

@@ -26,6 +26,8 @@ pub(crate) struct Site {
     pub(super) scale: f64,
     pub(super) us_waiting: f64,
     pub(super) us_hidden: f64,
+    /// Is every output at most half as wide as the inputs?
+    pub(super) narrows: bool,
     /// Tiles of the inputs, 32 columns each.
     pub(super) input_tiles: u32,
     /// Is any output wider than the inputs?
@@ -83,6 +85,7 @@ impl Site {
             scale: site.scale,
             us_waiting: site.us_waiting,
             us_hidden: site.us_hidden,
+            narrows: outputs().all(|outputs| site.inputs >= 2 * outputs),
             input_tiles: site.inputs.div_ceil(32),
             widens_some: outputs().any(|outputs| outputs > site.inputs),
             runs,

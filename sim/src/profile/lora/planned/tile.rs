@@ -31,7 +31,7 @@ impl Tile {
         8 << self.size()
     }
 
-    const fn is_staged(self) -> bool {
+    pub(super) const fn is_staged(self) -> bool {
         !matches!(self, Tile::Rows8)
     }
 
@@ -105,8 +105,11 @@ impl Tile {
         let beside = (chip.div_ceil(2) + 512).saturating_sub(1024 + exchange);
         if self.is_staged() {
             let alone = chip.saturating_sub(exchange);
-            let rooms = if self.blocks_min() > 1 { [beside, alone] } else { [alone; 2] };
-            return rooms.into_iter().find(|bytes| bytes / slot >= 2).map(|bytes| bytes / 1024);
+            let beside = if self.blocks_min() > 1 { beside } else { alone };
+            // Stages that keep the memory busy: one more where a multiprocessor has but one block.
+            let useful = if planned.packs && blocks <= planned.multiprocessors { 3 } else { 2 };
+            let rooms = [(beside, useful), (alone, 2)];
+            return rooms.into_iter().find_map(|(bytes, stages)| (bytes / slot >= stages).then_some(bytes / 1024));
         }
         let (beside, alone) = (beside / slot, self.ring_alone(exchange, chip));
         if beside > 5 {
