@@ -296,7 +296,7 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
     // most of the bytes come before the exchange. Between launches of its kind one on half of the chip leaves the other
     // half to the next, which then has most of its bytes before it may begin.
     let widens = groups.iter().all(|group| group.widens);
-    let narrows = groups.iter().all(|group| group.narrows);
+    let narrows = follows != Follows::Beside && groups.iter().all(|group| group.narrows);
     let large = (bytes_max >> if widens { 17 } else { 18 }).min(16) as u32;
     let half = power_below(slots / 2 / count);
     let large = if narrows && follows == Follows::Itself { large.min(half) } else { large };
