@@ -62,7 +62,11 @@ impl Point {
 
 const SLOTS: u32 = 32;
 const CHUNK_MAX: u32 = 2048;
-const PREFIX_MAX: u32 = 32_768;
+
+/// The longest context and the longest prefix of a model whose KV cache fits beside its weights in 80 GB.
+fn longest(shape: &LlamaShape) -> (u32, u32) {
+    if shape.kv_bytes_token() > 600_000 { (1024, 8192) } else { (2048, 32_768) }
+}
 
 pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error> {
     let copy = copy_bytes_per_us(gpu, options)?;
@@ -87,15 +91,16 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
     Ok((json!({ "copy_2gib_bytes_per_us": copy, "models": results }), wrong))
 }
 
-/// A model with random weights, as many adapters as it has slots, and a KV cache for so long a context.
-pub(crate) fn open(gpu: &Gpu, options: &Options, shape: LlamaShape, longest: u32) -> Result<Llama, Error> {
+/// A model with random weights, as many adapters as it has slots, and a KV cache for its longest contexts.
+pub(crate) fn open(gpu: &Gpu, options: &Options, shape: LlamaShape) -> Result<Llama, Error> {
+    let (context, prefix) = longest(&shape);
     let settings = LlamaSettings {
-        kv_blocks: SLOTS * (longest / 16 + 1) + (CHUNK_MAX + PREFIX_MAX) / 16,
+        kv_blocks: SLOTS * (context / 16 + 1) + (CHUNK_MAX + prefix) / 16,
         rows_max: CHUNK_MAX + SLOTS,
         adapter_slots: SLOTS + 1,
         rank_max: 16,
         lora: LoraPath::Segmented(LoraOrder::default()),
-        ..LlamaSettings::for_sequences(Element::Bf16, SLOTS + 1, (CHUNK_MAX + PREFIX_MAX).max(longest + 16))
+        ..LlamaSettings::for_sequences(Element::Bf16, SLOTS + 1, CHUNK_MAX + prefix)
     };
     let mut llama = Llama::open(gpu, shape, settings, &options.build, ModelWeights::Random { seed: 1 })?;
     llama.fill_kv(2)?;
@@ -107,9 +112,8 @@ pub(crate) fn open(gpu: &Gpu, options: &Options, shape: LlamaShape, longest: u32
 
 fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64) -> Result<Value, Error> {
     let began = std::time::Instant::now();
-    // The longest context of which 32 sequences fit.
-    let contexts: &[u32] = if shape.kv_bytes_token() > 600_000 { &[512, 1024] } else { &[512, 1024, 2048] };
-    let mut llama = open(gpu, options, shape, contexts[contexts.len() - 1])?;
+    let (context_max, prefix_max) = longest(&shape);
+    let mut llama = open(gpu, options, shape)?;
     println!("{name}: opened in {:.1} s", began.elapsed().as_secs_f64());
     let mut steps = Vec::new();
     for gemm in [GemmPath::Own, GemmPath::CublasLt] {
@@ -126,7 +130,7 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
     let usual = (GemmPath::Own, LoraOrder::default());
     llama.set_gemm_path(usual.0);
     llama.set_lora_order(usual.1)?;
-    for &context in contexts {
+    for context in [512, 1024, 2048].into_iter().filter(|&context| context <= context_max) {
         for rows in [1, 2, 4, 8, 16, 32].into_iter().filter(|&rows| (rows, context) != (32, 1024)) {
             steps.push(step(&mut llama, options, name, Point::decode(rows, context, rows), usual, copy)?);
         }
@@ -135,7 +139,8 @@ fn model(gpu: &Gpu, options: &Options, name: &str, shape: LlamaShape, copy: f64)
         let point = Point { chunk, ..Point::decode(rows, 1024, rows + 1) };
         steps.push(step(&mut llama, options, name, point, usual, copy)?);
     }
-    for (rows, chunk, prefix) in [(0, 16, 8192), (0, 64, 32_768), (0, 256, 8192), (31, 64, 8192), (31, 256, 32_768)] {
+    let behind = [(0, 16, 8192), (0, 64, 32_768), (0, 256, 8192), (31, 64, 8192), (31, 256, 32_768)];
+    for (rows, chunk, prefix) in behind.into_iter().filter(|&(_, _, prefix)| prefix <= prefix_max) {
         let point = Point::decode(rows, 1024, rows + 1).with_chunk(chunk, prefix);
         steps.push(step(&mut llama, options, name, point, usual, copy)?);
     }

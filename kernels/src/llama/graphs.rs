@@ -55,13 +55,16 @@ impl Llama {
         for (group, site) in Group::LAYER.into_iter().zip(&self.lora.sites[0]) {
             plans.push(self.plan_of(group, site, &segments, rows)?);
         }
+        let rooms = self.rooms(rows)?;
         // From the one used last: traffic changes slowly.
         for index in (0..self.graphs.sets.len()).rev() {
             let set = &mut self.graphs.sets[index];
             let roomy = set.plans.len() == plans.len()
-                && set.plans.iter().zip(&plans).all(|(loaded, plan)| {
+                && set.plans.iter().zip(&plans).zip(rooms).all(|((loaded, plan), room)| {
                     let jobs = plan.jobs().len() as u32;
-                    (jobs..=jobs + IDLE_BLOCKS_MAX).contains(&loaded.capacity())
+                    // A launch keeps the shared memory that it was captured with: with more than is left beside this step's GEMM its blocks
+                    // would wait for that to end.
+                    (jobs..=jobs + IDLE_BLOCKS_MAX).contains(&loaded.capacity()) && loaded.shared_bytes() <= room
                 });
             if roomy
                 && set.plans.iter_mut().zip(&plans).all(|(loaded, plan)| loaded.replace(&self.stream, plan).is_ok())
@@ -88,6 +91,18 @@ impl Llama {
             LoraOrder::Before | LoraOrder::Beside if rows > few_rows::ROWS_MAX => LoraOrder::After,
             order => order,
         })
+    }
+
+    /// Shared memory that a block of each group's adapters may have in a step of so many rows: beside a GEMM, what that leaves.
+    fn rooms(&self, rows: u32) -> Result<[u32; Group::LAYER.len()], Error> {
+        let chip = self.lora.chip;
+        let mut rooms = [chip.shared_bytes_block_max; Group::LAYER.len()];
+        if self.order_of(rows) == Some(LoraOrder::Along) {
+            for (room, group) in rooms.iter_mut().zip(Group::LAYER) {
+                *room = self.gemms.shared_bytes_left(group, rows, chip)?;
+            }
+        }
+        Ok(rooms)
     }
 
     /// The plan of one group's adapters in a step of so many rows.

@@ -366,6 +366,11 @@ impl LoadedPlan {
         self.capacity
     }
 
+    /// Dynamic shared memory that each block of a launch has: that of the plan it was loaded with, which a plan that replaces it may not need.
+    pub fn shared_bytes(&self) -> u32 {
+        self.shared_bytes
+    }
+
     fn write(&mut self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<(), Error> {
         if plan.jobs().len() > self.capacity as usize {
             let why = format!("{} jobs do not fit a capacity of {}", plan.jobs().len(), self.capacity);

@@ -53,8 +53,8 @@ pub(super) struct Store {
     entries: Vec<Entry>,
     /// Slots that nobody has.
     free: Vec<u32>,
-    /// Adapters that are there and that nobody uses, in order: mostly none, or one.
-    unused: Vec<AdapterId>,
+    /// Adapters that are there and that nobody uses, in order, and their slots.
+    unused: Vec<(AdapterId, u32)>,
 }
 
 /// Who can make room, and who is chosen to. One for all memories: between two calls only its own memory is kept.
@@ -158,16 +158,16 @@ impl Store {
         let given = change(held, entry);
         let after = held.is_unused();
         if after != before {
-            self.list_unused(adapter, after);
+            self.list_unused(adapter, slot as u32, after);
         }
         Some(given)
     }
 
     /// Puts it on the list of the unused, or takes it off.
-    fn list_unused(&mut self, adapter: AdapterId, unused: bool) {
-        let place = self.unused.binary_search(&adapter);
+    fn list_unused(&mut self, adapter: AdapterId, slot: u32, unused: bool) {
+        let place = self.unused.binary_search_by_key(&adapter, |&(adapter, _)| adapter);
         if unused {
-            self.unused.insert(place.expect_err("who is used is not listed"), adapter);
+            self.unused.insert(place.expect_err("who is used is not listed"), (adapter, slot));
         } else {
             self.unused.remove(place.expect("who is not used is listed"));
         }
@@ -176,7 +176,7 @@ impl Store {
     /// Is the list of the unused right?
     pub(super) fn check(&self) {
         let unused = self.all().filter(|(_, held, _)| held.is_unused()).map(|(adapter, ..)| adapter);
-        assert!(unused.eq(self.unused.iter().copied()), "adapters that nobody uses");
+        assert!(unused.eq(self.unused.iter().map(|&(adapter, _)| adapter)), "adapters that nobody uses");
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -198,8 +198,8 @@ impl Store {
     /// Puts down what nobody uses; `spare_awaited`: nor counts on.
     pub(super) fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
         all.clear();
-        for &adapter in &self.unused {
-            let (held, entry) = self.get(adapter).expect("who is not used is there");
+        for &(adapter, slot) in &self.unused {
+            let (held, entry) = (&self.held[slot as usize], &self.entries[slot as usize]);
             if !(spare_awaited && held.awaited > 0) {
                 let Entry { bytes, loaded, last_used, uses, .. } = *entry;
                 all.push(Idle { adapter, bytes, loaded, last_used, uses });
@@ -242,7 +242,7 @@ impl Store {
         self.free.push(slot);
         let (held, entry) = (self.held[slot as usize], self.entries[slot as usize]);
         if held.is_unused() {
-            self.list_unused(adapter, false);
+            self.list_unused(adapter, slot, false);
         }
         self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
         (held, entry)

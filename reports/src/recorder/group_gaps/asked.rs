@@ -40,48 +40,54 @@ impl GroupGaps {
         }
         self.everybody_leaves();
         let mut targets = Targets::new(&self, &mut asked, class_of);
-        for stay in &self.stays {
-            targets.each(stay.tenant, stay.adapter, |target| target.entries += (stay.to - stay.from) as usize);
-        }
-        // Of a group that was nearly everywhere it is counted how many were there for each entry, then the logs are read once.
-        let limit = self.dense * self.entries;
-        for stay in &self.stays {
+        for (place, stay) in (0..).zip(&self.stays) {
             targets.each(stay.tenant, stay.adapter, |target| {
-                if target.entries <= limit {
-                    self.shared(stay).add_to(target.histogram);
-                }
+                target.stays.push(place);
+                target.entries += (stay.to - stay.from) as usize;
             });
         }
         for own in &self.own {
             targets.each(own.tenant, own.adapter, |target| Gaps::Own(own.gap).add_to(target.histogram));
         }
-        for group in 0..targets.all.len() {
-            if targets.all[group].entries > limit {
-                let is_there = |stay: &&Stay| targets.of(stay.tenant, stay.adapter).any(|target| target == group);
-                let (counts, sum) = self.cover(self.stays.iter().filter(is_there));
-                let counts = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
-                targets.all[group].histogram.add_all(counts, sum);
+        let mut counts = vec![0; 1 << BUCKET_BITS];
+        for target in targets.all.iter_mut().filter(|target| !target.stays.is_empty()) {
+            let stays = target.stays.iter().map(|place| &self.stays[*place as usize]);
+            // Of a group that was nearly everywhere it is counted how many were there for each entry, then the logs are read once.
+            if target.entries > self.dense * self.entries {
+                self.cover(stays.clone(), &mut counts);
+            } else {
+                self.read(stays.clone(), &mut counts);
             }
+            let nonempty = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
+            target.histogram.add_all(nonempty, stays.map(|stay| u128::from(stay.sum)).sum());
+            counts.fill(0);
         }
         asked
     }
 
-    /// How often each bucket occurs in the logs, as often as these stays cover it, and the sum of their gaps.
-    fn cover<'a>(&self, stays: impl Iterator<Item = &'a Stay>) -> (Vec<u64>, u128) {
+    /// Adds how often each bucket occurs in the parts of the logs that these stays have.
+    fn read<'a>(&self, stays: impl Iterator<Item = &'a Stay>, counts: &mut [u64]) {
+        for stay in stays {
+            for entry in &self.replicas[stay.replica as usize].log[stay.from as usize..stay.to as usize] {
+                counts[(entry & BUCKET_MASK) as usize] += u64::from(entry >> BUCKET_BITS);
+            }
+        }
+    }
+
+    /// The same, at a cost that follows the logs and not the stays.
+    fn cover<'a>(&self, stays: impl Iterator<Item = &'a Stay>, counts: &mut [u64]) {
         let mut starts = Vec::with_capacity(self.replicas.len());
         let mut len = 0;
         for replica in &self.replicas {
             starts.push(len);
             len += replica.log.len() + 1;
         }
-        let (mut changes, mut sum) = (vec![0i32; len], 0);
+        let mut changes = vec![0i32; len];
         for stay in stays {
             let start = starts[stay.replica as usize];
             changes[start + stay.from as usize] += 1;
             changes[start + stay.to as usize] -= 1;
-            sum += u128::from(stay.sum);
         }
-        let mut counts = vec![0; 1 << BUCKET_BITS];
         for (replica, start) in self.replicas.iter().zip(starts) {
             let mut there = 0;
             for (entry, change) in replica.log.iter().zip(&changes[start..]) {
@@ -89,7 +95,6 @@ impl GroupGaps {
                 counts[(entry & BUCKET_MASK) as usize] += there as u64 * u64::from(entry >> BUCKET_BITS);
             }
         }
-        (counts, sum)
     }
 
     pub(super) fn shared(&self, stay: &Stay) -> Gaps<'_> {
@@ -109,8 +114,16 @@ struct Targets<'a> {
 
 struct Target<'a> {
     histogram: &'a mut Histogram,
-    /// Entries of logs that it has a part in, each as often as it has.
+    /// Positions of its stays.
+    stays: Vec<u32>,
+    /// Entries of logs that they have a part in, each as often as they have.
     entries: usize,
+}
+
+impl<'a> Target<'a> {
+    fn new(histogram: &'a mut Histogram) -> Target<'a> {
+        Target { histogram, stays: Vec::new(), entries: 0 }
+    }
 }
 
 impl<'a> Targets<'a> {
@@ -118,7 +131,7 @@ impl<'a> Targets<'a> {
         let classes = asked.classes.len();
         let class = |tenant| class_of(tenant).filter(|class| *class < classes).map_or(NONE, |class| class as u32);
         let mut targets = Targets {
-            all: asked.classes.iter_mut().map(|histogram| Target { histogram, entries: 0 }).collect(),
+            all: asked.classes.iter_mut().map(Target::new).collect(),
             class_of: (0..gaps.tenants as u32).map(class).collect(),
             tenants: vec![NONE; gaps.tenants],
             adapters: vec![NONE; gaps.adapters],
@@ -128,7 +141,7 @@ impl<'a> Targets<'a> {
             let places = if is_tenant { &mut targets.tenants } else { &mut targets.adapters };
             if let Some(place) = places.get_mut(*id as usize) {
                 *place = targets.all.len() as u32;
-                targets.all.push(Target { histogram, entries: 0 });
+                targets.all.push(Target::new(histogram));
             }
         }
         targets

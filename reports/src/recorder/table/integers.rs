@@ -5,6 +5,7 @@
 //! tell, at about two nanoseconds a value.
 
 use std::io;
+use std::ops::{BitOr, BitXor};
 
 use aril_sim::workload::Catalog;
 use polars::prelude::DataType;
@@ -20,43 +21,43 @@ pub(super) const BLOCK: usize = 128;
 /// Differences that share a width.
 const GROUP: usize = 32;
 
-/// A whole number as Parquet stores it.
-pub(crate) trait Integer: Copy + Default + Ord {
+/// A whole number as Parquet stores it. What many of them take is done in their own width: that is how many a processor does at once.
+pub(crate) trait Integer:
+    Copy + Default + Ord + BitOr<Output = Self> + BitXor<Output = Self> + Into<u64>
+{
     /// Little-endian bytes, for statistics.
     fn bytes(self) -> Vec<u8>;
     /// As the signed number of the same width that Parquet stores.
     fn signed(self) -> i64;
-    /// The difference in the arithmetic of that width.
-    fn since(self, before: Self) -> i64;
+    /// The difference, in the arithmetic of the width.
+    fn since(self, before: Self) -> Self;
+    /// The lesser one as signed numbers.
+    fn lesser(self, other: Self) -> Self;
 }
 
-impl Integer for u32 {
-    fn bytes(self) -> Vec<u8> {
-        self.to_le_bytes().to_vec()
-    }
+macro_rules! integer {
+    ($($unsigned:ty, $signed:ty);+ $(;)?) => {
+        $(impl Integer for $unsigned {
+            fn bytes(self) -> Vec<u8> {
+                self.to_le_bytes().to_vec()
+            }
 
-    fn signed(self) -> i64 {
-        i64::from(self as i32)
-    }
+            fn signed(self) -> i64 {
+                i64::from(self as $signed)
+            }
 
-    fn since(self, before: u32) -> i64 {
-        i64::from(self.wrapping_sub(before) as i32)
-    }
+            fn since(self, before: $unsigned) -> $unsigned {
+                self.wrapping_sub(before)
+            }
+
+            fn lesser(self, other: $unsigned) -> $unsigned {
+                (self as $signed).min(other as $signed) as $unsigned
+            }
+        })+
+    };
 }
 
-impl Integer for u64 {
-    fn bytes(self) -> Vec<u8> {
-        self.to_le_bytes().to_vec()
-    }
-
-    fn signed(self) -> i64 {
-        self as i64
-    }
-
-    fn since(self, before: u64) -> i64 {
-        self.wrapping_sub(before) as i64
-    }
-}
+integer!(u32, i32; u64, i64);
 
 /// Numbers of a row group under construction; nulls have no number.
 pub(crate) struct Integers<T> {
@@ -123,20 +124,26 @@ impl<T: Integer> Integers<T> {
     /// Writes a block of the first `len` differences.
     fn pack(&mut self, len: usize) {
         let values: &[T; BLOCK + 1] = self.pending.first_chunk().expect("a block fits");
-        let mut differences = [0i64; BLOCK];
-        for (difference, pair) in differences.iter_mut().zip(values.windows(2)).take(len) {
+        let (before, values) = (values[0], &values[1..=len]);
+        let changes = values.iter().fold(T::default(), |all, value| all | (*value ^ before));
+        if changes == T::default() {
+            // What never changes is most of what a table holds: no least difference, no widths.
+            (self.least, self.largest) = (self.least.min(before), self.largest.max(before));
+            return self.blocks.extend([0; 1 + BLOCK / GROUP]);
+        }
+        let mut differences = [T::default(); BLOCK];
+        for (difference, pair) in differences.iter_mut().zip(self.pending.windows(2)).take(len) {
             *difference = pair[1].since(pair[0]);
         }
-        for value in &values[1..=len] {
-            self.least = self.least.min(*value);
-            self.largest = self.largest.max(*value);
-        }
-        let least = differences[..len].iter().copied().min().unwrap_or(0);
+        self.least = values.iter().fold(self.least, |least, value| least.min(*value));
+        self.largest = values.iter().fold(self.largest, |largest, value| largest.max(*value));
+        let differences = &mut differences[..len];
+        let least = differences.iter().fold(differences[0], |least, difference| least.lesser(*difference));
         let mut above = [0u64; BLOCK];
-        for (above, difference) in above.iter_mut().zip(&differences[..len]) {
-            *above = difference.wrapping_sub(least) as u64;
+        for (above, difference) in above.iter_mut().zip(differences) {
+            *above = difference.since(least).into();
         }
-        varint(&mut self.blocks, zigzag(least));
+        varint(&mut self.blocks, zigzag(least.signed()));
         let (groups, _) = above.as_chunks::<GROUP>();
         let widths: [u32; BLOCK / GROUP] =
             std::array::from_fn(|group| 64 - groups[group].iter().fold(0, |all, value| all | value).leading_zeros());
@@ -258,18 +265,28 @@ pub(super) fn pack_bits(values: &[u64; GROUP], width: u32, out: &mut Vec<u8>) {
     if width == 0 {
         return;
     }
+    let mut values = *values;
+    let (mut count, mut joined) = (GROUP, width);
+    while joined <= 32 && count > 1 {
+        // Two narrow numbers are one of twice the width.
+        count /= 2;
+        for pair in 0..count {
+            values[pair] = values[2 * pair] | values[2 * pair + 1] << joined;
+        }
+        joined *= 2;
+    }
     let (mut bits, mut filled) = (0u64, 0u32);
     let mut words = [0u64; GROUP];
     let mut at = 0;
-    for &value in values {
+    for &value in &values[..count] {
         bits |= value << filled;
-        filled += width;
+        filled += joined;
         if filled >= 64 {
             words[at] = bits;
             at += 1;
             filled -= 64;
             // What did not fit into the word that is full.
-            bits = if filled == 0 { 0 } else { value >> (width - filled) };
+            bits = if filled == 0 { 0 } else { value >> (joined - filled) };
         }
     }
     words[at.min(GROUP - 1)] |= bits;
