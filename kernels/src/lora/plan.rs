@@ -425,6 +425,13 @@ mod tests {
         assert_eq!(plan(5120, Follows::Another), (10, RowTile::Brief8));
         assert_eq!(plan(6144, Follows::Itself), (12, RowTile::Brief8));
         assert_eq!(plan(5120, Follows::Beside), (16, RowTile::Brief8));
+        let few = |groups: u32, follows| {
+            let segments: Vec<_> = (0..groups).map(|n| segment(n..n + 1, 16)).collect();
+            let tuning = Tuning { follows, ..Tuning::default() };
+            Plan::new(&site(4096, &[11008]), &segments, CHIP, tuning).expect("a valid batch").cluster()
+        };
+        assert_eq!([few(1, Follows::Itself), few(4, Follows::Another)], [12; 2], "longer slices");
+        assert_eq!([few(5, Follows::Itself), few(1, Follows::Beside)], [8; 2]);
     }
 
     #[test]

@@ -278,10 +278,12 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
     let fill = power_below(slots / count);
     let doubled_fits = count * fill * 2 <= row_tile.shape().blocks_min * slots;
     let fill = if doubled_fits && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
-    // Slices short enough for the shortest code are worth more blocks.
+    // Slices short enough for the shortest code are worth more blocks; so are those of few groups, since nothing else hides
+    // their latency.
+    let tiles = groups.iter().map(|group| group.tiles_max).min().unwrap_or(0);
     let (least, step) = match follows {
         Follows::Beside => (8, 8),
-        _ if count <= 6 => (10, 1),
+        _ if count <= 2 && tiles > 64 => (10, 1),
         _ => (8, 1),
     };
     let brief = (least..=16)
@@ -294,10 +296,13 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
     // most of the bytes come before the exchange. Between launches of its kind one on half of the chip leaves the other
     // half to the next, which then has most of its bytes before it may begin.
     let widens = groups.iter().all(|group| group.widens);
-    let narrows = groups.iter().all(|group| group.narrows);
+    let narrows = follows != Follows::Beside && groups.iter().all(|group| group.narrows);
     let large = (bytes_max >> if widens { 17 } else { 18 }).min(16) as u32;
     let half = power_below(slots / 2 / count);
     let large = if narrows && follows == Follows::Itself { large.min(half) } else { large };
+    if count <= 4 && count * 12 <= slots && tiles > 128 && large < 12 && follows != Follows::Beside {
+        return 12;
+    }
     let worth = match (count <= 6, narrows) {
         (true, false) => 8,
         (true, true) => large.max(8),
