@@ -84,7 +84,7 @@ fn the_fit_finds_the_coefficients_of_a_machine_whose_truth_is_known() {
     near("a rank of an adapter", (lora(128) - lora(64)) / (64.0 * 16.0), truth.lora.1 + truth.lora.2 / 16.0, 3.0);
     near("the start of adapters", lora(1), truth.lora.0 + 16.0 * truth.lora.1 + truth.lora.2, 3.0);
     near("the host", profile.host.us, truth.host.0, 2.0);
-    near("the host, a sequence", profile.host.us_per_sequence, truth.host.1, 4.0);
+    near("the host, twice the sequences", profile.host.us_per_doubling, truth.host.1, 4.0);
     near("a pinned load", profile.load.pinned_gigabytes_per_second, truth.load.1, 1.0);
     near("a pageable load", profile.load.pageable_gigabytes_per_second, truth.load.2, 1.0);
     near("a copy beside a step", profile.load.copy_slowdown, truth.slowdown.0, 1.5);
@@ -276,7 +276,7 @@ fn a_profile_pads_rows_as_its_machine_does() {
             - f64::from(profile.model.layers)
                 * profile.decode_attention.us(rows, u64::from(rows) * 64, 64)
                 * profile.whole_step.scale
-            - profile.host.us_per_sequence * f64::from(rows - 1)
+            - profile.host.us_per_doubling * aril_sim::profile::doublings(rows)
     };
     let (nine, sixty_four) = (matrices(9, &mut probe), matrices(64, &mut probe));
     assert!((nine / sixty_four - 1.0).abs() < 1e-6, "{nine} and {sixty_four}");

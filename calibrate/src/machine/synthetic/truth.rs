@@ -2,6 +2,7 @@
 
 use aril_sim::gpu::Gpu;
 use aril_sim::model::Model;
+use aril_sim::profile::doublings;
 use aril_sim::profile::lora::LoraKernel;
 
 use crate::machine::{Part, Question, StepShape};
@@ -27,7 +28,7 @@ pub struct Truth {
     pub lora: (f64, f64, f64),
     /// What a whole step takes beyond its parts, each layer; with adapters; with a prompt.
     pub gaps: (f64, f64, f64),
-    /// The host: a step, each further sequence, each prompt, each adapter.
+    /// The host: a step, each doubling of its sequences, each of its prompts' tokens, each adapter.
     pub host: (f64, f64, f64, f64),
     /// A load: start, pinned and pageable 10⁹ bytes a second.
     pub load: (f64, f64, f64),
@@ -48,7 +49,7 @@ impl Truth {
             prompt: (5.5, gpu.teraflops_16bit * 0.5, 1.6e-3),
             lora: (8.4, 0.0432, 0.016),
             gaps: (1.9, 0.8, 0.6),
-            host: (60.0, 0.35, 4.0, 0.9),
+            host: (60.0, 3.5, 4.0, 0.9),
             load: (14.0, 54.5, 11.0),
             slowdown: (1.12, 1.03),
         }
@@ -62,9 +63,9 @@ impl Truth {
             Question::Step { kernel, shape } => self.step(*kernel, shape),
             Question::StepBesideLoad { shape } => self.step(LoraKernel::None, shape) * self.slowdown.1,
             Question::Host { shape, .. } => {
-                let (us, sequence, prompt, adapter) = self.host;
-                us + sequence * f64::from(shape.sequences() - 1)
-                    + prompt * shape.prompts.len() as f64
+                let (us, sequences, prompts, adapter) = self.host;
+                us + sequences * doublings(shape.sequences())
+                    + prompts * doublings(shape.prompt_rows().saturating_add(1))
                     + adapter * shape.adapters.len() as f64
             }
             Question::Load { rank, pinned, beside } => {
