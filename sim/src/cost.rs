@@ -243,7 +243,8 @@ impl Tables {
 
     /// Everything but decode attention, rounded once.
     fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prompts_us: f64, adapters: Adapters) -> Span {
-        let host = self.host.step_us(sequences, shape.prefills.len() as u32, shape.segments.len() as u32);
+        let (prompts, segments) = (shape.prefills.len() as u32, shape.segments.len() as u32);
+        let host = self.host.step_us(sequences, prompts, rows.saturating_sub(shape.decode_rows()), segments);
         let (lora_scale, gap_lora_us) = if rows <= self.few_rows { self.lora_few_rows } else { self.lora_rows };
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
         let layers = self.layers * (prompts_us + lora_scale * adapters.us);

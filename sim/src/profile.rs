@@ -16,6 +16,7 @@ pub mod attention;
 pub mod check;
 pub mod curve;
 pub mod lora;
+mod step;
 pub mod vidur;
 
 use std::collections::BTreeMap;
@@ -30,13 +31,14 @@ use crate::time::Span;
 use attention::{DecodeAttention, PrefillAttention};
 use curve::Curve;
 use lora::{LoraCost, LoraKernel};
+pub use step::{HostCost, LoraOverlap, WholeStep, doublings};
 use vidur::VidurTables;
 
 /// The version of the format that this build writes.
 ///
 /// Version 2 added waves of tiles ([`curve::Waves`]), padding of rows, prompts that share a launch ([`attention::Together`]), gaps by rows, by
 /// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), short contexts and other regimes of decode attention ([`attention::DecodeRegime`]), plans of adapters
-/// ([`lora::Planned`]), and the spread of measurements ([`Spread`]). What version 1 says,
+/// ([`lora::Planned`]), a host that waits longer for more ([`HostCost::us_per_doubling`]), and the spread of measurements ([`Spread`]). What version 1 says,
 /// it still says.
 pub const SCHEMA: u32 = 2;
 
@@ -189,140 +191,12 @@ pub struct Provenance {
     pub note: Option<String>,
 }
 
-/// What the CPU adds to a step: scheduling, launches that the GPU waits for, sampling, detokenisation.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HostCost {
-    /// A step of one sequence.
-    pub us: f64,
-    /// Each further sequence of the step, decode row or prompt.
-    #[serde(default)]
-    pub us_per_sequence: f64,
-    /// Each prompt of the step, beyond that.
-    #[serde(default)]
-    pub us_per_prompt: f64,
-    /// Each adapter of the step.
-    #[serde(default)]
-    pub us_per_segment: f64,
-    /// Once, in a step with a prompt: it is launched kernel by kernel, where decode rows alone are one graph.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub us_prompts: f64,
-    /// Once, in a step with an adapter: its work is planned.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub us_adapters: f64,
-    /// Once, in a step with both: what is planned is launched kernel by kernel.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub us_prompts_and_adapters: f64,
-    /// One garbage collection with the emptying of an allocator cache, where a batcher asks for it (`gc_every`).
-    #[serde(default)]
-    pub us_per_collection: f64,
-}
-
-/// What whole steps take beyond the sum of their parts: gaps between launches, or overlap.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct WholeStep {
-    /// The sum of the parts on the GPU, times this.
-    pub scale: f64,
-    /// Then this, once a step; negative where parts overlap.
-    pub us: f64,
-    /// And this, once a layer.
-    pub us_per_layer: f64,
-    /// What adapters take in a whole step, over what they take alone: below 1 where their launches overlap with others.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub lora_scale: f64,
-    /// And this, once a layer of a step that computes adapters.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub us_per_layer_lora: f64,
-    /// Both again for steps of few rows, where adapters run beside the products; where absent, as for all others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lora_few_rows: Option<LoraOverlap>,
-    /// And this, once a layer of a step with a prompt.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub us_per_layer_prompt: f64,
-    /// And this, once a layer of a step with both prompts and decode rows, whose attention is two launches.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub us_per_layer_mixed: f64,
-    /// Numbers of rows, decode and prefill together, at which the next list is given: strictly increasing; none for nothing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rows: Vec<f64>,
-    /// At each: what a layer takes beyond all that. Straight lines between them, the first and last value outside.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub us_per_layer_by_rows: Vec<f64>,
-}
-
-/// What adapters take in a whole step of few rows, over what they take alone.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LoraOverlap {
-    /// The most rows of such a step, with adapters and without.
-    pub rows_max: u32,
-    /// As [`WholeStep::lora_scale`].
-    pub scale: f64,
-    /// As [`WholeStep::us_per_layer_lora`].
-    pub us_per_layer: f64,
-}
-
 pub(crate) fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 
 pub(crate) fn is_one(value: &f64) -> bool {
     *value == 1.0
-}
-
-impl HostCost {
-    /// What the CPU adds to a step of so many sequences, prompts and adapters, collections left out; microseconds.
-    pub fn step_us(&self, sequences: u32, prompts: u32, segments: u32) -> f64 {
-        let once = |is: bool, us: f64| if is { us } else { 0.0 };
-        self.us
-            + self.us_per_sequence * f64::from(sequences.saturating_sub(1))
-            + self.us_per_prompt * f64::from(prompts)
-            + self.us_per_segment * f64::from(segments)
-            + once(prompts > 0, self.us_prompts)
-            + once(segments > 0, self.us_adapters)
-            + once(prompts > 0 && segments > 0, self.us_prompts_and_adapters)
-    }
-}
-
-impl WholeStep {
-    /// The scale of adapters and what they take once a layer, in a step of so many rows.
-    pub fn lora(&self, rows: u32) -> (f64, f64) {
-        match self.lora_few_rows {
-            Some(few) if rows <= few.rows_max => (few.scale, few.us_per_layer),
-            _ => (self.lora_scale, self.us_per_layer_lora),
-        }
-    }
-
-    /// What a layer with so many rows takes beyond the sum of its parts, adapters and prompts left out; microseconds.
-    pub fn layer_us(&self, rows: f64) -> f64 {
-        let by_rows = match self.rows.as_slice() {
-            [] => 0.0,
-            known => curve::interpolate_signed(
-                known,
-                &self.us_per_layer_by_rows,
-                rows.clamp(known[0], known[known.len() - 1]),
-            ),
-        };
-        self.us_per_layer + by_rows
-    }
-}
-
-impl Default for WholeStep {
-    fn default() -> WholeStep {
-        WholeStep {
-            scale: 1.0,
-            us: 0.0,
-            us_per_layer: 0.0,
-            lora_scale: 1.0,
-            us_per_layer_lora: 0.0,
-            lora_few_rows: None,
-            us_per_layer_prompt: 0.0,
-            us_per_layer_mixed: 0.0,
-            rows: Vec::new(),
-            us_per_layer_by_rows: Vec::new(),
-        }
-    }
 }
 
 /// Something whose cost depends on a number of rows alone.

@@ -130,7 +130,28 @@ pub(super) fn judge(data: &Data, identity: &Identity, origin: &str) -> Result<Ju
             held_out.extend(summarise(&errors, name));
         }
     }
+    held_out.extend(summarise(&at_other_moments(data), "the same work, measured at another moment"));
     Ok(Judged { held_out, bias: bias(&random) })
+}
+
+/// What the host took for one question beside what it took for each other one that is the same work to it: as many sequences, prompts and
+/// adapters. No form can be nearer to one of them than they are to each other.
+fn at_other_moments(data: &Data) -> Vec<Error> {
+    let work = |shape: &StepShape| (shape.sequences(), shape.prompts.len(), shape.adapters.len());
+    let mut errors = Vec::new();
+    for (index, one) in data.host.iter().enumerate() {
+        let others = data.host.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other);
+        for other in others.filter(|other| work(&other.shape) == work(&one.shape)) {
+            errors.push(Error {
+                of: "host".to_owned(),
+                question: String::new(),
+                shape: None,
+                signed: other.us / one.us - 1.0,
+                us: (other.us - one.us).abs(),
+            });
+        }
+    }
+    errors
 }
 
 /// The errors of each split, in order: fits know nothing of each other, and are made at once.
@@ -228,7 +249,8 @@ impl<'a> Predictor<'a> {
             Question::Host { shape, .. } => {
                 let host = &profile.host;
                 let (prompts, adapters) = (shape.prompts.len() as u32, shape.adapters.len() as u32);
-                (host != &HostCost::default()).then(|| host.step_us(shape.sequences(), prompts, adapters))
+                (host != &HostCost::default())
+                    .then(|| host.step_us(shape.sequences(), prompts, shape.prompt_rows(), adapters))
             }
             Question::Load { rank, pinned, beside: None } => {
                 let targets = &aril_sim::model::lora::LoraTarget::LAYER;

@@ -2,14 +2,15 @@
 
 use aril_sim::model::Model;
 use aril_sim::model::lora::LoraTarget;
-use aril_sim::profile::{HostCost, LoadCost, LoraOverlap, WholeStep};
+use aril_sim::profile::{HostCost, LoadCost, LoraOverlap, WholeStep, doublings};
 
 use super::Sample;
 use super::bounds::{self, Column};
 use super::least_squares::any_sign;
 use crate::measure::median;
 
-/// What the host adds to a step.
+/// What the host adds to a step: planning adapters, and waiting, from which it wakes up the later the longer the GPU takes. Most of it is noise of
+/// the moment ([`super::judge`] says how much), so that few coefficients serve.
 pub(super) fn host(samples: &[Sample]) -> Option<HostCost> {
     if samples.len() < 5 {
         return None;
@@ -18,23 +19,21 @@ pub(super) fn host(samples: &[Sample]) -> Option<HostCost> {
     let of = |value: &dyn Fn(&Sample) -> f64| Column::new(samples.iter().map(value).collect());
     let columns = [
         of(&|_| 1.0),
-        of(&|s| f64::from(s.shape.sequences().saturating_sub(1))),
-        of(&|s| s.shape.prompts.len() as f64),
+        of(&|s| doublings(s.shape.sequences())),
+        of(&|s| doublings(s.shape.prompt_rows().saturating_add(1))),
         of(&|s| s.shape.adapters.len() as f64),
-        of(&|s| f64::from(u8::from(!s.shape.prompts.is_empty()))),
         of(&|s| f64::from(u8::from(!s.shape.adapters.is_empty()))),
         of(&|s| f64::from(u8::from(!s.shape.prompts.is_empty() && !s.shape.adapters.is_empty()))),
     ];
     let x = bounds::robust(&columns, &us);
     Some(HostCost {
         us: x[0],
-        us_per_sequence: x[1],
-        us_per_prompt: x[2],
+        us_per_doubling: x[1],
+        us_per_prompt_doubling: x[2],
         us_per_segment: x[3],
-        us_prompts: x[4],
-        us_adapters: x[5],
-        us_prompts_and_adapters: x[6],
-        us_per_collection: 0.0,
+        us_adapters: x[4],
+        us_prompts_and_adapters: x[5],
+        ..HostCost::default()
     })
 }
 

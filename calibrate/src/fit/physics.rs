@@ -120,7 +120,13 @@ pub(super) fn lora_sites(model: &Model, degree: u32) -> Vec<PlannedSite> {
     let (hidden, mlp) = (model.hidden, model.intermediate / degree);
     let query = model.query_width() as u32 / degree;
     let kv = (model.kv_heads / degree).max(1) * model.head_dim;
-    let site = |inputs, outputs: &[u32]| PlannedSite { inputs, outputs: outputs.to_vec(), scale: 1.0, us_waiting: 0.0 };
+    let site = |inputs, outputs: &[u32]| PlannedSite {
+        inputs,
+        outputs: outputs.to_vec(),
+        scale: 1.0,
+        us_waiting: 0.0,
+        us_hidden: 0.0,
+    };
     vec![site(hidden, &[query, kv, kv]), site(query, &[hidden]), site(hidden, &[mlp, mlp]), site(mlp, &[hidden])]
 }
 

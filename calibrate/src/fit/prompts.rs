@@ -258,8 +258,13 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, split: bool) -
     (size, SplitMemory::default(), 0.0)
 }
 
-/// Pieces are all computed at once: the way of the longest, or the memory's; and around either what tiles full of rows leave and join.
-fn pieces(us: &[f64], sums: &[TileSums]) -> OneSize {
+/// Pieces are all computed at once: the way of the longest, or the memory's; and around either what tiles full of rows leave and join. Or the way
+/// of a tile in one piece: batches where that is the longest tell nothing of the others.
+fn pieces(all_us: &[f64], all_sums: &[TileSums]) -> OneSize {
+    let told = |whole: bool| all_sums.iter().zip(all_us).filter(move |(s, _)| !whole || s.whole <= s.longest);
+    let whole = told(true).count() >= 8;
+    let (sums, us): (Vec<TileSums>, Vec<f64>) = told(whole).map(|(sums, us)| (*sums, *us)).unzip();
+    let (sums, us) = (sums.as_slice(), us.as_slice());
     let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { sums.iter().map(value).collect() };
     let ones = || Column::new(vec![1.0; us.len()]);
     let filled = of(&|s| s.filled);

@@ -25,20 +25,19 @@ struct Figures {
     bounds: Vec<Bound>,
     /// What else steps of few rows cost.
     few_rows: Option<FewRows>,
-    /// What else is shared out by a plan.
-    planned: Option<Remembered>,
+    /// What is shared out by a plan: steps of many rows, and of few.
+    planned: [Option<Remembered>; 2],
     /// What the bounds came to.
     known: Memory<f64>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
     rows_per_tile: Option<u32>,
 }
 
-/// Steps of at most so many rows: by bounds, or by a plan.
+/// Steps of at most so many rows: by bounds, where there is no plan.
 #[derive(Clone, Debug)]
 struct FewRows {
     rows_max: u32,
     bounds: Vec<Bound>,
-    planned: Option<Remembered>,
     /// By rows: what is the same for every plan.
     reading: Vec<f64>,
 }
@@ -78,7 +77,7 @@ impl Lora {
         if let Some(cost) = profile.lora.get(&kernel) {
             let mut figures = Figures::of(cost);
             figures.known.remember();
-            figures.plans().for_each(Remembered::remember);
+            figures.planned.iter_mut().flatten().for_each(Remembered::remember);
             return Ok(Lora(Some(figures)));
         }
         if kernel.is_free() {
@@ -100,7 +99,7 @@ impl Lora {
     /// Does it launch anything for the adapters of a step? Merged weights need no launch.
     pub(super) fn launches(&self) -> bool {
         self.0.as_ref().is_some_and(|figures| {
-            figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned.is_some() || figures.few_rows.is_some()
+            figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned[0].is_some() || figures.few_rows.is_some()
         })
     }
 
@@ -108,15 +107,14 @@ impl Lora {
     pub(super) fn forget(&mut self) {
         if let Some(figures) = &mut self.0 {
             figures.known.forget();
-            figures.plans().for_each(Remembered::forget);
+            figures.planned.iter_mut().flatten().for_each(Remembered::forget);
         }
     }
 
     /// How many prices of segments were asked for, and how many of them had to be made?
     pub(super) fn asked_and_made(&self) -> (u64, u64) {
         let Some(figures) = &self.0 else { return (0, 0) };
-        let few = figures.few_rows.as_ref().and_then(|few| few.planned.as_ref());
-        let plans = figures.planned.iter().chain(few).map(Remembered::asked_and_made);
+        let plans = figures.planned.iter().flatten().map(Remembered::asked_and_made);
         plans.fold(figures.known.asked_and_made(), |(asked, made), (more, of_them)| (asked + more, made + of_them))
     }
 
@@ -142,12 +140,6 @@ fn tiles(shape: &BatchShape<'_>, rows_per_tile: u32) -> u64 {
 }
 
 impl Figures {
-    /// All that is shared out by a plan.
-    fn plans(&mut self) -> impl Iterator<Item = &mut Remembered> {
-        let few = self.few_rows.as_mut().and_then(|few| few.planned.as_mut());
-        self.planned.as_mut().into_iter().chain(few)
-    }
-
     fn of(cost: &LoraCost) -> Figures {
         let few = cost.few_rows.as_ref();
         let all = || cost.bounds.iter().chain(few.iter().flat_map(|few| &few.bounds));
@@ -161,13 +153,13 @@ impl Figures {
             few_rows: few.map(|few| FewRows {
                 rows_max: few.rows_max,
                 bounds: compiled(&few.bounds),
-                planned: few.planned.clone().map(Remembered::of),
                 reading: few.reading.as_ref().map_or_else(Vec::new, |reading| {
                     (0..=few.rows_max).map(|rows| reading.us(f64::from(rows))).collect()
                 }),
             }),
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
-            planned: cost.planned.clone().map(Remembered::of),
+            planned: [cost.planned.clone(), few.and_then(|few| few.planned.clone())]
+                .map(|plan| plan.map(Remembered::of)),
             known: Memory::default(),
         }
     }
@@ -180,14 +172,15 @@ impl Figures {
         }
         let idle = self.idle_us + self.idle_us_per_slot * slots;
         let rows = shape.decode_rows().saturating_add(shape.prefill_tokens());
-        let few = self.few_rows.as_mut().filter(|few| rows <= few.rows_max);
+        let few = self.few_rows.as_ref().filter(|few| rows <= few.rows_max);
         let is_few = few.is_some();
-        let (bounds, planned, reading) = match few {
-            Some(few) => (&few.bounds, &mut few.planned, few.reading.get(rows as usize).copied().unwrap_or(0.0)),
-            None => (&self.bounds, &mut self.planned, 0.0),
+        let (bounds, reading) = match few {
+            Some(few) => (&few.bounds, few.reading.get(rows as usize).copied().unwrap_or(0.0)),
+            None => (&self.bounds, 0.0),
         };
-        if let Some(planned) = planned {
-            return idle + self.us + planned.us(shape) + reading;
+        if let Some(planned) = &mut self.planned[usize::from(is_few)] {
+            // A plan's figures are of launches at work, measured whole.
+            return idle.max(self.us + planned.us(shape) + reading);
         }
         let quantities = Quantities::of(shape, self.rows_per_tile);
         let largest = || bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);

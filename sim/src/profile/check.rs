@@ -122,6 +122,8 @@ impl Profile {
         for (key, value) in [
             ("us", host.us),
             ("us_per_sequence", host.us_per_sequence),
+            ("us_per_doubling", host.us_per_doubling),
+            ("us_per_prompt_doubling", host.us_per_prompt_doubling),
             ("us_per_prompt", host.us_per_prompt),
             ("us_per_segment", host.us_per_segment),
             ("us_prompts", host.us_prompts),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::ProvenanceKind;
 use super::curve::{Curve, not_negative};
 pub(crate) use planned::{Classes, Rules, Sites};
-pub use planned::{Planned, PlannedSite, PlannedTile};
+pub use planned::{Planned, PlannedSite, PlannedTile, SharedOut};
 
 /// Which kernel adds adapters to a batch?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -89,6 +89,7 @@ impl FromStr for LoraKernel {
 /// What one kernel costs in each layer, over all matrices that adapters add to.
 ///
 /// `idle + slots × idle_per_slot`, whenever LoRA is on; then, with a segment in the step, `us + the largest of the bounds`.
+/// What a plan shares out was measured whole, with what launches cost whatever they compute: that takes the place of idleness, never less than it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraCost {

@@ -31,16 +31,16 @@ const BESIDE_US: f64 = 0.2;
 
 /// Figures of a tile, and of all: what is guessed of an H200, and where a fit begins.
 const TILE: [f64; 12] = [2.0, 1.0, 0.3, 0.3, 0.8, 0.02, 0.3, 0.05, 0.6, 0.7, 0.5, 0.5];
-const MEMORY: [f64; 2] = [0.25, 0.1];
-/// Of each site: how much longer launches take there, and what waiting for the product beside them costs.
-const SITE: [f64; 2] = [1.0, 1.0];
-const OF_TILES: usize = 3 * TILE.len();
+const MEMORY: [f64; 3] = [0.25, 0.1, 0.05];
+/// Of each site: how much longer launches take there, what waiting for the product beside them costs, and what that hides of them.
+const SITE: [f64; 3] = [1.0, 1.0, 5.0];
 /// How much a figure may be off its guess before it counts as much as an error of a percent in one sample: so little that only what nothing
 /// tells stays.
 const DRAWN: f64 = 0.002;
 /// Errors beyond this count in proportion.
 const FAR: f64 = 0.03;
-const STEPS: u32 = 25;
+/// Steps at most, and the least share of the loss that one must gain; beside a product, where much is hidden, the way is long and flat.
+const STEPS: [(u32, f64); 2] = [(25, 1e-3), (100, 1e-4)];
 
 /// What was measured of a batch: its launches apart, where they were recorded, or their sum.
 struct Measured {
@@ -49,11 +49,42 @@ struct Measured {
     sites: Vec<f64>,
 }
 
-/// Fits the form.
+/// What kernels there may be: those that came later, or those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kernels {
+    /// Kinds of tiles.
+    tiles: usize,
+    /// [`Planned::alone`] and [`Planned::packs`].
+    alone: bool,
+    packs: bool,
+}
+
+const NOW: Kernels = Kernels { tiles: 4, alone: true, packs: true };
+const WIDE: Kernels = Kernels { tiles: 4, alone: true, packs: false };
+const BEFORE: Kernels = Kernels { tiles: 3, alone: false, packs: false };
+
+/// What a form is made for.
+#[derive(Clone, Copy)]
+struct For<'a> {
+    chip: &'a Chip,
+    place: Where,
+    kernels: Kernels,
+}
+
+/// Fits the form, by the rules of today's kernels and, for recordings of older ones, of those before: whichever says it better.
 pub(super) fn fit(samples: &[&Sample], chip: &Chip, place: Where) -> Option<Planned> {
     if samples.len() < 60 {
         return None;
     }
+    // Beside a product there are few rows, which either share out alike.
+    let kernels = if place == Where::Behind { vec![NOW, WIDE, BEFORE] } else { vec![BEFORE] };
+    let fits = kernels.into_iter().map(|kernels| fit_for(samples, For { chip, place, kernels }));
+    fits.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(planned, _)| planned)
+}
+
+/// The form of some kernels, and its loss.
+fn fit_for(samples: &[&Sample], form_of: For<'_>) -> (Planned, f64) {
+    let For { chip, place, kernels } = form_of;
     let measured: Vec<Measured> = samples
         .iter()
         .map(|sample| Measured {
@@ -67,19 +98,26 @@ pub(super) fn fit(samples: &[&Sample], chip: &Chip, place: Where) -> Option<Plan
         tile[0] = BESIDE_US;
     }
     let of_sites = SITE.iter().cycle().take(SITE.len() * chip.sites.len());
-    let guess: Vec<f64> =
-        tile.iter().cycle().take(OF_TILES).chain(&MEMORY).chain(of_sites).map(|figure| figure.ln()).collect();
+    let guess: Vec<f64> = tile
+        .iter()
+        .cycle()
+        .take(kernels.tiles * TILE.len())
+        .chain(&MEMORY)
+        .chain(of_sites)
+        .map(|figure| figure.ln())
+        .collect();
     let mut at = guess.clone();
-    let mut errors = errors(&measured, (chip, place), &at, &guess);
+    let mut errors = errors(&measured, form_of, &at, &guess);
     let mut loss = total(&errors);
     let mut ridge = 1e-3;
-    for _ in 0..STEPS {
+    let (steps, least) = STEPS[usize::from(place == Where::Beside)];
+    for _ in 0..steps {
         let weights: Vec<f64> = errors.iter().map(|error| 1.0 / (1.0 + (error / FAR).powi(2)).sqrt()).collect();
         let slopes: Vec<Vec<f64>> = (0..guess.len())
             .map(|figure| {
                 let mut beside = at.clone();
                 beside[figure] += SLOPE;
-                let there = self::errors(&measured, (chip, place), &beside, &guess);
+                let there = self::errors(&measured, form_of, &beside, &guess);
                 there.iter().zip(&errors).map(|(there, here)| (there - here) / SLOPE).collect()
             })
             .collect();
@@ -88,7 +126,7 @@ pub(super) fn fit(samples: &[&Sample], chip: &Chip, place: Where) -> Option<Plan
         for _ in 0..6 {
             let step = any_sign(&slopes, &target, &weights, ridge);
             let next: Vec<f64> = at.iter().zip(step).map(|(at, step)| at + step.clamp(-1.0, 1.0)).collect();
-            let next_errors = self::errors(&measured, (chip, place), &next, &guess);
+            let next_errors = self::errors(&measured, form_of, &next, &guess);
             let next_loss = total(&next_errors);
             if next_loss < loss {
                 (at, errors, loss) = (next, next_errors, next_loss);
@@ -97,11 +135,11 @@ pub(super) fn fit(samples: &[&Sample], chip: &Chip, place: Where) -> Option<Plan
             }
             ridge *= 10.0;
         }
-        if loss > before * (1.0 - 1e-3) {
+        if loss > before * (1.0 - least) {
             break;
         }
     }
-    Some(form(chip, place, &at))
+    (form(form_of, &at), loss)
 }
 
 /// For slopes: figures are logarithms.
@@ -112,8 +150,8 @@ fn total(errors: &[f64]) -> f64 {
 }
 
 /// Relative errors of all sums, or of each launch over the mean of its batch, and how far figures are from their guesses.
-fn errors(measured: &[Measured], (chip, place): (&Chip, Where), at: &[f64], guess: &[f64]) -> Vec<f64> {
-    let planned = form(chip, place, at);
+fn errors(measured: &[Measured], form_of: For<'_>, at: &[f64], guess: &[f64]) -> Vec<f64> {
+    let (planned, chip) = (form(form_of, at), form_of.chip);
     let mut errors = Vec::with_capacity(measured.len() * chip.sites.len() + guess.len());
     for m in measured {
         if m.sites.len() == chip.sites.len() {
@@ -135,25 +173,30 @@ fn errors(measured: &[Measured], (chip, place): (&Chip, Where), at: &[f64], gues
     errors
 }
 
-fn form(chip: &Chip, place: Where, at: &[f64]) -> Planned {
+fn form(For { chip, place, kernels }: For<'_>, at: &[f64]) -> Planned {
+    let of_tiles = kernels.tiles * TILE.len();
     let figure = |index: usize| at[index].exp();
     let tile = |tile: usize| PlannedTile::of_values(std::array::from_fn(|index| figure(tile * TILE.len() + index)));
     let mut sites = chip.sites.clone();
     for (index, site) in sites.iter_mut().enumerate() {
-        let first = OF_TILES + MEMORY.len() + index * SITE.len();
+        let first = of_tiles + MEMORY.len() + index * SITE.len();
         site.scale = figure(first);
-        // Behind a product there is nothing to wait for.
+        // Behind a product there is nothing to wait for, and nothing hides.
         site.us_waiting = if place == Where::Beside { figure(first + 1) } else { 0.0 };
+        site.us_hidden = if place == Where::Beside { figure(first + 2) } else { 0.0 };
     }
     Planned {
         multiprocessors: chip.multiprocessors,
         shared_bytes: chip.shared_bytes,
         cluster_max: chip.cluster_max,
         beside: place == Where::Beside,
+        alone: kernels.alone,
+        packs: kernels.packs,
         sites,
-        tiles: (0..3).map(tile).collect(),
-        us_per_megabyte: figure(OF_TILES),
-        us_per_megabyte_of_rows: figure(OF_TILES + 1),
+        tiles: (0..kernels.tiles).map(tile).collect(),
+        us_per_megabyte: figure(of_tiles),
+        us_per_megabyte_of_rows: figure(of_tiles + 1),
+        us_per_megabyte_again: figure(of_tiles + 2),
     }
 }
 
@@ -162,14 +205,16 @@ mod tests {
     use aril_kernels::Element;
     use aril_kernels::lora::layout::{AdapterLayout, ProjectionShape};
     use aril_kernels::lora::plan::{Chip as KernelChip, Follows, Plan, Segment as KernelSegment, Site, Tuning};
+    use aril_kernels::lora::variant::RowTile;
     use aril_sim::model::Model;
+    use aril_sim::profile::lora::SharedOut;
     use rand::RngExt;
 
     use super::super::super::physics;
     use super::*;
 
-    /// Rows of a tile and blocks of what the kernels' plan makes of the segments, decode rows first.
-    fn planned(site: &PlannedSite, segments: &[Segment]) -> (u32, f64) {
+    /// What the kernels' plan makes of the segments, decode rows first.
+    fn planned(site: &PlannedSite, segments: &[Segment]) -> SharedOut {
         let shapes: Vec<_> =
             site.outputs.iter().map(|&outputs| ProjectionShape { inputs: site.inputs, outputs }).collect();
         let layout = AdapterLayout::new(&shapes).unwrap();
@@ -185,7 +230,17 @@ mod tests {
         }
         let chip = KernelChip { multiprocessors: 132, shared_bytes_block_max: 232_448, cluster_max: 16 };
         let plan = Plan::new(&site, &rows, chip, Tuning { follows: Follows::Another, ..Tuning::default() }).unwrap();
-        (plan.variant().rows.rows(), plan.jobs().len() as f64)
+        // A group of one block exchanges nothing either: of those that stand alone there are several with the same inputs.
+        let mut whole: std::collections::BTreeMap<(u32, u32), u32> = std::collections::BTreeMap::new();
+        for job in plan.jobs().iter().filter(|job| job.members == 1) {
+            *whole.entry((job.row, job.projection)).or_default() += 1;
+        }
+        SharedOut {
+            rows: plan.variant().rows.rows(),
+            wide: plan.variant().rows == RowTile::Wide16,
+            blocks: plan.jobs().len() as f64,
+            alone: whole.values().any(|blocks| *blocks > 1),
+        }
     }
 
     /// The profile's rules go by classes of equal ranks, where the plan goes group by group: mostly that is the same.
@@ -193,37 +248,44 @@ mod tests {
     fn the_rules_of_a_profile_are_those_of_the_kernels_plan() {
         let mut random = aril_sim::random::stream(1, "plans of adapters");
         let ranks = [8, 16, 32, 64, 128];
-        for model in ["llama-2-7b", "llama-3.1-8b"] {
+        let (mut wide, mut alone) = (0, 0);
+        for (model, degree) in [("llama-2-7b", 1), ("llama-3.1-8b", 1), ("llama-3.1-70b", 8)] {
             let chip = Chip {
                 multiprocessors: 132,
-                sites: physics::lora_sites(&Model::named(model).unwrap(), 1),
+                sites: physics::lora_sites(&Model::named(model).unwrap(), degree),
                 ..physics::lora_chip("h200")
             };
-            let form = form(&chip, Where::Behind, &[0.0; OF_TILES + 10]);
+            let of = For { chip: &chip, place: Where::Behind, kernels: NOW };
+            let form = form(of, &vec![0.0; NOW.tiles * TILE.len() + MEMORY.len() + SITE.len() * chip.sites.len()]);
             let (mut batches, mut apart) = (0, 0);
             for index in 0..300 {
                 let single = (index % 2 == 0).then(|| ranks[random.random_range(0..ranks.len())]);
                 let mut rank = || single.unwrap_or_else(|| ranks[random.random_range(0..ranks.len())]);
                 let ranks: Vec<u32> = (0..1 + index % 41).map(|_| rank()).collect();
                 let mut segments: Vec<Segment> = Vec::new();
+                // Among mixed batches some of one row an adapter, and some of prompts alone, a few of one rank.
+                let kind = index % 5;
+                let ranks = if kind == 4 { vec![32; 1 + index % 6] } else { ranks };
                 for rank in ranks {
-                    let prompt = random.random_bool(0.1);
-                    let prefill_rows = if prompt { random.random_range(2..1500) } else { 0 };
-                    segments.push(Segment {
-                        rank,
-                        prefill_rows,
-                        decode_rows: random.random_range(u32::from(!prompt)..12),
-                    });
+                    let (decode_rows, prefill_rows) = match kind {
+                        3 => (1, 0),
+                        4 => (0, random.random_range(40..400)),
+                        _ if random.random_bool(0.1) => (random.random_range(0..12), random.random_range(2..1500)),
+                        _ => (random.random_range(1..12), 0),
+                    };
+                    segments.push(Segment { rank, prefill_rows, decode_rows });
                 }
                 for (number, site) in chip.sites.iter().enumerate() {
-                    let (tile, blocks) = form.shared(number, &segments);
-                    let (plan_tile, plan_blocks) = planned(site, &segments);
-                    assert_eq!(tile, plan_tile, "{segments:?}");
+                    let (here, plan) = (form.shared_out(number, &segments), planned(site, &segments));
+                    assert_eq!((here.rows, here.wide), (plan.rows, plan.wide), "{segments:?}");
+                    wide += u32::from(plan.wide);
+                    alone += u32::from(plan.alone);
                     batches += 1;
-                    apart += u32::from((blocks / plan_blocks - 1.0).abs() > 0.15);
+                    apart += u32::from((here.blocks / plan.blocks - 1.0).abs() > 0.15 || here.alone != plan.alone);
                 }
             }
             assert!(apart * 20 < batches, "{model}: {apart} of {batches} plans have other blocks");
         }
+        assert!(wide > 10 && alone > 5, "{wide} {alone}");
     }
 }

@@ -60,8 +60,10 @@ pub struct TileSize {
 pub struct TileSums {
     /// Tiles.
     pub tiles: f64,
-    /// Keys of the longest.
+    /// Keys of the longest; where keys are cut, of the longest piece of a tile in several.
     pub longest: f64,
+    /// Where keys are cut: of the longest tile that is left in one piece.
+    pub whole: f64,
     /// How crowded the chip is: 0 while every block has a multiprocessor for itself, 1 where all slots are taken.
     pub crowded: f64,
     /// Keys of the busiest slot.
@@ -193,7 +195,7 @@ impl Tiled {
         }
         let alone = slots as f64 / 2.0;
         let crowded = ((blocks as f64 - alone) / alone).clamp(0.0, 1.0);
-        TileSums { tiles: count as f64, longest, crowded, busy, context: 0.0, filled: 0.0 }
+        TileSums { tiles: count as f64, longest, crowded, busy, ..TileSums::default() }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -234,8 +236,12 @@ impl TileSize {
         if sums.tiles == 0.0 {
             return 0.0;
         }
-        let key = self.us_per_key + self.us_per_key_crowded * sums.crowded;
-        (self.us + key * sums.longest).max(self.busy.us(sums.busy))
+        self.way_us(sums.longest, sums.crowded).max(self.busy.us(sums.busy))
+    }
+
+    /// What one tile's way through so many keys takes.
+    fn way_us(&self, keys: f64, crowded: f64) -> f64 {
+        self.us + (self.us_per_key + self.us_per_key_crowded * crowded) * keys
     }
 }
 

@@ -34,12 +34,21 @@ pub struct Planned {
     /// Do the launches run beside products, with which they share the multiprocessors? Members of few groups then exchange as those of many.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub beside: bool,
+    /// Do the members of groups of few inputs that widen multiply all of them, each for itself, where they would exchange sums through global memory?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
+    /// Do few groups have as many members as find room rather than a power of two, and groups of one row clusters that fill the chip more than once?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packs: bool,
     /// The launches of a layer.
     pub sites: Vec<PlannedSite>,
-    /// What tiles of 8, 16 and 32 rows cost: three.
+    /// What tiles of 8, 16 and 32 rows cost; and, where the kernels have them, those of 16 rows in blocks of twice as many warps.
     pub tiles: Vec<PlannedTile>,
     /// 10⁶ bytes of weights, each adapter's once.
     pub us_per_megabyte: f64,
+    /// 10⁶ bytes of weights, as often as groups read them: from the cache.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_per_megabyte_again: f64,
     /// 10⁶ bytes of rows read and written.
     pub us_per_megabyte_of_rows: f64,
 }
@@ -59,6 +68,22 @@ pub struct PlannedSite {
     /// of multiprocessors.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub us_waiting: f64,
+    /// What the product beside it hides of the blocks' way, microseconds.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_hidden: f64,
+}
+
+/// How a launch is shared out, for whoever compares plans.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SharedOut {
+    /// Rows of a tile.
+    pub rows: u32,
+    /// Do its blocks have twice as many warps?
+    pub wide: bool,
+    /// Blocks.
+    pub blocks: f64,
+    /// Do any groups exchange nothing though they have several blocks?
+    pub alone: bool,
 }
 
 /// What a launch with tiles of one size costs, microseconds. 64 columns of inputs and outputs are a piece; sixteen ranks are a pair of granules.
@@ -116,11 +141,11 @@ impl Planned {
         self.us_by(&sites, &self.rules(&sites, &classes), &classes)
     }
 
-    /// Rows of a tile and blocks of the launch of a site, for whoever compares plans.
-    pub fn shared(&self, site: usize, segments: &[Segment]) -> (u32, f64) {
+    /// How the launch of a site is shared out.
+    pub fn shared_out(&self, site: usize, segments: &[Segment]) -> SharedOut {
         let (site, classes) = (Site::of(&self.sites[site]), Classes::of(segments));
         let rule = self.rule(&site, &classes, self.tile(&site, &classes));
-        self.tile_and_blocks(&site, rule, &classes)
+        self.shared_out_by(&site, rule, &classes)
     }
 
     /// Its launches, made ready.
@@ -156,7 +181,7 @@ impl Planned {
         rules.pair(tiles, classes.count_of_classes() as u64);
         // Of a size of tile that no launch has nothing matters.
         for tile in Tile::ALL.into_iter().filter(|tile| used & 1 << *tile as u32 != 0) {
-            let index = tile as usize;
+            let index = tile.size();
             let mut all = 0;
             for class in classes.iter() {
                 // Rules know of a class only the fewest and the most rows of a group.
@@ -174,8 +199,8 @@ impl Planned {
     }
 
     pub(crate) fn check(&self) -> Result<(), String> {
-        if self.tiles.len() != 3 {
-            return Err(format!("{} sizes of tiles: three are needed", self.tiles.len()));
+        if !(Tile::SIZES.len()..=Tile::ALL.len()).contains(&self.tiles.len()) {
+            return Err(format!("{} kinds of tiles: three or four are needed", self.tiles.len()));
         }
         if self.multiprocessors == 0 || self.cluster_max == 0 || self.sites.is_empty() {
             return Err("no multiprocessors, no blocks of a cluster or no sites".to_owned());
@@ -193,9 +218,11 @@ impl Planned {
             }
             not_negative("scale", site.scale)?;
             not_negative("us_waiting", site.us_waiting)?;
+            not_negative("us_hidden", site.us_hidden)?;
         }
         not_negative("us_per_megabyte", self.us_per_megabyte)?;
         not_negative("us_per_megabyte_of_rows", self.us_per_megabyte_of_rows)?;
+        not_negative("us_per_megabyte_again", self.us_per_megabyte_again)?;
         self.tiles.iter().flat_map(PlannedTile::values).try_for_each(|value| not_negative("tiles", value))
     }
 }

@@ -43,9 +43,11 @@ pub struct SplitMemory {
 impl Split {
     /// What pieces of tiles of size `index` cost, microseconds.
     pub fn us(&self, index: usize, sums: &TileSums) -> f64 {
-        let SplitMemory { us, us_per_token } = self.memory[index];
+        let (SplitMemory { us, us_per_token }, size) = (self.memory[index], &self.sizes[index]);
         let filled = self.us_filled.get(index).map_or(0.0, |us| us * sums.filled);
-        filled + self.sizes[index].us(sums).max(us + us_per_token * sums.context)
+        // A tile in one piece has nothing to join, and may be on its way for longer than others take to be joined.
+        let whole = if sums.whole > 0.0 { size.way_us(sums.whole, sums.crowded) } else { 0.0 };
+        (filled + size.us(sums).max(us + us_per_token * sums.context)).max(whole)
     }
 }
 
@@ -92,7 +94,8 @@ impl Tiled {
         let Some(split) = &self.split else { return TileSums::default() };
         let rows = self.sizes[index].rows;
         let Some(quota) = self.quota(split, prompts.clone(), rows) else { return TileSums::default() };
-        let (mut pieces, mut total, mut longest, mut context, mut filled) = (0_u64, 0.0, 0.0_f64, 0.0, 0.0_f64);
+        let (mut pieces, mut total, mut context, mut filled) = (0_u64, 0.0, 0.0, 0.0_f64);
+        let (mut longest, mut whole) = (0.0_f64, 0.0_f64);
         for (chunk, prefix) in prompts {
             context += f64::from(prefix) + f64::from(chunk);
             for first in (0..chunk).step_by(rows.max(1) as usize) {
@@ -100,10 +103,12 @@ impl Tiled {
                 let units = (prefix + (first + rows).min(chunk)).div_ceil(split.keys);
                 let parts = units.div_ceil(quota);
                 pieces += u64::from(parts);
-                let join = if parts > 1 { split.join_keys } else { 0.0 };
-                longest = longest.max(f64::from(units.div_ceil(parts.max(1)) * split.keys) * weight + join);
+                let way = f64::from(units.div_ceil(parts.max(1)) * split.keys) * weight + self.start_keys;
                 if parts > 1 {
+                    longest = longest.max(way + split.join_keys);
                     filled = filled.max(f64::from(rows.min(chunk - first)) / f64::from(rows));
+                } else {
+                    whole = whole.max(way);
                 }
                 total += f64::from(units * split.keys) * weight + f64::from(parts) * self.start_keys;
             }
@@ -112,7 +117,8 @@ impl Tiled {
         let alone = slots / 2.0;
         TileSums {
             tiles: pieces as f64,
-            longest: longest + self.start_keys,
+            longest,
+            whole,
             crowded: ((pieces as f64 * heads - alone) / alone).clamp(0.0, 1.0),
             busy: total * heads / slots,
             context,

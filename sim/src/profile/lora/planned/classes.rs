@@ -43,12 +43,12 @@ pub(crate) struct Classes {
 impl Class {
     /// Counts the groups of a segment of many rows.
     fn cut(&mut self, rows: u32) {
-        for tile in Tile::ALL {
+        for (index, tile) in Tile::SIZES.into_iter().enumerate() {
             let size = tile.rows();
             let groups = rows.div_ceil(size);
-            self.groups[tile as usize] += groups;
+            self.groups[index] += groups;
             let last = rows - (groups - 1) * size;
-            self.fewest[tile as usize] = self.fewest[tile as usize].min(last);
+            self.fewest[index] = self.fewest[index].min(last);
         }
     }
 }
@@ -107,12 +107,12 @@ impl Classes {
             classes.rows += class.rows;
             classes.least = classes.least.min(class.least);
             classes.most = classes.most.max(class.most);
-            for tile in Tile::ALL {
-                class.groups[tile as usize] += small[pairs];
-                classes.groups[tile as usize] += class.groups[tile as usize];
+            for size in 0..Tile::SIZES.len() {
+                class.groups[size] += small[pairs];
+                classes.groups[size] += class.groups[size];
                 if small[pairs] > 0 {
                     // The smallest segment is one of them.
-                    class.fewest[tile as usize] = class.fewest[tile as usize].min(class.least);
+                    class.fewest[size] = class.fewest[size].min(class.least);
                 }
             }
             classes.list[classes.count] = *class;

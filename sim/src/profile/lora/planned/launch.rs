@@ -1,11 +1,10 @@
 //! What one launch takes.
 
-use super::Planned;
-use super::PlannedTile;
 use super::classes::{Class, Classes};
 use super::share::{Rule, cells};
-use super::site::Site;
+use super::site::{Run, Site};
 use super::tile::Tile;
+use super::{Planned, PlannedTile, SharedOut};
 
 /// The share of a chip's multiprocessors that clusters of the largest size find room on beside a product.
 const CLUSTERS_ROOM: f64 = 0.9;
@@ -34,7 +33,7 @@ struct Group {
 
 impl Group {
     fn of(tile: Tile, class: &Class) -> Group {
-        let (count, rows) = (f64::from(class.groups[tile as usize]), class.rows as f64);
+        let (count, rows) = (f64::from(class.groups[tile.size()]), class.rows as f64);
         Group { pairs: class.pairs, count, rows, rows_mean: rows / count, rows_most: class.most.min(tile.rows()) }
     }
 
@@ -76,12 +75,23 @@ impl Planned {
         let crowded = if two { ((count - chip) / chip).clamp(0.0, 1.0) } else { 0.0 };
         let slower = (1.0 + cost.crowded * crowded) * if two { 1.0 } else { cost.lonely };
         // A granule is 8 ranks of 2 bytes; so is a row's number.
+        let again = match self.us_per_megabyte_again {
+            0.0 => 0.0,
+            us => us * self.weights_of_groups(rule.tile, classes) * site.columns * 32e-6,
+        };
         let memory = self.us_per_megabyte * classes.granules as f64 * site.columns * 16e-6
-            + self.us_per_megabyte_of_rows * classes.rows as f64 * site.moved * 2e-6;
-        let blocks_us = blocks_us * slower;
+            + self.us_per_megabyte_of_rows * classes.rows as f64 * site.moved * 2e-6
+            + again;
+        // What the product beside it takes anyway hides the blocks' way, but not what the memory needs for both.
+        let blocks_us = (blocks_us * slower - site.us_hidden).max(0.0);
         let waits = count > chip || (rule.fills_clusters() && count > chip * CLUSTERS_ROOM);
         let waiting = if waits { site.us_waiting } else { 0.0 };
         cost.us + site.scale * (blocks_us * blocks_us + memory * memory).sqrt() + waiting
+    }
+
+    /// Pairs of granules of all groups of a projection: each reads its adapter's weights.
+    fn weights_of_groups(&self, tile: Tile, classes: &Classes) -> f64 {
+        classes.iter().map(|class| f64::from(class.groups[tile.size()] * class.pairs)).sum()
     }
 
     /// Blocks where every group has as many members: sums over projections need not be written out.
@@ -90,14 +100,33 @@ impl Planned {
         let (members, two) = rule.members.map_or((1.0, false), |members| (f64::from(members.count), members.two));
         let of_group = members * f64::from(site.projections);
         let (of_rows, most) = (cost.us_per_piece_of_rows / size, site.pieces_most / members);
+        let cluster = rule.members.is_none_or(|members| members.cluster);
         let (mut work_us, mut longest_us) = (0.0, 0.0_f64);
         for class in classes.iter() {
             let group = Group::of(rule.tile, class);
+            if members > 1.0 && self.is_alone(site, rule.tile, cluster, group.pairs) {
+                for run in site.runs() {
+                    let (block, pieces) = self.block(rule.tile, run, &group, members, true);
+                    let us = |rows: f64| block + pieces * (cost.piece_us(group.pairs) + of_rows * rows);
+                    work_us += group.count * members * f64::from(run.times) * us(group.rows_mean);
+                    longest_us = longest_us.max(us(f64::from(group.rows_most)));
+                }
+                continue;
+            }
             let (piece, block) = (cost.piece_us(group.pairs), cost.block_us(members > 1.0, group.cells()));
             work_us += group.count * (of_group * block + site.pieces * piece) + group.rows * (site.pieces * of_rows);
             longest_us = longest_us.max(block + most * (piece + of_rows * f64::from(group.rows_most)));
         }
-        Blocks { count: f64::from(classes.groups[rule.tile as usize]) * of_group, work_us, longest_us, two }
+        Blocks { count: f64::from(classes.groups[rule.tile.size()]) * of_group, work_us, longest_us, two }
+    }
+
+    /// What a block of such a group takes whatever its pieces, and its pieces. `alone`: those that widen multiply all inputs and exchange nothing.
+    fn block(&self, tile: Tile, run: &Run, group: &Group, members: f64, alone: bool) -> (f64, f64) {
+        let cost = &self.tiles[tile as usize];
+        if alone && run.widens {
+            return (cost.block_us(false, group.cells()), run.pieces_in + (run.pieces - run.pieces_in) / members);
+        }
+        (cost.block_us(members > 1.0, group.cells()), run.pieces / members)
     }
 
     /// Blocks where groups have members in proportion to their bytes.
@@ -119,26 +148,36 @@ impl Planned {
             for run in site.runs() {
                 let share = blocks * run.bytes(group.pairs, group.rows_mean) / total;
                 let members = (share as u32).clamp(1, run.members_most.min(self.multiprocessors));
-                let (block, wide) = (cost.block_us(members > 1, cells), f64::from(members));
-                let pieces = run.pieces / wide;
+                let alone = members > 1 && self.is_alone(site, tile, false, group.pairs);
+                let wide = f64::from(members);
+                let (block, pieces) = self.block(tile, run, &group, wide, alone);
                 let us = |rows: f64| block + pieces * (piece + cost.us_per_piece_of_rows / size * rows);
                 let mine = group.count * wide * f64::from(run.times);
                 count += mine;
                 work_us += mine * us(group.rows_mean);
                 longest_us = longest_us.max(us(f64::from(group.rows_most)));
-                exchange = exchange.max(tile.exchange(group.pairs, cells, members, false));
+                let exchanging = if alone && run.widens { 1 } else { members };
+                exchange = exchange.max(tile.exchange(group.pairs, cells, exchanging, false));
             }
         }
         Blocks { count, work_us, longest_us, two: self.two_fit(classes, tile, count as u32, exchange) }
     }
 
-    /// Rows of a tile and blocks of a launch.
-    pub(super) fn tile_and_blocks(&self, site: &Site, rule: Rule, classes: &Classes) -> (u32, f64) {
+    /// How a launch is shared out.
+    pub(super) fn shared_out_by(&self, site: &Site, rule: Rule, classes: &Classes) -> SharedOut {
         let blocks = match rule.members {
             Some(_) => self.equal(site, rule, classes),
             None => self.proportional(site, rule.tile, classes),
         };
-        (rule.tile.rows(), blocks.count)
+        let cluster = rule.members.is_some_and(|members| members.cluster);
+        let shares = rule.members.is_none_or(|members| members.count > 1);
+        let alone = |class: &Class| shares && self.is_alone(site, rule.tile, cluster, class.pairs);
+        SharedOut {
+            rows: rule.tile.rows(),
+            wide: rule.tile == Tile::Wide16,
+            blocks: blocks.count,
+            alone: classes.iter().any(alone),
+        }
     }
 }
 
@@ -168,20 +207,24 @@ mod tests {
             outputs: outputs.to_vec(),
             scale: 1.0 + f64::from(inputs) * 1e-5,
             us_waiting: 0.3,
+            us_hidden: 0.4,
         };
         Planned {
             multiprocessors: 132,
             shared_bytes: 232_448,
             cluster_max: 16,
             beside: false,
+            alone: true,
+            packs: false,
             sites: vec![
                 site(4096, &[4096, 1024, 1024]),
-                site(4096, &[4096]),
+                site(1024, &[8192, 512]),
                 site(4096, &[14336, 14336]),
                 site(14336, &[4096]),
             ],
-            tiles: vec![tile(1.0), tile(1.3), tile(1.7)],
+            tiles: vec![tile(1.0), tile(1.3), tile(1.7), tile(1.5)],
             us_per_megabyte: 0.21,
+            us_per_megabyte_again: 0.05,
             us_per_megabyte_of_rows: 0.2,
         }
     }
@@ -196,7 +239,7 @@ mod tests {
         };
         let parts = || classes.iter().flat_map(|class| site.outputs.iter().map(move |&outputs| (class, outputs)));
         let of = |class: &Class, outputs: u32| {
-            let count = f64::from(class.groups[rule.tile as usize]);
+            let count = f64::from(class.groups[rule.tile.size()]);
             (count, bytes(outputs, f64::from(class.pairs), class.rows as f64 / count))
         };
         let total: f64 = parts().map(|(class, outputs)| of(class, outputs)).map(|(count, bytes)| count * bytes).sum();
@@ -209,17 +252,28 @@ mod tests {
             let pairs = f64::from(class.pairs);
             let rows_most = class.most.min(rule.tile.rows());
             let exchanged = class.pairs * rows_most.div_ceil(8);
+            let cluster = rule.members.is_some_and(|members| members.cluster);
+            let alone = members > 1.0
+                && !cluster
+                && rule.tile == Tile::Rows8
+                && outputs > site.inputs
+                && site.inputs.div_ceil(32) * class.pairs <= 96;
+            let pieces = match alone {
+                true => f64::from(site.inputs.div_ceil(32)) + f64::from(outputs.div_ceil(32)) / members,
+                false => tiles(outputs) / members,
+            };
             let block = |rows: f64| {
                 let by_pairs = pairs * (cost.us_per_piece_pair + cost.us_per_piece_pair_squared * pairs);
                 let piece = cost.us_per_piece + cost.us_per_piece_of_rows * rows / size + by_pairs;
                 let shared = cost.us_shared + cost.us_per_cell * f64::from(exchanged);
-                let shared = if members > 1.0 { shared } else { 0.0 };
-                cost.us_per_block + tiles(outputs) / 64.0 / members * piece + shared
+                let shared = if members > 1.0 && !alone { shared } else { 0.0 };
+                cost.us_per_block + pieces / 64.0 * piece + shared
             };
             blocks += count * members;
             work += count * members * block(class.rows as f64 / count);
             longest = longest.max(block(f64::from(rows_most)));
-            exchange = exchange.max(rule.tile.exchange(class.pairs, exchanged, members as u32, false));
+            let exchanging = if alone { 1 } else { members as u32 };
+            exchange = exchange.max(rule.tile.exchange(class.pairs, exchanged, exchanging, false));
         }
         let two = rule
             .members
@@ -235,10 +289,17 @@ mod tests {
         let inputs = f64::from(site.inputs);
         let weights: f64 = outputs().map(|outputs| classes.granules as f64 * (inputs + outputs) * 16e-6).sum();
         let rows: f64 = outputs().map(|outputs| classes.rows as f64 * (inputs + 2.0 * outputs) * 2e-6).sum();
-        let memory = weights * planned.us_per_megabyte + rows * planned.us_per_megabyte_of_rows;
+        let groups: f64 = parts()
+            .map(|(class, outputs)| {
+                of(class, outputs).0 * f64::from(class.pairs) * (inputs + f64::from(outputs)) * 32e-6
+            })
+            .sum();
+        let memory = weights * planned.us_per_megabyte
+            + rows * planned.us_per_megabyte_of_rows
+            + groups * planned.us_per_megabyte_again;
         let large = rule.members.is_some_and(|members| members.cluster && members.count == 16);
         let waiting = if blocks > chip || (large && blocks > 0.9 * chip) { site.us_waiting } else { 0.0 };
-        cost.us + site.scale * (us * crowded).hypot(memory) + waiting
+        cost.us + site.scale * (us * crowded - site.us_hidden).max(0.0).hypot(memory) + waiting
     }
 
     #[test]
@@ -248,7 +309,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as u32 % below
         };
-        let (mut equal, mut proportional) = (0, 0);
+        let (mut equal, mut proportional, mut alone) = (0, 0, 0);
         for _ in 0..2000 {
             let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
             let most = 2 << draw(6);
@@ -267,11 +328,12 @@ mod tests {
                 } else {
                     proportional += 1
                 }
+                alone += u32::from(planned.shared_out_by(&ready, rule, &classes).alone);
                 let (us, by_hand) =
                     (planned.launch_us(&ready, rule, &classes), by_hand(&planned, site, rule, &classes));
                 assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
             }
         }
-        assert!(equal > 500 && proportional > 500, "{equal} {proportional}");
+        assert!(equal > 500 && proportional > 500 && alone > 30, "{equal} {proportional} {alone}");
     }
 }

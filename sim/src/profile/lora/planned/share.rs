@@ -68,6 +68,9 @@ impl Groups<'_> {
 
     fn members_wanted(&self) -> u32 {
         let (count, slots) = (self.count.max(1), self.planned.multiprocessors);
+        if self.planned.packs {
+            return self.members_wanted_packed(count, slots);
+        }
         if self.bytes_max > 2 * self.bytes_min {
             return (2 * slots / count).clamp(1, 8);
         }
@@ -84,6 +87,58 @@ impl Groups<'_> {
         fill.min(power_below(worth))
     }
 
+    fn members_wanted_packed(&self, count: u32, slots: u32) -> u32 {
+        if self.tile.blocks_min() == 1 {
+            let fill = (slots / count).clamp(1, 8);
+            return if fill > 2 && count * fill * 8 > slots * 7 { fill - 1 } else { fill };
+        }
+        if self.bytes_max > 2 * self.bytes_min {
+            return match self.tile.is_staged() {
+                true => (slots * 7 / 4 / count).clamp(1, 3),
+                false => power_below((2 * slots / count).min(8)),
+            };
+        }
+        let fill = power_below(slots / count);
+        let doubled = count * fill * 2 <= self.tile.blocks_min() * slots;
+        let fill = if doubled && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
+        let (least, step) = match (self.planned.beside, count <= 6) {
+            (true, _) => (8, 8),
+            (false, true) => (10, 1),
+            (false, false) => (8, 1),
+        };
+        if self.tile == Tile::Rows8
+            && let Some(members) = (least..=16).step_by(step).find(|&m| count * m <= slots && self.is_brief(m))
+        {
+            return members;
+        }
+        let large = (self.bytes_max >> if self.site.widens { 17 } else { 18 }).min(16) as u32;
+        let worth = match (count <= 6, self.site.narrows) {
+            (true, false) => 8,
+            (true, true) => large.max(8),
+            (false, _) => large.max((self.bytes_max >> 16).clamp(1, 8) as u32),
+        };
+        fill.min(power_below(worth))
+    }
+
+    /// Had groups of one row whose few members could poll better be clusters that fill the chip more than once?
+    fn packs_well(&self, members: u32) -> bool {
+        let alone = |class: &Class| self.planned.is_alone(self.site, self.tile, false, class.pairs);
+        self.polls(members)
+            && self.bytes_max <= 2 * self.bytes_min
+            && self.classes.iter().all(|class| class.most == 1 && !alone(class))
+    }
+
+    /// Members of those: six in place of four, or three where two cells are exchanged.
+    fn members_packed(&self, members: u32) -> u32 {
+        let cells = self.classes.iter().map(|class| self.cells(class)).max().unwrap_or(1);
+        let quarters = match cells {
+            _ if members < 4 => 5,
+            1 => 6,
+            _ => 3,
+        };
+        (self.planned.multiprocessors * quarters / 4 / self.count.max(1)).max(1)
+    }
+
     fn fits(&self, members: u32) -> bool {
         self.classes.iter().all(|class| {
             let exchange = self.tile.exchange(class.pairs, self.cells(class), members, members > 1);
@@ -95,17 +150,25 @@ impl Groups<'_> {
         let chip = self.planned.multiprocessors;
         let little = || self.site.widens && self.classes.iter().all(|class| self.cells(class) == 1);
         let large = self.bytes_max >= 700 << 10 && self.count * 8 > chip && self.count * members < chip && little();
-        large || (self.bytes_max > 2 * self.bytes_min && members < 4)
+        let enough = match (self.planned.packs && self.tile.is_staged(), self.tile.blocks_min()) {
+            (true, 1) => 1,
+            (true, _) => 2,
+            (false, _) => 4,
+        };
+        large || (self.bytes_max > 2 * self.bytes_min && members < enough)
     }
 
     fn polls_well(&self, members: u32) -> bool {
+        self.polls(members) && !self.prefers_global(members)
+    }
+
+    fn polls(&self, members: u32) -> bool {
         let (blocks, chip) = (self.count * members, self.planned.multiprocessors);
         self.tile == Tile::Rows8
             && (2..=4).contains(&members)
             && blocks <= chip
             && blocks * 4 > chip * 3
             && self.classes.iter().all(|class| self.cells(class) <= 2)
-            && !self.prefers_global(members)
     }
 
     /// Members of every group and whether they are clusters; none where groups have members in proportion to their bytes.
@@ -116,12 +179,20 @@ impl Groups<'_> {
         let narrowest = self.site.narrowest.div_ceil(32);
         let most = narrowest.min(32).min(self.planned.multiprocessors).min(self.planned.cluster_max).max(1);
         // Large clusters start late after a kernel that does not let them begin, and most of the bytes would wait for them.
-        let many = |class: &Class| cells(class.pairs, class.fewest[self.tile as usize]) > 1;
+        let many = |class: &Class| cells(class.pairs, class.fewest[self.tile.size()]) > 1;
         let late = !self.planned.beside && self.site.widens && self.classes.iter().all(many);
         let most = if late { most.min(8) } else { most };
-        let mut members = power_below(self.members_wanted().clamp(1, most));
+        let wanted = self.members_wanted();
+        let mut members =
+            if self.planned.packs && wanted <= most { wanted.max(1) } else { power_below(wanted.clamp(1, most)) };
         while members > 1 && !self.fits(members) {
             members /= 2;
+        }
+        if self.planned.packs && !self.planned.beside && self.packs_well(members) {
+            let more = self.members_packed(members);
+            if self.fits(more) {
+                return Some((more, more > 1));
+            }
         }
         if !self.planned.beside && self.polls_well(members) {
             return Some((members, false));
@@ -138,24 +209,44 @@ impl Planned {
             site,
             classes,
             tile,
-            count: classes.groups[tile as usize] * site.projections,
+            count: classes.groups[tile.size()] * site.projections,
             bytes_min: u64::MAX,
             bytes_max: 0,
         };
         for class in classes.iter() {
             for run in site.runs() {
                 let of = |rows: u32| run.bytes(class.pairs, f64::from(rows)) as u64;
-                groups.bytes_min = groups.bytes_min.min(of(class.fewest[tile as usize]));
+                groups.bytes_min = groups.bytes_min.min(of(class.fewest[tile.size()]));
                 groups.bytes_max = groups.bytes_max.max(of(groups.most_rows(class)));
             }
         }
         let members = groups.members().map(|(count, cluster)| {
-            let exchange = |class: &Class| tile.exchange(class.pairs, groups.cells(class), count, cluster);
+            let exchange = |class: &Class| {
+                let alone = self.is_alone(site, tile, cluster, class.pairs);
+                let of = |members| tile.exchange(class.pairs, groups.cells(class), members, cluster);
+                if !alone {
+                    return of(count);
+                }
+                site.runs().iter().map(|run| of(if run.widens { 1 } else { count })).max().unwrap_or(0)
+            };
             let exchanged = classes.iter().map(exchange).max();
             let two = self.two_fit(classes, tile, groups.count * count, exchanged.unwrap_or(0));
             Members { count: count as u8, cluster, two }
         });
         Rule { tile, members }
+    }
+
+    /// Do the members of the widening projections' groups of this rank multiply all inputs, each for itself? Only where they would exchange
+    /// their sums through global memory.
+    pub(super) fn is_alone(&self, site: &Site, tile: Tile, cluster: bool, pairs: u32) -> bool {
+        /// Units of weights (16 ranks × 32 inputs) up to which a block multiplies them sooner than sums arrive.
+        const UNITS: u32 = 96;
+        self.alone
+            && !self.beside
+            && !cluster
+            && tile == Tile::Rows8
+            && site.widens_some
+            && site.input_tiles * pairs <= UNITS
     }
 
     /// Do two of so many blocks fit a multiprocessor, with so many bytes of shared memory to exchange sums?
@@ -174,10 +265,27 @@ impl Planned {
             return Tile::Rows8;
         }
         let prompts = classes.least >= 16;
-        let room = if prompts { self.multiprocessors / 2 } else { self.multiprocessors };
-        if classes.groups[0] * site.projections <= room {
+        let groups = |tile: Tile| classes.groups[tile.size()] * site.projections;
+        let room = if prompts {
+            self.multiprocessors / 2
+        } else if self.packs && groups(Tile::Staged16) * 4 <= groups(Tile::Rows8) * 3 {
+            self.multiprocessors * 9 / 20
+        } else {
+            self.multiprocessors
+        };
+        if groups(Tile::Rows8) <= room {
             return Tile::Rows8;
         }
-        if prompts && (33..=128).contains(&classes.rank_max) { Tile::Staged32 } else { Tile::Staged16 }
+        let few = || groups(Tile::Wide16) * 2 <= self.multiprocessors;
+        let many = || groups(Tile::Staged32) * 8 > self.multiprocessors * 3;
+        if prompts && (33..=128).contains(&classes.rank_max) {
+            Tile::Staged32
+        } else if prompts && classes.rank_max > 16 && self.tiles.len() > Tile::Wide16 as usize && few() {
+            Tile::Wide16
+        } else if self.packs && prompts && (17..=128).contains(&classes.rank_max) && many() {
+            Tile::Staged32
+        } else {
+            Tile::Staged16
+        }
     }
 }

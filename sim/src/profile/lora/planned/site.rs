@@ -22,9 +22,16 @@ pub(crate) struct Site {
     /// Columns of weights, and of rows read and written.
     pub(super) columns: f64,
     pub(super) moved: f64,
-    /// [`PlannedSite::scale`] and [`PlannedSite::us_waiting`].
+    /// [`PlannedSite::scale`], [`PlannedSite::us_waiting`] and [`PlannedSite::us_hidden`].
     pub(super) scale: f64,
     pub(super) us_waiting: f64,
+    pub(super) us_hidden: f64,
+    /// Is every output at most half as wide as the inputs?
+    pub(super) narrows: bool,
+    /// Tiles of the inputs, 32 columns each.
+    pub(super) input_tiles: u32,
+    /// Is any output wider than the inputs?
+    pub(super) widens_some: bool,
 }
 
 /// Projections of one width that follow each other.
@@ -33,6 +40,10 @@ pub(super) struct Run {
     pub(super) times: u32,
     /// Of each: inputs and outputs, in 64 times 64 columns.
     pub(super) pieces: f64,
+    /// The inputs of that.
+    pub(super) pieces_in: f64,
+    /// More output than input.
+    pub(super) widens: bool,
     /// Members of a group, at most.
     pub(super) members_most: u32,
     /// Bytes of a pair of granules, and of a row.
@@ -47,6 +58,8 @@ impl Run {
         Run {
             times: same.len() as u32,
             pieces: f64::from(tiles) / 64.0,
+            pieces_in: f64::from(inputs.div_ceil(32)) / 64.0,
+            widens: outputs > inputs,
             members_most: outputs.min(inputs).div_ceil(32).min(32),
             bytes_pair: f64::from(tiles) * 1024.0,
             bytes_row: 2.0 * (f64::from(inputs) + 2.0 * f64::from(outputs)),
@@ -71,6 +84,10 @@ impl Site {
         Site {
             scale: site.scale,
             us_waiting: site.us_waiting,
+            us_hidden: site.us_hidden,
+            narrows: outputs().all(|outputs| site.inputs >= 2 * outputs),
+            input_tiles: site.inputs.div_ceil(32),
+            widens_some: outputs().any(|outputs| outputs > site.inputs),
             runs,
             run_count,
             projections: site.outputs.len() as u32,

@@ -9,26 +9,39 @@ pub(super) enum Tile {
     Rows8,
     Staged16,
     Staged32,
+    /// 16 rows in blocks of twice as many warps, one a multiprocessor.
+    Wide16,
 }
 
 impl Tile {
-    pub(super) const ALL: [Tile; 3] = [Tile::Rows8, Tile::Staged16, Tile::Staged32];
+    pub(super) const ALL: [Tile; 4] = [Tile::Rows8, Tile::Staged16, Tile::Staged32, Tile::Wide16];
+    /// One of each size, in the order of [`crate::batch::TILES`].
+    pub(super) const SIZES: [Tile; 3] = [Tile::Rows8, Tile::Staged16, Tile::Staged32];
 
-    pub(super) const fn rows(self) -> u32 {
-        8 << self as u32
+    /// Its place among the sizes.
+    pub(super) const fn size(self) -> usize {
+        match self {
+            Tile::Rows8 => 0,
+            Tile::Staged16 | Tile::Wide16 => 1,
+            Tile::Staged32 => 2,
+        }
     }
 
-    const fn is_staged(self) -> bool {
+    pub(super) const fn rows(self) -> u32 {
+        8 << self.size()
+    }
+
+    pub(super) const fn is_staged(self) -> bool {
         !matches!(self, Tile::Rows8)
     }
 
     const fn warps(self) -> u32 {
-        if matches!(self, Tile::Staged32) { 16 } else { 8 }
+        if matches!(self, Tile::Staged32 | Tile::Wide16) { 16 } else { 8 }
     }
 
     /// Blocks that share a multiprocessor, as far as registers go.
     pub(super) const fn blocks_min(self) -> u32 {
-        if matches!(self, Tile::Staged32) { 1 } else { 2 }
+        if matches!(self, Tile::Staged32 | Tile::Wide16) { 1 } else { 2 }
     }
 
     /// Bytes of a ring of depth 1.
@@ -45,19 +58,20 @@ impl Tile {
             }
             return (self.unit(), 8 / splits);
         }
+        /// Column tiles of a stage, at least.
+        const LEAST: u32 = 4;
         let (row_tiles, granules) = (self.rows() / 8, 2 * pairs);
-        let most = self.warps() / row_tiles;
-        let most = if most > 1 { most } else { 1 };
         let mut tiles = 32 / row_tiles;
-        while tiles > most && tiles * granules * 512 > 32 << 10 {
+        while tiles > LEAST && tiles * granules * 512 > 32 << 10 {
             tiles /= 2;
         }
-        let row_warps = row_tiles.div_ceil(2);
+        // Pairs whose sums one warp holds.
+        let held = if matches!(self, Tile::Staged32) { 1 } else { 2 };
         let mut rank_warps = 1;
-        while 2 * rank_warps < pairs && row_warps * rank_warps < self.warps() {
+        while held * rank_warps < pairs && rank_warps < self.warps() {
             rank_warps *= 2;
         }
-        (row_tiles * 8 * (tiles * 64 + 64) + tiles * granules * 512, self.warps() / row_warps / rank_warps)
+        (row_tiles * 8 * (tiles * 64 + 64) + tiles * granules * 512, self.warps() / rank_warps)
     }
 
     /// Bytes of one step of the work of a group.
@@ -91,8 +105,11 @@ impl Tile {
         let beside = (chip.div_ceil(2) + 512).saturating_sub(1024 + exchange);
         if self.is_staged() {
             let alone = chip.saturating_sub(exchange);
-            let rooms = if self.blocks_min() > 1 { [beside, alone] } else { [alone; 2] };
-            return rooms.into_iter().find(|bytes| bytes / slot >= 2).map(|bytes| bytes / 1024);
+            let beside = if self.blocks_min() > 1 { beside } else { alone };
+            // Stages that keep the memory busy: one more where a multiprocessor has but one block.
+            let useful = if planned.packs && blocks <= planned.multiprocessors { 3 } else { 2 };
+            let rooms = [(beside, useful), (alone, 2)];
+            return rooms.into_iter().find_map(|(bytes, stages)| (bytes / slot >= stages).then_some(bytes / 1024));
         }
         let (beside, alone) = (beside / slot, self.ring_alone(exchange, chip));
         if beside > 5 {
@@ -104,10 +121,10 @@ impl Tile {
 }
 
 /// [`Tile::stage`] of each tile, by pairs.
-const STAGES: [[(u32, u32); PAIRS_MAX + 1]; 3] = {
-    let mut stages = [[(0, 0); PAIRS_MAX + 1]; 3];
+const STAGES: [[(u32, u32); PAIRS_MAX + 1]; 4] = {
+    let mut stages = [[(0, 0); PAIRS_MAX + 1]; 4];
     let mut tile = 0;
-    while tile < 3 {
+    while tile < 4 {
         let mut pairs = 0;
         while pairs <= PAIRS_MAX {
             stages[tile][pairs] = Tile::ALL[tile].stage(pairs as u32);
