@@ -12,6 +12,7 @@ use super::variant::{RowTile, Variant};
 use crate::Error;
 
 mod job;
+mod memory;
 mod rules;
 mod site;
 mod tuning;
@@ -20,10 +21,8 @@ pub use job::Job;
 pub use site::{PROJECTIONS_MAX, Site};
 pub use tuning::{Exchange, Follows, Release, Tuning};
 
-use rules::{
-    Group, choose_release, choose_row_tile, exchange_bytes, groups, inbox_cells, is_brief, ring, ring_alone, ring_slot,
-    ring_unit, share_blocks, sums_alone,
-};
+use memory::{exchange_bytes, inbox_cells, ring, ring_alone, ring_slot, ring_unit};
+use rules::{Group, choose_release, choose_row_tile, groups, is_brief, share_blocks, sums_alone};
 
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -339,7 +338,7 @@ mod tests {
         for job in plan.jobs().iter().filter(|job| job.members > 1 && job.member == 0) {
             assert!(job.inbox >= end);
             // One row a segment: as many cells as pairs of granules.
-            end = job.inbox + rules::inbox_cells(plan.variant().rows, rules::pairs(job.rank), job.members);
+            end = job.inbox + inbox_cells(plan.variant().rows, rules::pairs(job.rank), job.members);
         }
         assert_eq!(end, plan.inbox_cells());
     }
