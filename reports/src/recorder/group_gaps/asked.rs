@@ -1,6 +1,7 @@
 //! What the logs say about the groups that somebody asks for.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::{BUCKET_BITS, BUCKET_MASK, Counted, GroupGaps, Histogram, Stay};
 use crate::recorder::NONE;
@@ -50,6 +51,7 @@ impl GroupGaps {
             targets.each(own.tenant, own.adapter, |target| Gaps::Own(own.gap).add_to(target.histogram));
         }
         let mut counts = vec![0; 1 << BUCKET_BITS];
+        let used = self.buckets();
         for target in targets.all.iter_mut().filter(|target| !target.stays.is_empty()) {
             let stays = target.stays.iter().map(|place| &self.stays[*place as usize]);
             // Of a group that was nearly everywhere it is counted how many were there for each entry, then the logs are read once.
@@ -58,11 +60,20 @@ impl GroupGaps {
             } else {
                 self.read(stays.clone(), &mut counts);
             }
-            let nonempty = counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
+            let counts = &mut counts[used.clone()];
+            let nonempty = used.clone().zip(counts.iter().copied()).filter(|(_, count)| *count > 0);
             target.histogram.add_all(nonempty, stays.map(|stay| u128::from(stay.sum)).sum());
             counts.fill(0);
         }
         asked
+    }
+
+    /// From the least to the largest bucket of the logs.
+    fn buckets(&self) -> Range<usize> {
+        let buckets = self.replicas.iter().flat_map(|replica| &replica.log).map(|entry| entry & BUCKET_MASK);
+        let (least, most) =
+            buckets.fold((BUCKET_MASK, 0), |(least, most), bucket| (least.min(bucket), most.max(bucket)));
+        least.min(most) as usize..most as usize + 1
     }
 
     /// Adds how often each bucket occurs in the parts of the logs that these stays have.
