@@ -79,8 +79,8 @@ impl GroupGaps {
     /// Adds how often each bucket occurs in the parts of the logs that these stays have.
     fn read<'a>(&self, stays: impl Iterator<Item = &'a Stay>, counts: &mut [u64]) {
         for stay in stays {
-            for entry in &self.replicas[stay.replica as usize].log[stay.from as usize..stay.to as usize] {
-                counts[(entry & BUCKET_MASK) as usize] += u64::from(entry >> BUCKET_BITS);
+            for (bucket, count) in self.part(stay).iter().map(bucket_and_count) {
+                counts[bucket] += count;
             }
         }
     }
@@ -103,14 +103,19 @@ impl GroupGaps {
             let mut there = 0;
             for (entry, change) in replica.log.iter().zip(&changes[start..]) {
                 there += change;
-                counts[(entry & BUCKET_MASK) as usize] += there as u64 * u64::from(entry >> BUCKET_BITS);
+                let (bucket, count) = bucket_and_count(entry);
+                counts[bucket] += there as u64 * count;
             }
         }
     }
 
     pub(super) fn shared(&self, stay: &Stay) -> Gaps<'_> {
-        let log = &self.replicas[stay.replica as usize].log[stay.from as usize..stay.to as usize];
-        Gaps::Shared { log, sum: stay.sum }
+        Gaps::Shared { log: self.part(stay), sum: stay.sum }
+    }
+
+    /// The part of the log that a stay has.
+    fn part(&self, stay: &Stay) -> &[u32] {
+        &self.replicas[stay.replica as usize].log[stay.from as usize..stay.to as usize]
     }
 }
 
@@ -170,6 +175,11 @@ impl<'a> Targets<'a> {
     }
 }
 
+/// Which bucket an entry of a log counts to, and how often.
+fn bucket_and_count(entry: &u32) -> (usize, u64) {
+    ((entry & BUCKET_MASK) as usize, u64::from(entry >> BUCKET_BITS))
+}
+
 /// Gaps of one sequence.
 pub(super) enum Gaps<'a> {
     /// Shared with its batch: the log, and their sum.
@@ -185,8 +195,7 @@ impl Gaps<'_> {
         match self {
             Gaps::Own(gap) => group.record(*gap, 1),
             Gaps::Shared { log, sum } => {
-                let counts = log.iter().map(|entry| ((entry & BUCKET_MASK) as usize, u64::from(entry >> BUCKET_BITS)));
-                group.add_all(counts, u128::from(*sum));
+                group.add_all(log.iter().map(bucket_and_count), u128::from(*sum));
             }
         }
     }
