@@ -195,12 +195,12 @@ pub(super) fn share_blocks(
 pub(super) fn sums_alone(group: &Group, rank: u32, row_tile: RowTile, cluster: u32, tuning: Tuning) -> bool {
     // Beside a GEMM, and where the way of exchange is asked for, that was not measured.
     let asked = tuning.exchange.is_some() || tuning.follows == Follows::Beside;
-    cluster == 1
-        && group.members > 1
-        && !asked
-        && !row_tile.is_staged()
-        && group.widens
-        && group.input_tiles * pairs(rank) <= UNITS_ALONE
+    cluster == 1 && group.members > 1 && !asked && !row_tile.is_staged() && multiplies_alone(group, rank)
+}
+
+/// Whether a block multiplies all inputs of the group sooner than sums arrive.
+fn multiplies_alone(group: &Group, rank: u32) -> bool {
+    group.widens && group.input_tiles * pairs(rank) <= UNITS_ALONE
 }
 
 /// Units of weights (16 ranks × 32 inputs) up to which a block multiplies them sooner than sums arrive.
@@ -229,8 +229,7 @@ fn packs_well(
         && bytes_max <= 2 * bytes_min
         && groups.iter().all(|group| {
             let rank = segments[group.segment].rank;
-            let alone = group.widens && group.input_tiles * pairs(rank) <= UNITS_ALONE;
-            group.rows.len() == 1 && !alone && worth(group, rank)
+            group.rows.len() == 1 && !multiplies_alone(group, rank) && worth(group, rank)
         })
 }
 
