@@ -40,25 +40,25 @@ DEVICE void receive(float4* (&cells)[COUNT], float4 (&values)[COUNT]) {
     }
 }
 
-// The sum of `count` cells, `stride` vectors apart, in order.
+// The sum of COUNT cells, `stride` vectors apart, in order: all of them are asked for before the first is added.
+template <int COUNT>
+DEVICE float4 sum_at_once(const float4* cells, u32 stride) {
+  float4 all[COUNT];
+#pragma unroll
+  for (int n = 0; n < COUNT; ++n) all[n] = cells[n * stride];
+  float4 sum = all[0];
+#pragma unroll
+  for (int n = 1; n < COUNT; ++n) sum = add(sum, all[n]);
+  return sum;
+}
+
+// The same for any number of them.
 DEVICE float4 sum_of(const float4* cells, u32 count, u32 stride) {
+  if (WARPS == 16 && count == 16) return sum_at_once<16>(cells, stride);
+  if (count == 8) return sum_at_once<8>(cells, stride);
   float4 sum = cells[0];
-  if (WARPS == 16 && count == 16) {
-    float4 others[15];
-#pragma unroll
-    for (int n = 0; n < 15; ++n) others[n] = cells[(n + 1) * stride];
-#pragma unroll
-    for (int n = 0; n < 15; ++n) sum = add(sum, others[n]);
-  } else if (count == 8) {
-    float4 others[7];
-#pragma unroll
-    for (int n = 0; n < 7; ++n) others[n] = cells[(n + 1) * stride];
-#pragma unroll
-    for (int n = 0; n < 7; ++n) sum = add(sum, others[n]);
-  } else {
 #pragma unroll 3
-    for (u32 n = 1; n < count; ++n) sum = add(sum, cells[n * stride]);
-  }
+  for (u32 n = 1; n < count; ++n) sum = add(sum, cells[n * stride]);
   return sum;
 }
 

@@ -44,6 +44,11 @@ pub fn granules(rank: u32) -> u32 {
     rank.div_ceil(TILE_RANKS)
 }
 
+/// Pairs of granules, in which weights travel.
+pub(crate) fn pairs(rank: u32) -> u32 {
+    granules(rank).div_ceil(2)
+}
+
 pub(crate) fn check_rank(rank: u32) -> Result<(), Error> {
     if rank == 0 || rank > RANK_MAX {
         return Err(Error::shape("adapter rank", format!("{rank} is not in 1..={RANK_MAX}")));

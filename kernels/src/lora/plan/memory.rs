@@ -1,8 +1,7 @@
 //! Shared memory of a block: how deep its ring is, how it is cut into stages, and what the exchange of sums takes.
 
-use super::super::layout::{self, TILE_BYTES};
+use super::super::layout::{self, TILE_BYTES, pairs};
 use super::super::variant::{CELLS_IN_TURNS, CELLS_OF_ALL_IN_TURNS, RowTile};
-use super::rules::pairs;
 use super::{CELL_BYTES, Chip};
 
 /// A ring that is no deeper than this starves its warps.
