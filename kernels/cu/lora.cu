@@ -150,8 +150,15 @@ struct Outputs {
   }
 };
 
-// Adds this lane's share of one unit: 32 outputs × 16 ranks times v, high part and low part.
+// Adds this lane's share of one unit: 32 outputs × 16 ranks times v, high part and low part. LONE: 8 ranks, whose low part
+// takes the place of the second granule.
+template <bool LONE>
 DEVICE void multiply_ranks(float (&sums)[2][4], float (&low)[2][4], const uint4 (&unit)[2], uint4 v) {
+  if (LONE) {
+    ELEMENT::mma(sums[0], unit[0].x, unit[0].y, unit[0].x, unit[0].y, v.x, v.z);
+    ELEMENT::mma(sums[1], unit[0].z, unit[0].w, unit[0].z, unit[0].w, v.x, v.z);
+    return;
+  }
   uint4 a = unit[0], c = unit[1];
   ELEMENT::mma(sums[0], a.x, a.y, c.x, c.y, v.x, v.y);
   ELEMENT::mma(sums[1], a.z, a.w, c.z, c.w, v.x, v.y);
@@ -164,7 +171,7 @@ constexpr int tiles_in_batch(int pairs) { return BATCH / pairs > 0 ? BATCH / pai
 
 // y += v·B over this warp's outputs, TILES of them at once, each of `pairs` units: PAIRS_HERE, or any number where that
 // is 0. y is asked for BATCH tiles ahead: the first ones are in `first`. v is in `operand`, or its only cell in hand.
-template <int TILES, int PAIRS_HERE>
+template <int TILES, int PAIRS_HERE, bool LONE = false>
 DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* operand, uint4 in_hand, bool is_in_hand,
                              u32 pairs, uint2 (&first)[BATCH][2]) {
   // A short rank's v stays in registers.
@@ -205,7 +212,7 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
         for (int b = 0; b < TILES; ++b)
           if (b == 0 || b < here)
 #pragma unroll
-            for (int p = 0; p < PAIRS_HERE; ++p) multiply_ranks(sums[b], sums[b], units[b * PAIRS_HERE + p], held[p]);
+            for (int p = 0; p < PAIRS_HERE; ++p) multiply_ranks<LONE>(sums[b], sums[b], units[b * PAIRS_HERE + p], held[p]);
       } else {
 #pragma unroll 1
         for (u32 pair = 0; pair < pairs; pair += BATCH) {
@@ -214,7 +221,7 @@ DEVICE void multiply_outputs(Stream& stream, const Outputs& y, const uint4* oper
           stream.take(units, count);
 #pragma unroll
           for (int p = 0; p < BATCH; ++p)
-            if (p == 0 || p < count) multiply_ranks(sums[0], low[0], units[p], operand[(pair + p) * 32]);
+            if (p == 0 || p < count) multiply_ranks<false>(sums[0], low[0], units[p], operand[(pair + p) * 32]);
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half)
@@ -362,7 +369,9 @@ DEVICE void lora(const Arguments& args) {
   if (MODE != SHRINK) {
     if (!each) block_barrier();
     const uint4* v = operand + lane;
-    if (pairs == 1)
+    if (granules == 1)
+      multiply_outputs<tiles_in_batch(1), 1, true>(stream, y, v, in_hand, each, pairs, y_first);
+    else if (pairs == 1)
       multiply_outputs<tiles_in_batch(1), 1>(stream, y, v, in_hand, each, pairs, y_first);
     else if (BATCH >= 2 && pairs == 2)
       multiply_outputs<tiles_in_batch(2), 2>(stream, y, v, in_hand, false, pairs, y_first);
