@@ -167,6 +167,11 @@ pub(crate) fn neighbours() -> Vec<Point> {
     }
     points.extend([2, 4, 6, 8].map(|rows| bf16((5120, 5120), 16, rows, "distinct")));
     points.push(bf16((5120, 5120), 32, 1, "distinct"));
+    for shape in [(4096, 11008), (4096, 14336), (4096, 8192), (8192, 28672)] {
+        points.extend([1, 2, 4].map(|rows| bf16(shape, 16, rows, "distinct")));
+    }
+    points.push(bf16((4096, 14336), 8, 1, "distinct"));
+    points.push(bf16((4096, 14336), 32, 1, "distinct"));
     for shape in [(16384, 4096), (20480, 8192), (28672, 4096), (14336, 8192), (8192, 28672)] {
         points.push(bf16(shape, 64, 64, "uniform"));
     }
@@ -211,6 +216,10 @@ pub(crate) fn neighbours() -> Vec<Point> {
         ((4096, 14336), 64, 2048, "prefill4x512"),
         ((14336, 4096), 64, 2048, "prefill4x512"),
         ((4096, 4096), 128, 2048, "prefill4x512"),
+        ((4096, 4096), 128, 1024, "prefill2x512"),
+        ((4096, 4096), 64, 512, "prefill1x512"),
+        ((4096, 14336), 128, 2048, "prefill4x512"),
+        ((4096, 4096), 256, 2048, "prefill4x512"),
         ((4096, 4096), 32, 2048, "prefill4x512"),
     ] {
         points.push(bf16(shape, rank, rows, name));

@@ -87,7 +87,7 @@ impl Plan {
         let cluster = share_blocks(&mut groups, segments, row_tile, chip, tuning);
         let brief = row_tile == RowTile::Rows8
             && tuning.row_tile.is_none()
-            && is_brief(&groups, segments, |group| group.members);
+            && is_brief(&groups, segments, |group| (group.members, group.sets));
         let row_tile = if brief { RowTile::Brief8 } else { row_tile };
         let release =
             tuning.release.unwrap_or_else(|| choose_release(&groups, segments, row_tile, cluster, chip, tuning));
@@ -95,7 +95,7 @@ impl Plan {
         let mut plan = Plan {
             site: site.clone(),
             variant: Variant { element: site.element(), rows: row_tile, short },
-            jobs: Vec::with_capacity(groups.iter().map(|group| group.members as usize).sum()),
+            jobs: Vec::with_capacity(groups.iter().map(|group| group.blocks() as usize).sum()),
             shared_bytes: 0,
             depth: 0,
             release,
@@ -135,10 +135,10 @@ impl Plan {
         let shape = self.site.places()[group.projection].shape;
         let (k_tiles, c_tiles) = (shape.inputs.div_ceil(TILE_WIDTH), shape.outputs.div_ceil(TILE_WIDTH));
         let members = if alone { 1 } else { group.members };
-        for block in 0..group.members {
-            let member = if alone { 0 } else { block };
+        for block in 0..group.blocks() {
+            let member = block % members;
             let k = slice(k_tiles, member, members);
-            let c = slice(c_tiles, block, group.members);
+            let c = slice(c_tiles, block, group.blocks());
             self.jobs.push(Job {
                 weights: segment.weights,
                 row: group.rows.start,

@@ -1,9 +1,9 @@
 //! The rules of a plan: rows a group, members of a group, how they exchange sums. They were
 //! chosen from the sweeps of `examples/bench_lora` on an H200 and an H100.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
-use super::super::layout::{self, TILE_BYTES, TILE_WIDTH};
+use super::super::layout::{self, TILE_BYTES, TILE_WIDTH, pairs};
 use super::super::variant::{CELLS_IN_TURNS, RowTile};
 use super::memory::{exchange_bytes, ring, ring_slot};
 use super::{Chip, Exchange, Follows, Release, Segment, Site, Tuning};
@@ -19,19 +19,27 @@ pub(super) struct Group {
     pub(super) cells: u32,
     /// Inputs, in tiles.
     pub(super) input_tiles: u32,
-    /// The wider of inputs and outputs, in tiles.
-    pub(super) tiles_max: u32,
+    /// Outputs, in tiles.
+    pub(super) output_tiles: u32,
     /// More output than input.
     pub(super) widens: bool,
     /// At most half as much output as input, so that most of the bytes come before the exchange.
     pub(super) narrows: bool,
     pub(super) members_max: u32,
     pub(super) members: u32,
+    /// Times that there are so many members: each of these sets multiplies all inputs, and they share the outputs.
+    pub(super) sets: u32,
 }
 
-/// Pairs of rank granules.
-pub(super) fn pairs(rank: u32) -> u32 {
-    rank.div_ceil(16)
+impl Group {
+    pub(super) fn blocks(&self) -> u32 {
+        self.members * self.sets
+    }
+
+    /// The wider of inputs and outputs, in tiles.
+    fn tiles_max(&self) -> u32 {
+        self.input_tiles.max(self.output_tiles)
+    }
 }
 
 pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Vec<Group> {
@@ -55,11 +63,12 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
                     bytes: weights + activations,
                     cells,
                     input_tiles: inputs.div_ceil(TILE_WIDTH),
-                    tiles_max: inputs.max(outputs).div_ceil(TILE_WIDTH),
+                    output_tiles: outputs.div_ceil(TILE_WIDTH),
                     widens: outputs > inputs,
                     narrows: inputs >= 2 * outputs,
                     members_max: members_max(inputs, outputs),
                     members: 1,
+                    sets: 1,
                 });
             }
             row = rows.end;
@@ -115,13 +124,17 @@ pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, 
 const RANK_WEIGHTY: u32 = 33;
 
 /// Whether a warp of every group has so little of its slices that the shortest code is the fastest: two units of weights
-/// in the shrink and in the expand.
-pub(super) fn is_brief(groups: &[Group], segments: &[Segment], members: impl Fn(&Group) -> u32) -> bool {
-    let warps = RowTile::Brief8.shape().warps;
-    groups.iter().all(|group| {
-        let tiles = group.tiles_max.div_ceil(members(group) * warps);
-        tiles * pairs(segments[group.segment].rank) <= RowTile::Brief8.batch()
-    })
+/// in the shrink and in the expand, where each group has as many members and sets of them as `shared` says.
+pub(super) fn is_brief(groups: &[Group], segments: &[Segment], shared: impl Fn(&Group) -> (u32, u32)) -> bool {
+    groups.iter().all(|group| units_of_a_warp(group, segments, shared(group)) <= RowTile::Brief8.batch())
+}
+
+/// Units of weights of which a warp has so many at most in the shrink and in the expand.
+fn units_of_a_warp(group: &Group, segments: &[Segment], (members, sets): (u32, u32)) -> u32 {
+    let warps = RowTile::Rows8.shape().warps;
+    let inputs = group.input_tiles.div_ceil(members * warps);
+    let outputs = group.output_tiles.div_ceil(members * sets * warps);
+    inputs.max(outputs) * pairs(segments[group.segment].rank)
 }
 
 /// Gives each group members and returns the blocks in a cluster, or 1 where sums go through global memory.
@@ -140,17 +153,18 @@ pub(super) fn share_blocks(
         group.members_max = group.members_max.min(chip.multiprocessors).max(1);
     }
     let total: u64 = groups.iter().map(|group| group.bytes).sum();
-    let wanted = match tuning.blocks {
-        Some(blocks) if tuning.exchange.is_some() => blocks / (groups.len() as u32).max(1),
-        Some(blocks) => power_below(blocks / (groups.len() as u32).max(1)),
-        None => choose_members(groups, segments, row_tile, chip, tuning.follows),
+    let (wanted, sets) = match tuning.blocks {
+        Some(blocks) if tuning.exchange.is_some() => (blocks / (groups.len() as u32).max(1), 1),
+        Some(blocks) => (power_below(blocks / (groups.len() as u32).max(1)), 1),
+        None => match short_members(groups, segments, row_tile, chip, tuning.follows) {
+            Some(short) => short,
+            None => (choose_members(groups, row_tile, chip, tuning.follows), 1),
+        },
     };
     if tuning.exchange != Some(Exchange::Global) && chip.cluster_max > 1 && !groups.is_empty() {
         let most = groups.iter().map(|group| group.members_max).min().unwrap_or(1).min(chip.cluster_max).max(1);
-        // Clusters of 16 start late after a kernel that does not let its successor begin early: worth it where most of the
-        // bytes come before the exchange.
-        let late = tuning.follows == Follows::Another && tuning.blocks.is_none();
-        let most = if late && groups.iter().all(|group| group.cells > 1 && group.widens) { most.min(8) } else { most };
+        let late = tuning.blocks.is_none() && starts_late(groups, tuning.follows);
+        let most = if late { most.min(8) } else { most };
         let mut members = if wanted <= most { wanted.max(1) } else { power_below(most) };
         // Blocks of which not two fit one multiprocessor cannot overlap, and their clusters pack badly.
         let exchange = |group: &Group, members: u32| {
@@ -178,7 +192,13 @@ pub(super) fn share_blocks(
             alone && polls_well(groups, row_tile, members, chip) && !prefers_global(groups, row_tile, members, chip);
         if tuning.exchange.is_some() || few || !prefers_global(groups, row_tile, members, chip) {
             groups.iter_mut().for_each(|group| group.members = members);
-            return if few { 1 } else { members };
+            if few {
+                return 1;
+            }
+            if members == wanted {
+                groups.iter_mut().for_each(|group| group.sets = sets);
+            }
+            return members;
         }
     }
     let blocks = tuning.blocks.unwrap_or(chip.multiprocessors * 3 / 2);
@@ -255,9 +275,54 @@ const BYTES_LONG: u64 = 700 << 10;
 /// Bytes of a group from which on clusters are worth their start between launches of a kind.
 const BYTES_PACKED: u64 = 192 << 10;
 
+/// Members of each group and sets of them with slices short enough for the shortest code, which are worth more blocks; so
+/// are those of few groups, since nothing else hides their latency. Where so many members leave a group long slices of its
+/// outputs, several sets of them share the outputs, each of which multiplies all inputs: that is shorter than a wider
+/// exchange. Sets leave some of the chip to the next launch, and more of it where a warp has a whole batch of units.
+fn short_members(
+    groups: &[Group],
+    segments: &[Segment],
+    row_tile: RowTile,
+    chip: Chip,
+    follows: Follows,
+) -> Option<(u32, u32)> {
+    let count = (groups.len() as u32).max(1);
+    let (bytes_min, bytes_max) = byte_range(groups);
+    if row_tile.tiles() != 1 || bytes_max > 2 * bytes_min {
+        return None;
+    }
+    let slots = chip.multiprocessors;
+    let find = |units: u32, least: u32, step: usize, sets: RangeInclusive<u32>, room: u32| {
+        let shared = (least..=if starts_late(groups, follows) { 8 } else { 16 }).step_by(step);
+        let short = |shared| groups.iter().all(|group| units_of_a_warp(group, segments, shared) <= units);
+        let in_sets = |members| sets.clone().map(move |sets| (members, sets));
+        shared.flat_map(in_sets).find(|&(members, sets)| {
+            count * members * sets <= if sets > 1 { room } else { slots } && short((members, sets))
+        })
+    };
+    if follows == Follows::Beside {
+        return find(RowTile::Brief8.batch(), 8, 8, 1..=1, slots);
+    }
+    let tiles = groups.iter().map(Group::tiles_max).min().unwrap_or(0);
+    let least = if count <= 2 && tiles > 64 { 10 } else { 8 };
+    find(RowTile::Brief8.batch(), least, 1, 1..=SETS_MAX, slots * 3 / 4).or_else(|| {
+        let few = groups.iter().all(|group| pairs(segments[group.segment].rank) <= 2);
+        few.then(|| find(RowTile::Rows8.batch(), 8, 1, 2..=SETS_MAX, slots / 2)).flatten()
+    })
+}
+
+/// Sets of members that were measured to be worth it.
+const SETS_MAX: u32 = 4;
+
+/// Whether clusters of more than 8 blocks start too late: after a kernel that does not let its successor begin early, unless
+/// most of the bytes come before the exchange.
+fn starts_late(groups: &[Group], follows: Follows) -> bool {
+    follows == Follows::Another && groups.iter().all(|group| group.cells > 1 && group.widens)
+}
+
 /// Members of each group: enough to fill the chip, but no block with less than about 64 KiB, the size below which more
 /// blocks only add to the exchange; a few groups are split further, since then nothing else hides their latency.
-fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chip: Chip, follows: Follows) -> u32 {
+fn choose_members(groups: &[Group], row_tile: RowTile, chip: Chip, follows: Follows) -> u32 {
     let count = (groups.len() as u32).max(1);
     let slots = chip.multiprocessors;
     let (bytes_min, bytes_max) = byte_range(groups);
@@ -278,20 +343,6 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
     let fill = power_below(slots / count);
     let doubled_fits = count * fill * 2 <= row_tile.shape().blocks_min * slots;
     let fill = if doubled_fits && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
-    // Slices short enough for the shortest code are worth more blocks; so are those of few groups, since nothing else hides
-    // their latency.
-    let tiles = groups.iter().map(|group| group.tiles_max).min().unwrap_or(0);
-    let (least, step) = match follows {
-        Follows::Beside => (8, 8),
-        _ if count <= 2 && tiles > 64 => (10, 1),
-        _ => (8, 1),
-    };
-    let brief = (least..=16)
-        .step_by(step)
-        .find(|&members| row_tile.tiles() == 1 && count * members <= slots && is_brief(groups, segments, |_| members));
-    if let Some(members) = brief {
-        return members;
-    }
     // Clusters of 16 start late after a kernel that does not let its successor begin early: fewer blocks suffice where
     // most of the bytes come before the exchange. Between launches of its kind one on half of the chip leaves the other
     // half to the next, which then has most of its bytes before it may begin.
@@ -300,6 +351,7 @@ fn choose_members(groups: &[Group], segments: &[Segment], row_tile: RowTile, chi
     let large = (bytes_max >> if widens { 17 } else { 18 }).min(16) as u32;
     let half = power_below(slots / 2 / count);
     let large = if narrows && follows == Follows::Itself { large.min(half) } else { large };
+    let tiles = groups.iter().map(Group::tiles_max).min().unwrap_or(0);
     if count <= 4 && count * 12 <= slots && tiles > 128 && large < 12 && follows != Follows::Beside {
         return 12;
     }
@@ -332,7 +384,7 @@ pub(super) fn choose_release(
     chip: Chip,
     tuning: Tuning,
 ) -> Release {
-    let blocks: u32 = groups.iter().map(|group| group.members).sum();
+    let blocks: u32 = groups.iter().map(Group::blocks).sum();
     if tuning.follows == Follows::Beside {
         // What is next in a step gains little by an early start, and loses little.
         let first = groups.iter().filter(|group| group.rows.start == segments[group.segment].rows.start);
@@ -340,7 +392,7 @@ pub(super) fn choose_release(
         return if bytes < BYTES_FEW { Release::AtStart } else { Release::WithOperands };
     }
     // A chip full of long slices never has nothing to do; blocks of which one fills a multiprocessor leave no room anyway.
-    let bytes_block = groups.iter().map(|group| group.bytes / u64::from(group.members)).max().unwrap_or(0);
+    let bytes_block = groups.iter().map(|group| group.bytes / u64::from(group.blocks())).max().unwrap_or(0);
     let staged_alone = row_tile.is_staged() && (row_tile.shape().blocks_min == 1 || blocks <= chip.multiprocessors);
     if bytes_block >= BYTES_BUSY && !staged_alone && blocks * 4 > chip.multiprocessors * 3 {
         return Release::AtStart;

@@ -96,7 +96,7 @@ fn inboxes_of_different_groups_do_not_overlap() {
     for job in plan.jobs().iter().filter(|job| job.members > 1 && job.member == 0) {
         assert!(job.inbox >= end);
         // One row a segment: as many cells as pairs of granules.
-        end = job.inbox + inbox_cells(plan.variant().rows, rules::pairs(job.rank), job.members);
+        end = job.inbox + inbox_cells(plan.variant().rows, layout::pairs(job.rank), job.members);
     }
     assert_eq!(end, plan.inbox_cells());
 }
@@ -187,8 +187,38 @@ fn slices_for_the_shortest_code_are_as_few_as_hold_all_tiles() {
         let tuning = Tuning { follows, ..Tuning::default() };
         Plan::new(&site(4096, &[11008]), &segments, CHIP, tuning).expect("a valid batch").cluster()
     };
-    assert_eq!([few(1, Follows::Itself), few(4, Follows::Another)], [12; 2], "longer slices");
+    assert_eq!([few(1, Follows::Itself), few(4, Follows::Another)], [10, 8]);
     assert_eq!([few(5, Follows::Itself), few(1, Follows::Beside)], [8; 2]);
+}
+
+#[test]
+fn sets_of_members_share_the_outputs_and_each_multiplies_all_inputs() {
+    let plan = |groups: u32, rank: u32, (inputs, outputs): (u32, u32), follows| {
+        let segments: Vec<_> = (0..groups).map(|n| segment(n..n + 1, rank)).collect();
+        let tuning = Tuning { follows, ..Tuning::default() };
+        let plan = Plan::new(&site(inputs, &[outputs]), &segments, CHIP, tuning).expect("a valid batch");
+        for row in 0..groups {
+            let jobs: Vec<_> = plan.jobs().iter().filter(|job| job.row == row).collect();
+            let sets = jobs.len() as u32 / jobs[0].members;
+            assert_eq!(jobs.iter().map(|job| job.k_tiles).sum::<u32>(), sets * inputs / 32);
+            let mut column = 0;
+            for (block, job) in jobs.into_iter().enumerate() {
+                assert_eq!((job.member, job.column_tile), (block as u32 % job.members, column));
+                column += job.column_tiles;
+            }
+            assert_eq!(column, outputs / 32);
+        }
+        (plan.variant().rows, plan.cluster(), plan.jobs().len() as u32 / groups / plan.cluster())
+    };
+    let (brief, rows, itself) = (RowTile::Brief8, RowTile::Rows8, Follows::Itself);
+    assert_eq!(plan(1, 16, (4096, 11008), itself), (brief, 10, 3));
+    assert_eq!(plan(4, 16, (4096, 11008), Follows::Another), (brief, 8, 3));
+    assert_eq!(plan(4, 16, (4096, 14336), itself), (rows, 8, 2), "too many blocks for the shortest code");
+    assert_eq!(plan(1, 16, (14336, 4096), itself), (rows, 14, 2));
+    assert_eq!(plan(1, 32, (4096, 14336), Follows::Another), (rows, 8, 4), "wide clusters start late");
+    assert_eq!(plan(1, 16, (4096, 11008), Follows::Beside).2, 1);
+    assert_eq!(plan(8, 16, (4096, 11008), itself).2, 1, "no room");
+    assert_eq!(plan(1, 64, (4096, 11008), itself).2, 1, "a long exchange");
 }
 
 #[test]
