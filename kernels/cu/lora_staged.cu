@@ -41,8 +41,11 @@
 #endif
 
 constexpr bool ROLES = BULK && COPIERS > 0;
+// Whether a warp asks for what it multiplies next while it multiplies: where few warps have all registers of a multiprocessor.
+constexpr bool AHEAD = MIN_BLOCKS == 1 && WARPS == 8;
 constexpr int MT = NT / 2;                       // tiles of 16 rows: a warp of the shrink multiplies all of them
 constexpr int HELD = BULK ? 4 : 2;               // rank pairs whose v a warp of the expand keeps in registers
+constexpr int HELD_MAX = BULK && AHEAD ? 8 : HELD;  // the same for large ranks
 constexpr u32 STAGE_TILES = 32 / NT;             // column tiles of a stage, at most
 constexpr u32 STAGE_TILES_MIN = 4;
 constexpr u32 STAGE_WEIGHTS_MAX = 32 << 10;      // bytes of weights above which a stage has fewer tiles
@@ -55,10 +58,16 @@ static_assert(COPYING >= STAGE_TILES * 4, "every 16 bytes of a row of a stage ha
 
 #include "lora_stages.cuh"
 
+// A lane's part of a tile of weights, zero where the rank has no such granule.
+DEVICE void load_granule(uint4& tile, const u8* from, bool here) {
+  tile = make_uint4(0, 0, 0, 0);
+  if (here) tile = *(const uint4*)from;
+}
+
 // One unit of weights: two tiles, the second zero where the rank has an odd number of granules.
 DEVICE void load_unit(uint4 (&unit)[2], const u8* from, bool both) {
   unit[0] = *(const uint4*)from;
-  unit[1] = both ? *(const uint4*)(from + TILE) : make_uint4(0, 0, 0, 0);
+  load_granule(unit[1], from + TILE, both);
 }
 
 // A barrier of the warps that multiply.
@@ -93,35 +102,52 @@ DEVICE void shrink_stages(Stages& stages, float4* partial, u32 pair_begin, u32 p
     const u8* slot = stages.here();
     const u32 tiles = pairs_here > 0 ? stages.tiles_in(stages.stage) : 0;
     const u32 quarters = stages.x.quarters - stages.stage * stages.tiles * 4;  // that exist from this stage on
-    const u8* x_from = slot + x_at + k_warp * 64;
-    const u8* weights = slot + weights_at + k_warp * stages.granules * TILE;
-#pragma unroll 1
-    for (u32 t = k_warp; t < tiles; t += k_warps) {
-      uint4 upper[MT], lower[MT];  // rows i and i + 8 of each 16
+    constexpr int BUFFERS = AHEAD ? 2 : 1;
+    uint4 upper[BUFFERS][MT], lower[BUFFERS][MT];  // rows i and i + 8 of each 16
+    uint4 units[BUFFERS][PAIRS_HERE][2];
+    auto load_weights = [&](int set, u32 tile, int p) {
+      const u8* from = slot + weights_at + tile * stages.granules * TILE + p * UNIT;
+      load_unit(units[set][p], from, 2 * (pair_begin + p) + 1 < stages.granules);
+    };
+    auto load = [&](int set, u32 tile) {
+      const u8* x_from = slot + x_at + tile * 64;
 #pragma unroll
       for (int m = 0; m < MT; ++m) {
-        upper[m] = *(const uint4*)(x_from + 16 * m * pitch);
-        lower[m] = *(const uint4*)(x_from + (16 * m + 8) * pitch);
+        upper[set][m] = *(const uint4*)(x_from + 16 * m * pitch);
+        lower[set][m] = *(const uint4*)(x_from + (16 * m + 8) * pitch);
       }
-      if (t * 4 + 4 > quarters && t * 4 + q >= quarters)
 #pragma unroll
-        for (int m = 0; m < MT; ++m) upper[m] = lower[m] = make_uint4(0, 0, 0, 0);
+      for (int p = 0; p < PAIRS_HERE && AHEAD; ++p)
+        if (p == 0 || p < pairs_here) load_weights(set, tile, p);
+    };
+    if (AHEAD && k_warp < tiles) load(0, k_warp);
+#pragma unroll 1
+    for (u32 begin = k_warp; begin < tiles; begin += BUFFERS * k_warps)
 #pragma unroll
-      for (int p = 0; p < PAIRS_HERE; ++p)
-        if (p == 0 || p < pairs_here) {
-          uint4 unit[2];
-          load_unit(unit, weights + p * UNIT, 2 * (pair_begin + p) + 1 < stages.granules);
+      for (int set = 0; set < BUFFERS; ++set) {
+        const u32 tile = begin + set * k_warps;
+        if (set > 0 && tile >= tiles) break;
+        if (!AHEAD)
+          load(set, tile);
+        else if (tile + k_warps < tiles)
+          load(1 - set, tile + k_warps);
+        if (tile * 4 + 4 > quarters && tile * 4 + q >= quarters)
 #pragma unroll
-          for (int m = 0; m < MT; ++m)
+          for (int m = 0; m < MT; ++m) upper[set][m] = lower[set][m] = make_uint4(0, 0, 0, 0);
 #pragma unroll
-            for (int g = 0; g < 2; ++g) {
-              ELEMENT::mma(sums[p][m][g], upper[m].x, lower[m].x, upper[m].y, lower[m].y, unit[g].x, unit[g].y);
-              ELEMENT::mma(sums[p][m][g], upper[m].z, lower[m].z, upper[m].w, lower[m].w, unit[g].z, unit[g].w);
-            }
-        }
-      x_from += k_warps * 64;
-      weights += k_warps * stages.granules * TILE;
-    }
+        for (int p = 0; p < PAIRS_HERE; ++p)
+          if (p == 0 || p < pairs_here) {
+            if (!AHEAD) load_weights(set, tile, p);
+#pragma unroll
+            for (int m = 0; m < MT; ++m)
+#pragma unroll
+              for (int g = 0; g < 2; ++g) {
+                const uint4 &up = upper[set][m], &low = lower[set][m], &unit = units[set][p][g];
+                ELEMENT::mma(sums[p][m][g], up.x, low.x, up.y, low.y, unit.x, unit.y);
+                ELEMENT::mma(sums[p][m][g], up.z, low.z, up.w, low.w, unit.z, unit.w);
+              }
+          }
+      }
     stages.leave();
   }
 #pragma unroll
@@ -165,31 +191,30 @@ DEVICE u32 add_to(u32 before, float first, float second) {
 template <int PAIRS_HELD>
 DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool refilled) {
   const u32 lane = thread_index() % 32, warp = thread_index() / 32, i = lane / 4, q = lane % 4;
-  // Warps divide the column tiles and, unless each multiplies all rows, then the rows, 16 each; where there are fewer of
-  // both than warps, some have none.
-  const u32 column_warps = min(stages.tiles, EXPAND_ROWS < MT ? WARPS / MT : WARPS);
-  const u32 column_warp = warp % column_warps, row_warp = warp / column_warps;
-  const u32 here = warp < WARPS && row_warp * 2 < stages.row_tiles
-                       ? (EXPAND_ROWS == MT && column_warps == WARPS ? (stages.row_tiles + 1) / 2 : 1)
-                       : 0;  // tiles of 16 rows
-  const u32 lane_row = row_warp * 16 + i;
+  // Warps divide the column tiles, then the rows; where there are fewer of both than warps, some have none.
+  const u32 column_warps = min(stages.tiles, WARPS * EXPAND_ROWS / MT);
+  const u32 column_warp = warp % column_warps, first_m = warp / column_warps * EXPAND_ROWS;
+  const u32 row_ms = (stages.row_tiles + 1) / 2;
+  const u32 here = warp < WARPS && first_m < row_ms ? min(u32(EXPAND_ROWS), row_ms - first_m) : 0;  // tiles of 16 rows
+  const u32 lane_row = first_m * 16 + i;
   const u32 lane_rows = stages.rows - min(stages.rows, lane_row);  // from this lane's first on
   const u32 row_bytes = stages.y.row_bytes, pitch = stages.pitch();
   u8* const y = (u8*)stages.y.base + u64(lane_row) * row_bytes + 16 * q;
   const u32 y_at = lane_row * pitch + 16 * q;
   // Where there is no second row tile of the 16 it is computed as the first.
-  const uint4* const first_operand = operand + row_warp * 64 + lane;
+  const uint4* const first_operand = operand + first_m * 64 + lane;
   auto left = [&](u32 pair, int m) {
     const uint4* upper = first_operand + (pair * stages.row_tiles + 2 * m) * 32;
-    return left_of(upper[0], upper[(row_warp + m) * 2 + 1 < stages.row_tiles ? 32 : 0]);
+    return left_of(upper[0], upper[(first_m + m) * 2 + 1 < stages.row_tiles ? 32 : 0]);
   };
   Left held[PAIRS_HELD > 0 ? PAIRS_HELD : 1][EXPAND_ROWS];
 #pragma unroll
   for (int p = 0; p < PAIRS_HELD; ++p)
-    if (p < pairs)
 #pragma unroll
-      for (int m = 0; m < EXPAND_ROWS; ++m)
-        if (m < here) held[p][m] = left(p, m);
+    for (int m = 0; m < EXPAND_ROWS; ++m) {
+      if (AHEAD) held[p][m] = Left{};
+      if (p < pairs && m < here) held[p][m] = left(p, m);
+    }
 #pragma unroll 1
   while (stages.stage < stages.total) {
     stages.wait();
@@ -207,15 +232,26 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool 
 #pragma unroll
           for (int e = 0; e < 4; ++e) sums[m][j][e] = 0.f;
       const u8* weights = slot + stages.weights_at() + t * stages.granules * TILE + lane * 16;
+      // A lane has 8 outputs of a row: a quarter, which exists or does not.
+      const bool exists = (first + t) * 4 + q < stages.y.quarters;
+      uint4 before[2 * EXPAND_ROWS];
+      auto load_y = [&](int half) {
+        if (exists && half / 2 < here && half * 8 < lane_rows)
+          before[half] = *(const uint4*)(slot + y_at + t * 64 + half * 8 * pitch);
+      };
+#pragma unroll
+      for (int half = 0; half < 2 * EXPAND_ROWS && AHEAD; ++half) load_y(half);
       if (PAIRS_HELD > 0) {
+        // Ahead: no branches between the pairs, so that weights are read early; those of a pair that the rank lacks are zero.
 #pragma unroll
         for (int p = 0; p < PAIRS_HELD; ++p)
-          if (p == 0 || p < pairs) {
+          if (AHEAD || p == 0 || p < pairs) {
             uint4 unit[2];
-            load_unit(unit, weights + p * UNIT, 2 * p + 1 < stages.granules);
+            load_granule(unit[0], weights + p * UNIT, !AHEAD || 2 * p < stages.granules);
+            load_granule(unit[1], weights + p * UNIT + TILE, 2 * p + 1 < stages.granules);
 #pragma unroll
             for (int m = 0; m < EXPAND_ROWS; ++m)
-              if (m == 0 || m < here) multiply_ranks(sums[m], held[p][m], unit);
+              if (AHEAD || m == 0 || m < here) multiply_ranks(sums[m], held[p][m], unit);
           }
       } else {
 #pragma unroll 1
@@ -227,19 +263,16 @@ DEVICE void expand_stages(Stages& stages, const uint4* operand, u32 pairs, bool 
             if (m == 0 || m < here) multiply_ranks(sums[m], left(pair, m), unit);
         }
       }
-      // A lane has 8 outputs of a row: a quarter, which exists or does not.
-      if ((first + t) * 4 + q >= stages.y.quarters) continue;
-      const u8* from = slot + y_at + t * 64;
       u8* to = y + u64(first + t) * 64;
 #pragma unroll
       for (int half = 0; half < 2 * EXPAND_ROWS; ++half)
-        if (half / 2 < here && half * 8 < lane_rows) {
-          const uint4 before = *(const uint4*)(from + half * 8 * pitch);
+        if (exists && half / 2 < here && half * 8 < lane_rows) {
+          if (!AHEAD) load_y(half);
           const float(&sum)[4][4] = sums[half / 2];
           const int e = half % 2 * 2;
-          *(uint4*)(to + u64(half * 8) * row_bytes) =
-              make_uint4(add_to(before.x, sum[0][e], sum[1][e]), add_to(before.y, sum[2][e], sum[3][e]),
-                         add_to(before.z, sum[0][e + 1], sum[1][e + 1]), add_to(before.w, sum[2][e + 1], sum[3][e + 1]));
+          *(uint4*)(to + u64(half * 8) * row_bytes) = make_uint4(
+              add_to(before[half].x, sum[0][e], sum[1][e]), add_to(before[half].y, sum[2][e], sum[3][e]),
+              add_to(before[half].z, sum[0][e + 1], sum[1][e + 1]), add_to(before[half].w, sum[2][e + 1], sum[3][e + 1]));
         }
     }
     stages.leave();
@@ -353,6 +386,8 @@ DEVICE void lora(const Arguments& args) {
       expand_stages<1>(stages, room.operand, pairs, MODE == PAIR);
     else if (pairs <= HELD)
       expand_stages<HELD>(stages, room.operand, pairs, MODE == PAIR);
+    else if (HELD_MAX > HELD && pairs <= HELD_MAX)
+      expand_stages<HELD_MAX>(stages, room.operand, pairs, MODE == PAIR);
     else
       expand_stages<0>(stages, room.operand, pairs, MODE == PAIR);
   }

@@ -165,7 +165,7 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
             RowTile::Brief8 => point.rows() <= 300 && rank_max <= 64,
             RowTile::Rows8 => longest < 600,
             RowTile::Staged16 | RowTile::Wide16 => longest > 8 || rank_max > 64,
-            RowTile::Staged32 => longest > tile.rows() / 2,
+            RowTile::Staged32 | RowTile::Deep32 => longest > tile.rows() / 2,
         };
         if !suits {
             continue;

@@ -41,6 +41,9 @@ pub enum RowTile {
     Wide16,
     /// 32 rows, staged, in blocks that have a multiprocessor each: ranks whose weights are many of the bytes.
     Staged32,
+    /// 32 rows, the same, in blocks of half as many warps with twice the registers: ranks of which a warp then holds all of v
+    /// in the expand, and asks for weights while it multiplies.
+    Deep32,
 }
 
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
@@ -66,8 +69,8 @@ pub(crate) const CELLS_OF_ALL_IN_TURNS: u32 = 64;
 
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 5] =
-        [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Wide16, RowTile::Staged32];
+    pub const ALL: [RowTile; 6] =
+        [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Wide16, RowTile::Staged32, RowTile::Deep32];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
@@ -78,7 +81,7 @@ impl RowTile {
         match self {
             RowTile::Brief8 | RowTile::Rows8 => 1,
             RowTile::Staged16 | RowTile::Wide16 => 2,
-            RowTile::Staged32 => 4,
+            RowTile::Staged32 | RowTile::Deep32 => 4,
         }
     }
 
@@ -88,7 +91,7 @@ impl RowTile {
         match self {
             RowTile::Rows8 => 4,
             RowTile::Brief8 => 2,
-            RowTile::Staged16 | RowTile::Wide16 | RowTile::Staged32 => 1,
+            RowTile::Staged16 | RowTile::Wide16 | RowTile::Staged32 | RowTile::Deep32 => 1,
         }
     }
 
@@ -105,6 +108,7 @@ impl RowTile {
             RowTile::Staged16 => (8, 2, 2, 1, 2),
             RowTile::Wide16 => (16, 4, 2, 1, 1),
             RowTile::Staged32 => (16, 4, 1, 1, 1),
+            RowTile::Deep32 => (8, 4, 2, 1, 1),
         };
         Shape { warps, copiers, depth_max, pairs, expand_rows, blocks_min }
     }
@@ -117,7 +121,7 @@ impl RowTile {
 
     /// The largest rank that the block's warps can accumulate, and that leaves room for stages beside the exchange.
     pub fn rank_max(self) -> u32 {
-        if self == RowTile::Staged32 { super::layout::RANK_MAX / 2 } else { super::layout::RANK_MAX }
+        if self.tiles() == RowTile::Staged32.tiles() { super::layout::RANK_MAX / 2 } else { super::layout::RANK_MAX }
     }
 }
 

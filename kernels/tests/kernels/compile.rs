@@ -5,7 +5,7 @@ use aril_kernels::attention;
 use aril_kernels::baseline::{launch, merged};
 use aril_kernels::compile::{self, Unit};
 use aril_kernels::gemm::few_rows;
-use aril_kernels::lora::variant::Variant;
+use aril_kernels::lora::variant::{RowTile, Variant};
 use aril_kernels::source::Sources;
 
 fn nvrtc_is_here() -> bool {
@@ -29,7 +29,9 @@ fn every_lora_kernel_fits_its_registers_on_both_architectures() {
             assert_eq!(cubin.footprints.len(), 3, "pair, shrink and expand");
             for footprint in cubin.footprints {
                 let what = format!("{architecture} {variant:?} {footprint:?}");
-                assert!((32..=128).contains(&footprint.registers), "{what}");
+                // Blocks of 8 and 4 warps that have a multiprocessor each may use 168.
+                let most = if variant.rows == RowTile::Deep32 { 168 } else { 128 };
+                assert!((32..=most).contains(&footprint.registers), "{what}");
                 // The path for older GPUs may keep a few words in local memory; the measured one may not.
                 assert!(footprint.spill_bytes <= if architecture == "sm_80" { 96 } else { 0 }, "{what}");
                 assert_eq!(footprint.static_shared_bytes, 0, "{what}");

@@ -293,13 +293,14 @@ fn members_of_a_group_exchange_their_sums_in_any_number() {
 #[test]
 fn many_rows_pass_through_a_short_ring() {
     let Some(runner) = runner() else { return };
-    let batches: [(RowTile, u32, &[u32], &[Part]); 6] = [
+    let batches: [(RowTile, u32, &[u32], &[Part]); 7] = [
         (RowTile::Staged16, 1000, &[520], &[part(16, 16), part(2, 0), part(5, 40)]),
         (RowTile::Staged16, 680, &[1000], &[part(37, 16), part(12, 9)]),
         (RowTile::Staged16, 264, &[72, 200], &[part(17, 250), part(1, 3)]),
         (RowTile::Staged16, 520, &[392], &[part(30, 64), part(3, 125)]),
         (RowTile::Wide16, 1000, &[1064], &[part(37, 32), part(12, 9)]),
         (RowTile::Staged32, 1000, &[1064], &[part(67, 24), part(40, 61)]),
+        (RowTile::Deep32, 680, &[520], &[part(37, 72), part(40, 61)]),
     ];
     for (index, (row_tile, inputs, outputs, parts)) in batches.into_iter().enumerate() {
         let batch = Batch::new(Element::ALL[index % 2], inputs, outputs, parts, 20 + index as u64);
@@ -338,7 +339,7 @@ fn planted_faults_are_found() {
     let faults = [
         ("      phases_wait(full(slot), parity);", "", "a stage read before it is here"),
         ("      phases_wait(empty(asked_slot), asked_parity);", "", "a stage overwritten while it is read"),
-        ("t * 4 + 4 > quarters &&", "false &&", "columns of x multiplied that it does not have"),
+        ("tile * 4 + 4 > quarters &&", "false &&", "columns of x multiplied that it does not have"),
         ("half * 8 < lane_rows", "half * 8 < lane_rows + 8", "y written past the last row of a segment"),
         ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
     ];

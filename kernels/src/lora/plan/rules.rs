@@ -110,7 +110,7 @@ pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, 
     }
     let fits = prompts && rank_max <= RowTile::Staged32.rank_max();
     if fits && rank_max >= RANK_WEIGHTY {
-        RowTile::Staged32
+        if rank_max > RANK_DEEP { RowTile::Deep32 } else { RowTile::Staged32 }
     } else if prompts && rank_max > 16 && groups(RowTile::Wide16) * 2 <= chip.multiprocessors {
         RowTile::Wide16
     } else if fits && rank_max > 16 && groups(RowTile::Staged32) * 8 > chip.multiprocessors * 3 {
@@ -122,6 +122,8 @@ pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, 
 
 /// From this rank on the weights that 16 rows read again from the L2 are more than their x and y.
 const RANK_WEIGHTY: u32 = 33;
+/// Above this rank a warp with the registers of [`RowTile::Staged32`] cannot hold v.
+const RANK_DEEP: u32 = 64;
 
 /// Whether a warp of every group has so little of its slices that the shortest code is the fastest: two units of weights
 /// in the shrink and in the expand, where each group has as many members and sets of them as `shared` says.

@@ -85,6 +85,7 @@ fn prompts_of_few_groups_have_blocks_of_more_warps() {
     assert_eq!(tile(250, 4, 16), RowTile::Staged16, "little to multiply");
     assert_eq!(tile(250, 5, 32), RowTile::Staged16, "two blocks a multiprocessor");
     assert_eq!(tile(512, 4, 64), RowTile::Staged32);
+    assert_eq!(tile(512, 4, 65), RowTile::Deep32, "v fills the registers");
 }
 
 #[test]
