@@ -14,6 +14,8 @@ pub(crate) struct Site {
     /// Of inputs and of all outputs.
     pub(super) widest: u32,
     pub(super) narrowest: u32,
+    /// Tiles of 32 columns that a projection has least of, where it is widest.
+    pub(super) tiles_least: u32,
     /// Is every output wider than the inputs?
     pub(super) widens: bool,
     /// Inputs and outputs of all projections, and of the widest: in 64 times 64 columns.
@@ -93,6 +95,7 @@ impl Site {
             projections: site.outputs.len() as u32,
             widest: outputs().fold(site.inputs, u32::max),
             narrowest: outputs().fold(site.inputs, u32::min),
+            tiles_least: outputs().map(|outputs| site.inputs.max(outputs).div_ceil(32)).min().unwrap_or(0),
             widens: outputs().all(|outputs| outputs > site.inputs),
             pieces: pieces().map(|(pieces, times)| pieces * times).sum(),
             pieces_most: pieces().map(|(pieces, _)| pieces).fold(0.0, f64::max),
