@@ -32,6 +32,8 @@ const BESIDE_US: f64 = 0.2;
 /// Figures of a tile, and of all: what is guessed of an H200, and where a fit begins.
 const TILE: [f64; 12] = [2.0, 1.0, 0.3, 0.3, 0.8, 0.02, 0.3, 0.05, 0.6, 0.7, 0.5, 0.5];
 const MEMORY: [f64; 3] = [0.25, 0.1, 0.05];
+/// The cache, 10⁶ bytes, and what those beyond it take more.
+const CACHE: [f64; 2] = [20.0, 0.3];
 /// Of each site: how much longer launches take there, what waiting for the product beside them costs, and what that hides of them.
 const SITE: [f64; 3] = [1.0, 1.0, 5.0];
 /// How much a figure may be off its guess before it counts as much as an error of a percent in one sample: so little that only what nothing
@@ -103,6 +105,7 @@ fn fit_for(samples: &[&Sample], form_of: For<'_>) -> (Planned, f64) {
         .cycle()
         .take(kernels.tiles * TILE.len())
         .chain(&MEMORY)
+        .chain(&CACHE)
         .chain(of_sites)
         .map(|figure| figure.ln())
         .collect();
@@ -179,7 +182,7 @@ fn form(For { chip, place, kernels }: For<'_>, at: &[f64]) -> Planned {
     let tile = |tile: usize| PlannedTile::of_values(std::array::from_fn(|index| figure(tile * TILE.len() + index)));
     let mut sites = chip.sites.clone();
     for (index, site) in sites.iter_mut().enumerate() {
-        let first = of_tiles + MEMORY.len() + index * SITE.len();
+        let first = of_tiles + MEMORY.len() + CACHE.len() + index * SITE.len();
         site.scale = figure(first);
         // Behind a product there is nothing to wait for, and nothing hides.
         site.us_waiting = if place == Where::Beside { figure(first + 1) } else { 0.0 };
@@ -197,6 +200,9 @@ fn form(For { chip, place, kernels }: For<'_>, at: &[f64]) -> Planned {
         us_per_megabyte: figure(of_tiles),
         us_per_megabyte_of_rows: figure(of_tiles + 1),
         us_per_megabyte_again: figure(of_tiles + 2),
+        // Beside a product few rows are written, which the cache holds.
+        cache_megabytes: if place == Where::Beside { 0.0 } else { figure(of_tiles + 3) },
+        us_per_megabyte_beyond: if place == Where::Beside { 0.0 } else { figure(of_tiles + 4) },
     }
 }
 
@@ -258,7 +264,7 @@ mod tests {
             let of = For { chip: &chip, place: Where::Behind, kernels: NOW };
             let form = form(
                 of,
-                &vec![0.0; NOW.tiles * TILE.len() + MEMORY.len() + SITE.len() * chip.sites.len()],
+                &vec![0.0; NOW.tiles * TILE.len() + MEMORY.len() + CACHE.len() + SITE.len() * chip.sites.len()],
             );
             let (mut batches, mut apart) = (0, 0);
             for index in 0..300 {
@@ -303,7 +309,7 @@ mod tests {
                 ..physics::lora_chip("h200")
             };
             let of = For { chip: &chip, place: Where::Behind, kernels: NOW };
-            let figures = NOW.tiles * TILE.len() + MEMORY.len() + SITE.len() * chip.sites.len();
+            let figures = NOW.tiles * TILE.len() + MEMORY.len() + CACHE.len() + SITE.len() * chip.sites.len();
             let form = form(of, &vec![0.0; figures]);
             for (groups, rank) in (1..=12).flat_map(|groups| [8, 16, 32, 64, 128].map(|rank| (groups, rank))) {
                 for rows in [1, 2, 8] {

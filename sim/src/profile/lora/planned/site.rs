@@ -24,6 +24,8 @@ pub(crate) struct Site {
     /// Columns of weights, and of rows read and written.
     pub(super) columns: f64,
     pub(super) moved: f64,
+    /// Columns of rows, those that are read and written counted once.
+    pub(super) kept: f64,
     /// [`PlannedSite::scale`], [`PlannedSite::us_waiting`] and [`PlannedSite::us_hidden`].
     pub(super) scale: f64,
     pub(super) us_waiting: f64,
@@ -100,6 +102,7 @@ impl Site {
             pieces: pieces().map(|(pieces, times)| pieces * times).sum(),
             pieces_most: pieces().map(|(pieces, _)| pieces).fold(0.0, f64::max),
             columns: outputs().map(|outputs| f64::from(site.inputs + outputs)).sum(),
+            kept: outputs().map(f64::from).sum::<f64>() + f64::from(site.inputs),
             moved: outputs().map(|outputs| f64::from(site.inputs + 2 * outputs)).sum(),
         }
     }
