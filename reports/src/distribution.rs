@@ -1,6 +1,7 @@
 //! Durations to be asked for percentiles: all of them while they are few, a histogram when they are many.
 
 use crate::histogram::{LogLinear, nearest_rank};
+use crate::metrics::Latency;
 
 /// Bucket width of histograms kept in place of samples: 2^-11, at most 0.05 % of the value.
 pub const BITS: u32 = 11;
@@ -22,14 +23,10 @@ impl Default for Distribution {
 
 impl Distribution {
     /// Of these values; kept one by one if there are at most `keep`.
-    pub fn of(mut values: Vec<u64>, keep: usize) -> Distribution {
-        if values.len() > keep {
-            let mut histogram = LogLinear::default();
-            values.iter().for_each(|value| histogram.record(*value, 1));
-            return Distribution::Bucketed(histogram);
-        }
-        values.sort_unstable();
-        Distribution::Exact(values)
+    pub fn of(values: impl IntoIterator<Item = u64>, keep: usize) -> Distribution {
+        let mut gathering = Gathering::new(keep);
+        values.into_iter().for_each(|value| gathering.record(value));
+        gathering.finish()
     }
 
     /// Of several distributions together.
@@ -85,6 +82,56 @@ impl Distribution {
     }
 }
 
+/// Durations as they come: one by one while they are few.
+#[derive(Clone, Debug)]
+pub(crate) struct Gathering {
+    keep: usize,
+    values: Vec<u64>,
+    /// Of all, once they are too many.
+    histogram: Option<LogLinear<BITS>>,
+}
+
+impl Gathering {
+    /// Keeps so many values.
+    pub(crate) fn new(keep: usize) -> Gathering {
+        Gathering { keep, values: Vec::new(), histogram: None }
+    }
+
+    pub(crate) fn record(&mut self, value: u64) {
+        match &mut self.histogram {
+            Some(histogram) => histogram.record(value, 1),
+            None if self.values.len() < self.keep => self.values.push(value),
+            none => {
+                let histogram = none.insert(LogLinear::default());
+                std::mem::take(&mut self.values).into_iter().for_each(|value| histogram.record(value, 1));
+                histogram.record(value, 1);
+            }
+        }
+    }
+
+    pub(crate) fn record_if(&mut self, value: Option<u64>) {
+        if let Some(value) = value {
+            self.record(value);
+        }
+    }
+
+    /// In five numbers.
+    pub(crate) fn latency(&mut self) -> Latency {
+        match &self.histogram {
+            Some(histogram) => Latency::of_histogram(histogram),
+            None => Latency::of_values(&mut self.values),
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Distribution {
+        if let Some(histogram) = self.histogram {
+            return Distribution::Bucketed(histogram);
+        }
+        self.values.sort_unstable();
+        Distribution::Exact(self.values)
+    }
+}
+
 fn merged(parts: &[&Distribution]) -> LogLinear<BITS> {
     let mut sum = LogLinear::default();
     for part in parts {
@@ -102,16 +149,16 @@ mod tests {
 
     #[test]
     fn percentiles_are_nearest_rank_as_by_hand() {
-        let ten = Distribution::of((1..=10).rev().collect(), 100);
+        let ten = Distribution::of((1..=10).rev(), 100);
         assert_eq!([0.0, 0.1, 0.5, 0.9, 0.91, 0.99, 1.0].map(|q| ten.quantile(q).unwrap()), [1, 1, 5, 9, 10, 10, 10]);
-        assert_eq!(Distribution::of((1..=100).collect(), 100).quantile(0.99), Some(99));
+        assert_eq!(Distribution::of(1..=100, 100).quantile(0.99), Some(99));
         assert_eq!(Distribution::default().quantile(0.5), None);
     }
 
     #[test]
     fn pooling_a_histogram_and_samples_keeps_count_and_sum() {
-        let few = Distribution::of(vec![1_000_000, 5_000_000], 2);
-        let many = Distribution::of((1..=1000).map(|i| i * 1_000_000).collect(), 10);
+        let few = Distribution::of([1_000_000, 5_000_000], 2);
+        let many = Distribution::of((1..=1000).map(|i| i * 1_000_000), 10);
         let pooled = Distribution::pooled([&few, &many]);
         assert!(!pooled.is_exact());
         assert_eq!(pooled.count(), 1002);
@@ -131,7 +178,7 @@ mod tests {
             .into_iter()
             .map(|(count, spread)| (0..count).map(|_| (1e9 * (spread * 10.0 * draw()).exp()) as u64).collect())
             .collect();
-        let parts: Vec<Distribution> = runs.iter().map(|run| Distribution::of(run.clone(), 1_000)).collect();
+        let parts: Vec<Distribution> = runs.iter().map(|run| Distribution::of(run.iter().copied(), 1_000)).collect();
         assert!(parts[0].is_exact() && !parts[1].is_exact());
         let pooled = Distribution::pooled(&parts);
         let exact = Distribution::of(runs.concat(), usize::MAX);

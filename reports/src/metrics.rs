@@ -9,6 +9,7 @@ mod measure;
 mod saturation;
 mod series;
 mod tail;
+mod worst;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

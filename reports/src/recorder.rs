@@ -122,7 +122,7 @@ impl Recorder {
             events => Some(Timeline::create(&dir.join("timeline.json.gz"), events, &catalog, &settings)?),
         };
         Ok(Recorder {
-            kept: KeptAll::default(),
+            kept: KeptAll::in_folder(dir),
             gaps: Gaps::new(&catalog, &settings),
             occupancy: Occupancy::new(&settings),
             counts: Counts { loads_by_adapter: vec![0; catalog.adapters.len()], ..Counts::default() },
@@ -169,7 +169,7 @@ impl Recorder {
         let what = if kept.is_finished() { What::Finished } else { What::Failed };
         self.note(now, life.offered.request.id.0, what);
         self.books.end(&kept, life);
-        self.kept.push(kept, &life.waits);
+        self.kept.push(kept, &life.waits)?;
         let Some(tables) = &mut self.tables else { return Ok(()) };
         let times = Derived { ttft: kept.ttft(), tpot: kept.tpot(), e2e: kept.e2e(), good: kept.good };
         tables.request(now, life, times)

@@ -53,13 +53,8 @@ impl SegmentSums {
             sums.rank_sum += u64::from(segment.rank);
             sums.row_rank_sum += u64::from(segment.rank) * (decode + prefill);
         }
-        sums.ranks = SegmentSums::ranks_of(segments);
+        sums.ranks = ends(segments.iter().map(|segment| segment.rank));
         sums
-    }
-
-    fn ranks_of(segments: &[Segment]) -> (u32, u32) {
-        let ranks = || segments.iter().map(|segment| segment.rank);
-        (ranks().min().unwrap_or(0), ranks().max().unwrap_or(0))
     }
 
     /// A decode row joins; `first`: its adapter has no row so far.
@@ -73,15 +68,18 @@ impl SegmentSums {
         }
     }
 
-    /// A decode row leaves; `last`: its adapter has no row any more, and these are the segments that are left.
-    pub fn leave(&mut self, rank: u32, last: Option<&[Segment]>) {
+    /// A decode row leaves.
+    pub fn leave(&mut self, rank: u32) {
         self.decode_rows -= 1;
         self.row_rank_sum -= u64::from(rank);
-        let Some(left) = last else { return };
+    }
+
+    /// Its adapter has no row any more, and these are the ranks of those that are left.
+    pub fn without(&mut self, rank: u32, left: impl Iterator<Item = u32> + Clone) {
         self.rank_sum -= u64::from(rank);
         // Mostly the next best has the same rank.
-        if (rank == self.ranks.0 || rank == self.ranks.1) && left.iter().all(|segment| segment.rank != rank) {
-            self.ranks = SegmentSums::ranks_of(left);
+        if (rank == self.ranks.0 || rank == self.ranks.1) && left.clone().all(|other| other != rank) {
+            self.ranks = ends(left);
         }
     }
 
@@ -91,6 +89,11 @@ impl SegmentSums {
         self.prefill_rows += u64::from(tokens);
         self.row_rank_sum = self.row_rank_sum - u64::from(rank) + u64::from(rank) * u64::from(tokens);
     }
+}
+
+/// The smallest and the largest; 0 of none.
+fn ends(ranks: impl Iterator<Item = u32> + Clone) -> (u32, u32) {
+    (ranks.clone().min().unwrap_or(0), ranks.max().unwrap_or(0))
 }
 
 /// What one step computes, without ids: what a cost model prices and what calibration enumerates.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::batch::{Census, Price, Segment, SegmentSums};
 use crate::fact::Power;
-use crate::fetch;
+use crate::fetch::{self, Block, Room};
 use crate::find;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
 use crate::residency::Residency;
@@ -17,13 +17,20 @@ use crate::workload::{AdapterId, ReplicaId, RequestId};
 /// Position of a live sequence in the engine's table.
 pub(crate) type SequenceKey = u32;
 
-/// Adapters that rows of the batch use, in order of adapter, and each as the segment that it would be if every row decoded.
+/// Adapters that rows of the batch use, in order of adapter, as if every row decoded.
 #[derive(Debug, Default)]
 pub(crate) struct Active {
     pub(crate) adapters: Vec<AdapterId>,
-    pub(crate) segments: Vec<Segment>,
+    uses: Vec<Use>,
     pub(crate) sums: SegmentSums,
     pub(crate) census: Census,
+}
+
+/// The rows of an adapter: what a thousand replicas touch in turn should be little.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    rank: u16,
+    rows: u16,
 }
 
 impl Active {
@@ -31,36 +38,43 @@ impl Active {
         find::in_order(&self.adapters, adapter)
     }
 
+    /// Each adapter as the segment that it would be if every row decoded.
+    pub(crate) fn segments(&self) -> impl ExactSizeIterator<Item = Segment> + '_ {
+        let segment = |each: &Use| Segment { rank: each.rank.into(), prefill_rows: 0, decode_rows: each.rows.into() };
+        self.uses.iter().map(segment)
+    }
+
     fn add(&mut self, adapter: AdapterId, rank: u32) {
         let position = self.position(adapter);
         self.sums.join(rank, position.is_err());
         let rows = match position {
             Ok(position) => {
-                let segment = &mut self.segments[position];
-                segment.decode_rows += 1;
-                segment.decode_rows
+                let rows = &mut self.uses[position].rows;
+                *rows = rows.checked_add(1).expect("a batch has fewer than 65,536 rows of an adapter");
+                *rows
             }
             Err(position) => {
+                let rank = rank.try_into().expect("larger ranks are rejected");
                 self.adapters.insert(position, adapter);
-                self.segments.insert(position, Segment { rank, prefill_rows: 0, decode_rows: 1 });
+                self.uses.insert(position, Use { rank, rows: 1 });
                 1
             }
         };
-        self.census.change(rank, rows - 1, rows);
+        self.census.change(rank, u32::from(rows) - 1, rows.into());
     }
 
     fn remove(&mut self, adapter: AdapterId) {
         let position = self.position(adapter).expect("the adapters of the batch are listed");
-        let segment = &mut self.segments[position];
-        let rank = segment.rank;
-        segment.decode_rows -= 1;
-        self.census.change(rank, segment.decode_rows + 1, segment.decode_rows);
-        let last = segment.decode_rows == 0;
-        if last {
+        let each = &mut self.uses[position];
+        each.rows -= 1;
+        let (rank, rows) = (u32::from(each.rank), u32::from(each.rows));
+        self.census.change(rank, rows + 1, rows);
+        self.sums.leave(rank);
+        if rows == 0 {
             self.adapters.remove(position);
-            self.segments.remove(position);
+            self.uses.remove(position);
+            self.sums.without(rank, self.uses.iter().map(|each| each.rank.into()));
         }
-        self.sums.leave(rank, last.then_some(&self.segments));
     }
 }
 
@@ -185,6 +199,9 @@ impl Mind {
     }
 }
 
+/// No adapter has a larger rank, nor as many rows in a batch.
+pub(crate) const RANK_MAX: u32 = u16::MAX as u32;
+
 /// Rows that a replica takes memory for at first.
 const USUAL_ROWS: u32 = 32;
 
@@ -217,6 +234,8 @@ pub(crate) struct Replica {
     /// Steps done since the start of the run.
     pub(crate) steps: u64,
     pub(crate) active: Active,
+    /// The lists that every step reads.
+    lists: Block,
 }
 
 impl Replica {
@@ -239,35 +258,40 @@ impl Replica {
             admissions: 0,
             steps: 0,
             active: Active::default(),
+            lists: Block::default(),
             settings,
         }
     }
 
-    /// Takes the memory of a usual batch, side by side: a replica that is used for the first time. What a thousand replicas touch
-    /// in turn should lie on few pages.
+    /// Takes the memory of a usual batch: a replica that is used for the first time. What every step reads lies side by side.
     fn move_in(&mut self) {
         let rows = self.settings.max_num_seqs.min(USUAL_ROWS) as usize;
-        self.rows.reserve(rows);
-        self.active.segments.reserve(rows);
+        let [who, contexts, finishes, states] = self.rows.reserve(rows);
         self.active.adapters.reserve(rows);
-        self.residency.reserve(rows);
+        self.active.uses.reserve(rows);
+        let [adapters, slots] = self.residency.reserve(rows);
+        let active = [Room::of(&self.active.adapters), Room::of(&self.active.uses)];
+        self.lists = Block::of(&[who, contexts, finishes, states, active[0], active[1], adapters, slots]);
+        self.rows.reserve_cold(rows);
+        self.residency.reserve_slots(rows);
     }
 
     /// Asks for the lists that the end of a step or of a copy is about to read.
     pub(crate) fn fetch_lists(&self) {
-        self.rows.fetch();
-        self.residency.fetch();
-        fetch::list(&self.active.segments);
-        fetch::list(&self.active.adapters);
+        self.lists.fetch();
         self.active.census.fetch();
         fetch::list(self.waiting.as_slices().0);
     }
 
-    /// Asks for what is known of those who leave the batch, or have their first token, with the step in flight.
+    /// Asks for what is known of those who leave the batch, or have their first token, with the step in flight, of the first of the
+    /// queue, and of their adapters.
     pub(crate) fn fetch_leaving(&self) {
         for position in self.leaving() {
             self.rows.fetch_cold(position);
+            self.rows.adapter(position).into_iter().for_each(|adapter| self.residency.fetch_copy(adapter));
         }
+        let watched = self.waiting.iter().take(WATCHED).filter_map(|waiting| waiting.adapter);
+        watched.for_each(|adapter| self.residency.fetch_copy(adapter));
     }
 
     /// Names them, and the first of the queue, who may be next.
@@ -397,13 +421,10 @@ impl Replica {
         assert!(self.rows.len() as u32 <= self.settings.max_num_seqs, "more sequences than max_num_seqs");
         let users = self.rows.all().filter(|row| row.adapter.is_some()).count() as u32;
         self.residency.check(users, self.waiting.iter().filter(|waiting| waiting.awaits.is_some()).count() as u32);
-        assert_eq!(
-            self.active.segments.iter().map(|segment| segment.decode_rows).sum::<u32>(),
-            users,
-            "rows by adapter"
-        );
-        assert_eq!(self.active.sums, SegmentSums::of(&self.active.segments), "sums of the segments");
-        assert!(self.active.census.same(&Census::of(&self.active.segments)), "census of the segments");
+        let segments: Vec<Segment> = self.active.segments().collect();
+        assert_eq!(segments.iter().map(|segment| segment.decode_rows).sum::<u32>(), users, "rows by adapter");
+        assert_eq!(self.active.sums, SegmentSums::of(&segments), "sums of the segments");
+        assert!(self.active.census.same(&Census::of(&segments)), "census of the segments");
         let blocks: u64 = self.waiting.iter().map(|waiting| u64::from(self.blocks(waiting.tokens))).sum();
         assert_eq!(blocks, self.waiting_blocks, "blocks that the queue will need");
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::fact::{Fact, LoadCause, Observer, Tier};
+use crate::fetch;
 use crate::policy::Evictor;
 use crate::settings::{AdapterMemory, Link};
 use crate::time::{Span, Time};
@@ -127,14 +128,19 @@ impl Residency {
         }
     }
 
-    /// Takes memory for so many adapters on the GPU.
-    pub(crate) fn reserve(&mut self, adapters: usize) {
-        self.gpu.reserve(adapters);
+    /// Takes memory to find so many adapters on the GPU. Gives where that is.
+    pub(crate) fn reserve(&mut self, adapters: usize) -> [fetch::Room; 2] {
+        self.gpu.reserve(adapters)
     }
 
-    /// Asks for what is read to find an adapter.
-    pub(crate) fn fetch(&self) {
-        self.gpu.fetch();
+    /// Takes memory for what is known of so many adapters on the GPU.
+    pub(crate) fn reserve_slots(&mut self, adapters: usize) {
+        self.gpu.reserve_slots(adapters);
+    }
+
+    /// Asks for what is known of an adapter that is there.
+    pub(crate) fn fetch_copy(&self, adapter: AdapterId) {
+        self.gpu.fetch_copy(adapter);
     }
 
     pub(crate) fn could_hold(&self, bytes: u64) -> bool {

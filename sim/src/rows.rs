@@ -9,21 +9,46 @@ mod in_flight;
 
 pub(crate) use self::in_flight::Told;
 use crate::fact::Who;
-use crate::fetch;
+use crate::fetch::{self, Room};
 use crate::find;
 use crate::policy::Running;
 use crate::replica::{SequenceKey, Waiting};
 use crate::time::Time;
 use crate::workload::{AdapterId, RequestId};
 
-/// How a row is, if it is not like most: what is read of the rows that joined last.
+/// How a row is, if it is not like most: what is read of the rows that joined last. Flags in the low bits, and its position in
+/// [`Rows::cold`] above them.
 #[derive(Clone, Copy, Debug)]
-struct State {
-    /// Position in [`Rows::cold`].
-    cold: u32,
-    flags: u32,
+struct State(u32);
+
+impl State {
+    fn new(cold: u32, flags: u32) -> State {
+        assert!(cold <= u32::MAX >> FLAGS, "a batch of more than {} rows", u32::MAX >> FLAGS);
+        State(cold << FLAGS | flags)
+    }
+
+    fn cold(self) -> usize {
+        (self.0 >> FLAGS) as usize
+    }
+
+    /// Has it one of these flags?
+    fn is(self, flags: u32) -> bool {
+        self.0 & flags != 0
+    }
+
+    fn set(&mut self, flags: u32) {
+        self.0 |= flags;
+    }
+
+    fn unset(&mut self, flags: u32) {
+        self.0 &= !flags;
+    }
 }
 
+/// How many there are.
+const FLAGS: u32 = 4;
+/// One of them.
+const ANY: u32 = (1 << FLAGS) - 1;
 /// Its prefill is not over.
 const PREFILL: u32 = 1;
 /// It decodes, and the step in flight goes on without it.
@@ -132,26 +157,23 @@ impl Rows {
         }
     }
 
-    /// Takes memory for so many rows, what is read together side by side.
-    pub(crate) fn reserve(&mut self, rows: usize) {
+    /// Takes memory for so many rows: what every step reads. Gives where that is.
+    pub(crate) fn reserve(&mut self, rows: usize) -> [Room; 4] {
         self.who.reserve(rows);
         self.contexts.reserve(rows);
         self.finishes.reserve(rows);
         self.states.reserve(rows);
-        self.cold.reserve(rows);
+        [Room::of(&self.who), Room::of(&self.contexts), Room::of(&self.finishes), Room::of(&self.states)]
     }
 
-    /// Asks for what every step reads.
-    pub(crate) fn fetch(&self) {
-        fetch::list(&self.contexts);
-        fetch::list(&self.finishes);
-        fetch::list(&self.states);
-        fetch::list(&self.who);
+    /// Takes memory for what is read of so many rows when they join and leave.
+    pub(crate) fn reserve_cold(&mut self, rows: usize) {
+        self.cold.reserve(rows);
     }
 
     /// Asks for what is read of a row when it leaves.
     pub(crate) fn fetch_cold(&self, position: usize) {
-        fetch::element(&self.cold, self.states[position].cold as usize);
+        fetch::element(&self.cold, self.states[position].cold());
     }
 
     /// Rows that have, or may have, their first token with the step in flight, and those that finish with it if that is after so
@@ -186,8 +208,8 @@ impl Rows {
         if self.stepping { self.decoding - self.left_out } else { 0 }
     }
 
-    fn cold(&self, state: &State) -> &Cold {
-        &self.cold[state.cold as usize]
+    fn cold(&self, state: State) -> &Cold {
+        &self.cold[state.cold()]
     }
 
     /// Tokens of a row that decodes.
@@ -205,21 +227,21 @@ impl Rows {
         }
     }
 
-    fn decodes_in_step(&self, state: &State) -> bool {
-        self.stepping && state.flags & (PREFILL | LEFT_OUT) == 0
+    fn decodes_in_step(&self, state: State) -> bool {
+        self.stepping && !state.is(PREFILL | LEFT_OUT)
     }
 
     /// Tokens of the row in the step that is being composed or in flight.
     pub(crate) fn drafted(&self, position: usize) -> u32 {
-        let state = &self.states[position];
-        if state.flags & PREFILL != 0 { self.cold(state).drafted } else { u32::from(self.decodes_in_step(state)) }
+        let state = self.states[position];
+        if state.is(PREFILL) { self.cold(state).drafted } else { u32::from(self.decodes_in_step(state)) }
     }
 
     /// The row as policies see it.
     pub(crate) fn running(&self, position: usize) -> Running {
-        let state = &self.states[position];
+        let state = self.states[position];
         let cold = self.cold(state);
-        let (computed, emitted, kv_blocks) = if state.flags & PREFILL != 0 {
+        let (computed, emitted, kv_blocks) = if state.is(PREFILL) {
             (self.contexts[position], cold.emitted, cold.blocks)
         } else {
             let context = self.context(position);
@@ -247,30 +269,35 @@ impl Rows {
 
     /// Live rows, and for each whether it decodes in the step in flight, and the length of its prompt.
     pub(crate) fn live(&self) -> impl Iterator<Item = (Running, bool, u32)> + '_ {
-        let live = self.states.iter().enumerate().filter(|(_, state)| state.flags & GHOST == 0);
+        let live = self.states.iter().copied().enumerate().filter(|(_, state)| !state.is(GHOST));
         live.map(|(position, state)| (self.running(position), self.decodes_in_step(state), self.cold(state).prompt()))
     }
 
     /// Where is the sequence?
     pub(crate) fn position(&self, request: RequestId) -> Option<usize> {
-        let at = |&position: &usize| self.states[position].flags & GHOST == 0;
+        let at = |&position: &usize| !self.states[position].is(GHOST);
         let of = self.who.iter().enumerate().filter(|(_, who)| who.request() == request);
         of.map(|(position, _)| position).find(at)
     }
 
+    /// Which adapter does the row use?
+    pub(crate) fn adapter(&self, position: usize) -> Option<AdapterId> {
+        self.who[position].adapter()
+    }
+
     /// Whose row is it? None: nobody's any more.
     pub(crate) fn sequence(&self, position: usize) -> Option<SequenceKey> {
-        let state = &self.states[position];
-        (state.flags & GHOST == 0).then(|| self.cold(state).sequence)
+        let state = self.states[position];
+        (!state.is(GHOST)).then(|| self.cold(state).sequence)
     }
 
     /// When was the row's previous token there?
     pub(crate) fn last_token(&self, position: usize) -> Option<Time> {
-        self.last_token_of(&self.states[position])
+        self.last_token_of(self.states[position])
     }
 
-    fn last_token_of(&self, state: &State) -> Option<Time> {
-        if state.flags & OWN_TOKEN != 0 { self.cold(state).last_token } else { Some(self.last_end) }
+    fn last_token_of(&self, state: State) -> Option<Time> {
+        if state.is(OWN_TOKEN) { self.cold(state).last_token } else { Some(self.last_end) }
     }
 
     /// A sequence of the queue joins the batch, and the step computes so many tokens of its prompt.
@@ -298,7 +325,7 @@ impl Rows {
             }
         };
         self.who.push(Who::new(waiting.request, waiting.adapter));
-        self.states.push(State { cold: position, flags: PREFILL | OWN_TOKEN });
+        self.states.push(State::new(position, PREFILL | OWN_TOKEN));
         self.contexts.push(0);
         self.finishes.push(0);
         self.unchanged = false;
@@ -307,18 +334,18 @@ impl Rows {
     /// Takes a row out.
     pub(crate) fn remove(&mut self, position: usize) -> Left {
         let state = self.states[position];
-        let cold = self.cold(&state);
+        let cold = self.cold(state);
         let left = Left {
-            sequence: (state.flags & GHOST == 0).then_some(cold.sequence),
+            sequence: (!state.is(GHOST)).then_some(cold.sequence),
             running: self.running(position),
             output: cold.output,
-            last_token: self.last_token_of(&state),
+            last_token: self.last_token_of(state),
             prompt: cold.prompt(),
         };
-        self.decoding -= u32::from(state.flags & PREFILL == 0);
-        self.left_out -= u32::from(state.flags & LEFT_OUT != 0);
-        self.ghosts -= u32::from(state.flags & GHOST != 0);
-        self.free.push(state.cold);
+        self.decoding -= u32::from(!state.is(PREFILL));
+        self.left_out -= u32::from(state.is(LEFT_OUT));
+        self.ghosts -= u32::from(state.is(GHOST));
+        self.free.push(state.cold() as u32);
         self.settled -= usize::from(position < self.settled);
         self.unchanged = false;
         self.who.remove(position);
@@ -330,7 +357,7 @@ impl Rows {
 
     /// The sequence is gone; its row stays until the step in flight is over.
     pub(crate) fn make_ghost(&mut self, position: usize) {
-        self.states[position].flags |= GHOST;
+        self.states[position].set(GHOST);
         self.ghosts += 1;
         self.unchanged = false;
         self.settled = self.settled.min(position);

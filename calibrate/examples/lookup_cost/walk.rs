@@ -151,7 +151,11 @@ impl Walk {
             self.active.remove(place);
             self.segments.remove(place);
         }
-        self.sums.leave(self.rank(adapter), last.then_some(&self.segments));
+        let rank = self.rank(adapter);
+        self.sums.leave(rank);
+        if last {
+            self.sums.without(rank, self.segments.iter().map(|segment| segment.rank));
+        }
     }
 
     fn join(&mut self) {

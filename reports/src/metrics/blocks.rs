@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::histogram::nearest_rank;
-use crate::recorder::{Kept, KeptAll, Occupancy};
+use crate::distribution::Gathering;
+use crate::recorder::{Kept, Occupancy};
 use crate::settings::Traffic;
 
 /// Parts of a window.
@@ -43,40 +43,53 @@ pub struct Block {
     pub usd_per_million_tokens: Option<f64>,
 }
 
-/// Cuts the window from `start` to `end` (picoseconds) into blocks; `price` is what a replica's GPU costs an hour.
-pub(crate) fn blocks(
-    kept: &KeptAll,
-    occupancy: &Occupancy,
-    (start, end): (u64, u64),
-    prices: Option<&[f64]>,
+/// The window cut into parts, while requests are counted.
+pub(crate) struct Blocks {
+    window: (u64, u64),
+    /// Of a part, picoseconds.
+    width: u64,
     traffic: Traffic,
-    is_measured: impl Fn(&Kept) -> bool,
-) -> Vec<Block> {
-    let width = (end - start) / BLOCKS as u64;
-    if width == 0 {
-        return Vec::new();
+    parts: Vec<Part>,
+}
+
+impl Blocks {
+    /// Of the window from `start` to `end` (picoseconds); `keep` times of each part are kept one by one.
+    pub(crate) fn new((start, end): (u64, u64), traffic: Traffic, keep: usize) -> Blocks {
+        let width = (end - start) / BLOCKS as u64;
+        let blocks = if width == 0 { 0 } else { BLOCKS };
+        Blocks { window: (start, end), width, traffic, parts: (0..blocks).map(|_| Part::new(keep)).collect() }
     }
-    let block_of = |time: u64| (((time.saturating_sub(start)) / width) as usize).min(BLOCKS - 1);
-    let mut parts: Vec<Part> = (0..BLOCKS).map(|_| Part::default()).collect();
-    for request in kept.iter() {
-        if is_measured(request) {
-            parts[block_of(request.arrival)].arrived(request);
-            let counted = if traffic == Traffic::Closed { request.end } else { request.arrival };
-            parts[block_of(counted)].good_counted += u64::from(request.good);
+
+    fn part(&mut self, time: u64) -> &mut Part {
+        &mut self.parts[((time.saturating_sub(self.window.0) / self.width) as usize).min(BLOCKS - 1)]
+    }
+
+    pub(crate) fn count(&mut self, request: &Kept, is_measured: bool) {
+        if self.parts.is_empty() {
+            return;
         }
-        if request.is_finished() && (start..=end).contains(&request.end) {
-            let part = &mut parts[block_of(request.end)];
+        if is_measured {
+            self.part(request.arrival).arrived(request);
+            let counted = if self.traffic == Traffic::Closed { request.end } else { request.arrival };
+            self.part(counted).good_counted += u64::from(request.good);
+        }
+        if request.is_finished() && (self.window.0..=self.window.1).contains(&request.end) {
+            let part = self.part(request.end);
             part.finished += 1;
             part.tokens += u64::from(request.emitted);
             part.prompt_tokens += u64::from(request.prompt);
         }
     }
-    let seconds = width as f64 / 1e12;
-    let edges = (0..BLOCKS as u64).map(|block| (start + block * width, start + (block + 1) * width));
-    parts.into_iter().zip(edges).map(|(part, edges)| part.measure(seconds, edges, occupancy, prices)).collect()
+
+    /// `prices`: what a GPU of each replica costs an hour.
+    pub(crate) fn measure(self, occupancy: &Occupancy, prices: Option<&[f64]>) -> Vec<Block> {
+        let (start, width) = (self.window.0, self.width);
+        let seconds = width as f64 / 1e12;
+        let edges = (0..BLOCKS as u64).map(|block| (start + block * width, start + (block + 1) * width));
+        self.parts.into_iter().zip(edges).map(|(part, edges)| part.measure(seconds, edges, occupancy, prices)).collect()
+    }
 }
 
-#[derive(Default)]
 struct Part {
     offered: u64,
     good: u64,
@@ -84,18 +97,23 @@ struct Part {
     finished: u64,
     tokens: u64,
     prompt_tokens: u64,
-    ttft: Vec<u64>,
-    tpot: Vec<u64>,
-    e2e: Vec<u64>,
+    ttft: Gathering,
+    tpot: Gathering,
+    e2e: Gathering,
 }
 
 impl Part {
+    fn new(keep: usize) -> Part {
+        let [ttft, tpot, e2e] = std::array::from_fn(|_| Gathering::new(keep));
+        Part { offered: 0, good: 0, good_counted: 0, finished: 0, tokens: 0, prompt_tokens: 0, ttft, tpot, e2e }
+    }
+
     fn arrived(&mut self, request: &Kept) {
         self.offered += 1;
         self.good += u64::from(request.good);
-        self.ttft.extend(request.ttft());
-        self.tpot.extend(request.tpot());
-        self.e2e.extend(request.e2e());
+        self.ttft.record_if(request.ttft());
+        self.tpot.record_if(request.tpot());
+        self.e2e.record_if(request.e2e());
     }
 
     fn measure(mut self, seconds: f64, (from, to): (u64, u64), occupancy: &Occupancy, prices: Option<&[f64]>) -> Block {
@@ -104,6 +122,7 @@ impl Part {
         let gpu_hours = hours.iter().sum::<f64>();
         let usd = prices.map(|prices| hours.iter().zip(prices).map(|(hours, price)| hours * price).sum::<f64>());
         let per_million = |amount: f64| (self.tokens > 0).then(|| amount / self.tokens as f64 * 1e6);
+        let [ttft, tpot, e2e] = [&mut self.ttft, &mut self.tpot, &mut self.e2e].map(Gathering::latency);
         Block {
             offered: self.offered,
             goodput_per_s: self.good_counted as f64 / seconds,
@@ -114,16 +133,10 @@ impl Part {
             gpu_hours,
             gpu_hours_per_million_tokens: per_million(gpu_hours),
             usd_per_million_tokens: usd.and_then(per_million),
-            ttft_p50: quantile(&mut self.ttft, 0.5),
-            ttft_p99: quantile(&mut self.ttft, 0.99),
-            tpot_p99: quantile(&mut self.tpot, 0.99),
-            e2e_p99: quantile(&mut self.e2e, 0.99),
+            ttft_p50: ttft.p50,
+            ttft_p99: ttft.p99,
+            tpot_p99: tpot.p99,
+            e2e_p99: e2e.p99,
         }
     }
-}
-
-fn quantile(values: &mut [u64], q: f64) -> Option<f64> {
-    let rank = nearest_rank(q, values.len() as u64)? as usize;
-    let (_, value, _) = values.select_nth_unstable(rank - 1);
-    Some(*value as f64 / 1e12)
 }

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Latency;
+use crate::distribution::Gathering;
 use crate::recorder::{Kept, NONE};
 
 /// A tenant or an adapter: its measured requests.
@@ -128,60 +129,35 @@ impl Grouped {
         self.ranked.iter().map(|id| &self.sums[*id as usize])
     }
 
-    /// The five groups with the lowest attainment, then the highest TTFT p99, then the most requests.
-    pub(crate) fn worst<'a>(&self, measured: impl Iterator<Item = &'a Kept>, key: impl Fn(&Kept) -> u32) -> Vec<u32> {
-        let mut attainments: Vec<f64> = self.each().map(Sums::attainment).collect();
-        attainments.sort_by(f64::total_cmp);
-        let Some(limit) = attainments.get(WORST - 1).or(attainments.last()) else { return Vec::new() };
-        // Those beyond the limit are not among the worst, whatever their times.
-        let candidates: Vec<u32> =
-            self.ranked.iter().copied().filter(|id| self.sums[*id as usize].attainment() <= *limit).collect();
-        let mut place_of = vec![NONE; self.sums.len()];
-        let mut starts = Vec::with_capacity(candidates.len());
-        let mut len = 0;
-        for (place, id) in (0..).zip(&candidates) {
-            place_of[*id as usize] = place;
-            starts.push(len);
-            len += self.sums[*id as usize].offered as usize;
-        }
-        let (mut ends, mut times) = (starts.clone(), vec![0; len]);
-        for request in measured {
-            let place = place_of.get(key(request) as usize).copied().unwrap_or(NONE);
-            if let (Some(end), Some(ttft)) = (ends.get_mut(place as usize), request.ttft()) {
-                times[*end] = ttft;
-                *end += 1;
-            }
-        }
-        let mut ranked: Vec<(f64, f64, u32)> = Vec::with_capacity(candidates.len());
-        for (place, id) in candidates.into_iter().enumerate() {
-            let p99 = Latency::of_values(&mut times[starts[place]..ends[place]]).p99;
-            ranked.push((self.sums[id as usize].attainment(), p99.unwrap_or(f64::INFINITY), id));
-        }
-        ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
-        ranked.into_iter().take(WORST).map(|(_, _, id)| id).collect()
+    /// The sums of group `id`.
+    pub(crate) fn of(&self, id: u32) -> &Sums {
+        &self.sums[id as usize]
+    }
+
+    /// Groups that there may be.
+    pub(crate) fn len(&self) -> usize {
+        self.sums.len()
     }
 }
-
-/// So many of the worst.
-const WORST: usize = 5;
 
 /// Times of the measured requests of some groups.
 pub(crate) struct Shown<'a> {
     of: &'a Grouped,
     place_of: Vec<u32>,
     /// Time to first token, time per output token, end to end.
-    times: Vec<[Vec<u64>; 3]>,
+    times: Vec<[Gathering; 3]>,
+    keep: usize,
 }
 
 impl<'a> Shown<'a> {
-    /// Of these groups; one may be named twice.
-    pub(crate) fn new(of: &'a Grouped, ids: impl Iterator<Item = u32>) -> Shown<'a> {
-        let mut shown = Shown { of, place_of: vec![NONE; of.sums.len()], times: Vec::new() };
+    /// Of these groups; one may be named twice. `keep` times of each are kept one by one.
+    pub(crate) fn new(of: &'a Grouped, ids: impl Iterator<Item = u32>, keep: usize) -> Shown<'a> {
+        let mut shown = Shown { of, place_of: vec![NONE; of.sums.len()], times: Vec::new(), keep };
         for id in ids {
             let place = &mut shown.place_of[id as usize];
             if *place == NONE {
                 *place = shown.times.len() as u32;
-                shown.times.push(Default::default());
+                shown.times.push(std::array::from_fn(|_| Gathering::new(shown.keep)));
             }
         }
         shown
@@ -191,17 +167,16 @@ impl<'a> Shown<'a> {
     pub(crate) fn count(&mut self, id: u32, request: &Kept) {
         let place = self.place_of.get(id as usize).copied().unwrap_or(NONE);
         if let Some([ttft, tpot, e2e]) = self.times.get_mut(place as usize) {
-            ttft.extend(request.ttft());
-            tpot.extend(request.tpot());
-            e2e.extend(request.e2e());
+            ttft.record_if(request.ttft());
+            tpot.record_if(request.tpot());
+            e2e.record_if(request.e2e());
         }
     }
 
     /// All numbers of one of them; token gaps and loads are counted elsewhere.
     pub(crate) fn measure(&mut self, id: u32, name: &str, window_s: f64) -> Group {
         let sums = &self.of.sums[id as usize];
-        let [ttft, tpot, e2e] =
-            self.times[self.place_of[id as usize] as usize].each_mut().map(|times| Latency::of_values(times));
+        let [ttft, tpot, e2e] = self.times[self.place_of[id as usize] as usize].each_mut().map(Gathering::latency);
         Group {
             name: name.to_owned(),
             rank: None,
@@ -226,25 +201,26 @@ pub(crate) struct Popularity<'a> {
     of: &'a Grouped,
     class_of: Vec<u8>,
     /// Time to first token, end to end.
-    times: Vec<[Vec<u64>; 2]>,
+    times: Vec<[Gathering; 2]>,
 }
 
 impl<'a> Popularity<'a> {
-    pub(crate) fn new(of: &'a Grouped) -> Popularity<'a> {
+    /// `keep` times of each class are kept one by one.
+    pub(crate) fn new(of: &'a Grouped, keep: usize) -> Popularity<'a> {
         let mut class_of = vec![u8::MAX; of.sums.len()];
         for (rank, id) in of.ranked.iter().enumerate() {
             class_of[*id as usize] = (rank + 1).ilog2() as u8;
         }
         let classes = of.ranked.len().checked_ilog2().map_or(0, |last| last as usize + 1);
-        Popularity { of, class_of, times: vec![Default::default(); classes] }
+        Popularity { of, class_of, times: vec![[Gathering::new(keep), Gathering::new(keep)]; classes] }
     }
 
     /// A measured request with an adapter, or [`NONE`].
     pub(crate) fn count(&mut self, adapter: u32, request: &Kept) {
         let class = self.class_of.get(adapter as usize).copied().unwrap_or(u8::MAX);
         if let Some([ttft, e2e]) = self.times.get_mut(class as usize) {
-            ttft.extend(request.ttft());
-            e2e.extend(request.e2e());
+            ttft.record_if(request.ttft());
+            e2e.record_if(request.e2e());
         }
     }
 
@@ -255,7 +231,7 @@ impl<'a> Popularity<'a> {
             let last = (2 * first + 1).min(self.of.ranked.len());
             let mut sums = Sums::default();
             self.of.ranked[first..last].iter().for_each(|id| sums.add(&self.of.sums[*id as usize]));
-            let [ttft, e2e] = times.each_mut().map(|times| Latency::of_values(times));
+            let [ttft, e2e] = times.each_mut().map(Gathering::latency);
             classes.push(PopularityClass {
                 first: first as u64 + 1,
                 last: last as u64,

@@ -2,21 +2,30 @@
 
 use aril_sim::workload::Catalog;
 
+use super::blocks::Blocks;
 use super::groups::{Grouped, Popularity, Shown, tenant_name};
+use super::tail::TailSums;
+use super::worst::Worst;
 use super::{
     AdapterMetrics, ClassMetrics, Cost, Counts, Distributions, Fairness, GpuMetrics, Heat, Latency, Little, RunMetrics,
-    RunResult, Saturation, Series, Tail, Throughput, Window, blocks::blocks,
+    RunResult, Saturation, Series, Throughput, Window,
 };
 use crate::ReportError;
-use crate::distribution::Distribution;
+use crate::distribution::{Distribution, Gathering};
+use crate::recorder::kept::{LOAD, Parts};
 use crate::recorder::{Ending, Kept, KeptAll, Recorder};
-use crate::settings::{SloClass, Traffic};
+use crate::settings::{RecorderSettings, SloClass, Traffic};
 use crate::statistics::jain;
 
 const PS: f64 = 1e12;
 const PS_PER_HOUR: f64 = 3.6e15;
+/// Of a run that is too large for all its times, so many are kept of each part: blocks, groups, classes.
+const PART_KEPT: usize = 1 << 12;
 
 /// Measures a run that ended at `ended_at` picoseconds.
+///
+/// Requests are looked at three times: what all of them add up to says which groups are shown, and what is measured of those says which
+/// are the worst.
 pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, ReportError> {
     let Recorder { catalog, settings, kept, gaps, occupancy, mut counts, series, books, .. } = recorder;
     let (start, end, rule) = window(&kept, &settings)?;
@@ -24,29 +33,36 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         Traffic::Open => (start..=end).contains(&request.arrival),
         Traffic::Closed => true,
     };
-    let measured = || kept.iter().filter(|request| is_measured(request));
     let window_s = (end - start) as f64 / PS;
+    // Where every time of the run is kept, so are those of its parts.
+    let keep = if kept.len() <= settings.samples_kept as u64 { usize::MAX } else { PART_KEPT };
 
-    let mut sums = Sums::new(&catalog, (start, end));
-    kept.iter().for_each(|request| sums.count(request, is_measured(request)));
-    let Sums { all, measured: measured_counts, mut times, mut tenants, mut adapters, finished, hits, lookups, .. } =
-        sums;
+    let mut sums = Sums::new(&catalog, (start, end), settings.samples_kept);
+    let mut blocks = Blocks::new((start, end), settings.traffic, keep);
+    kept.each(|request, parts| {
+        sums.count(request, parts, is_measured(request));
+        blocks.count(request, is_measured(request));
+    })?;
+    let Sums {
+        all,
+        measured: measured_counts,
+        times,
+        mut tenants,
+        mut adapters,
+        finished,
+        hits,
+        lookups,
+        load_wait,
+        ..
+    } = sums;
+    if measured_counts.offered == 0 {
+        return Err(nothing_left(&kept, &settings));
+    }
     tenants.rank();
     adapters.rank();
-    let parts = || kept.iter_parts().filter(|(request, _)| is_measured(request));
-    let tail = Tail::of(parts(), &mut times.ttft);
-    let keep = settings.samples_kept;
-    // Percentiles of a run are always exact where its samples exist; what is retained for pooling may be coarser.
-    let latency = |mut values: Vec<u64>| {
-        if values.len() <= keep {
-            values.sort_unstable();
-        }
-        (Latency::of_values(&mut values), Distribution::of(values, keep))
-    };
-    let (ttft, ttft_all) = latency(times.ttft);
-    let (tpot, tpot_all) = latency(times.tpot);
-    let (e2e, e2e_all) = latency(times.e2e);
-    let (queueing, queueing_all) = latency(times.wait);
+    let [ttft_all, tpot_all, e2e_all, queueing_all] =
+        [times.ttft, times.tpot, times.e2e, times.wait].map(Gathering::finish);
+    let [ttft, tpot, e2e, queueing] = [&ttft_all, &tpot_all, &e2e_all, &queueing_all].map(Latency::of);
 
     let prices = prices(&settings);
     let offered_per_s = measured_counts.offered as f64 / window_s;
@@ -66,18 +82,40 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         Saturation::judge(&measured_counts, backlog, series.bin_s, offered_per_s)
     });
 
-    let worst = tenants.worst(measured(), |request| request.tenant);
     let most = |groups: &Grouped| groups.ranked().iter().copied().take(settings.groups_kept).collect::<Vec<_>>();
     let (most_tenants, most_adapters) = (most(&tenants), most(&adapters));
-    let mut shown_tenants = Shown::new(&tenants, most_tenants.iter().chain(&worst).copied());
-    let mut shown_adapters = Shown::new(&adapters, most_adapters.iter().copied());
-    let mut popularity = Popularity::new(&adapters);
-    for request in measured() {
-        shown_tenants.count(request.tenant, request);
+    let class_of = |tenant: u32| catalog.tenants.get(tenant as usize).map(|tenant| tenant.slo_class as usize);
+    // One class that everybody measured is in is the run itself.
+    let only_class = (settings.slo.len() == 1
+        && tenants.each().map(|sums| sums.offered).sum::<u64>() == measured_counts.offered)
+        .then_some((measured_counts, [ttft, tpot, e2e]));
+    let classes = if only_class.is_some() { 0 } else { settings.slo.len() };
+    let mut of_class: Vec<(Counts, Times)> = (0..classes).map(|_| (Counts::default(), Times::new(keep))).collect();
+    let mut tail = TailSums::new(&ttft_all);
+    let mut worst = Worst::new(&tenants);
+    let mut shown_adapters = Shown::new(&adapters, most_adapters.iter().copied(), keep);
+    let mut popularity = Popularity::new(&adapters, keep);
+    kept.each(|request, parts| {
+        if !is_measured(request) {
+            return;
+        }
+        tail.count(request, parts);
+        worst.count(request.tenant, request);
         shown_adapters.count(request.adapter, request);
         popularity.count(request.adapter, request);
-    }
-    let class_of = |tenant: u32| catalog.tenants.get(tenant as usize).map(|tenant| tenant.slo_class as usize);
+        if let Some((counts, times)) = class_of(request.tenant).and_then(|class| of_class.get_mut(class)) {
+            add(counts, request);
+            times.count(request);
+        }
+    })?;
+    let worst = worst.choose();
+    let mut shown_tenants = Shown::new(&tenants, most_tenants.iter().chain(&worst).copied(), keep);
+    kept.each(|request, _| {
+        if is_measured(request) {
+            shown_tenants.count(request.tenant, request);
+        }
+    })?;
+
     let asked_tenants = most_tenants.iter().chain(&worst).copied();
     let (gaps, asked) = gaps.finish(asked_tenants, most_adapters.iter().copied(), settings.slo.len(), class_of);
     let itl = Latency::of_histogram(&gaps);
@@ -109,13 +147,11 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         tenants: tenants.ranked().len(),
     };
     let class_gaps = |index: usize| asked.classes.get(index).map(Latency::of_histogram).unwrap_or_default();
-    // One class that everybody measured is in is the run itself.
-    let only_class = (settings.slo.len() == 1
-        && tenants.each().map(|sums| sums.offered).sum::<u64>() == measured_counts.offered)
-        .then_some((measured_counts, [ttft, tpot, e2e]));
-    let is_of_class = |request: &&Kept, index: usize| class_of(request.tenant) == Some(index);
+    let measured_classes: Vec<(Counts, [Latency; 3])> = match only_class {
+        Some(class) => vec![class],
+        None => of_class.into_iter().map(|(counts, times)| (counts, times.latencies())).collect(),
+    };
 
-    let load_wait: u128 = parts().map(|(_, parts)| u128::from(parts[3])).sum();
     let metrics = RunMetrics {
         window: Window { start_s: start as f64 / PS, end_s: end as f64 / PS, rule, run_s: ended_at as f64 / PS },
         all,
@@ -127,19 +163,16 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         classes: settings
             .slo
             .iter()
+            .zip(&measured_classes)
             .enumerate()
-            .map(|(index, class)| {
-                let of_class = || measured().filter(|request| is_of_class(request, index));
-                let (counts, times) = only_class.unwrap_or_else(|| count_class(of_class()));
-                class_metrics(class, &counts, times, class_gaps(index))
-            })
+            .map(|(index, (class, (counts, times)))| class_metrics(class, counts, *times, class_gaps(index)))
             .collect(),
         ttft,
         tpot,
         itl,
         e2e,
         queueing,
-        tail,
+        tail: tail.mean(),
         fairness,
         adapters: AdapterMetrics {
             loads: counts.loads_from_host,
@@ -162,7 +195,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
             request_seconds: books.area as f64 / PS,
             in_system_mean: books.area as f64 / ended_at.max(1) as f64,
         },
-        blocks: blocks(&kept, &occupancy, (start, end), prices.as_deref(), settings.traffic, is_measured),
+        blocks: blocks.measure(&occupancy, prices.as_deref()),
         by_tenant,
         by_adapter,
         by_popularity: popularity.measure(),
@@ -174,16 +207,6 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     let timeline = ["timeline.json.gz"].iter().filter(|_| settings.timeline_events > 0);
     let files = tables.chain(timeline).map(|file| (*file).to_owned()).collect();
     Ok(RunResult { metrics, distributions, series, heat, slo: settings.slo, files, timeline_shows: None })
-}
-
-/// The requests of a class: counts, then time to first token, time per output token, end to end.
-fn count_class<'a>(requests: impl Iterator<Item = &'a Kept>) -> (Counts, [Latency; 3]) {
-    let (mut counts, mut times) = (Counts::default(), Times::default());
-    for request in requests {
-        add(&mut counts, request);
-        times.count(request);
-    }
-    (counts, [times.ttft, times.tpot, times.e2e].map(|mut times| Latency::of_values(&mut times)))
 }
 
 /// How the promise to a class was kept.
@@ -202,7 +225,7 @@ fn class_metrics(class: &SloClass, counts: &Counts, [ttft, tpot, e2e]: [Latency;
 }
 
 /// From when to when requests count, and by which rule. Picoseconds.
-fn window(kept: &KeptAll, settings: &crate::settings::RecorderSettings) -> Result<(u64, u64, String), ReportError> {
+fn window(kept: &KeptAll, settings: &RecorderSettings) -> Result<(u64, u64, String), ReportError> {
     let Some((last_arrival, last_end)) = kept.lasts() else {
         return Err(ReportError::Empty("no request was offered".to_owned()));
     };
@@ -216,19 +239,25 @@ fn window(kept: &KeptAll, settings: &crate::settings::RecorderSettings) -> Resul
             let end = last_arrival.saturating_sub(settings.drain.as_ps());
             // Requests that all arrive at once span no time: then the run does.
             let end = if last_arrival == 0 { last_end } else { end };
-            if end <= start || !kept.iter().any(|request| (start..=end).contains(&request.arrival)) {
-                return Err(ReportError::Empty(format!(
-                    "requests arrive until {}, of which the warm-up ({}) and the drain ({}) leave nothing: shorten them, or offer more",
-                    crate::format::seconds(last_arrival as f64 / PS),
-                    settings.warmup,
-                    settings.drain
-                )));
+            if end <= start {
+                return Err(nothing_left(kept, settings));
             }
             let rule =
                 format!("arrivals from {} (warm-up) to the last one less {} (drain)", settings.warmup, settings.drain);
             Ok((start, end, rule))
         }
     }
+}
+
+/// No request arrives between the warm-up and the drain.
+fn nothing_left(kept: &KeptAll, settings: &RecorderSettings) -> ReportError {
+    let (last_arrival, _) = kept.lasts().unwrap_or_default();
+    ReportError::Empty(format!(
+        "requests arrive until {}, of which the warm-up ({}) and the drain ({}) leave nothing: shorten them, or offer more",
+        crate::format::seconds(last_arrival as f64 / PS),
+        settings.warmup,
+        settings.drain
+    ))
 }
 
 /// What one look at every request tells.
@@ -243,15 +272,16 @@ struct Sums {
     /// Measured requests that found their adapter ready, and those that looked for one.
     hits: u64,
     lookups: u64,
+    /// What measured requests waited for their adapters, picoseconds.
+    load_wait: u128,
 }
 
 /// Times of measured requests that have them.
-#[derive(Default)]
 struct Times {
-    ttft: Vec<u64>,
-    tpot: Vec<u64>,
-    e2e: Vec<u64>,
-    wait: Vec<u64>,
+    ttft: Gathering,
+    tpot: Gathering,
+    e2e: Gathering,
+    wait: Gathering,
 }
 
 /// Requests that finished inside the window, whenever they arrived.
@@ -263,21 +293,22 @@ struct Finished {
 }
 
 impl Sums {
-    fn new(catalog: &Catalog, window: (u64, u64)) -> Sums {
+    fn new(catalog: &Catalog, window: (u64, u64), keep: usize) -> Sums {
         Sums {
             window,
             all: Counts::default(),
             measured: Counts::default(),
-            times: Times::default(),
+            times: Times::new(keep),
             finished: Finished::default(),
             tenants: Grouped::new(catalog.tenants.len()),
             adapters: Grouped::new(catalog.adapters.len()),
             hits: 0,
             lookups: 0,
+            load_wait: 0,
         }
     }
 
-    fn count(&mut self, request: &Kept, is_measured: bool) {
+    fn count(&mut self, request: &Kept, parts: &Parts, is_measured: bool) {
         add(&mut self.all, request);
         if request.is_finished() && (self.window.0..=self.window.1).contains(&request.end) {
             self.finished.requests += 1;
@@ -293,15 +324,26 @@ impl Sums {
         self.adapters.count(request.adapter, request);
         self.hits += u64::from(request.hit == Some(true));
         self.lookups += u64::from(request.hit.is_some());
+        self.load_wait += u128::from(parts[LOAD]);
     }
 }
 
 impl Times {
+    fn new(keep: usize) -> Times {
+        let [ttft, tpot, e2e, wait] = std::array::from_fn(|_| Gathering::new(keep));
+        Times { ttft, tpot, e2e, wait }
+    }
+
     fn count(&mut self, request: &Kept) {
-        self.ttft.extend(request.ttft());
-        self.tpot.extend(request.tpot());
-        self.e2e.extend(request.e2e());
-        self.wait.extend(request.wait());
+        self.ttft.record_if(request.ttft());
+        self.tpot.record_if(request.tpot());
+        self.e2e.record_if(request.e2e());
+        self.wait.record_if(request.wait());
+    }
+
+    /// Time to first token, time per output token, end to end.
+    fn latencies(self) -> [Latency; 3] {
+        [self.ttft, self.tpot, self.e2e].map(|mut times| times.latency())
     }
 }
 
@@ -327,7 +369,7 @@ impl Finished {
 }
 
 /// What a GPU of each replica costs an hour; none unless every pool has a price.
-fn prices(settings: &crate::settings::RecorderSettings) -> Option<Vec<f64>> {
+fn prices(settings: &RecorderSettings) -> Option<Vec<f64>> {
     settings.replica_pool.iter().map(|pool| settings.usd_per_gpu_hour.get(pool).copied()).collect()
 }
 
@@ -343,7 +385,7 @@ fn cost(held_hours: &[f64], prices: Option<&[f64]>, tokens: f64, window_s: f64) 
 
 fn gpu(
     occupancy: &crate::recorder::Occupancy,
-    settings: &crate::settings::RecorderSettings,
+    settings: &RecorderSettings,
     hours_held: f64,
     hours_held_window: f64,
 ) -> GpuMetrics {

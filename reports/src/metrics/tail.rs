@@ -1,10 +1,11 @@
 //! Where the time goes of those who wait longest for their first token.
 
+use std::ops::RangeInclusive;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::latency::at_ranks;
-use crate::histogram::nearest_rank;
+use crate::distribution::Distribution;
 use crate::recorder::{Kept, kept};
 
 /// The band of ranks around the 99th percentile.
@@ -53,21 +54,40 @@ impl Parts {
     }
 }
 
-impl Tail {
-    /// Of the measured requests; `ttft` are their times to first token, in another order afterwards.
-    pub(crate) fn of<'a>(requests: impl Iterator<Item = (&'a Kept, &'a kept::Parts)>, ttft: &mut [u64]) -> Tail {
-        let ranks = [BAND.0, BAND.1].map(|q| nearest_rank(q, ttft.len() as u64).unwrap_or(0));
-        let [Some(low), Some(high)] = at_ranks(ttft, ranks) else { return Tail::default() };
-        let band = low..=high;
-        let (mut found, mut sums) = (0u64, [0u128; 6]);
-        for (_, parts) in requests.filter(|(request, _)| request.ttft().is_some_and(|ttft| band.contains(&ttft))) {
-            found += 1;
-            sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += u128::from(*part));
-        }
-        let mean = sums.map(|sum| sum as f64 / found as f64 / 1e12);
-        Tail { requests: found, ttft_s: Some(mean.iter().sum()), parts: Some(Parts::from_values(mean)) }
+/// The parts of the requests in the band, while they are counted.
+pub(crate) struct TailSums {
+    /// The times to first token that are in it; none of no requests.
+    band: Option<RangeInclusive<u64>>,
+    found: u64,
+    sums: [u128; 6],
+}
+
+impl TailSums {
+    /// Of requests with these times to first token.
+    pub(crate) fn new(ttft: &Distribution) -> TailSums {
+        let band = ttft.quantile(BAND.0).zip(ttft.quantile(BAND.1)).map(|(low, high)| low..=high);
+        TailSums { band, found: 0, sums: [0; 6] }
     }
 
+    /// One of them.
+    pub(crate) fn count(&mut self, request: &Kept, parts: &kept::Parts) {
+        if self.band.as_ref().zip(request.ttft()).is_some_and(|(band, ttft)| band.contains(&ttft)) {
+            self.found += 1;
+            self.sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += u128::from(*part));
+        }
+    }
+
+    /// All were counted.
+    pub(crate) fn mean(&self) -> Tail {
+        if self.found == 0 {
+            return Tail::default();
+        }
+        let mean = self.sums.map(|sum| sum as f64 / self.found as f64 / 1e12);
+        Tail { requests: self.found, ttft_s: Some(mean.iter().sum()), parts: Some(Parts::from_values(mean)) }
+    }
+}
+
+impl Tail {
     /// The mean over several runs, each weighted with its requests.
     pub fn mean_of(runs: &[&Tail]) -> Tail {
         let requests = runs.iter().map(|run| run.requests).sum::<u64>();

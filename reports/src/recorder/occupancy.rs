@@ -65,15 +65,20 @@ impl Occupancy {
         }
     }
 
-    /// A stretch, which ended at `end`.
-    pub(super) fn stretch(&mut self, stretch: &StepRow, end: u64, over_time: &mut TimeBins) {
+    /// How many GPUs has the replica?
+    pub(super) fn gpus_of(&self, replica: u32) -> u32 {
+        self.replicas.get(replica as usize).map_or(0, |replica| replica.gpus)
+    }
+
+    /// A stretch of a replica of so many GPUs, which ended at `end`.
+    pub(super) fn stretch(&mut self, stretch: &StepRow, gpus: u32, end: u64, over_time: &mut TimeBins) {
         let index = stretch.replica as usize;
         let Some(replica) = self.replicas.get_mut(index) else { return };
         let (start, stall) = (stretch.start_ps, stretch.stall_ps);
-        let busy = u128::from(end - start - stall) * u128::from(replica.gpus);
+        let busy = u128::from(end - start - stall) * u128::from(gpus);
         let rows = (stretch.decode_rows + stretch.prefill_rows) as usize;
         self.busy_gpu_ps += busy;
-        self.stall_gpu_ps += u128::from(stall) * u128::from(replica.gpus);
+        self.stall_gpu_ps += u128::from(stall) * u128::from(gpus);
         if rows >= self.busy_by_rows.len() {
             self.busy_by_rows.resize(rows + 1, 0);
         }
@@ -81,7 +86,7 @@ impl Occupancy {
         self.padding_row_steps += u128::from(stretch.padding_rows) * u128::from(stretch.steps);
         self.steps += u64::from(stretch.steps);
         self.stretches += 1;
-        over_time.integrate(series::BUSY_GPUS, start + stall, end, replica.gpus.into());
+        over_time.integrate(series::BUSY_GPUS, start + stall, end, gpus.into());
         replica.kv_block_ps += u128::from(stretch.kv_blocks_used) * u128::from(end - start);
         replica.time += end - start;
         replica.kv_peak = replica.kv_peak.max(stretch.kv_blocks_used);

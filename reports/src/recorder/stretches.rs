@@ -19,6 +19,9 @@ pub(super) struct Stretches {
     /// As the table has them.
     pub(super) rows: Vec<StepRow>,
     rest: Vec<Rest>,
+    /// GPUs of the replica of each. They are looked up one right after the other: one at a time, each would wait for what is known of its
+    /// replica, which is far away.
+    gpus: Vec<u32>,
 }
 
 /// What else is counted of one.
@@ -30,7 +33,11 @@ struct Rest {
 
 impl Stretches {
     pub(super) fn new() -> Stretches {
-        Stretches { rows: Vec::with_capacity(COUNTED), rest: Vec::with_capacity(COUNTED) }
+        Stretches {
+            rows: Vec::with_capacity(COUNTED),
+            rest: Vec::with_capacity(COUNTED),
+            gpus: Vec::with_capacity(COUNTED),
+        }
     }
 
     /// A stretch is over, and so much was seen of its rows.
@@ -46,10 +53,12 @@ impl Stretches {
 
     /// Counts them. The rows stay, for the table.
     pub(super) fn count(&mut self, gaps: &mut Gaps, occupancy: &mut Occupancy, over_time: &mut TimeBins) {
-        for (row, Rest { end, tally }) in self.rows.iter().zip(self.rest.drain(..)) {
+        self.gpus.clear();
+        self.gpus.extend(self.rows.iter().map(|row| occupancy.gpus_of(row.replica)));
+        for ((row, Rest { end, tally }), gpus) in self.rows.iter().zip(self.rest.drain(..)).zip(&self.gpus) {
             gaps.count(row, &tally);
             over_time.spread(series::OUTPUT_TOKENS, row.start_ps, end, tally.emitted(row.steps));
-            occupancy.stretch(row, end, over_time);
+            occupancy.stretch(row, *gpus, end, over_time);
         }
     }
 }

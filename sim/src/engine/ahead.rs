@@ -18,7 +18,7 @@ impl Engine<'_, '_> {
         }
         if let Some(r) = self.events.coming(LISTS) {
             self.replicas[r].fetch_lists();
-            fetch::start(&*self.minds[r].batcher);
+            fetch::dynamic(&*self.minds[r].batcher);
         }
         if let Some(r) = self.events.coming(LEAVING) {
             self.replicas[r].fetch_leaving();

@@ -4,7 +4,7 @@ use super::Engine;
 use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, Life, Power, RejectReason};
 use crate::policy::{Asked, Route};
-use crate::replica::{SequenceKey, Waiting};
+use crate::replica::{RANK_MAX, SequenceKey, Waiting};
 use crate::residency::Presence;
 use crate::sequence::{Place, Sequence, Wait};
 use crate::workload::{Offered, ReplicaId};
@@ -76,7 +76,7 @@ impl Engine<'_, '_> {
             return Some(RejectReason::TooLong);
         }
         let adapter = self.weights.of(offered.request.adapter?);
-        let fits = adapter.rank <= replica.settings.max_lora_rank
+        let fits = adapter.rank <= replica.settings.max_lora_rank.min(RANK_MAX)
             && replica.settings.max_loras > 0
             && replica.residency.could_hold(adapter.bytes);
         (!fits).then_some(RejectReason::AdapterTooLarge)

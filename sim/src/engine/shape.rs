@@ -69,7 +69,7 @@ impl Shape {
         let rows = &replica.rows;
         (self.context_sum, self.context_max) = rows.write_contexts(&mut self.contexts);
         self.finish = if self.everybody { rows.steps_to_finish() } else { 1 };
-        self.segments.extend_from_slice(&replica.active.segments);
+        self.segments.extend(replica.active.segments());
         self.segment_sums = replica.active.sums;
         self.census_is_corrected = false;
         let mut emptied = false;
@@ -109,8 +109,8 @@ impl Shape {
         (self.context_sum, self.context_max) = (0, 0);
         self.finish = if self.everybody { replica.rows.steps_to_finish() } else { 1 };
         // As if every row decoded, with its own adapter; the rows that do not are corrected below.
-        let active = replica.active.adapters.iter().zip(&replica.active.segments);
-        self.rows.extend(active.map(|(&adapter, &segment)| Share { adapter, segment }));
+        let active = replica.active.adapters.iter().zip(replica.active.segments());
+        self.rows.extend(active.map(|(&adapter, segment)| Share { adapter, segment }));
         let mut last = None;
         let mut anybody = false;
         for part in replica.rows.parts() {

@@ -38,6 +38,14 @@ pub(super) struct Entry {
     pub(super) uses: u64,
 }
 
+/// All of it: one line of memory.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Slot {
+    held: Held,
+    entry: Entry,
+}
+
 /// One memory.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -47,10 +55,8 @@ pub(super) struct Store {
     inserted: u32,
     /// The adapters in order, and where each is: to find one, or to see who is idle, is to read few lines of memory.
     adapters: Vec<AdapterId>,
-    slots: Vec<u32>,
-    /// By slot.
-    held: Vec<Held>,
-    entries: Vec<Entry>,
+    slot_of: Vec<u32>,
+    slots: Vec<Slot>,
     /// Slots that nobody has.
     free: Vec<u32>,
     /// Adapters that are there and that nobody uses, in order, and their slots.
@@ -71,31 +77,38 @@ impl Store {
             bytes: 0,
             inserted: 0,
             adapters: Vec::new(),
+            slot_of: Vec::new(),
             slots: Vec::new(),
-            held: Vec::new(),
-            entries: Vec::new(),
             free: Vec::new(),
             unused: Vec::new(),
         }
     }
 
-    /// Takes memory for so many adapters, or as many as there are slots.
-    pub(super) fn reserve(&mut self, adapters: usize) {
-        let adapters = match self.memory {
-            AdapterMemory::Slots(slots) => adapters.min(slots as usize),
-            AdapterMemory::Bytes(_) | AdapterMemory::Unbounded => adapters,
-        };
+    /// Takes memory to find so many adapters, or as many as there are slots. Gives where that is.
+    pub(super) fn reserve(&mut self, adapters: usize) -> [fetch::Room; 2] {
+        let adapters = self.at_most(adapters);
         self.adapters.reserve(adapters);
-        self.slots.reserve(adapters);
-        self.held.reserve(adapters);
-        self.entries.reserve(adapters);
+        self.slot_of.reserve(adapters);
+        [fetch::Room::of(&self.adapters), fetch::Room::of(&self.slot_of)]
     }
 
-    /// Asks for what is read to find an adapter.
-    pub(super) fn fetch(&self) {
-        fetch::list(&self.adapters);
-        fetch::list(&self.slots);
-        fetch::list(&self.held);
+    /// Takes memory for what is known of so many adapters, or as many as there are slots.
+    pub(super) fn reserve_slots(&mut self, adapters: usize) {
+        self.slots.reserve(self.at_most(adapters));
+    }
+
+    fn at_most(&self, adapters: usize) -> usize {
+        match self.memory {
+            AdapterMemory::Slots(slots) => adapters.min(slots as usize),
+            AdapterMemory::Bytes(_) | AdapterMemory::Unbounded => adapters,
+        }
+    }
+
+    /// Asks for what is known of an adapter that is there.
+    pub(super) fn fetch_copy(&self, adapter: AdapterId) {
+        if let Some(slot) = self.slot(adapter) {
+            fetch::element(&self.slots, slot);
+        }
     }
 
     /// Adapters there or on their way.
@@ -110,9 +123,8 @@ impl Store {
 
     /// Forgets everything; gives what was there.
     pub(super) fn clear(&mut self) -> Vec<AdapterId> {
+        self.slot_of.clear();
         self.slots.clear();
-        self.held.clear();
-        self.entries.clear();
         self.free.clear();
         self.unused.clear();
         self.bytes = 0;
@@ -125,12 +137,12 @@ impl Store {
 
     /// Where is the adapter?
     fn slot(&self, adapter: AdapterId) -> Option<usize> {
-        self.position(adapter).ok().map(|position| self.slots[position] as usize)
+        self.position(adapter).ok().map(|position| self.slot_of[position] as usize)
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (AdapterId, &Held, &Entry)> {
-        let slots = self.slots.iter().map(|&slot| (&self.held[slot as usize], &self.entries[slot as usize]));
-        self.adapters.iter().zip(slots).map(|(&adapter, (held, entry))| (adapter, held, entry))
+        let slots = self.slot_of.iter().map(|&slot| &self.slots[slot as usize]);
+        self.adapters.iter().zip(slots).map(|(&adapter, Slot { held, entry })| (adapter, held, entry))
     }
 
     pub(super) fn holds(&self, adapter: AdapterId) -> bool {
@@ -139,11 +151,11 @@ impl Store {
 
     /// Who keeps it?
     pub(super) fn held(&self, adapter: AdapterId) -> Option<&Held> {
-        self.slot(adapter).map(|slot| &self.held[slot])
+        self.get(adapter).map(|(held, _)| held)
     }
 
     pub(super) fn get(&self, adapter: AdapterId) -> Option<(&Held, &Entry)> {
-        self.slot(adapter).map(|slot| (&self.held[slot], &self.entries[slot]))
+        self.slot(adapter).map(|slot| (&self.slots[slot].held, &self.slots[slot].entry))
     }
 
     /// Changes who keeps it and what is known of it, if it is there, and gives what `change` gives.
@@ -153,7 +165,7 @@ impl Store {
         change: impl FnOnce(&mut Held, &mut Entry) -> T,
     ) -> Option<T> {
         let slot = self.slot(adapter)?;
-        let (held, entry) = (&mut self.held[slot], &mut self.entries[slot]);
+        let Slot { held, entry } = &mut self.slots[slot];
         let before = held.is_unused();
         let given = change(held, entry);
         let after = held.is_unused();
@@ -199,7 +211,7 @@ impl Store {
     pub(super) fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
         all.clear();
         for &(adapter, slot) in &self.unused {
-            let (held, entry) = (&self.held[slot as usize], &self.entries[slot as usize]);
+            let Slot { held, entry } = &self.slots[slot as usize];
             if !(spare_awaited && held.awaited > 0) {
                 let Entry { bytes, loaded, last_used, uses, .. } = *entry;
                 all.push(Idle { adapter, bytes, loaded, last_used, uses });
@@ -211,22 +223,23 @@ impl Store {
         self.bytes += bytes;
         self.inserted = self.inserted.wrapping_add(1);
         let number = self.inserted;
-        let held = Held { users: 0, awaited: 0, number, arrived: false };
-        let entry = Entry { bytes, ready, loaded: now, last_used: now, uses: 0 };
+        let newcomer = Slot {
+            held: Held { users: 0, awaited: 0, number, arrived: false },
+            entry: Entry { bytes, ready, loaded: now, last_used: now, uses: 0 },
+        };
         let position = self.position(adapter).expect_err("an adapter is not loaded twice");
         let slot = match self.free.pop() {
             Some(slot) => {
-                (self.held[slot as usize], self.entries[slot as usize]) = (held, entry);
+                self.slots[slot as usize] = newcomer;
                 slot
             }
             None => {
-                self.held.push(held);
-                self.entries.push(entry);
-                self.held.len() as u32 - 1
+                self.slots.push(newcomer);
+                self.slots.len() as u32 - 1
             }
         };
         self.adapters.insert(position, adapter);
-        self.slots.insert(position, slot);
+        self.slot_of.insert(position, slot);
         if let AdapterMemory::Slots(slots) = self.memory {
             assert!(self.adapters.len() as u32 <= slots, "more adapters than slots");
         }
@@ -238,9 +251,9 @@ impl Store {
     pub(super) fn remove(&mut self, adapter: AdapterId) -> (Held, Entry) {
         let position = self.position(adapter).expect("an evicted adapter was there");
         self.adapters.remove(position);
-        let slot = self.slots.remove(position);
+        let slot = self.slot_of.remove(position);
         self.free.push(slot);
-        let (held, entry) = (self.held[slot as usize], self.entries[slot as usize]);
+        let Slot { held, entry } = self.slots[slot as usize];
         if held.is_unused() {
             self.list_unused(adapter, slot, false);
         }

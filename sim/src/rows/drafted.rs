@@ -6,8 +6,8 @@ impl Rows {
     /// Adds so many tokens of a prompt that is not over.
     pub(crate) fn draft_prefill(&mut self, position: usize, tokens: u32) -> Option<u32> {
         let state = self.states[position];
-        let cold = &mut self.cold[state.cold as usize];
-        if state.flags & PREFILL == 0 || cold.drafted > 0 {
+        let cold = &mut self.cold[state.cold()];
+        if !state.is(PREFILL) || cold.drafted > 0 {
             return None;
         }
         cold.drafted = tokens.min(cold.target - self.contexts[position]);
@@ -17,10 +17,7 @@ impl Rows {
     /// Positions of the rows whose prefill is not over.
     pub(crate) fn prefilling_positions(&self) -> impl Iterator<Item = usize> + '_ {
         let flagged = self.states.iter().enumerate().skip(self.settled);
-        flagged
-            .filter(|(_, state)| state.flags & PREFILL != 0)
-            .map(|(position, _)| position)
-            .take(self.prefilling() as usize)
+        flagged.filter(|(_, state)| state.is(PREFILL)).map(|(position, _)| position).take(self.prefilling() as usize)
     }
 
     /// Adds a token of every row that decodes, `budget` at most. Gives how many, and the KV blocks that they need.
@@ -31,9 +28,9 @@ impl Rows {
         self.stepping = true;
         let mut count = 0;
         if budget < self.decoding {
-            for state in self.states.iter_mut().filter(|state| state.flags & PREFILL == 0) {
+            for state in self.states.iter_mut().filter(|state| !state.is(PREFILL)) {
                 if count == budget {
-                    state.flags |= LEFT_OUT;
+                    state.set(LEFT_OUT);
                 } else {
                     count += 1;
                 }
@@ -49,13 +46,13 @@ impl Rows {
         if self.all_decode() {
             return self.full().map(u32::from).sum();
         }
-        self.full().zip(&self.states).map(|(full, state)| u32::from(full && self.decodes_in_step(state))).sum()
+        self.full().zip(&self.states).map(|(full, state)| u32::from(full && self.decodes_in_step(*state))).sum()
     }
 
     /// KV blocks that the rows that decode, but are not in the step so far, would need.
     pub(crate) fn blocks_needed(&self) -> u32 {
-        let counts = |state: &State| state.flags & PREFILL == 0 && !self.decodes_in_step(state);
-        self.full().zip(&self.states).map(|(full, state)| u32::from(full && counts(state))).sum()
+        let counts = |state: State| !state.is(PREFILL) && !self.decodes_in_step(state);
+        self.full().zip(&self.states).map(|(full, state)| u32::from(full && counts(*state))).sum()
     }
 
     /// Of each row, if it decodes: does its next token need a new block?

@@ -1,6 +1,6 @@
 //! Rows in flight: what the step is to the hardware, and what it did to them when it is over.
 
-use super::{GHOST, LEFT_OUT, OWN_TOKEN, PREFILL, Part, Rows};
+use super::{ANY, GHOST, LEFT_OUT, OWN_TOKEN, PREFILL, Part, Rows};
 use crate::fact::{self, Who};
 use crate::find;
 use crate::replica::SequenceKey;
@@ -38,8 +38,8 @@ impl Rows {
 
     /// A row's part in the step.
     pub(crate) fn part(&self, position: usize) -> Part {
-        let state = &self.states[position];
-        let prefill = state.flags & PREFILL != 0;
+        let state = self.states[position];
+        let prefill = state.is(PREFILL);
         let (computed, tokens, emits) = if prefill {
             let (cold, context) = (self.cold(state), self.contexts[position]);
             (context, cold.drafted, context + cold.drafted >= cold.target)
@@ -79,7 +79,7 @@ impl Rows {
         let settled = if self.prefilling() == 0 { self.contexts.len() } else { self.settled };
         contexts.extend(self.contexts[..settled].iter().map(|context| context.wrapping_add(next)));
         let others = self.contexts[settled..].iter().zip(&self.states[settled..]);
-        let decode = others.filter(|(_, state)| state.flags & PREFILL == 0);
+        let decode = others.filter(|(_, state)| !state.is(PREFILL));
         contexts.extend(decode.map(|(context, _)| context.wrapping_add(next)));
         contexts.iter().fold((0, 0), |(sum, most), &context| (sum + u64::from(context), most.max(context)))
     }
@@ -99,7 +99,7 @@ impl Rows {
             return self.contexts.iter().map(new).sum();
         }
         let new = |context: u32| self.blocks_of(context + more) - self.blocks_of(context);
-        let rows = self.states.iter().zip(&self.contexts).filter(|(state, _)| self.decodes_in_step(state));
+        let rows = self.states.iter().zip(&self.contexts).filter(|(state, _)| self.decodes_in_step(**state));
         rows.map(|(_, context)| new(context.wrapping_add(next))).sum()
     }
 
@@ -116,47 +116,50 @@ impl Rows {
         // Does whoever decodes from here on have a token at the end of this?
         let shared = stepping || self.decoding == 0;
         let mut skipped = !stepping && self.decoding > 0;
-        let flagged = self.states.iter_mut().enumerate().skip(self.settled).filter(|(_, state)| state.flags != 0);
+        let flagged = self.states.iter_mut().enumerate().skip(self.settled).filter(|(_, state)| state.is(ANY));
         for (position, state) in flagged {
-            let cold = &mut self.cold[state.cold as usize];
+            let cold = &mut self.cold[state.cold()];
             let (context, finish) = (&mut self.contexts[position], &mut self.finishes[position]);
             let who = &self.who[position];
             let mut row = fact::Row {
                 request: who.request(),
                 adapter: who.adapter(),
-                previous_token: if state.flags & OWN_TOKEN != 0 { cold.last_token } else { Some(last_end) },
+                previous_token: if state.is(OWN_TOKEN) { cold.last_token } else { Some(last_end) },
                 tokens: u32::from(stepping),
                 prefill: false,
-                emits: state.flags & GHOST == 0,
+                emits: !state.is(GHOST),
             };
-            if state.flags & PREFILL != 0 {
+            if state.is(PREFILL) {
                 (row.prefill, row.tokens) = (true, cold.drafted);
                 if cold.drafted > 0 {
                     *context += cold.drafted;
                     row.emits &= *context >= cold.target;
                     if row.emits {
                         cold.last_token = Some(end);
-                        state.flags = if shared { 0 } else { OWN_TOKEN };
+                        state.unset(ANY);
+                        if !shared {
+                            state.set(OWN_TOKEN);
+                        }
                         *context = context.wrapping_sub(clock);
                         *finish = clock.wrapping_add(cold.output - cold.emitted - 1);
                         self.decoding += 1;
                         told.prefilled.push(cold.sequence);
                     }
                 }
-            } else if stepping && state.flags & LEFT_OUT != 0 {
+            } else if stepping && state.is(LEFT_OUT) {
                 // The clock goes on without it.
                 row.tokens = 0;
                 *context = context.wrapping_sub(steps);
                 *finish = finish.wrapping_add(steps);
                 cold.last_token = row.previous_token;
-                state.flags |= OWN_TOKEN;
-            } else if stepping && state.flags & OWN_TOKEN != 0 {
-                state.flags &= !OWN_TOKEN;
+                state.set(OWN_TOKEN);
+            } else if stepping && state.is(OWN_TOKEN) {
+                state.unset(OWN_TOKEN);
             }
             skipped |= row.tokens == 0;
             told.apart.push((position as u32, row));
         }
-        self.settled += self.states[self.settled..].iter().take_while(|state| state.flags == 0).count();
+        self.settled += self.states[self.settled..].iter().take_while(|state| !state.is(ANY)).count();
         told.previous_token = last_end;
         told.same_batch = self.unchanged && stepping && told.apart.is_empty();
         self.unchanged = !skipped && self.ghosts == 0 && self.decoding as usize == self.states.len();
@@ -190,11 +193,11 @@ impl Rows {
         self.stepping = false;
         if self.left_out > 0 {
             self.left_out = 0;
-            self.states.iter_mut().for_each(|state| state.flags &= !LEFT_OUT);
+            self.states.iter_mut().for_each(|state| state.unset(LEFT_OUT));
         }
         if self.prefilling() > 0 {
-            for state in self.states[self.settled..].iter().filter(|state| state.flags & PREFILL != 0) {
-                self.cold[state.cold as usize].drafted = 0;
+            for state in self.states[self.settled..].iter().filter(|state| state.is(PREFILL)) {
+                self.cold[state.cold()].drafted = 0;
             }
         }
     }
@@ -202,8 +205,8 @@ impl Rows {
     /// The first row from `position` on that is done or nobody's any more.
     pub(crate) fn next_over(&self, position: usize) -> Option<usize> {
         let done = |&position: &usize| {
-            let state = &self.states[position];
-            state.flags & GHOST != 0 || (self.finishes[position] == self.clock && state.flags & PREFILL == 0)
+            let state = self.states[position];
+            state.is(GHOST) || (self.finishes[position] == self.clock && !state.is(PREFILL))
         };
         if self.ghosts > 0 {
             return (position..self.states.len()).find(done);

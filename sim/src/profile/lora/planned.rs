@@ -51,6 +51,13 @@ pub struct Planned {
     pub us_per_megabyte_again: f64,
     /// 10⁶ bytes of rows read and written.
     pub us_per_megabyte_of_rows: f64,
+    /// So many 10⁶ bytes of weights and rows, each counted once, stay in the cache: what writes and reads rows just before and after
+    /// finds them there.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub cache_megabytes: f64,
+    /// 10⁶ bytes beyond those.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_per_megabyte_beyond: f64,
 }
 
 /// The projections that one launch serves.
@@ -223,6 +230,8 @@ impl Planned {
         not_negative("us_per_megabyte", self.us_per_megabyte)?;
         not_negative("us_per_megabyte_of_rows", self.us_per_megabyte_of_rows)?;
         not_negative("us_per_megabyte_again", self.us_per_megabyte_again)?;
+        not_negative("cache_megabytes", self.cache_megabytes)?;
+        not_negative("us_per_megabyte_beyond", self.us_per_megabyte_beyond)?;
         self.tiles.iter().flat_map(PlannedTile::values).try_for_each(|value| not_negative("tiles", value))
     }
 }

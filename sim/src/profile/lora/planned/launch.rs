@@ -79,9 +79,12 @@ impl Planned {
             0.0 => 0.0,
             us => us * self.weights_of_groups(rule.tile, classes) * site.columns * 32e-6,
         };
-        let memory = self.us_per_megabyte * classes.granules as f64 * site.columns * 16e-6
-            + self.us_per_megabyte_of_rows * classes.rows as f64 * site.moved * 2e-6
-            + again;
+        let (weights, rows) = (classes.granules as f64 * site.columns * 16e-6, classes.rows as f64 * 2e-6);
+        let beyond = (weights + rows * site.kept - self.cache_megabytes).max(0.0);
+        let memory = self.us_per_megabyte * weights
+            + self.us_per_megabyte_of_rows * (rows * site.moved)
+            + again
+            + self.us_per_megabyte_beyond * beyond;
         // What the product beside it takes anyway hides the blocks' way, but not what the memory needs for both.
         let blocks_us = (blocks_us * slower - site.us_hidden).max(0.0);
         let waits = count > chip || (rule.fills_clusters() && count > chip * CLUSTERS_ROOM);
@@ -226,6 +229,8 @@ mod tests {
             us_per_megabyte: 0.21,
             us_per_megabyte_again: 0.05,
             us_per_megabyte_of_rows: 0.2,
+            cache_megabytes: 1.5,
+            us_per_megabyte_beyond: 0.3,
         }
     }
 
@@ -294,7 +299,10 @@ mod tests {
                 of(class, outputs).0 * f64::from(class.pairs) * (inputs + f64::from(outputs)) * 32e-6
             })
             .sum();
-        let memory = weights * planned.us_per_megabyte
+        let kept: f64 = inputs + outputs().sum::<f64>();
+        let beyond = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
+        let memory = beyond * planned.us_per_megabyte_beyond
+            + weights * planned.us_per_megabyte
             + rows * planned.us_per_megabyte_of_rows
             + groups * planned.us_per_megabyte_again;
         let large = rule.members.is_some_and(|members| members.cluster && members.count == 16);

@@ -101,7 +101,8 @@ impl Groups<'_> {
         let fill = power_below(slots / count);
         let doubled = count * fill * 2 <= self.tile.blocks_min() * slots;
         let fill = if doubled && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
-        let (least, step) = match (self.planned.beside, count <= 6) {
+        let tiles = self.site.tiles_least;
+        let (least, step) = match (self.planned.beside, count <= 2 && tiles > 64) {
             (true, _) => (8, 8),
             (false, true) => (10, 1),
             (false, false) => (8, 1),
@@ -112,6 +113,9 @@ impl Groups<'_> {
             return members;
         }
         let large = (self.bytes_max >> if self.site.widens { 17 } else { 18 }).min(16) as u32;
+        if count <= 4 && count * 12 <= slots && tiles > 128 && large < 12 && !self.planned.beside {
+            return 12;
+        }
         let worth = match (count <= 6, self.site.narrows) {
             (true, false) => 8,
             (true, true) => large.max(8),

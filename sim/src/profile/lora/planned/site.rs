@@ -14,6 +14,8 @@ pub(crate) struct Site {
     /// Of inputs and of all outputs.
     pub(super) widest: u32,
     pub(super) narrowest: u32,
+    /// Tiles of 32 columns that a projection has least of, where it is widest.
+    pub(super) tiles_least: u32,
     /// Is every output wider than the inputs?
     pub(super) widens: bool,
     /// Inputs and outputs of all projections, and of the widest: in 64 times 64 columns.
@@ -22,6 +24,8 @@ pub(crate) struct Site {
     /// Columns of weights, and of rows read and written.
     pub(super) columns: f64,
     pub(super) moved: f64,
+    /// Columns of rows, those that are read and written counted once.
+    pub(super) kept: f64,
     /// [`PlannedSite::scale`], [`PlannedSite::us_waiting`] and [`PlannedSite::us_hidden`].
     pub(super) scale: f64,
     pub(super) us_waiting: f64,
@@ -93,10 +97,12 @@ impl Site {
             projections: site.outputs.len() as u32,
             widest: outputs().fold(site.inputs, u32::max),
             narrowest: outputs().fold(site.inputs, u32::min),
+            tiles_least: outputs().map(|outputs| site.inputs.max(outputs).div_ceil(32)).min().unwrap_or(0),
             widens: outputs().all(|outputs| outputs > site.inputs),
             pieces: pieces().map(|(pieces, times)| pieces * times).sum(),
             pieces_most: pieces().map(|(pieces, _)| pieces).fold(0.0, f64::max),
             columns: outputs().map(|outputs| f64::from(site.inputs + outputs)).sum(),
+            kept: outputs().map(f64::from).sum::<f64>() + f64::from(site.inputs),
             moved: outputs().map(|outputs| f64::from(site.inputs + 2 * outputs)).sum(),
         }
     }
