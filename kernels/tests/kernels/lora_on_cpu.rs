@@ -340,7 +340,7 @@ fn planted_faults_are_found() {
         ("      phases_wait(full(slot), parity);", "", "a stage read before it is here"),
         ("      phases_wait(empty(asked_slot), asked_parity);", "", "a stage overwritten while it is read"),
         ("tile * 4 + 4 > quarters &&", "false &&", "columns of x multiplied that it does not have"),
-        ("half * 8 < lane_rows", "half * 8 < lane_rows + 8", "y written past the last row of a segment"),
+        ("half * 8 < lane_rows) {", "half * 8 < lane_rows + 8) {", "y written past the last row of a segment"),
         ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
     ];
     let batch = Batch::new(Element::Bf16, 1000, &[520], &[part(19, 16), part(1, 0)], 5);
