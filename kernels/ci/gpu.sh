@@ -79,7 +79,7 @@ for part in $parts; do
   case $part in
     checks)
       run check-lora 120 "$binaries/bench_lora" --check-only --points all --out "$out/check-lora.json"
-      run check-attention 60 "$binaries/bench_attention" --check-only --out "$out/check-attention.json"
+      run check-attention 120 "$binaries/bench_attention" --check-only --out "$out/check-attention.json"
       run check-baselines 120 "$binaries/bench_baselines" --check-only --points all --out "$out/check-baselines.json"
       run check-llama 90 "$binaries/bench_llama" check --out "$out/check-llama.json"
       run hugging-face 90 python3 "$here/hf_check.py" "$binaries/bench_llama" "$out/hugging-face"
@@ -95,6 +95,11 @@ for part in $parts; do
           [ $tool = synccheck ] && [ "$point" = "bf16 4096→14336 r64 64 uniform" ] && ! large_clusters_are_judged && continue
           sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 \
             "$binaries/bench_lora" --check-only --points all --only "$point" --out /dev/null
+        done
+        # Warps with more registers that read ahead, and several sets of members that share the outputs.
+        for point in "4096→4096 r128 1024 prefill2x512" "5120→13824 r16 1 distinct"; do
+          sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 \
+            "$binaries/bench_lora" --check-only --points neighbours --only "$point" --out /dev/null
         done
         # racecheck reports hazards inside cuBLAS's own kernels: it runs without them.
         own=
