@@ -219,8 +219,8 @@ mod tests {
     use super::super::super::physics;
     use super::*;
 
-    /// What the kernels' plan makes of the segments, decode rows first; none where several clusters share the outputs of a group, which no recording has
-    /// and the form does not know.
+    /// What the kernels' plan makes of the segments, decode rows first; none where several clusters share the outputs of a group, which the form does not
+    /// know.
     fn planned(site: &PlannedSite, segments: &[Segment]) -> Option<SharedOut> {
         let shapes: Vec<_> =
             site.outputs.iter().map(|&outputs| ProjectionShape { inputs: site.inputs, outputs }).collect();
