@@ -70,7 +70,7 @@ pub struct RecorderSettings {
     pub timeline_events: u32,
     /// Keep token gaps by tenant and by adapter? Costs a few nanoseconds a token.
     pub gaps_by_group: bool,
-    /// Up to so many requests of a run, percentiles pooled over seeds are exact; beyond, they are within 0.025 %.
+    /// Up to so many requests of a run, its percentiles are exact, pooled over seeds as well; beyond, they are within 0.025 %.
     pub samples_kept: usize,
     /// So many tenants, and so many adapters, get a row of their own, those with the most requests first.
     pub groups_kept: usize,
