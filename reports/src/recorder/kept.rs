@@ -114,6 +114,8 @@ pub(crate) const LOAD: usize = 3;
 
 /// So many requests that are over are kept in memory.
 const RECENT: usize = 1 << 16;
+/// So many are read from the file at once.
+const READ: usize = 1 << 13;
 
 /// All requests that are over, with the parts of their times to first token: the latest in memory, those before them in a file, which has
 /// no name and is gone with the run. Memory follows what is in flight.
@@ -177,7 +179,7 @@ impl KeptAll {
 
 fn read_each(mut file: &File, look: &mut impl FnMut(&Kept, &Parts)) -> io::Result<()> {
     file.rewind()?;
-    let mut bytes = vec![0; RECENT.min(1 << 13) * RECORD];
+    let mut bytes = vec![0; READ * RECORD];
     let mut filled = 0;
     loop {
         match file.read(&mut bytes[filled..])? {
