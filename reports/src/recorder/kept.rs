@@ -112,16 +112,17 @@ pub(crate) type Parts = [u64; 6];
 /// Where that for the adapter's weights is.
 pub(crate) const LOAD: usize = 3;
 
-/// So many requests that are over are kept in memory.
-const RECENT: usize = 1 << 16;
+/// So many requests that are over are kept in memory: few enough to stay near.
+const RECENT: usize = 1 << 12;
 /// So many are read from the file at once.
-const READ: usize = 1 << 13;
+const READ: usize = 1 << 12;
 
 /// All requests that are over, with the parts of their times to first token: the latest in memory, those before them in a file, which has
 /// no name and is gone with the run. Memory follows what is in flight.
 pub(crate) struct KeptAll {
     folder: PathBuf,
-    recent: Vec<(Kept, Parts)>,
+    /// Records.
+    recent: Vec<u8>,
     earlier: Option<File>,
     /// Requests in memory and in the file.
     len: u64,
@@ -140,8 +141,8 @@ impl KeptAll {
         self.lasts = Some((arrival.max(kept.arrival), end.max(kept.end)));
         self.len += 1;
         let waits = [waits.router, waits.queue, waits.slot, waits.load, waits.prefill, waits.preemption];
-        self.recent.push((kept, waits.map(|wait| wait.as_ps())));
-        if self.recent.len() < RECENT {
+        self.recent.extend_from_slice(&kept.record(&waits.map(|wait| wait.as_ps())));
+        if self.recent.len() < RECENT * RECORD {
             return Ok(());
         }
         self.put_away().map_err(ReportError::io("keep requests in", &self.folder))
@@ -152,9 +153,9 @@ impl KeptAll {
             Some(file) => file,
             none => none.insert(tempfile::tempfile_in(&self.folder)?),
         };
-        let mut bytes = Vec::with_capacity(self.recent.len() * RECORD);
-        self.recent.drain(..).for_each(|(kept, parts)| bytes.extend_from_slice(&kept.record(&parts)));
-        file.write_all(&bytes)
+        file.write_all(&self.recent)?;
+        self.recent.clear();
+        Ok(())
     }
 
     /// Shows each request to `look`, in the order in which they ended.
@@ -162,7 +163,7 @@ impl KeptAll {
         if let Some(file) = &self.earlier {
             read_each(file, &mut look).map_err(ReportError::io("read kept requests in", &self.folder))?;
         }
-        self.recent.iter().for_each(|(kept, parts)| look(kept, parts));
+        show(&self.recent, &mut look);
         Ok(())
     }
 
@@ -187,15 +188,20 @@ fn read_each(mut file: &File, look: &mut impl FnMut(&Kept, &Parts)) -> io::Resul
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => filled += more,
         }
-        let (records, _) = bytes[..filled].as_chunks::<RECORD>();
-        for record in records {
-            let (kept, parts) = Kept::read(record);
-            look(&kept, &parts);
-        }
-        let whole = records.len() * RECORD;
+        let whole = show(&bytes[..filled], look);
         bytes.copy_within(whole..filled, 0);
         filled -= whole;
     }
+}
+
+/// Shows the records that are whole; gives their bytes.
+fn show(bytes: &[u8], look: &mut impl FnMut(&Kept, &Parts)) -> usize {
+    let (records, _) = bytes.as_chunks::<RECORD>();
+    for record in records {
+        let (kept, parts) = Kept::read(record);
+        look(&kept, &parts);
+    }
+    records.len() * RECORD
 }
 
 /// Bytes of a request in the file: ten times, four numbers, and what else there is in one more.
