@@ -22,7 +22,7 @@ use self::page::PageWriter;
 use crate::ReportError;
 
 /// Rows of a row group: what is held in memory, packed, before it is written.
-pub(crate) const ROWS: usize = 1 << 18;
+pub(crate) const ROWS: usize = 1 << 16;
 /// Rows that are gathered before each column takes its cells.
 const STAGED: usize = 128;
 /// The fastest level: what higher ones save in bytes costs more time than the simulation.
