@@ -95,6 +95,7 @@ pub fn run(
         executors,
         observer,
         minds: replicas.iter().map(|_| Mind::new(policies)).collect(),
+        generations: vec![0; replicas.len()],
         replicas,
         board,
         router: (policies.router)(),
@@ -123,6 +124,9 @@ struct Engine<'a, 'x> {
     observer: &'a mut dyn Observer,
     replicas: Vec<Replica>,
     minds: Vec<Mind>,
+    /// Of each replica: tells the event of the step in flight from those of steps that were cut short. Side by side, because most of those
+    /// are asked for nothing else.
+    generations: Vec<u32>,
     board: Board,
     router: Box<dyn Router>,
     migrator: Option<(Box<dyn Migrator>, Stream)>,
@@ -200,13 +204,16 @@ impl Engine<'_, '_> {
     /// Is it the end of a step that was cut short, or the patience of a client whose request is over?
     fn is_dead(&self, event: &Event) -> bool {
         match event.kind {
-            Kind::StepDone => {
-                let replica = &self.replicas[event.replica as usize];
-                replica.generation != event.number || replica.in_flight.is_none()
-            }
+            Kind::StepDone => self.generations[event.replica as usize] != event.number,
             Kind::Cancel => !self.sequences.is_alive(event.detail, RequestId(event.number)),
             _ => false,
         }
+    }
+
+    /// The step in flight is another one from now on, or there is none.
+    fn next_generation(&mut self, r: usize) -> u32 {
+        self.generations[r] += 1;
+        self.generations[r]
     }
 
     fn handle(&mut self, event: Event) {

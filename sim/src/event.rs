@@ -159,11 +159,11 @@ impl EventQueue {
         Some(event)
     }
 
-    /// Whose step or copy ends after so many other events of the calendar, as far as is known now? Nothing depends on it but how long
-    /// memory is waited for.
-    pub(crate) fn coming(&self, after: usize) -> Option<usize> {
+    /// The end of a step or of a copy that comes after so many other events of the calendar, as far as is known now. Nothing depends on it
+    /// but how long memory is waited for.
+    pub(crate) fn coming(&self, after: usize) -> Option<Event> {
         let packed = Packed(self.calendar.after(after)?);
-        matches!(packed.kind(), Kind::StepDone | Kind::LoadDone).then(|| packed.event().replica as usize)
+        matches!(packed.kind(), Kind::StepDone | Kind::LoadDone).then(|| packed.event())
     }
 
     /// Is there nothing left but clocks?

@@ -225,8 +225,6 @@ pub(crate) struct Replica {
     pub(crate) kv_free: u32,
     pub(crate) residency: Residency,
     pub(crate) in_flight: Option<InFlight>,
-    /// Tells the event of the step in flight from those of steps that were cut short.
-    pub(crate) generation: u32,
     pub(crate) start_pending: bool,
     /// Has anything changed since the batcher was last asked?
     pub(crate) changed: bool,
@@ -252,7 +250,6 @@ impl Replica {
             kv_free: settings.kv_blocks,
             residency,
             in_flight: None,
-            generation: 0,
             start_pending: false,
             changed: false,
             admissions: 0,

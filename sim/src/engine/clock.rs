@@ -33,9 +33,9 @@ impl Engine<'_, '_> {
     pub(super) fn tick(&mut self, event: Event) {
         match event.detail {
             tick if tick == Tick::Ready as u32 => {
-                let replica = &mut self.replicas[event.replica as usize];
-                if replica.power == Power::Starting && replica.generation == event.number {
-                    self.set_power(event.replica as usize, Power::On);
+                let r = event.replica as usize;
+                if self.replicas[r].power == Power::Starting && self.generations[r] == event.number {
+                    self.set_power(r, Power::On);
                     self.drain_queue();
                 }
             }

@@ -28,12 +28,12 @@ impl Engine<'_, '_> {
         match self.replicas[r].power {
             Power::Off => {
                 self.set_power(r, Power::Starting);
-                self.replicas[r].generation += 1;
+                let number = self.next_generation(r);
                 let event = Event {
                     time: self.now.saturating_add(self.replicas[r].settings.startup),
                     kind: Kind::Tick,
                     replica: r as u32,
-                    number: self.replicas[r].generation,
+                    number,
                     detail: Tick::Ready as u32,
                 };
                 self.events.push(event);

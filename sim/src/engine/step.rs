@@ -151,10 +151,9 @@ impl Engine<'_, '_> {
             decode_rows: shape.contexts.len() as u32,
             decode_context_sum: shape.context_sum,
         };
-        replica.generation += 1;
         let time = flight.end(steps);
         replica.in_flight = Some(flight);
-        let number = replica.generation;
+        let number = self.next_generation(r);
         self.events.push(Event { time, kind: Kind::StepDone, replica: r as u32, number, detail: 0 });
     }
 
@@ -183,10 +182,8 @@ impl Engine<'_, '_> {
     }
 
     fn shorten(&mut self, r: usize, steps: u32) {
-        let replica = &mut self.replicas[r];
-        replica.generation += 1;
-        let number = replica.generation;
-        let flight = replica.in_flight.as_mut().expect("a stretch in flight");
+        let number = self.next_generation(r);
+        let flight = self.replicas[r].in_flight.as_mut().expect("a stretch in flight");
         flight.steps = steps;
         flight.finishes = false;
         let time = flight.end(steps);
@@ -230,9 +227,9 @@ impl Engine<'_, '_> {
     /// The first `steps` steps of the stretch in flight are over, and no other is under way.
     fn finish_stretch(&mut self, r: usize, steps: u32) {
         self.tell_stretch(r, steps);
+        self.next_generation(r);
         let replica = &mut self.replicas[r];
         replica.in_flight = None;
-        replica.generation += 1;
         replica.rows.end_step();
         let mut freed = false;
         let mut from = 0;
