@@ -277,7 +277,9 @@ impl Replica {
     pub(crate) fn fetch_lists(&self) {
         self.lists.fetch();
         self.active.census.fetch();
+        self.residency.fetch_unused();
         fetch::list(self.waiting.as_slices().0);
+        fetch::list(&self.waiting_adapters.0);
     }
 
     /// Asks for what is known of those who leave the batch, or have their first token, with the step in flight, of the first of the

@@ -128,14 +128,19 @@ impl Residency {
         }
     }
 
-    /// Takes memory to find so many adapters on the GPU. Gives where that is.
-    pub(crate) fn reserve(&mut self, adapters: usize) -> [fetch::Room; 2] {
-        self.gpu.reserve(adapters)
+    /// Takes memory to find the adapters on the GPU, of a batch of so many rows. Gives where that is.
+    pub(crate) fn reserve(&mut self, rows: usize) -> [fetch::Room; 2] {
+        self.gpu.reserve(rows)
     }
 
-    /// Takes memory for what is known of so many adapters on the GPU.
-    pub(crate) fn reserve_slots(&mut self, adapters: usize) {
-        self.gpu.reserve_slots(adapters);
+    /// Takes memory for what is known of them.
+    pub(crate) fn reserve_slots(&mut self, rows: usize) {
+        self.gpu.reserve_slots(rows);
+    }
+
+    /// Asks for the list of adapters that nobody uses.
+    pub(crate) fn fetch_unused(&self) {
+        self.gpu.fetch_unused();
     }
 
     /// Asks for what is known of an adapter that is there.

@@ -84,24 +84,30 @@ impl Store {
         }
     }
 
-    /// Takes memory to find so many adapters, or as many as there are slots. Gives where that is.
-    pub(super) fn reserve(&mut self, adapters: usize) -> [fetch::Room; 2] {
-        let adapters = self.at_most(adapters);
+    /// Takes memory to find the adapters of a batch of so many. Gives where that is.
+    pub(super) fn reserve(&mut self, rows: usize) -> [fetch::Room; 2] {
+        let adapters = self.usual(rows);
         self.adapters.reserve(adapters);
         self.slot_of.reserve(adapters);
         [fetch::Room::of(&self.adapters), fetch::Room::of(&self.slot_of)]
     }
 
-    /// Takes memory for what is known of so many adapters, or as many as there are slots.
-    pub(super) fn reserve_slots(&mut self, adapters: usize) {
-        self.slots.reserve(self.at_most(adapters));
+    /// Takes memory for what is known of them.
+    pub(super) fn reserve_slots(&mut self, rows: usize) {
+        self.slots.reserve(self.usual(rows));
     }
 
-    fn at_most(&self, adapters: usize) -> usize {
+    /// How many are there, usually? Slots fill up with what is kept idle; where they are many more than a batch needs, that takes long.
+    fn usual(&self, rows: usize) -> usize {
         match self.memory {
-            AdapterMemory::Slots(slots) => adapters.min(slots as usize),
-            AdapterMemory::Bytes(_) | AdapterMemory::Unbounded => adapters,
+            AdapterMemory::Slots(slots) => (2 * rows).min(slots as usize),
+            AdapterMemory::Bytes(_) | AdapterMemory::Unbounded => rows,
         }
+    }
+
+    /// Asks for the list of the unused, which changes when somebody comes or goes.
+    pub(super) fn fetch_unused(&self) {
+        fetch::list(&self.unused);
     }
 
     /// Asks for what is known of an adapter that is there.
