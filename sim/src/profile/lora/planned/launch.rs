@@ -399,7 +399,14 @@ mod tests {
                 decode_rows: 1 + draw(most),
                 prefill_rows: if draw(10) == 0 { draw(2000) } else { 0 },
             };
-            let segments: Vec<Segment> = (0..1 + most).map(|_| segment()).collect();
+            let mut segments: Vec<Segment> = (0..1 + most).map(|_| segment()).collect();
+            if batch % 7 == 0 {
+                // Few single rows, which may have several sets of members.
+                segments.truncate(1 + most as usize % 3);
+                segments.iter_mut().for_each(|segment| {
+                    *segment = Segment { rank: 16, decode_rows: 1, prefill_rows: 0 };
+                });
+            }
             let classes = Classes::of(&segments);
             for site in &planned.sites {
                 let ready = Site::of(site);
@@ -415,6 +422,6 @@ mod tests {
             }
         }
         let seen = (equal, proportional, alone, sets);
-        assert!(equal > 1000 && proportional > 1000 && alone > 60 && sets > 10, "{seen:?}");
+        assert!(equal > 1000 && proportional > 1000 && alone > 30 && sets > 10, "{seen:?}");
     }
 }
