@@ -21,7 +21,7 @@ pub(crate) use site::Site;
 use tile::Tile;
 
 /// What the launches of a layer cost: of each site the start, and the longer of what blocks take and what the memory takes, both hiding part of
-/// the other (the root of the sum of squares).
+/// the other (the root of the sum of squares); in [rounds](Planned::rounds), where blocks fill the chip again and again, of each of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Planned {
@@ -40,6 +40,10 @@ pub struct Planned {
     /// Do few groups have as many members as find room rather than a power of two, and groups of one row clusters that fill the chip more than once?
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub packs: bool,
+    /// Do blocks and memory hide part of each other round by round, the last of which has fewer blocks, and does what the cache serves hide
+    /// what it does not? Otherwise it is all blocks beside all of the memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rounds: bool,
     /// The launches of a layer.
     pub sites: Vec<PlannedSite>,
     /// What tiles of 8, 16 and 32 rows cost; and, where the kernels have them, those of 16 rows in blocks of twice as many warps.
@@ -52,10 +56,13 @@ pub struct Planned {
     /// 10⁶ bytes of rows read and written.
     pub us_per_megabyte_of_rows: f64,
     /// So many 10⁶ bytes of weights and rows, each counted once, stay in the cache: what writes and reads rows just before and after
-    /// finds them there.
+    /// finds them there. In rounds: from so many on fewer and fewer do.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub cache_megabytes: f64,
-    /// 10⁶ bytes beyond those.
+    /// In rounds: so many 10⁶ bytes more, and nothing is found in the cache any longer.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub cache_megabytes_more: f64,
+    /// 10⁶ bytes beyond those; in rounds 10⁶ bytes of rows, by the share that is not found.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub us_per_megabyte_beyond: f64,
 }
@@ -113,7 +120,8 @@ pub struct PlannedTile {
     pub us_shared: f64,
     /// Each cell of sums that they exchange.
     pub us_per_cell: f64,
-    /// How much longer blocks take that share a multiprocessor, where all do.
+    /// How much longer blocks take that share a multiprocessor, where all do. In rounds: by the share of all places that are taken, where two
+    /// blocks fit a multiprocessor.
     pub crowded: f64,
     /// How much longer they take than otherwise where only one fits a multiprocessor: a factor.
     pub lonely: f64,
@@ -232,6 +240,7 @@ impl Planned {
         not_negative("us_per_megabyte_again", self.us_per_megabyte_again)?;
         not_negative("cache_megabytes", self.cache_megabytes)?;
         not_negative("us_per_megabyte_beyond", self.us_per_megabyte_beyond)?;
+        not_negative("cache_megabytes_more", self.cache_megabytes_more)?;
         self.tiles.iter().flat_map(PlannedTile::values).try_for_each(|value| not_negative("tiles", value))
     }
 }

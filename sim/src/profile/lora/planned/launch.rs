@@ -63,6 +63,15 @@ impl Planned {
             Some(_) => self.equal(site, rule, classes),
             None => self.proportional(site, rule.tile, classes),
         };
+        if self.rounds {
+            return self.launch_in_rounds_us(
+                site,
+                cost,
+                &Blocks { count, work_us, longest_us, two },
+                rule.tile,
+                classes,
+            );
+        }
         let chip = f64::from(self.multiprocessors);
         let rounds = count / (chip * if two { 2.0 } else { 1.0 });
         let blocks_us = if rounds <= 1.0 {
@@ -92,6 +101,41 @@ impl Planned {
         cost.us + site.scale * (blocks_us * blocks_us + memory * memory).sqrt() + waiting
     }
 
+    /// The same, round by round: all places of the chip are taken again and again, and at last some of them.
+    fn launch_in_rounds_us(
+        &self,
+        site: &Site,
+        cost: &PlannedTile,
+        blocks: &Blocks,
+        tile: Tile,
+        classes: &Classes,
+    ) -> f64 {
+        let &Blocks { count, work_us, longest_us, two } = blocks;
+        let (weights, rows) = (classes.granules as f64 * site.columns * 16e-6, classes.rows as f64 * 2e-6);
+        let missed = weights + rows * site.kept - self.cache_megabytes;
+        let missed = if missed > 0.0 { (missed / self.cache_megabytes_more).min(1.0) } else { 0.0 };
+        let moved = rows * site.moved_once;
+        let fetched = self.us_per_megabyte * weights + self.us_per_megabyte_beyond * missed * moved;
+        let of_groups = self.weights_of_groups(tile, classes) * site.columns * 32e-6;
+        let cached = self.us_per_megabyte_again * of_groups + self.us_per_megabyte_of_rows * moved;
+        let memory_of_block = fetched.max(cached) / count;
+        let places = f64::from(self.multiprocessors) * if two { 2.0 } else { 1.0 };
+        let round = |blocks: f64, way_us: f64| {
+            let slower = if two { 1.0 + cost.crowded * (blocks / places) } else { cost.lonely };
+            let (way, memory) = (way_us * slower, blocks * memory_of_block);
+            (way * way + memory * memory).sqrt()
+        };
+        let full = (count / places).floor();
+        let us = if count <= places {
+            round(count, longest_us)
+        } else {
+            let (left, mean) = (count - full * places, work_us / count);
+            let last = if left > 0.0 { round(left, mean) } else { 0.0 };
+            full * round(places, mean) + last + cost.uneven * (longest_us - mean).max(0.0)
+        };
+        cost.us + site.scale * us
+    }
+
     /// Pairs of granules of all groups of a projection: each reads its adapter's weights.
     fn weights_of_groups(&self, tile: Tile, classes: &Classes) -> f64 {
         classes.iter().map(|class| f64::from(class.groups[tile.size()] * class.pairs)).sum()
@@ -101,8 +145,12 @@ impl Planned {
     fn equal(&self, site: &Site, rule: Rule, classes: &Classes) -> Blocks {
         let (cost, size) = (&self.tiles[rule.tile as usize], f64::from(rule.tile.rows()));
         let (members, two) = rule.members.map_or((1.0, false), |members| (f64::from(members.count), members.two));
-        let of_group = members * f64::from(site.projections);
-        let (of_rows, most) = (cost.us_per_piece_of_rows / size, site.pieces_most / members);
+        let sets = rule.members.map_or(1.0, |members| f64::from(members.sets));
+        let of_group = members * sets * f64::from(site.projections);
+        // Each set multiplies all inputs, and all of them share the outputs.
+        let pieces = site.pieces + (sets - 1.0) * (site.pieces_in * f64::from(site.projections));
+        let most = (site.pieces_in + site.pieces_out_most / sets) / members;
+        let of_rows = cost.us_per_piece_of_rows / size;
         let cluster = rule.members.is_none_or(|members| members.cluster);
         let (mut work_us, mut longest_us) = (0.0, 0.0_f64);
         for class in classes.iter() {
@@ -117,7 +165,7 @@ impl Planned {
                 continue;
             }
             let (piece, block) = (cost.piece_us(group.pairs), cost.block_us(members > 1.0, group.cells()));
-            work_us += group.count * (of_group * block + site.pieces * piece) + group.rows * (site.pieces * of_rows);
+            work_us += group.count * (of_group * block + pieces * piece) + group.rows * (pieces * of_rows);
             longest_us = longest_us.max(block + most * (piece + of_rows * f64::from(group.rows_most)));
         }
         Blocks { count: f64::from(classes.groups[rule.tile.size()]) * of_group, work_us, longest_us, two }
@@ -219,6 +267,7 @@ mod tests {
             beside: false,
             alone: true,
             packs: false,
+            rounds: false,
             sites: vec![
                 site(4096, &[4096, 1024, 1024]),
                 site(1024, &[8192, 512]),
@@ -230,6 +279,7 @@ mod tests {
             us_per_megabyte_again: 0.05,
             us_per_megabyte_of_rows: 0.2,
             cache_megabytes: 1.5,
+            cache_megabytes_more: 20.0,
             us_per_megabyte_beyond: 0.3,
         }
     }
@@ -254,6 +304,7 @@ mod tests {
             let most = f64::from(outputs.min(site.inputs).div_ceil(32).min(32));
             let proportional = (f64::from(planned.multiprocessors * 3 / 2) * bytes / total).floor().clamp(1.0, most);
             let members = rule.members.map_or(proportional, |members| f64::from(members.count));
+            let sets = rule.members.map_or(1.0, |members| f64::from(members.sets));
             let pairs = f64::from(class.pairs);
             let rows_most = class.most.min(rule.tile.rows());
             let exchanged = class.pairs * rows_most.div_ceil(8);
@@ -265,7 +316,9 @@ mod tests {
                 && site.inputs.div_ceil(32) * class.pairs <= 96;
             let pieces = match alone {
                 true => f64::from(site.inputs.div_ceil(32)) + f64::from(outputs.div_ceil(32)) / members,
-                false => tiles(outputs) / members,
+                false => {
+                    f64::from(site.inputs.div_ceil(32)) / members + f64::from(outputs.div_ceil(32)) / (members * sets)
+                }
             };
             let block = |rows: f64| {
                 let by_pairs = pairs * (cost.us_per_piece_pair + cost.us_per_piece_pair_squared * pairs);
@@ -274,8 +327,8 @@ mod tests {
                 let shared = if members > 1.0 && !alone { shared } else { 0.0 };
                 cost.us_per_block + pieces / 64.0 * piece + shared
             };
-            blocks += count * members;
-            work += count * members * block(class.rows as f64 / count);
+            blocks += count * members * sets;
+            work += count * members * sets * block(class.rows as f64 / count);
             longest = longest.max(block(f64::from(rows_most)));
             let exchanging = if alone { 1 } else { members as u32 };
             exchange = exchange.max(rule.tile.exchange(class.pairs, exchanged, exchanging, false));
@@ -300,6 +353,25 @@ mod tests {
             })
             .sum();
         let kept: f64 = inputs + outputs().sum::<f64>();
+        if planned.rounds {
+            let moved = classes.rows as f64 * 2e-6 * (inputs + outputs().map(|outputs| 2.0 * outputs).sum::<f64>());
+            let missed = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
+            let missed = (missed / planned.cache_megabytes_more).min(1.0);
+            let memory = (weights * planned.us_per_megabyte + missed * moved * planned.us_per_megabyte_beyond)
+                .max(groups * planned.us_per_megabyte_again + moved * planned.us_per_megabyte_of_rows);
+            // Every round by itself, the last of what is left.
+            let places = if two { 2.0 * chip } else { chip };
+            let (mut us, mut left) = (0.0, blocks);
+            while left > 0.0 {
+                let round = left.min(places);
+                let way = if blocks > places { mean } else { longest };
+                let slower = if two { 1.0 + cost.crowded * round / places } else { cost.lonely };
+                us += (way * slower).hypot(memory * round / blocks);
+                left -= round;
+            }
+            let uneven = if blocks > places { cost.uneven * (longest - mean).max(0.0) } else { 0.0 };
+            return cost.us + site.scale * (us + uneven);
+        }
         let beyond = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
         let memory = beyond * planned.us_per_megabyte_beyond
             + weights * planned.us_per_megabyte
@@ -312,13 +384,14 @@ mod tests {
 
     #[test]
     fn sums_over_projections_are_those_of_every_group_written_out() {
-        let (planned, mut state) = (planned(), 1_u64);
+        let (mut planned, mut state) = (planned(), 1_u64);
         let mut draw = |below: u32| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as u32 % below
         };
-        let (mut equal, mut proportional, mut alone) = (0, 0, 0);
-        for _ in 0..2000 {
+        let (mut equal, mut proportional, mut alone, mut sets) = (0, 0, 0, 0);
+        for batch in 0..4000 {
+            (planned.rounds, planned.packs) = (batch % 2 == 1, batch % 4 >= 2);
             let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
             let most = 2 << draw(6);
             let mut segment = || Segment {
@@ -326,15 +399,21 @@ mod tests {
                 decode_rows: 1 + draw(most),
                 prefill_rows: if draw(10) == 0 { draw(2000) } else { 0 },
             };
-            let segments: Vec<Segment> = (0..1 + most).map(|_| segment()).collect();
+            let mut segments: Vec<Segment> = (0..1 + most).map(|_| segment()).collect();
+            if batch % 7 == 0 {
+                // Few single rows, which may have several sets of members.
+                segments.truncate(1 + most as usize % 3);
+                segments.iter_mut().for_each(|segment| {
+                    *segment = Segment { rank: 16, decode_rows: 1, prefill_rows: 0 };
+                });
+            }
             let classes = Classes::of(&segments);
             for site in &planned.sites {
                 let ready = Site::of(site);
                 let rule = planned.rule(&ready, &classes, planned.tile(&ready, &classes));
-                if rule.members.is_some() {
-                    equal += 1
-                } else {
-                    proportional += 1
+                match rule.members {
+                    Some(members) => (equal, sets) = (equal + 1, sets + u32::from(members.sets > 1)),
+                    None => proportional += 1,
                 }
                 alone += u32::from(planned.shared_out_by(&ready, rule, &classes).alone);
                 let (us, by_hand) =
@@ -342,6 +421,7 @@ mod tests {
                 assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
             }
         }
-        assert!(equal > 500 && proportional > 500 && alone > 30, "{equal} {proportional} {alone}");
+        let seen = (equal, proportional, alone, sets);
+        assert!(equal > 1000 && proportional > 1000 && alone > 30 && sets > 10, "{seen:?}");
     }
 }

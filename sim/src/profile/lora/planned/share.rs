@@ -21,6 +21,8 @@ pub(crate) struct Rule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Members {
     pub(super) count: u8,
+    /// So many times as many blocks: each set of members multiplies all inputs, and they share the outputs.
+    pub(super) sets: u8,
     pub(super) cluster: bool,
     /// Do two blocks fit a multiprocessor?
     pub(super) two: bool,
@@ -102,16 +104,6 @@ impl Groups<'_> {
         let doubled = count * fill * 2 <= self.tile.blocks_min() * slots;
         let fill = if doubled && (fill == 1 || count * fill * 10 <= slots * 9) { fill * 2 } else { fill };
         let tiles = self.site.tiles_least;
-        let (least, step) = match (self.planned.beside, count <= 2 && tiles > 64) {
-            (true, _) => (8, 8),
-            (false, true) => (10, 1),
-            (false, false) => (8, 1),
-        };
-        if self.tile == Tile::Rows8
-            && let Some(members) = (least..=16).step_by(step).find(|&m| count * m <= slots && self.is_brief(m))
-        {
-            return members;
-        }
         let large = (self.bytes_max >> if self.site.widens { 17 } else { 18 }).min(16) as u32;
         if count <= 4 && count * 12 <= slots && tiles > 128 && large < 12 && !self.planned.beside {
             return 12;
@@ -122,6 +114,44 @@ impl Groups<'_> {
             (false, _) => large.max((self.bytes_max >> 16).clamp(1, 8) as u32),
         };
         fill.min(power_below(worth))
+    }
+
+    /// Do clusters of more than 8 blocks start too late? After a kernel that does not let them begin, where most of the bytes would wait for them.
+    fn starts_late(&self) -> bool {
+        let many = |class: &Class| cells(class.pairs, class.fewest[self.tile.size()]) > 1;
+        !self.planned.beside && self.site.widens && self.classes.iter().all(many)
+    }
+
+    /// Members and sets of them whose slices are short enough for the shortest code, or for sets to be worth it; none for most groups.
+    fn short_members(&self) -> Option<(u32, u32)> {
+        /// Sets that there may be, units of weights that a warp of the shortest code has at most, and of the next.
+        const SETS_MAX: u32 = 4;
+        const BRIEF: u32 = 2;
+        const BATCH: u32 = 4;
+        let (count, slots, pairs) = (self.count.max(1), self.planned.multiprocessors, self.classes.pairs_max());
+        if self.tile != Tile::Rows8 || self.bytes_max > 2 * self.bytes_min || count * 8 > slots {
+            return None;
+        }
+        let most = if self.starts_late() { 8 } else { 16 };
+        let find = |units: u32, least: u32, step: usize, sets: std::ops::RangeInclusive<u32>, room: u32| {
+            // Members that inputs need, and blocks that outputs need: eight warps each.
+            let tiles = 8 * (units / pairs);
+            if tiles == 0 {
+                return None;
+            }
+            let (inputs, outputs) = (self.site.input_tiles.div_ceil(tiles), self.site.output_tiles.div_ceil(tiles));
+            (least..=most).step_by(step).filter(|&members| members >= inputs).find_map(|members| {
+                let wanted = outputs.div_ceil(members).max(*sets.start());
+                let fits = count * members * wanted <= if wanted > 1 { room } else { slots };
+                (wanted <= *sets.end() && fits).then_some((members, wanted))
+            })
+        };
+        if self.planned.beside {
+            return find(BRIEF, 8, 8, 1..=1, slots);
+        }
+        let least = if count <= 2 && self.site.tiles_least > 64 { 10 } else { 8 };
+        let brief = find(BRIEF, least, 1, 1..=SETS_MAX, slots * 3 / 4);
+        brief.or_else(|| if pairs <= 2 { find(BATCH, 8, 1, 2..=SETS_MAX, slots / 2) } else { None })
     }
 
     /// Had groups of one row whose few members could poll better be clusters that fill the chip more than once?
@@ -175,18 +205,16 @@ impl Groups<'_> {
             && self.classes.iter().all(|class| self.cells(class) <= 2)
     }
 
-    /// Members of every group and whether they are clusters; none where groups have members in proportion to their bytes.
-    fn members(&self) -> Option<(u32, bool)> {
+    /// Members of every group, sets of them, and whether they are clusters; none where groups have members in proportion to their bytes.
+    fn members(&self) -> Option<(u32, u32, bool)> {
         if self.planned.cluster_max <= 1 {
             return None;
         }
         let narrowest = self.site.narrowest.div_ceil(32);
         let most = narrowest.min(32).min(self.planned.multiprocessors).min(self.planned.cluster_max).max(1);
-        // Large clusters start late after a kernel that does not let them begin, and most of the bytes would wait for them.
-        let many = |class: &Class| cells(class.pairs, class.fewest[self.tile.size()]) > 1;
-        let late = !self.planned.beside && self.site.widens && self.classes.iter().all(many);
-        let most = if late { most.min(8) } else { most };
-        let wanted = self.members_wanted();
+        let most = if self.starts_late() { most.min(8) } else { most };
+        let short = if self.planned.packs { self.short_members() } else { None };
+        let (wanted, sets) = short.unwrap_or_else(|| (self.members_wanted(), 1));
         let mut members =
             if self.planned.packs && wanted <= most { wanted.max(1) } else { power_below(wanted.clamp(1, most)) };
         while members > 1 && !self.fits(members) {
@@ -195,13 +223,14 @@ impl Groups<'_> {
         if self.planned.packs && !self.planned.beside && self.packs_well(members) {
             let more = self.members_packed(members);
             if self.fits(more) {
-                return Some((more, more > 1));
+                return Some((more, 1, more > 1));
             }
         }
         if !self.planned.beside && self.polls_well(members) {
-            return Some((members, false));
+            return Some((members, 1, false));
         }
-        (!self.prefers_global(members)).then_some((members, members > 1))
+        let sets = if members == wanted { sets } else { 1 };
+        (!self.prefers_global(members)).then_some((members, sets, members > 1))
     }
 }
 
@@ -224,7 +253,7 @@ impl Planned {
                 groups.bytes_max = groups.bytes_max.max(of(groups.most_rows(class)));
             }
         }
-        let members = groups.members().map(|(count, cluster)| {
+        let members = groups.members().map(|(count, sets, cluster)| {
             let exchange = |class: &Class| {
                 let alone = self.is_alone(site, tile, cluster, class.pairs);
                 let of = |members| tile.exchange(class.pairs, groups.cells(class), members, cluster);
@@ -234,8 +263,8 @@ impl Planned {
                 site.runs().iter().map(|run| of(if run.widens { 1 } else { count })).max().unwrap_or(0)
             };
             let exchanged = classes.iter().map(exchange).max();
-            let two = self.two_fit(classes, tile, groups.count * count, exchanged.unwrap_or(0));
-            Members { count: count as u8, cluster, two }
+            let two = self.two_fit(classes, tile, groups.count * count * sets, exchanged.unwrap_or(0));
+            Members { count: count as u8, sets: sets as u8, cluster, two }
         });
         Rule { tile, members }
     }

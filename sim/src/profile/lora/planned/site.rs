@@ -18,12 +18,15 @@ pub(crate) struct Site {
     pub(super) tiles_least: u32,
     /// Is every output wider than the inputs?
     pub(super) widens: bool,
-    /// Inputs and outputs of all projections, and of the widest: in 64 times 64 columns.
+    /// Inputs and outputs of all projections: in 64 times 64 columns.
     pub(super) pieces: f64,
-    pub(super) pieces_most: f64,
-    /// Columns of weights, and of rows read and written.
+    /// Inputs of a projection, and outputs of the widest: in 64 times 64 columns.
+    pub(super) pieces_in: f64,
+    pub(super) pieces_out_most: f64,
+    /// Columns of weights, and of rows read and written: inputs by each projection, or by all of them once.
     pub(super) columns: f64,
     pub(super) moved: f64,
+    pub(super) moved_once: f64,
     /// Columns of rows, those that are read and written counted once.
     pub(super) kept: f64,
     /// [`PlannedSite::scale`], [`PlannedSite::us_waiting`] and [`PlannedSite::us_hidden`].
@@ -34,6 +37,8 @@ pub(crate) struct Site {
     pub(super) narrows: bool,
     /// Tiles of the inputs, 32 columns each.
     pub(super) input_tiles: u32,
+    /// Tiles of the most outputs that a projection has.
+    pub(super) output_tiles: u32,
     /// Is any output wider than the inputs?
     pub(super) widens_some: bool,
 }
@@ -91,6 +96,7 @@ impl Site {
             us_hidden: site.us_hidden,
             narrows: outputs().all(|outputs| site.inputs >= 2 * outputs),
             input_tiles: site.inputs.div_ceil(32),
+            output_tiles: outputs().max().unwrap_or(0).div_ceil(32),
             widens_some: outputs().any(|outputs| outputs > site.inputs),
             runs,
             run_count,
@@ -100,9 +106,11 @@ impl Site {
             tiles_least: outputs().map(|outputs| site.inputs.max(outputs).div_ceil(32)).min().unwrap_or(0),
             widens: outputs().all(|outputs| outputs > site.inputs),
             pieces: pieces().map(|(pieces, times)| pieces * times).sum(),
-            pieces_most: pieces().map(|(pieces, _)| pieces).fold(0.0, f64::max),
+            pieces_in: f64::from(site.inputs.div_ceil(32)) / 64.0,
+            pieces_out_most: f64::from(outputs().max().unwrap_or(0).div_ceil(32)) / 64.0,
             columns: outputs().map(|outputs| f64::from(site.inputs + outputs)).sum(),
             kept: outputs().map(f64::from).sum::<f64>() + f64::from(site.inputs),
+            moved_once: 2.0 * outputs().map(f64::from).sum::<f64>() + f64::from(site.inputs),
             moved: outputs().map(|outputs| f64::from(site.inputs + 2 * outputs)).sum(),
         }
     }
