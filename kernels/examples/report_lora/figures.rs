@@ -54,12 +54,15 @@ fn select(
 fn pair(path: &Path, set: &Set<'_>) -> Outcome {
     let table: Vec<&Measured<'_>> = set.points.iter().filter(|point| point.text("group") == "table").collect();
     let megabytes = |point: &Measured<'_>| point.bytes("pair") / 1e6;
+    let (least, most) = table
+        .iter()
+        .map(|point| megabytes(point))
+        .fold((f64::MAX, 0.0_f64), |(least, most), at| (least.min(at), most.max(at)));
     let line = |name: &str, fixed: f64, rate: f64| Curve {
         name: name.to_owned(),
         points: (0..=60)
-            .map(|n| 0.25 * 1.09_f64.powi(n * 2 / 2))
+            .map(|n| least * (most / least).powf(f64::from(n) / 60.0))
             .map(|megabytes| (megabytes, fixed + megabytes / rate))
-            .filter(|(megabytes, _)| *megabytes < 200.0)
             .collect(),
         scattered: false,
     };
