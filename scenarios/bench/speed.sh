@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # How fast is the simulator on one core, with all metrics, tables and the report on?
 # Usage: [RUNS=N] speed.sh PROGRAM [WORKLOAD...] > speed.txt, with the program of a release build. Needs GNU time. Where neighbours share
-# the machine's memory, one program takes 20 s now and 30 s a minute later: a line is the quickest of N runs, and the slowest's seconds stand last.
+# the machine's memory, one program takes 20 s now and 30 s a minute later: a line is the quickest of N runs, and the slowest's seconds stand last. The runs
+# of a workload's lines take turns, so that what is compared was measured in the same minutes.
 #
 # An event is something that happened to a request, an adapter or a batch: an offer, a route, an end, a stretch of steps, a load, an
 # eviction, a preemption, a migration. Bytes are the peak of the process over its requests.
@@ -23,22 +24,20 @@ printf '%-42s %9s %7s %7s %7s %6s %8s %11s %11s %9s %9s %9s\n' \
 measure() { # what, arguments of aril run
   local what="$1"
   shift
-  local field again
-  : > "$out/times"
-  for again in $(seq "$runs"); do
-    /usr/bin/time -o "$out/time" -f '%e %U %S %M' "$program" run "$@" --threads 1 --quiet --force --out "$out/run" > "$out/text"
-    echo "$(cat "$out/time") $(grep -h loop_seconds "$out"/run/runs/*/*/manifest.toml | head -1 | grep -o '[0-9.]*$')" >> "$out/times"
-  done
+  local field times="$out/times of ${what//[^a-zA-Z0-9]/-}"
+  /usr/bin/time -o "$out/time" -f '%e %U %S %M' "$program" run "$@" --threads 1 --quiet --force --out "$out/run" > "$out/text"
+  echo "$(cat "$out/time") $(grep -h loop_seconds "$out"/run/runs/*/*/manifest.toml | head -1 | grep -o '[0-9.]*$')" >> "$times"
+  [ "$turn" = "$runs" ] || return 0
   field() { grep -o "\"$1\":[0-9][0-9]*" "$out/runs.json" | sed -n '1s/.*://p'; }
   # The metrics of the one run.
   sed 's/.*"runs":\[//' "$out/run/summary.json" > "$out/runs.json"
   awk -v what="$what" -v requests="$(field offered)" -v steps="$(field steps)" -v stretches="$(field stretches)" -v loads="$(field loads)" \
-    -v evictions="$(field evictions)" -v preemptions="$(field preemptions)" -v migrations="$(field migrations)" -v slowest="$(sort -n "$out/times" | tail -1 | cut -d' ' -f1)" 'NR == 1 {
+    -v evictions="$(field evictions)" -v preemptions="$(field preemptions)" -v migrations="$(field migrations)" -v slowest="$(sort -n "$times" | tail -1 | cut -d' ' -f1)" 'NR == 1 {
       processor = $2 + $3
       events = 3 * requests + stretches + loads + evictions + preemptions + migrations
       printf "%-42s %9d %7.2f %7.2f %7.2f %6.0f %8.2f %11.0f %11.0f %9.0f %9.0f %9.2f\n", what, requests, $1, processor, $5, $4 / 1000,
         processor * 1e6 / requests, requests / processor, steps / processor, processor * 1e9 / events, $4 * 1000 / requests, slowest
-    }' <(sort -n "$out/times")
+    }' <(sort -n "$times")
 }
 fleet() { # GPUs, requests
   measure "$1 GPUs" locality.toml --set "pool.a100-80gb.replicas=$1" --set "traffic.arrivals.poisson.rate=$(($1 * 8 / 10)).0" \
@@ -51,8 +50,8 @@ adapters() { # adapters
 }
 workloads=("$@")
 [ $# -gt 0 ] || workloads=(hour vidur fleets adapters ten-thousand-adapters thousand)
-for workload in "${workloads[@]}"; do
-  case "$workload" in
+turns() { # workload
+  case "$1" in
     hour)
       for policy in punica-paper punica-consolidate least-loaded; do
         measure "the cluster hour, $policy" ../punica/cluster.toml --seeds 1 --policy "$policy"
@@ -64,6 +63,9 @@ for workload in "${workloads[@]}"; do
     thousand) measure '1,000 GPUs, one hour, 64,000 adapters' locality.toml ;;
     ten-thousand)
       measure '10,000 GPUs, one hour, 64,000 adapters' locality.toml --set pool.a100-80gb.replicas=10000 --set traffic.arrivals.poisson.rate=8000.0 ;;
-    *) echo "no workload $workload" >&2; exit 2 ;;
+    *) echo "no workload $1" >&2; exit 2 ;;
   esac
+}
+for workload in "${workloads[@]}"; do
+  for turn in $(seq "$runs"); do turns "$workload"; done
 done
