@@ -112,10 +112,8 @@ pub(crate) type Parts = [u64; 6];
 /// Where that for the adapter's weights is.
 pub(crate) const LOAD: usize = 3;
 
-/// So many requests that are over are kept in memory: few enough to stay near.
+/// So many requests that are over are kept in memory, and read from the file at once: few enough to stay near.
 const RECENT: usize = 1 << 12;
-/// So many are read from the file at once.
-const READ: usize = 1 << 12;
 
 /// All requests that are over, with the parts of their times to first token: the latest in memory, those before them in a file, which has
 /// no name and is gone with the run. Memory follows what is in flight.
@@ -180,7 +178,7 @@ impl KeptAll {
 
 fn read_each(mut file: &File, look: &mut impl FnMut(&Kept, &Parts)) -> io::Result<()> {
     file.rewind()?;
-    let mut bytes = vec![0; READ * RECORD];
+    let mut bytes = vec![0; RECENT * RECORD];
     let mut filled = 0;
     loop {
         match file.read(&mut bytes[filled..])? {

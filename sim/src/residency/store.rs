@@ -84,7 +84,7 @@ impl Store {
         }
     }
 
-    /// Takes memory to find the adapters of a batch of so many. Gives where that is.
+    /// Takes memory to find the adapters of a batch of so many rows. Gives where that is.
     pub(super) fn reserve(&mut self, rows: usize) -> [fetch::Room; 2] {
         let adapters = self.usual(rows);
         self.adapters.reserve(adapters);
