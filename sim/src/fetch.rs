@@ -23,7 +23,7 @@ pub(crate) fn value<T>(of: &T) {
 
 /// Asks for the elements of a list, the first of them if it is long.
 #[inline]
-pub(crate) fn list<T>(of: &[T]) {
+pub fn list<T>(of: &[T]) {
     lines(of.as_ptr().cast(), size_of_val(of).min(LINES_MAX * LINE));
 }
 

@@ -10,7 +10,7 @@ pub mod draft;
 pub mod engine;
 mod event;
 pub mod fact;
-mod fetch;
+pub mod fetch;
 mod find;
 pub mod fleet;
 pub mod gpu;

@@ -83,6 +83,12 @@ struct Stay {
     sum: u64,
     tenant: u32,
     adapter: u32,
+    part: Part,
+}
+
+/// A part of a replica's log.
+#[derive(Clone, Copy)]
+struct Part {
     replica: u32,
     from: u32,
     to: u32,
@@ -309,7 +315,8 @@ impl Member {
     fn stay(&self, replica: u32, to: usize, last_end: u64) -> Option<Stay> {
         let Member { tenant, adapter, from, joined } = *self;
         let to = to as u32;
-        (from < to).then(|| Stay { sum: last_end.saturating_sub(joined), tenant, adapter, replica, from, to })
+        let part = Part { replica, from, to };
+        (from < to).then(|| Stay { sum: last_end.saturating_sub(joined), tenant, adapter, part })
     }
 }
 

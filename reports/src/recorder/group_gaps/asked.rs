@@ -3,8 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::{BUCKET_BITS, BUCKET_MASK, Counted, GroupGaps, Histogram, Stay};
+use aril_sim::fetch;
+
+use super::{BUCKET_BITS, BUCKET_MASK, Counted, GroupGaps, Histogram, Part, Stay};
 use crate::recorder::NONE;
+
+/// So many parts ahead their memory is asked for.
+const AHEAD: usize = 6;
 
 /// Gaps of the groups that were asked for.
 #[derive(Default)]
@@ -41,28 +46,29 @@ impl GroupGaps {
         }
         self.everybody_leaves();
         let mut targets = Targets::new(&self, &mut asked, class_of);
-        for (place, stay) in (0..).zip(&self.stays) {
-            targets.each(stay.tenant, stay.adapter, |target| {
-                target.stays.push(place);
-                target.entries += (stay.to - stay.from) as usize;
-            });
-        }
+        targets.share_out(&self.stays);
         for own in &self.own {
             targets.each(own.tenant, own.adapter, |target| Gaps::Own(own.gap).add_to(target.histogram));
         }
         let mut counts = vec![0; 1 << BUCKET_BITS];
         let used = self.buckets();
-        for target in targets.all.iter_mut().filter(|target| !target.stays.is_empty()) {
-            let stays = target.stays.iter().map(|place| &self.stays[*place as usize]);
+        for place in 0..targets.all.len() {
+            let target = &targets.all[place];
+            if target.parts.is_empty() {
+                continue;
+            }
             // Of a group that was nearly everywhere it is counted how many were there for each entry, then the logs are read once.
             if target.entries > self.dense * self.entries {
-                self.cover(stays.clone(), &mut counts);
+                self.cover(&target.parts, &mut counts);
             } else {
-                self.read(stays.clone(), &mut counts);
+                self.read(&target.parts, &mut counts);
             }
             let counts = &mut counts[used.clone()];
             let nonempty = used.clone().zip(counts.iter().copied()).filter(|(_, count)| *count > 0);
-            target.histogram.add_all(nonempty, stays.map(|stay| u128::from(stay.sum)).sum());
+            let sum = target.sum;
+            for place in target.also.into_iter().flatten().chain([place]) {
+                targets.all[place].histogram.add_all(nonempty.clone(), sum);
+            }
             counts.fill(0);
         }
         asked
@@ -77,16 +83,18 @@ impl GroupGaps {
     }
 
     /// Adds how often each bucket occurs in the parts of the logs that these stays have.
-    fn read<'a>(&self, stays: impl Iterator<Item = &'a Stay>, counts: &mut [u64]) {
-        for stay in stays {
-            for (bucket, count) in self.part(stay).iter().map(bucket_and_count) {
+    fn read(&self, parts: &[Part], counts: &mut [u64]) {
+        for (place, part) in parts.iter().enumerate() {
+            // Each lies somewhere else.
+            parts.get(place + AHEAD).into_iter().for_each(|part| fetch::list(self.part(*part)));
+            for (bucket, count) in self.part(*part).iter().map(bucket_and_count) {
                 counts[bucket] += count;
             }
         }
     }
 
     /// The same, at a cost that follows the logs and not the stays.
-    fn cover<'a>(&self, stays: impl Iterator<Item = &'a Stay>, counts: &mut [u64]) {
+    fn cover(&self, parts: &[Part], counts: &mut [u64]) {
         let mut starts = Vec::with_capacity(self.replicas.len());
         let mut len = 0;
         for replica in &self.replicas {
@@ -94,10 +102,10 @@ impl GroupGaps {
             len += replica.log.len() + 1;
         }
         let mut changes = vec![0i32; len];
-        for stay in stays {
-            let start = starts[stay.replica as usize];
-            changes[start + stay.from as usize] += 1;
-            changes[start + stay.to as usize] -= 1;
+        for part in parts {
+            let start = starts[part.replica as usize];
+            changes[start + part.from as usize] += 1;
+            changes[start + part.to as usize] -= 1;
         }
         for (replica, start) in self.replicas.iter().zip(starts) {
             let mut there = 0;
@@ -110,12 +118,11 @@ impl GroupGaps {
     }
 
     pub(super) fn shared(&self, stay: &Stay) -> Gaps<'_> {
-        Gaps::Shared { log: self.part(stay), sum: stay.sum }
+        Gaps::Shared { log: self.part(stay.part), sum: stay.sum }
     }
 
-    /// The part of the log that a stay has.
-    fn part(&self, stay: &Stay) -> &[u32] {
-        &self.replicas[stay.replica as usize].log[stay.from as usize..stay.to as usize]
+    fn part(&self, part: Part) -> &[u32] {
+        &self.replicas[part.replica as usize].log[part.from as usize..part.to as usize]
     }
 }
 
@@ -130,16 +137,33 @@ struct Targets<'a> {
 
 struct Target<'a> {
     histogram: &'a mut Histogram,
-    /// Positions of its stays.
-    stays: Vec<u32>,
-    /// Entries of logs that they have a part in, each as often as they have.
+    /// Of the logs, and the sum of the gaps there.
+    parts: Vec<Part>,
+    sum: u128,
+    /// Entries of those parts.
     entries: usize,
+    /// Targets that they count to as well.
+    also: [Option<usize>; 2],
 }
 
 impl<'a> Target<'a> {
     fn new(histogram: &'a mut Histogram) -> Target<'a> {
-        Target { histogram, stays: Vec::new(), entries: 0 }
+        Target { histogram, parts: Vec::new(), sum: 0, entries: 0, also: [None; 2] }
     }
+
+    fn take(&mut self, stay: &Stay) {
+        self.parts.push(stay.part);
+        self.sum += u128::from(stay.sum);
+        self.entries += (stay.part.to - stay.part.from) as usize;
+    }
+}
+
+/// Who uses an adapter?
+#[derive(Clone, Copy)]
+enum Users {
+    Nobody,
+    Tenant(u32),
+    Tenants,
 }
 
 impl<'a> Targets<'a> {
@@ -163,16 +187,43 @@ impl<'a> Targets<'a> {
         targets
     }
 
-    /// To which does a sequence of this tenant and adapter count?
-    fn of(&self, tenant: u32, adapter: u32) -> impl Iterator<Item = usize> + use<'a> {
-        let places = [(&self.class_of, tenant), (&self.tenants, tenant), (&self.adapters, adapter)];
-        let place = |(places, id): (&Vec<u32>, u32)| places.get(id as usize).copied().filter(|place| *place != NONE);
-        places.map(place).into_iter().flatten().map(|place| place as usize)
+    /// The class of a tenant and the tenant itself, as far as somebody asks for them.
+    fn of_tenant(&self, tenant: u32) -> [Option<usize>; 2] {
+        [&self.class_of, &self.tenants].map(|places| place(places, tenant))
+    }
+
+    /// Gives each stay to those that it counts to. Where an adapter is one tenant's own, its stays are looked up once, for the adapter,
+    /// and count to the tenant and its class as well.
+    fn share_out(&mut self, stays: &[Stay]) {
+        let mut users = vec![Users::Nobody; self.adapters.len()];
+        for stay in stays {
+            let Some(users) = users.get_mut(stay.adapter as usize) else { continue };
+            *users = match *users {
+                Users::Nobody => Users::Tenant(stay.tenant),
+                Users::Tenant(tenant) if tenant == stay.tenant => continue,
+                _ => Users::Tenants,
+            };
+        }
+        for stay in stays {
+            match (place(&self.adapters, stay.adapter), users.get(stay.adapter as usize)) {
+                (Some(adapter), Some(Users::Tenant(tenant))) => {
+                    self.all[adapter].also = self.of_tenant(*tenant);
+                    self.all[adapter].take(stay);
+                }
+                _ => self.each(stay.tenant, stay.adapter, |target| target.take(stay)),
+            }
+        }
     }
 
     fn each(&mut self, tenant: u32, adapter: u32, mut each: impl FnMut(&mut Target<'a>)) {
-        self.of(tenant, adapter).for_each(|place| each(&mut self.all[place]));
+        let adapter = place(&self.adapters, adapter);
+        self.of_tenant(tenant).into_iter().chain([adapter]).flatten().for_each(|place| each(&mut self.all[place]));
     }
+}
+
+/// Where a group's target is, if somebody asks for it.
+fn place(places: &[u32], group: u32) -> Option<usize> {
+    places.get(group as usize).copied().filter(|place| *place != NONE).map(|place| place as usize)
 }
 
 /// Which bucket an entry of a log counts to, and how often.
