@@ -296,7 +296,12 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
     }
     if !options.time {
         let name = point.name();
-        println!("{name}: {}", if correct == Value::Bool(true) { "right" } else { "wrong" });
+        let says = match correct {
+            Value::Bool(true) => "right",
+            Value::Bool(false) => "wrong",
+            _ => "not checked",
+        };
+        println!("{name}: {says}");
         return Ok(json!({ "point": name, "correct": correct, "deviation": deviation }));
     }
     let prepared = bench.prepare(point)?;
