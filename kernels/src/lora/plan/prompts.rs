@@ -58,7 +58,7 @@ pub(super) fn share(
     let most = groups.iter().map(|group| group.members_max).min()?.min(chip.cluster_max);
     let most = (slots / count).min(most);
     let full = || groups.iter().map(|group| group.bytes_weights + group.bytes_rows);
-    if most < MEMBERS_EVEN && full().max()? * 2 > full().min()? * 3 {
+    if most <= MEMBERS_EVEN && full().max()? * 2 > full().min()? * 3 {
         return Some(Share::ByBytes);
     }
     if !row_tile.is_staged() {
@@ -69,6 +69,9 @@ pub(super) fn share(
     }
     let bytes = groups.iter().map(|group| group.bytes).max()?;
     if pair_up(most.min(MEMBERS_MAX)) {
+        if most < 3 {
+            return None;
+        }
         let room = if most >= MEMBERS_EVEN { slots * 3 / 2 / count } else { most };
         let worth = bytes.div_ceil(BYTES_SLICE) as u32;
         let members = worth.max(slots / 2 / count).min(room).min(MEMBERS_MAX);
@@ -86,9 +89,9 @@ pub(super) fn share(
     Some(Share::Clusters(members))
 }
 
-/// Members from which on a group may have as many as any other, whatever its bytes: all slices are short. Of fewer each more
-/// counts: of projections or ranks that differ the largest would be the last, and where weights are most of the bytes, which
-/// are multiplied for all rows of a tile, one more is worth a slower exchange.
+/// So few members that each counts. Up to so many, the largest group of projections or ranks that differ would be the last:
+/// blocks by bytes are worth a slower exchange. Of fewer, so is one more where weights are most of the bytes, which are
+/// multiplied for all rows of a tile.
 const MEMBERS_EVEN: u32 = 4;
 /// Members beyond which the exchange costs more than shorter slices save.
 const MEMBERS_MAX: u32 = 8;

@@ -346,6 +346,7 @@ fn prompts_are_held_in_registers_until_they_are_many_bytes() {
         assert_eq!(plan(&[512], 16), (RowTile::Staged16, 96, 3), "too many bytes of y");
         assert_eq!(plan(&[256, 256], 8), (RowTile::Staged16, 96, 3));
     }
-    let plan = |rank| plan(&[512], rank, &[4096, 1024, 1024], Follows::Another);
-    assert_eq!(plan(16), (RowTile::Staged16, 128, 1), "the widest projection has more members");
+    let plan = |lengths: &[u32], rank, outputs: &[u32]| plan(lengths, rank, outputs, Follows::Another);
+    assert_eq!(plan(&[512], 16, &[4096, 1024, 1024]), (RowTile::Staged16, 128, 1), "the widest has more members");
+    assert_eq!(plan(&[22; 23], 16, &[4096]), (RowTile::Staged16, 184, 4), "short tails");
 }
