@@ -61,7 +61,7 @@ impl Groups<'_> {
         let most = (slots / count).min(most);
         let rows = f64::from(self.tile.rows());
         let each = || self.classes.iter().flat_map(|class| self.site.runs().iter().map(move |run| (class, run)));
-        if most < MEMBERS_EVEN {
+        if most <= MEMBERS_EVEN {
             let full = || each().map(|(class, run)| run.bytes(class.pairs, rows) as u64);
             if full().max()? * 2 > full().min()? * 3 {
                 return Some(Share::ByBytes);
@@ -74,6 +74,9 @@ impl Groups<'_> {
             return None;
         }
         if self.pair_up(most.min(MEMBERS_MAX)) {
+            if most < 3 {
+                return None;
+            }
             let room = if most >= MEMBERS_EVEN { slots * 3 / 2 / count } else { most };
             let worth = self.bytes_max.div_ceil(BYTES_SLICE) as u32;
             let members = worth.max(slots / 2 / count).min(room).min(MEMBERS_MAX);
