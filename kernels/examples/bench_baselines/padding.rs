@@ -11,6 +11,7 @@ pub(crate) fn points() -> Vec<(Point, Option<u32>)> {
         element: Element::Bf16,
         inputs: 4096,
         outputs: 4096,
+        also: Vec::new(),
         batch,
         segments,
     };

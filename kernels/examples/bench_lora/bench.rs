@@ -62,7 +62,8 @@ pub(crate) struct Prepared {
     pub(crate) sets: usize,
     rows: u32,
     inputs: u32,
-    outputs: u32,
+    /// Outputs of each projection; they lie side by side in y.
+    outputs: Vec<u32>,
 }
 
 pub(crate) struct Backbone {
@@ -80,8 +81,9 @@ impl Bench {
     pub(crate) fn prepare(&self, point: &Point) -> Result<Prepared, Error> {
         let (element, rows) = (point.element, point.rows());
         let sets = (512 * MIB).div_ceil(point.bytes("pair")).clamp(4, 32) as usize;
-        let shape = ProjectionShape { inputs: point.inputs, outputs: point.outputs };
-        let layout = AdapterLayout::new(&vec![shape; sets])?;
+        let shapes: Vec<_> =
+            point.projections().map(|outputs| ProjectionShape { inputs: point.inputs, outputs }).collect();
+        let layout = AdapterLayout::new(&shapes.repeat(sets))?;
         let total = point.segments.iter().map(|&(_, rank)| layout.elements(rank)).sum();
         let mut weights = self.gpu.allocate::<u16>(&self.stream, total, "the adapters")?;
         self.stopwatch.fill(&mut weights, element, 1, 0.02)?;
@@ -92,26 +94,27 @@ impl Bench {
             row += count;
             offset += layout.elements(rank);
         }
-        let activations = 2 * u64::from(rows) * u64::from(point.inputs + point.outputs);
+        let (inputs, width) = (point.inputs, point.outputs_of_all());
+        let activations = 2 * u64::from(rows) * u64::from(inputs + width);
         let copies = if activations <= 4 * MIB { 1 } else { (128 * MIB).div_ceil(activations) as usize };
         let v_stride = point.segments.iter().map(|&(_, rank)| rank).max().unwrap_or(1).next_multiple_of(4);
         let (mut x, mut y, mut v) = (Vec::new(), Vec::new(), Vec::new());
         for copy in 0..copies as u64 {
-            let mut buffer = self.gpu.allocate::<u16>(&self.stream, (rows * point.inputs) as usize, "x")?;
+            let mut buffer = self.gpu.allocate::<u16>(&self.stream, (rows * inputs) as usize, "x")?;
             self.stopwatch.fill(&mut buffer, element, 2 + copy, 1.0)?;
             x.push(buffer);
-            let mut buffer = self.gpu.allocate::<u16>(&self.stream, (rows * point.outputs) as usize, "y")?;
+            let mut buffer = self.gpu.allocate::<u16>(&self.stream, (rows * width) as usize, "y")?;
             self.stopwatch.fill(&mut buffer, element, 1000 + copy, 1.0)?;
             y.push(buffer);
-            let length = (rows * v_stride) as usize;
+            let length = (rows * v_stride) as usize * shapes.len();
             v.push(self.stream.clone_htod(&vec![0.5_f32; length]).map_err(driver("filling v"))?);
         }
-        let (inputs, outputs) = (point.inputs, point.outputs);
+        let outputs = point.projections().collect();
         Ok(Prepared { layout, element, _weights: weights, segments, x, y, v, v_stride, sets, rows, inputs, outputs })
     }
 
     pub(crate) fn plan(&self, prepared: &Prepared, tuning: Tuning) -> Result<Plan, Error> {
-        let site = Site::new(prepared.element, &prepared.layout.places()[..1])?;
+        let site = prepared.site(0)?;
         Plan::new(&site, &prepared.segments, self.gpu.chip(), tuning)
     }
 
@@ -160,7 +163,8 @@ impl Bench {
     pub(crate) fn backbone(&self, prepared: &Prepared) -> Result<Backbone, Error> {
         let missing = Error::LibraryMissing { library: "cuBLASLt", remedy: "install the CUDA toolkit" };
         let library = self.library.as_ref().ok_or(missing)?;
-        let length = prepared.inputs as usize * prepared.outputs as usize;
+        let width = prepared.outputs.iter().sum::<u32>();
+        let length = prepared.inputs as usize * width as usize;
         let count = (256 * MIB as usize / (2 * length)).clamp(2, prepared.sets.max(2));
         let mut weights = Vec::new();
         for index in 0..count as u64 {
@@ -168,7 +172,7 @@ impl Bench {
             self.stopwatch.fill(&mut buffer, prepared.element, 5000 + index, 0.02)?;
             weights.push(buffer);
         }
-        let shape = GemmShape::dense(prepared.element, prepared.rows, prepared.inputs, prepared.outputs);
+        let shape = GemmShape::dense(prepared.element, prepared.rows, prepared.inputs, width);
         // SAFETY: no trial.
         let plan = unsafe { library.plan(&self.stream, shape, None)? };
         Ok(Backbone { plan, weights })
@@ -188,9 +192,8 @@ impl Bench {
             for set in 0..prepared.sets {
                 let copy = set % prepared.x.len();
                 let x = matrix(stream, &prepared.x[copy], prepared.rows, prepared.inputs);
-                let y = [matrix(stream, &prepared.y[copy], prepared.rows, prepared.outputs)];
-                let v = [prepared.intermediate(stream, copy)];
-                let site = Site::new(prepared.element, &prepared.layout.places()[set..=set])?;
+                let (y, v) = (prepared.results(stream, copy), prepared.intermediates(stream, copy));
+                let site = prepared.site(set)?;
                 if before == Before::Uncooperative {
                     // A few rows' worth of bytes from the far end of v's neighbours to y would do; x is copied to
                     // itself, so that the call finds it just written, as in a step.
@@ -228,8 +231,8 @@ impl Bench {
         let Bench { stream, kernels, stopwatch, inbox, .. } = self;
         let loaded = kernels.load(stream, plan, plan.jobs().len() as u32)?;
         let x = matrix(stream, &prepared.x[0], prepared.rows, prepared.inputs);
-        let y = [matrix(stream, &prepared.y[0], prepared.rows, prepared.outputs)];
-        let site = Site::new(prepared.element, &prepared.layout.places()[..1])?;
+        let y = prepared.results(stream, 0);
+        let site = prepared.site(0)?;
         stopwatch.sweep()?;
         // SAFETY: all buffers live in `prepared`, laid out for `site`, until the synchronisation below; one stream.
         unsafe { loaded.pair(stream, &site, inbox, x, &y, Overlap::None)? };
@@ -324,8 +327,30 @@ pub(crate) fn matrix(stream: &Arc<CudaStream>, slice: &CudaSlice<u16>, rows: u32
 }
 
 impl Prepared {
-    fn intermediate(&self, stream: &Arc<CudaStream>, copy: usize) -> Intermediate {
-        Intermediate { address: self.v[copy].device_ptr(stream).0, rows: self.rows, stride: self.v_stride }
+    /// The projections of one layer.
+    fn site(&self, set: usize) -> Result<Site, Error> {
+        let count = self.outputs.len();
+        Site::new(self.element, &self.layout.places()[set * count..(set + 1) * count])
+    }
+
+    /// y of each projection.
+    fn results(&self, stream: &Arc<CudaStream>, copy: usize) -> Vec<Matrix> {
+        let (rows, stride) = (self.rows, self.outputs.iter().sum());
+        let mut address = self.y[copy].device_ptr(stream).0;
+        let mut next = |&columns: &u32| {
+            let matrix = Matrix { address, rows, columns, stride };
+            address += u64::from(columns) * 2;
+            matrix
+        };
+        self.outputs.iter().map(&mut next).collect()
+    }
+
+    /// v of each projection.
+    fn intermediates(&self, stream: &Arc<CudaStream>, copy: usize) -> Vec<Intermediate> {
+        let (rows, stride) = (self.rows, self.v_stride);
+        let first = self.v[copy].device_ptr(stream).0;
+        let address = |n: usize| first + n as u64 * u64::from(rows * stride) * 4;
+        (0..self.outputs.len()).map(|n| Intermediate { address: address(n), rows, stride }).collect()
     }
 
     pub(crate) fn activations_are_warm(&self) -> bool {

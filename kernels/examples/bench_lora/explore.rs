@@ -155,6 +155,93 @@ fn measure(bench: &mut Bench, prepared: &Prepared, tuning: Tuning) -> Result<(f6
     ))
 }
 
+/// Row tile, members and way of exchange of a batch of prompts, the rest by the plan: all of them back to back, and the
+/// best ones after a plain copy kernel.
+pub(crate) fn explore_swiftly(bench: &mut Bench, point: &Point) -> Result<Value, Error> {
+    let prepared = bench.prepare(point)?;
+    let target = 3.0 + point.bytes("pair") as f64 / 3.70e6;
+    let mut found: Vec<(f64, f64, String, Tuning)> = Vec::new();
+    let own = [Follows::Itself, Follows::Another].map(|follows| Tuning { follows, ..Tuning::default() });
+    for tuning in own.into_iter().chain(settings_of_prompts(point, bench.gpu.chip().multiprocessors)) {
+        let Ok(plan) = bench.plan(&prepared, tuning) else { continue };
+        if tuning.exchange.is_some_and(|exchange| (exchange == Exchange::Cluster) != (plan.cluster() > 1)) {
+            continue;
+        }
+        let chosen = match (tuning.row_tile, tuning.follows) {
+            (Some(_), _) => "",
+            (None, Follows::Itself) => "own ",
+            _ => "own after ",
+        };
+        let (tile, release) = (plan.variant().rows, plan.release());
+        let what = format!("{chosen}{tile:?} {} c{} {release:?}", plan.jobs().len(), plan.cluster());
+        if chosen.is_empty() && found.iter().any(|(.., seen, _)| *seen == what) {
+            continue;
+        }
+        match bench.time(&prepared, &plan, Call::Pair, Before::Itself, REPEATS_SWIFT) {
+            Ok((summary, _)) => found.push((summary.median, f64::NAN, what, tuning)),
+            Err(error) => println!("    {what}: {error}"),
+        }
+    }
+    found.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for (index, (_, after, what, tuning)) in found.iter_mut().enumerate() {
+        if index < 10 || what.starts_with("own") {
+            let plan = bench.plan(&prepared, *tuning)?;
+            *after = bench.time(&prepared, &plan, Call::Pair, Before::Uncooperative, REPEATS_SWIFT)?.0.median;
+        }
+    }
+    let groups_of = |tuning: &Tuning| tuning.blocks.map_or(String::new(), |blocks| format!(" of {blocks}"));
+    println!("{} target {target:.2}", point.name());
+    for (index, (pair, after, what, tuning)) in found.iter().enumerate() {
+        if index < 4 || what.starts_with("own") {
+            println!("    {pair:6.2} after {after:6.2} {what}{}", groups_of(tuning));
+        }
+    }
+    let rounded = |us: f64| (us * 1e3).round() / 1e3;
+    let tried: Vec<Value> = found
+        .iter()
+        .map(|(pair, after, what, tuning)| json!([rounded(*pair), rounded(*after), what, tuning.blocks]))
+        .collect();
+    Ok(json!({ "point": point.name(), "target_us": target, "tried": tried }))
+}
+
+const REPEATS_SWIFT: usize = 7;
+
+fn settings_of_prompts(point: &Point, multiprocessors: u32) -> Vec<Tuning> {
+    let rank_max = point.segments.iter().map(|&(_, rank)| rank).max().unwrap_or(0);
+    let mut all = Vec::new();
+    for tile in RowTile::ALL {
+        let at_once = match tile {
+            RowTile::Brief8 | RowTile::Rows8 | RowTile::Staged16 => 2 * multiprocessors,
+            RowTile::Wide16 | RowTile::Staged32 | RowTile::Deep32 => multiprocessors,
+        };
+        let row_tiles = point.segments.iter().map(|&(rows, _)| rows.div_ceil(tile.rows())).sum::<u32>();
+        let groups = row_tiles * (1 + point.also.len() as u32);
+        if rank_max > tile.rank_max() || (!tile.is_staged() && groups > at_once) {
+            continue;
+        }
+        let tuning = |blocks, exchange| Tuning {
+            row_tile: Some(tile),
+            blocks: Some(blocks),
+            exchange: Some(exchange),
+            ..Tuning::default()
+        };
+        for members in MEMBERS.into_iter().chain([7]) {
+            if groups * members <= at_once || members == 1 {
+                all.push(tuning(groups * members, Exchange::Cluster));
+                all.push(tuning(groups * members, Exchange::Global));
+            }
+        }
+        let shares = [1, 2, 3, 4].map(|half| multiprocessors * half / 2);
+        all.extend(
+            shares
+                .into_iter()
+                .filter(|&blocks| groups < blocks && blocks <= at_once)
+                .map(|blocks| tuning(blocks, Exchange::Global)),
+        );
+    }
+    all
+}
+
 /// The settings that may suit a point.
 fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
     let longest = point.segments.iter().map(|&(rows, _)| rows).max().unwrap_or(0);

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p aril-kernels --example bench_lora -- --out results.json`
 //!
-//! Options: `--points table|others|figures|all|neighbours`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
-//! with several spreads, to choose the plan's rules by; only the row tile of `--tuning` if there is one), `--after` (with `--explore`: after other kernels too), `--compare FOLDER,…` (with `--explore`: the kernels of each),
+//! Options: `--points table|others|figures|all|neighbours|prompts`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
+//! with several spreads, to choose the plan's rules by; only the row tile of `--tuning` if there is one), `--after` (with `--explore`: after other kernels too), `--swift` (with `--explore`: the plan's own shared memory and release, nothing checked), `--budget SECONDS` (points that come later are left out), `--compare FOLDER,…` (with `--explore`: the kernels of each),
 //! `--tuning TILE,EXCHANGE,BLOCKS,SHARED,RELEASE` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
 //! `--stress N` (N launches in changing surroundings, each compared to the bit), `--profile` (one launch a point, for ncu),
 //! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
@@ -15,6 +15,7 @@ mod points;
 mod provenance;
 mod stress;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -32,7 +33,7 @@ use aril_kernels::timing::{Stopwatch, Summary};
 use serde_json::{Value, json};
 
 use bench::{Before, Bench, Call, Prepared};
-use explore::explore;
+use explore::{explore, explore_swiftly};
 use points::Point;
 use stress::stress;
 
@@ -41,6 +42,8 @@ struct Options {
     points: String,
     only: String,
     explore: bool,
+    swift: bool,
+    budget_s: f64,
     after: bool,
     compare: Vec<PathBuf>,
     compile_only: bool,
@@ -59,6 +62,8 @@ fn options() -> Result<Options, String> {
         points: "all".to_owned(),
         only: String::new(),
         explore: false,
+        swift: false,
+        budget_s: f64::INFINITY,
         after: false,
         compare: Vec::new(),
         compile_only: false,
@@ -82,6 +87,8 @@ fn options() -> Result<Options, String> {
             "--stress" => options.stress = Some(value()?.parse().map_err(|_| "--stress needs a number".to_owned())?),
             "--profile" => options.profile = true,
             "--explore" => options.explore = true,
+            "--swift" => options.swift = true,
+            "--budget" => options.budget_s = value()?.parse().map_err(|_| "--budget needs seconds".to_owned())?,
             "--after" => options.after = true,
             "--compare" => options.compare = value()?.split(',').map(PathBuf::from).collect(),
             "--compile-only" => options.compile_only = true,
@@ -165,6 +172,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "others" => points::others(),
         "figures" => points::figures(),
         "neighbours" => points::neighbours(),
+        "prompts" => points::prompts(),
         _ => [points::table(), points::others(), points::figures()].concat(),
     };
     chosen.retain(|point| options.only.split('|').any(|part| point.name().contains(part)));
@@ -176,11 +184,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("copy of 2 GiB (read + written): {:.0} GB/s", (2_u64 << 30) as f64 / copy.median / 1e3);
     let mut results = Vec::new();
     let mut wrong = 0;
+    let began = Instant::now();
     for point in &chosen {
+        if began.elapsed().as_secs_f64() > options.budget_s {
+            println!("out of time: {} of {} points", results.len(), chosen.len());
+            break;
+        }
         let result = run(&mut bench, point, &options);
         match result {
             Ok(result) => {
                 wrong += usize::from(result["correct"] == Value::Bool(false));
+                if options.swift {
+                    // What a run that is cut off has found stays.
+                    let mut lines = std::fs::OpenOptions::new()
+                        .create(true)
+                        .append(true)
+                        .open(options.out.with_extension("lines"))?;
+                    writeln!(lines, "{result}")?;
+                }
                 results.push(result);
             }
             Err(error) => {
@@ -246,12 +267,16 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         let compiler = Compiler::new(&bench.gpu, Sources::built_in(), Cache::of_user());
         return stress(bench, &compiler, point, options.tuning, repeats);
     }
+    if options.swift && options.explore {
+        return explore_swiftly(bench, point);
+    }
     if options.explore {
         return explore(bench, point, &options.compare, options.after, options.tuning.row_tile);
     }
     let mut correct = Value::Null;
     let mut deviation = Value::Null;
-    if options.check {
+    // A check knows of one projection.
+    if options.check && point.also.is_empty() {
         let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
         let checked = bench.check(point, options.tuning, seed, false)?;
         let without_clusters = Tuning { exchange: options.tuning.exchange.map(|_| Exchange::Global), ..options.tuning };
@@ -271,7 +296,12 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
     }
     if !options.time {
         let name = point.name();
-        println!("{name}: {}", if correct == Value::Bool(true) { "right" } else { "wrong" });
+        let says = match correct {
+            Value::Bool(true) => "right",
+            Value::Bool(false) => "wrong",
+            _ => "not checked",
+        };
+        println!("{name}: {says}");
         return Ok(json!({ "point": name, "correct": correct, "deviation": deviation }));
     }
     let prepared = bench.prepare(point)?;
@@ -326,6 +356,7 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
         "element": point.element.name(),
         "inputs": point.inputs,
         "outputs": point.outputs,
+        "also": point.also,
         "batch": point.batch,
         "segments": point.segments,
         "rows": point.rows(),

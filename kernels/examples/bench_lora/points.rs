@@ -10,6 +10,8 @@ pub(crate) struct Point {
     pub(crate) element: Element,
     pub(crate) inputs: u32,
     pub(crate) outputs: u32,
+    /// Outputs of further projections that share x in the launch.
+    pub(crate) also: Vec<u32>,
     pub(crate) batch: String,
     pub(crate) segments: Vec<(u32, u32)>,
 }
@@ -20,7 +22,18 @@ impl Point {
     }
 
     pub(crate) fn name(&self) -> String {
-        format!("{} {}→{} {}", self.element.name(), self.inputs, self.outputs, self.batch)
+        let also: String = self.also.iter().map(|outputs| format!("+{outputs}")).collect();
+        format!("{} {}→{}{also} {}", self.element.name(), self.inputs, self.outputs, self.batch)
+    }
+
+    /// The outputs of each projection.
+    pub(crate) fn projections(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::once(self.outputs).chain(self.also.iter().copied())
+    }
+
+    /// The outputs of all of them.
+    pub(crate) fn outputs_of_all(&self) -> u32 {
+        self.projections().sum()
     }
 
     fn ranks(&self) -> u64 {
@@ -31,9 +44,10 @@ impl Point {
     /// as it is for every peer, although ours is fp32.
     pub(crate) fn bytes(&self, kernel: &str) -> u64 {
         let rows = u64::from(self.rows());
-        let (inputs, outputs) = (u64::from(self.inputs), u64::from(self.outputs));
-        let v: u64 = self.segments.iter().map(|&(rows, rank)| u64::from(rows) * u64::from(rank)).sum();
-        let (a, b) = (self.ranks() * inputs, self.ranks() * outputs);
+        let (inputs, outputs) = (u64::from(self.inputs), u64::from(self.outputs_of_all()));
+        let count = 1 + self.also.len() as u64;
+        let v: u64 = self.segments.iter().map(|&(rows, rank)| u64::from(rows) * u64::from(rank)).sum::<u64>() * count;
+        let (a, b) = (self.ranks() * inputs * count, self.ranks() * outputs);
         2 * match kernel {
             "shrink" => a + rows * inputs + v,
             "expand" => b + v + 2 * rows * outputs,
@@ -73,7 +87,8 @@ fn popularity(name: &str, rows: u32) -> Vec<u32> {
 
 fn point(group: &'static str, element: Element, shape: (u32, u32), rank: u32, rows: u32, name: &str) -> Point {
     let segments = popularity(name, rows).into_iter().map(|rows| (rows, rank)).collect();
-    Point { group, element, inputs: shape.0, outputs: shape.1, batch: format!("r{rank} {rows} {name}"), segments }
+    let batch = format!("r{rank} {rows} {name}");
+    Point { group, element, inputs: shape.0, outputs: shape.1, also: Vec::new(), batch, segments }
 }
 
 fn mixed(shape: (u32, u32), batch: &str, segments: &[(u32, u32)]) -> Point {
@@ -82,6 +97,7 @@ fn mixed(shape: (u32, u32), batch: &str, segments: &[(u32, u32)]) -> Point {
         element: Element::Bf16,
         inputs: shape.0,
         outputs: shape.1,
+        also: Vec::new(),
         batch: batch.to_owned(),
         segments: segments.to_vec(),
     }
@@ -224,6 +240,67 @@ pub(crate) fn neighbours() -> Vec<Point> {
     ] {
         points.push(bf16(shape, rank, rows, name));
     }
+    points
+}
+
+/// Batches of prompts only, for the rules of theirs: one to eight of 64 to 2048 rows, ranks 8 to 128, other widths, and
+/// projections that share x. Those that matter most come first.
+pub(crate) fn prompts() -> Vec<Point> {
+    let square = (4096, 4096);
+    let mut batches: Vec<(String, Vec<u32>)> = Vec::new();
+    for (count, lengths) in [
+        (1, &[512, 128, 1024, 256, 64, 2048, 200, 400, 700][..]),
+        (2, &[512, 128, 256, 1024]),
+        (4, &[128, 512, 64, 250]),
+        (8, &[64, 128, 512]),
+    ] {
+        batches.extend(lengths.iter().map(|&rows| (format!("prefill{count}x{rows}"), vec![rows; count])));
+    }
+    batches.push(("prefill512+64".to_owned(), vec![512, 64]));
+    batches.push(("prefill1024+128+32".to_owned(), vec![1024, 128, 32]));
+    let point = |(inputs, outputs): (u32, u32), also: &[u32], rank: u32, (name, lengths): &(String, Vec<u32>)| Point {
+        group: "prompt",
+        element: Element::Bf16,
+        inputs,
+        outputs,
+        also: also.to_vec(),
+        batch: format!("r{rank} {name}"),
+        segments: lengths.iter().map(|&rows| (rows, rank)).collect(),
+    };
+    let some: Vec<_> = ["prefill1x512", "prefill1x128", "prefill2x256", "prefill1x2048", "prefill4x512"]
+        .iter()
+        .filter_map(|name| batches.iter().find(|(other, _)| other == name))
+        .collect();
+    let mut points = Vec::new();
+    for rank in [64, 16] {
+        points.extend(batches.iter().map(|batch| point(square, &[], rank, batch)));
+        let shared = [
+            (square, &[4096, 4096][..]),
+            ((4096, 11008), &[11008]),
+            (square, &[1024, 1024]),
+            ((4096, 14336), &[14336]),
+        ];
+        for (shape, also) in shared {
+            points.extend(some[..4].iter().map(|batch| point(shape, also, rank, batch)));
+        }
+        for shape in [(11008, 4096), (4096, 14336), (14336, 4096), (5120, 5120)] {
+            points.extend(some.iter().map(|batch| point(shape, &[], rank, batch)));
+        }
+    }
+    for rank in [128, 32, 8] {
+        points.extend(batches.iter().map(|batch| point(square, &[], rank, batch)));
+    }
+    points.extend(some.iter().map(|batch| point(square, &[], 256, batch)));
+    for shape in [(11008, 4096), (14336, 4096), (4096, 14336)] {
+        points.push(point(shape, &[], 32, some[0]));
+    }
+    // Lengths as they come, and ranks that differ.
+    let lengths = [37, 411, 129, 705, 53];
+    for rank in [16, 32, 64, 128] {
+        points.push(mixed(square, &format!("r{rank} prefill lengths"), &lengths.map(|rows| (rows, rank))));
+    }
+    points.push(mixed(square, "r8+64 prefill4x256", &[(256, 8), (256, 64), (256, 8), (256, 64)]));
+    points.push(mixed(square, "r16+64 prefill lengths", &[(411, 16), (129, 64), (705, 16), (53, 64)]));
     points
 }
 

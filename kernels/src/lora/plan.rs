@@ -13,6 +13,7 @@ use crate::Error;
 
 mod job;
 mod memory;
+mod prompts;
 mod rules;
 mod site;
 mod tuning;
@@ -81,7 +82,7 @@ impl Plan {
                 return Err(Error::shape(format!("rank {rank_max}"), why));
             }
             Some(chosen) => chosen,
-            None => choose_row_tile(site, segments, rank_max, chip),
+            None => choose_row_tile(site, segments, rank_max, chip, tuning.follows),
         };
         let mut groups = groups(site, segments, row_tile);
         let cluster = share_blocks(&mut groups, segments, row_tile, chip, tuning);

@@ -36,6 +36,13 @@ pub(super) fn ring(row_tile: RowTile, slot: u32, exchange_bytes: u32, blocks: u3
     }
 }
 
+/// Whether two such blocks find room on a multiprocessor.
+pub(super) fn pair_up(row_tile: RowTile, slot: u32, exchange_bytes: u32, blocks: u32, chip: Chip) -> bool {
+    let depth = ring(row_tile, slot, exchange_bytes, blocks, chip);
+    row_tile.shape().blocks_min > 1
+        && depth.is_some_and(|depth| depth * ring_unit(row_tile) + exchange_bytes <= half(chip))
+}
+
 /// Depth of the ring of a block that has a multiprocessor for itself.
 pub(super) fn ring_alone(row_tile: RowTile, exchange_bytes: u32, chip: Chip) -> u32 {
     let room = chip.shared_bytes_block_max.saturating_sub(exchange_bytes);

@@ -5,7 +5,8 @@ use std::ops::{Range, RangeInclusive};
 
 use super::super::layout::{self, TILE_BYTES, TILE_WIDTH, pairs};
 use super::super::variant::{CELLS_IN_TURNS, RowTile};
-use super::memory::{exchange_bytes, ring, ring_slot};
+use super::memory::{exchange_bytes, pair_up, ring, ring_slot};
+use super::prompts::{self, Share, are_prompts};
 use super::{Chip, Exchange, Follows, Release, Segment, Site, Tuning};
 
 /// The blocks that share a row tile of a segment and a projection.
@@ -15,6 +16,9 @@ pub(super) struct Group {
     pub(super) projection: usize,
     /// Bytes that the group moves: its share of the chip.
     pub(super) bytes: u64,
+    /// Those of weights, and those of rows had it all rows of its tile.
+    pub(super) bytes_weights: u64,
+    pub(super) bytes_rows: u64,
     /// Inbox cells of one member's partial sums.
     pub(super) cells: u32,
     /// Inputs, in tiles.
@@ -54,13 +58,15 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
                 // Tiles travel in pairs, so an odd granule costs time as two.
                 let weights = tiles * 2 * u64::from(pairs(segment.rank)) * TILE_BYTES as u64;
                 let rows_count = rows.end - rows.start;
-                let activations = u64::from(rows_count) * 2 * (u64::from(inputs) + 2 * u64::from(outputs));
+                let row = 2 * (u64::from(inputs) + 2 * u64::from(outputs));
                 let cells = pairs(segment.rank) * rows_count.div_ceil(8);
                 groups.push(Group {
                     segment: index,
                     rows: rows.clone(),
                     projection,
-                    bytes: weights + activations,
+                    bytes: weights + u64::from(rows_count) * row,
+                    bytes_weights: weights,
+                    bytes_rows: u64::from(row_tile.rows()) * row,
                     cells,
                     input_tiles: inputs.div_ceil(TILE_WIDTH),
                     output_tiles: outputs.div_ceil(TILE_WIDTH),
@@ -84,11 +90,17 @@ fn members_max(inputs: u32, outputs: u32) -> u32 {
 
 /// The fewest rows a group with which all groups find room at once. Reading the weights again for further rows of a
 /// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue. From 16 rows on
-/// x and y are most of the bytes and pass through a ring: for prompts as soon as their groups fill half of the chip; for
-/// prompts beside short segments when groups of 8 rows would get no more than two blocks each, and larger ones are fewer by
-/// a quarter. Where there are weights to multiply and too few groups for two blocks a multiprocessor, one of more warps is
-/// quicker, of 32 rows where such groups fill the chip with two blocks each.
-pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, chip: Chip) -> RowTile {
+/// x and y are most of the bytes and pass through a ring: for prompts as soon as there is much of them
+/// ([`prompts::suit_registers`]); for prompts beside short segments when groups of 8 rows would get no more than two blocks
+/// each, and larger ones are fewer by a quarter. Where there are weights to multiply and too few groups for two blocks a
+/// multiprocessor, one of more warps is quicker, of 32 rows where there are more groups than that.
+pub(super) fn choose_row_tile(
+    site: &Site,
+    segments: &[Segment],
+    rank_max: u32,
+    chip: Chip,
+    follows: Follows,
+) -> RowTile {
     let rows = || segments.iter().map(|s| s.rows.end - s.rows.start).filter(|&rows| rows > 0);
     let groups = |tile: RowTile| -> u32 {
         rows().map(|rows| rows.div_ceil(tile.rows())).sum::<u32>() * site.places().len() as u32
@@ -96,16 +108,17 @@ pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, 
     if rows().all(|rows| rows <= RowTile::Rows8.rows()) {
         return RowTile::Rows8;
     }
-    let prompts = rows().all(|rows| rows >= RowTile::Staged16.rows());
+    let prompts = are_prompts(segments);
     let small = groups(RowTile::Rows8);
-    let room = if prompts {
-        chip.multiprocessors / 2
-    } else if groups(RowTile::Staged16) * 4 <= small * 3 {
-        chip.multiprocessors * 9 / 20
+    let in_registers = if !prompts {
+        let fewer = groups(RowTile::Staged16) * 4 <= small * 3;
+        small <= if fewer { chip.multiprocessors * 9 / 20 } else { chip.multiprocessors }
+    } else if follows == Follows::Beside {
+        small * 2 <= chip.multiprocessors
     } else {
-        chip.multiprocessors
+        prompts::suit_registers(site, segments, small, chip)
     };
-    if small <= room {
+    if in_registers {
         return RowTile::Rows8;
     }
     let fits = prompts && rank_max <= RowTile::Staged32.rank_max();
@@ -113,7 +126,7 @@ pub(super) fn choose_row_tile(site: &Site, segments: &[Segment], rank_max: u32, 
         if rank_max > RANK_DEEP { RowTile::Deep32 } else { RowTile::Staged32 }
     } else if prompts && rank_max > 16 && groups(RowTile::Wide16) * 2 <= chip.multiprocessors {
         RowTile::Wide16
-    } else if fits && rank_max > 16 && groups(RowTile::Staged32) * 8 > chip.multiprocessors * 3 {
+    } else if fits && rank_max > 16 {
         RowTile::Staged32
     } else {
         RowTile::Staged16
@@ -154,7 +167,6 @@ pub(super) fn share_blocks(
     for group in groups.iter_mut() {
         group.members_max = group.members_max.min(chip.multiprocessors).max(1);
     }
-    let total: u64 = groups.iter().map(|group| group.bytes).sum();
     let (wanted, sets) = match tuning.blocks {
         Some(blocks) if tuning.exchange.is_some() => (blocks / (groups.len() as u32).max(1), 1),
         Some(blocks) => (power_below(blocks / (groups.len() as u32).max(1)), 1),
@@ -179,10 +191,45 @@ pub(super) fn share_blocks(
                 ring(row_tile, slot, exchange(group, members), count * members, chip).is_some()
             })
         };
-        while members > 1 && tuning.exchange.is_none() && !fits(members) {
+        let alone = tuning.exchange.is_none() && tuning.follows != Follows::Beside;
+        let of_prompts = alone && tuning.blocks.is_none() && are_prompts(segments);
+        let pair = |members: u32| {
+            groups.iter().all(|group| {
+                let slot = ring_slot(row_tile, segments[group.segment].rank);
+                pair_up(row_tile, slot, exchange(group, members), count * members, chip)
+            })
+        };
+        if of_prompts {
+            match prompts::share(groups, row_tile, chip, fits, pair) {
+                Some(Share::ByBytes) => {
+                    // As many as find room at once: shares are rounded down.
+                    let slots = chip.multiprocessors;
+                    for blocks in (slots..=2 * slots).rev().step_by(slots as usize / 16 + 1) {
+                        share_by_bytes(groups, blocks);
+                        if groups.iter().map(|group| group.members).sum::<u32>() <= slots {
+                            break;
+                        }
+                    }
+                    return 1;
+                }
+                Some(Share::Polling(members)) => {
+                    groups.iter_mut().for_each(|group| group.members = members);
+                    return 1;
+                }
+                Some(Share::Clusters(members)) => {
+                    groups.iter_mut().for_each(|group| group.members = members);
+                    return members;
+                }
+                None => {}
+            }
+        }
+        // More blocks of prompts than multiprocessors, of which not two find room on one, would queue.
+        let queue = |members: u32| {
+            of_prompts && row_tile.is_staged() && count * members > chip.multiprocessors && !pair(members)
+        };
+        while members > 1 && tuning.exchange.is_none() && (!fits(members) || queue(members)) {
             members /= 2;
         }
-        let alone = tuning.exchange.is_none() && tuning.follows != Follows::Beside;
         if alone && tuning.blocks.is_none() && packs_well(groups, segments, row_tile, members, chip, tuning.follows) {
             let more = members_packed(groups, members, chip, tuning.follows);
             if fits(more) {
@@ -203,12 +250,17 @@ pub(super) fn share_blocks(
             return members;
         }
     }
-    let blocks = tuning.blocks.unwrap_or(chip.multiprocessors * 3 / 2);
+    share_by_bytes(groups, tuning.blocks.unwrap_or(chip.multiprocessors * 3 / 2));
+    1
+}
+
+/// Gives each group as many of the blocks as its share of all bytes.
+fn share_by_bytes(groups: &mut [Group], blocks: u32) {
+    let total: u64 = groups.iter().map(|group| group.bytes).sum();
     for group in groups.iter_mut() {
         let share = (u64::from(blocks) * group.bytes / total.max(1)) as u32;
         group.members = share.clamp(1, group.members_max.max(1));
     }
-    1
 }
 
 /// Whether the members of a group, which would exchange their sums through global memory, had better multiply all of its
@@ -228,7 +280,7 @@ fn multiplies_alone(group: &Group, rank: u32) -> bool {
 /// Units of weights (16 ranks × 32 inputs) up to which a block multiplies them sooner than sums arrive.
 const UNITS_ALONE: u32 = 96;
 
-fn power_below(value: u32) -> u32 {
+pub(super) fn power_below(value: u32) -> u32 {
     1 << value.max(1).ilog2()
 }
 

@@ -83,7 +83,7 @@ fn prompts_of_few_groups_have_blocks_of_more_warps() {
     };
     assert_eq!(tile(250, 4, 32), RowTile::Wide16);
     assert_eq!(tile(250, 4, 16), RowTile::Staged16, "little to multiply");
-    assert_eq!(tile(250, 5, 32), RowTile::Staged16, "two blocks a multiprocessor");
+    assert_eq!(tile(250, 5, 32), RowTile::Staged32, "more groups than half of the multiprocessors");
     assert_eq!(tile(512, 4, 64), RowTile::Staged32);
     assert_eq!(tile(512, 4, 65), RowTile::Deep32, "v fills the registers");
 }
@@ -270,7 +270,11 @@ fn clusters_of_blocks_with_a_multiprocessor_each_leave_some_of_the_chip() {
     assert_eq!(plan(4, 512, 64), (RowTile::Staged32, 128, 2));
     assert_eq!(plan(4, 512, 32), (RowTile::Staged32, 128, 2));
     assert_eq!(plan(4, 250, 32), (RowTile::Wide16, 128, 2));
-    assert_eq!(plan(4, 300, 32).0, RowTile::Staged16, "32 rows would leave half of the chip");
+    assert_eq!(plan(4, 300, 32), (RowTile::Staged32, 80, 2), "of 16 rows more than one a multiprocessor would queue");
+    assert_eq!(plan(1, 576, 64), (RowTile::Staged32, 90, 5), "18 clusters of 6 do not find room");
+    assert_eq!(plan(1, 512, 64), (RowTile::Staged32, 96, 6));
+    assert_eq!(plan(2, 512, 128), (RowTile::Deep32, 128, 1), "much to multiply: more blocks, which poll");
+    assert_eq!(plan(1, 224, 128), (RowTile::Deep32, 112, 16), "few groups");
 }
 
 #[test]
@@ -318,4 +322,31 @@ fn bad_batches_are_refused() {
 fn a_batch_without_adapters_needs_no_block() {
     let plan = Plan::new(&site(64, &[64]), &[segment(3..3, 16)], CHIP, Tuning::default()).expect("nothing to do");
     assert!(plan.jobs().is_empty());
+}
+
+#[test]
+fn prompts_are_held_in_registers_until_they_are_many_bytes() {
+    let plan = |lengths: &[u32], rank: u32, outputs: &[u32], follows| {
+        let mut end = 0;
+        let mut next = |&rows: &u32| {
+            end += rows;
+            segment(end - rows..end, rank)
+        };
+        let segments: Vec<_> = lengths.iter().map(&mut next).collect();
+        let tuning = Tuning { follows, ..Tuning::default() };
+        let plan = Plan::new(&site(4096, outputs), &segments, CHIP, tuning).expect("a valid batch");
+        (plan.variant().rows, plan.jobs().len(), plan.cluster())
+    };
+    for follows in [Follows::Itself, Follows::Another] {
+        let plan = |lengths: &[u32], rank| plan(lengths, rank, &[4096], follows);
+        assert_eq!(plan(&[256], 64), (RowTile::Rows8, 128, 1), "once the chip: they poll");
+        assert_eq!(plan(&[200], 32), (RowTile::Rows8, 100, 4));
+        assert_eq!(plan(&[400], 16), (RowTile::Rows8, 200, 4));
+        assert_eq!(plan(&[400], 64), (RowTile::Staged32, 104, 8), "too many bytes of weights");
+        assert_eq!(plan(&[512], 16), (RowTile::Staged16, 96, 3), "too many bytes of y");
+        assert_eq!(plan(&[256, 256], 8), (RowTile::Staged16, 96, 3));
+    }
+    let plan = |lengths: &[u32], rank, outputs: &[u32]| plan(lengths, rank, outputs, Follows::Another);
+    assert_eq!(plan(&[512], 16, &[4096, 1024, 1024]), (RowTile::Staged16, 128, 1), "the widest has more members");
+    assert_eq!(plan(&[22; 23], 16, &[4096]), (RowTile::Staged16, 184, 4), "short tails");
 }

@@ -5,6 +5,7 @@
 
 mod classes;
 mod launch;
+mod prompts;
 mod share;
 mod site;
 mod tile;
@@ -40,6 +41,9 @@ pub struct Planned {
     /// Do few groups have as many members as find room rather than a power of two, and groups of one row clusters that fill the chip more than once?
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub packs: bool,
+    /// Do batches of prompts alone have rules of their own?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prompts: bool,
     /// Do blocks and memory hide part of each other round by round, the last of which has fewer blocks, and does what the cache serves hide
     /// what it does not? Otherwise it is all blocks beside all of the memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -193,7 +197,8 @@ impl Planned {
             tiles = tiles << 2 | tile as u64;
         }
         let (mut rules, mut price) = (Print::new(), Print::new());
-        rules.pair(tiles, classes.count_of_classes() as u64);
+        // Prompts alone have rules of their own.
+        rules.pair(tiles << 1 | u64::from(classes.are_prompts()), classes.count_of_classes() as u64);
         // Of a size of tile that no launch has nothing matters.
         for tile in Tile::ALL.into_iter().filter(|tile| used & 1 << *tile as u32 != 0) {
             let index = tile.size();

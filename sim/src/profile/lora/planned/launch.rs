@@ -61,7 +61,7 @@ impl Planned {
         let cost = &self.tiles[rule.tile as usize];
         let Blocks { count, work_us, longest_us, two } = match rule.members {
             Some(_) => self.equal(site, rule, classes),
-            None => self.proportional(site, rule.tile, classes),
+            None => self.proportional(site, rule, classes),
         };
         if self.rounds {
             return self.launch_in_rounds_us(
@@ -181,7 +181,24 @@ impl Planned {
     }
 
     /// Blocks where groups have members in proportion to their bytes.
-    fn proportional(&self, site: &Site, tile: Tile, classes: &Classes) -> Blocks {
+    fn proportional(&self, site: &Site, rule: Rule, classes: &Classes) -> Blocks {
+        let chip = self.multiprocessors;
+        if !rule.at_once {
+            return self.spread(site, rule.tile, classes, chip * 3 / 2);
+        }
+        // As many as find room at once: shares are rounded down.
+        let (mut blocks, step) = (2 * chip, chip / 16 + 1);
+        loop {
+            let spread = self.spread(site, rule.tile, classes, blocks);
+            if spread.count <= f64::from(chip) || blocks < chip + step {
+                return spread;
+            }
+            blocks -= step;
+        }
+    }
+
+    /// So many blocks in proportion to bytes.
+    fn spread(&self, site: &Site, tile: Tile, classes: &Classes, blocks: u32) -> Blocks {
         let (cost, size) = (&self.tiles[tile as usize], f64::from(tile.rows()));
         let mut total = 0.0;
         for class in classes.iter() {
@@ -191,7 +208,7 @@ impl Planned {
                 (0..run.times).for_each(|_| total += bytes);
             }
         }
-        let blocks = f64::from(self.multiprocessors * 3 / 2);
+        let blocks = f64::from(blocks);
         let (mut count, mut work_us, mut longest_us, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
         for class in classes.iter() {
             let group = Group::of(tile, class);
@@ -218,7 +235,7 @@ impl Planned {
     pub(super) fn shared_out_by(&self, site: &Site, rule: Rule, classes: &Classes) -> SharedOut {
         let blocks = match rule.members {
             Some(_) => self.equal(site, rule, classes),
-            None => self.proportional(site, rule.tile, classes),
+            None => self.proportional(site, rule, classes),
         };
         let cluster = rule.members.is_some_and(|members| members.cluster);
         let shares = rule.members.is_none_or(|members| members.count > 1);
@@ -267,6 +284,7 @@ mod tests {
             beside: false,
             alone: true,
             packs: false,
+            prompts: false,
             rounds: false,
             sites: vec![
                 site(4096, &[4096, 1024, 1024]),
@@ -298,11 +316,25 @@ mod tests {
             (count, bytes(outputs, f64::from(class.pairs), class.rows as f64 / count))
         };
         let total: f64 = parts().map(|(class, outputs)| of(class, outputs)).map(|(count, bytes)| count * bytes).sum();
+        let most_of = |outputs: u32| f64::from(outputs.min(site.inputs).div_ceil(32).min(32));
+        let at_once = |blocks: &f64| {
+            let members = |(class, outputs): (&Class, u32)| {
+                let (count, bytes) = of(class, outputs);
+                count * (blocks * bytes / total).floor().clamp(1.0, most_of(outputs))
+            };
+            parts().map(members).sum::<f64>() <= f64::from(planned.multiprocessors)
+        };
+        let mut spread = f64::from(planned.multiprocessors * 3 / 2);
+        if rule.at_once {
+            // 264, 255, …, 138 blocks of a chip of 132.
+            let tried: Vec<f64> = (0..15).map(|step| f64::from(264 - 9 * step)).collect();
+            spread = tried.iter().copied().find(|blocks| at_once(blocks)).unwrap_or(138.0);
+        }
         let (mut blocks, mut work, mut longest, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
         for (class, outputs) in parts() {
             let (count, bytes) = of(class, outputs);
-            let most = f64::from(outputs.min(site.inputs).div_ceil(32).min(32));
-            let proportional = (f64::from(planned.multiprocessors * 3 / 2) * bytes / total).floor().clamp(1.0, most);
+            let most = most_of(outputs);
+            let proportional = (spread * bytes / total).floor().clamp(1.0, most);
             let members = rule.members.map_or(proportional, |members| f64::from(members.count));
             let sets = rule.members.map_or(1.0, |members| f64::from(members.sets));
             let pairs = f64::from(class.pairs);
@@ -389,9 +421,9 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as u32 % below
         };
-        let (mut equal, mut proportional, mut alone, mut sets) = (0, 0, 0, 0);
+        let (mut equal, mut proportional, mut alone, mut sets, mut at_once) = (0, 0, 0, 0, 0);
         for batch in 0..4000 {
-            (planned.rounds, planned.packs) = (batch % 2 == 1, batch % 4 >= 2);
+            (planned.rounds, planned.packs, planned.prompts) = (batch % 2 == 1, batch % 4 >= 2, batch % 8 >= 4);
             let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
             let most = 2 << draw(6);
             let mut segment = || Segment {
@@ -407,13 +439,19 @@ mod tests {
                     *segment = Segment { rank: 16, decode_rows: 1, prefill_rows: 0 };
                 });
             }
+            if batch % 5 == 0 {
+                segments.truncate(1 + most as usize % 7);
+                segments.iter_mut().for_each(|segment| {
+                    *segment = Segment { decode_rows: 0, prefill_rows: 16 + 37 * segment.decode_rows, ..*segment };
+                });
+            }
             let classes = Classes::of(&segments);
             for site in &planned.sites {
                 let ready = Site::of(site);
                 let rule = planned.rule(&ready, &classes, planned.tile(&ready, &classes));
                 match rule.members {
                     Some(members) => (equal, sets) = (equal + 1, sets + u32::from(members.sets > 1)),
-                    None => proportional += 1,
+                    None => (proportional, at_once) = (proportional + 1, at_once + u32::from(rule.at_once)),
                 }
                 alone += u32::from(planned.shared_out_by(&ready, rule, &classes).alone);
                 let (us, by_hand) =
@@ -421,7 +459,7 @@ mod tests {
                 assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
             }
         }
-        let seen = (equal, proportional, alone, sets);
-        assert!(equal > 1000 && proportional > 1000 && alone > 30 && sets > 10, "{seen:?}");
+        let seen = (equal, proportional, alone, sets, at_once);
+        assert!(equal > 1000 && proportional > 1000 && alone > 30 && sets > 10 && at_once > 10, "{seen:?}");
     }
 }

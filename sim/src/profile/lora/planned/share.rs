@@ -2,6 +2,7 @@
 
 use super::Planned;
 use super::classes::{Class, Classes};
+use super::prompts::Share;
 use super::site::Site;
 use super::tile::Tile;
 
@@ -15,6 +16,8 @@ pub(crate) struct Rule {
     pub(super) tile: Tile,
     /// None where groups have members in proportion to their bytes.
     pub(super) members: Option<Members>,
+    /// Are these as many as find room at once?
+    pub(super) at_once: bool,
 }
 
 /// The blocks of every group.
@@ -36,14 +39,14 @@ impl Rule {
 }
 
 /// What the rules ask about all groups of a launch.
-struct Groups<'a> {
-    planned: &'a Planned,
-    site: &'a Site,
-    classes: &'a Classes,
-    tile: Tile,
-    count: u32,
+pub(super) struct Groups<'a> {
+    pub(super) planned: &'a Planned,
+    pub(super) site: &'a Site,
+    pub(super) classes: &'a Classes,
+    pub(super) tile: Tile,
+    pub(super) count: u32,
     bytes_min: u64,
-    bytes_max: u64,
+    pub(super) bytes_max: u64,
 }
 
 /// Cells of one member's sums, of a group of so many rows.
@@ -51,7 +54,7 @@ pub(super) fn cells(pairs: u32, rows: u32) -> u32 {
     pairs * rows.div_ceil(8)
 }
 
-fn power_below(value: u32) -> u32 {
+pub(super) fn power_below(value: u32) -> u32 {
     1 << value.max(1).ilog2()
 }
 
@@ -60,7 +63,7 @@ impl Groups<'_> {
         class.most.min(self.tile.rows())
     }
 
-    fn cells(&self, class: &Class) -> u32 {
+    pub(super) fn cells(&self, class: &Class) -> u32 {
         cells(class.pairs, self.most_rows(class))
     }
 
@@ -173,7 +176,7 @@ impl Groups<'_> {
         (self.planned.multiprocessors * quarters / 4 / self.count.max(1)).max(1)
     }
 
-    fn fits(&self, members: u32) -> bool {
+    pub(super) fn fits(&self, members: u32) -> bool {
         self.classes.iter().all(|class| {
             let exchange = self.tile.exchange(class.pairs, self.cells(class), members, members > 1);
             self.tile.ring(self.tile.slot(class.pairs), exchange, self.count * members, self.planned).is_some()
@@ -206,18 +209,35 @@ impl Groups<'_> {
     }
 
     /// Members of every group, sets of them, and whether they are clusters; none where groups have members in proportion to their bytes.
+    /// Then whether these are as many as find room at once.
+    fn shared(&self) -> (Option<(u32, u32, bool)>, bool) {
+        if self.of_prompts() && self.planned.cluster_max > 1 {
+            match self.share_of_prompts(self.members_most()) {
+                Some(Share::Equal(members, cluster)) => return (Some((members, 1, cluster)), false),
+                Some(Share::ByBytes) => return (None, true),
+                None => {}
+            }
+        }
+        (self.members(), false)
+    }
+
+    /// Members of a cluster, at most.
+    fn members_most(&self) -> u32 {
+        let narrowest = self.site.narrowest.div_ceil(32);
+        narrowest.min(32).min(self.planned.multiprocessors).min(self.planned.cluster_max).max(1)
+    }
+
     fn members(&self) -> Option<(u32, u32, bool)> {
         if self.planned.cluster_max <= 1 {
             return None;
         }
-        let narrowest = self.site.narrowest.div_ceil(32);
-        let most = narrowest.min(32).min(self.planned.multiprocessors).min(self.planned.cluster_max).max(1);
+        let most = self.members_most();
         let most = if self.starts_late() { most.min(8) } else { most };
         let short = if self.planned.packs { self.short_members() } else { None };
         let (wanted, sets) = short.unwrap_or_else(|| (self.members_wanted(), 1));
         let mut members =
             if self.planned.packs && wanted <= most { wanted.max(1) } else { power_below(wanted.clamp(1, most)) };
-        while members > 1 && !self.fits(members) {
+        while members > 1 && (!self.fits(members) || self.queue(members)) {
             members /= 2;
         }
         if self.planned.packs && !self.planned.beside && self.packs_well(members) {
@@ -253,7 +273,8 @@ impl Planned {
                 groups.bytes_max = groups.bytes_max.max(of(groups.most_rows(class)));
             }
         }
-        let members = groups.members().map(|(count, sets, cluster)| {
+        let (members, at_once) = groups.shared();
+        let members = members.map(|(count, sets, cluster)| {
             let exchange = |class: &Class| {
                 let alone = self.is_alone(site, tile, cluster, class.pairs);
                 let of = |members| tile.exchange(class.pairs, groups.cells(class), members, cluster);
@@ -266,7 +287,7 @@ impl Planned {
             let two = self.two_fit(classes, tile, groups.count * count * sets, exchanged.unwrap_or(0));
             Members { count: count as u8, sets: sets as u8, cluster, two }
         });
-        Rule { tile, members }
+        Rule { tile, members, at_once }
     }
 
     /// Do the members of the widening projections' groups of this rank multiply all inputs, each for itself? Only where they would exchange
@@ -297,7 +318,7 @@ impl Planned {
         if classes.most <= 8 {
             return Tile::Rows8;
         }
-        let prompts = classes.least >= 16;
+        let prompts = classes.are_prompts();
         let groups = |tile: Tile| classes.groups[tile.size()] * site.projections;
         let room = if prompts {
             self.multiprocessors / 2
@@ -306,7 +327,10 @@ impl Planned {
         } else {
             self.multiprocessors
         };
-        if groups(Tile::Rows8) <= room {
+        let small = groups(Tile::Rows8);
+        let of_prompts = prompts && self.prompts && !self.beside;
+        let in_registers = if of_prompts { self.suits_registers(site, classes, small) } else { small <= room };
+        if in_registers {
             return Tile::Rows8;
         }
         let few = || groups(Tile::Wide16) * 2 <= self.multiprocessors;
@@ -315,7 +339,7 @@ impl Planned {
             Tile::Staged32
         } else if prompts && classes.rank_max > 16 && self.tiles.len() > Tile::Wide16 as usize && few() {
             Tile::Wide16
-        } else if self.packs && prompts && (17..=128).contains(&classes.rank_max) && many() {
+        } else if self.packs && prompts && (17..=128).contains(&classes.rank_max) && (self.prompts || many()) {
             Tile::Staged32
         } else {
             Tile::Staged16

@@ -115,6 +115,11 @@ impl Site {
         }
     }
 
+    /// Columns of all outputs.
+    pub(super) fn outputs(&self) -> f64 {
+        (self.moved_once - self.kept).max(0.0)
+    }
+
     pub(super) fn runs(&self) -> &[Run] {
         &self.runs[..self.run_count]
     }
