@@ -1,7 +1,7 @@
 //! What one launch takes.
 
-use super::classes::{Class, Classes};
-use super::share::{Rule, cells};
+use super::classes::{Class, Classes, PAIRS_MAX};
+use super::share::{Members, Rule, cells};
 use super::site::{Run, Site};
 use super::tile::Tile;
 use super::{Planned, PlannedTile, SharedOut};
@@ -28,17 +28,65 @@ struct Group {
     /// Rows of all, of one, and of the largest.
     rows: f64,
     rows_mean: f64,
-    rows_most: u32,
+    rows_most: f64,
+    cells: u32,
+    /// What a piece takes whatever rows it has.
+    piece_us: f64,
+}
+
+/// Segments cut into groups of one size of tile, which is the same for all launches that have it.
+pub(super) struct Cut<'a> {
+    pub(super) tile: Tile,
+    cost: &'a PlannedTile,
+    classes: &'a Classes,
+    list: [Group; PAIRS_MAX],
+    /// Groups of a projection, and pairs of granules of all of them: each reads its adapter's weights.
+    count: f64,
+    weights: f64,
+    /// Rows of all segments, and granules.
+    rows: f64,
+    granules: f64,
 }
 
 impl Group {
-    fn of(tile: Tile, class: &Class) -> Group {
-        let (count, rows) = (f64::from(class.groups[tile.size()]), class.rows as f64);
-        Group { pairs: class.pairs, count, rows, rows_mean: rows / count, rows_most: class.most.min(tile.rows()) }
-    }
+    const NONE: Group =
+        Group { pairs: 0, count: 0.0, rows: 0.0, rows_mean: 0.0, rows_most: 0.0, cells: 0, piece_us: 0.0 };
+}
 
-    fn cells(&self) -> u32 {
-        cells(self.pairs, self.rows_most)
+impl Cut<'_> {
+    fn groups(&self) -> &[Group] {
+        &self.list[..self.classes.count_of_classes()]
+    }
+}
+
+impl Planned {
+    /// All groups where tiles are of this size.
+    pub(super) fn cut<'a>(&'a self, tile: Tile, classes: &'a Classes) -> Cut<'a> {
+        let cost = &self.tiles[tile as usize];
+        let (mut list, mut weights) = ([Group::NONE; PAIRS_MAX], 0.0);
+        for (group, class) in list.iter_mut().zip(classes.iter()) {
+            let (groups, rows, rows_most) = (class.groups[tile.size()], class.rows as f64, class.most.min(tile.rows()));
+            weights += f64::from(groups * class.pairs);
+            *group = Group {
+                pairs: class.pairs,
+                count: f64::from(groups),
+                rows,
+                rows_mean: rows / f64::from(groups),
+                rows_most: f64::from(rows_most),
+                cells: cells(class.pairs, rows_most),
+                piece_us: cost.piece_us(class.pairs),
+            };
+        }
+        Cut {
+            tile,
+            cost,
+            classes,
+            list,
+            count: f64::from(classes.groups[tile.size()]),
+            weights,
+            rows: classes.rows as f64,
+            granules: classes.granules as f64,
+        }
     }
 }
 
@@ -53,25 +101,28 @@ impl PlannedTile {
     fn block_us(&self, shares: bool, cells: u32) -> f64 {
         self.us_per_block + if shares { self.us_shared + self.us_per_cell * f64::from(cells) } else { 0.0 }
     }
+
+    /// What a block of such a group takes whatever its pieces, and its pieces. `alone`: those that widen multiply all inputs and exchange nothing.
+    fn block(&self, run: &Run, group: &Group, members: f64, alone: bool) -> (f64, f64) {
+        if alone && run.widens {
+            return (self.block_us(false, group.cells), run.pieces_in + (run.pieces - run.pieces_in) / members);
+        }
+        (self.block_us(members > 1.0, group.cells), run.pieces / members)
+    }
 }
 
 impl Planned {
     /// What a launch takes, microseconds.
-    pub(super) fn launch_us(&self, site: &Site, rule: Rule, classes: &Classes) -> f64 {
-        let cost = &self.tiles[rule.tile as usize];
-        let Blocks { count, work_us, longest_us, two } = match rule.members {
-            Some(_) => self.equal(site, rule, classes),
-            None => self.proportional(site, rule.tile, classes),
+    pub(super) fn launch_us(&self, site: &Site, rule: Rule, cut: &Cut<'_>) -> f64 {
+        let cost = cut.cost;
+        let blocks = match rule.members {
+            Some(members) => self.equal(site, members, cut),
+            None => self.proportional(site, cut),
         };
         if self.rounds {
-            return self.launch_in_rounds_us(
-                site,
-                cost,
-                &Blocks { count, work_us, longest_us, two },
-                rule.tile,
-                classes,
-            );
+            return self.launch_in_rounds_us(site, &blocks, cut);
         }
+        let Blocks { count, work_us, longest_us, two } = blocks;
         let chip = f64::from(self.multiprocessors);
         let rounds = count / (chip * if two { 2.0 } else { 1.0 });
         let blocks_us = if rounds <= 1.0 {
@@ -86,9 +137,9 @@ impl Planned {
         // A granule is 8 ranks of 2 bytes; so is a row's number.
         let again = match self.us_per_megabyte_again {
             0.0 => 0.0,
-            us => us * self.weights_of_groups(rule.tile, classes) * site.columns * 32e-6,
+            us => us * cut.weights * site.columns * 32e-6,
         };
-        let (weights, rows) = (classes.granules as f64 * site.columns * 16e-6, classes.rows as f64 * 2e-6);
+        let (weights, rows) = (cut.granules * site.columns * 16e-6, cut.rows * 2e-6);
         let beyond = (weights + rows * site.kept - self.cache_megabytes).max(0.0);
         let memory = self.us_per_megabyte * weights
             + self.us_per_megabyte_of_rows * (rows * site.moved)
@@ -102,21 +153,15 @@ impl Planned {
     }
 
     /// The same, round by round: all places of the chip are taken again and again, and at last some of them.
-    fn launch_in_rounds_us(
-        &self,
-        site: &Site,
-        cost: &PlannedTile,
-        blocks: &Blocks,
-        tile: Tile,
-        classes: &Classes,
-    ) -> f64 {
+    fn launch_in_rounds_us(&self, site: &Site, blocks: &Blocks, cut: &Cut<'_>) -> f64 {
+        let cost = cut.cost;
         let &Blocks { count, work_us, longest_us, two } = blocks;
-        let (weights, rows) = (classes.granules as f64 * site.columns * 16e-6, classes.rows as f64 * 2e-6);
+        let (weights, rows) = (cut.granules * site.columns * 16e-6, cut.rows * 2e-6);
         let missed = weights + rows * site.kept - self.cache_megabytes;
         let missed = if missed > 0.0 { (missed / self.cache_megabytes_more).min(1.0) } else { 0.0 };
         let moved = rows * site.moved_once;
         let fetched = self.us_per_megabyte * weights + self.us_per_megabyte_beyond * missed * moved;
-        let of_groups = self.weights_of_groups(tile, classes) * site.columns * 32e-6;
+        let of_groups = cut.weights * site.columns * 32e-6;
         let cached = self.us_per_megabyte_again * of_groups + self.us_per_megabyte_of_rows * moved;
         let memory_of_block = fetched.max(cached) / count;
         let places = f64::from(self.multiprocessors) * if two { 2.0 } else { 1.0 };
@@ -136,56 +181,40 @@ impl Planned {
         cost.us + site.scale * us
     }
 
-    /// Pairs of granules of all groups of a projection: each reads its adapter's weights.
-    fn weights_of_groups(&self, tile: Tile, classes: &Classes) -> f64 {
-        classes.iter().map(|class| f64::from(class.groups[tile.size()] * class.pairs)).sum()
-    }
-
     /// Blocks where every group has as many members: sums over projections need not be written out.
-    fn equal(&self, site: &Site, rule: Rule, classes: &Classes) -> Blocks {
-        let (cost, size) = (&self.tiles[rule.tile as usize], f64::from(rule.tile.rows()));
-        let (members, two) = rule.members.map_or((1.0, false), |members| (f64::from(members.count), members.two));
-        let sets = rule.members.map_or(1.0, |members| f64::from(members.sets));
+    fn equal(&self, site: &Site, rule: Members, cut: &Cut<'_>) -> Blocks {
+        let (cost, size) = (cut.cost, f64::from(cut.tile.rows()));
+        let (members, sets) = (f64::from(rule.count), f64::from(rule.sets));
         let of_group = members * sets * f64::from(site.projections);
         // Each set multiplies all inputs, and all of them share the outputs.
         let pieces = site.pieces + (sets - 1.0) * (site.pieces_in * f64::from(site.projections));
         let most = (site.pieces_in + site.pieces_out_most / sets) / members;
         let of_rows = cost.us_per_piece_of_rows / size;
-        let cluster = rule.members.is_none_or(|members| members.cluster);
         let (mut work_us, mut longest_us) = (0.0, 0.0_f64);
-        for class in classes.iter() {
-            let group = Group::of(rule.tile, class);
-            if members > 1.0 && self.is_alone(site, rule.tile, cluster, group.pairs) {
+        for group in cut.groups() {
+            let piece = group.piece_us;
+            if members > 1.0 && self.is_alone(site, cut.tile, rule.cluster, group.pairs) {
                 for run in site.runs() {
-                    let (block, pieces) = self.block(rule.tile, run, &group, members, true);
-                    let us = |rows: f64| block + pieces * (cost.piece_us(group.pairs) + of_rows * rows);
+                    let (block, pieces) = cost.block(run, group, members, true);
+                    let us = |rows: f64| block + pieces * (piece + of_rows * rows);
                     work_us += group.count * members * f64::from(run.times) * us(group.rows_mean);
-                    longest_us = longest_us.max(us(f64::from(group.rows_most)));
+                    longest_us = longest_us.max(us(group.rows_most));
                 }
                 continue;
             }
-            let (piece, block) = (cost.piece_us(group.pairs), cost.block_us(members > 1.0, group.cells()));
+            let block = cost.block_us(members > 1.0, group.cells);
             work_us += group.count * (of_group * block + pieces * piece) + group.rows * (pieces * of_rows);
-            longest_us = longest_us.max(block + most * (piece + of_rows * f64::from(group.rows_most)));
+            longest_us = longest_us.max(block + most * (piece + of_rows * group.rows_most));
         }
-        Blocks { count: f64::from(classes.groups[rule.tile.size()]) * of_group, work_us, longest_us, two }
-    }
-
-    /// What a block of such a group takes whatever its pieces, and its pieces. `alone`: those that widen multiply all inputs and exchange nothing.
-    fn block(&self, tile: Tile, run: &Run, group: &Group, members: f64, alone: bool) -> (f64, f64) {
-        let cost = &self.tiles[tile as usize];
-        if alone && run.widens {
-            return (cost.block_us(false, group.cells()), run.pieces_in + (run.pieces - run.pieces_in) / members);
-        }
-        (cost.block_us(members > 1.0, group.cells()), run.pieces / members)
+        Blocks { count: cut.count * of_group, work_us, longest_us, two: rule.two }
     }
 
     /// Blocks where groups have members in proportion to their bytes.
-    fn proportional(&self, site: &Site, tile: Tile, classes: &Classes) -> Blocks {
-        let (cost, size) = (&self.tiles[tile as usize], f64::from(tile.rows()));
+    fn proportional(&self, site: &Site, cut: &Cut<'_>) -> Blocks {
+        let (cost, tile) = (cut.cost, cut.tile);
+        let of_rows = cost.us_per_piece_of_rows / f64::from(tile.rows());
         let mut total = 0.0;
-        for class in classes.iter() {
-            let group = Group::of(tile, class);
+        for group in cut.groups() {
             for run in site.runs() {
                 let bytes = group.count * run.bytes(group.pairs, group.rows_mean);
                 (0..run.times).for_each(|_| total += bytes);
@@ -193,32 +222,32 @@ impl Planned {
         }
         let blocks = f64::from(self.multiprocessors * 3 / 2);
         let (mut count, mut work_us, mut longest_us, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
-        for class in classes.iter() {
-            let group = Group::of(tile, class);
-            let (cells, piece) = (group.cells(), cost.piece_us(group.pairs));
+        for group in cut.groups() {
+            let may_be_alone = self.is_alone(site, tile, false, group.pairs);
             for run in site.runs() {
                 let share = blocks * run.bytes(group.pairs, group.rows_mean) / total;
                 let members = (share as u32).clamp(1, run.members_most.min(self.multiprocessors));
-                let alone = members > 1 && self.is_alone(site, tile, false, group.pairs);
+                let alone = members > 1 && may_be_alone;
                 let wide = f64::from(members);
-                let (block, pieces) = self.block(tile, run, &group, wide, alone);
-                let us = |rows: f64| block + pieces * (piece + cost.us_per_piece_of_rows / size * rows);
+                let (block, pieces) = cost.block(run, group, wide, alone);
+                let us = |rows: f64| block + pieces * (group.piece_us + of_rows * rows);
                 let mine = group.count * wide * f64::from(run.times);
                 count += mine;
                 work_us += mine * us(group.rows_mean);
-                longest_us = longest_us.max(us(f64::from(group.rows_most)));
+                longest_us = longest_us.max(us(group.rows_most));
                 let exchanging = if alone && run.widens { 1 } else { members };
-                exchange = exchange.max(tile.exchange(group.pairs, cells, exchanging, false));
+                exchange = exchange.max(tile.exchange(group.pairs, group.cells, exchanging, false));
             }
         }
-        Blocks { count, work_us, longest_us, two: self.two_fit(classes, tile, count as u32, exchange) }
+        Blocks { count, work_us, longest_us, two: self.two_fit(cut.classes, tile, count as u32, exchange) }
     }
 
     /// How a launch is shared out.
     pub(super) fn shared_out_by(&self, site: &Site, rule: Rule, classes: &Classes) -> SharedOut {
+        let cut = self.cut(rule.tile, classes);
         let blocks = match rule.members {
-            Some(_) => self.equal(site, rule, classes),
-            None => self.proportional(site, rule.tile, classes),
+            Some(members) => self.equal(site, members, &cut),
+            None => self.proportional(site, &cut),
         };
         let cluster = rule.members.is_some_and(|members| members.cluster);
         let shares = rule.members.is_none_or(|members| members.count > 1);
@@ -416,8 +445,10 @@ mod tests {
                     None => proportional += 1,
                 }
                 alone += u32::from(planned.shared_out_by(&ready, rule, &classes).alone);
-                let (us, by_hand) =
-                    (planned.launch_us(&ready, rule, &classes), by_hand(&planned, site, rule, &classes));
+                let (us, by_hand) = (
+                    planned.launch_us(&ready, rule, &planned.cut(rule.tile, &classes)),
+                    by_hand(&planned, site, rule, &classes),
+                );
                 assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
             }
         }
