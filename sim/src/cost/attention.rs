@@ -93,6 +93,9 @@ impl Attention {
     }
 
     /// What so many decode rows pay now, and with each further step, until another bound takes over.
+    ///
+    /// Part of who asks, so that a step with prompts, which only pays now, does not look for how long that holds.
+    #[inline(always)]
     pub(super) fn price(&mut self, rows: u32, context_sum: u64, longest: u32) -> Price {
         if rows == 0 {
             return Price { first: Span::ZERO, increment: Span::ZERO, steps: u32::MAX };
@@ -159,6 +162,7 @@ impl Lines {
 
 impl Attention {
     /// The bounds and ways of contexts that are not short, and for how many steps at least they stay those.
+    #[inline(always)]
     fn long(&self, rows: u32, context_sum: u64, longest: u32) -> (Range<usize>, Range<usize>, u32) {
         let mut steps = u32::MAX;
         let (context_sum, longest) = (context_sum as f64, f64::from(longest));
@@ -174,6 +178,7 @@ impl Attention {
 
 impl Regime {
     /// For how many steps at least all limits hold, this one among them; or for how many at least they do not.
+    #[inline(always)]
     fn holds(&self, rows: u32, context_sum: f64, longest: f64) -> Result<u32, u32> {
         let (mut lasts, mut comes) = (u32::MAX, 0);
         for limit in &self.limits {
