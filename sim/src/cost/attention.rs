@@ -93,6 +93,9 @@ impl Attention {
     }
 
     /// What so many decode rows pay now, and with each further step, until another bound takes over.
+    ///
+    /// Part of who asks, so that a step with prompts, which only pays now, does not look for how long that holds.
+    #[inline(always)]
     pub(super) fn price(&mut self, rows: u32, context_sum: u64, longest: u32) -> Price {
         if rows == 0 {
             return Price { first: Span::ZERO, increment: Span::ZERO, steps: u32::MAX };
@@ -159,8 +162,10 @@ impl Lines {
 
 impl Attention {
     /// The bounds and ways of contexts that are not short, and for how many steps at least they stay those.
+    #[inline(always)]
     fn long(&self, rows: u32, context_sum: u64, longest: u32) -> (Range<usize>, Range<usize>, u32) {
         let mut steps = u32::MAX;
+        let (context_sum, longest) = (context_sum as f64, f64::from(longest));
         for regime in &self.regimes {
             match regime.holds(rows, context_sum, longest) {
                 Ok(lasts) => return (regime.bounds.clone(), regime.ways.clone(), steps.min(lasts)),
@@ -173,17 +178,23 @@ impl Attention {
 
 impl Regime {
     /// For how many steps at least all limits hold, this one among them; or for how many at least they do not.
-    fn holds(&self, rows: u32, context_sum: u64, longest: u32) -> Result<u32, u32> {
+    #[inline(always)]
+    fn holds(&self, rows: u32, context_sum: f64, longest: f64) -> Result<u32, u32> {
         let (mut lasts, mut comes) = (u32::MAX, 0);
         for limit in &self.limits {
             let at = limit.at(rows);
             let (excess, growth) = (at.excess(context_sum, longest), at.growth(rows));
             // Whole steps to where the limit is, rounded down: nothing is promised too long.
-            let until = (-excess / growth).clamp(1.0, f64::from(u32::MAX)) as u32;
+            let until = || (-excess / growth).clamp(1.0, f64::from(u32::MAX)) as u32;
             if excess <= 0.0 {
-                lasts = lasts.min(if growth > 0.0 { until } else { u32::MAX });
+                if growth > 0.0 {
+                    lasts = lasts.min(until());
+                }
+            } else if growth < 0.0 {
+                comes = comes.max(until());
             } else {
-                comes = comes.max(if growth < 0.0 { until } else { u32::MAX });
+                // It never comes to hold: what others say is the same.
+                return Err(u32::MAX);
             }
         }
         if comes == 0 { Ok(lasts) } else { Err(comes) }

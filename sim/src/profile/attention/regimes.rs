@@ -49,6 +49,7 @@ pub(crate) struct LimitAt {
 impl DecodeRegime {
     /// Do all limits hold?
     pub fn holds(&self, rows: u32, context_sum: u64, longest: u32) -> bool {
+        let (context_sum, longest) = (context_sum as f64, f64::from(longest));
         self.limits.iter().all(|limit| limit.at(rows).excess(context_sum, longest) <= 0.0)
     }
 
@@ -82,8 +83,8 @@ impl DecodeLimit {
 
 impl LimitAt {
     /// How much too much it is; at most zero where the limit holds.
-    pub(crate) fn excess(self, context_sum: u64, longest: u32) -> f64 {
-        self.sum * context_sum as f64 + self.longest * f64::from(longest) - self.most
+    pub(crate) fn excess(self, context_sum: f64, longest: f64) -> f64 {
+        self.sum * context_sum + self.longest * longest - self.most
     }
 
     /// How much more with each step, which lengthens every context by a token.

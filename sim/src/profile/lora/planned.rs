@@ -17,6 +17,7 @@ use super::super::curve::not_negative;
 use crate::batch::Segment;
 use crate::print::Print;
 pub(crate) use classes::Classes;
+use launch::Cut;
 pub(crate) use share::Rule;
 pub(crate) use site::Site;
 use tile::Tile;
@@ -182,9 +183,14 @@ impl Planned {
 
     /// What each launch of one layer takes, by what the plan decided about it; microseconds.
     pub(crate) fn us_by(&self, sites: &Sites, rules: &Rules, classes: &Classes) -> [f64; SITES] {
-        std::array::from_fn(|index| match (&sites[index], rules[index]) {
-            (Some(site), Some(rule)) => self.launch_us(site, rule, classes),
-            _ => 0.0,
+        let mut last: Option<Cut<'_>> = None;
+        std::array::from_fn(|index| {
+            let (Some(site), Some(rule)) = (&sites[index], rules[index]) else { return 0.0 };
+            // Mostly all launches have tiles of one size.
+            if last.as_ref().is_none_or(|cut| cut.tile != rule.tile) {
+                last = Some(self.cut(rule.tile, classes));
+            }
+            last.as_ref().map_or(0.0, |cut| self.launch_us(site, rule, cut))
         })
     }
 

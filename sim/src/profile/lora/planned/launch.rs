@@ -1,7 +1,7 @@
 //! What one launch takes.
 
-use super::classes::{Class, Classes};
-use super::share::{Rule, cells};
+use super::classes::{Class, Classes, PAIRS_MAX};
+use super::share::{Members, Rule, cells};
 use super::site::{Run, Site};
 use super::tile::Tile;
 use super::{Planned, PlannedTile, SharedOut};
@@ -28,17 +28,65 @@ struct Group {
     /// Rows of all, of one, and of the largest.
     rows: f64,
     rows_mean: f64,
-    rows_most: u32,
+    rows_most: f64,
+    cells: u32,
+    /// What a piece takes whatever rows it has.
+    piece_us: f64,
+}
+
+/// Segments cut into groups of one size of tile, which is the same for all launches that have it.
+pub(super) struct Cut<'a> {
+    pub(super) tile: Tile,
+    cost: &'a PlannedTile,
+    classes: &'a Classes,
+    list: [Group; PAIRS_MAX],
+    /// Groups of a projection, and pairs of granules of all of them: each reads its adapter's weights.
+    count: f64,
+    weights: f64,
+    /// Rows of all segments, and granules.
+    rows: f64,
+    granules: f64,
 }
 
 impl Group {
-    fn of(tile: Tile, class: &Class) -> Group {
-        let (count, rows) = (f64::from(class.groups[tile.size()]), class.rows as f64);
-        Group { pairs: class.pairs, count, rows, rows_mean: rows / count, rows_most: class.most.min(tile.rows()) }
-    }
+    const NONE: Group =
+        Group { pairs: 0, count: 0.0, rows: 0.0, rows_mean: 0.0, rows_most: 0.0, cells: 0, piece_us: 0.0 };
+}
 
-    fn cells(&self) -> u32 {
-        cells(self.pairs, self.rows_most)
+impl Cut<'_> {
+    fn groups(&self) -> &[Group] {
+        &self.list[..self.classes.count_of_classes()]
+    }
+}
+
+impl Planned {
+    /// All groups where tiles are of this size.
+    pub(super) fn cut<'a>(&'a self, tile: Tile, classes: &'a Classes) -> Cut<'a> {
+        let cost = &self.tiles[tile as usize];
+        let (mut list, mut weights) = ([Group::NONE; PAIRS_MAX], 0.0);
+        for (group, class) in list.iter_mut().zip(classes.iter()) {
+            let (groups, rows, rows_most) = (class.groups[tile.size()], class.rows as f64, class.most.min(tile.rows()));
+            weights += f64::from(groups * class.pairs);
+            *group = Group {
+                pairs: class.pairs,
+                count: f64::from(groups),
+                rows,
+                rows_mean: rows / f64::from(groups),
+                rows_most: f64::from(rows_most),
+                cells: cells(class.pairs, rows_most),
+                piece_us: cost.piece_us(class.pairs),
+            };
+        }
+        Cut {
+            tile,
+            cost,
+            classes,
+            list,
+            count: f64::from(classes.groups[tile.size()]),
+            weights,
+            rows: classes.rows as f64,
+            granules: classes.granules as f64,
+        }
     }
 }
 
@@ -53,25 +101,28 @@ impl PlannedTile {
     fn block_us(&self, shares: bool, cells: u32) -> f64 {
         self.us_per_block + if shares { self.us_shared + self.us_per_cell * f64::from(cells) } else { 0.0 }
     }
+
+    /// What a block of such a group takes whatever its pieces, and its pieces. `alone`: those that widen multiply all inputs and exchange nothing.
+    fn block(&self, run: &Run, group: &Group, members: f64, alone: bool) -> (f64, f64) {
+        if alone && run.widens {
+            return (self.block_us(false, group.cells), run.pieces_in + (run.pieces - run.pieces_in) / members);
+        }
+        (self.block_us(members > 1.0, group.cells), run.pieces / members)
+    }
 }
 
 impl Planned {
     /// What a launch takes, microseconds.
-    pub(super) fn launch_us(&self, site: &Site, rule: Rule, classes: &Classes) -> f64 {
-        let cost = &self.tiles[rule.tile as usize];
-        let Blocks { count, work_us, longest_us, two } = match rule.members {
-            Some(_) => self.equal(site, rule, classes),
-            None => self.proportional(site, rule, classes),
+    pub(super) fn launch_us(&self, site: &Site, rule: Rule, cut: &Cut<'_>) -> f64 {
+        let cost = cut.cost;
+        let blocks = match rule.members {
+            Some(members) => self.equal(site, members, cut),
+            None => self.proportional(site, rule.at_once, cut),
         };
         if self.rounds {
-            return self.launch_in_rounds_us(
-                site,
-                cost,
-                &Blocks { count, work_us, longest_us, two },
-                rule.tile,
-                classes,
-            );
+            return self.launch_in_rounds_us(site, &blocks, cut);
         }
+        let Blocks { count, work_us, longest_us, two } = blocks;
         let chip = f64::from(self.multiprocessors);
         let rounds = count / (chip * if two { 2.0 } else { 1.0 });
         let blocks_us = if rounds <= 1.0 {
@@ -86,9 +137,9 @@ impl Planned {
         // A granule is 8 ranks of 2 bytes; so is a row's number.
         let again = match self.us_per_megabyte_again {
             0.0 => 0.0,
-            us => us * self.weights_of_groups(rule.tile, classes) * site.columns * 32e-6,
+            us => us * cut.weights * site.columns * 32e-6,
         };
-        let (weights, rows) = (classes.granules as f64 * site.columns * 16e-6, classes.rows as f64 * 2e-6);
+        let (weights, rows) = (cut.granules * site.columns * 16e-6, cut.rows * 2e-6);
         let beyond = (weights + rows * site.kept - self.cache_megabytes).max(0.0);
         let memory = self.us_per_megabyte * weights
             + self.us_per_megabyte_of_rows * (rows * site.moved)
@@ -102,21 +153,15 @@ impl Planned {
     }
 
     /// The same, round by round: all places of the chip are taken again and again, and at last some of them.
-    fn launch_in_rounds_us(
-        &self,
-        site: &Site,
-        cost: &PlannedTile,
-        blocks: &Blocks,
-        tile: Tile,
-        classes: &Classes,
-    ) -> f64 {
+    fn launch_in_rounds_us(&self, site: &Site, blocks: &Blocks, cut: &Cut<'_>) -> f64 {
+        let cost = cut.cost;
         let &Blocks { count, work_us, longest_us, two } = blocks;
-        let (weights, rows) = (classes.granules as f64 * site.columns * 16e-6, classes.rows as f64 * 2e-6);
+        let (weights, rows) = (cut.granules * site.columns * 16e-6, cut.rows * 2e-6);
         let missed = weights + rows * site.kept - self.cache_megabytes;
         let missed = if missed > 0.0 { (missed / self.cache_megabytes_more).min(1.0) } else { 0.0 };
         let moved = rows * site.moved_once;
         let fetched = self.us_per_megabyte * weights + self.us_per_megabyte_beyond * missed * moved;
-        let of_groups = self.weights_of_groups(tile, classes) * site.columns * 32e-6;
+        let of_groups = cut.weights * site.columns * 32e-6;
         let cached = self.us_per_megabyte_again * of_groups + self.us_per_megabyte_of_rows * moved;
         let memory_of_block = fetched.max(cached) / count;
         let places = f64::from(self.multiprocessors) * if two { 2.0 } else { 1.0 };
@@ -136,60 +181,51 @@ impl Planned {
         cost.us + site.scale * us
     }
 
-    /// Pairs of granules of all groups of a projection: each reads its adapter's weights.
-    fn weights_of_groups(&self, tile: Tile, classes: &Classes) -> f64 {
-        classes.iter().map(|class| f64::from(class.groups[tile.size()] * class.pairs)).sum()
-    }
-
     /// Blocks where every group has as many members: sums over projections need not be written out.
-    fn equal(&self, site: &Site, rule: Rule, classes: &Classes) -> Blocks {
-        let (cost, size) = (&self.tiles[rule.tile as usize], f64::from(rule.tile.rows()));
-        let (members, two) = rule.members.map_or((1.0, false), |members| (f64::from(members.count), members.two));
-        let sets = rule.members.map_or(1.0, |members| f64::from(members.sets));
+    fn equal(&self, site: &Site, rule: Members, cut: &Cut<'_>) -> Blocks {
+        let (cost, size) = (cut.cost, f64::from(cut.tile.rows()));
+        let (members, sets) = (f64::from(rule.count), f64::from(rule.sets));
         let of_group = members * sets * f64::from(site.projections);
         // Each set multiplies all inputs, and all of them share the outputs.
         let pieces = site.pieces + (sets - 1.0) * (site.pieces_in * f64::from(site.projections));
         let most = (site.pieces_in + site.pieces_out_most / sets) / members;
         let of_rows = cost.us_per_piece_of_rows / size;
-        let cluster = rule.members.is_none_or(|members| members.cluster);
         let (mut work_us, mut longest_us) = (0.0, 0.0_f64);
-        for class in classes.iter() {
-            let group = Group::of(rule.tile, class);
-            if members > 1.0 && self.is_alone(site, rule.tile, cluster, group.pairs) {
+        for group in cut.groups() {
+            let piece = group.piece_us;
+            if members > 1.0 && self.is_alone(site, cut.tile, rule.cluster, group.pairs) {
                 for run in site.runs() {
-                    let (block, pieces) = self.block(rule.tile, run, &group, members, true);
-                    let us = |rows: f64| block + pieces * (cost.piece_us(group.pairs) + of_rows * rows);
+                    let (block, pieces) = cost.block(run, group, members, true);
+                    let us = |rows: f64| block + pieces * (piece + of_rows * rows);
                     work_us += group.count * members * f64::from(run.times) * us(group.rows_mean);
-                    longest_us = longest_us.max(us(f64::from(group.rows_most)));
+                    longest_us = longest_us.max(us(group.rows_most));
                 }
                 continue;
             }
-            let (piece, block) = (cost.piece_us(group.pairs), cost.block_us(members > 1.0, group.cells()));
+            let block = cost.block_us(members > 1.0, group.cells);
             work_us += group.count * (of_group * block + pieces * piece) + group.rows * (pieces * of_rows);
-            longest_us = longest_us.max(block + most * (piece + of_rows * f64::from(group.rows_most)));
+            longest_us = longest_us.max(block + most * (piece + of_rows * group.rows_most));
         }
-        Blocks { count: f64::from(classes.groups[rule.tile.size()]) * of_group, work_us, longest_us, two }
-    }
-
-    /// What a block of such a group takes whatever its pieces, and its pieces. `alone`: those that widen multiply all inputs and exchange nothing.
-    fn block(&self, tile: Tile, run: &Run, group: &Group, members: f64, alone: bool) -> (f64, f64) {
-        let cost = &self.tiles[tile as usize];
-        if alone && run.widens {
-            return (cost.block_us(false, group.cells()), run.pieces_in + (run.pieces - run.pieces_in) / members);
-        }
-        (cost.block_us(members > 1.0, group.cells()), run.pieces / members)
+        Blocks { count: cut.count * of_group, work_us, longest_us, two: rule.two }
     }
 
     /// Blocks where groups have members in proportion to their bytes.
-    fn proportional(&self, site: &Site, rule: Rule, classes: &Classes) -> Blocks {
+    fn proportional(&self, site: &Site, at_once: bool, cut: &Cut<'_>) -> Blocks {
         let chip = self.multiprocessors;
-        if !rule.at_once {
-            return self.spread(site, rule.tile, classes, chip * 3 / 2);
+        let mut total = 0.0;
+        for group in cut.groups() {
+            for run in site.runs() {
+                let bytes = group.count * run.bytes(group.pairs, group.rows_mean);
+                (0..run.times).for_each(|_| total += bytes);
+            }
+        }
+        if !at_once {
+            return self.spread(site, cut, chip * 3 / 2, total);
         }
         // As many as find room at once: shares are rounded down.
         let (mut blocks, step) = (2 * chip, chip / 16 + 1);
         loop {
-            let spread = self.spread(site, rule.tile, classes, blocks);
+            let spread = self.spread(site, cut, blocks, total);
             if spread.count <= f64::from(chip) || blocks < chip + step {
                 return spread;
             }
@@ -197,45 +233,38 @@ impl Planned {
         }
     }
 
-    /// So many blocks in proportion to bytes.
-    fn spread(&self, site: &Site, tile: Tile, classes: &Classes, blocks: u32) -> Blocks {
-        let (cost, size) = (&self.tiles[tile as usize], f64::from(tile.rows()));
-        let mut total = 0.0;
-        for class in classes.iter() {
-            let group = Group::of(tile, class);
-            for run in site.runs() {
-                let bytes = group.count * run.bytes(group.pairs, group.rows_mean);
-                (0..run.times).for_each(|_| total += bytes);
-            }
-        }
+    /// So many blocks in proportion to bytes, `bytes_total` those of all groups.
+    fn spread(&self, site: &Site, cut: &Cut<'_>, blocks: u32, bytes_total: f64) -> Blocks {
+        let (cost, tile) = (cut.cost, cut.tile);
+        let of_rows = cost.us_per_piece_of_rows / f64::from(tile.rows());
         let blocks = f64::from(blocks);
         let (mut count, mut work_us, mut longest_us, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
-        for class in classes.iter() {
-            let group = Group::of(tile, class);
-            let (cells, piece) = (group.cells(), cost.piece_us(group.pairs));
+        for group in cut.groups() {
+            let may_be_alone = self.is_alone(site, tile, false, group.pairs);
             for run in site.runs() {
-                let share = blocks * run.bytes(group.pairs, group.rows_mean) / total;
+                let share = blocks * run.bytes(group.pairs, group.rows_mean) / bytes_total;
                 let members = (share as u32).clamp(1, run.members_most.min(self.multiprocessors));
-                let alone = members > 1 && self.is_alone(site, tile, false, group.pairs);
+                let alone = members > 1 && may_be_alone;
                 let wide = f64::from(members);
-                let (block, pieces) = self.block(tile, run, &group, wide, alone);
-                let us = |rows: f64| block + pieces * (piece + cost.us_per_piece_of_rows / size * rows);
+                let (block, pieces) = cost.block(run, group, wide, alone);
+                let us = |rows: f64| block + pieces * (group.piece_us + of_rows * rows);
                 let mine = group.count * wide * f64::from(run.times);
                 count += mine;
                 work_us += mine * us(group.rows_mean);
-                longest_us = longest_us.max(us(f64::from(group.rows_most)));
+                longest_us = longest_us.max(us(group.rows_most));
                 let exchanging = if alone && run.widens { 1 } else { members };
-                exchange = exchange.max(tile.exchange(group.pairs, cells, exchanging, false));
+                exchange = exchange.max(tile.exchange(group.pairs, group.cells, exchanging, false));
             }
         }
-        Blocks { count, work_us, longest_us, two: self.two_fit(classes, tile, count as u32, exchange) }
+        Blocks { count, work_us, longest_us, two: self.two_fit(cut.classes, tile, count as u32, exchange) }
     }
 
     /// How a launch is shared out.
     pub(super) fn shared_out_by(&self, site: &Site, rule: Rule, classes: &Classes) -> SharedOut {
+        let cut = self.cut(rule.tile, classes);
         let blocks = match rule.members {
-            Some(_) => self.equal(site, rule, classes),
-            None => self.proportional(site, rule, classes),
+            Some(members) => self.equal(site, members, &cut),
+            None => self.proportional(site, rule.at_once, &cut),
         };
         let cluster = rule.members.is_some_and(|members| members.cluster);
         let shares = rule.members.is_none_or(|members| members.count > 1);
@@ -250,216 +279,4 @@ impl Planned {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::PlannedSite;
-    use super::*;
-    use crate::batch::Segment;
-
-    fn planned() -> Planned {
-        let tile = |times: f64| PlannedTile {
-            us: 0.9 * times,
-            us_per_block: 1.1,
-            us_per_piece: 0.013 * times,
-            us_per_piece_of_rows: 0.98,
-            us_per_piece_pair: 1.4 / times,
-            us_per_piece_pair_squared: 0.1,
-            us_shared: 0.3,
-            us_per_cell: 0.5,
-            crowded: 0.15,
-            lonely: 0.7,
-            rounding: 0.9,
-            uneven: 0.5,
-        };
-        let site = |inputs, outputs: &[u32]| PlannedSite {
-            inputs,
-            outputs: outputs.to_vec(),
-            scale: 1.0 + f64::from(inputs) * 1e-5,
-            us_waiting: 0.3,
-            us_hidden: 0.4,
-        };
-        Planned {
-            multiprocessors: 132,
-            shared_bytes: 232_448,
-            cluster_max: 16,
-            beside: false,
-            alone: true,
-            packs: false,
-            prompts: false,
-            rounds: false,
-            sites: vec![
-                site(4096, &[4096, 1024, 1024]),
-                site(1024, &[8192, 512]),
-                site(4096, &[14336, 14336]),
-                site(14336, &[4096]),
-            ],
-            tiles: vec![tile(1.0), tile(1.3), tile(1.7), tile(1.5)],
-            us_per_megabyte: 0.21,
-            us_per_megabyte_again: 0.05,
-            us_per_megabyte_of_rows: 0.2,
-            cache_megabytes: 1.5,
-            cache_megabytes_more: 20.0,
-            us_per_megabyte_beyond: 0.3,
-        }
-    }
-
-    /// A launch, every class of every projection by itself.
-    fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes) -> f64 {
-        let cost = &planned.tiles[rule.tile as usize];
-        let size = f64::from(rule.tile.rows());
-        let tiles = |outputs: u32| f64::from(site.inputs.div_ceil(32) + outputs.div_ceil(32));
-        let bytes = |outputs: u32, pairs: f64, rows: f64| {
-            tiles(outputs) * pairs * 1024.0 + rows * 2.0 * (f64::from(site.inputs) + 2.0 * f64::from(outputs))
-        };
-        let parts = || classes.iter().flat_map(|class| site.outputs.iter().map(move |&outputs| (class, outputs)));
-        let of = |class: &Class, outputs: u32| {
-            let count = f64::from(class.groups[rule.tile.size()]);
-            (count, bytes(outputs, f64::from(class.pairs), class.rows as f64 / count))
-        };
-        let total: f64 = parts().map(|(class, outputs)| of(class, outputs)).map(|(count, bytes)| count * bytes).sum();
-        let most_of = |outputs: u32| f64::from(outputs.min(site.inputs).div_ceil(32).min(32));
-        let at_once = |blocks: &f64| {
-            let members = |(class, outputs): (&Class, u32)| {
-                let (count, bytes) = of(class, outputs);
-                count * (blocks * bytes / total).floor().clamp(1.0, most_of(outputs))
-            };
-            parts().map(members).sum::<f64>() <= f64::from(planned.multiprocessors)
-        };
-        let mut spread = f64::from(planned.multiprocessors * 3 / 2);
-        if rule.at_once {
-            // 264, 255, …, 138 blocks of a chip of 132.
-            let tried: Vec<f64> = (0..15).map(|step| f64::from(264 - 9 * step)).collect();
-            spread = tried.iter().copied().find(|blocks| at_once(blocks)).unwrap_or(138.0);
-        }
-        let (mut blocks, mut work, mut longest, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
-        for (class, outputs) in parts() {
-            let (count, bytes) = of(class, outputs);
-            let most = most_of(outputs);
-            let proportional = (spread * bytes / total).floor().clamp(1.0, most);
-            let members = rule.members.map_or(proportional, |members| f64::from(members.count));
-            let sets = rule.members.map_or(1.0, |members| f64::from(members.sets));
-            let pairs = f64::from(class.pairs);
-            let rows_most = class.most.min(rule.tile.rows());
-            let exchanged = class.pairs * rows_most.div_ceil(8);
-            let cluster = rule.members.is_some_and(|members| members.cluster);
-            let alone = members > 1.0
-                && !cluster
-                && rule.tile == Tile::Rows8
-                && outputs > site.inputs
-                && site.inputs.div_ceil(32) * class.pairs <= 96;
-            let pieces = match alone {
-                true => f64::from(site.inputs.div_ceil(32)) + f64::from(outputs.div_ceil(32)) / members,
-                false => {
-                    f64::from(site.inputs.div_ceil(32)) / members + f64::from(outputs.div_ceil(32)) / (members * sets)
-                }
-            };
-            let block = |rows: f64| {
-                let by_pairs = pairs * (cost.us_per_piece_pair + cost.us_per_piece_pair_squared * pairs);
-                let piece = cost.us_per_piece + cost.us_per_piece_of_rows * rows / size + by_pairs;
-                let shared = cost.us_shared + cost.us_per_cell * f64::from(exchanged);
-                let shared = if members > 1.0 && !alone { shared } else { 0.0 };
-                cost.us_per_block + pieces / 64.0 * piece + shared
-            };
-            blocks += count * members * sets;
-            work += count * members * sets * block(class.rows as f64 / count);
-            longest = longest.max(block(f64::from(rows_most)));
-            let exchanging = if alone { 1 } else { members as u32 };
-            exchange = exchange.max(rule.tile.exchange(class.pairs, exchanged, exchanging, false));
-        }
-        let two = rule
-            .members
-            .map_or_else(|| planned.two_fit(classes, rule.tile, blocks as u32, exchange), |members| members.two);
-        let chip = f64::from(planned.multiprocessors);
-        let rounds = blocks / if two { 2.0 * chip } else { chip };
-        let mean = work / blocks;
-        let uneven = (longest - mean).max(0.0) * cost.uneven;
-        let many = (rounds + cost.rounding * (rounds.ceil() - rounds)) * mean + uneven;
-        let us = if rounds <= 1.0 { longest } else { many };
-        let crowded = if two { 1.0 + cost.crowded * (blocks / chip - 1.0).clamp(0.0, 1.0) } else { cost.lonely };
-        let outputs = || site.outputs.iter().map(|&outputs| f64::from(outputs));
-        let inputs = f64::from(site.inputs);
-        let weights: f64 = outputs().map(|outputs| classes.granules as f64 * (inputs + outputs) * 16e-6).sum();
-        let rows: f64 = outputs().map(|outputs| classes.rows as f64 * (inputs + 2.0 * outputs) * 2e-6).sum();
-        let groups: f64 = parts()
-            .map(|(class, outputs)| {
-                of(class, outputs).0 * f64::from(class.pairs) * (inputs + f64::from(outputs)) * 32e-6
-            })
-            .sum();
-        let kept: f64 = inputs + outputs().sum::<f64>();
-        if planned.rounds {
-            let moved = classes.rows as f64 * 2e-6 * (inputs + outputs().map(|outputs| 2.0 * outputs).sum::<f64>());
-            let missed = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
-            let missed = (missed / planned.cache_megabytes_more).min(1.0);
-            let memory = (weights * planned.us_per_megabyte + missed * moved * planned.us_per_megabyte_beyond)
-                .max(groups * planned.us_per_megabyte_again + moved * planned.us_per_megabyte_of_rows);
-            // Every round by itself, the last of what is left.
-            let places = if two { 2.0 * chip } else { chip };
-            let (mut us, mut left) = (0.0, blocks);
-            while left > 0.0 {
-                let round = left.min(places);
-                let way = if blocks > places { mean } else { longest };
-                let slower = if two { 1.0 + cost.crowded * round / places } else { cost.lonely };
-                us += (way * slower).hypot(memory * round / blocks);
-                left -= round;
-            }
-            let uneven = if blocks > places { cost.uneven * (longest - mean).max(0.0) } else { 0.0 };
-            return cost.us + site.scale * (us + uneven);
-        }
-        let beyond = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
-        let memory = beyond * planned.us_per_megabyte_beyond
-            + weights * planned.us_per_megabyte
-            + rows * planned.us_per_megabyte_of_rows
-            + groups * planned.us_per_megabyte_again;
-        let large = rule.members.is_some_and(|members| members.cluster && members.count == 16);
-        let waiting = if blocks > chip || (large && blocks > 0.9 * chip) { site.us_waiting } else { 0.0 };
-        cost.us + site.scale * (us * crowded - site.us_hidden).max(0.0).hypot(memory) + waiting
-    }
-
-    #[test]
-    fn sums_over_projections_are_those_of_every_group_written_out() {
-        let (mut planned, mut state) = (planned(), 1_u64);
-        let mut draw = |below: u32| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as u32 % below
-        };
-        let (mut equal, mut proportional, mut alone, mut sets, mut at_once) = (0, 0, 0, 0, 0);
-        for batch in 0..4000 {
-            (planned.rounds, planned.packs, planned.prompts) = (batch % 2 == 1, batch % 4 >= 2, batch % 8 >= 4);
-            let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
-            let most = 2 << draw(6);
-            let mut segment = || Segment {
-                rank: ranks[draw(ranks.len() as u32) as usize],
-                decode_rows: 1 + draw(most),
-                prefill_rows: if draw(10) == 0 { draw(2000) } else { 0 },
-            };
-            let mut segments: Vec<Segment> = (0..1 + most).map(|_| segment()).collect();
-            if batch % 7 == 0 {
-                // Few single rows, which may have several sets of members.
-                segments.truncate(1 + most as usize % 3);
-                segments.iter_mut().for_each(|segment| {
-                    *segment = Segment { rank: 16, decode_rows: 1, prefill_rows: 0 };
-                });
-            }
-            if batch % 5 == 0 {
-                segments.truncate(1 + most as usize % 7);
-                segments.iter_mut().for_each(|segment| {
-                    *segment = Segment { decode_rows: 0, prefill_rows: 16 + 37 * segment.decode_rows, ..*segment };
-                });
-            }
-            let classes = Classes::of(&segments);
-            for site in &planned.sites {
-                let ready = Site::of(site);
-                let rule = planned.rule(&ready, &classes, planned.tile(&ready, &classes));
-                match rule.members {
-                    Some(members) => (equal, sets) = (equal + 1, sets + u32::from(members.sets > 1)),
-                    None => (proportional, at_once) = (proportional + 1, at_once + u32::from(rule.at_once)),
-                }
-                alone += u32::from(planned.shared_out_by(&ready, rule, &classes).alone);
-                let (us, by_hand) =
-                    (planned.launch_us(&ready, rule, &classes), by_hand(&planned, site, rule, &classes));
-                assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
-            }
-        }
-        let seen = (equal, proportional, alone, sets, at_once);
-        assert!(equal > 1000 && proportional > 1000 && alone > 30 && sets > 10 && at_once > 10, "{seen:?}");
-    }
-}
+mod tests;

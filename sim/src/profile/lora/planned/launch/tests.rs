@@ -1,0 +1,211 @@
+//! Sums over projections against every group written out.
+
+use super::super::PlannedSite;
+use super::*;
+use crate::batch::Segment;
+
+fn planned() -> Planned {
+    let tile = |times: f64| PlannedTile {
+        us: 0.9 * times,
+        us_per_block: 1.1,
+        us_per_piece: 0.013 * times,
+        us_per_piece_of_rows: 0.98,
+        us_per_piece_pair: 1.4 / times,
+        us_per_piece_pair_squared: 0.1,
+        us_shared: 0.3,
+        us_per_cell: 0.5,
+        crowded: 0.15,
+        lonely: 0.7,
+        rounding: 0.9,
+        uneven: 0.5,
+    };
+    let site = |inputs, outputs: &[u32]| PlannedSite {
+        inputs,
+        outputs: outputs.to_vec(),
+        scale: 1.0 + f64::from(inputs) * 1e-5,
+        us_waiting: 0.3,
+        us_hidden: 0.4,
+    };
+    Planned {
+        multiprocessors: 132,
+        shared_bytes: 232_448,
+        cluster_max: 16,
+        beside: false,
+        alone: true,
+        packs: false,
+        prompts: false,
+        rounds: false,
+        sites: vec![
+            site(4096, &[4096, 1024, 1024]),
+            site(1024, &[8192, 512]),
+            site(4096, &[14336, 14336]),
+            site(14336, &[4096]),
+        ],
+        tiles: vec![tile(1.0), tile(1.3), tile(1.7), tile(1.5)],
+        us_per_megabyte: 0.21,
+        us_per_megabyte_again: 0.05,
+        us_per_megabyte_of_rows: 0.2,
+        cache_megabytes: 1.5,
+        cache_megabytes_more: 20.0,
+        us_per_megabyte_beyond: 0.3,
+    }
+}
+
+/// A launch, every class of every projection by itself.
+fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes) -> f64 {
+    let cost = &planned.tiles[rule.tile as usize];
+    let size = f64::from(rule.tile.rows());
+    let tiles = |outputs: u32| f64::from(site.inputs.div_ceil(32) + outputs.div_ceil(32));
+    let bytes = |outputs: u32, pairs: f64, rows: f64| {
+        tiles(outputs) * pairs * 1024.0 + rows * 2.0 * (f64::from(site.inputs) + 2.0 * f64::from(outputs))
+    };
+    let parts = || classes.iter().flat_map(|class| site.outputs.iter().map(move |&outputs| (class, outputs)));
+    let of = |class: &Class, outputs: u32| {
+        let count = f64::from(class.groups[rule.tile.size()]);
+        (count, bytes(outputs, f64::from(class.pairs), class.rows as f64 / count))
+    };
+    let total: f64 = parts().map(|(class, outputs)| of(class, outputs)).map(|(count, bytes)| count * bytes).sum();
+    let most_of = |outputs: u32| f64::from(outputs.min(site.inputs).div_ceil(32).min(32));
+    let at_once = |blocks: &f64| {
+        let members = |(class, outputs): (&Class, u32)| {
+            let (count, bytes) = of(class, outputs);
+            count * (blocks * bytes / total).floor().clamp(1.0, most_of(outputs))
+        };
+        parts().map(members).sum::<f64>() <= f64::from(planned.multiprocessors)
+    };
+    let mut spread = f64::from(planned.multiprocessors * 3 / 2);
+    if rule.at_once {
+        // 264, 255, …, 138 blocks of a chip of 132.
+        let tried: Vec<f64> = (0..15).map(|step| f64::from(264 - 9 * step)).collect();
+        spread = tried.iter().copied().find(|blocks| at_once(blocks)).unwrap_or(138.0);
+    }
+    let (mut blocks, mut work, mut longest, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
+    for (class, outputs) in parts() {
+        let (count, bytes) = of(class, outputs);
+        let most = most_of(outputs);
+        let proportional = (spread * bytes / total).floor().clamp(1.0, most);
+        let members = rule.members.map_or(proportional, |members| f64::from(members.count));
+        let sets = rule.members.map_or(1.0, |members| f64::from(members.sets));
+        let pairs = f64::from(class.pairs);
+        let rows_most = class.most.min(rule.tile.rows());
+        let exchanged = class.pairs * rows_most.div_ceil(8);
+        let cluster = rule.members.is_some_and(|members| members.cluster);
+        let alone = members > 1.0
+            && !cluster
+            && rule.tile == Tile::Rows8
+            && outputs > site.inputs
+            && site.inputs.div_ceil(32) * class.pairs <= 96;
+        let pieces = match alone {
+            true => f64::from(site.inputs.div_ceil(32)) + f64::from(outputs.div_ceil(32)) / members,
+            false => f64::from(site.inputs.div_ceil(32)) / members + f64::from(outputs.div_ceil(32)) / (members * sets),
+        };
+        let block = |rows: f64| {
+            let by_pairs = pairs * (cost.us_per_piece_pair + cost.us_per_piece_pair_squared * pairs);
+            let piece = cost.us_per_piece + cost.us_per_piece_of_rows * rows / size + by_pairs;
+            let shared = cost.us_shared + cost.us_per_cell * f64::from(exchanged);
+            let shared = if members > 1.0 && !alone { shared } else { 0.0 };
+            cost.us_per_block + pieces / 64.0 * piece + shared
+        };
+        blocks += count * members * sets;
+        work += count * members * sets * block(class.rows as f64 / count);
+        longest = longest.max(block(f64::from(rows_most)));
+        let exchanging = if alone { 1 } else { members as u32 };
+        exchange = exchange.max(rule.tile.exchange(class.pairs, exchanged, exchanging, false));
+    }
+    let two = rule
+        .members
+        .map_or_else(|| planned.two_fit(classes, rule.tile, blocks as u32, exchange), |members| members.two);
+    let chip = f64::from(planned.multiprocessors);
+    let rounds = blocks / if two { 2.0 * chip } else { chip };
+    let mean = work / blocks;
+    let uneven = (longest - mean).max(0.0) * cost.uneven;
+    let many = (rounds + cost.rounding * (rounds.ceil() - rounds)) * mean + uneven;
+    let us = if rounds <= 1.0 { longest } else { many };
+    let crowded = if two { 1.0 + cost.crowded * (blocks / chip - 1.0).clamp(0.0, 1.0) } else { cost.lonely };
+    let outputs = || site.outputs.iter().map(|&outputs| f64::from(outputs));
+    let inputs = f64::from(site.inputs);
+    let weights: f64 = outputs().map(|outputs| classes.granules as f64 * (inputs + outputs) * 16e-6).sum();
+    let rows: f64 = outputs().map(|outputs| classes.rows as f64 * (inputs + 2.0 * outputs) * 2e-6).sum();
+    let groups: f64 = parts()
+        .map(|(class, outputs)| of(class, outputs).0 * f64::from(class.pairs) * (inputs + f64::from(outputs)) * 32e-6)
+        .sum();
+    let kept: f64 = inputs + outputs().sum::<f64>();
+    if planned.rounds {
+        let moved = classes.rows as f64 * 2e-6 * (inputs + outputs().map(|outputs| 2.0 * outputs).sum::<f64>());
+        let missed = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
+        let missed = (missed / planned.cache_megabytes_more).min(1.0);
+        let memory = (weights * planned.us_per_megabyte + missed * moved * planned.us_per_megabyte_beyond)
+            .max(groups * planned.us_per_megabyte_again + moved * planned.us_per_megabyte_of_rows);
+        // Every round by itself, the last of what is left.
+        let places = if two { 2.0 * chip } else { chip };
+        let (mut us, mut left) = (0.0, blocks);
+        while left > 0.0 {
+            let round = left.min(places);
+            let way = if blocks > places { mean } else { longest };
+            let slower = if two { 1.0 + cost.crowded * round / places } else { cost.lonely };
+            us += (way * slower).hypot(memory * round / blocks);
+            left -= round;
+        }
+        let uneven = if blocks > places { cost.uneven * (longest - mean).max(0.0) } else { 0.0 };
+        return cost.us + site.scale * (us + uneven);
+    }
+    let beyond = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
+    let memory = beyond * planned.us_per_megabyte_beyond
+        + weights * planned.us_per_megabyte
+        + rows * planned.us_per_megabyte_of_rows
+        + groups * planned.us_per_megabyte_again;
+    let large = rule.members.is_some_and(|members| members.cluster && members.count == 16);
+    let waiting = if blocks > chip || (large && blocks > 0.9 * chip) { site.us_waiting } else { 0.0 };
+    cost.us + site.scale * (us * crowded - site.us_hidden).max(0.0).hypot(memory) + waiting
+}
+
+#[test]
+fn sums_over_projections_are_those_of_every_group_written_out() {
+    let (mut planned, mut state) = (planned(), 1_u64);
+    let mut draw = |below: u32| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32 % below
+    };
+    let (mut equal, mut proportional, mut alone, mut sets, mut at_once) = (0, 0, 0, 0, 0);
+    for batch in 0..4000 {
+        (planned.rounds, planned.packs, planned.prompts) = (batch % 2 == 1, batch % 4 >= 2, batch % 8 >= 4);
+        let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
+        let most = 2 << draw(6);
+        let mut segment = || Segment {
+            rank: ranks[draw(ranks.len() as u32) as usize],
+            decode_rows: 1 + draw(most),
+            prefill_rows: if draw(10) == 0 { draw(2000) } else { 0 },
+        };
+        let mut segments: Vec<Segment> = (0..1 + most).map(|_| segment()).collect();
+        if batch % 7 == 0 {
+            // Few single rows, which may have several sets of members.
+            segments.truncate(1 + most as usize % 3);
+            segments.iter_mut().for_each(|segment| {
+                *segment = Segment { rank: 16, decode_rows: 1, prefill_rows: 0 };
+            });
+        }
+        if batch % 5 == 0 {
+            segments.truncate(1 + most as usize % 7);
+            segments.iter_mut().for_each(|segment| {
+                *segment = Segment { decode_rows: 0, prefill_rows: 16 + 37 * segment.decode_rows, ..*segment };
+            });
+        }
+        let classes = Classes::of(&segments);
+        for site in &planned.sites {
+            let ready = Site::of(site);
+            let rule = planned.rule(&ready, &classes, planned.tile(&ready, &classes));
+            match rule.members {
+                Some(members) => (equal, sets) = (equal + 1, sets + u32::from(members.sets > 1)),
+                None => (proportional, at_once) = (proportional + 1, at_once + u32::from(rule.at_once)),
+            }
+            alone += u32::from(planned.shared_out_by(&ready, rule, &classes).alone);
+            let (us, by_hand) = (
+                planned.launch_us(&ready, rule, &planned.cut(rule.tile, &classes)),
+                by_hand(&planned, site, rule, &classes),
+            );
+            assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
+        }
+    }
+    let seen = (equal, proportional, alone, sets, at_once);
+    assert!(equal > 1000 && proportional > 1000 && alone > 30 && sets > 10 && at_once > 10, "{seen:?}");
+}
