@@ -280,7 +280,7 @@ mod tests {
             };
             let form = unfitted(&chip);
             let (mut batches, mut apart) = (0, 0);
-            for index in 0..300 {
+            for index in 0..900 {
                 let single = (index % 2 == 0).then(|| ranks[random.random_range(0..ranks.len())]);
                 let mut rank = || single.unwrap_or_else(|| ranks[random.random_range(0..ranks.len())]);
                 let ranks: Vec<u32> = (0..1 + index % 41).map(|_| rank()).collect();
@@ -309,7 +309,7 @@ mod tests {
             }
             assert!(apart * 100 < batches, "{model}: {apart} of {batches} plans have other blocks");
         }
-        assert!(wide > 10 && alone > 1, "{wide} {alone}");
+        assert!(wide > 10 && alone > 5, "{wide} {alone}");
     }
 
     /// Few groups have limits of their own: by how many there are, and how long.
