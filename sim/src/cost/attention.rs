@@ -13,8 +13,10 @@ const DENSE_ROWS: u32 = 1024;
 /// All bounds, over all layers.
 #[derive(Clone, Debug)]
 pub(super) struct Attention {
-    /// All bounds and ways.
-    lines: Lines,
+    /// All bounds and ways, over all layers.
+    lines: ByRows<DecodeBound, Coefficients>,
+    /// All limits of regimes.
+    limits: ByRows<DecodeLimit, Growing>,
     bounds: Range<usize>,
     /// The quickest of these is one more bound.
     ways: Range<usize>,
@@ -29,27 +31,29 @@ pub(super) struct Attention {
 /// Bounds and ways that count where all of some limits hold.
 #[derive(Clone, Debug)]
 struct Regime {
-    limits: Vec<Limit>,
+    limits: Range<usize>,
     bounds: Range<usize>,
     ways: Range<usize>,
 }
 
+/// What depends on the number of decode rows.
 #[derive(Clone, Debug)]
-struct Limit {
-    /// By decode rows.
-    dense: Vec<LimitAt>,
-    source: DecodeLimit,
-}
-
-/// What is affine in the contexts, by decode rows.
-#[derive(Clone, Debug)]
-struct Lines {
-    /// Of each number of rows those of all lines, side by side.
-    dense: Vec<Coefficients>,
-    sources: Vec<DecodeBound>,
+struct ByRows<S, T> {
+    /// Of each number of rows all of them, side by side.
+    dense: Vec<T>,
+    sources: Vec<S>,
+    /// Of a source, times a factor, at so many rows.
+    of: fn(&S, f64, u32) -> T,
     factor: f64,
     /// Those of more rows than are tabulated, made anew each time.
-    beyond: Vec<Coefficients>,
+    beyond: Vec<T>,
+}
+
+/// A limit at some number of rows, and how much more of it each step needs.
+#[derive(Clone, Copy, Debug)]
+struct Growing {
+    at: LimitAt,
+    growth: f64,
 }
 
 /// Picoseconds: once, each token of context, each token of the longest context.
@@ -70,21 +74,19 @@ impl Attention {
             lines.extend_from_slice(bounds);
             from..lines.len()
         };
-        let limit = |source: &DecodeLimit| Limit {
-            dense: (0..=DENSE_ROWS).map(|rows| source.at(rows)).collect(),
-            source: source.clone(),
-        };
+        let mut limits: Vec<DecodeLimit> = Vec::new();
         let (bounds, ways) = (add(&attention.bounds), add(&attention.ways));
         let short_bounds = add(short.map_or(&[][..], |short| &short.bounds));
-        let mut regime = |source: &DecodeRegime| Regime {
-            limits: source.limits.iter().map(limit).collect(),
-            bounds: add(&source.bounds),
-            ways: add(&source.ways),
+        let mut regime = |source: &DecodeRegime| {
+            let from = limits.len();
+            limits.extend_from_slice(&source.limits);
+            Regime { limits: from..limits.len(), bounds: add(&source.bounds), ways: add(&source.ways) }
         };
         let regimes = regimes.iter().map(&mut regime).collect();
         Attention {
             regimes,
-            lines: Lines::compile(lines, factor),
+            lines: ByRows::compile(lines, Coefficients::of, factor),
+            limits: ByRows::compile(limits, |source, _, rows| Growing::of(source.at(rows), rows), 1.0),
             bounds,
             ways,
             short: short_bounds,
@@ -110,7 +112,7 @@ impl Attention {
         } else {
             self.long(rows, context_sum, longest)
         };
-        let lines = self.lines.of(rows);
+        let lines = self.lines.at(rows);
         let (bounds, ways) = (&lines[bounds], &lines[ways]);
         let until = |apart: u64, steeper: u64| u32::try_from(apart / steeper).unwrap_or(u32::MAX).saturating_add(1);
         // Of equal ways the flatter one is the quicker from the next step on; the promise ends where another is.
@@ -139,22 +141,23 @@ impl Attention {
     }
 }
 
-impl Lines {
-    fn compile(sources: Vec<DecodeBound>, factor: f64) -> Lines {
-        let of_rows = |rows| sources.iter().map(move |source| Coefficients::of(source, factor, rows));
+impl<S, T> ByRows<S, T> {
+    fn compile(sources: Vec<S>, of: fn(&S, f64, u32) -> T, factor: f64) -> ByRows<S, T> {
+        let of_rows = |rows| sources.iter().map(move |source| of(source, factor, rows));
         let beyond = of_rows(0).collect();
-        Lines { dense: (0..=DENSE_ROWS).flat_map(of_rows).collect(), sources, factor, beyond }
+        ByRows { dense: (0..=DENSE_ROWS).flat_map(of_rows).collect(), sources, of, factor, beyond }
     }
 
-    /// All lines at so many rows.
-    fn of(&mut self, rows: u32) -> &[Coefficients] {
+    /// All of them at so many rows.
+    #[inline(always)]
+    fn at(&mut self, rows: u32) -> &[T] {
         let count = self.sources.len();
         let from = rows as usize * count;
         if rows <= DENSE_ROWS {
             return &self.dense[from..from + count];
         }
         for (mine, source) in self.beyond.iter_mut().zip(&self.sources) {
-            *mine = Coefficients::of(source, self.factor, rows);
+            *mine = (self.of)(source, self.factor, rows);
         }
         &self.beyond
     }
@@ -163,11 +166,12 @@ impl Lines {
 impl Attention {
     /// The bounds and ways of contexts that are not short, and for how many steps at least they stay those.
     #[inline(always)]
-    fn long(&self, rows: u32, context_sum: u64, longest: u32) -> (Range<usize>, Range<usize>, u32) {
+    fn long(&mut self, rows: u32, context_sum: u64, longest: u32) -> (Range<usize>, Range<usize>, u32) {
         let mut steps = u32::MAX;
         let (context_sum, longest) = (context_sum as f64, f64::from(longest));
+        let limits = self.limits.at(rows);
         for regime in &self.regimes {
-            match regime.holds(rows, context_sum, longest) {
+            match holds(&limits[regime.limits.clone()], context_sum, longest) {
                 Ok(lasts) => return (regime.bounds.clone(), regime.ways.clone(), steps.min(lasts)),
                 Err(comes) => steps = steps.min(comes),
             }
@@ -176,34 +180,31 @@ impl Attention {
     }
 }
 
-impl Regime {
-    /// For how many steps at least all limits hold, this one among them; or for how many at least they do not.
-    #[inline(always)]
-    fn holds(&self, rows: u32, context_sum: f64, longest: f64) -> Result<u32, u32> {
-        let (mut lasts, mut comes) = (u32::MAX, 0);
-        for limit in &self.limits {
-            let at = limit.at(rows);
-            let (excess, growth) = (at.excess(context_sum, longest), at.growth(rows));
-            // Whole steps to where the limit is, rounded down: nothing is promised too long.
-            let until = || (-excess / growth).clamp(1.0, f64::from(u32::MAX)) as u32;
-            if excess <= 0.0 {
-                if growth > 0.0 {
-                    lasts = lasts.min(until());
-                }
-            } else if growth < 0.0 {
-                comes = comes.max(until());
-            } else {
-                // It never comes to hold: what others say is the same.
-                return Err(u32::MAX);
+/// For how many steps at least all limits hold, this one among them; or for how many at least they do not.
+#[inline(always)]
+fn holds(limits: &[Growing], context_sum: f64, longest: f64) -> Result<u32, u32> {
+    let (mut lasts, mut comes) = (u32::MAX, 0);
+    for &Growing { at, growth } in limits {
+        let excess = at.excess(context_sum, longest);
+        // Whole steps to where the limit is, rounded down: nothing is promised too long.
+        let until = || (-excess / growth).clamp(1.0, f64::from(u32::MAX)) as u32;
+        if excess <= 0.0 {
+            if growth > 0.0 {
+                lasts = lasts.min(until());
             }
+        } else if growth < 0.0 {
+            comes = comes.max(until());
+        } else {
+            // It never comes to hold: what others say is the same.
+            return Err(u32::MAX);
         }
-        if comes == 0 { Ok(lasts) } else { Err(comes) }
     }
+    if comes == 0 { Ok(lasts) } else { Err(comes) }
 }
 
-impl Limit {
-    fn at(&self, rows: u32) -> LimitAt {
-        self.dense.get(rows as usize).copied().unwrap_or_else(|| self.source.at(rows))
+impl Growing {
+    fn of(at: LimitAt, rows: u32) -> Growing {
+        Growing { at, growth: at.growth(rows) }
     }
 }
 

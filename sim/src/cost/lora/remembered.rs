@@ -2,7 +2,7 @@
 
 use super::super::memory::Memory;
 use crate::batch::{BatchShape, Census};
-use crate::profile::lora::{Classes, Planned, Rules, Sites};
+use crate::profile::lora::{Abreast, Classes, Planned, Ready, SITES, Sites, TILES, Tile};
 
 /// A plan, and what it was asked.
 ///
@@ -12,8 +12,12 @@ use crate::profile::lora::{Classes, Planned, Rules, Sites};
 pub(super) struct Remembered {
     planned: Planned,
     sites: Sites,
+    /// Its launches side by side, while anything is remembered.
+    abreast: Option<Abreast>,
     prices: Memory<f64>,
-    rules: Memory<Rules>,
+    rules: Memory<Ready>,
+    /// How often a price was made without a look whether it is known.
+    unasked: u64,
     /// The classes of the batch that was asked for last.
     classes: Classes,
     /// Its census and its price, where it had one; and how often it was asked for once more.
@@ -28,8 +32,10 @@ impl Remembered {
         Remembered {
             planned,
             sites,
+            abreast: None,
             prices: Memory::default(),
             rules: Memory::default(),
+            unasked: 0,
             classes: Classes::NONE,
             last: None,
             repeated: 0,
@@ -38,12 +44,14 @@ impl Remembered {
 
     /// From now on what was asked is remembered.
     pub(super) fn remember(&mut self) {
+        self.abreast = Some(self.planned.abreast(&self.sites));
         self.prices.remember();
         self.rules.remember();
     }
 
     /// From now on nothing is.
     pub(super) fn forget(&mut self) {
+        self.abreast = None;
         self.prices.forget();
         self.rules.forget();
         self.last = None;
@@ -52,7 +60,7 @@ impl Remembered {
     /// How many prices were asked for, and how many of them had to be made?
     pub(super) fn asked_and_made(&self) -> (u64, u64) {
         let (asked, made) = self.prices.asked_and_made();
-        (asked + self.repeated, made)
+        (asked + self.unasked + self.repeated, made + self.unasked)
     }
 
     /// Microseconds in each layer.
@@ -64,17 +72,40 @@ impl Remembered {
             self.repeated += 1;
             return us;
         }
-        let Remembered { planned, sites, prices, rules, classes, .. } = self;
+        let Remembered { planned, sites, abreast, prices, rules, unasked, classes, .. } = self;
         match shape.census {
             Some(census) => classes.count(census, shape.segment_sums.ranks.1),
             None => *classes = Classes::of(shape.segments),
         }
-        let (rules_print, price_print) = planned.prints(sites, classes);
-        let us = prices.recall(price_print, || {
-            let rules = rules.recall(rules_print, || planned.rules(sites, classes));
-            planned.us_by(sites, &rules, classes).into_iter().sum()
-        });
-        if self.prices.remembers() {
+        let Some(abreast) = abreast else {
+            // The direct way.
+            return planned.us_by(sites, &planned.rules(sites, classes), classes).into_iter().sum();
+        };
+        if classes.is_empty() {
+            return 0.0;
+        }
+        let launches = abreast.launches(planned, sites, classes);
+        let tiles = || Tile::ALL.into_iter().filter(|tile| launches[*tile as usize] != 0);
+        let mut prints = [0; TILES];
+        for tile in tiles() {
+            prints[tile as usize] = classes.print(tile, abreast.is_uneven(classes, tile));
+        }
+        let mut make = || {
+            let mut us = [0.0; SITES];
+            for tile in tiles() {
+                let decide = || Ready::of(&planned.rules_of(sites, classes, tile));
+                let ready = rules.recall(prints[tile as usize], decide);
+                abreast.price(planned, &ready, classes, tile, launches[tile as usize], &mut us);
+            }
+            us.into_iter().sum()
+        };
+        let us = if classes.comes_again() {
+            prices.recall(classes.print_of_price(launches, prints), make)
+        } else {
+            *unasked += 1;
+            make()
+        };
+        if self.rules.remembers() {
             self.last = print.map(|print| (print, us));
         }
         us

@@ -3,7 +3,9 @@
 //! The rules are those of `aril-kernels` (`lora/plan/rules.rs`), over classes of equal ranks instead of single groups; a test of `aril-calibrate`
 //! compares both.
 
+mod abreast;
 mod classes;
+mod four;
 mod launch;
 mod prompts;
 mod share;
@@ -15,12 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::super::curve::not_negative;
 use crate::batch::Segment;
-use crate::print::Print;
+pub(crate) use abreast::{Abreast, Ready};
 pub(crate) use classes::Classes;
 use launch::Cut;
 pub(crate) use share::Rule;
 pub(crate) use site::Site;
-use tile::Tile;
+pub(crate) use tile::Tile;
 
 /// What the launches of a layer cost: of each site the start, and the longer of what blocks take and what the memory takes, both hiding part of
 /// the other (the root of the sum of squares); in [rounds](Planned::rounds), where blocks fill the chip again and again, of each of them.
@@ -139,6 +141,9 @@ pub struct PlannedTile {
 /// The launches of a layer are at most so many.
 pub(crate) const SITES: usize = 4;
 
+/// Kinds of tiles.
+pub(crate) const TILES: usize = Tile::ALL.len();
+
 /// The launches of a layer, made ready.
 pub(crate) type Sites = [Option<Site>; SITES];
 
@@ -173,6 +178,11 @@ impl Planned {
         std::array::from_fn(|index| self.sites.get(index).map(Site::of))
     }
 
+    /// The same side by side.
+    pub(crate) fn abreast(&self, sites: &Sites) -> Abreast {
+        Abreast::of(self, sites)
+    }
+
     /// What the plan decides about these segments.
     pub(crate) fn rules(&self, sites: &Sites, classes: &Classes) -> Rules {
         if classes.is_empty() {
@@ -194,34 +204,9 @@ impl Planned {
         })
     }
 
-    /// Two fingerprints of segments: of all that the plan's rules depend on, and of all that the price does.
-    pub(crate) fn prints(&self, sites: &Sites, classes: &Classes) -> (u64, u64) {
-        let (mut tiles, mut used) = (0, 0_u32);
-        for site in sites.iter().flatten() {
-            let tile = self.tile(site, classes);
-            used |= 1 << tile as u32;
-            tiles = tiles << 2 | tile as u64;
-        }
-        let (mut rules, mut price) = (Print::new(), Print::new());
-        // Prompts alone have rules of their own.
-        rules.pair(tiles << 1 | u64::from(classes.are_prompts()), classes.count_of_classes() as u64);
-        // Of a size of tile that no launch has nothing matters.
-        for tile in Tile::ALL.into_iter().filter(|tile| used & 1 << *tile as u32 != 0) {
-            let index = tile.size();
-            let mut all = 0;
-            for class in classes.iter() {
-                // Rules know of a class only the fewest and the most rows of a group.
-                let groups = u64::from(class.groups[index]);
-                let rows = class.fewest[index] | class.most.min(tile.rows()) << 8 | class.pairs << 16;
-                rules.pair(u64::from(rows), 0);
-                price.pair(groups, class.rows);
-                all += groups;
-            }
-            rules.pair(all, 0);
-        }
-        let rules = rules.finish();
-        price.pair(rules, classes.granules);
-        (rules, price.finish())
+    /// What the plan would decide about each launch if it had tiles of this size.
+    pub(crate) fn rules_of(&self, sites: &Sites, classes: &Classes, tile: Tile) -> Rules {
+        sites.each_ref().map(|site| site.as_ref().map(|site| self.rule(site, classes, tile)))
     }
 
     pub(crate) fn check(&self) -> Result<(), String> {

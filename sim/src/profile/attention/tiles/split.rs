@@ -54,31 +54,31 @@ impl Split {
 impl Tiled {
     /// Units of a piece at most, for tiles of so many rows; none where not even whole tiles are computed at once.
     fn quota(&self, split: &Split, prompts: impl Iterator<Item = (u32, u32)> + Clone, rows: u32) -> Option<u32> {
-        let (groups, slots) = (u64::from(self.heads), u64::from(self.slots));
-        let longest = prompts.clone().filter(|(chunk, _)| *chunk > 0).map(|(chunk, prefix)| prefix + chunk).max()?;
-        let too_many = |quota: u32| {
-            let mut pieces = 0;
-            for (chunk, prefix) in prompts.clone() {
-                for first in (0..chunk).step_by(rows.max(1) as usize) {
-                    let keys = prefix + (first + rows).min(chunk);
-                    pieces += u64::from(keys.div_ceil(split.keys).div_ceil(quota));
-                    if pieces * groups > slots {
-                        return true;
-                    }
-                }
-            }
-            false
-        };
-        let least = split.quota_min.max(1);
-        let (mut low, mut high) = (least - 1, longest.div_ceil(split.keys).max(least));
-        if too_many(high) {
+        let (groups, slots, rows) = (u64::from(self.heads), u64::from(self.slots), rows.max(1));
+        let tiles: u64 = prompts.clone().map(|(chunk, _)| u64::from(chunk.div_ceil(rows))).sum();
+        if tiles == 0 || tiles * groups > slots {
             return None;
         }
-        while high - low > 1 {
-            let middle = u32::midpoint(low, high);
-            if too_many(middle) { low = middle } else { high = middle }
+        let units = || {
+            prompts.clone().flat_map(|(chunk, prefix)| {
+                let keys = move |first: u32| prefix + first.saturating_add(rows).min(chunk);
+                (0..chunk).step_by(rows as usize).map(move |first| keys(first).div_ceil(split.keys))
+            })
+        };
+        let (mut all, mut longest) = (0, 0);
+        for units in units() {
+            (all, longest) = (all + u64::from(units), longest.max(units));
         }
-        Some(high)
+        // Pieces are no fewer than if no tile had a rest, and no more than if each had the largest.
+        let (least, room) = (u64::from(split.quota_min.max(1)), slots / groups.max(1));
+        let mut high = u64::from(longest).min((all - tiles) / (room + 1 - tiles) + 1).max(least);
+        let mut low = (all * groups).div_ceil(slots).clamp(least, high) - 1;
+        while high - low > 1 {
+            let middle = u64::midpoint(low, high);
+            let pieces: u64 = units().map(|units| u64::from(units.div_ceil(middle as u32))).sum();
+            if pieces * groups > slots { low = middle } else { high = middle }
+        }
+        Some(high as u32)
     }
 
     /// What the plan takes cutting the keys of tiles of size `index` to cost.

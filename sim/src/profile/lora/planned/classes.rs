@@ -1,10 +1,17 @@
 //! Segments by their ranks: all that a plan asks about them.
 
+use std::slice;
+
+use super::TILES;
 use super::tile::Tile;
 use crate::batch::{Census, Segment};
+use crate::print::Print;
 
 /// Pairs of granules of the largest rank, 256.
 pub(super) const PAIRS_MAX: usize = 16;
+
+/// So many groups are few.
+const FEW: u32 = 12;
 
 /// Segments whose ranks fill as many pairs of granules.
 #[derive(Clone, Copy, Debug)]
@@ -124,17 +131,60 @@ impl Classes {
     /// Becomes what [`Classes::of`] would make of the segments with this census and this largest rank. Classes that there are none of are
     /// left as they were: nobody reads them.
     pub(crate) fn count(&mut self, census: &Census, rank_max: u32) {
-        (self.count, self.rows, self.granules, self.rank_max) = (0, census.rows(), census.granules(), rank_max);
-        (self.groups, self.least, self.most) = ([0; 3], u32::MAX, 0);
+        let (mut count, mut all, mut fewest_rows, mut most_rows) = (0, [0; 3], u32::MAX, 0);
         for (pairs, sizes) in census.classes() {
             let (groups, (least, most)) = (sizes.tiles(), sizes.range());
-            self.list[self.count] = Class { pairs, rows: sizes.rows(), groups, least, most, fewest: sizes.fewest() };
-            self.count += 1;
-            (self.least, self.most) = (self.least.min(least), self.most.max(most));
-            for (all, groups) in self.groups.iter_mut().zip(groups) {
+            // Of parts that are one group each the smallest has the fewest.
+            let fewest = if most <= 8 { [least; 3] } else { sizes.fewest() };
+            self.list[count] = Class { pairs, rows: sizes.rows(), groups, least, most, fewest };
+            count += 1;
+            (fewest_rows, most_rows) = (fewest_rows.min(least), most_rows.max(most));
+            for (all, groups) in all.iter_mut().zip(groups) {
                 *all += groups;
             }
         }
+        (self.count, self.rows, self.granules, self.rank_max) = (count, census.rows(), census.granules(), rank_max);
+        (self.groups, self.least, self.most) = (all, fewest_rows, most_rows);
+    }
+
+    /// A fingerprint of all that the rules depend on where tiles are of this size. `uneven`: the largest group has more than twice the bytes of
+    /// the smallest in every launch, and more than one cell; then rules ask only how many cells groups have, prompts alone excepted.
+    pub(crate) fn print(&self, tile: Tile, uneven: bool) -> u64 {
+        let (mut print, prompts) = (Print::new(), self.are_prompts());
+        let cells_alone = uneven && !prompts;
+        let kind = (tile as u64) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone);
+        print.pair(u64::from(self.groups[tile.size()]) << 8 | kind, self.count as u64);
+        for class in self.iter() {
+            // Rules know of a class only the fewest and the most rows of a group.
+            let (mut fewest, mut most) = (class.fewest[tile.size()], class.most.min(tile.rows()));
+            if cells_alone {
+                (fewest, most) = (fewest.div_ceil(8), most.div_ceil(8));
+            }
+            print.pair(u64::from(fewest | most << 8 | class.pairs << 16), 0);
+        }
+        print.finish()
+    }
+
+    /// A fingerprint of all that the price depends on, where these launches have each kind of tile, and the rules depend on so much.
+    pub(crate) fn print_of_price(&self, launches: [u8; TILES], rules: [u64; TILES]) -> u64 {
+        let mut print = Print::new();
+        print.pair(u64::from(u32::from_le_bytes(launches)), self.count as u64);
+        print.pair(rules[0], rules[1]);
+        print.pair(rules[2], rules[3]);
+        print.pair(self.rows, self.granules);
+        if self.count > 1 {
+            for class in self.iter() {
+                // Every group is one segment or many, which the others' rows do not tell.
+                print.pair(class.rows, u64::from(class.groups[0]) | u64::from(class.groups[1]) << 32);
+                print.pair(u64::from(class.groups[2]), u64::from(class.most));
+            }
+        }
+        print.finish()
+    }
+
+    /// Is the same batch, as far as its price goes, likely to come again? Of one rank or of few segments, whose numbers of rows differ little.
+    pub(crate) fn comes_again(&self) -> bool {
+        self.count == 1 || self.groups[0] <= FEW
     }
 
     pub(super) fn count_of_classes(&self) -> usize {
@@ -146,7 +196,7 @@ impl Classes {
     }
 
     /// Those that there are, by their pairs.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Class> + Clone {
+    pub(super) fn iter(&self) -> slice::Iter<'_, Class> {
         self.list[..self.count].iter()
     }
 

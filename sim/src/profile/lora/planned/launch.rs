@@ -7,7 +7,7 @@ use super::tile::Tile;
 use super::{Planned, PlannedTile, SharedOut};
 
 /// The share of a chip's multiprocessors that clusters of the largest size find room on beside a product.
-const CLUSTERS_ROOM: f64 = 0.9;
+pub(super) const CLUSTERS_ROOM: f64 = 0.9;
 
 /// The blocks of a launch.
 #[derive(Clone, Copy)]
@@ -92,7 +92,7 @@ impl Planned {
 
 impl PlannedTile {
     /// What a piece takes whatever rows it has.
-    fn piece_us(&self, pairs: u32) -> f64 {
+    pub(super) fn piece_us(&self, pairs: u32) -> f64 {
         let pairs = f64::from(pairs);
         self.us_per_piece + pairs * (self.us_per_piece_pair + self.us_per_piece_pair_squared * pairs)
     }

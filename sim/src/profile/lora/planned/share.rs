@@ -9,6 +9,9 @@ use super::tile::Tile;
 /// Blocks of a cluster that takes all of a group of multiprocessors.
 const CLUSTER_LARGE: u8 = 16;
 
+/// Bytes of exchange are so many, some times: cells, and barriers of staged tiles.
+const EXCHANGE_UNIT: u32 = 256;
+
 /// What the plan decides about a launch. It follows from whole numbers alone: how many groups each class has, and the fewest and the most rows
 /// of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,6 +309,11 @@ impl Planned {
     /// Do two of so many blocks fit a multiprocessor, with so many bytes of shared memory to exchange sums?
     pub(super) fn two_fit(&self, classes: &Classes, tile: Tile, blocks: u32, exchange: u32) -> bool {
         let slot = classes.iter().map(|class| tile.slot(class.pairs)).max().unwrap_or(1);
+        self.two_fit_of(slot, tile, blocks, exchange)
+    }
+
+    /// The same where the longest stage takes so many bytes.
+    fn two_fit_of(&self, slot: u32, tile: Tile, blocks: u32, exchange: u32) -> bool {
         let depth = tile.ring(slot, exchange, blocks, self);
         let depth =
             depth.unwrap_or_else(|| tile.ring_alone(exchange, self.shared_bytes)).max((2 * slot).div_ceil(tile.unit()));
@@ -313,33 +321,59 @@ impl Planned {
         tile.blocks_min() > 1 && 2 * (shared + 1024) <= self.shared_bytes + 1024
     }
 
+    /// The most bytes of exchange with which two of so many blocks fit; below zero where they never do. With fewer they fit too.
+    pub(super) fn exchange_most(&self, tile: Tile, pairs: u32, blocks: u32) -> f64 {
+        let slot = tile.slot(pairs).max(1);
+        let fit = |units: u32| self.two_fit_of(slot, tile, blocks, units * EXCHANGE_UNIT);
+        let (mut fits, mut fails) = (0, self.shared_bytes / EXCHANGE_UNIT + 1);
+        if !fit(fits) {
+            return -1.0;
+        }
+        while fails - fits > 1 {
+            let middle = u32::midpoint(fits, fails);
+            if fit(middle) { fits = middle } else { fails = middle }
+        }
+        f64::from(fits * EXCHANGE_UNIT)
+    }
+
     /// The tiles of a launch.
     pub(super) fn tile(&self, site: &Site, classes: &Classes) -> Tile {
-        if classes.most <= 8 {
+        if classes.most <= Tile::Rows8.rows() {
             return Tile::Rows8;
         }
-        let prompts = classes.are_prompts();
-        let groups = |tile: Tile| classes.groups[tile.size()] * site.projections;
-        let room = if prompts {
-            self.multiprocessors / 2
-        } else if self.packs && groups(Tile::Staged16) * 4 <= groups(Tile::Rows8) * 3 {
-            self.multiprocessors * 9 / 20
+        let small = classes.groups[Tile::Rows8.size()] * site.projections;
+        if classes.are_prompts() {
+            self.tile_of_prompts(site, classes, small)
+        } else if small <= self.groups_in_registers(classes) {
+            Tile::Rows8
         } else {
-            self.multiprocessors
+            Tile::Staged16
+        }
+    }
+
+    /// Of a batch of not only prompts, with a segment of more than 8 rows: so many groups of 8 rows at most hold x and y in registers.
+    pub(super) fn groups_in_registers(&self, classes: &Classes) -> u32 {
+        let fewer = classes.groups[Tile::Staged16.size()] * 4 <= classes.groups[Tile::Rows8.size()] * 3;
+        if self.packs && fewer { self.multiprocessors * 9 / 20 } else { self.multiprocessors }
+    }
+
+    /// The same of prompts alone, so many groups of 8 rows.
+    fn tile_of_prompts(&self, site: &Site, classes: &Classes, small: u32) -> Tile {
+        let groups = |tile: Tile| classes.groups[tile.size()] * site.projections;
+        let in_registers = match self.prompts && !self.beside {
+            true => self.suits_registers(site, classes, small),
+            false => small <= self.multiprocessors / 2,
         };
-        let small = groups(Tile::Rows8);
-        let of_prompts = prompts && self.prompts && !self.beside;
-        let in_registers = if of_prompts { self.suits_registers(site, classes, small) } else { small <= room };
         if in_registers {
             return Tile::Rows8;
         }
         let few = || groups(Tile::Wide16) * 2 <= self.multiprocessors;
         let many = || groups(Tile::Staged32) * 8 > self.multiprocessors * 3;
-        if prompts && (33..=128).contains(&classes.rank_max) {
+        if (33..=128).contains(&classes.rank_max) {
             Tile::Staged32
-        } else if prompts && classes.rank_max > 16 && self.tiles.len() > Tile::Wide16 as usize && few() {
+        } else if classes.rank_max > 16 && self.tiles.len() > Tile::Wide16 as usize && few() {
             Tile::Wide16
-        } else if self.packs && prompts && (17..=128).contains(&classes.rank_max) && (self.prompts || many()) {
+        } else if self.packs && (17..=128).contains(&classes.rank_max) && (self.prompts || many()) {
             Tile::Staged32
         } else {
             Tile::Staged16

@@ -56,8 +56,8 @@ pub(super) struct Run {
     /// Members of a group, at most.
     pub(super) members_most: u32,
     /// Bytes of a pair of granules, and of a row.
-    bytes_pair: f64,
-    bytes_row: f64,
+    pub(super) bytes_pair: f64,
+    pub(super) bytes_row: f64,
 }
 
 impl Run {

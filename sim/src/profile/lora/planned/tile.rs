@@ -2,10 +2,11 @@
 
 use super::Planned;
 use super::classes::PAIRS_MAX;
+use super::four::Four;
 
 /// Rows of a group, and how they travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tile {
+pub(crate) enum Tile {
     Rows8,
     Staged16,
     Staged32,
@@ -14,7 +15,7 @@ pub(super) enum Tile {
 }
 
 impl Tile {
-    pub(super) const ALL: [Tile; 4] = [Tile::Rows8, Tile::Staged16, Tile::Staged32, Tile::Wide16];
+    pub(crate) const ALL: [Tile; 4] = [Tile::Rows8, Tile::Staged16, Tile::Staged32, Tile::Wide16];
     /// One of each size, in the order of [`crate::batch::TILES`].
     pub(super) const SIZES: [Tile; 3] = [Tile::Rows8, Tile::Staged16, Tile::Staged32];
 
@@ -91,6 +92,21 @@ impl Tile {
             0
         };
         (k_warps * cells + others) * 512 + barriers
+    }
+
+    /// The same without a cluster, of each launch with so many members.
+    #[inline(always)]
+    pub(super) fn exchange_of_four(self, pairs: u32, cells: f64, members: Four) -> Four {
+        let barriers = if self.is_staged() { 256.0 } else { 0.0 };
+        let k_warps = f64::from(STAGES[self as usize][pairs as usize].1);
+        let in_turns = Four::all(cells);
+        let others = if self.is_staged() || cells >= 5.0 {
+            in_turns
+        } else {
+            let all = members * cells;
+            in_turns.there(Four::all(64.0).at_most(all), all.there(members.above(Four::all(1.0)), Four::default()))
+        };
+        (others + Four::all(k_warps * cells)) * 512.0 + Four::all(barriers)
     }
 
     /// Depth of the ring of a block that has a multiprocessor for itself.

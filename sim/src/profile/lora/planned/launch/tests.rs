@@ -1,6 +1,8 @@
 //! Sums over projections against every group written out.
 
-use super::super::PlannedSite;
+use std::collections::BTreeMap;
+
+use super::super::{PlannedSite, Ready, SITES, Sites};
 use super::*;
 use crate::batch::Segment;
 
@@ -159,6 +161,18 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
     cost.us + site.scale * (us * crowded - site.us_hidden).max(0.0).hypot(memory) + waiting
 }
 
+/// All launches side by side; `decided` sees what the plan decided, and the fingerprint of what it depends on.
+fn abreast(planned: &Planned, sites: &Sites, classes: &Classes, mut decided: impl FnMut(u64, Ready)) -> [f64; SITES] {
+    let (mut abreast, mut us) = (planned.abreast(sites), [0.0; SITES]);
+    let launches = abreast.launches(planned, sites, classes);
+    for tile in Tile::ALL.into_iter().filter(|tile| launches[*tile as usize] != 0) {
+        let ready = Ready::of(&planned.rules_of(sites, classes, tile));
+        decided(classes.print(tile, abreast.is_uneven(classes, tile)), ready);
+        abreast.price(planned, &ready, classes, tile, launches[tile as usize], &mut us);
+    }
+    us
+}
+
 #[test]
 fn sums_over_projections_are_those_of_every_group_written_out() {
     let (mut planned, mut state) = (planned(), 1_u64);
@@ -167,6 +181,7 @@ fn sums_over_projections_are_those_of_every_group_written_out() {
         (state >> 33) as u32 % below
     };
     let (mut equal, mut proportional, mut alone, mut sets, mut at_once) = (0, 0, 0, 0, 0);
+    let mut rules = BTreeMap::new();
     for batch in 0..4000 {
         (planned.rounds, planned.packs, planned.prompts) = (batch % 2 == 1, batch % 4 >= 2, batch % 8 >= 4);
         let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
@@ -205,7 +220,40 @@ fn sums_over_projections_are_those_of_every_group_written_out() {
             );
             assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
         }
+        let sites = planned.compiled();
+        let one_by_one = planned.us_by(&sites, &planned.rules(&sites, &classes), &classes);
+        let us = abreast(&planned, &sites, &classes, |print, ready| {
+            let known = *rules.entry((batch % 8, print)).or_insert(ready);
+            assert_eq!(known, ready, "two batches with the same print: {segments:?}");
+        });
+        assert_eq!(us, one_by_one, "{segments:?}");
     }
     let seen = (equal, proportional, alone, sets, at_once);
     assert!(equal > 1000 && proportional > 1000 && alone > 30 && sets > 10 && at_once > 10, "{seen:?}");
+}
+
+#[test]
+fn two_blocks_fit_up_to_some_bytes_of_exchange_which_longer_stages_make_fewer() {
+    for (shared_bytes, packs) in [(232_448, false), (232_448, true), (166_912, true), (101_376, false)] {
+        let planned = Planned { shared_bytes, packs, ..planned() };
+        for tile in Tile::ALL {
+            for blocks in [1, 66, 67, 132, 133, 4000] {
+                let most = |pairs: u32| planned.exchange_most(tile, pairs, blocks);
+                for pairs in 1..=PAIRS_MAX as u32 {
+                    let classes = Classes::of(&[Segment { rank: 16 * pairs, decode_rows: 1, prefill_rows: 0 }]);
+                    for bytes in (0..shared_bytes).step_by(256) {
+                        let fit = planned.two_fit(&classes, tile, blocks, bytes);
+                        assert_eq!(
+                            fit,
+                            f64::from(bytes) <= most(pairs),
+                            "{tile:?}, {blocks} blocks, {pairs} pairs, {bytes}"
+                        );
+                    }
+                    for other in (1..=PAIRS_MAX as u32).filter(|other| tile.slot(*other) > tile.slot(pairs)) {
+                        assert!(most(other) <= most(pairs), "{tile:?}, {blocks} blocks: {other} and {pairs} pairs");
+                    }
+                }
+            }
+        }
+    }
 }
