@@ -22,7 +22,7 @@ impl Engine<'_, '_> {
                 }
             }
             while !self.replicas[r].waiting.is_empty() {
-                self.replicas[r].take_waiting(0);
+                self.replicas[r].take_waiting(0, &mut self.effects.queues);
             }
         }
         for key in self.sequences.keys() {

@@ -115,7 +115,7 @@ impl Engine<'_, '_> {
         if first && let Some(adapter) = request.adapter {
             sequence.adapter_hit = Some(replica.residency.presence(adapter) == Presence::Ready);
         }
-        replica.put_waiting(waiting, false);
+        replica.put_waiting(waiting, false, &mut self.effects.queues);
         let copies = self.prefetch(r);
         self.publish(r);
         // A full batch lets nobody in before somebody leaves, unless a copy beside it changes what its steps cost.
@@ -181,7 +181,8 @@ impl Engine<'_, '_> {
                 self.split(r);
                 let replica = &mut self.replicas[r];
                 let position = replica.waiting.iter().position(|waiting| waiting.sequence == key);
-                replica.take_waiting(position.expect("a waiting sequence is in its queue"));
+                let position = position.expect("a waiting sequence is in its queue");
+                replica.take_waiting(position, &mut self.effects.queues);
                 replica.changed = true;
                 self.publish(r);
                 self.wake(r);

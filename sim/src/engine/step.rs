@@ -44,7 +44,7 @@ impl Engine<'_, '_> {
                 break;
             }
             if self.replicas[r].waiting[position].taken {
-                self.replicas[r].take_waiting(position);
+                self.replicas[r].take_waiting(position, &mut self.effects.queues);
                 left -= 1;
             }
         }
