@@ -218,6 +218,12 @@ impl Replica {
 
     /// Asks for the lists that the end of a step or of a copy is about to read.
     pub(crate) fn fetch_lists(&self) {
+        if self.lists.is_empty() {
+            self.rows.fetch();
+            fetch::list(&self.active.adapters);
+            fetch::list(&self.active.uses);
+            self.residency.fetch();
+        }
         self.lists.fetch();
         self.active.census.fetch();
         self.residency.fetch_unused();
