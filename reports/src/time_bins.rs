@@ -8,7 +8,8 @@ const WIDTH_START_PS: u64 = 1_000_000_000;
 /// How much in each stretch of time? Several series over the same bins.
 ///
 /// All series share one bin width, which doubles whenever the run outgrows the bins: totals stay exact. What all series have in one bin
-/// lies together: at any time a run looks at one or two bins of many series.
+/// lies together: at any time a run looks at one or two bins of many series. A level that lasts for many bins is put down where it begins
+/// and where it ends.
 #[derive(Clone, Debug)]
 pub(crate) struct TimeBins {
     width: u64,
@@ -16,6 +17,9 @@ pub(crate) struct TimeBins {
     series: usize,
     /// Bin by bin, the series of each.
     amounts: Vec<u128>,
+    /// By how much levels change with each bin, wrapping, laid out as the amounts: what they amount to over whole bins is not among those
+    /// yet. Shorter where no level changed.
+    changes: Vec<u64>,
     /// Bins that each series has something in, or before something in it.
     lens: Vec<u32>,
     /// The bin that was looked up last and where it begins: time goes on slowly, and a division is dear.
@@ -24,7 +28,14 @@ pub(crate) struct TimeBins {
 
 impl TimeBins {
     pub(crate) fn new(series: usize) -> TimeBins {
-        TimeBins { width: WIDTH_START_PS, series, amounts: Vec::new(), lens: vec![0; series], last: (0, 0) }
+        TimeBins {
+            width: WIDTH_START_PS,
+            series,
+            amounts: Vec::new(),
+            changes: Vec::new(),
+            lens: vec![0; series],
+            last: (0, 0),
+        }
     }
 
     /// Adds `amount` at the instant `at`.
@@ -39,13 +50,21 @@ impl TimeBins {
             return;
         }
         let last = self.bin(to - 1);
-        if from >= self.last.1 {
-            return self.add(series, last, u128::from(to - from) * u128::from(level));
+        let begins = self.last.1;
+        self.add(series, last, u128::from(to - from.max(begins)) * u128::from(level));
+        if from < begins {
+            self.integrate_before(series, from, last, level);
         }
-        for bin in (from / self.width) as usize..=last {
-            let low = from.max(bin as u64 * self.width);
-            let high = to.min((bin as u64 + 1).saturating_mul(self.width));
-            self.add(series, bin, u128::from(high - low) * u128::from(level));
+    }
+
+    /// The same up to the beginning of bin `until`.
+    fn integrate_before(&mut self, series: usize, from: u64, until: usize, level: u64) {
+        let first = (from / self.width) as usize;
+        let ends = (first as u64 + 1) * self.width;
+        self.amounts[first * self.series + series] += u128::from(ends - from) * u128::from(level);
+        if first + 1 < until {
+            self.change(series, first + 1, level);
+            self.change(series, until, level.wrapping_neg());
         }
     }
 
@@ -54,21 +73,35 @@ impl TimeBins {
         if to <= from {
             return self.count(series, from, amount.into());
         }
-        let bin = self.bin(to - 1);
-        if from >= self.last.1 {
-            return self.add(series, bin, amount.into());
+        let last = self.bin(to - 1);
+        let mut left = amount;
+        if from < self.last.1 {
+            left -= self.spread_before(series, (from, to - from), last, amount);
         }
-        let (length, mut done, mut at) = (to - from, 0, from);
-        while at < to {
-            let next = to.min((at / self.width + 1).saturating_mul(self.width));
-            let until = share(amount, next - from, length);
-            self.count(series, at, until - done);
-            (done, at) = (until, next);
+        self.add(series, last, left.into());
+    }
+
+    /// Puts down what falls into the bins before `until` of an amount that is spread over some time from an instant on, and gives it. By
+    /// the end of each bin it is all that is due by then, rounded down: a bin's share and its remainder carry over, and are divided once.
+    fn spread_before(&mut self, series: usize, (from, length): (u64, u64), until: usize, amount: u64) -> u64 {
+        let first = (from / self.width) as usize;
+        let ends = (first as u64 + 1) * self.width;
+        let (mut share, mut rest) = divided(amount, ends - from, length);
+        let (whole, more) = if first + 1 < until { divided(amount, self.width, length) } else { (0, 0) };
+        let mut spread = 0;
+        for bin in first..until {
+            self.add(series, bin, share.into());
+            spread += share;
+            let carries = rest >= length - more;
+            rest = if carries { rest - (length - more) } else { rest + more };
+            share = whole + u64::from(carries);
         }
+        spread
     }
 
     /// Bin width, picoseconds, and the series, each as long as it has something in it.
-    pub(crate) fn finish(self) -> (u64, Vec<Vec<u128>>) {
+    pub(crate) fn finish(mut self) -> (u64, Vec<Vec<u128>>) {
+        self.settle();
         let of = |series: usize| {
             let amounts = self.amounts.iter().skip(series).step_by(self.series);
             amounts.take(self.lens[series] as usize).copied().collect()
@@ -84,6 +117,28 @@ impl TimeBins {
         self.amounts[place] += amount;
         let len = &mut self.lens[series];
         *len = (*len).max(bin as u32 + 1);
+    }
+
+    /// A level is so much higher from the beginning of a bin on.
+    fn change(&mut self, series: usize, bin: usize, by: u64) {
+        let place = bin * self.series + series;
+        if place >= self.changes.len() {
+            self.changes.resize((bin + 1) * self.series, 0);
+        }
+        self.changes[place] = self.changes[place].wrapping_add(by);
+    }
+
+    /// Adds what levels amount to over whole bins.
+    fn settle(&mut self) {
+        let mut levels = vec![0_u64; self.series];
+        let bins = self.amounts.chunks_mut(self.series.max(1)).zip(self.changes.chunks(self.series.max(1)));
+        for (amounts, changes) in bins {
+            for ((amount, change), level) in amounts.iter_mut().zip(changes).zip(&mut levels) {
+                *level = level.wrapping_add(*change);
+                *amount += u128::from(*level) * u128::from(self.width);
+            }
+        }
+        self.changes.clear();
     }
 
     fn bin(&mut self, at: u64) -> usize {
@@ -105,6 +160,7 @@ impl TimeBins {
     }
 
     fn double(&mut self) {
+        self.settle();
         self.width *= 2;
         let bins = self.amounts.len() / self.series.max(1);
         for bin in 0..bins {
@@ -119,11 +175,14 @@ impl TimeBins {
     }
 }
 
-/// What falls into `part` of `whole`, rounded down. Mostly the product fits into 64 bits, whose division is cheap.
-fn share(amount: u64, part: u64, whole: u64) -> u128 {
+/// `amount` times `part` of `whole`, and the remainder. Mostly the product fits into 64 bits, whose division is cheap.
+fn divided(amount: u64, part: u64, whole: u64) -> (u64, u64) {
     match amount.checked_mul(part) {
-        Some(product) => u128::from(product / whole),
-        None => u128::from(amount) * u128::from(part) / u128::from(whole),
+        Some(product) => (product / whole, product % whole),
+        None => {
+            let (product, whole) = (u128::from(amount) * u128::from(part), u128::from(whole));
+            ((product / whole) as u64, (product % whole) as u64)
+        }
     }
 }
 
@@ -146,5 +205,38 @@ mod tests {
         assert_eq!(series[1].iter().sum::<u128>(), 3000);
         assert!(width.is_power_of_two() || width % WIDTH_START_PS == 0);
         assert!(series[0].len() <= BINS_MAX && series[0].len() > BINS_MAX / 4);
+    }
+
+    /// Long and short, in order or not, while bins grow: what is in each bin in the end is what would be, had they been as wide from the start.
+    #[test]
+    fn bins_hold_what_each_instant_had() {
+        let mut state = 5_u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 20) % below
+        };
+        let mut bins = TimeBins::new(3);
+        let mut told = Vec::new();
+        for i in 0..3000_u64 {
+            let from = (i * 3_000_000_007 + random(50_000_000_000)).saturating_sub(random(40_000_000_000));
+            let long = [1, 1_000_000_000, 100_000_000_000, i * 2_000_000_000 + 1][random(4) as usize];
+            let (to, amount) = (from + random(long), [random(5), random(1 << 40)][usize::from(i % 50 == 0)]);
+            bins.integrate(i as usize % 2, from, to, amount);
+            bins.spread(2, from, to, amount);
+            told.push((i as usize % 2, from, to, amount));
+        }
+        let (width, series) = bins.finish();
+        let mut expected: Vec<Vec<u128>> = series.iter().map(|amounts| vec![0; amounts.len()]).collect();
+        for (of, from, to, amount) in told {
+            let due = |at: u64| u128::from(amount) * u128::from(at - from) / u128::from((to - from).max(1));
+            for bin in from / width..=to.max(from + 1).saturating_sub(1) / width {
+                let (low, high) = (from.max(bin * width), to.min((bin + 1) * width));
+                if to > from && amount > 0 {
+                    expected[of][bin as usize] += u128::from(high - low) * u128::from(amount);
+                }
+                expected[2][bin as usize] += if to > from { due(high) - due(low) } else { amount.into() };
+            }
+        }
+        assert!(series == expected && series.iter().all(|amounts| amounts.len() > BINS_MAX / 4));
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::fact::{Fact, LoadCause, Observer};
 use crate::policy::{Evictor, LoadMode, Preemptor, Requeue, Running};
-use crate::replica::{Replica, SequenceKey, Waiting};
+use crate::replica::{Replica, SequenceKey, SpareQueues, Waiting};
 use crate::residency::{self, Copy, Loading, Presence, Room, Weights, Wish};
 use crate::settings::ReplicaSettings;
 use crate::time::{Span, Time};
@@ -55,6 +55,8 @@ pub(crate) struct Effects {
     pub(crate) preempted: Vec<(SequenceKey, u32, Option<Time>, Requeue)>,
     /// Only its memory is kept, from one draft to the next.
     pub(crate) room: Room,
+    /// Of all replicas.
+    pub(crate) queues: SpareQueues,
 }
 
 impl Effects {
@@ -244,6 +246,7 @@ impl Draft<'_> {
                     taken: false,
                 },
                 true,
+                &mut self.effects.queues,
             );
         }
     }

@@ -48,13 +48,18 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Of the memory of these lists; of nothing if it does not lie together. Nothing depends on it when they move later on.
+    /// Of the memory of these lists; empty if it does not lie together. Nothing depends on it when they move later on.
     pub(crate) fn of(lists: &[Room]) -> Block {
         let from = lists.iter().map(|room| room.address).min().unwrap_or(0) / LINE * LINE;
         let to = lists.iter().map(|room| room.address + room.bytes).max().unwrap_or(0);
         let taken: usize = lists.iter().map(|room| room.bytes + LINE).sum();
         let lines = (to - from).div_ceil(LINE);
         if lines * LINE > taken { Block::default() } else { Block { address: from, lines: lines.min(LINES_MAX) } }
+    }
+
+    /// Is there nothing to ask for?
+    pub(crate) fn is_empty(self) -> bool {
+        self.lines == 0
     }
 
     /// Asks for all of it.

@@ -3,6 +3,10 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+mod queue;
+
+use self::queue::Wanted;
+pub(crate) use self::queue::{SpareQueues, Waiting};
 use crate::batch::{Census, Price, Segment, SegmentSums};
 use crate::fact::Power;
 use crate::fetch::{self, Block, Room};
@@ -12,7 +16,7 @@ use crate::residency::Residency;
 use crate::rows::{Left, Rows};
 use crate::settings::ReplicaSettings;
 use crate::time::{Span, Time};
-use crate::workload::{AdapterId, ReplicaId, RequestId};
+use crate::workload::{AdapterId, ReplicaId};
 
 /// Position of a live sequence in the engine's table.
 pub(crate) type SequenceKey = u32;
@@ -75,67 +79,6 @@ impl Active {
             self.uses.remove(position);
             self.sums.without(rank, self.uses.iter().map(|each| each.rank.into()));
         }
-    }
-}
-
-/// A sequence in a replica's queue.
-#[derive(Clone, Debug)]
-pub(crate) struct Waiting {
-    pub(crate) sequence: SequenceKey,
-    pub(crate) request: RequestId,
-    pub(crate) adapter: Option<AdapterId>,
-    pub(crate) arrival: Time,
-    /// Tokens to prefill: prompt and recomputed output.
-    pub(crate) tokens: u32,
-    pub(crate) emitted: u32,
-    pub(crate) max_tokens: u32,
-    pub(crate) output: u32,
-    pub(crate) last_token: Option<Time>,
-    /// When it joined this queue.
-    pub(crate) since: Time,
-    /// The copy of its adapter that it counts on, and that is kept for it.
-    pub(crate) awaits: Option<u32>,
-    /// Admitted by the draft under construction.
-    pub(crate) taken: bool,
-}
-
-/// Sequences in a queue by adapter, in order of adapter.
-#[derive(Debug, Default)]
-pub(crate) struct Wanted(Vec<(AdapterId, u32)>);
-
-impl Wanted {
-    fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&adapter, |&(adapter, _)| adapter)
-    }
-
-    fn add(&mut self, adapter: AdapterId) {
-        match self.position(adapter) {
-            Ok(position) => self.0[position].1 += 1,
-            Err(position) => self.0.insert(position, (adapter, 1)),
-        }
-    }
-
-    fn remove(&mut self, adapter: AdapterId) {
-        let position = self.position(adapter).expect("the queue's adapters are counted");
-        self.0[position].1 -= 1;
-        if self.0[position].1 == 0 {
-            self.0.remove(position);
-        }
-    }
-
-    /// How many want it?
-    pub(crate) fn count(&self, adapter: AdapterId) -> u32 {
-        self.position(adapter).map_or(0, |position| self.0[position].1)
-    }
-
-    /// How many adapters are wanted?
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Those that are wanted.
-    pub(crate) fn adapters(&self) -> impl Iterator<Item = AdapterId> + '_ {
-        self.0.iter().map(|&(adapter, _)| adapter)
     }
 }
 
@@ -275,11 +218,17 @@ impl Replica {
 
     /// Asks for the lists that the end of a step or of a copy is about to read.
     pub(crate) fn fetch_lists(&self) {
+        if self.lists.is_empty() {
+            self.rows.fetch();
+            fetch::list(&self.active.adapters);
+            fetch::list(&self.active.uses);
+            self.residency.fetch();
+        }
         self.lists.fetch();
         self.active.census.fetch();
         self.residency.fetch_unused();
         fetch::list(self.waiting.as_slices().0);
-        fetch::list(&self.waiting_adapters.0);
+        self.waiting_adapters.fetch();
     }
 
     /// Asks for what is known of those who leave the batch, or have their first token, with the step in flight, of the first of the
@@ -355,19 +304,18 @@ impl Replica {
         self.kv_free - self.rows.stretch_blocks(started)
     }
 
-    pub(crate) fn take_waiting(&mut self, position: usize) -> Waiting {
+    /// Takes a sequence out of the queue.
+    pub(crate) fn take_waiting(&mut self, position: usize, spare: &mut SpareQueues) {
         let waiting = self.waiting.remove(position).expect("a position of the queue");
-        self.forget_waiting(&waiting);
-        waiting
-    }
-
-    pub(crate) fn forget_waiting(&mut self, waiting: &Waiting) {
         self.waiting_blocks -= u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {
             if let Some(copy) = waiting.awaits {
                 self.residency.unawait(adapter, copy);
             }
             self.waiting_adapters.remove(adapter);
+        }
+        if self.waiting.is_empty() {
+            spare.take(&mut self.waiting, &mut self.waiting_adapters);
         }
     }
 
@@ -378,9 +326,12 @@ impl Replica {
         (self.waiting.len() - later) as u32
     }
 
-    pub(crate) fn put_waiting(&mut self, waiting: Waiting, front: bool) {
-        if self.waiting.capacity() == 0 {
+    pub(crate) fn put_waiting(&mut self, waiting: Waiting, front: bool, spare: &mut SpareQueues) {
+        if self.active.adapters.capacity() == 0 {
             self.move_in();
+        }
+        if self.waiting.is_empty() {
+            spare.give(&mut self.waiting, &mut self.waiting_adapters);
         }
         self.waiting_blocks += u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {

@@ -136,6 +136,12 @@ impl Residency {
     /// Takes memory for what is known of them.
     pub(crate) fn reserve_slots(&mut self, rows: usize) {
         self.gpu.reserve_slots(rows);
+        self.gpu_lane.expect(rows);
+    }
+
+    /// Asks for what tells where the adapters on the GPU are.
+    pub(crate) fn fetch(&self) {
+        self.gpu.fetch();
     }
 
     /// Asks for the list of adapters that nobody uses.

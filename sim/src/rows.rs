@@ -169,6 +169,15 @@ impl Rows {
     /// Takes memory for what is read of so many rows when they join and leave.
     pub(crate) fn reserve_cold(&mut self, rows: usize) {
         self.cold.reserve(rows);
+        self.free.reserve(rows);
+    }
+
+    /// Asks for what every step reads.
+    pub(crate) fn fetch(&self) {
+        fetch::list(&self.who);
+        fetch::list(&self.contexts);
+        fetch::list(&self.finishes);
+        fetch::list(&self.states);
     }
 
     /// Asks for what is read of a row when it leaves.

@@ -4,7 +4,7 @@ use crate::draft::Refusal;
 use crate::fact::Waits;
 use crate::fetch;
 use crate::replica::SequenceKey;
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::workload::{Offered, ReplicaId, RequestId};
 
 /// Where a live sequence is.
@@ -34,30 +34,64 @@ pub(crate) enum Wait {
     Preemption,
 }
 
-/// A live sequence: three lines of memory. A step in which a prompt begins or ends looks at the first two, and in between the run has
-/// looked at those of a hundred thousand others.
+/// A live sequence: two lines of memory, what became of it and what it is. A step in which a prompt begins or ends looks at them, and in
+/// between the run has looked at those of a hundred thousand others. What few sequences have is elsewhere.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Sequence {
-    pub(crate) waits: Waits,
+    /// When it began to wait for what it waits for. Nothing is waited for after the first token: then it is when that was there.
     since: Time,
-    first_token: OnceTime,
-    /// When the copy ends that it waits for, if it is one.
-    copied: Time,
-    scheduled: OnceTime,
-    last_token: OnceTime,
-    pub(crate) place: Place,
-    pub(crate) replica: Option<ReplicaId>,
+    /// When a step first contained it. Before that, while it waits for a copy: when that ends.
+    scheduled_or_copied: OnceTime,
+    queue: Span,
+    load: Span,
+    prefill: Span,
+    rare: Option<Box<Rare>>,
     /// Output tokens emitted when it last left a batch.
     pub(crate) emitted: u32,
-    pub(crate) preemptions: u32,
-    pub(crate) migrations: u32,
+    /// The last that had it; [`NO_REPLICA`]: none yet.
+    replica: u32,
+    stage: Stage,
     wait: Reason,
+    has_first_token: bool,
     pub(crate) adapter_hit: Option<bool>,
     pub(crate) offered: Offered,
 }
 
-const _: () = assert!(size_of::<Option<Sequence>>() == 3 * 64);
+const _: () = assert!(size_of::<Option<Sequence>>() == 2 * 64);
+
+/// In place of a replica.
+const NO_REPLICA: u32 = u32::MAX;
+
+/// What is known of a sequence that was held back, found no room for its adapter, or left a batch before its end.
+#[derive(Clone, Debug)]
+struct Rare {
+    router: Span,
+    slot: Span,
+    preemption: Span,
+    /// Its place in the cluster's queue.
+    held: u64,
+    last_token: OnceTime,
+    preemptions: u32,
+    migrations: u32,
+}
+
+impl Default for Rare {
+    fn default() -> Rare {
+        let zero = Span::ZERO;
+        let last_token = OnceTime::NEVER;
+        Rare { router: zero, slot: zero, preemption: zero, held: 0, last_token, preemptions: 0, migrations: 0 }
+    }
+}
+
+/// [`Place`], without which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Held,
+    Waiting,
+    Running,
+    Nowhere,
+}
 
 /// [`Wait`], without when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,51 +119,120 @@ impl OnceTime {
 
 impl Sequence {
     pub(crate) fn new(offered: Offered) -> Sequence {
-        let since = offered.request.arrival;
         Sequence {
-            waits: Waits::default(),
-            since,
-            first_token: OnceTime::NEVER,
-            copied: Time::ZERO,
-            scheduled: OnceTime::NEVER,
-            last_token: OnceTime::NEVER,
-            place: Place::Nowhere,
-            replica: None,
+            since: offered.request.arrival,
+            scheduled_or_copied: OnceTime::NEVER,
+            queue: Span::ZERO,
+            load: Span::ZERO,
+            prefill: Span::ZERO,
+            rare: None,
             emitted: 0,
-            preemptions: 0,
-            migrations: 0,
+            replica: NO_REPLICA,
+            stage: Stage::Nowhere,
             wait: Reason::Router,
+            has_first_token: false,
             adapter_hit: None,
             offered,
         }
     }
 
-    /// When did a step first contain it?
-    pub(crate) fn scheduled(&self) -> Option<Time> {
-        self.scheduled.get()
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
-    /// A step that begins now contains it.
-    pub(crate) fn schedule(&mut self, now: Time) {
-        if self.scheduled.get().is_none() {
-            self.scheduled = OnceTime(now);
+    /// Where is it?
+    pub(crate) fn place(&self) -> Place {
+        match self.stage {
+            Stage::Held => Place::Held(self.rare.as_ref().map_or(0, |rare| rare.held)),
+            Stage::Waiting => Place::Waiting(ReplicaId(self.replica)),
+            Stage::Running => Place::Running(ReplicaId(self.replica)),
+            Stage::Nowhere => Place::Nowhere,
+        }
+    }
+
+    /// It is somewhere else now.
+    pub(crate) fn put(&mut self, place: Place) {
+        self.stage = match place {
+            Place::Held(key) => {
+                self.rare().held = key;
+                Stage::Held
+            }
+            Place::Waiting(replica) => {
+                self.replica = replica.0;
+                Stage::Waiting
+            }
+            Place::Running(replica) => {
+                self.replica = replica.0;
+                Stage::Running
+            }
+            Place::Nowhere => Stage::Nowhere,
+        };
+    }
+
+    /// Where was it last? None: it never reached a replica.
+    pub(crate) fn replica(&self) -> Option<ReplicaId> {
+        (self.replica != NO_REPLICA).then_some(ReplicaId(self.replica))
+    }
+
+    /// Where its time to first token went, so far.
+    pub(crate) fn waits(&self) -> Waits {
+        let Sequence { queue, load, prefill, .. } = *self;
+        let (router, slot, preemption) =
+            self.rare.as_ref().map_or_else(Default::default, |rare| (rare.router, rare.slot, rare.preemption));
+        Waits { router, queue, slot, load, prefill, preemption }
+    }
+
+    /// When did a step first contain it?
+    pub(crate) fn scheduled(&self) -> Option<Time> {
+        if self.wait == Reason::Load { None } else { self.scheduled_or_copied.get() }
+    }
+
+    /// A step that begins now contains it, and waits so long for adapters first.
+    pub(crate) fn schedule(&mut self, now: Time, stall: Span) {
+        self.waits_for(now, Wait::Prefill);
+        if self.scheduled_or_copied.get().is_none() {
+            self.scheduled_or_copied = OnceTime(now);
+        }
+        if !self.has_first_token {
+            self.load += stall;
+            self.since = now + stall;
         }
     }
 
     /// When was its first token there?
     pub(crate) fn first_token(&self) -> Option<Time> {
-        self.first_token.get()
+        self.has_first_token.then_some(self.since)
     }
 
     /// When was its last token there, as of when it last left a batch?
     pub(crate) fn last_token(&self) -> Option<Time> {
-        self.last_token.get()
+        self.rare.as_ref().and_then(|rare| rare.last_token.get())
     }
 
     /// It leaves a batch with so many tokens emitted, the last of them then.
     pub(crate) fn leave(&mut self, emitted: u32, last_token: Option<Time>) {
         self.emitted = emitted;
-        self.last_token = last_token.map_or(OnceTime::NEVER, OnceTime);
+        self.rare().last_token = last_token.map_or(OnceTime::NEVER, OnceTime);
+    }
+
+    /// How often was it preempted?
+    pub(crate) fn preemptions(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.preemptions)
+    }
+
+    /// How often was it migrated?
+    pub(crate) fn migrations(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.migrations)
+    }
+
+    /// It is preempted once more.
+    pub(crate) fn preempt(&mut self) {
+        self.rare().preemptions += 1;
+    }
+
+    /// It is migrated once more.
+    pub(crate) fn migrate(&mut self) {
+        self.rare().migrations += 1;
     }
 
     pub(crate) fn id(&self) -> RequestId {
@@ -138,33 +241,40 @@ impl Sequence {
 
     /// From `now` on it waits for something else. After the first token nothing is counted any more.
     pub(crate) fn waits_for(&mut self, now: Time, wait: Wait) {
-        if self.first_token.get().is_some() {
+        if self.has_first_token {
             return;
         }
         if now < self.since {
             // It leaves a step that is still stalled: the rest of the stall, counted when the step began, is not waited for.
-            self.waits.load -= self.since.since(now);
+            self.load -= self.since.since(now);
             self.since = now;
         }
         let span = now.since(self.since);
         match self.wait {
-            Reason::Router => self.waits.router += span,
-            Reason::Queue => self.waits.queue += span,
-            Reason::Slot => self.waits.slot += span,
+            // Most are routed at once.
+            Reason::Router if span.is_zero() => {}
+            Reason::Router => self.rare().router += span,
+            Reason::Queue => self.queue += span,
+            Reason::Slot => self.rare().slot += span,
             Reason::Load => {
-                let copying = self.copied.min(now).max(self.since).since(self.since);
-                self.waits.load += copying;
-                self.waits.queue += span - copying;
+                let copied = std::mem::replace(&mut self.scheduled_or_copied, OnceTime::NEVER).0;
+                let copying = copied.min(now).max(self.since).since(self.since);
+                self.load += copying;
+                self.queue += span - copying;
             }
-            Reason::Prefill => self.waits.prefill += span,
-            Reason::Preemption => self.waits.preemption += span,
+            Reason::Prefill => self.prefill += span,
+            Reason::Preemption => self.rare().preemption += span,
         }
         self.wait = match wait {
             Wait::Router => Reason::Router,
             Wait::Queue => Reason::Queue,
             Wait::Slot => Reason::Slot,
             Wait::Load { until } => {
-                self.copied = until;
+                debug_assert!(
+                    self.scheduled_or_copied.get().is_none(),
+                    "whoever was in a step waits for its second chance"
+                );
+                self.scheduled_or_copied = OnceTime(until);
                 Reason::Load
             }
             Wait::Prefill => Reason::Prefill,
@@ -191,8 +301,8 @@ impl Sequence {
     /// Its first token is there.
     pub(crate) fn first_token_at(&mut self, now: Time) {
         self.waits_for(now, Wait::Prefill);
-        self.first_token = OnceTime(now);
-        debug_assert_eq!(self.waits.total(), now.since(self.offered.request.arrival));
+        self.has_first_token = true;
+        debug_assert_eq!(self.waits().total(), now.since(self.offered.request.arrival));
     }
 }
 

@@ -58,6 +58,8 @@ impl Census {
     pub fn change(&mut self, rank: u32, before: u32, now: u32) {
         let class = (rank.div_ceil(16) as usize).clamp(1, CLASSES);
         if self.classes.len() < class {
+            // Most have adapters of one rank: no memory for more.
+            self.classes.reserve_exact(class - self.classes.len());
             self.classes.resize_with(class, Sizes::default);
         }
         let sizes = &mut self.classes[class - 1];

@@ -77,7 +77,7 @@ impl Engine<'_, '_> {
             return;
         }
         self.withdraw(key);
-        self.sequences.get_mut(key).migrations += 1;
+        self.sequences.get_mut(key).migrate();
         self.observer.observe(self.now, &Fact::Migrated { request, from, to });
         self.offload_idle(from.index());
         self.enqueue(key, to);

@@ -22,7 +22,7 @@ impl Engine<'_, '_> {
                 }
             }
             while !self.replicas[r].waiting.is_empty() {
-                self.replicas[r].take_waiting(0);
+                self.replicas[r].take_waiting(0, &mut self.effects.queues);
             }
         }
         for key in self.sequences.keys() {
@@ -31,7 +31,7 @@ impl Engine<'_, '_> {
     }
 
     pub(super) fn stalled(&self) -> Stalled {
-        let what = |sequence: &Sequence| match sequence.place {
+        let what = |sequence: &Sequence| match sequence.place() {
             Place::Held(_) => "waits in the cluster's queue: the router holds it".to_owned(),
             Place::Waiting(replica) => format!(
                 "({} tokens, {}) waits in the queue of replica {}, which has {} of {} KV blocks free, {} sequences in its \

@@ -39,7 +39,7 @@ impl Engine<'_, '_> {
         let asked = Asked { request: &sequence.offered.request, emitted: sequence.emitted };
         let queue_key = self.router.queue_key(&asked);
         let id = sequence.id();
-        sequence.place = Place::Held(queue_key);
+        sequence.put(Place::Held(queue_key));
         self.queue.insert((queue_key, id), key);
         self.observer.observe(self.now, &Fact::Held(id));
         let is_head = self.queue.first_key_value().is_some_and(|(_, &head)| head == key);
@@ -57,7 +57,7 @@ impl Engine<'_, '_> {
                 return;
             }
             self.queue.remove(&entry);
-            self.sequences.get_mut(key).place = Place::Nowhere;
+            self.sequences.get_mut(key).put(Place::Nowhere);
             match route {
                 Route::To(replica) => self.enqueue(key, replica),
                 _ => self.end(key, End::Rejected(RejectReason::Router)),
@@ -89,11 +89,10 @@ impl Engine<'_, '_> {
             return self.end(key, End::Rejected(reason));
         }
         let sequence = self.sequences.get_mut(key);
-        let returns = sequence.preemptions + sequence.migrations > 0;
+        let returns = sequence.preemptions() + sequence.migrations() > 0;
         sequence.waits_for(self.now, if returns { Wait::Preemption } else { Wait::Queue });
-        sequence.place = Place::Waiting(to);
-        let first = sequence.replica.is_none();
-        sequence.replica = Some(to);
+        let first = sequence.replica().is_none();
+        sequence.put(Place::Waiting(to));
         let request = &sequence.offered.request;
         let fact = Fact::Routed { request: request.id, replica: to, recompute: sequence.emitted };
         self.observer.observe(self.now, &fact);
@@ -115,7 +114,7 @@ impl Engine<'_, '_> {
         if first && let Some(adapter) = request.adapter {
             sequence.adapter_hit = Some(replica.residency.presence(adapter) == Presence::Ready);
         }
-        replica.put_waiting(waiting, false);
+        replica.put_waiting(waiting, false, &mut self.effects.queues);
         let copies = self.prefetch(r);
         self.publish(r);
         // A full batch lets nobody in before somebody leaves, unless a copy beside it changes what its steps cost.
@@ -143,14 +142,14 @@ impl Engine<'_, '_> {
         let life = Life {
             offered: &sequence.offered,
             end,
-            replica: sequence.replica,
+            replica: sequence.replica(),
             scheduled: sequence.scheduled(),
             first_token: sequence.first_token(),
             emitted: sequence.emitted,
-            waits: sequence.waits,
+            waits: sequence.waits(),
             adapter_hit: sequence.adapter_hit,
-            preemptions: sequence.preemptions,
-            migrations: sequence.migrations,
+            preemptions: sequence.preemptions(),
+            migrations: sequence.migrations(),
         };
         self.observer.observe(self.now, &Fact::Ended(life));
         self.sequences.remove(key);
@@ -158,7 +157,7 @@ impl Engine<'_, '_> {
 
     #[inline(never)]
     pub(super) fn time_out(&mut self, key: SequenceKey) {
-        let replica = self.sequences.get(key).replica;
+        let replica = self.sequences.get(key).replica();
         self.withdraw(key);
         self.end(key, End::TimedOut);
         if let Some(replica) = replica {
@@ -170,7 +169,7 @@ impl Engine<'_, '_> {
 
     /// Takes a sequence from where it is. A step in flight goes on with it; its token of that step is discarded.
     pub(super) fn withdraw(&mut self, key: SequenceKey) {
-        match self.sequences.get(key).place {
+        match self.sequences.get(key).place() {
             Place::Held(queue_key) => {
                 let id = self.sequences.get(key).id();
                 self.queue.remove(&(queue_key, id));
@@ -181,7 +180,8 @@ impl Engine<'_, '_> {
                 self.split(r);
                 let replica = &mut self.replicas[r];
                 let position = replica.waiting.iter().position(|waiting| waiting.sequence == key);
-                replica.take_waiting(position.expect("a waiting sequence is in its queue"));
+                let position = position.expect("a waiting sequence is in its queue");
+                replica.take_waiting(position, &mut self.effects.queues);
                 replica.changed = true;
                 self.publish(r);
                 self.wake(r);
@@ -203,6 +203,6 @@ impl Engine<'_, '_> {
             }
             Place::Nowhere => {}
         }
-        self.sequences.get_mut(key).place = Place::Nowhere;
+        self.sequences.get_mut(key).put(Place::Nowhere);
     }
 }

@@ -44,7 +44,7 @@ impl Engine<'_, '_> {
                 break;
             }
             if self.replicas[r].waiting[position].taken {
-                self.replicas[r].take_waiting(position);
+                self.replicas[r].take_waiting(position, &mut self.effects.queues);
                 left -= 1;
             }
         }
@@ -83,11 +83,11 @@ impl Engine<'_, '_> {
         for &(key, emitted, last_token, requeue) in &self.effects.preempted {
             let sequence = self.sequences.get_mut(key);
             sequence.leave(emitted, last_token);
-            sequence.preemptions += 1;
+            sequence.preempt();
             sequence.waits_for(self.now, Wait::Preemption);
-            sequence.place = Place::Waiting(id);
+            sequence.put(Place::Waiting(id));
             if requeue == Requeue::Cluster {
-                sequence.place = Place::Nowhere;
+                sequence.put(Place::Nowhere);
                 homeless.push(key);
             }
         }
@@ -96,10 +96,8 @@ impl Engine<'_, '_> {
         }
         for &key in &self.effects.admitted {
             let sequence = self.sequences.get_mut(key);
-            sequence.place = Place::Running(id);
-            sequence.schedule(self.now);
-            sequence.waits_for(self.now, Wait::Load { until: self.now + stall });
-            sequence.waits_for(self.now + stall, Wait::Prefill);
+            sequence.put(Place::Running(id));
+            sequence.schedule(self.now, stall);
             self.observer.observe(self.now, &Fact::Scheduled { request: sequence.id(), replica: id });
         }
         homeless

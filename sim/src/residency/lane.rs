@@ -15,6 +15,11 @@ impl Lane {
         Lane { link, reserved: Vec::new() }
     }
 
+    /// Takes memory for so many copies at a time.
+    pub(super) fn expect(&mut self, copies: usize) {
+        self.reserved.reserve(copies);
+    }
+
     /// Takes the first gap from `earliest` on that holds a copy of `bytes`: when it begins and when it is done.
     pub(super) fn reserve(&mut self, now: Time, earliest: Time, bytes: u64) -> (Time, Time) {
         self.reserved.retain(|&(_, end)| end > now);

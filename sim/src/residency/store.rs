@@ -95,6 +95,14 @@ impl Store {
     /// Takes memory for what is known of them.
     pub(super) fn reserve_slots(&mut self, rows: usize) {
         self.slots.reserve(self.usual(rows));
+        self.free.reserve(rows);
+        self.unused.reserve(rows);
+    }
+
+    /// Asks for what tells where adapters are.
+    pub(super) fn fetch(&self) {
+        fetch::list(&self.adapters);
+        fetch::list(&self.slot_of);
     }
 
     /// How many are there, usually? Slots fill up with what is kept idle; where they are many more than a batch needs, that takes long.
