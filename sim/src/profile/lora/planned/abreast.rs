@@ -248,10 +248,9 @@ impl Abreast {
         let of = &self.tiles[tile as usize];
         let mut weights = 0;
         for (part, class) in self.parts.iter_mut().zip(classes.iter()) {
-            let (groups, rows_most, pairs) =
-                (class.groups[tile.size()], class.most.min(tile.rows()), class.pairs as usize);
+            let (groups, most, pairs) = (class.groups[tile.size()], class.most.min(tile.rows()), class.pairs as usize);
             weights += groups * class.pairs;
-            let (count, rows, rows_most) = (f64::from(groups), class.rows as i64 as f64, f64::from(rows_most));
+            let (count, rows, rows_most) = (f64::from(groups), class.rows as i64 as f64, f64::from(most));
             let (rows_mean, piece_us) = (rows / count, of.piece_us[pairs]);
             *part = Part {
                 pairs,
@@ -259,7 +258,7 @@ impl Abreast {
                 count,
                 rows,
                 rows_mean,
-                cells: f64::from(cells(class.pairs, class.most.min(tile.rows()))),
+                cells: f64::from(cells(class.pairs, most)),
                 piece_us,
                 piece_us_most: piece_us + of.of_rows * rows_most,
                 piece_us_mean: piece_us + of.of_rows * rows_mean,
