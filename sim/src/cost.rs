@@ -92,7 +92,7 @@ impl CompiledCost {
     pub fn compile(profile: &Profile, kernel: LoraKernel) -> Result<CompiledCost, BadProfile> {
         profile.check()?;
         let lora = Lora::compile(profile, kernel)?;
-        let alone = Tables::compile(profile, 1.0);
+        let alone = Tables::compile(profile, kernel, 1.0);
         let beside_copies = alone.slowed(profile, profile.load.step_slowdown);
         let mut cost = CompiledCost {
             tables: [alone, beside_copies],
@@ -211,20 +211,23 @@ impl CostModel for CompiledCost {
 }
 
 impl Tables {
-    fn compile(profile: &Profile, slowdown: f64) -> Tables {
+    fn compile(profile: &Profile, kernel: LoraKernel, slowdown: f64) -> Tables {
         let layers = f64::from(profile.model.layers);
         let scale = profile.whole_step.scale;
         let lora_of = |rows: u32| {
             let (scale, us) = profile.whole_step.lora(rows);
             (scale, us * layers)
         };
+        // Only a kernel that runs few rows beside the products overlaps with them as such steps were seen to.
+        let beside_products = profile.lora.get(&kernel).is_some_and(|cost| cost.few_rows.is_some());
+        let overlap = profile.whole_step.lora_few_rows.filter(|_| beside_products);
         Tables {
             slowdown,
             scale,
             layers: layers * scale,
             gap_us: profile.whole_step.us,
             lora_few_rows: lora_of(0),
-            few_rows: profile.whole_step.lora_few_rows.map_or(0, |few| few.rows_max),
+            few_rows: overlap.map_or(0, |few| few.rows_max),
             lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
             gap_mixed_us: profile.whole_step.us_per_layer_mixed * layers,

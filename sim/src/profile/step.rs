@@ -56,7 +56,8 @@ pub struct WholeStep {
     /// And this, once a layer of a step that computes adapters.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub us_per_layer_lora: f64,
-    /// Both again for steps of few rows, where adapters run beside the products; where absent, as for all others.
+    /// Both again for steps of few rows by a kernel that runs them beside the products ([`LoraCost::few_rows`](super::lora::LoraCost::few_rows));
+    /// where absent, as for all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_few_rows: Option<LoraOverlap>,
     /// And this, once a layer of a step with a prompt.
