@@ -11,6 +11,7 @@ use std::path::Path;
 use aril_calibrate::executor::{RealStep, steps};
 use aril_calibrate::find;
 use aril_calibrate::probe::{Probe, Shape};
+use aril_sim::batch::Sag;
 use aril_sim::profile::lora::LoraKernel;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -29,7 +30,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut probe = Probe::new(&profile, LoraKernel::Segmented)?;
     let slots = steps.iter().map(|step| step.segments.len()).max().unwrap_or(0) as u32;
-    let priced: Vec<(f64, &RealStep)> = steps.iter().map(|step| (probe.us(&shape(step, slots)), step)).collect();
+    let mut sag = Sag::NONE;
+    let mut behind = |step: &RealStep, us: f64| {
+        let Some(clocks) = &profile.clock_sag else { return us };
+        let (longer_us, after) = clocks.behind(sag, step.rested_us, prompt_rows(step), us);
+        sag = after;
+        us + longer_us
+    };
+    let priced: Vec<(f64, &RealStep)> =
+        steps.iter().map(|step| (behind(step, probe.us(&shape(step, slots))), step)).collect();
     for (kind, keep) in [
         ("all", (|_| true) as fn(&RealStep) -> bool),
         ("decode", |step| step.prompts.is_empty()),

@@ -158,6 +158,7 @@ pub fn derive_with(
             ..HostCost::default()
         },
         whole_step: WholeStep::default(),
+        clock_sag: None,
         operations,
         row_buckets: Vec::new(),
         prefill_attention: sheet.prefill_attention(),

@@ -103,6 +103,8 @@ pub struct RealStep {
     pub prompts: Vec<Prefill>,
     /// Adapters.
     pub segments: Vec<Segment>,
+    /// How long the GPU had computed nothing before it, microseconds, by the clock of the run.
+    pub rested_us: f64,
     /// What it took, microseconds, without what it made.
     pub us: f64,
     /// What it spent on things that are kept, microseconds: no part of its duration.
@@ -263,18 +265,21 @@ impl<S: Stepper> RealExecutor<S> {
             self.last.insert(slice.request, token);
         });
         let shape = &batch.shape;
-        let modelled = self.model.price(shape).first;
+        let modelled = self.model.price(shape);
         self.log.borrow_mut().steps.push(RealStep {
             decode_rows: shape.decode_rows(),
             context_sum: shape.decode_context_sum,
             context_max: shape.decode_context_max,
             prompts: shape.prefills.to_vec(),
             segments: shape.segments.to_vec(),
+            rested_us: shape.rested.as_secs_f64() * 1e6,
             us,
             made_us,
-            modelled_us: modelled.as_secs_f64() * 1e6,
+            modelled_us: modelled.first.as_secs_f64() * 1e6,
         });
-        Ok(Price::once(Span::from_secs_f64(us * 1e-6).max(Span::from_ps(1))))
+        let took = Span::from_secs_f64(us * 1e-6).max(Span::from_ps(1));
+        // What the model says of the GPU's clocks is all that anybody can say of them here.
+        Ok(Price { sag: modelled.sag, ..Price::once(took) })
     }
 
     /// Does what was heard since the last step.

@@ -13,6 +13,7 @@ mod others;
 pub(crate) mod physics;
 mod prompts;
 mod rows;
+mod sag;
 mod spread;
 
 use std::collections::BTreeMap;
@@ -184,6 +185,7 @@ pub(crate) fn model(
         gpu,
         host: HostCost::default(),
         whole_step: WholeStep::default(),
+        clock_sag: sag::fit(&data.behind),
         operations,
         row_buckets: identity.row_buckets.clone(),
         prefill_attention,

@@ -42,7 +42,8 @@ pub struct Answer {
     /// One figure a repetition, microseconds; at least one.
     pub us: Vec<f64>,
     /// What each of them is the sum of, where it was measured part by part: the same repetitions of each part. Of our adapters in a layer
-    /// their launches for q, k and v, for o, for gate and up and for down, then what the operations take longer that add their results.
+    /// their launches for q, k and v, for o, for gate and up and for down, then what the operations take longer that add their results. Of
+    /// steps behind others each step.
     pub parts: Vec<Vec<f64>>,
 }
 
@@ -109,6 +110,11 @@ pub struct Limits {
     pub adapters: u32,
 }
 
+/// Steps before those whose after-effect is asked for.
+pub const AT_REST: usize = 6;
+/// Steps behind them.
+pub const BEHIND: usize = 24;
+
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
@@ -132,6 +138,16 @@ pub enum Question {
         /// By which kernel.
         kernel: LoraKernel,
         /// Which step.
+        shape: StepShape,
+    },
+    /// The GPU's part of steps without adapters, one after the other after a rest: [`AT_REST`] of `shape`, as many as are told of `prompts`, [`BEHIND`] of
+    /// `shape` again. What do prompts leave behind?
+    Behind {
+        /// Steps of prompts in the middle.
+        prompts: StepShape,
+        /// How many of them.
+        times: u32,
+        /// The steps before and behind.
         shape: StepShape,
     },
     /// What the host adds to a whole step: from the call to its return, less the GPU's part of the same step.
@@ -176,6 +192,7 @@ impl Question {
             | Question::Lora { shape, .. }
             | Question::Step { shape, .. }
             | Question::Host { shape, .. }
+            | Question::Behind { shape, .. }
             | Question::StepBesideLoad { shape } => Some(shape),
             Question::Load { beside, .. } => beside.as_ref(),
             Question::Switch { .. } | Question::Copy { .. } => None,

@@ -222,7 +222,11 @@ fn heats(question: &Question) -> bool {
         Question::Operation { operation, .. } => operation.is_product() || *operation == Part::PrefillAttention,
         Question::Lora { .. } | Question::Step { .. } | Question::Host { .. } => true,
         // Copies run beside steps, again and again.
-        Question::Load { .. } | Question::StepBesideLoad { .. } | Question::Switch { .. } | Question::Copy { .. } => {
+        Question::Behind { .. }
+        | Question::Load { .. }
+        | Question::StepBesideLoad { .. }
+        | Question::Switch { .. }
+        | Question::Copy { .. } => {
             return true;
         }
     };

@@ -78,7 +78,7 @@ impl Slots {
             }
             Question::Load { rank, .. } | Question::Switch { rank } => (LoraKernel::Segmented, 1, *rank),
             Question::StepBesideLoad { .. } => (LoraKernel::Segmented, 1, 16),
-            Question::Operation { .. } | Question::Copy { .. } => return None,
+            Question::Operation { .. } | Question::Behind { .. } | Question::Copy { .. } => return None,
         };
         // Other systems' kernels have memory of their own.
         (kernel == LoraKernel::Segmented).then_some(Slots { count, rank })
@@ -129,7 +129,8 @@ impl Draft {
     /// Plans a question, unless it is there already or the machine has no room for it.
     fn ask(&mut self, stage: u32, question: Question) {
         let limits = &self.limits;
-        let fits = question.shape().is_none_or(|shape| {
+        let prompts = if let Question::Behind { prompts, .. } = &question { Some(prompts) } else { None };
+        let fits = question.shape().into_iter().chain(prompts).all(|shape| {
             let slots = Slots::of(&question, limits);
             let adapters = shape.adapters.len() as u32;
             fits(shape, limits) && (slots == Slots::OFF || adapters <= slots.count)

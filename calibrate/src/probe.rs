@@ -1,9 +1,10 @@
 //! Shapes to ask a profile about: the questions behind [`mod@crate::show`], [`mod@crate::diff`] and [`mod@crate::check`].
 
-use aril_sim::batch::{BatchShape, CostModel, Prefill, Segment, SegmentSums};
+use aril_sim::batch::{BatchShape, CostModel, Prefill, Sag, Segment, SegmentSums};
 use aril_sim::cost::CompiledCost;
 use aril_sim::profile::Profile;
 use aril_sim::profile::lora::LoraKernel;
+use aril_sim::time::Span;
 
 use crate::error::CalibrateError;
 
@@ -60,6 +61,8 @@ impl Shape {
             lora_slots: self.slots,
             lora_rank_max: self.rank_max,
             copies_in_flight: false,
+            sag: Sag::NONE,
+            rested: Span::ZERO,
         }
     }
 }

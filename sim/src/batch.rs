@@ -119,6 +119,35 @@ pub struct BatchShape<'a> {
     pub lora_rank_max: u32,
     /// Are adapter copies on their way to this GPU during the step?
     pub copies_in_flight: bool,
+    /// How far the GPU's clocks had sagged at the end of its last step.
+    pub sag: Sag,
+    /// How long it has computed nothing since.
+    pub rested: Span,
+}
+
+/// How far a GPU's clocks lie below where they are at rest, in so many parts of as far as prompts make them
+/// ([`crate::profile::ClockSag`]). In whole parts, so that what follows is the same everywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sag(u16);
+
+impl Sag {
+    /// Not at all.
+    pub const NONE: Sag = Sag(0);
+    /// As far as prompts make them.
+    pub const FULL: Sag = Sag(4096);
+
+    /// The smallest that counts: less would be told for long and be felt by nothing.
+    const LEAST: f64 = 0.04;
+
+    /// Of a share between 0 and 1.
+    pub fn of(share: f64) -> Sag {
+        if share < Sag::LEAST { Sag::NONE } else { Sag((share * f64::from(Sag::FULL.0)).round() as u16) }
+    }
+
+    /// Between 0 and 1.
+    pub fn share(self) -> f64 {
+        f64::from(self.0) / f64::from(Sag::FULL.0)
+    }
 }
 
 impl BatchShape<'_> {
@@ -150,12 +179,19 @@ pub struct Price {
     pub increment: Span,
     /// For how many steps this holds, at least 1. Above 1 only for batches of decode rows alone.
     pub steps: u32,
+    /// How far the GPU's clocks have sagged then; above nothing only after a single step.
+    pub sag: Sag,
 }
 
 impl Price {
     /// The price of one step, with no promise beyond it.
     pub fn once(span: Span) -> Price {
-        Price { first: span, increment: Span::ZERO, steps: 1 }
+        Price::lasting(span, 1)
+    }
+
+    /// So many steps that take the same.
+    pub fn lasting(span: Span, steps: u32) -> Price {
+        Price { first: span, increment: Span::ZERO, steps, sag: Sag::NONE }
     }
 
     /// The exact sum of the first `steps` steps.
@@ -275,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_price_sums_to_its_steps_and_finds_its_boundaries() {
-        let price = Price { first: Span::from_ps(100), increment: Span::from_ps(3), steps: 50 };
+        let price = Price { increment: Span::from_ps(3), ..Price::lasting(Span::from_ps(100), 50) };
         let mut sum = Span::ZERO;
         for k in 1..=50 {
             sum += Span::from_ps(100 + 3 * (u64::from(k) - 1));

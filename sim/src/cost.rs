@@ -9,10 +9,10 @@ mod ranges;
 mod rows;
 mod vidur;
 
-use crate::batch::{BatchShape, CostModel, Coverage, Price, SegmentSums};
+use crate::batch::{BatchShape, CostModel, Coverage, Price, Sag, SegmentSums};
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
-use crate::profile::{HostCost, Profile, Rows};
+use crate::profile::{ClockSag, HostCost, Profile, Rows};
 use crate::time::Span;
 use attention::Attention;
 use lora::Lora;
@@ -32,6 +32,8 @@ pub struct CompiledCost {
     tables: [Tables; 2],
     lora: Lora,
     prompts: Prompts,
+    /// What comes on top behind prompts.
+    sag: Option<ClockSag>,
     /// Whole layers by a peer's tables, adapters excepted: then all else is zero.
     vidur: Option<VidurCost>,
     ranges: Ranges,
@@ -98,6 +100,7 @@ impl CompiledCost {
             tables: [alone, beside_copies],
             lora,
             prompts: Prompts::new(profile.prefill_attention.clone()),
+            sag: profile.clock_sag,
             vidur: profile.vidur.as_ref().map(VidurCost::new),
             ranges: Ranges::new(&profile.validity, kernel == LoraKernel::Merged),
             counts: Counts::default(),
@@ -113,6 +116,8 @@ impl CompiledCost {
             lora_slots: 0,
             lora_rank_max: 0,
             copies_in_flight: false,
+            sag: Sag::NONE,
+            rested: Span::ZERO,
         };
         let price = cost.price(&one_row);
         cost.counts = Counts::default();
@@ -148,7 +153,7 @@ impl CompiledCost {
         let tables = &self.tables[usize::from(shape.copies_in_flight)];
         let ms = layer.ms + self.lora.us(shape) / 1e3;
         let first = Span::from_secs_f64(ms * tables.layers / 1e3 * tables.slowdown);
-        Some(Price { first, increment: Span::ZERO, steps: layer.steps })
+        Some(Price::lasting(first, layer.steps))
     }
 
     /// A batch of decode rows alone: affine in its contexts.
@@ -200,7 +205,8 @@ impl CostModel for CompiledCost {
         if let Some(price) = self.table_price(shape) {
             return price;
         }
-        if shape.is_decode_only() { self.decode_price(shape) } else { self.mixed_price(shape) }
+        let price = if shape.is_decode_only() { self.decode_price(shape) } else { self.mixed_price(shape) };
+        self.sag.map_or(price, |sag| behind(&sag, shape, price))
     }
 
     fn coverage(&self) -> Coverage {
@@ -208,6 +214,16 @@ impl CostModel for CompiledCost {
         let outside = OUTSIDE.into_iter().zip(self.counts.outside).chain(tables).filter(|(_, count)| *count > 0);
         Coverage { lookups: self.counts.lookups, outside: outside.collect() }
     }
+}
+
+/// A price at rest, on clocks that have sagged: step by step until they are back.
+fn behind(sag: &ClockSag, shape: &BatchShape<'_>, price: Price) -> Price {
+    let us = |span: Span| span.as_secs_f64() * 1e6;
+    let (longer_us, after) = sag.behind(shape.sag, us(shape.rested), shape.prefill_tokens(), us(price.first));
+    if longer_us == 0.0 && after == Sag::NONE {
+        return price;
+    }
+    Price { sag: after, ..Price::once(price.first + ps(longer_us)) }
 }
 
 impl Tables {

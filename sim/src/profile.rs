@@ -8,7 +8,7 @@
 //! ```
 //!
 //! where host and gap belong to the step, and scale and gap are what whole steps take beyond the sum of their parts
-//! ([`WholeStep`]). Or whole layers come from a peer's tables ([`VidurTables`]), with LoRA on top. Everything is in
+//! ([`WholeStep`]); what steps take longer behind prompts comes on top ([`ClockSag`]). Or whole layers come from a peer's tables ([`VidurTables`]), with LoRA on top. Everything is in
 //! microseconds unless its name says otherwise. A profile is plain data:
 //! [`crate::cost::CompiledCost`] turns it into a price.
 
@@ -16,6 +16,7 @@ pub mod attention;
 pub mod check;
 pub mod curve;
 pub mod lora;
+mod sag;
 mod step;
 pub mod vidur;
 
@@ -31,6 +32,7 @@ use crate::time::Span;
 use attention::{DecodeAttention, PrefillAttention};
 use curve::Curve;
 use lora::{LoraCost, LoraKernel};
+pub use sag::ClockSag;
 pub use step::{HostCost, LoraOverlap, WholeStep, doublings};
 use vidur::VidurTables;
 
@@ -38,7 +40,7 @@ use vidur::VidurTables;
 ///
 /// Version 2 added waves of tiles ([`curve::Waves`]), padding of rows, prompts that share a launch ([`attention::Together`]), gaps by rows, by
 /// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), short contexts and other regimes of decode attention ([`attention::DecodeRegime`]), plans of adapters
-/// ([`lora::Planned`]), a host that waits longer for more ([`HostCost::us_per_doubling`]), and the spread of measurements ([`Spread`]). What version 1 says,
+/// ([`lora::Planned`]), a host that waits longer for more ([`HostCost::us_per_doubling`]), clocks that sag under prompts ([`ClockSag`]), and the spread of measurements ([`Spread`]). What version 1 says,
 /// it still says.
 pub const SCHEMA: u32 = 2;
 
@@ -68,6 +70,9 @@ pub struct Profile {
     /// What whole steps take beyond the sum of their parts.
     #[serde(default)]
     pub whole_step: WholeStep,
+    /// What steps take longer behind prompts; where absent, nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_sag: Option<ClockSag>,
     /// Matrices, norms, sampling, collectives: all whose cost depends on the number of rows alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<Operation>,

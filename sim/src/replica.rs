@@ -7,7 +7,7 @@ mod queue;
 
 use self::queue::Wanted;
 pub(crate) use self::queue::{SpareQueues, Waiting};
-use crate::batch::{Census, Price, Segment, SegmentSums};
+use crate::batch::{Census, Price, Sag, Segment, SegmentSums};
 use crate::fact::Power;
 use crate::fetch::{self, Block, Room};
 use crate::find;
@@ -174,6 +174,10 @@ pub(crate) struct Replica {
     pub(crate) admissions: u64,
     /// Steps done since the start of the run.
     pub(crate) steps: u64,
+    /// How far the GPU's clocks had sagged when its last step was over.
+    pub(crate) sag: Sag,
+    /// When that was.
+    pub(crate) computed_until: Time,
     pub(crate) active: Active,
     /// The lists that every step reads.
     lists: Block,
@@ -197,6 +201,8 @@ impl Replica {
             changed: false,
             admissions: 0,
             steps: 0,
+            sag: Sag::NONE,
+            computed_until: Time::ZERO,
             active: Active::default(),
             lists: Block::default(),
             settings,

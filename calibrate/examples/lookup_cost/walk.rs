@@ -1,6 +1,7 @@
 //! Batches as a server meets them one after the other: contexts grow, rows come and go, prompts of many lengths come by.
 
-use aril_sim::batch::{BatchShape, Census, Prefill, Segment, SegmentSums};
+use aril_sim::batch::{BatchShape, Census, Prefill, Sag, Segment, SegmentSums};
+use aril_sim::time::Span;
 
 /// What changes from one look-up to the next.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,8 @@ impl Walk {
             lora_slots: 256,
             lora_rank_max: 64,
             copies_in_flight: false,
+            sag: Sag::NONE,
+            rested: Span::ZERO,
         }
     }
 

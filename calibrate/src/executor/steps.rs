@@ -6,7 +6,9 @@ use aril_sim::batch::{Prefill, Segment};
 
 use super::RealStep;
 
-const HEAD: &str = "decode_rows,context_sum,context_max,prompts,segments,us,made_us,modelled_us";
+const HEAD: &str = "decode_rows,context_sum,context_max,prompts,segments,us,made_us,modelled_us,rested_us";
+/// Files from before rests were told.
+const HEAD_OLDEST: &str = "decode_rows,context_sum,context_max,prompts,segments,us,made_us,modelled_us";
 
 /// As CSV: prompts as `chunk+prefix`, adapters as `rank:decode rows+prompt rows`, both with spaces between.
 pub fn write(steps: &[RealStep]) -> String {
@@ -15,10 +17,10 @@ pub fn write(steps: &[RealStep]) -> String {
         let prompts: Vec<String> = step.prompts.iter().map(|p| format!("{}+{}", p.chunk, p.prefix)).collect();
         let segments: Vec<String> =
             step.segments.iter().map(|s| format!("{}:{}+{}", s.rank, s.decode_rows, s.prefill_rows)).collect();
-        let RealStep { decode_rows, context_sum, context_max, us, made_us, modelled_us, .. } = step;
+        let RealStep { decode_rows, context_sum, context_max, us, made_us, modelled_us, rested_us, .. } = step;
         writeln!(
             text,
-            "{decode_rows},{context_sum},{context_max},{},{},{us:.3},{made_us:.3},{modelled_us:.3}",
+            "{decode_rows},{context_sum},{context_max},{},{},{us:.3},{made_us:.3},{modelled_us:.3},{rested_us:.3}",
             prompts.join(" "),
             segments.join(" ")
         )
@@ -33,7 +35,7 @@ pub fn write(steps: &[RealStep]) -> String {
 /// The first line that is none of its lines.
 pub fn read(text: &str) -> Result<Vec<RealStep>, String> {
     let mut lines = text.lines().enumerate();
-    if lines.next().is_none_or(|(_, head)| head != HEAD) {
+    if lines.next().is_none_or(|(_, head)| head != HEAD && head != HEAD_OLDEST) {
         return Err(format!("line 1 is not `{HEAD}`"));
     }
     lines.map(|(index, line)| step(line).ok_or_else(|| format!("line {} is no step: `{line}`", index + 1))).collect()
@@ -41,7 +43,9 @@ pub fn read(text: &str) -> Result<Vec<RealStep>, String> {
 
 fn step(line: &str) -> Option<RealStep> {
     let fields: Vec<&str> = line.split(',').collect();
-    let [decode_rows, context_sum, context_max, prompts, segments, us, made_us, modelled_us] = fields[..] else {
+    let [decode_rows, context_sum, context_max, prompts, segments, us, made_us, modelled_us, ref rested @ ..] =
+        fields[..]
+    else {
         return None;
     };
     let prompt = |text: &str| {
@@ -63,6 +67,7 @@ fn step(line: &str) -> Option<RealStep> {
         us: us.parse().ok()?,
         made_us: made_us.parse().ok()?,
         modelled_us: modelled_us.parse().ok()?,
+        rested_us: rested.first().map_or(Some(0.0), |us| us.parse().ok())?,
     })
 }
 
@@ -81,6 +86,7 @@ mod tests {
             us: 10_000.125,
             made_us: 0.0,
             modelled_us: 9_999.5,
+            rested_us: 250.0,
         };
         let alone = RealStep { prompts: Vec::new(), segments: Vec::new(), made_us: 12.5, ..mixed.clone() };
         let steps = vec![mixed, alone];

@@ -8,6 +8,7 @@ use aril_sim::profile::{Range, Validity, pad};
 use super::Sample;
 use super::others::LoadSample;
 use super::rows::RowSample;
+use super::sag::BehindSample;
 use crate::machine::{Part, Question, StepShape};
 use crate::measure::median;
 use crate::recording::{Point, Recording};
@@ -20,6 +21,7 @@ pub(crate) struct Data {
     pub(super) prompts: Vec<Sample>,
     pub(super) lora: BTreeMap<LoraKernel, Vec<Sample>>,
     pub(super) steps: Vec<Sample>,
+    pub(super) behind: Vec<BehindSample>,
     pub(super) host: Vec<Sample>,
     pub(super) loads: Vec<LoadSample>,
     pub(super) switch_us: Option<f64>,
@@ -77,6 +79,11 @@ impl Data {
         if us <= 0.0 {
             return;
         }
+        if let Question::Behind { prompts, times, .. } = &point.question {
+            let steps_us = point.parts.iter().map(|step| median(step)).collect();
+            self.behind.push(BehindSample { prompt_tokens: prompts.prompt_rows(), times: *times as usize, steps_us });
+            return;
+        }
         let ratios = self.ratios.entry(of(&point.question)).or_default();
         ratios.extend(point.us.iter().map(|sample| sample / us).filter(|ratio| *ratio > 0.0));
         let parts: Vec<f64> = point.parts.iter().map(|part| median(part)).collect();
@@ -102,7 +109,7 @@ impl Data {
             }
             Question::StepBesideLoad { shape } => self.beside.push((shape.clone(), us)),
             Question::Switch { .. } => self.switch_us = Some(us),
-            Question::Copy { .. } => {}
+            Question::Behind { .. } | Question::Copy { .. } => {}
         }
     }
 
@@ -161,6 +168,7 @@ pub(super) fn of(question: &Question) -> String {
         Question::Operation { operation, .. } => operation.as_str().to_owned(),
         Question::Lora { kernel, .. } => format!("lora-{kernel}"),
         Question::Step { .. } | Question::StepBesideLoad { .. } => "step".to_owned(),
+        Question::Behind { .. } => "steps-behind-prompts".to_owned(),
         Question::Host { .. } => "host".to_owned(),
         Question::Load { pinned: true, .. } => "load-pinned".to_owned(),
         Question::Load { pinned: false, .. } => "load-pageable".to_owned(),

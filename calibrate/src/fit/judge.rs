@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use aril_sim::batch::Sag;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::profile::{HeldOutError, HostCost, Profile};
 use statrs::statistics::{Data as Statistics, Distribution, OrderStatistics};
@@ -12,7 +13,7 @@ use statrs::stats_tests::{Alternative, NaNPolicy};
 use super::data::{self, Data};
 use super::model;
 use crate::error::CalibrateError;
-use crate::machine::{Identity, Part, Question, StepShape};
+use crate::machine::{AT_REST, BEHIND, Identity, Part, Question, StepShape};
 use crate::probe::Probe;
 use crate::recording::Recording;
 
@@ -246,6 +247,7 @@ impl<'a> Predictor<'a> {
                 profile.lora.get(kernel).filter(|_| !kernel.is_free()).map(|cost| cost.us(&shape.probe(true).view()))
             }
             Question::Step { kernel, shape } => self.step(*kernel, shape)?,
+            Question::Behind { prompts, times, shape } => self.behind(prompts, *times, shape)?,
             Question::Host { shape, .. } => {
                 let host = &profile.host;
                 let (prompts, adapters) = (shape.prompts.len() as u32, shape.adapters.len() as u32);
@@ -275,6 +277,24 @@ impl<'a> Predictor<'a> {
         }
         let probe = self.steps.get_mut(&kernel).expect("it was just made");
         Ok(Some(probe.us(&shape.probe(kernel != LoraKernel::None))))
+    }
+}
+
+impl Predictor<'_> {
+    /// Steps at rest, prompts, and steps behind them: all of the row.
+    fn behind(&mut self, prompts: &StepShape, times: u32, shape: &StepShape) -> Result<Option<f64>, CalibrateError> {
+        let Some(clocks) = self.profile.clock_sag else { return Ok(None) };
+        let (Some(prompts_us), Some(us)) = (self.step(LoraKernel::None, prompts)?, self.step(LoraKernel::None, shape)?)
+        else {
+            return Ok(None);
+        };
+        let row = std::iter::repeat_n((prompts.prompt_rows(), prompts_us), times as usize);
+        let row = row.chain(std::iter::repeat_n((0, us), BEHIND));
+        let (all, _) = row.fold((AT_REST as f64 * us, Sag::NONE), |(all, sag), (tokens, us)| {
+            let (longer, after) = clocks.behind(sag, 0.0, tokens, us);
+            (all + us + longer, after)
+        });
+        Ok(Some(all))
     }
 }
 

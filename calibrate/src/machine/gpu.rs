@@ -44,6 +44,8 @@ pub struct LlamaGpu {
 /// How much longer than a long replay or a step of many rows the card rests after it: a card that multiplies without a pause reaches its
 /// power limit after some twenty milliseconds, and serving gives it its pauses. Steps of few rows follow each other as they do there.
 const REST: f64 = 1.5;
+/// And before a row of steps, so that its first are those of a card at rest, seconds.
+const REST_BEFORE_S: f64 = 0.2;
 /// Products and steps of so few rows are bound by their bytes, and need no rest.
 const ROWS_AT_REST: u32 = 64;
 
@@ -102,6 +104,7 @@ impl LlamaGpu {
             Question::Host { kernel, shape } => {
                 Ok(self.steps_known(*kernel, shape, repeats)?.into_iter().map(|(_, host)| host).collect())
             }
+            Question::Behind { prompts, times, shape } => return self.behind(prompts, *times, shape, repeats),
             Question::Load { rank, pinned, beside } => self.load(*rank, *pinned, beside.as_ref(), repeats),
             Question::StepBesideLoad { shape } => self.step_beside_load(shape, repeats),
             Question::Switch { rank } => {

@@ -72,6 +72,13 @@ impl SyntheticGpu {
         self.hot.as_ref().is_some_and(|(when, _)| when.contains(&self.answers))
     }
 
+    /// Counts an answer and the time that it took.
+    fn answered(&mut self, answer: Answer) -> Answer {
+        self.seconds += answer.us.iter().sum::<f64>() * 1e-6 + 0.005;
+        self.answers += 1;
+        answer
+    }
+
     /// One answer: the truth with noise.
     fn answer(&mut self, us: f64) -> f64 {
         // The sum of twelve uniform draws is normal enough.
@@ -99,11 +106,16 @@ impl Machine for SyntheticGpu {
         {
             return Err(MachineError::Unsupported("the loop computes decode rows alone here".to_owned()));
         }
+        if let Question::Behind { prompts, times, shape } = question {
+            let row = self.truth.behind(prompts, *times, shape);
+            let parts: Vec<Vec<f64>> =
+                row.iter().map(|us| (0..repeats.max(1)).map(|_| self.answer(*us)).collect()).collect();
+            let us = (0..repeats.max(1) as usize).map(|repeat| parts.iter().map(|step| step[repeat]).sum()).collect();
+            return Ok(self.answered(Answer { us, parts }));
+        }
         let us = self.truth.us(question);
         let answers: Vec<f64> = (0..repeats.max(1)).map(|_| self.answer(us)).collect();
-        self.seconds += answers.iter().sum::<f64>() * 1e-6 + 0.005;
-        self.answers += 1;
-        Ok(answers.into())
+        Ok(self.answered(answers.into()))
     }
 
     fn clocks(&mut self) -> Clocks {

@@ -28,6 +28,7 @@ pub fn kind(question: &Question) -> String {
             let with = if shape.adapters.is_empty() { "without" } else { "with" };
             format!("step, {} {with} adapters", step(shape))
         }
+        Question::Behind { .. } => "steps behind prompts".to_owned(),
         Question::Host { .. } => "host".to_owned(),
         Question::Load { beside: Some(_), .. } => "load beside a step".to_owned(),
         Question::Load { pinned: true, .. } => "load, pinned".to_owned(),

@@ -13,6 +13,7 @@ const OURS: LoraKernel = LoraKernel::Segmented;
 pub(super) fn plan(draft: &mut Draft, seed: u64) {
     grid(draft);
     curve(draft);
+    behind(draft);
     at_random(draft, seed);
 }
 
@@ -58,6 +59,14 @@ fn curve(draft: &mut Draft) {
                 draft.ask(if index % 2 == 0 { 1 } else { 2 }, Question::Step { kernel: OURS, shape });
             }
         }
+    }
+}
+
+/// What prompts leave behind: short ones and long ones, alone and in a row.
+fn behind(draft: &mut Draft) {
+    for (chunk, times) in [(256, 1), (512, 4), (1024, 1), (1024, 4), (4096, 1), (4096, 2)] {
+        let shape = StepShape::decode(32, 512);
+        draft.ask(1, Question::Behind { prompts: StepShape::prompt(chunk, 0), times, shape });
     }
 }
 

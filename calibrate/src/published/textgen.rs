@@ -3,7 +3,7 @@
 //! All requests are queued at once, first come first served, at most 32 in a batch. This is what the fit needs and no more: the
 //! engine runs the same benchmark with its own schedulers.
 
-use aril_sim::batch::{BatchShape, CostModel, Prefill, Price, Segment, SegmentSums};
+use aril_sim::batch::{BatchShape, CostModel, Prefill, Price, Sag, Segment, SegmentSums};
 use aril_sim::time::Span;
 
 use super::System;
@@ -127,7 +127,7 @@ pub struct Counting;
 
 impl CostModel for Counting {
     fn price(&mut self, _: &BatchShape<'_>) -> Price {
-        Price { first: Span::ZERO, increment: Span::ZERO, steps: u32::MAX }
+        Price::lasting(Span::ZERO, u32::MAX)
     }
 }
 
@@ -241,6 +241,8 @@ impl<C: CostModel> Stepper<'_, C> {
             lora_slots: 0,
             lora_rank_max: RANK,
             copies_in_flight: false,
+            sag: Sag::NONE,
+            rested: Span::ZERO,
         });
         let steps = price.steps.min(limit);
         self.run.steps += u64::from(steps);

@@ -89,6 +89,11 @@ fn the_fit_finds_the_coefficients_of_a_machine_whose_truth_is_known() {
     near("a pageable load", profile.load.pageable_gigabytes_per_second, truth.load.2, 1.0);
     near("a copy beside a step", profile.load.copy_slowdown, truth.slowdown.0, 1.5);
     near("a step beside a copy", profile.load.step_slowdown, truth.slowdown.1, 1.5);
+    let sag = profile.clock_sag.expect("steps behind prompts were measured");
+    near("the time of sagging clocks", sag.us, truth.sag.0, 6.0);
+    near("prompt tokens that make them sag wholly", sag.prompt_tokens, truth.sag.1, 1.0);
+    near("decode rows on sagged clocks", sag.decode, truth.sag.2, 5.0);
+    near("prompts on sagged clocks", sag.prompts, truth.sag.3, 5.0);
     near("the scale of whole steps", profile.whole_step.scale, 1.0, 1.0);
 }
 

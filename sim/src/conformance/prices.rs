@@ -63,11 +63,11 @@ impl ToyPrices {
         let increment = self.context * rows;
         match self.promise {
             Promise::Once => Price::once(first + self.step * (shape.decode_context_sum * 7 % 5)),
-            Promise::Affine(steps) => Price { first, increment, steps },
+            Promise::Affine(steps) => Price { increment, ..Price::lasting(first, steps) },
             Promise::Tiled(tile) => {
                 let longest = shape.decode_context_max;
                 first += self.row * u64::from(longest / tile);
-                Price { first, increment, steps: tile - longest % tile }
+                Price { increment, ..Price::lasting(first, tile - longest % tile) }
             }
         }
     }

@@ -100,7 +100,7 @@ impl Attention {
     #[inline(always)]
     pub(super) fn price(&mut self, rows: u32, context_sum: u64, longest: u32) -> Price {
         if rows == 0 {
-            return Price { first: Span::ZERO, increment: Span::ZERO, steps: u32::MAX };
+            return Price::lasting(Span::ZERO, u32::MAX);
         }
         let line = |c: &Coefficients| {
             let first = c.once + c.token * context_sum + c.longest * u64::from(longest);
@@ -137,7 +137,7 @@ impl Attention {
                 }
             }
         }
-        Price { first: Span::from_ps(first), increment: Span::from_ps(increment), steps }
+        Price { increment: Span::from_ps(increment), ..Price::lasting(Span::from_ps(first), steps) }
     }
 }
 

@@ -112,8 +112,9 @@ impl VidurCost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Prefill, SegmentSums};
+    use crate::batch::{Prefill, Sag, SegmentSums};
     use crate::profile::vidur::VidurOperation;
+    use crate::time::Span;
 
     fn tables() -> VidurTables {
         let contexts = |values: [f64; 4]| Steps::of((0..).step_by(64).zip(values));
@@ -140,6 +141,8 @@ mod tests {
             lora_slots: 0,
             lora_rank_max: 0,
             copies_in_flight: false,
+            sag: Sag::NONE,
+            rested: Span::ZERO,
         }
     }
 

@@ -126,6 +126,8 @@ impl Engine<'_, '_> {
                 lora_slots: settings.lora_slots,
                 lora_rank_max: settings.max_lora_rank,
                 copies_in_flight: replica.residency.copies_in_flight() > 0,
+                sag: replica.sag,
+                rested: (self.now + stall).since(replica.computed_until),
             },
         };
         let mut price = executor.run(&batch);
@@ -255,6 +257,7 @@ impl Engine<'_, '_> {
         let flight = replica.in_flight.as_ref().expect("a stretch in flight");
         let end = flight.end(steps);
         let blocks = replica.rows.tell(steps, end, &mut self.told);
+        (replica.sag, replica.computed_until) = (flight.price.sag, end);
         for &key in &self.told.prefilled {
             let sequence = self.sequences.get_mut(key);
             if sequence.first_token().is_none() {

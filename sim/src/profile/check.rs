@@ -46,6 +46,9 @@ impl Profile {
         self.gpu.check().map_err(self.bad("gpu"))?;
         self.check_host().map_err(self.bad("host"))?;
         self.check_whole_step().map_err(self.bad("whole_step"))?;
+        if let Some(sag) = &self.clock_sag {
+            sag.check().map_err(self.bad("clock_sag"))?;
+        }
         match &self.vidur {
             Some(tables) => {
                 tables.check().map_err(|(key, problem)| self.bad(&format!("vidur.{key}"))(problem))?;

@@ -144,6 +144,7 @@ impl Profile {
             gpu,
             host: HostCost::default(),
             whole_step: WholeStep::default(),
+            clock_sag: None,
             operations: Vec::new(),
             row_buckets: Vec::new(),
             prefill_attention: PrefillAttention::default(),

@@ -184,7 +184,7 @@ impl Executor for Millisecond {
             segments: batch.shape.segments.to_vec(),
         });
         let steps = if batch.shape.is_decode_only() { 1_000_000 } else { 1 };
-        Price { first: Span::from_ms(1), increment: Span::ZERO, steps }
+        Price::lasting(Span::from_ms(1), steps)
     }
 }
 

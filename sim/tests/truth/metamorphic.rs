@@ -87,7 +87,7 @@ impl CostModel for MemoryBound {
     fn price(&mut self, shape: &BatchShape<'_>) -> Price {
         let first = Span::from_ms(20) + Span::from_us(20) * u64::from(shape.prefill_tokens());
         let steps = if shape.is_decode_only() { u32::MAX } else { 1 };
-        Price { first, increment: Span::ZERO, steps }
+        Price::lasting(first, steps)
     }
 }
 

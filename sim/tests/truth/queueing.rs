@@ -28,7 +28,7 @@ impl Executor for Shared {
     fn run(&mut self, batch: &Batch<'_>) -> Price {
         let first = self.0 * batch.slices.len() as u64;
         let steps = if batch.shape.is_decode_only() { u32::MAX } else { 1 };
-        Price { first, increment: Span::ZERO, steps }
+        Price::lasting(first, steps)
     }
 }
 

@@ -18,7 +18,7 @@ struct Second;
 impl Executor for Second {
     fn run(&mut self, batch: &Batch<'_>) -> Price {
         let steps = if batch.shape.is_decode_only() { u32::MAX } else { 1 };
-        Price { first: SECOND, increment: Span::ZERO, steps }
+        Price::lasting(SECOND, steps)
     }
 }
 

@@ -7,8 +7,8 @@ use aril_kernels::llama::{AdapterWeights, Beside};
 use aril_sim::profile::lora::LoraKernel;
 
 use super::sequences::Drawn;
-use super::{LlamaGpu, REST, ROWS_AT_REST, broken};
-use crate::machine::{MachineError, Question, StepShape};
+use super::{LlamaGpu, REST, REST_BEFORE_S, ROWS_AT_REST, broken};
+use crate::machine::{AT_REST, Answer, BEHIND, MachineError, Question, StepShape};
 
 /// Replays of a step that a copy lies beside: so many at least.
 const REPLAYS: usize = 20;
@@ -58,6 +58,36 @@ impl LlamaGpu {
             }
         }
         Ok(samples)
+    }
+
+    /// Steps at rest, prompts, steps behind them: each of them, one row after the other.
+    pub(super) fn behind(
+        &mut self,
+        prompts: &StepShape,
+        times: u32,
+        shape: &StepShape,
+        repeats: usize,
+    ) -> Result<Answer, MachineError> {
+        // Kernels, plans and graphs are there before the first row.
+        self.steps(LoraKernel::None, prompts, 1)?;
+        self.steps(LoraKernel::None, shape, 1)?;
+        let (prompts, rows) = (Drawn::of(prompts, &self.identity, false), Drawn::of(shape, &self.identity, false));
+        let (prompts, rows) = (prompts.sequences(), rows.sequences());
+        let steps = |of, count| std::iter::repeat_n(of, count);
+        let row: Vec<_> =
+            steps(&rows, AT_REST).chain(steps(&prompts, times as usize)).chain(steps(&rows, BEHIND)).collect();
+        let mut answer = Answer { us: Vec::new(), parts: vec![Vec::new(); row.len()] };
+        for _ in 0..repeats {
+            rest(REST_BEFORE_S);
+            let mut us = 0.0;
+            for (part, sequences) in answer.parts.iter_mut().zip(&row) {
+                let step = self.llama.step(sequences).map_err(broken)?;
+                part.push(step.device_us);
+                us += step.device_us;
+            }
+            answer.us.push(us);
+        }
+        Ok(answer)
     }
 
     /// A step beside a copy. Replays have no metadata; how much longer one takes beside a copy is a ratio.

@@ -5,7 +5,7 @@ use aril_sim::model::Model;
 use aril_sim::profile::doublings;
 use aril_sim::profile::lora::LoraKernel;
 
-use crate::machine::{Part, Question, StepShape};
+use crate::machine::{AT_REST, BEHIND, Part, Question, StepShape};
 
 /// Coefficients; microseconds, bytes and operations unless a name says otherwise.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,8 @@ pub struct Truth {
     pub host: (f64, f64, f64, f64),
     /// A load: start, pinned and pageable 10⁹ bytes a second.
     pub load: (f64, f64, f64),
+    /// Clocks under prompts: how fast they sag, at how many tokens wholly, and how much longer decode rows and prompts take then.
+    pub sag: (f64, f64, f64, f64),
     /// Beside each other: how much longer a copy and a step take.
     pub slowdown: (f64, f64),
 }
@@ -51,6 +53,7 @@ impl Truth {
             gaps: (1.9, 0.8, 0.6),
             host: (60.0, 3.5, 4.0, 0.9),
             load: (14.0, 54.5, 11.0),
+            sag: (35_000.0, 1024.0, 0.12, 0.22),
             slowdown: (1.12, 1.03),
         }
     }
@@ -61,6 +64,7 @@ impl Truth {
             Question::Operation { operation, shape } => self.part(*operation, shape),
             Question::Lora { kernel, shape } => self.adapters(*kernel, shape),
             Question::Step { kernel, shape } => self.step(*kernel, shape),
+            Question::Behind { prompts, times, shape } => self.behind(prompts, *times, shape).iter().sum(),
             Question::StepBesideLoad { shape } => self.step(LoraKernel::None, shape) * self.slowdown.1,
             Question::Host { shape, .. } => {
                 let (us, sequences, prompts, adapter) = self.host;
@@ -101,6 +105,31 @@ impl Truth {
             layer += self.gaps.2;
         }
         parts + layer * layers
+    }
+
+    /// Steps at rest, prompts, steps behind them: clocks are followed by tenths of a millisecond.
+    pub fn behind(&self, prompts: &StepShape, times: u32, shape: &StepShape) -> Vec<f64> {
+        const MOMENT_US: f64 = 100.0;
+        let (us, tokens, decode, prompt) = self.sag;
+        let mut row = vec![self.step(LoraKernel::None, shape); AT_REST];
+        // How far the clocks have sagged; of that, what the steps before left.
+        let mut sag = 0.0;
+        let steps = std::iter::repeat_n(prompts, times as usize).chain(std::iter::repeat_n(shape, BEHIND));
+        for step in steps {
+            let (load, alone) = ((f64::from(step.prompt_rows()) / tokens).min(1.0), self.step(LoraKernel::None, step));
+            let slower = decode + (prompt - decode) * load;
+            let mut left = sag;
+            let (mut at, mut longer) = (0.0, 0.0);
+            while at < alone {
+                let moment = MOMENT_US.min(alone - at);
+                longer += slower * left * moment;
+                left -= left * moment / us;
+                sag += (load - sag) * moment / us;
+                at += moment;
+            }
+            row.push(alone + longer);
+        }
+        row
     }
 
     /// One operation of one layer.

@@ -1,0 +1,56 @@
+//! What prompts leave behind: how fast a GPU's clocks sag and come back, and what that costs.
+
+use aril_sim::profile::ClockSag;
+
+use super::least_squares::non_negative;
+use crate::machine::{AT_REST, BEHIND};
+use crate::measure::median;
+
+/// A row of steps: at rest, prompts, and behind them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct BehindSample {
+    pub(super) prompt_tokens: u32,
+    pub(super) times: usize,
+    /// The median of each, microseconds.
+    pub(super) steps_us: Vec<f64>,
+}
+
+/// Constants of time that are tried, and numbers of tokens.
+const TIMES_MS: std::ops::RangeInclusive<u32> = 5..=120;
+const TOKENS: [f64; 7] = [256.0, 384.0, 512.0, 768.0, 1024.0, 1536.0, 2048.0];
+
+/// The pair of time and tokens by which least squares come nearest to what steps took over the same steps at rest: of decode rows over those before the prompts, of
+/// prompts over the first of them. Nothing where too few were measured, or where none took longer.
+pub(super) fn fit(samples: &[BehindSample]) -> Option<ClockSag> {
+    let rows: Vec<&BehindSample> =
+        samples.iter().filter(|sample| sample.steps_us.len() == AT_REST + sample.times + BEHIND).collect();
+    if rows.len() < 3 {
+        return None;
+    }
+    let tries = TIMES_MS.flat_map(|ms| TOKENS.map(|tokens| (f64::from(ms) * 1e3, tokens)));
+    let (_, sag) = tries.map(|(us, tokens)| by(&rows, us, tokens)).min_by(|a, b| a.0.total_cmp(&b.0))?;
+    (sag.decode > 0.0 || sag.prompts > 0.0).then_some(sag)
+}
+
+/// What the squares sum to with this pair, and the two shares that make them least.
+fn by(rows: &[&BehindSample], us: f64, prompt_tokens: f64) -> (f64, ClockSag) {
+    let (mut columns, mut target) = (vec![Vec::new(), Vec::new()], Vec::new());
+    for row in rows {
+        let load = (f64::from(row.prompt_tokens) / prompt_tokens).min(1.0);
+        let (rest, prompts) = (median(&row.steps_us[..AT_REST]), row.steps_us[AT_REST]);
+        let mut sag = 0.0;
+        for (step, &took) in row.steps_us.iter().enumerate().skip(AT_REST) {
+            let (load, alone) = if step < AT_REST + row.times { (load, prompts) } else { (0.0, rest) };
+            let kept = (-alone / us).exp();
+            let felt = sag * us / alone * (1.0 - kept);
+            columns[0].push(felt * (1.0 - load));
+            columns[1].push(felt * load);
+            target.push(took / alone - 1.0);
+            sag = load + (sag - load) * kept;
+        }
+    }
+    let x = non_negative(&columns, &[0.0, 0.0], &target, &vec![1.0; target.len()]);
+    let error = |row: usize| columns[0][row] * x[0] + columns[1][row] * x[1] - target[row];
+    let squares = (0..target.len()).map(|row| error(row).powi(2)).sum();
+    (squares, ClockSag { us, prompt_tokens, decode: x[0], prompts: x[1] })
+}
