@@ -1,6 +1,6 @@
 //! A toy price list: steps priced by a handful of numbers, with promises of every kind that an executor may make.
 
-use crate::batch::{Batch, BatchShape, Executor, Price};
+use crate::batch::{Batch, BatchShape, Executor, Price, Sag};
 use crate::time::Span;
 
 /// How far ahead does a price hold?
@@ -29,6 +29,8 @@ pub struct ToyPrices {
     pub segment: Span,
     /// A step beside which adapters are copied.
     pub copy: Span,
+    /// A step right behind one with prompts takes four times this longer, the next one once, unless the GPU rests for a `step` in between.
+    pub sag: Span,
     /// How far ahead the price holds.
     pub promise: Promise,
 }
@@ -43,11 +45,29 @@ impl ToyPrices {
             prompt_token: self.prompt_token * times,
             segment: self.segment * times,
             copy: self.copy * times,
+            sag: self.sag * times,
             promise: self.promise,
         }
     }
 
     fn price(&self, shape: &BatchShape<'_>) -> Price {
+        let price = self.at_rest(shape);
+        if self.sag.is_zero() {
+            return price;
+        }
+        let (longer, after) = match (shape.sag, shape.rested < self.step) {
+            (Sag::FULL, true) => (self.sag * 4, Sag::of(0.25)),
+            (Sag::NONE, _) | (_, false) => (Span::ZERO, Sag::NONE),
+            (_, true) => (self.sag, Sag::NONE),
+        };
+        match (shape.is_decode_only(), longer.is_zero()) {
+            (true, true) => price,
+            (true, false) => Price { sag: after, ..Price::once(price.first + longer) },
+            (false, _) => Price { sag: Sag::FULL, ..Price::once(price.first + longer) },
+        }
+    }
+
+    fn at_rest(&self, shape: &BatchShape<'_>) -> Price {
         let rows = u64::from(shape.decode_rows());
         let mut first = self.step
             + self.row * rows

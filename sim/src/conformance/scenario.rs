@@ -260,6 +260,7 @@ impl Draw {
             segment: self.units(unit, 3),
             copy: self.units(unit, 4),
             promise,
+            sag: self.units(unit, 3),
         }
     }
 }
@@ -279,13 +280,14 @@ impl fmt::Display for Scenario {
         let prices = &self.prices;
         writeln!(
             f,
-            "prices: step {}, row {}, context {}, prompt token {}, segment {}, copy {}, {:?}",
+            "prices: step {}, row {}, context {}, prompt token {}, segment {}, copy {}, sag {}, {:?}",
             prices.step.as_ps(),
             prices.row.as_ps(),
             prices.context.as_ps(),
             prices.prompt_token.as_ps(),
             prices.segment.as_ps(),
             prices.copy.as_ps(),
+            prices.sag.as_ps(),
             prices.promise
         )?;
         for (id, replica) in settings.replicas.iter().enumerate() {

@@ -49,6 +49,7 @@ fn prices([step, row, context, prompt_token]: [u64; 4]) -> ToyPrices {
         prompt_token: ps(prompt_token),
         segment: Span::ZERO,
         copy: Span::ZERO,
+        sag: Span::ZERO,
         promise: Promise::Affine(u32::MAX),
     }
 }
