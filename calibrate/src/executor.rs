@@ -53,6 +53,8 @@ pub trait Stepper {
 pub struct Computed {
     /// What it took, microseconds: from call to return, without what it made.
     pub us: f64,
+    /// The GPU's part of that, microseconds.
+    pub device_us: f64,
     /// What it spent on things that are kept and that warming up had not met, microseconds: kernels compiled, products timed, plans loaded,
     /// graphs captured.
     pub made_us: f64,
@@ -107,6 +109,8 @@ pub struct RealStep {
     pub rested_us: f64,
     /// What it took, microseconds, without what it made.
     pub us: f64,
+    /// The GPU's part of that, microseconds.
+    pub device_us: f64,
     /// What it spent on things that are kept, microseconds: no part of its duration.
     pub made_us: f64,
     /// What a cost model says of the same batch, microseconds.
@@ -259,7 +263,7 @@ impl<S: Stepper> RealExecutor<S> {
                 sample: slice.emits,
             })
             .collect();
-        let Computed { us, made_us, tokens: sampled } = self.stepper.step(&parts)?;
+        let Computed { us, device_us, made_us, tokens: sampled } = self.stepper.step(&parts)?;
         let emits = batch.slices.iter().filter(|slice| slice.emits);
         emits.zip(sampled).for_each(|(slice, token)| {
             self.last.insert(slice.request, token);
@@ -274,6 +278,7 @@ impl<S: Stepper> RealExecutor<S> {
             segments: shape.segments.to_vec(),
             rested_us: shape.rested.as_secs_f64() * 1e6,
             us,
+            device_us,
             made_us,
             modelled_us: modelled.first.as_secs_f64() * 1e6,
         });

@@ -27,7 +27,7 @@ use aril_sim::profile::{
 
 use crate::derive;
 use crate::error::CalibrateError;
-use crate::machine::{Identity, Part, StepShape};
+use crate::machine::{Identity, Part, StepShape, rest_us};
 use crate::probe::Probe;
 use crate::recording::Recording;
 use data::Data;
@@ -323,7 +323,7 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
             lora: on,
             prompt: !sample.shape.prompts.is_empty(),
             mixed: !sample.shape.prompts.is_empty() && sample.shape.decode_rows() > 0,
-            us: sample.us,
+            us: sample.us - repeated_us(profile, &sample.shape, sample.us),
             parts_us: probe.clone().us(&sample.shape.probe(on)),
             lora_us: match bare.lora.get(&kernel).filter(|_| on) {
                 Some(cost) => cost.us(&sample.shape.probe(on).view()) * f64::from(bare.model.layers),
@@ -332,6 +332,12 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
         });
     }
     Ok(samples)
+}
+
+/// What a step took longer for having been measured again and again, its card at rest only in part, microseconds.
+fn repeated_us(profile: &Profile, shape: &StepShape, us: f64) -> f64 {
+    let rested_us = rest_us(shape.rows(), us);
+    profile.clock_sag.map_or(0.0, |sag| sag.repeated(shape.prompt_rows(), us, rested_us))
 }
 
 /// Enabled but idle: what steps with LoRA on and no adapter take beyond the same steps with LoRA off, each layer.

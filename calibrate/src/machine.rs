@@ -110,6 +110,19 @@ pub struct Limits {
     pub adapters: u32,
 }
 
+/// How much longer than a long replay or a step of many rows a card rests after it: a card that multiplies without a pause reaches its
+/// power limit after some twenty milliseconds, and serving gives it its pauses. Steps of few rows follow each other as they do there.
+pub(crate) const REST: f64 = 1.5;
+/// No longer than this after a step, microseconds.
+const REST_US_MAX: f64 = 60_000.0;
+/// Products and steps of so few rows are bound by their bytes, and need no rest.
+pub(crate) const ROWS_AT_REST: u32 = 64;
+
+/// How long a card rests after each repetition of a step of so many rows that took `us`, microseconds.
+pub(crate) fn rest_us(rows: u32, us: f64) -> f64 {
+    if rows > ROWS_AT_REST { (us * REST).min(REST_US_MAX) } else { 0.0 }
+}
+
 /// Steps before those whose after-effect is asked for.
 pub const AT_REST: usize = 6;
 /// Steps behind them.

@@ -185,7 +185,8 @@ impl Stepper for LlamaStepper {
             .collect();
         let result = self.llama.step(&sequences).map_err(broken)?;
         let us = began.elapsed().as_secs_f64() * 1e6;
-        Ok(Computed { us: (us - result.made_us).max(0.0), made_us: result.made_us, tokens: result.tokens })
+        let (device_us, made_us) = (result.device_us, result.made_us);
+        Ok(Computed { us: (us - made_us).max(0.0), device_us, made_us, tokens: result.tokens })
     }
 }
 

@@ -6,8 +6,8 @@ use aril_sim::batch::{Prefill, Segment};
 
 use super::RealStep;
 
-const HEAD: &str = "decode_rows,context_sum,context_max,prompts,segments,us,made_us,modelled_us,rested_us";
-/// Files from before rests were told.
+const HEAD: &str = "decode_rows,context_sum,context_max,prompts,segments,us,made_us,modelled_us,rested_us,device_us";
+/// Files of before tell neither rests nor the GPU's part.
 const HEAD_OLDEST: &str = "decode_rows,context_sum,context_max,prompts,segments,us,made_us,modelled_us";
 
 /// As CSV: prompts as `chunk+prefix`, adapters as `rank:decode rows+prompt rows`, both with spaces between.
@@ -17,10 +17,11 @@ pub fn write(steps: &[RealStep]) -> String {
         let prompts: Vec<String> = step.prompts.iter().map(|p| format!("{}+{}", p.chunk, p.prefix)).collect();
         let segments: Vec<String> =
             step.segments.iter().map(|s| format!("{}:{}+{}", s.rank, s.decode_rows, s.prefill_rows)).collect();
-        let RealStep { decode_rows, context_sum, context_max, us, made_us, modelled_us, rested_us, .. } = step;
+        let RealStep { decode_rows, context_sum, context_max, us, made_us, modelled_us, rested_us, device_us, .. } =
+            step;
         writeln!(
             text,
-            "{decode_rows},{context_sum},{context_max},{},{},{us:.3},{made_us:.3},{modelled_us:.3},{rested_us:.3}",
+            "{decode_rows},{context_sum},{context_max},{},{},{us:.3},{made_us:.3},{modelled_us:.3},{rested_us:.3},{device_us:.3}",
             prompts.join(" "),
             segments.join(" ")
         )
@@ -35,7 +36,7 @@ pub fn write(steps: &[RealStep]) -> String {
 /// The first line that is none of its lines.
 pub fn read(text: &str) -> Result<Vec<RealStep>, String> {
     let mut lines = text.lines().enumerate();
-    if lines.next().is_none_or(|(_, head)| head != HEAD && head != HEAD_OLDEST) {
+    if lines.next().is_none_or(|(_, head)| !HEAD.starts_with(head) || !head.starts_with(HEAD_OLDEST)) {
         return Err(format!("line 1 is not `{HEAD}`"));
     }
     lines.map(|(index, line)| step(line).ok_or_else(|| format!("line {} is no step: `{line}`", index + 1))).collect()
@@ -43,11 +44,12 @@ pub fn read(text: &str) -> Result<Vec<RealStep>, String> {
 
 fn step(line: &str) -> Option<RealStep> {
     let fields: Vec<&str> = line.split(',').collect();
-    let [decode_rows, context_sum, context_max, prompts, segments, us, made_us, modelled_us, ref rested @ ..] =
+    let [decode_rows, context_sum, context_max, prompts, segments, us, made_us, modelled_us, ref more @ ..] =
         fields[..]
     else {
         return None;
     };
+    let told = |field: usize| more.get(field).map_or(Some(0.0), |us| us.parse().ok());
     let prompt = |text: &str| {
         let (chunk, prefix) = text.split_once('+')?;
         Some(Prefill { chunk: chunk.parse().ok()?, prefix: prefix.parse().ok()? })
@@ -67,7 +69,8 @@ fn step(line: &str) -> Option<RealStep> {
         us: us.parse().ok()?,
         made_us: made_us.parse().ok()?,
         modelled_us: modelled_us.parse().ok()?,
-        rested_us: rested.first().map_or(Some(0.0), |us| us.parse().ok())?,
+        rested_us: told(0)?,
+        device_us: told(1)?,
     })
 }
 
@@ -87,6 +90,7 @@ mod tests {
             made_us: 0.0,
             modelled_us: 9_999.5,
             rested_us: 250.0,
+            device_us: 9_950.5,
         };
         let alone = RealStep { prompts: Vec::new(), segments: Vec::new(), made_us: 12.5, ..mixed.clone() };
         let steps = vec![mixed, alone];

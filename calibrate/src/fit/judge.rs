@@ -246,7 +246,10 @@ impl<'a> Predictor<'a> {
             Question::Lora { kernel, shape } => {
                 profile.lora.get(kernel).filter(|_| !kernel.is_free()).map(|cost| cost.us(&shape.probe(true).view()))
             }
-            Question::Step { kernel, shape } => self.step(*kernel, shape)?,
+            // Measured again and again, its card at rest only in part.
+            Question::Step { kernel, shape } => {
+                self.step(*kernel, shape)?.map(|us| us + super::repeated_us(profile, shape, us))
+            }
             Question::Behind { prompts, times, shape } => self.behind(prompts, *times, shape)?,
             Question::Host { shape, .. } => {
                 let host = &profile.host;

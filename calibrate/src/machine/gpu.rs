@@ -41,13 +41,8 @@ pub struct LlamaGpu {
     began: Instant,
 }
 
-/// How much longer than a long replay or a step of many rows the card rests after it: a card that multiplies without a pause reaches its
-/// power limit after some twenty milliseconds, and serving gives it its pauses. Steps of few rows follow each other as they do there.
-const REST: f64 = 1.5;
 /// And before a row of steps, so that its first are those of a card at rest, seconds.
 const REST_BEFORE_S: f64 = 0.2;
-/// Products and steps of so few rows are bound by their bytes, and need no rest.
-const ROWS_AT_REST: u32 = 64;
 
 impl LlamaGpu {
     /// Opens the first GPU with a model of this name and number of GPUs that share it, its weights drawn at random.

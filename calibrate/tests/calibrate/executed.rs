@@ -55,7 +55,7 @@ impl Stepper for Counting {
         let given = parts.iter().map(|p| (p.tokens.to_vec(), p.prefix, p.blocks.to_vec(), p.slot)).collect();
         self.0.borrow_mut().steps.push(given);
         let tokens = parts.iter().filter(|p| p.sample).map(|p| p.tokens[p.tokens.len() - 1] + 1).collect();
-        Ok(Computed { us: parts.len() as f64, made_us: 0.5, tokens })
+        Ok(Computed { us: parts.len() as f64, device_us: 0.75, made_us: 0.5, tokens })
     }
 }
 

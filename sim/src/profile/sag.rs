@@ -45,6 +45,15 @@ impl ClockSag {
         (slower * before * self.us * (1.0 - kept), Sag::of(load + (before - load) * kept))
     }
 
+    /// The same step again and again, with a rest of `rested_us` after each: what each takes longer in the long run, microseconds.
+    pub fn repeated(&self, prompt_tokens: u32, us: f64, rested_us: f64) -> f64 {
+        let load = (f64::from(prompt_tokens) / self.prompt_tokens).min(1.0);
+        let (kept, rested) = ((-us / self.us).exp(), (-rested_us / self.us).exp());
+        let before = rested * load * (1.0 - kept) / (1.0 - rested * kept);
+        let slower = self.decode + (self.prompts - self.decode) * load;
+        slower * before * self.us * (1.0 - kept)
+    }
+
     /// # Errors
     /// A figure that no GPU has.
     pub(super) fn check(&self) -> Result<(), String> {
@@ -71,6 +80,16 @@ mod tests {
         let (second, last) = SAG.behind(between, 0.0, 0, 10_000.0);
         assert!((whole - first - second).abs() < 1.0, "{whole} {first} {second}");
         assert!((after.share() - last.share()).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_step_repeated_is_one_behind_itself() {
+        let (mut longer, mut sag) = (0.0, Sag::NONE);
+        for _ in 0..20 {
+            (longer, sag) = SAG.behind(sag, 30_000.0, 700, 40_000.0);
+        }
+        let repeated = SAG.repeated(700, 40_000.0, 30_000.0);
+        assert!(longer > 0.0 && (longer - repeated).abs() < 1.0, "{longer} {repeated}");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use aril_kernels::lora::layout::ProjectionShape;
 use aril_sim::profile::lora::LoraKernel;
 
 use super::sequences::Drawn;
-use super::{LlamaGpu, REST, ROWS_AT_REST, broken};
-use crate::machine::{Answer, MachineError, Part, StepShape};
+use super::{LlamaGpu, broken};
+use crate::machine::{Answer, MachineError, Part, REST, ROWS_AT_REST, StepShape};
 
 /// What reads the results of adapters that run along their product, and how often a layer has it.
 const READERS: [(Operation, f64); 3] =

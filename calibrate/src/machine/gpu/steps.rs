@@ -7,13 +7,11 @@ use aril_kernels::llama::{AdapterWeights, Beside};
 use aril_sim::profile::lora::LoraKernel;
 
 use super::sequences::Drawn;
-use super::{LlamaGpu, REST, REST_BEFORE_S, ROWS_AT_REST, broken};
-use crate::machine::{AT_REST, Answer, BEHIND, MachineError, Question, StepShape};
+use super::{LlamaGpu, REST_BEFORE_S, broken};
+use crate::machine::{AT_REST, Answer, BEHIND, MachineError, Question, StepShape, rest_us};
 
 /// Replays of a step that a copy lies beside: so many at least.
 const REPLAYS: usize = 20;
-/// No longer than this, seconds.
-const REST_S_MAX: f64 = 0.06;
 
 impl LlamaGpu {
     /// The same steps for both questions: what the GPU takes and what the host adds.
@@ -53,8 +51,9 @@ impl LlamaGpu {
             if repeat >= warm {
                 samples.push((result.device_us, (us - result.device_us).max(0.0)));
             }
-            if shape.rows() > ROWS_AT_REST {
-                rest((result.device_us * 1e-6 * REST).min(REST_S_MAX));
+            match rest_us(shape.rows(), result.device_us) {
+                0.0 => {}
+                us => rest(us * 1e-6),
             }
         }
         Ok(samples)

@@ -5,7 +5,7 @@ use aril_sim::model::Model;
 use aril_sim::profile::doublings;
 use aril_sim::profile::lora::LoraKernel;
 
-use crate::machine::{AT_REST, BEHIND, Part, Question, StepShape};
+use crate::machine::{AT_REST, BEHIND, Part, Question, StepShape, rest_us};
 
 /// Coefficients; microseconds, bytes and operations unless a name says otherwise.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +63,7 @@ impl Truth {
         match question {
             Question::Operation { operation, shape } => self.part(*operation, shape),
             Question::Lora { kernel, shape } => self.adapters(*kernel, shape),
-            Question::Step { kernel, shape } => self.step(*kernel, shape),
+            Question::Step { kernel, shape } => self.repeated(self.step(*kernel, shape), shape),
             Question::Behind { prompts, times, shape } => self.behind(prompts, *times, shape).iter().sum(),
             Question::StepBesideLoad { shape } => self.step(LoraKernel::None, shape) * self.slowdown.1,
             Question::Host { shape, .. } => {
@@ -107,28 +107,24 @@ impl Truth {
         parts + layer * layers
     }
 
-    /// Steps at rest, prompts, steps behind them: clocks are followed by tenths of a millisecond.
-    pub fn behind(&self, prompts: &StepShape, times: u32, shape: &StepShape) -> Vec<f64> {
-        const MOMENT_US: f64 = 100.0;
-        let (us, tokens, decode, prompt) = self.sag;
-        let mut row = vec![self.step(LoraKernel::None, shape); AT_REST];
-        // How far the clocks have sagged; of that, what the steps before left.
-        let mut sag = 0.0;
-        let steps = std::iter::repeat_n(prompts, times as usize).chain(std::iter::repeat_n(shape, BEHIND));
-        for step in steps {
-            let (load, alone) = ((f64::from(step.prompt_rows()) / tokens).min(1.0), self.step(LoraKernel::None, step));
-            let slower = decode + (prompt - decode) * load;
-            let mut left = sag;
-            let (mut at, mut longer) = (0.0, 0.0);
-            while at < alone {
-                let moment = MOMENT_US.min(alone - at);
-                longer += slower * left * moment;
-                left -= left * moment / us;
-                sag += (load - sag) * moment / us;
-                at += moment;
-            }
-            row.push(alone + longer);
+    /// The last of some steps in a row, with rests between them.
+    fn repeated(&self, alone: f64, shape: &StepShape) -> f64 {
+        let mut clocks = Clocks::default();
+        let mut us = alone;
+        for _ in 0..4 {
+            us = clocks.step(self.sag, shape.prompt_rows(), alone);
+            clocks.rest(self.sag, rest_us(shape.rows(), us));
         }
+        us
+    }
+
+    /// Steps at rest, prompts, steps behind them.
+    pub fn behind(&self, prompts: &StepShape, times: u32, shape: &StepShape) -> Vec<f64> {
+        let (rows, prompted) = (self.step(LoraKernel::None, shape), self.step(LoraKernel::None, prompts));
+        let mut clocks = Clocks::default();
+        let mut row = vec![rows; AT_REST];
+        row.extend((0..times).map(|_| clocks.step(self.sag, prompts.prompt_rows(), prompted)));
+        row.extend((0..BEHIND).map(|_| clocks.step(self.sag, 0, rows)));
         row
     }
 
@@ -218,5 +214,36 @@ impl Truth {
         };
         let arithmetic = row_ranks * 2.0 * 1.4e5 / (self.teraflops * 0.5 * 1e6);
         launches + (rank * weights + row * rows).max(arithmetic)
+    }
+}
+
+/// How far the clocks have sagged, followed by tenths of a millisecond.
+#[derive(Default)]
+struct Clocks {
+    sag: f64,
+}
+
+const MOMENT_US: f64 = 100.0;
+
+impl Clocks {
+    /// What a step takes that takes `alone` at rest.
+    fn step(&mut self, (us, tokens, decode, prompt): (f64, f64, f64, f64), prompt_tokens: u32, alone: f64) -> f64 {
+        let load = (f64::from(prompt_tokens) / tokens).min(1.0);
+        // What the steps before left, and what it takes longer for that.
+        let (mut left, mut longer, mut at) = (self.sag, 0.0, 0.0);
+        while at < alone {
+            let moment = MOMENT_US.min(alone - at);
+            longer += (decode + (prompt - decode) * load) * left * moment;
+            left -= left * moment / us;
+            self.sag += (load - self.sag) * moment / us;
+            at += moment;
+        }
+        alone + longer
+    }
+
+    fn rest(&mut self, (us, ..): (f64, f64, f64, f64), rested_us: f64) {
+        for _ in 0..(rested_us / MOMENT_US) as u32 {
+            self.sag -= self.sag * MOMENT_US / us;
+        }
     }
 }
