@@ -31,35 +31,43 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut probe = Probe::new(&profile, LoraKernel::Segmented)?;
     let slots = steps.iter().map(|step| step.segments.len()).max().unwrap_or(0) as u32;
     let mut sag = Sag::NONE;
-    let mut behind = |step: &RealStep, us: f64| {
-        let Some(clocks) = &profile.clock_sag else { return us };
-        let (longer_us, after) = clocks.behind(sag, step.rested_us, prompt_rows(step), us);
-        sag = after;
-        us + longer_us
-    };
-    let priced: Vec<(f64, &RealStep)> =
-        steps.iter().map(|step| (behind(step, probe.us(&shape(step, slots))), step)).collect();
+    // No step of many prompt tokens has been: as if the last was an hour ago.
+    let mut ago_ms = 3.6e6;
+    let mut priced = Vec::with_capacity(steps.len());
+    for step in &steps {
+        let mut us = probe.us(&shape(step, slots));
+        if let Some(clocks) = &profile.clock_sag {
+            let (longer_us, after) = clocks.behind(sag, step.rested_us, prompt_rows(step), us);
+            us += longer_us;
+            sag = after;
+        }
+        ago_ms += step.rested_us * 1e-3;
+        priced.push(Priced { us, ago_ms, step });
+        ago_ms = if prompt_rows(step) >= MANY { 0.0 } else { ago_ms + step.us * 1e-3 };
+    }
     for (kind, keep) in [
-        ("all", (|_| true) as fn(&RealStep) -> bool),
-        ("decode", |step| step.prompts.is_empty()),
-        ("up to 256 prompt tokens", |step| (1..=256).contains(&prompt_rows(step))),
-        ("257 to 1024", |step| (257..=1024).contains(&prompt_rows(step))),
-        ("more", |step| prompt_rows(step) > 1024),
+        ("all", (|_| true) as fn(&Priced<'_>) -> bool),
+        ("decode", |p| p.is_decode()),
+        ("decode, up to 20 ms behind prompts", |p| p.is_decode() && p.ago_ms < 20.0),
+        ("20 to 40 ms behind", |p| p.is_decode() && (20.0..40.0).contains(&p.ago_ms)),
+        ("40 to 80 ms behind", |p| p.is_decode() && (40.0..80.0).contains(&p.ago_ms)),
+        ("later", |p| p.is_decode() && p.ago_ms >= 80.0),
+        ("up to 256 prompt tokens", |p| (1..=256).contains(&prompt_rows(p.step))),
+        ("257 to 1024", |p| (257..=1024).contains(&prompt_rows(p.step))),
+        ("more", |p| prompt_rows(p.step) > 1024),
+        ("prompts up to 40 ms behind others", |p| !p.is_decode() && p.ago_ms < 40.0),
     ] {
-        let mut errors: Vec<f64> =
-            priced.iter().filter(|(_, step)| keep(step)).map(|(us, step)| (us / step.us - 1.0) * 100.0).collect();
+        let kept: Vec<&Priced<'_>> = priced.iter().filter(|priced| keep(priced)).collect();
+        let mut errors: Vec<f64> = kept.iter().map(|p| (p.us / p.step.us - 1.0) * 100.0).collect();
         if errors.is_empty() {
             continue;
         }
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
-        let (said, took) = priced
-            .iter()
-            .filter(|(_, step)| keep(step))
-            .fold((0.0, 0.0), |(said, took), (us, step)| (said + us, took + step.us));
+        let (said, took) = kept.iter().fold((0.0, 0.0), |(said, took), p| (said + p.us, took + p.step.us));
         errors.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
         let at = |percent: usize| errors[(errors.len() - 1) * percent / 100].abs();
         println!(
-            "{kind:<24} {:>6} steps: median {:.2} %, 95th percentile {:.2} %, mean {mean:+.2} %, all together {:+.2} %",
+            "{kind:<36} {:>6} steps: median {:.2} %, 95th percentile {:.2} %, mean {mean:+.2} %, all together {:+.2} %",
             errors.len(),
             at(50),
             at(95),
@@ -67,6 +75,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
+}
+
+/// Prompt tokens of a step that clocks are known to sag under.
+const MANY: u32 = 512;
+
+/// A step, what a profile says of it, and how long ago one of many prompt tokens was over.
+struct Priced<'a> {
+    us: f64,
+    ago_ms: f64,
+    step: &'a RealStep,
+}
+
+impl Priced<'_> {
+    fn is_decode(&self) -> bool {
+        self.step.prompts.is_empty()
+    }
 }
 
 fn prompt_rows(step: &RealStep) -> u32 {
