@@ -8,6 +8,7 @@ use statrs::statistics::{Data, Distribution, OrderStatistics};
 
 use crate::error::CalibrateError;
 use crate::probe::{Probe, Shape};
+use crate::show::behind_prompts;
 
 /// Two profiles beside each other.
 #[derive(Clone, Debug, PartialEq)]
@@ -143,6 +144,7 @@ fn labels(from: &Profile, to: &Profile) -> Vec<(&'static str, String, String)> {
             ("driver", text(&p.driver)),
             ("cuda", text(&p.cuda)),
             ("clocks", text(&p.clocks)),
+            ("clock_sag", profile.clock_sag.as_ref().map_or_else(|| "-".to_owned(), behind_prompts)),
             ("kernel_source_hash", text(&p.kernel_source_hash)),
             ("commit", text(&p.commit)),
             ("date", text(&p.date)),

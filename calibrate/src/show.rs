@@ -4,7 +4,7 @@ use std::fmt;
 
 use aril_sim::model::lora::LoraTarget;
 use aril_sim::profile::lora::LoraKernel;
-use aril_sim::profile::{Profile, ProvenanceKind};
+use aril_sim::profile::{ClockSag, Profile, ProvenanceKind};
 
 use crate::error::CalibrateError;
 use crate::probe::{Probe, Shape};
@@ -33,6 +33,8 @@ pub struct Summary {
     pub lora: Vec<LoraFigures>,
     /// A load of a rank-16 adapter from pinned memory: (bytes, microseconds).
     pub load: (u64, f64),
+    /// What steps take longer behind prompts, where that is known.
+    pub clock_sag: Option<ClockSag>,
 }
 
 /// A decode step without LoRA.
@@ -94,6 +96,7 @@ pub fn show(profile: &Profile) -> Result<Summary, CalibrateError> {
         prefill,
         lora: lora?,
         load: (bytes, profile.load.link(true).duration(bytes).as_secs_f64() * 1e6),
+        clock_sag: profile.clock_sag,
     })
 }
 
@@ -123,6 +126,17 @@ pub fn lora_figures(profile: &Profile, kernel: LoraKernel) -> Result<LoraFigures
     })
 }
 
+/// What steps take longer behind prompts, in words.
+pub(crate) fn behind_prompts(sag: &ClockSag) -> String {
+    let ClockSag { us, decode, prompts, .. } = sag;
+    format!(
+        "decode rows +{:.1} %, prompts +{:.1} %; a third of it after {:.0} ms",
+        decode * 1e2,
+        prompts * 1e2,
+        us / 1e3
+    )
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.name, self.subject)?;
@@ -144,6 +158,9 @@ impl fmt::Display for Summary {
             self.load.0 as f64 / 1e6,
             self.load.1 / 1e3
         )?;
+        if let Some(sag) = &self.clock_sag {
+            writeln!(f, "right behind long prompts:    {}", behind_prompts(sag))?;
+        }
         writeln!(f)?;
         writeln!(f, "LoRA, us a step  | first adapter | idle slot | further adapter | further rank | further row |")?;
         for lora in &self.lora {
