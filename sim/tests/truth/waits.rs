@@ -5,6 +5,7 @@ use aril_sim::engine;
 use aril_sim::fact::{Fact, Observer, Waits};
 use aril_sim::fleet::Fleet;
 use aril_sim::policy::{LoadMode, LoadPath, Make, Policies, Scale, Scaler};
+use aril_sim::profile::ClockSag;
 use aril_sim::settings::ClusterSettings;
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{AdapterId, Offered, Outcome, ReplicaId, Request, RequestId, TenantId};
@@ -19,6 +20,21 @@ impl Executor for Second {
     fn run(&mut self, batch: &Batch<'_>) -> Price {
         let steps = if batch.shape.is_decode_only() { u32::MAX } else { 1 };
         Price::lasting(SECOND, steps)
+    }
+}
+
+/// At rest a prompt takes a second, and a step of decode rows a tenth; behind long prompts both take half as much longer, and a third of
+/// that is left after another tenth.
+struct Sagging;
+
+impl Executor for Sagging {
+    fn run(&mut self, batch: &Batch<'_>) -> Price {
+        let sag = ClockSag { us: 1e5, prompt_tokens: 100.0, decode: 0.5, prompts: 0.5 };
+        let shape = &batch.shape;
+        let us = if shape.is_decode_only() { 1e5 } else { 1e6 };
+        let rested_us = shape.rested.as_secs_f64() * 1e6;
+        let (longer_us, sag) = sag.behind(shape.sag, rested_us, shape.prefill_tokens(), us);
+        Price { sag, ..Price::once(Span::from_secs_f64((us + longer_us) * 1e-6)) }
     }
 }
 
@@ -64,6 +80,10 @@ impl Observer for Lives {
 type Asks = (u64, Option<u32>, u32, u32);
 
 fn lives(settings: &ClusterSettings, policies: &Policies, asks: &[Asks]) -> Vec<Seen> {
+    lives_by(Box::new(Second), settings, policies, asks)
+}
+
+fn lives_by(executor: Box<dyn Executor>, settings: &ClusterSettings, policies: &Policies, asks: &[Asks]) -> Vec<Seen> {
     let offered = asks.iter().zip(0..).map(|(&(arrival, adapter, prompt_tokens, output_tokens), id)| {
         let request = Request {
             id: RequestId(id),
@@ -78,7 +98,7 @@ fn lives(settings: &ClusterSettings, policies: &Policies, asks: &[Asks]) -> Vec<
         Offered { request, outcome: Outcome { output_tokens } }
     });
     let mut lives = Lives::default();
-    let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Second)];
+    let mut executors: Vec<Box<dyn Executor>> = vec![executor];
     let mut arrivals = offered.collect::<Vec<_>>().into_iter();
     engine::run(settings, &catalog(4), policies, &mut executors, &mut arrivals, &mut lives).expect("all are served");
     lives.0
@@ -100,6 +120,21 @@ fn a_cold_adapter_stalls_its_step_for_exactly_one_load() {
     assert_eq!(seen[1].waits, waits(|w| w.prefill = SECOND));
     assert_eq!(seen[2].waits, cold);
     assert_eq!(seen.iter().map(|s| s.hit).collect::<Vec<_>>(), [Some(false), Some(true), Some(false)]);
+}
+
+#[test]
+fn prompts_leave_clocks_behind_that_sag_on_their_own_replica_until_it_has_rested() {
+    // Of a half, over the tenth of a second that a third is left of: 1 - 1/e, and a third of that the step after.
+    let faded = 1.0 - (-1.0_f64).exp();
+    let longer = [0.05 * faded, 0.05 * faded * (1.0 - faded)];
+    // Request 0 alone; 1 and 2 meet on the second replica, the prompt of 2 right behind that of 1; 3 finds the first at rest.
+    let asks = [(0, None, 100, 3), (0, None, 100, 1), (500, None, 100, 1), (9_000, None, 100, 2)];
+    let policies = first_come(1);
+    let seen = lives_by(Box::new(Sagging), &servers(2, 1, Span::ZERO), &policies, &asks);
+    let ends = [1.2 + longer[0] + longer[1], 1.0, 2.0 + 0.05 * (1.0 - (-10.0_f64).exp()), 10.1 + longer[0]];
+    for (seen, end) in seen.iter().zip(ends) {
+        assert!((seen.end - end).abs() < 1e-4, "{} instead of {end}", seen.end);
+    }
 }
 
 #[test]
