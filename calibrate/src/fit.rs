@@ -208,6 +208,7 @@ pub(crate) fn model(
     let lora_us = profile.lora.get(&LoraKernel::Segmented).map_or(0.0, |cost| cost.us(&one.view()));
     let scale = profile.whole_step.scale;
     let whole = &mut profile.whole_step;
+    let prompt_us = prompt_us * whole.prompt_scale;
     whole.us_per_layer_prompt = whole.us_per_layer_prompt.max(-prompt_us * scale);
     // Nor do a prompt's rows beside decode rows.
     whole.us_per_layer_mixed = whole.us_per_layer_mixed.max(-whole.us_per_layer_prompt - prompt_us * scale);
@@ -303,6 +304,10 @@ fn load_of(gpu: &Gpu) -> LoadCost {
 fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, CalibrateError> {
     let bare = Profile { host: HostCost::default(), whole_step: WholeStep::default(), ..profile.clone() };
     let mut probes: BTreeMap<LoraKernel, Probe> = BTreeMap::new();
+    let prompts_us = |shape: &StepShape| {
+        let prompts: Vec<(u32, u32)> = shape.prompts.iter().map(|prompt| (prompt.chunk, prompt.prefix)).collect();
+        bare.prefill_attention.us(&prompts)
+    };
     let mut samples = Vec::new();
     for sample in &data.steps {
         let on = !sample.shape.adapters.is_empty();
@@ -325,6 +330,7 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
             mixed: !sample.shape.prompts.is_empty() && sample.shape.decode_rows() > 0,
             us: sample.us - repeated_us(profile, &sample.shape, sample.us),
             parts_us: probe.clone().us(&sample.shape.probe(on)),
+            prompts_us: prompts_us(&sample.shape) * f64::from(bare.model.layers),
             lora_us: match bare.lora.get(&kernel).filter(|_| on) {
                 Some(cost) => cost.us(&sample.shape.probe(on).view()) * f64::from(bare.model.layers),
                 None => 0.0,

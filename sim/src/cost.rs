@@ -99,7 +99,7 @@ impl CompiledCost {
         let mut cost = CompiledCost {
             tables: [alone, beside_copies],
             lora,
-            prompts: Prompts::new(profile.prefill_attention.clone()),
+            prompts: Prompts::new(profile.prefill_attention.clone(), profile.whole_step.prompt_scale),
             sag: profile.clock_sag,
             vidur: profile.vidur.as_ref().map(VidurCost::new),
             ranges: Ranges::new(&profile.validity, kernel == LoraKernel::Merged),

@@ -86,6 +86,8 @@ pub(super) struct StepSample {
     pub(super) mixed: bool,
     pub(super) us: f64,
     pub(super) parts_us: f64,
+    /// What the attention of prompts is of that.
+    pub(super) prompts_us: f64,
     /// What adapters are of that.
     pub(super) lora_us: f64,
 }
@@ -125,6 +127,7 @@ pub(super) fn whole(samples: &[StepSample], layers: u32, few_rows: u32) -> Whole
         lora(&|s| flag(s.lora), true),
         samples.iter().map(|s| flag(s.prompt) / s.us).collect(),
         samples.iter().map(|s| flag(s.mixed) / s.us).collect(),
+        samples.iter().map(|s| s.prompts_us / s.us).collect(),
     ];
     let by_rows = columns.len();
     for k in 0..knots.len() {
@@ -142,14 +145,15 @@ pub(super) fn whole(samples: &[StepSample], layers: u32, few_rows: u32) -> Whole
         }
     }
     // Some of it is always seen.
-    let lora_scale = |x1: f64| (1.0 + x1 / (1.0 + x[0])).max(0.2);
+    let scale_of = |more: f64| (1.0 + more / (1.0 + x[0])).max(0.2);
     WholeStep {
         scale: 1.0 + x[0],
         us: 0.0,
         us_per_layer: 0.0,
-        lora_scale: lora_scale(x[1]),
+        lora_scale: scale_of(x[1]),
         us_per_layer_lora: x[2],
-        lora_few_rows: apart.then(|| LoraOverlap { rows_max: few_rows, scale: lora_scale(x[3]), us_per_layer: x[4] }),
+        lora_few_rows: apart.then(|| LoraOverlap { rows_max: few_rows, scale: scale_of(x[3]), us_per_layer: x[4] }),
+        prompt_scale: scale_of(x[7]),
         us_per_layer_prompt: x[5],
         us_per_layer_mixed: x[6],
         rows: knots,

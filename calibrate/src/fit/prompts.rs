@@ -47,9 +47,12 @@ pub(super) fn fit(samples: &[Sample], physics: PromptPhysics) -> Option<PrefillA
 /// Query rows of the tiles that kernels choose among.
 const SIZES: [u32; 2] = [64, 128];
 /// What beginning and ending a tile may take, in keys.
-const START_KEYS: [f64; 4] = [30.0, 60.0, 160.0, 400.0];
+const START_KEYS: [f64; 6] = [30.0, 60.0, 90.0, 120.0, 160.0, 400.0];
 /// What a tile without any row may take, over a full one.
 const EMPTY_SHARES: [f64; 6] = [0.1, 0.2, 0.3, 0.45, 0.65, 1.0];
+
+/// What a key may take a block that has a multiprocessor for itself, over one that shares it.
+const ALONE: [f64; 5] = [0.6, 0.5, 0.7, 0.85, 1.0];
 
 /// By what our kernel's plan chooses the size: a key of either, and what it takes a tile's beginning to cost. A test compares both.
 const PLANNED: [f64; 2] = [1.135, 2.0];
@@ -65,6 +68,7 @@ struct Walks {
     start_keys: f64,
     empty_share: f64,
     join_keys: f64,
+    key_tile: u32,
 }
 
 /// What joining the pieces of a tile may take, in keys.
@@ -72,7 +76,7 @@ const JOIN_KEYS: [f64; 4] = [0.0, 100.0, 200.0, 350.0];
 
 /// A form without coefficients.
 fn bare(physics: PromptPhysics, walks: Walks, sizes: &[u32], planned: bool) -> Tiled {
-    let Walks { start_keys, empty_share, join_keys } = walks;
+    let Walks { start_keys, empty_share, join_keys, key_tile } = walks;
     let packed = physics.packed.max(1);
     let size = |(index, &places): (usize, &u32)| TileSize {
         // Places of a tile are pairs of a token and a head.
@@ -82,6 +86,7 @@ fn bare(physics: PromptPhysics, walks: Walks, sizes: &[u32], planned: bool) -> T
         us_per_key_crowded: 0.0,
         busy: Curve::constant(0.0),
         planned: if planned { PLANNED[index] } else { 0.0 },
+        alone: if planned { ALONE[0] } else { 0.0 },
     };
     let sizes: Vec<TileSize> = sizes.iter().enumerate().map(size).collect();
     let split = planned.then(|| Split {
@@ -99,6 +104,7 @@ fn bare(physics: PromptPhysics, walks: Walks, sizes: &[u32], planned: bool) -> T
         start_keys,
         empty_share,
         planned_start_keys: if planned { PLANNED_START_KEYS } else { 0.0 },
+        key_tile,
         sizes,
         split,
     }
@@ -110,13 +116,17 @@ fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
     let best = |planned: bool, sizes: &[u32]| {
         let with = |walks: Walks| Some((walks, with_sizes(samples, bare(physics, walks, sizes, planned), physics)?));
         let best = |walks: Vec<Walks>| walks.into_iter().filter_map(with).min_by(|a, b| better(&a.1, &b.1));
-        let first = Walks { start_keys: 0.0, empty_share: 0.4, join_keys: JOIN_KEYS[2] };
+        // How keys are walked is known of our kernel only.
+        let key_tile = if planned { SPLIT_KEYS } else { 1 };
+        let first = Walks { start_keys: 0.0, empty_share: 0.4, join_keys: JOIN_KEYS[2], key_tile };
         let (walks, _) = best(START_KEYS.map(|start_keys| Walks { start_keys, ..first }).to_vec())?;
         let (walks, found) = best(EMPTY_SHARES.map(|empty_share| Walks { empty_share, ..walks }).to_vec())?;
         if !planned {
             return Some(found);
         }
-        best(JOIN_KEYS.map(|join_keys| Walks { join_keys, ..walks }).to_vec()).map(|(_, found)| found)
+        let (walks, _) = best(JOIN_KEYS.map(|join_keys| Walks { join_keys, ..walks }).to_vec())?;
+        // A few blocks walk a tile of few keys sooner than a crowd walks a full one, which counting single keys may say better.
+        best([key_tile, 1].map(|key_tile| Walks { key_tile, ..walks }).to_vec()).map(|(_, found)| found)
     };
     let one = SIZES.into_iter().filter_map(|rows| best(false, &[rows]));
     [best(true, &SIZES), best(false, &SIZES)].into_iter().flatten().chain(one).min_by(better)
@@ -129,19 +139,16 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
     let prompts = |sample: &Sample| sample.shape.prompts.iter().map(|p| (p.chunk, p.prefix)).collect::<Vec<_>>();
     let sizes = form.sizes.len();
     let forms = if form.split.is_some() { 2 * sizes } else { sizes };
-    let sums: Vec<Vec<TileSums>> = (0..forms)
-        .map(|index| {
-            let of = |sample: &&Sample| {
-                let prompts = prompts(sample).into_iter();
-                if index < sizes {
-                    form.sums(prompts, form.sizes[index].rows)
-                } else {
-                    form.split_sums(prompts, index - sizes)
-                }
-            };
-            samples.iter().map(of).collect()
-        })
-        .collect();
+    let sums_of = |form: &Tiled, index: usize, alone: f64| -> Vec<TileSums> {
+        let size = |index: usize| TileSize { alone, ..form.sizes[index].clone() };
+        let of = |sample: &&Sample| {
+            let prompts = prompts(sample).into_iter();
+            if index < sizes { form.sums(prompts, &size(index)) } else { form.split_sums(prompts, index - sizes) }
+        };
+        samples.iter().map(of).collect()
+    };
+    let mut sums: Vec<Vec<TileSums>> =
+        (0..forms).map(|index| sums_of(&form, index, form.sizes[index % sizes].alone)).collect();
     // Tall tiles read keys half as often: a first guess.
     let guess = |size: usize, i: usize| {
         let rows = f64::from(form.sizes[size].rows);
@@ -162,24 +169,38 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
             // A slot's key is that many pairs of all slots at once.
             let rows = f64::from(form.sizes[index % sizes].rows);
             let lower = physics.kilopair_us * 1e-3 * rows * f64::from(form.slots) / f64::from(form.heads);
-            let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], sums[index][i])).unzip();
-            *fitted = Some(one_size(&us, &sums, lower, index >= sizes));
+            let with = |all: &[TileSums]| {
+                let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], all[i])).unzip();
+                if index >= sizes { pieces(&us, &sums) } else { one_size(&us, &sums, lower, planned.is_some()) }
+            };
+            let mut best = with(&sums[index]);
+            // Where the plan is known, what a key takes that shares nothing is tried.
+            if planned.is_some() && index < sizes {
+                for alone in &ALONE[1..] {
+                    let other = sums_of(&form, index, *alone);
+                    let found = with(&other);
+                    if found.loss < best.loss {
+                        (best, sums[index], form.sizes[index].alone) = (found, other, *alone);
+                    }
+                }
+            }
+            *fitted = Some(best);
         }
         // What too few batches had costs what its kind does with the other size, or whole.
         let like = |index: usize| {
             let kind = index / sizes * sizes;
             let others = (kind..kind + sizes).chain([index % sizes]);
             let found = |other: usize| {
-                let (size, memory, filled) = fitted[other].clone()?;
+                let OneSize { size, memory, filled, loss } = fitted[other].clone()?;
                 // As the plan takes the two to differ.
                 let key = |index: usize| form.sizes[index % sizes].planned;
                 let longer = if key(other) > 0.0 { key(index) / key(other) } else { 1.0 };
-                Some((scaled(size, longer), memory, filled))
+                Some(OneSize { size: scaled(size, longer), memory, filled, loss })
             };
             std::iter::once(index).chain(others).find_map(found)
         };
         let all: Vec<OneSize> = (0..forms).map(like).collect::<Option<_>>()?;
-        for (index, (found, memory, filled)) in all.into_iter().enumerate() {
+        for (index, OneSize { size: found, memory, filled, .. }) in all.into_iter().enumerate() {
             let size = match form.split.as_mut() {
                 Some(split) if index >= sizes => {
                     split.memory[index - sizes] = memory;
@@ -188,8 +209,8 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
                 }
                 _ => &mut form.sizes[index],
             };
-            let TileSize { rows, planned, .. } = *size;
-            *size = TileSize { rows, planned, ..found };
+            let TileSize { rows, planned, alone, .. } = *size;
+            *size = TileSize { rows, planned, alone, ..found };
         }
         let says = |index: usize, i: usize| match &form.split {
             Some(split) if index >= sizes => split.us(index - sizes, &sums[index][i]),
@@ -216,20 +237,25 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
 fn scaled(size: TileSize, longer: f64) -> TileSize {
     let busy = match size.busy {
         Curve::Table { rows, us } => Curve::Table { rows, us: us.into_iter().map(|us| us * longer).collect() },
+        Curve::Affine { us, us_per_row } => Curve::Affine { us: us * longer, us_per_row: us_per_row * longer },
         other => other,
     };
     let (us_per_key, us_per_key_crowded) = (size.us_per_key * longer, size.us_per_key_crowded * longer);
     TileSize { us_per_key, us_per_key_crowded, busy, ..size }
 }
 
-/// What tiles of one size take; what the memory takes, and leaving and joining the sums of full tiles, where keys are cut.
-type OneSize = (TileSize, SplitMemory, f64);
+/// What tiles of one size take, and how well that says it.
+#[derive(Clone, Debug)]
+struct OneSize {
+    size: TileSize,
+    /// Where keys are cut: what the memory takes, and leaving and joining the sums of full tiles.
+    memory: SplitMemory,
+    filled: f64,
+    loss: f64,
+}
 
-/// Both bounds of one size of tile; where keys are cut, those of its pieces.
-fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, split: bool) -> OneSize {
-    if split {
-        return pieces(us, sums);
-    }
+/// Both bounds of one size of tile. Where the plan is known the busiest slot takes its keys, each alike; else what else there is bends the line.
+fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, planned: bool) -> OneSize {
     let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { sums.iter().map(value).collect() };
     let busy = of(&|s| s.busy);
     let path = vec![
@@ -237,25 +263,33 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, split: bool) -
         Column::new(of(&|s| s.longest)),
         Column::new(of(&|s| s.longest * s.crowded)),
     ];
-    let knots = log_knots(&busy, (us.len() / 6).clamp(2, 7));
     let mut all = vec![Column::new(vec![1.0; us.len()]), Column { values: busy.clone(), lower: least_us_per_key }];
-    all.extend(bounds::ramps(&busy, &knots));
+    let knots = log_knots(&busy, (us.len() / 6).clamp(2, 7));
+    if !planned {
+        all.extend(bounds::ramps(&busy, &knots));
+    }
     // While one tile is the whole way, nothing else bounds it.
     let start: Vec<usize> = sums.iter().map(|s| usize::from(s.busy > s.longest * 1.1)).collect();
     let starts = vec![start, vec![1; us.len()], vec![0; us.len()]];
     let fit = bounds::fit(&[path, all], us, &starts);
     let (path, all) = (&fit.coefficients[0], &fit.coefficients[1]);
-    let (rows, ramp) = bounds::ramp_table(&knots, &all[2..]);
-    let line: Vec<f64> = rows.iter().zip(&ramp).map(|(busy, ramp)| all[0] + all[1] * busy + ramp).collect();
+    let busy = if planned {
+        Curve::Affine { us: all[0], us_per_row: all[1] }
+    } else {
+        let (rows, ramp) = bounds::ramp_table(&knots, &all[2..]);
+        let us = rows.iter().zip(&ramp).map(|(busy, ramp)| all[0] + all[1] * busy + ramp).collect();
+        Curve::Table { rows, us }
+    };
     let size = TileSize {
         rows: 0,
         us: path[0],
         us_per_key: path[1],
         us_per_key_crowded: path[2],
-        busy: Curve::Table { rows, us: line },
+        busy,
         planned: 0.0,
+        alone: 0.0,
     };
-    (size, SplitMemory::default(), 0.0)
+    OneSize { size, memory: SplitMemory::default(), filled: 0.0, loss: fit.loss }
 }
 
 /// Pieces are all computed at once: the way of the longest, or the memory's; and around either what tiles full of rows leave and join. Or the way
@@ -296,7 +330,7 @@ fn pieces(all_us: &[f64], all_sums: &[TileSums]) -> OneSize {
             .sum();
         (loss, us_filled, fit)
     });
-    let (_, us_filled, fit) = tried.min_by(|a, b| a.0.total_cmp(&b.0)).expect("there are eleven");
+    let (loss, us_filled, fit) = tried.min_by(|a, b| a.0.total_cmp(&b.0)).expect("there are eleven");
     let (path, memory) = (&fit.coefficients[0], &fit.coefficients[1]);
     let size = TileSize {
         rows: 0,
@@ -305,8 +339,10 @@ fn pieces(all_us: &[f64], all_sums: &[TileSums]) -> OneSize {
         us_per_key_crowded: path[2],
         busy: Curve::constant(0.0),
         planned: 0.0,
+        alone: 0.0,
     };
-    (size, SplitMemory { us: memory[0], us_per_token: memory[1] }, us_filled)
+    let memory = SplitMemory { us: memory[0], us_per_token: memory[1] };
+    OneSize { size, memory, filled: us_filled, loss }
 }
 
 fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Together, f64) {
@@ -390,7 +426,7 @@ mod tests {
             let shape = AttentionShape { element: Element::Bf16, heads, kv_heads, head_dim: 128 };
             let packed = PrefillForm::packed(&shape);
             let physics = PromptPhysics { kilopair_us: 1.0, heads, packed, multiprocessors: chip.multiprocessors };
-            let walks = Walks { start_keys: 160.0, empty_share: 0.4, join_keys: 200.0 };
+            let walks = Walks { start_keys: 160.0, empty_share: 0.4, join_keys: 200.0, key_tile: SPLIT_KEYS };
             let form = bare(physics, walks, &SIZES, true);
             let mut chosen = [0; 4];
             for index in 0..400 {

@@ -9,14 +9,16 @@ use crate::profile::attention::PrefillAttention;
 #[derive(Clone, Debug)]
 pub(super) struct Prompts {
     attention: PrefillAttention,
+    /// What it takes in a whole step, over what it takes alone.
+    scale: f64,
     known: Memory<f64>,
 }
 
 impl Prompts {
-    pub(super) fn new(attention: PrefillAttention) -> Prompts {
+    pub(super) fn new(attention: PrefillAttention, scale: f64) -> Prompts {
         let mut known = Memory::default();
         known.remember();
-        Prompts { attention, known }
+        Prompts { attention, scale, known }
     }
 
     /// From now on every price is made anew.
@@ -38,6 +40,6 @@ impl Prompts {
             print.four([first.chunk, first.prefix, second.chunk, second.prefix]);
         }
         let all = || prompts.iter().map(|part| (part.chunk, part.prefix));
-        self.known.recall(print.finish(), || self.attention.us + self.attention.prompts_us(all()))
+        self.known.recall(print.finish(), || self.scale * (self.attention.us + self.attention.prompts_us(all())))
     }
 }

@@ -143,6 +143,7 @@ impl Profile {
         let whole = &self.whole_step;
         above_zero("scale", whole.scale)?;
         above_zero("lora_scale", whole.lora_scale)?;
+        above_zero("prompt_scale", whole.prompt_scale)?;
         for (key, value) in [
             ("us", whole.us),
             ("us_per_layer", whole.us_per_layer),

@@ -60,6 +60,10 @@ pub struct WholeStep {
     /// where absent, as for all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_few_rows: Option<LoraOverlap>,
+    /// What the attention of prompts takes in a whole step, over what it takes alone: above 1 where a card that multiplies without a pause is at
+    /// its power limit.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub prompt_scale: f64,
     /// And this, once a layer of a step with a prompt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub us_per_layer_prompt: f64,
@@ -135,6 +139,7 @@ impl Default for WholeStep {
             lora_scale: 1.0,
             us_per_layer_lora: 0.0,
             lora_few_rows: None,
+            prompt_scale: 1.0,
             us_per_layer_prompt: 0.0,
             us_per_layer_mixed: 0.0,
             rows: Vec::new(),

@@ -1,11 +1,13 @@
 //! Prompts whose query rows are cut into tiles, a block of the kernel for each tile and head, the longest first.
 
+mod cut;
 mod split;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::curve::{Curve, not_negative};
+use cut::{Cut, GRID, nth};
 pub use split::{Split, SplitMemory};
 
 /// Attention of all prompts of a step in one launch, for one layer: with one size of tile, the larger of the longest tile's way through its
@@ -29,6 +31,9 @@ pub struct Tiled {
     /// What the kernel's plan takes beginning and ending a tile to cost, in keys, where it chooses the size.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub planned_start_keys: f64,
+    /// Keys are walked in whole tiles of so many.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub key_tile: u32,
     /// At least one.
     pub sizes: Vec<TileSize>,
     /// Where the plan may cut the keys of tiles over several blocks.
@@ -53,6 +58,20 @@ pub struct TileSize {
     /// What the kernel's plan takes a key of such a tile to cost, in any unit; 0: no plan chooses, and the quickest size is taken.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub planned: f64,
+    /// What a key takes a block that has its multiprocessor for itself, over one that shares it: a last round that is not full is that much
+    /// quicker, and so is the longest tile once the others are done. 0: nobody asked who shares, and how many blocks there are tells how crowded
+    /// all of them are.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub alone: f64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_one(value: &u32) -> bool {
+    *value == 1
 }
 
 /// Prompts as tiles of one size.
@@ -64,7 +83,7 @@ pub struct TileSums {
     pub longest: f64,
     /// Where keys are cut: of the longest tile that is left in one piece.
     pub whole: f64,
-    /// How crowded the chip is: 0 while every block has a multiprocessor for itself, 1 where all slots are taken.
+    /// How much of its way the longest shares a multiprocessor: 0 while every block has one for itself, 1 where all slots are taken.
     pub crowded: f64,
     /// Keys of the busiest slot.
     pub busy: f64,
@@ -77,13 +96,13 @@ pub struct TileSums {
 /// So many prompts are few: steps rarely have more.
 const FEW: usize = 8;
 
-/// To so many keys a tile among many is looked for.
-const GRID: f64 = 16.0;
+/// How much quicker the older of two blocks of a multiprocessor is, and the younger slower.
+const OLDER: f64 = 0.1;
 
 impl Tiled {
     /// What these (chunk, prefix) pairs cost, microseconds.
     pub(super) fn us(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone) -> f64 {
-        let of = |size: &TileSize| size.us(&self.sums(prompts.clone(), size.rows));
+        let of = |size: &TileSize| size.us(&self.sums(prompts.clone(), size));
         match (self.planned(prompts.clone()), &self.split) {
             (Some(form), Some(split)) if form >= self.sizes.len() => {
                 let index = form - self.sizes.len();
@@ -131,44 +150,48 @@ impl Tiled {
         1.0 - (1.0 - self.empty_share) * (1.0 - warps).powi(3)
     }
 
-    /// The same prompts as tiles of so many rows.
-    pub fn sums(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone, rows: u32) -> TileSums {
+    /// The same prompts as tiles of a size.
+    pub fn sums(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone, size: &TileSize) -> TileSums {
         // A few prompts are cut once; of more each pass cuts them again, so that nothing is allocated.
         let mut few = [Cut::NONE; FEW];
         let mut count = 0;
         for (chunk, prefix) in prompts.clone() {
             if count < FEW {
-                few[count] = Cut::of(chunk, prefix, rows, self);
+                few[count] = Cut::of(chunk, prefix, size.rows, self);
             }
             count += 1;
         }
         if count <= FEW {
-            self.dealt(few[..count].iter().copied())
+            self.dealt(few[..count].iter().copied(), size.alone)
         } else {
-            self.dealt(prompts.map(|(chunk, prefix)| Cut::of(chunk, prefix, rows, self)))
+            self.dealt(prompts.map(|(chunk, prefix)| Cut::of(chunk, prefix, size.rows, self)), size.alone)
         }
     }
 
     /// What dealing out these tiles comes to.
-    fn dealt(&self, cuts: impl Iterator<Item = Cut> + Clone) -> TileSums {
-        let (mut count, mut total, mut longest) = (0_u64, 0.0, 0.0_f64);
+    fn dealt(&self, cuts: impl Iterator<Item = Cut> + Clone, alone: f64) -> TileSums {
+        let (mut count, mut total, mut longest, mut shortest) = (0_u64, 0.0, 0.0_f64, f64::INFINITY);
         let mut few = 0;
         let cut = || cuts.clone();
         for part in cut() {
             count += part.count();
             total += part.keys();
             longest = longest.max(part.place(0)).max(if part.whole > 0 { part.whole_key(part.whole) } else { 0.0 });
+            shortest = shortest.min(part.place(part.count() - 1));
             few += 1;
         }
         if few == 0 {
             return TileSums::default();
         }
         let (heads, slots) = (u64::from(self.heads.max(1)), u64::from(self.slots.max(1)));
-        let blocks = count * heads;
-        let mut busy = (total * heads as f64 / slots as f64).max(longest);
+        let (blocks, half) = (count * heads, slots / 2);
+        let mean = total * heads as f64 / slots as f64;
+        let key_at = |place: u64| if few == 1 { Cut::first(cut()).place(place) } else { nth(cut(), place, longest) };
+        let mut busy = if alone > 0.0 { mean } else { mean.max(longest) };
         if blocks > slots {
             // Dealt out the longest first, slots end unevenly: by what the last round of blocks lacks to be full, half a round at most, of
-            // the shortest tile of those prompts that matter, where they alone are more than a round.
+            // the shortest tile of those prompts that matter, where they alone are more than a round. A round of half the blocks has the
+            // chip for itself.
             for one in cut() {
                 let (mut mine, mut keys) = (0, 0.0);
                 for other in cut().filter(|other| other.prefix >= one.prefix) {
@@ -178,7 +201,10 @@ impl Tiled {
                 if mine * heads > slots {
                     let shortest = one.prefix + one.start + if one.whole > 0 { one.rows } else { 0.0 };
                     let rounds = (mine * heads) as f64 / slots as f64;
-                    let lacks = (rounds.ceil() - rounds).min(0.5);
+                    let lacks = match rounds.ceil() - rounds {
+                        lacks if alone > 0.0 && lacks >= 0.5 => (alone - (1.0 - lacks)).max(0.0),
+                        lacks => lacks.min(0.5),
+                    };
                     busy = busy.max(keys * heads as f64 / slots as f64 + lacks * shortest);
                 }
             }
@@ -188,14 +214,36 @@ impl Tiled {
                 let place = k * slots / heads;
                 let next = (k + 1) as f64;
                 if place < count && (k == 1 || last > 1) && next * longest > busy {
-                    let key = if few == 1 { first(cut()).place(place) } else { nth(cut(), place, longest) };
-                    busy = busy.max(next * (key / GRID).floor() * GRID);
+                    let key = (key_at(place) / GRID).floor() * GRID;
+                    let rest = blocks - k * slots;
+                    // A last round of few blocks has a multiprocessor for each.
+                    let end = if alone > 0.0 && k == last && rest <= half {
+                        (alone * key).max(key.min(self.paired(longest - key, rest)))
+                    } else {
+                        key
+                    };
+                    busy = busy.max(k as f64 * key + end);
                 }
             }
+            // The last block of a second round begins when as many slots are free.
+            if alone > 0.0 && few > 1 && last == 1 && blocks - slots > half && longest + shortest > busy {
+                busy = busy.max((key_at((2 * slots - blocks) / heads) / GRID).floor() * GRID + shortest);
+            }
         }
-        let alone = slots as f64 / 2.0;
-        let crowded = ((blocks as f64 - alone) / alone).clamp(0.0, 1.0);
+        let crowded = if alone > 0.0 {
+            // Block `half` is the first that shares, and the longest has it beside it.
+            if blocks > half { (key_at(half / heads).max(mean) / longest).min(1.0) } else { 0.0 }
+        } else {
+            ((blocks as f64 - half as f64) / half as f64).clamp(0.0, 1.0)
+        };
         TileSums { tiles: count as f64, longest, crowded, busy, ..TileSums::default() }
+    }
+
+    /// Up to so many keys both slots of a multiprocessor end within one another's reach, so that two of the `rest` blocks of a last round come to
+    /// stand there: the older of two blocks is quicker by a tenth, which sets the ends of long tiles apart, and tiles differ by
+    /// `spread` keys over a round.
+    fn paired(&self, spread: f64, rest: u64) -> f64 {
+        spread / (2.0 * OLDER) * (0.5 + rest as f64 / f64::from(self.slots.max(1)))
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -225,6 +273,7 @@ impl TileSize {
             ("us_per_key", self.us_per_key),
             ("us_per_key_crowded", self.us_per_key_crowded),
             ("planned", self.planned),
+            ("alone", self.alone),
         ] {
             not_negative(key, value)?;
         }
@@ -245,84 +294,6 @@ impl TileSize {
     }
 }
 
-/// A prompt as tiles: whole ones, each longer by its rows than the one before, and one more that is partly filled.
-#[derive(Clone, Copy)]
-struct Cut {
-    whole: u64,
-    rows: f64,
-    prefix: f64,
-    start: f64,
-    /// Weighted keys of the partly filled one; below zero without any.
-    part: f64,
-}
-
-impl Cut {
-    const NONE: Cut = Cut { whole: 0, rows: 1.0, prefix: 0.0, start: 0.0, part: -1.0 };
-
-    fn of(chunk: u32, prefix: u32, rows: u32, tiled: &Tiled) -> Cut {
-        let rest = chunk % rows;
-        let weight = tiled.weight(rest, rows);
-        let keys = f64::from(prefix) + f64::from(chunk);
-        Cut {
-            whole: u64::from(chunk / rows),
-            rows: f64::from(rows),
-            prefix: f64::from(prefix),
-            start: tiled.start_keys,
-            part: if rest > 0 { keys * weight + tiled.start_keys } else { -1.0 },
-        }
-    }
-
-    fn count(&self) -> u64 {
-        self.whole + u64::from(self.part >= 0.0)
-    }
-
-    /// Keys of whole tile `number`, counted from 1.
-    fn whole_key(&self, number: u64) -> f64 {
-        self.prefix + self.rows * number as f64 + self.start
-    }
-
-    fn keys(&self) -> f64 {
-        let n = self.whole as f64;
-        n * (self.prefix + self.start) + self.rows * n * (n + 1.0) / 2.0 + self.part.max(0.0)
-    }
-
-    /// Keys of the tile at a place, the last of the prompt at 0.
-    fn place(&self, place: u64) -> f64 {
-        match (self.part >= 0.0, place) {
-            (true, 0) => self.part,
-            (true, place) => self.whole_key(self.whole + 1 - place),
-            (false, place) => self.whole_key(self.whole - place),
-        }
-    }
-
-    /// Tiles with at least so many keys.
-    fn at_least(&self, keys: f64) -> u64 {
-        let below = ((keys - self.start - self.prefix) / self.rows).ceil() - 1.0;
-        let whole = self.whole.saturating_sub(below.max(0.0) as u64);
-        whole + u64::from(self.part >= keys)
-    }
-}
-
-fn first(mut parts: impl Iterator<Item = Cut>) -> Cut {
-    parts.next().expect("it was counted")
-}
-
-/// Keys of the tile at a place among all, the longest at 0, down to the grid: halving powers of two, so that more tiles never give less.
-fn nth(parts: impl Iterator<Item = Cut> + Clone, place: u64, longest: f64) -> f64 {
-    let (mut low, mut step) = (0.0, GRID);
-    while step <= longest {
-        step *= 2.0;
-    }
-    while step > GRID {
-        step /= 2.0;
-        let count: u64 = parts.clone().map(|part| part.at_least(low + step)).sum();
-        if count > place {
-            low += step;
-        }
-    }
-    low
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,9 +306,11 @@ mod tests {
             us_per_key_crowded: 0.0,
             busy: Curve::per_row(us_per_key),
             planned: 0.0,
+            alone: 0.0,
         };
         let sizes = vec![size(4, 1.0), size(8, 1.5)];
-        Tiled { heads, slots, start_keys: 10.0, empty_share: 0.5, planned_start_keys: 0.0, sizes, split: None }
+        let (start_keys, empty_share, planned_start_keys) = (10.0, 0.5, 0.0);
+        Tiled { heads, slots, start_keys, empty_share, planned_start_keys, key_tile: 1, sizes, split: None }
     }
 
     /// Every block to the slot that is free first.
@@ -373,7 +346,8 @@ mod tests {
         for _ in 0..200 {
             let prompts: Vec<(u32, u32)> = (0..=draw(6)).map(|_| (16 << draw(7), draw(2) * (16 << draw(9)))).collect();
             for rows in [64, 128] {
-                let sums = tiled.sums(prompts.iter().copied(), rows);
+                let size = TileSize { rows, ..tiled.sizes[0].clone() };
+                let sums = tiled.sums(prompts.iter().copied(), &size);
                 let by_hand = dealt(&tiled, &prompts, rows);
                 errors.push((sums.busy / by_hand - 1.0).abs());
             }
@@ -389,6 +363,30 @@ mod tests {
             at(90),
             at(95)
         );
+    }
+
+    #[test]
+    fn whoever_has_a_multiprocessor_for_himself_is_quicker() {
+        let tiled = tiled(1, 8);
+        let sums = |prompts: &[(u32, u32)], alone: f64| {
+            tiled.sums(prompts.iter().copied(), &TileSize { alone, ..tiled.sizes[0].clone() })
+        };
+        // Ten tiles of 114 keys on eight slots: a round and two that have half of the chip, 57 keys, or a whole round in keys of sixteen.
+        let even = [(4, 100); 10];
+        assert_eq!(sums(&even, 0.5).busy, 171.0);
+        assert_eq!(sums(&even, 0.0).busy, 224.0);
+        // One of 1,010 beside nine of 14 is alone most of its way: all slots together have 142.
+        let long: Vec<(u32, u32)> = std::iter::once((4, 996)).chain([(4, 0); 9]).collect();
+        let sums = sums(&long, 0.5);
+        assert_eq!((sums.longest, sums.busy < 200.0), (1010.0, true));
+        assert!((sums.crowded - 142.0 / 1010.0).abs() < 1e-12, "{sums:?}");
+    }
+
+    #[test]
+    fn keys_are_walked_in_whole_tiles() {
+        let tiled = Tiled { key_tile: 64, ..tiled(1, 8) };
+        let sums = |prompt| tiled.sums([prompt].into_iter(), &tiled.sizes[0]).longest;
+        assert_eq!([(4, 0), (4, 60), (4, 61), (8, 64)].map(sums), [74.0, 74.0, 138.0, 138.0]);
     }
 
     #[test]
