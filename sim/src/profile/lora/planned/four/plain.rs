@@ -12,6 +12,18 @@ pub(in super::super) struct Four([f64; SITES]);
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Which([bool; SITES]);
 
+/// A number of each launch out of a table of four.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Places([u8; SITES]);
+
+impl Places {
+    /// Each of 0 to 3.
+    #[inline(always)]
+    pub(in super::super) fn of(places: [u8; SITES]) -> Places {
+        Places(places)
+    }
+}
+
 impl Four {
     #[inline(always)]
     fn with(self, other: Four, of: impl Fn(f64, f64) -> f64) -> Four {
@@ -38,6 +50,18 @@ impl Four {
     #[inline(always)]
     pub(in super::super) fn whole(numbers: [u8; SITES]) -> Four {
         Four(numbers.map(f64::from))
+    }
+
+    /// Whole numbers of 31 bits.
+    #[inline(always)]
+    pub(in super::super) fn large(numbers: [u32; SITES]) -> Four {
+        Four(numbers.map(f64::from))
+    }
+
+    /// Of these, a table, what is at each launch's place.
+    #[inline(always)]
+    pub(in super::super) fn at(self, Places(places): Places) -> Four {
+        Four(places.map(|place| self.0[usize::from(place)]))
     }
 
     #[inline(always)]
@@ -108,6 +132,18 @@ impl Which {
     #[inline(always)]
     pub(in super::super) fn of(which: [bool; SITES]) -> Which {
         Which(which)
+    }
+
+    /// All bits of a byte, or none.
+    #[inline(always)]
+    pub(in super::super) fn bits(which: [u8; SITES]) -> Which {
+        Which(which.map(|bits| bits > 0))
+    }
+
+    /// Of these, a table, what is at each launch's place.
+    #[inline(always)]
+    pub(in super::super) fn at(self, Places(places): Places) -> Which {
+        Which(places.map(|place| self.0[usize::from(place)]))
     }
 
     #[inline(always)]
