@@ -171,11 +171,12 @@ impl CompiledCost {
     fn mixed_price(&mut self, shape: &BatchShape<'_>) -> Price {
         let (decode_rows, prompts) = (shape.decode_rows(), shape.prefills.len() as u32);
         let rows = decode_rows.saturating_add(shape.prefill_tokens());
-        let prefill = self.prompts.us(shape.prefills);
+        // What takes longest comes first: a processor does the rest meanwhile.
         let adapters = self.adapters(shape);
+        let prefill = self.prompts.us(shape.prefills);
         let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
+        let decode = tables.attention.now(decode_rows, shape.decode_context_sum, shape.decode_context_max);
         let fixed = tables.fixed(shape, rows, decode_rows.saturating_add(prompts), prefill, adapters);
-        let decode = tables.attention.price(decode_rows, shape.decode_context_sum, shape.decode_context_max).first;
         Price::once(fixed + decode)
     }
 
