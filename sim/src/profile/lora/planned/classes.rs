@@ -135,8 +135,7 @@ impl Classes {
         let (mut count, mut all, mut fewest_rows, mut most_rows) = (0, [0; TILES], u32::MAX, 0);
         for (pairs, sizes) in census.classes() {
             let (groups, (least, most)) = (Tile::of_sizes(sizes.tiles()), sizes.range());
-            // Of parts that are one group each the smallest has the fewest.
-            let fewest = if most <= 8 { [least; TILES] } else { Tile::of_sizes(sizes.fewest()) };
+            let fewest = Tile::of_sizes(sizes.fewest());
             self.list[count] = Class { pairs, rows: sizes.rows(), groups, least, most, fewest };
             count += 1;
             (fewest_rows, most_rows) = (fewest_rows.min(least), most_rows.max(most));
@@ -152,14 +151,14 @@ impl Classes {
     /// of the smallest in every launch, and more than one cell; then rules ask only how many cells groups have, prompts alone excepted.
     pub(crate) fn print(&self, tiles: Tiles, uneven: bool) -> u64 {
         let (mut print, prompts) = (Print::new(), self.are_prompts());
-        let (cells_alone, mut rows_most, mut sizes) = (uneven && !prompts, 0, 0);
-        for tile in tiles {
-            (rows_most, sizes) = (rows_most.max(tile.rows()), sizes | 1 << tile.size());
-        }
-        // Of sizes that no launch has, nothing counts.
-        let [eight, sixteen, more] = [0, 1, 2].map(|size| u32::wrapping_neg(sizes >> size & 1));
-        let of = |all: &[u32; TILES]| [all[0] & eight, all[1] & sixteen, all[2] & more];
+        let cells_alone = uneven && !prompts;
         let kinds = u32::from_le_bytes(tiles.map(|tile| tile as u8));
+        let [eight, sixteen, more, wide] =
+            Tile::ALL.map(|tile| tiles.iter().fold(false, |any, one| any | (*one == tile)));
+        let rows_most = if more { 32 } else { 8 << u32::from(sixteen | wide) };
+        // Of sizes that no launch has, nothing counts.
+        let [eight, sixteen, more] = [eight, sixteen | wide, more].map(|is| u32::from(is).wrapping_neg());
+        let of = |all: &[u32; TILES]| [all[0] & eight, all[1] & sixteen, all[2] & more];
         let groups = of(&self.groups);
         print.pair(
             u64::from(kinds) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone) | (self.count as u64) << 40,
