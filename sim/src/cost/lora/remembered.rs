@@ -88,7 +88,7 @@ impl Remembered {
         let print_of_rules = classes.print(tiles, abreast.is_uneven(classes, tiles));
         let mut make = || {
             let ready = rules.recall(print_of_rules, || Ready::of(&planned.rules(sites, classes)));
-            abreast.price(planned, &ready, classes, tiles).into_iter().sum()
+            abreast.price(planned, ready, classes, tiles).into_iter().sum()
         };
         let us = if classes.comes_again() {
             prices.recall(classes.print_of_price(print_of_rules), make)

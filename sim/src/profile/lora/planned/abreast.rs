@@ -7,7 +7,7 @@ use super::classes::{Classes, PAIRS_MAX};
 use super::four::{Four, Places, Which};
 use super::site::PROJECTIONS;
 use super::tile::{Tile, Tiles};
-use super::{Planned, PlannedTile, Rules, SITES, Sites};
+use super::{Planned, PlannedTile, Rule, Rules, SITES, Sites};
 
 /// What prices need of a plan's launches, side by side.
 #[derive(Clone, Debug)]
@@ -86,21 +86,18 @@ struct PairsReady {
     two: [Four; 3],
 }
 
-/// What the plan decides about each launch, ready to be priced.
+/// What the plan decides about each launch, ready to be priced: small, for many are remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ready {
-    /// Zero where groups have members in proportion to their bytes.
-    members: [u8; SITES],
-    sets: [u8; SITES],
-    /// All bits, or none.
-    two: [u8; SITES],
-    cluster: [u8; SITES],
-    fills_clusters: [u8; SITES],
-    at_once: [u8; SITES],
-    /// Are the groups of any launch given as many members as all, and those of any in proportion to their bytes?
-    equal: bool,
-    proportional: bool,
-}
+pub(crate) struct Ready([u16; SITES]);
+
+/// Where a launch's bits of it are: members and sets, and what is or is not.
+const MEMBERS: u32 = 0;
+const SETS: u32 = 6;
+const TWO: u32 = 9;
+const CLUSTER: u32 = 10;
+const AT_ONCE: u32 = 11;
+const PROPORTIONAL: u32 = 12;
+const FILLS_CLUSTERS: u32 = 13;
 
 /// A class cut into tiles.
 #[derive(Clone, Copy, Debug, Default)]
@@ -134,20 +131,37 @@ struct Cut<'a> {
 
 impl Ready {
     pub(crate) fn of(rules: &Rules) -> Ready {
-        let mut ready = Ready::default();
-        let bits = |is: bool| if is { u8::MAX } else { 0 };
-        for (index, rule) in rules.iter().enumerate() {
-            let Some(rule) = rule else { continue };
-            ready.at_once[index] = bits(rule.at_once);
-            ready.fills_clusters[index] = bits(rule.fills_clusters());
-            ready.equal |= rule.members.is_some();
-            ready.proportional |= rule.members.is_none();
-            if let Some(members) = rule.members {
-                (ready.members[index], ready.sets[index]) = (members.count, members.sets);
-                (ready.two[index], ready.cluster[index]) = (bits(members.two), bits(members.cluster));
-            }
-        }
-        ready
+        let bits = |rule: &Rule| {
+            let at_once = u16::from(rule.at_once) << AT_ONCE;
+            rule.members.map_or(at_once | 1 << PROPORTIONAL, |members| {
+                let numbers = u16::from(members.count) << MEMBERS | u16::from(members.sets) << SETS;
+                let fills = u16::from(rule.fills_clusters()) << FILLS_CLUSTERS;
+                numbers | u16::from(members.two) << TWO | u16::from(members.cluster) << CLUSTER | fills
+            })
+        };
+        Ready(rules.each_ref().map(|rule| rule.as_ref().map_or(0, bits)))
+    }
+
+    /// Members of every group; zero where groups have them in proportion to their bytes.
+    #[inline(always)]
+    fn members(self) -> Four {
+        Four::bits(self.0, MEMBERS, 6)
+    }
+
+    #[inline(always)]
+    fn sets(self) -> Four {
+        Four::bits(self.0, SETS, 3)
+    }
+
+    #[inline(always)]
+    fn has(self, bit: u32) -> Which {
+        Which::bit(self.0, bit)
+    }
+
+    /// Is the bit there for any launch?
+    #[inline(always)]
+    fn any(self, bits: u16) -> bool {
+        self.0.into_iter().fold(0, |any, one| any | one) & bits != 0
     }
 }
 
@@ -241,7 +255,7 @@ impl Abreast {
     }
 
     /// What the launches of one layer take, whose tiles are these, by what the plan decided about them; microseconds.
-    pub(crate) fn price(&mut self, planned: &Planned, ready: &Ready, classes: &Classes, tiles: Tiles) -> [f64; SITES] {
+    pub(crate) fn price(&mut self, planned: &Planned, ready: Ready, classes: &Classes, tiles: Tiles) -> [f64; SITES] {
         let (of, places) = (&self.tiles, Places::of(tiles.map(|tile| tile as u8)));
         let of_rows = of.of_rows.at(places);
         let (mut count, mut weights) = (Four::default(), Four::default());

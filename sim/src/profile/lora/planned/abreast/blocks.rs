@@ -2,7 +2,7 @@
 
 use super::super::four::{Four, Which};
 use super::super::{Planned, SITES};
-use super::{Abreast, Cut, Part, Ready, Runs};
+use super::{AT_ONCE, Abreast, CLUSTER, Cut, MEMBERS, PROPORTIONAL, Part, Ready, Runs, TWO};
 
 /// The blocks of each launch, as those of one.
 #[derive(Clone, Copy)]
@@ -23,15 +23,15 @@ struct BlockUs {
 impl Abreast {
     /// The blocks of these launches.
     #[inline(always)]
-    pub(super) fn blocks(&self, planned: &Planned, ready: &Ready, cut: &Cut<'_>) -> Blocks {
-        if !ready.proportional {
+    pub(super) fn blocks(&self, planned: &Planned, ready: Ready, cut: &Cut<'_>) -> Blocks {
+        if !ready.any(1 << PROPORTIONAL) {
             return self.equal(ready, cut);
         }
         let other = self.proportional(planned, ready, cut);
-        if !ready.equal {
+        if !ready.any(0x3f << MEMBERS) {
             return other;
         }
-        let (equal, are) = (self.equal(ready, cut), Four::whole(ready.members).above(Four::default()));
+        let (equal, are) = (self.equal(ready, cut), ready.has(PROPORTIONAL).not());
         Blocks {
             count: equal.count.there(are, other.count),
             work_us: equal.work_us.there(are, other.work_us),
@@ -42,8 +42,8 @@ impl Abreast {
 
     /// [`Planned::equal`] of each.
     #[inline(always)]
-    fn equal(&self, ready: &Ready, cut: &Cut<'_>) -> Blocks {
-        let (members, sets) = (Four::whole(ready.members), Four::whole(ready.sets));
+    fn equal(&self, ready: Ready, cut: &Cut<'_>) -> Blocks {
+        let (members, sets) = (ready.members(), ready.sets());
         let (one, of) = (Four::all(1.0), BlockUs::of(cut));
         let of_group = members * sets * self.projections;
         let pieces = self.pieces + (sets - one) * self.pieces_in_all;
@@ -61,7 +61,7 @@ impl Abreast {
                 longest_us = longest_us.max(longest);
                 continue;
             }
-            let alone = shares.and(may_be_alone).and(Which::bits(ready.cluster).or(cut.is_staged).not());
+            let alone = shares.and(may_be_alone).and(ready.has(CLUSTER).or(cut.is_staged).not());
             let (mut work_alone, mut longest_alone) = (work_us, longest_us);
             for run in &self.runs {
                 let (block, pieces) = run.block(&of, part, members, shares, alone);
@@ -72,12 +72,12 @@ impl Abreast {
             work_us = work_alone.there(alone, work_us + work);
             longest_us = longest_alone.there(alone, longest_us.max(longest));
         }
-        Blocks { count: of_group * cut.count, work_us, longest_us, two: Which::bits(ready.two) }
+        Blocks { count: of_group * cut.count, work_us, longest_us, two: ready.has(TWO) }
     }
 
     /// [`Planned::proportional`] of each.
     #[inline(always)]
-    fn proportional(&self, planned: &Planned, ready: &Ready, cut: &Cut<'_>) -> Blocks {
+    fn proportional(&self, planned: &Planned, ready: Ready, cut: &Cut<'_>) -> Blocks {
         let mut total = Four::default();
         for part in cut.parts {
             for run in &self.runs {
@@ -89,15 +89,15 @@ impl Abreast {
             }
         }
         let chip = planned.multiprocessors;
-        if ready.at_once == [0; SITES] {
+        if !ready.any(1 << AT_ONCE) {
             return self.spread(planned, cut, Four::all(f64::from(chip * 3 / 2)), total);
         }
-        let step = chip / 16 + 1;
-        let mut tried = ready.at_once.map(|at_once| if at_once > 0 { 2 * chip } else { chip * 3 / 2 });
+        let (at_once, step) = (ready.0.map(|bits| bits >> AT_ONCE & 1 > 0), chip / 16 + 1);
+        let mut tried = at_once.map(|at_once| if at_once { 2 * chip } else { chip * 3 / 2 });
         loop {
             let blocks = self.spread(planned, cut, Four::of(tried.map(f64::from)), total);
             let (count, mut again) = (blocks.count.get(), false);
-            for index in (0..SITES).filter(|index| ready.at_once[*index] > 0) {
+            for index in (0..SITES).filter(|index| at_once[*index]) {
                 if count[index] > f64::from(chip) && tried[index] >= chip + step {
                     tried[index] -= step;
                     again = true;

@@ -1,15 +1,15 @@
 //! What all launches of a layer take, by their blocks and by what they move.
 
 use super::super::Planned;
-use super::super::four::{Four, Which};
+use super::super::four::Four;
 use super::super::launch::CLUSTERS_ROOM;
 use super::blocks::Blocks;
-use super::{Abreast, Cut, Ready};
+use super::{Abreast, Cut, FILLS_CLUSTERS, Ready};
 
 impl Abreast {
     /// [`Planned::launch_us`] of each, where nothing goes by rounds.
     #[inline(always)]
-    pub(super) fn once_us(&self, planned: &Planned, ready: &Ready, cut: &Cut<'_>, blocks: Blocks) -> Four {
+    pub(super) fn once_us(&self, planned: &Planned, ready: Ready, cut: &Cut<'_>, blocks: Blocks) -> Four {
         let of = |table: Four| table.at(cut.places);
         let Blocks { count, work_us, longest_us, two } = blocks;
         let (zero, one, chip) = (Four::default(), Four::all(1.0), Four::all(f64::from(planned.multiprocessors)));
@@ -28,7 +28,7 @@ impl Abreast {
             + again
             + beyond * planned.us_per_megabyte_beyond;
         let blocks_us = (blocks_us * slower - self.us_hidden).max(zero);
-        let large = Which::bits(ready.fills_clusters).and(count.above(chip * CLUSTERS_ROOM));
+        let large = ready.has(FILLS_CLUSTERS).and(count.above(chip * CLUSTERS_ROOM));
         let waiting = self.us_waiting.there(count.above(chip), self.us_waiting.there(large, zero));
         of(cut.of.us) + self.scale * (blocks_us * blocks_us + memory * memory).sqrt() + waiting
     }

@@ -29,6 +29,13 @@ fn bytes(numbers: [u8; SITES]) -> __m128i {
     avx2!(_mm_cvtsi32_si128(i32::from_le_bytes(numbers)))
 }
 
+/// Each in 32 bits.
+#[inline(always)]
+fn halves([a, b, c, d]: [u16; SITES]) -> __m128i {
+    let all = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
+    avx2!(_mm_cvtepu16_epi32(_mm_cvtsi64_si128(all as i64)))
+}
+
 impl Four {
     #[inline(always)]
     pub(in super::super) fn of([a, b, c, d]: [f64; SITES]) -> Four {
@@ -49,10 +56,14 @@ impl Four {
         Four(avx2!(_mm256_set1_pd(number)))
     }
 
-    /// Whole numbers.
+    /// Whole numbers of so many bits, from some bit on.
     #[inline(always)]
-    pub(in super::super) fn whole(numbers: [u8; SITES]) -> Four {
-        Four(avx2!(_mm256_cvtepi32_pd(_mm_cvtepu8_epi32(bytes(numbers)))))
+    pub(in super::super) fn bits(of: [u16; SITES], first: u32, count: u32) -> Four {
+        let mask = (1 << count) - 1;
+        Four(avx2!(_mm256_cvtepi32_pd(_mm_and_si128(
+            _mm_srl_epi32(halves(of), _mm_cvtsi32_si128(first as i32)),
+            _mm_set1_epi32(mask)
+        ))))
     }
 
     /// Whole numbers of 31 bits.
@@ -147,13 +158,17 @@ impl Places {
 impl Which {
     #[inline(always)]
     pub(in super::super) fn of(which: [bool; SITES]) -> Which {
-        Which::bits(which.map(|is| if is { u8::MAX } else { 0 }))
+        let bytes = bytes(which.map(|is| if is { u8::MAX } else { 0 }));
+        Which(avx2!(_mm256_castsi256_pd(_mm256_cvtepi8_epi64(bytes))))
     }
 
-    /// All bits of a byte, or none.
+    /// Where is the bit?
     #[inline(always)]
-    pub(in super::super) fn bits(which: [u8; SITES]) -> Which {
-        Which(avx2!(_mm256_castsi256_pd(_mm256_cvtepi8_epi64(bytes(which)))))
+    pub(in super::super) fn bit(of: [u16; SITES], bit: u32) -> Which {
+        avx2!({
+            let sign = _mm_sll_epi32(halves(of), _mm_cvtsi32_si128(31 - bit as i32));
+            Which(_mm256_castsi256_pd(_mm256_cvtepi32_epi64(_mm_srai_epi32::<31>(sign))))
+        })
     }
 
     /// Of these, a table, what is at each launch's place.

@@ -46,10 +46,10 @@ impl Four {
         Four([number; SITES])
     }
 
-    /// Whole numbers.
+    /// Whole numbers of so many bits, from some bit on.
     #[inline(always)]
-    pub(in super::super) fn whole(numbers: [u8; SITES]) -> Four {
-        Four(numbers.map(f64::from))
+    pub(in super::super) fn bits(of: [u16; SITES], first: u32, count: u32) -> Four {
+        Four(of.map(|bits| f64::from(bits >> first & ((1 << count) - 1))))
     }
 
     /// Whole numbers of 31 bits.
@@ -134,10 +134,10 @@ impl Which {
         Which(which)
     }
 
-    /// All bits of a byte, or none.
+    /// Where is the bit?
     #[inline(always)]
-    pub(in super::super) fn bits(which: [u8; SITES]) -> Which {
-        Which(which.map(|bits| bits > 0))
+    pub(in super::super) fn bit(of: [u16; SITES], bit: u32) -> Which {
+        Which(of.map(|bits| bits >> bit & 1 > 0))
     }
 
     /// Of these, a table, what is at each launch's place.

@@ -166,7 +166,7 @@ fn abreast(planned: &Planned, sites: &Sites, classes: &Classes, mut decided: imp
     let mut abreast = planned.abreast(sites);
     let (tiles, ready) = (abreast.tiles(planned, sites, classes), Ready::of(&planned.rules(sites, classes)));
     decided(classes.print(tiles, abreast.is_uneven(classes, tiles)), ready);
-    abreast.price(planned, &ready, classes, tiles)
+    abreast.price(planned, ready, classes, tiles)
 }
 
 #[test]
