@@ -25,6 +25,9 @@ pub(super) struct Remembered {
     repeated: u64,
 }
 
+/// Beside more decode rows the same prompts have another price nearly always.
+const BESIDE_PROMPTS: u32 = 32;
+
 impl Remembered {
     /// Every price is made anew.
     pub(super) fn of(planned: Planned) -> Remembered {
@@ -90,7 +93,8 @@ impl Remembered {
             let ready = rules.recall(print_of_rules, || Ready::of(&planned.rules(sites, classes)));
             abreast.price(planned, ready, classes, tiles).into_iter().sum()
         };
-        let us = if classes.comes_again() {
+        let likely = shape.is_decode_only() || shape.decode_rows() <= BESIDE_PROMPTS && classes.are_of_one_rank();
+        let us = if likely && classes.comes_again() {
             prices.recall(classes.print_of_price(print_of_rules), make)
         } else {
             *unasked += 1;

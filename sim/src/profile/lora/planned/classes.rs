@@ -196,6 +196,11 @@ impl Classes {
         self.count == 1 || self.groups[0] <= FEW
     }
 
+    /// Do all ranks fill as many sixteens?
+    pub(crate) fn are_of_one_rank(&self) -> bool {
+        self.count == 1
+    }
+
     pub(super) fn count_of_classes(&self) -> usize {
         self.count
     }
