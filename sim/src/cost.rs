@@ -58,6 +58,8 @@ struct Tables {
     /// The same in one with prompts and decode rows.
     gap_mixed_us: f64,
     host: HostCost,
+    /// What the host takes by the number of sequences alone.
+    host_sequences: Vec<f64>,
     /// All that depends on the number of rows, before scale and slow-down; gaps are in it.
     all_rows: RowTable,
     /// All that depends on the number of sequences, before scale and slow-down.
@@ -174,11 +176,12 @@ impl CompiledCost {
     fn mixed_price(&mut self, shape: &BatchShape<'_>) -> Price {
         let (decode_rows, prompts) = (shape.decode_rows(), shape.prefills.len() as u32);
         let rows = decode_rows.saturating_add(shape.prefill_tokens());
-        let prefill = self.prompts.us(shape.prefills);
+        // What takes longest comes first: a processor does the rest meanwhile.
         let adapters = self.adapters(shape);
+        let prefill = self.prompts.us(shape.prefills);
         let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
+        let decode = tables.attention.now(decode_rows, shape.decode_context_sum, shape.decode_context_max);
         let fixed = tables.fixed(shape, rows, decode_rows.saturating_add(prompts), prefill, adapters);
-        let decode = tables.attention.price(decode_rows, shape.decode_context_sum, shape.decode_context_max).first;
         Price::once(fixed + decode)
     }
 
@@ -248,6 +251,7 @@ impl Tables {
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
             gap_mixed_us: profile.whole_step.us_per_layer_mixed * layers,
             host: profile.host.clone(),
+            host_sequences: (0..=DENSE_SEQUENCES).map(|sequences| profile.host.sequences_us(sequences)).collect(),
             all_rows: RowTable::compile(profile, Rows::All, DENSE_ROWS),
             sequences: RowTable::compile(profile, Rows::Sequences, DENSE_SEQUENCES),
             attention: Attention::compile(&profile.decode_attention, layers * scale * slowdown),
@@ -263,7 +267,9 @@ impl Tables {
     /// Everything but decode attention, rounded once.
     fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prompts_us: f64, adapters: Adapters) -> Span {
         let (prompts, segments) = (shape.prefills.len() as u32, shape.segments.len() as u32);
-        let host = self.host.step_us(sequences, prompts, rows.saturating_sub(shape.decode_rows()), segments);
+        let host = self.host_sequences.get(sequences as usize).copied();
+        let host = host.unwrap_or_else(|| self.host.sequences_us(sequences));
+        let host = self.host.beyond_us(host, prompts, rows.saturating_sub(shape.decode_rows()), segments);
         let (lora_scale, gap_lora_us) = if rows <= self.few_rows { self.lora_few_rows } else { self.lora_rows };
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
         let layers = self.layers * (prompts_us + lora_scale * adapters.us);

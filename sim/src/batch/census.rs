@@ -28,6 +28,9 @@ pub struct Sizes {
     counts: Counts,
     /// Larger parts, in order.
     large: Vec<u32>,
+    /// The smallest and the largest of these, 0 of none; and rows of their last tiles of 32: bit `i` of `i + 1` rows.
+    large_range: (u32, u32),
+    large_ends: u32,
 }
 
 /// How many parts there are of each size up to [`COUNTED`].
@@ -137,6 +140,7 @@ impl Sizes {
         } else {
             let place = self.large.partition_point(|&other| other < rows);
             self.large.insert(place, rows);
+            self.note_large();
         }
     }
 
@@ -152,7 +156,13 @@ impl Sizes {
         } else {
             let place = self.large.binary_search(&rows).expect("the part was counted");
             self.large.remove(place);
+            self.note_large();
         }
+    }
+
+    fn note_large(&mut self) {
+        self.large_range = (self.large.first().copied().unwrap_or(0), self.large.last().copied().unwrap_or(0));
+        self.large_ends = self.large.iter().fold(0, |ends, rows| ends | 1 << ((rows - 1) % 32));
     }
 
     fn copy_from(&mut self, other: &Sizes) {
@@ -160,12 +170,14 @@ impl Sizes {
         (self.rows, self.tiles, self.present) = (rows, tiles, present);
         self.counts.0 = other.counts.0;
         self.large.clone_from(&other.large);
+        (self.large_range, self.large_ends) = (other.large_range, other.large_ends);
     }
 
     fn clear(&mut self) {
         (self.rows, self.tiles, self.present) = (0, [0; 3], 0);
         self.counts = Counts::default();
         self.large.clear();
+        (self.large_range, self.large_ends) = ((0, 0), 0);
     }
 
     /// Rows of all parts.
@@ -180,23 +192,18 @@ impl Sizes {
 
     /// Rows of the smallest part and of the largest; there is one.
     pub fn range(&self) -> (u32, u32) {
-        let first = || self.large.first().copied().unwrap_or(0);
-        let least = if self.present == 0 { first() } else { self.present.trailing_zeros() + 1 };
-        let most = self.large.last().copied().unwrap_or(COUNTED - self.present.leading_zeros());
-        (least, most)
+        let (least, most) = self.large_range;
+        let counted = self.present.trailing_zeros() + 1;
+        (if self.present == 0 { least } else { counted }, most.max(COUNTED - self.present.leading_zeros()))
     }
 
     /// The fewest rows of a tile, which is the last of its part, for each size of [`TILES`].
     pub fn fewest(&self) -> [u32; 3] {
         // A part of i + 1 rows ends with a tile of i modulo the size, and one.
-        let of_32 = (self.present | self.present >> 32) as u32 | self.last_of_large();
+        let of_32 = (self.present | self.present >> 32) as u32 | self.large_ends;
         let of_16 = of_32 | of_32 >> 16;
         let of_8 = of_16 | of_16 >> 8;
         [of_8, of_16, of_32].map(|ends| ends.trailing_zeros() + 1)
-    }
-
-    fn last_of_large(&self) -> u32 {
-        self.large.iter().fold(0, |ends, rows| ends | 1 << ((rows - 1) % 32))
     }
 }
 

@@ -94,19 +94,42 @@ impl Attention {
         }
     }
 
+    /// What so many decode rows pay now.
+    pub(super) fn now(&mut self, rows: u32, context_sum: u64, longest: u32) -> Span {
+        if rows == 0 {
+            return Span::ZERO;
+        }
+        let short_max = self.short_max(rows);
+        let (bounds, ways) = if longest <= short_max && short_max > 0 {
+            (self.short.clone(), 0..0)
+        } else {
+            let (context_sum, longest) = (context_sum as f64, f64::from(longest));
+            let limits = self.limits.at(rows);
+            let holds = |limit: &Growing| limit.at.excess(context_sum, longest) <= 0.0;
+            let regime = self.regimes.iter().find(|regime| limits[regime.limits.clone()].iter().all(holds));
+            regime.map_or_else(
+                || (self.bounds.clone(), self.ways.clone()),
+                |regime| (regime.bounds.clone(), regime.ways.clone()),
+            )
+        };
+        let lines = self.lines.at(rows);
+        let first = |line: &Coefficients| line.first(context_sum, longest);
+        let bound = lines[bounds].iter().map(first).fold(0, u64::max);
+        Span::from_ps(lines[ways].iter().map(first).min().map_or(bound, |way| bound.max(way)))
+    }
+
+    fn short_max(&self, rows: u32) -> u32 {
+        self.short_max.get(rows as usize).or(self.short_max.last()).copied().unwrap_or(0)
+    }
+
     /// What so many decode rows pay now, and with each further step, until another bound takes over.
-    ///
-    /// Part of who asks, so that a step with prompts, which only pays now, does not look for how long that holds.
     #[inline(always)]
     pub(super) fn price(&mut self, rows: u32, context_sum: u64, longest: u32) -> Price {
         if rows == 0 {
             return Price::lasting(Span::ZERO, u32::MAX);
         }
-        let line = |c: &Coefficients| {
-            let first = c.once + c.token * context_sum + c.longest * u64::from(longest);
-            (first, c.token * u64::from(rows) + c.longest)
-        };
-        let short_max = self.short_max.get(rows as usize).or(self.short_max.last()).copied().unwrap_or(0);
+        let line = |c: &Coefficients| (c.first(context_sum, longest), c.token * u64::from(rows) + c.longest);
+        let short_max = self.short_max(rows);
         let (bounds, ways, mut steps) = if longest <= short_max && short_max > 0 {
             (self.short.clone(), 0..0, (short_max - longest).saturating_add(1))
         } else {
@@ -209,6 +232,10 @@ impl Growing {
 }
 
 impl Coefficients {
+    fn first(&self, context_sum: u64, longest: u32) -> u64 {
+        self.once + self.token * context_sum + self.longest * u64::from(longest)
+    }
+
     fn of(bound: &DecodeBound, factor: f64, rows: u32) -> Coefficients {
         if rows == 0 {
             return Coefficients { once: 0, token: 0, longest: 0 };
@@ -306,6 +333,7 @@ mod tests {
                 };
                 let (sum, longest) = at(step);
                 let price = attention.price(rows, sum, longest);
+                assert_eq!(attention.now(rows, sum, longest), price.first);
                 for further in 0..price.steps.min(400) {
                     let (sum, longest) = at(step + further);
                     let promised = price.first + price.increment * u64::from(further);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ProvenanceKind;
 use super::curve::{Curve, not_negative};
-pub(crate) use planned::{Abreast, Classes, Ready, SITES, Sites, TILES, Tile};
+pub(crate) use planned::{Abreast, Classes, Ready, Sites};
 pub use planned::{Planned, PlannedSite, PlannedTile, SharedOut};
 
 /// Which kernel adds adapters to a batch?

@@ -93,17 +93,39 @@ pub struct LoraOverlap {
 impl HostCost {
     /// What the CPU adds to a step of so many sequences, prompts of so many tokens, and adapters, collections left out; microseconds.
     pub fn step_us(&self, sequences: u32, prompts: u32, prompt_tokens: u32, segments: u32) -> f64 {
-        let doubled = |us: f64, of: u32| if us == 0.0 { 0.0 } else { us * doublings(of) };
-        let once = |is: bool, us: f64| if is { us } else { 0.0 };
+        self.beyond_us(self.sequences_us(sequences), prompts, prompt_tokens, segments)
+    }
+
+    /// The part of that which depends on the number of sequences alone.
+    pub(crate) fn sequences_us(&self, sequences: u32) -> f64 {
         self.us
             + self.us_per_sequence * f64::from(sequences.saturating_sub(1))
-            + doubled(self.us_per_doubling, sequences)
-            + doubled(self.us_per_prompt_doubling, prompt_tokens.saturating_add(1))
-            + self.us_per_prompt * f64::from(prompts)
-            + self.us_per_segment * f64::from(segments)
-            + once(prompts > 0, self.us_prompts)
-            + once(segments > 0, self.us_adapters)
-            + once(prompts > 0 && segments > 0, self.us_prompts_and_adapters)
+            + self.us_per_doubling * doublings(sequences)
+    }
+
+    /// All of it, by that part.
+    #[inline(always)]
+    pub(crate) fn beyond_us(&self, sequences_us: f64, prompts: u32, prompt_tokens: u32, segments: u32) -> f64 {
+        let mut us = sequences_us;
+        if prompt_tokens > 0 {
+            us += self.us_per_prompt_doubling * doublings(prompt_tokens.saturating_add(1));
+        }
+        if prompts > 0 {
+            us += self.us_per_prompt * f64::from(prompts);
+        }
+        if segments > 0 {
+            us += self.us_per_segment * f64::from(segments);
+        }
+        if prompts > 0 {
+            us += self.us_prompts;
+        }
+        if segments > 0 {
+            us += self.us_adapters;
+            if prompts > 0 {
+                us += self.us_prompts_and_adapters;
+            }
+        }
+        us
     }
 }
 
@@ -151,7 +173,9 @@ impl Default for WholeStep {
 /// How often has one doubled to become so many? Between powers of two by a straight line, so that it is the same on every machine; 0 for none.
 pub fn doublings(count: u32) -> f64 {
     let whole = count.max(1).ilog2();
-    f64::from(whole) + f64::from(count.max(1)) / f64::from(1_u32 << whole) - 1.0
+    // Times a power of two, to the last digit, is over its inverse.
+    let share = f64::from_bits((1023 - u64::from(whole)) << 52);
+    f64::from(whole) + f64::from(count.max(1)) * share - 1.0
 }
 
 #[cfg(test)]

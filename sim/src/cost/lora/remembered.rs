@@ -2,7 +2,7 @@
 
 use super::super::memory::Memory;
 use crate::batch::{BatchShape, Census};
-use crate::profile::lora::{Abreast, Classes, Planned, Ready, SITES, Sites, TILES, Tile};
+use crate::profile::lora::{Abreast, Classes, Planned, Ready, Sites};
 
 /// A plan, and what it was asked.
 ///
@@ -24,6 +24,9 @@ pub(super) struct Remembered {
     last: Option<(u64, f64)>,
     repeated: u64,
 }
+
+/// Beside more decode rows the same prompts have another price nearly always.
+const BESIDE_PROMPTS: u32 = 32;
 
 impl Remembered {
     /// Every price is made anew.
@@ -84,23 +87,15 @@ impl Remembered {
         if classes.is_empty() {
             return 0.0;
         }
-        let launches = abreast.launches(planned, sites, classes);
-        let tiles = || Tile::ALL.into_iter().filter(|tile| launches[*tile as usize] != 0);
-        let mut prints = [0; TILES];
-        for tile in tiles() {
-            prints[tile as usize] = classes.print(tile, abreast.is_uneven(classes, tile));
-        }
+        let tiles = abreast.tiles(planned, sites, classes);
+        let print_of_rules = classes.print(tiles, abreast.is_uneven(classes, tiles));
         let mut make = || {
-            let mut us = [0.0; SITES];
-            for tile in tiles() {
-                let decide = || Ready::of(&planned.rules_of(sites, classes, tile));
-                let ready = rules.recall(prints[tile as usize], decide);
-                abreast.price(planned, &ready, classes, tile, launches[tile as usize], &mut us);
-            }
-            us.into_iter().sum()
+            let ready = rules.recall(print_of_rules, || Ready::of(&planned.rules(sites, classes)));
+            abreast.price(planned, ready, classes, tiles).into_iter().sum()
         };
-        let us = if classes.comes_again() {
-            prices.recall(classes.print_of_price(launches, prints), make)
+        let likely = shape.is_decode_only() || shape.decode_rows() <= BESIDE_PROMPTS && classes.are_of_one_rank();
+        let us = if likely && classes.comes_again() {
+            prices.recall(classes.print_of_price(print_of_rules), make)
         } else {
             *unasked += 1;
             make()

@@ -103,12 +103,9 @@ impl Tiled {
     /// What these (chunk, prefix) pairs cost, microseconds.
     pub(super) fn us(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone) -> f64 {
         let of = |size: &TileSize| size.us(&self.sums(prompts.clone(), size));
-        match (self.planned(prompts.clone()), &self.split) {
-            (Some(form), Some(split)) if form >= self.sizes.len() => {
-                let index = form - self.sizes.len();
-                split.us(index, &self.split_sums(prompts, index))
-            }
-            (Some(size), _) => of(&self.sizes[size]),
+        match (self.form(prompts.clone()), &self.split) {
+            (Some((index, Some(quota))), Some(split)) => split.us(index, &self.cut_sums(split, prompts, index, quota)),
+            (Some((index, _)), _) => of(&self.sizes[index]),
             (None, _) => self.sizes.iter().map(of).reduce(f64::min).unwrap_or(0.0),
         }
     }
@@ -116,6 +113,11 @@ impl Tiled {
     /// The size that the kernel's plan chooses for these prompts: the least share of all keys, or way of the longest tile. None where no
     /// plan chooses. From the number of sizes on it is one of these again, with the keys of its tiles cut.
     pub fn planned(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone) -> Option<usize> {
+        self.form(prompts).map(|(index, quota)| if quota.is_some() { self.sizes.len() + index } else { index })
+    }
+
+    /// The same as a size, and of how many units its pieces are at most where keys are cut.
+    fn form(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone) -> Option<(usize, Option<u32>)> {
         if self.sizes.len() < 2 || self.sizes.iter().any(|size| size.planned == 0.0) {
             return None;
         }
@@ -131,16 +133,20 @@ impl Tiled {
             size.planned * (total * f64::from(self.heads) / f64::from(self.slots.max(1))).max(longest)
         };
         let whole = self.sizes.iter().map(makespan).enumerate();
-        if self.split.is_none() {
+        let Some(split) = &self.split else {
             // Of equals the last.
             let better = |best: (usize, f64), other: (usize, f64)| if best.1 < other.1 { best } else { other };
-            return whole.reduce(better).map(|(index, _)| index);
-        }
-        let count = self.sizes.len();
-        let cut = (0..count).filter_map(|index| Some((count + index, self.planned_split(prompts.clone(), index)?)));
+            return whole.reduce(better).map(|(index, _)| (index, None));
+        };
         // Of equals the first.
         let better = |best: (usize, f64), other: (usize, f64)| if other.1 < best.1 { other } else { best };
-        whole.chain(cut).reduce(better).map(|(index, _)| index)
+        let (mut best, mut least) = whole.reduce(better).map(|(index, cost)| ((index, None), cost))?;
+        for index in 0..self.sizes.len() {
+            if let Some((quota, cost)) = self.planned_split(split, prompts.clone(), index, least) {
+                (best, least) = ((index, Some(quota)), cost);
+            }
+        }
+        Some(best)
     }
 
     /// What a tile of so many rows with `filled` of them walks its keys in, over a full one.

@@ -204,11 +204,6 @@ impl Planned {
         })
     }
 
-    /// What the plan would decide about each launch if it had tiles of this size.
-    pub(crate) fn rules_of(&self, sites: &Sites, classes: &Classes, tile: Tile) -> Rules {
-        sites.each_ref().map(|site| site.as_ref().map(|site| self.rule(site, classes, tile)))
-    }
-
     pub(crate) fn check(&self) -> Result<(), String> {
         if !(Tile::SIZES.len()..=Tile::ALL.len()).contains(&self.tiles.len()) {
             return Err(format!("{} kinds of tiles: three or four are needed", self.tiles.len()));

@@ -40,6 +40,9 @@ pub struct SplitMemory {
     pub us_per_token: f64,
 }
 
+/// So many tiles are few: more than a chip has room for with most models.
+const FEW: usize = 16;
+
 impl Split {
     /// What pieces of tiles of size `index` cost, microseconds.
     pub fn us(&self, index: usize, sums: &TileSums) -> f64 {
@@ -52,48 +55,103 @@ impl Split {
 }
 
 impl Tiled {
-    /// Units of a piece at most, for tiles of so many rows; none where not even whole tiles are computed at once.
-    fn quota(&self, split: &Split, prompts: impl Iterator<Item = (u32, u32)> + Clone, rows: u32) -> Option<u32> {
+    /// Units of a piece at most, for tiles of so many rows; none where not even whole tiles are computed at once. The least that it can be must be
+    /// `worth` it, otherwise none either.
+    fn quota(
+        &self,
+        split: &Split,
+        prompts: impl Iterator<Item = (u32, u32)> + Clone,
+        rows: u32,
+        worth: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         let (groups, slots, rows) = (u64::from(self.heads), u64::from(self.slots), rows.max(1));
         let tiles: u64 = prompts.clone().map(|(chunk, _)| u64::from(chunk.div_ceil(rows))).sum();
         if tiles == 0 || tiles * groups > slots {
             return None;
         }
-        let units = || {
-            prompts.clone().flat_map(|(chunk, prefix)| {
-                let keys = move |first: u32| prefix + first.saturating_add(rows).min(chunk);
-                (0..chunk).step_by(rows as usize).map(move |first| keys(first).div_ceil(split.keys))
-            })
-        };
+        let units = |prefix: u32, end: u32| (prefix + end).div_ceil(split.keys);
+        // A few tiles are cut once.
+        if tiles <= FEW as u64 {
+            let (mut few, mut count) = ([0; FEW], 0);
+            for (chunk, prefix) in prompts {
+                let mut end = 0;
+                while end < chunk {
+                    end = end.saturating_add(rows).min(chunk);
+                    few[count] = units(prefix, end);
+                    count += 1;
+                }
+            }
+            return self.quota_of(split, few[..count].iter().copied(), tiles, worth);
+        }
+        let ends =
+            |chunk: u32| (0..chunk).step_by(rows as usize).map(move |first| first.saturating_add(rows).min(chunk));
+        let units = prompts.flat_map(|(chunk, prefix)| ends(chunk).map(move |end| units(prefix, end)));
+        self.quota_of(split, units, tiles, worth)
+    }
+
+    /// The same of so many tiles with these units.
+    fn quota_of(
+        &self,
+        split: &Split,
+        units: impl Iterator<Item = u32> + Clone,
+        tiles: u64,
+        worth: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        let (groups, slots) = (u64::from(self.heads), u64::from(self.slots));
         let (mut all, mut longest) = (0, 0);
-        for units in units() {
+        for units in units.clone() {
             (all, longest) = (all + u64::from(units), longest.max(units));
         }
         // Pieces are no fewer than if no tile had a rest, and no more than if each had the largest.
         let (least, room) = (u64::from(split.quota_min.max(1)), slots / groups.max(1));
         let mut high = u64::from(longest).min((all - tiles) / (room + 1 - tiles) + 1).max(least);
         let mut low = (all * groups).div_ceil(slots).clamp(least, high) - 1;
+        if !worth(low as u32 + 1) {
+            return None;
+        }
         while high - low > 1 {
             let middle = u64::midpoint(low, high);
-            let pieces: u64 = units().map(|units| u64::from(units.div_ceil(middle as u32))).sum();
-            if pieces * groups > slots { low = middle } else { high = middle }
+            let pieces: u64 = units.clone().map(|units| u64::from(units.div_ceil(middle as u32))).sum();
+            (low, high) = if pieces > room { (middle, high) } else { (low, middle) };
         }
         Some(high as u32)
     }
 
-    /// What the plan takes cutting the keys of tiles of size `index` to cost.
-    pub(super) fn planned_split(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone, index: usize) -> Option<f64> {
-        let split = self.split.as_ref()?;
+    /// What the plan takes cutting the keys of tiles of size `index` to cost, and into pieces of how many units at most; none if it is no less
+    /// than so much.
+    pub(super) fn planned_split(
+        &self,
+        split: &Split,
+        prompts: impl Iterator<Item = (u32, u32)> + Clone,
+        index: usize,
+        most: f64,
+    ) -> Option<(u32, f64)> {
         let size = &self.sizes[index];
-        let quota = self.quota(split, prompts, size.rows)?;
-        Some(size.planned * (f64::from(quota * split.keys) + self.planned_start_keys) + split.planned_join_keys)
+        let cost = |quota: u32| {
+            size.planned * (f64::from(quota * split.keys) + self.planned_start_keys) + split.planned_join_keys
+        };
+        // A larger quota never costs less.
+        let quota = self.quota(split, prompts, size.rows, |quota| cost(quota) < most)?;
+        let cost = cost(quota);
+        (cost < most).then_some((quota, cost))
     }
 
     /// These prompts in pieces, of tiles of size `index`.
     pub fn split_sums(&self, prompts: impl Iterator<Item = (u32, u32)> + Clone, index: usize) -> TileSums {
         let Some(split) = &self.split else { return TileSums::default() };
+        let quota = self.quota(split, prompts.clone(), self.sizes[index].rows, |_| true);
+        quota.map_or_else(TileSums::default, |quota| self.cut_sums(split, prompts, index, quota))
+    }
+
+    /// The same in pieces of at most so many units.
+    pub(super) fn cut_sums(
+        &self,
+        split: &Split,
+        prompts: impl Iterator<Item = (u32, u32)> + Clone,
+        index: usize,
+        quota: u32,
+    ) -> TileSums {
         let rows = self.sizes[index].rows;
-        let Some(quota) = self.quota(split, prompts.clone(), rows) else { return TileSums::default() };
         let (mut pieces, mut total, mut context, mut filled) = (0_u64, 0.0, 0.0, 0.0_f64);
         let (mut longest, mut whole) = (0.0_f64, 0.0_f64);
         for (chunk, prefix) in prompts {

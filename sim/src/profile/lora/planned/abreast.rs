@@ -4,11 +4,10 @@ mod blocks;
 mod launch;
 
 use super::classes::{Classes, PAIRS_MAX};
-use super::four::{Four, Which};
-use super::share::cells;
+use super::four::{Four, Places, Which};
 use super::site::PROJECTIONS;
-use super::tile::Tile;
-use super::{Planned, PlannedTile, Rules, SITES, Sites, TILES};
+use super::tile::{Tile, Tiles};
+use super::{Planned, PlannedTile, Rule, Rules, SITES, Sites};
 
 /// What prices need of a plan's launches, side by side.
 #[derive(Clone, Debug)]
@@ -27,15 +26,14 @@ pub(crate) struct Abreast {
     scale: Four,
     us_waiting: Four,
     us_hidden: Four,
-    tiles: Vec<TileReady>,
+    tiles: TilesReady,
     /// By pairs: where members of tiles of 8 rows would multiply all inputs, each for itself; and whether that is anywhere.
     alone: [(Which, bool); PAIRS_MAX + 1],
     /// Bytes of a pair of granules and of a row, of the smallest and of the largest projection.
     smallest: [Four; 2],
     largest: [Four; 2],
-    /// Where are there launches? And a bit for each.
+    /// Where are there launches?
     there: Which,
-    all: u8,
     /// Projections of each.
     projections_whole: [u32; SITES],
     /// The most projections of a run.
@@ -59,53 +57,73 @@ struct Runs {
     widens: Which,
 }
 
-/// Launches with tiles of one size.
+/// What kinds of tiles cost, one of each kind side by side.
 #[derive(Clone, Debug)]
-struct TileReady {
-    cost: PlannedTile,
-    of_rows: f64,
-    /// By pairs: what a piece takes whatever rows it has.
-    piece_us: [f64; PAIRS_MAX + 1],
-    /// By pairs: the most bytes of exchange with which two blocks fit a multiprocessor, of few blocks, of more and of many. Longer stages
-    /// never leave room for more.
-    two: [Four; PAIRS_MAX + 1],
+struct TilesReady {
+    rows: Four,
+    is_staged: Which,
+    us: Four,
+    us_per_block: Four,
+    us_shared: Four,
+    us_per_cell: Four,
+    crowded: Four,
+    lonely: Four,
+    rounding: Four,
+    uneven: Four,
+    of_rows: Four,
+    barriers: Four,
+    by_pairs: [PairsReady; PAIRS_MAX + 1],
 }
 
-/// What the plan decides about each launch if it has tiles of one size, ready to be priced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ready {
-    /// Zero where groups have members in proportion to their bytes.
-    members: [u8; SITES],
-    sets: [u8; SITES],
-    two: [bool; SITES],
-    cluster: [bool; SITES],
-    fills_clusters: [bool; SITES],
-    at_once: [bool; SITES],
+/// The same for ranks of so many pairs.
+#[derive(Clone, Copy, Debug, Default)]
+struct PairsReady {
+    /// What a piece takes whatever rows it has.
+    piece_us: Four,
+    k_warps: Four,
+    /// The most bytes of exchange with which two blocks fit a multiprocessor, of few blocks, of more and of many. Longer stages never leave
+    /// room for more.
+    two: [Four; 3],
 }
+
+/// What the plan decides about each launch, ready to be priced: small, for many are remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ready([u16; SITES]);
+
+/// Where a launch's bits of it are: members and sets, and what is or is not.
+const MEMBERS: u32 = 0;
+const SETS: u32 = 6;
+const TWO: u32 = 9;
+const CLUSTER: u32 = 10;
+const AT_ONCE: u32 = 11;
+const PROPORTIONAL: u32 = 12;
+const FILLS_CLUSTERS: u32 = 13;
 
 /// A class cut into tiles.
 #[derive(Clone, Copy, Debug, Default)]
 struct Part {
     pairs: usize,
     pairs_wide: f64,
-    count: f64,
     rows: f64,
-    rows_mean: f64,
-    cells: f64,
+    count: Four,
+    rows_mean: Four,
+    cells: Four,
     /// What a piece takes whatever rows it has; and with those of the largest group, and of all groups in the mean.
-    piece_us: f64,
-    piece_us_most: f64,
-    piece_us_mean: f64,
+    piece_us: Four,
+    piece_us_most: Four,
+    piece_us_mean: Four,
 }
 
 /// All parts of a batch.
 struct Cut<'a> {
-    tile: Tile,
-    of: &'a TileReady,
+    /// The kind of tile of each launch, and where it has 8 rows.
+    places: Places,
+    is_staged: Which,
+    of: &'a TilesReady,
     parts: &'a [Part],
     /// Groups of a projection, and pairs of granules of all of them.
-    count: f64,
-    weights: f64,
+    count: Four,
+    weights: Four,
     /// Rows of all segments, and granules.
     rows: f64,
     granules: f64,
@@ -113,23 +131,37 @@ struct Cut<'a> {
 
 impl Ready {
     pub(crate) fn of(rules: &Rules) -> Ready {
-        let mut ready = Ready::default();
-        for (index, rule) in rules.iter().enumerate() {
-            let Some(rule) = rule else { continue };
-            ready.at_once[index] = rule.at_once;
-            ready.fills_clusters[index] = rule.fills_clusters();
-            if let Some(members) = rule.members {
-                (ready.members[index], ready.sets[index]) = (members.count, members.sets);
-                (ready.two[index], ready.cluster[index]) = (members.two, members.cluster);
-            }
-        }
-        ready
+        let bits = |rule: &Rule| {
+            let at_once = u16::from(rule.at_once) << AT_ONCE;
+            rule.members.map_or(at_once | 1 << PROPORTIONAL, |members| {
+                let numbers = u16::from(members.count) << MEMBERS | u16::from(members.sets) << SETS;
+                let fills = u16::from(rule.fills_clusters()) << FILLS_CLUSTERS;
+                numbers | u16::from(members.two) << TWO | u16::from(members.cluster) << CLUSTER | fills
+            })
+        };
+        Ready(rules.each_ref().map(|rule| rule.as_ref().map_or(0, bits)))
     }
 
-    /// Is any of these launches' groups given as many members as all, and any in proportion to its bytes?
-    fn ways(&self, mine: u8) -> (bool, bool) {
-        let equal: u8 = (0..SITES).map(|index| u8::from(self.members[index] > 0) << index).sum();
-        (equal & mine != 0, !equal & mine != 0)
+    /// Members of every group; zero where groups have them in proportion to their bytes.
+    #[inline(always)]
+    fn members(self) -> Four {
+        Four::bits(self.0, MEMBERS, 6)
+    }
+
+    #[inline(always)]
+    fn sets(self) -> Four {
+        Four::bits(self.0, SETS, 3)
+    }
+
+    #[inline(always)]
+    fn has(self, bit: u32) -> Which {
+        Which::bit(self.0, bit)
+    }
+
+    /// Is the bit there for any launch?
+    #[inline(always)]
+    fn any(self, bits: u16) -> bool {
+        self.0.into_iter().fold(0, |any, one| any | one) & bits != 0
     }
 }
 
@@ -180,17 +212,11 @@ impl Abreast {
             scale: four(&|site| site.scale),
             us_waiting: four(&|site| site.us_waiting),
             us_hidden: four(&|site| site.us_hidden),
-            tiles: planned
-                .tiles
-                .iter()
-                .zip(Tile::ALL)
-                .map(|(cost, tile)| TileReady::of(planned, *cost, tile))
-                .collect(),
+            tiles: TilesReady::of(planned),
             alone: std::array::from_fn(alone_of),
             smallest: bytes_of(&|runs| runs.iter().copied().min_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
             largest: bytes_of(&|runs| runs.iter().copied().max_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
             there: which(&|_| true),
-            all: (0..SITES).map(|index| u8::from(sites[index].is_some()) << index).sum(),
             projections_whole: sites.each_ref().map(|site| site.as_ref().map_or(0, |site| site.projections)),
             times_most: sites
                 .iter()
@@ -203,102 +229,103 @@ impl Abreast {
         }
     }
 
-    /// Of each kind of tile which launches have it, a bit each.
-    pub(crate) fn launches(&self, planned: &Planned, sites: &Sites, classes: &Classes) -> [u8; TILES] {
-        let mut launches = [0; TILES];
+    /// The tile of each launch.
+    pub(crate) fn tiles(&self, planned: &Planned, sites: &Sites, classes: &Classes) -> Tiles {
         if classes.most <= Tile::Rows8.rows() {
-            launches[Tile::Rows8 as usize] = self.all;
-        } else if classes.are_prompts() {
-            for (index, site) in sites.iter().enumerate() {
-                if let Some(site) = site {
-                    launches[planned.tile(site, classes) as usize] |= 1 << index;
-                }
-            }
-        } else {
-            let (groups, most) = (classes.groups[Tile::Rows8.size()], planned.groups_in_registers(classes));
-            let few = |index: usize| u8::from(groups * self.projections_whole[index] <= most) << index;
-            let small = (few(0) | few(1) | few(2) | few(3)) & self.all;
-            launches[Tile::Rows8 as usize] = small;
-            launches[Tile::Staged16 as usize] = self.all & !small;
+            return [Tile::Rows8; SITES];
         }
-        launches
+        if classes.are_prompts() {
+            return sites.each_ref().map(|site| site.as_ref().map_or(Tile::Rows8, |site| planned.tile(site, classes)));
+        }
+        let (groups, most) = (classes.groups[Tile::Rows8.size()], planned.groups_in_registers(classes));
+        let few = |projections: u32| groups * projections <= most;
+        self.projections_whole.map(|projections| if few(projections) { Tile::Rows8 } else { Tile::Staged16 })
     }
 
     /// Are the groups of every launch so uneven, whatever its other classes, that the rules ask no more about bytes? Of ranks that differ, most are.
-    pub(crate) fn is_uneven(&self, classes: &Classes, tile: Tile) -> bool {
+    pub(crate) fn is_uneven(&self, classes: &Classes, tiles: Tiles) -> bool {
         let mut all = classes.iter();
         let (Some(first), Some(last)) = (all.next(), all.next_back()) else { return false };
+        let places = Places::of(tiles.map(|tile| tile as u8));
         let bytes =
-            |[pair, row]: [Four; 2], pairs: u32, rows: u32| (pair * f64::from(pairs) + row * f64::from(rows)).floor();
-        let least = bytes(self.smallest, first.pairs, first.fewest[tile.size()]);
-        let most = bytes(self.largest, last.pairs, last.most.min(tile.rows()));
+            |[pair, row]: [Four; 2], pairs: u32, rows: Four| (pair * f64::from(pairs) + row * rows.at(places)).floor();
+        let least = bytes(self.smallest, first.pairs, Four::large(first.fewest));
+        let most = bytes(self.largest, last.pairs, Four::all(f64::from(last.most)).min(self.tiles.rows));
         last.pairs > 1 && !self.there.and(most.at_most(least * 2.0)).any()
     }
 
-    /// Notes what these launches of one layer take, whose tiles are of this size, by what the plan decided about them; microseconds.
-    pub(crate) fn price(
-        &mut self,
-        planned: &Planned,
-        ready: &Ready,
-        classes: &Classes,
-        tile: Tile,
-        mine: u8,
-        us: &mut [f64; SITES],
-    ) {
-        let of = &self.tiles[tile as usize];
-        let mut weights = 0;
+    /// What the launches of one layer take, whose tiles are these, by what the plan decided about them; microseconds.
+    pub(crate) fn price(&mut self, planned: &Planned, ready: Ready, classes: &Classes, tiles: Tiles) -> [f64; SITES] {
+        let (of, places) = (&self.tiles, Places::of(tiles.map(|tile| tile as u8)));
+        let of_rows = of.of_rows.at(places);
+        let (mut count, mut weights) = (Four::default(), Four::default());
         for (part, class) in self.parts.iter_mut().zip(classes.iter()) {
-            let (groups, most, pairs) = (class.groups[tile.size()], class.most.min(tile.rows()), class.pairs as usize);
-            weights += groups * class.pairs;
-            let (count, rows, rows_most) = (f64::from(groups), class.rows as i64 as f64, f64::from(most));
-            let (rows_mean, piece_us) = (rows / count, of.piece_us[pairs]);
+            let (pairs, rows) = (class.pairs as usize, class.rows as i64 as f64);
+            let (groups, pairs_wide) = (Four::large(class.groups).at(places), f64::from(class.pairs));
+            let most = Four::all(f64::from(class.most)).min(of.rows).at(places);
+            let (rows_mean, piece_us) = (Four::all(rows) / groups, of.by_pairs[pairs].piece_us.at(places));
+            count += groups;
+            weights += groups * pairs_wide;
             *part = Part {
                 pairs,
-                pairs_wide: f64::from(class.pairs),
-                count,
+                pairs_wide,
                 rows,
+                count: groups,
                 rows_mean,
-                cells: f64::from(cells(class.pairs, most)),
+                cells: (most * 0.125).ceil() * pairs_wide,
                 piece_us,
-                piece_us_most: piece_us + of.of_rows * rows_most,
-                piece_us_mean: piece_us + of.of_rows * rows_mean,
+                piece_us_most: piece_us + of_rows * most,
+                piece_us_mean: piece_us + of_rows * rows_mean,
             };
         }
         let cut = Cut {
-            tile,
+            places,
+            is_staged: of.is_staged.at(places),
             of,
             parts: &self.parts[..classes.count_of_classes()],
-            count: f64::from(classes.groups[tile.size()]),
-            weights: f64::from(weights),
+            count,
+            weights,
             rows: classes.rows as i64 as f64,
             granules: classes.granules as i64 as f64,
         };
-        let blocks = self.blocks(planned, ready, &cut, mine);
-        let found = if planned.rounds {
+        let blocks = self.blocks(planned, ready, &cut);
+        let us = if planned.rounds {
             self.in_rounds_us(planned, &cut, blocks)
         } else {
             self.once_us(planned, ready, &cut, blocks)
         };
-        for (index, found) in found.get().into_iter().enumerate() {
-            if mine >> index & 1 != 0 {
-                us[index] = found;
-            }
-        }
+        us.there(self.there, Four::default()).get()
     }
 }
 
-impl TileReady {
-    fn of(planned: &Planned, cost: PlannedTile, tile: Tile) -> TileReady {
+impl TilesReady {
+    fn of(planned: &Planned) -> TilesReady {
         let chip = planned.multiprocessors;
+        // Where kernels have no wide tiles no launch has them.
+        let of = |get: &dyn Fn(Tile, &PlannedTile) -> f64| {
+            Four::of(Tile::ALL.map(|tile| planned.tiles.get(tile as usize).map_or(0.0, |cost| get(tile, cost))))
+        };
         // The most of few blocks, of more, of many: rules ask nothing else about their number.
-        let counts = [chip / 2, chip, u32::MAX / 2, u32::MAX / 2];
-        TileReady {
-            cost,
-            of_rows: cost.us_per_piece_of_rows / f64::from(tile.rows()),
-            piece_us: std::array::from_fn(|pairs| cost.piece_us(pairs as u32)),
-            two: std::array::from_fn(|pairs| {
-                Four::of(counts.map(|count| planned.exchange_most(tile, pairs as u32, count)))
-            }),
+        let counts = [chip / 2, chip, u32::MAX / 2];
+        let of_pairs = |pairs: usize| PairsReady {
+            piece_us: of(&|_, cost| cost.piece_us(pairs as u32)),
+            k_warps: of(&|tile, _| f64::from(tile.k_warps(pairs as u32))),
+            two: counts.map(|count| of(&|tile, _| planned.exchange_most(tile, pairs as u32, count))),
+        };
+        TilesReady {
+            rows: Four::of(Tile::ALL.map(|tile| f64::from(tile.rows()))),
+            is_staged: Which::of(Tile::ALL.map(Tile::is_staged)),
+            us: of(&|_, cost| cost.us),
+            us_per_block: of(&|_, cost| cost.us_per_block),
+            us_shared: of(&|_, cost| cost.us_shared),
+            us_per_cell: of(&|_, cost| cost.us_per_cell),
+            crowded: of(&|_, cost| cost.crowded),
+            lonely: of(&|_, cost| cost.lonely),
+            rounding: of(&|_, cost| cost.rounding),
+            uneven: of(&|_, cost| cost.uneven),
+            of_rows: of(&|tile, cost| cost.us_per_piece_of_rows / f64::from(tile.rows())),
+            barriers: of(&|tile, _| f64::from(tile.barriers())),
+            by_pairs: std::array::from_fn(of_pairs),
         }
     }
 }

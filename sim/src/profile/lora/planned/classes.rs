@@ -3,7 +3,7 @@
 use std::slice;
 
 use super::TILES;
-use super::tile::Tile;
+use super::tile::{Tile, Tiles};
 use crate::batch::{Census, Segment};
 use crate::print::Print;
 
@@ -19,17 +19,18 @@ pub(super) struct Class {
     pub(super) pairs: u32,
     /// Rows of all of them.
     pub(super) rows: u64,
-    /// Groups of 8, 16 and 32 rows.
-    pub(super) groups: [u32; 3],
+    /// Groups of each kind of tile.
+    pub(super) groups: [u32; TILES],
     /// Rows of the smallest and the largest segment.
     pub(super) least: u32,
     pub(super) most: u32,
-    /// The fewest rows of a group of each size.
-    pub(super) fewest: [u32; 3],
+    /// The fewest rows of a group of each kind.
+    pub(super) fewest: [u32; TILES],
 }
 
 impl Class {
-    const NONE: Class = Class { pairs: 0, rows: 0, groups: [0; 3], least: u32::MAX, most: 0, fewest: [u32::MAX; 3] };
+    const NONE: Class =
+        Class { pairs: 0, rows: 0, groups: [0; TILES], least: u32::MAX, most: 0, fewest: [u32::MAX; TILES] };
 }
 
 /// All of them. An adapter's decode rows and its prompts are two segments: rows of prompts follow those of decodes.
@@ -41,7 +42,7 @@ pub(crate) struct Classes {
     pub(super) rows: u64,
     /// Granules of 8 ranks, each segment's.
     pub(super) granules: u64,
-    pub(super) groups: [u32; 3],
+    pub(super) groups: [u32; TILES],
     pub(super) rank_max: u32,
     pub(super) least: u32,
     pub(super) most: u32,
@@ -50,7 +51,7 @@ pub(crate) struct Classes {
 impl Class {
     /// Counts the groups of a segment of many rows.
     fn cut(&mut self, rows: u32) {
-        for (index, tile) in Tile::SIZES.into_iter().enumerate() {
+        for (index, tile) in Tile::ALL.into_iter().enumerate() {
             let size = tile.rows();
             let groups = rows.div_ceil(size);
             self.groups[index] += groups;
@@ -67,7 +68,7 @@ impl Classes {
         count: 0,
         rows: 0,
         granules: 0,
-        groups: [0; 3],
+        groups: [0; TILES],
         rank_max: 0,
         least: u32::MAX,
         most: 0,
@@ -114,7 +115,7 @@ impl Classes {
             classes.rows += class.rows;
             classes.least = classes.least.min(class.least);
             classes.most = classes.most.max(class.most);
-            for size in 0..Tile::SIZES.len() {
+            for size in 0..TILES {
                 class.groups[size] += small[pairs];
                 classes.groups[size] += class.groups[size];
                 if small[pairs] > 0 {
@@ -131,11 +132,10 @@ impl Classes {
     /// Becomes what [`Classes::of`] would make of the segments with this census and this largest rank. Classes that there are none of are
     /// left as they were: nobody reads them.
     pub(crate) fn count(&mut self, census: &Census, rank_max: u32) {
-        let (mut count, mut all, mut fewest_rows, mut most_rows) = (0, [0; 3], u32::MAX, 0);
+        let (mut count, mut all, mut fewest_rows, mut most_rows) = (0, [0; TILES], u32::MAX, 0);
         for (pairs, sizes) in census.classes() {
-            let (groups, (least, most)) = (sizes.tiles(), sizes.range());
-            // Of parts that are one group each the smallest has the fewest.
-            let fewest = if most <= 8 { [least; 3] } else { sizes.fewest() };
+            let (groups, (least, most)) = (Tile::of_sizes(sizes.tiles()), sizes.range());
+            let fewest = Tile::of_sizes(sizes.fewest());
             self.list[count] = Class { pairs, rows: sizes.rows(), groups, least, most, fewest };
             count += 1;
             (fewest_rows, most_rows) = (fewest_rows.min(least), most_rows.max(most));
@@ -147,30 +147,39 @@ impl Classes {
         (self.groups, self.least, self.most) = (all, fewest_rows, most_rows);
     }
 
-    /// A fingerprint of all that the rules depend on where tiles are of this size. `uneven`: the largest group has more than twice the bytes of
-    /// the smallest in every launch, and more than one cell; then rules ask only how many cells groups have, prompts alone excepted.
-    pub(crate) fn print(&self, tile: Tile, uneven: bool) -> u64 {
+    /// A fingerprint of all that the rules depend on where launches have these tiles. `uneven`: the largest group has more than twice the bytes
+    /// of the smallest in every launch, and more than one cell; then rules ask only how many cells groups have, prompts alone excepted.
+    pub(crate) fn print(&self, tiles: Tiles, uneven: bool) -> u64 {
         let (mut print, prompts) = (Print::new(), self.are_prompts());
         let cells_alone = uneven && !prompts;
-        let kind = (tile as u64) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone);
-        print.pair(u64::from(self.groups[tile.size()]) << 8 | kind, self.count as u64);
+        let kinds = u32::from_le_bytes(tiles.map(|tile| tile as u8));
+        let [eight, sixteen, more, wide] =
+            Tile::ALL.map(|tile| tiles.iter().fold(false, |any, one| any | (*one == tile)));
+        let rows_most = if more { 32 } else { 8 << u32::from(sixteen | wide) };
+        // Of sizes that no launch has, nothing counts.
+        let [eight, sixteen, more] = [eight, sixteen | wide, more].map(|is| u32::from(is).wrapping_neg());
+        let of = |all: &[u32; TILES]| [all[0] & eight, all[1] & sixteen, all[2] & more];
+        let groups = of(&self.groups);
+        print.pair(
+            u64::from(kinds) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone) | (self.count as u64) << 40,
+            u64::from(groups[0]) ^ u64::from(groups[1]) << 21 ^ u64::from(groups[2]) << 42,
+        );
         for class in self.iter() {
-            // Rules know of a class only the fewest and the most rows of a group.
-            let (mut fewest, mut most) = (class.fewest[tile.size()], class.most.min(tile.rows()));
+            // Rules know of a class only the fewest and the most rows of a group: a byte each.
+            let [eight, sixteen, more] = of(&class.fewest);
+            let mut rows = eight | sixteen << 8 | more << 16 | class.most.min(rows_most) << 24;
             if cells_alone {
-                (fewest, most) = (fewest.div_ceil(8), most.div_ceil(8));
+                rows = (rows + 0x0707_0707) >> 3 & 0x0f0f_0f0f;
             }
-            print.pair(u64::from(fewest | most << 8 | class.pairs << 16), 0);
+            print.pair(u64::from(rows), u64::from(class.pairs));
         }
         print.finish()
     }
 
-    /// A fingerprint of all that the price depends on, where these launches have each kind of tile, and the rules depend on so much.
-    pub(crate) fn print_of_price(&self, launches: [u8; TILES], rules: [u64; TILES]) -> u64 {
+    /// A fingerprint of all that the price depends on, where the rules depend on so much.
+    pub(crate) fn print_of_price(&self, rules: u64) -> u64 {
         let mut print = Print::new();
-        print.pair(u64::from(u32::from_le_bytes(launches)), self.count as u64);
-        print.pair(rules[0], rules[1]);
-        print.pair(rules[2], rules[3]);
+        print.pair(rules, self.count as u64);
         print.pair(self.rows, self.granules);
         if self.count > 1 {
             for class in self.iter() {
@@ -185,6 +194,11 @@ impl Classes {
     /// Is the same batch, as far as its price goes, likely to come again? Of one rank or of few segments, whose numbers of rows differ little.
     pub(crate) fn comes_again(&self) -> bool {
         self.count == 1 || self.groups[0] <= FEW
+    }
+
+    /// Do all ranks fill as many sixteens?
+    pub(crate) fn are_of_one_rank(&self) -> bool {
+        self.count == 1
     }
 
     pub(super) fn count_of_classes(&self) -> usize {

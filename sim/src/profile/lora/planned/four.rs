@@ -11,9 +11,9 @@ mod plain;
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
 
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
-pub(super) use avx2::{Four, Which};
+pub(super) use avx2::{Four, Places, Which};
 #[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
-pub(super) use plain::{Four, Which};
+pub(super) use plain::{Four, Places, Which};
 
 impl Default for Four {
     #[inline(always)]
@@ -98,7 +98,10 @@ mod tests {
         assert_eq!(x.there(at_most.not(), y).get(), each(&f64::max));
         assert_eq!(x.there(x.above(y).and(at_most), y).get(), b);
         assert!(at_most.any() && !at_most.and(x.above(y)).any());
-        assert_eq!(Four::whole([0, 1, 200, 255]).get(), [0.0, 1.0, 200.0, 255.0]);
+        assert_eq!(Four::bits([0, 1, 0x0a5f, 0xffff], 4, 6).get(), [0.0, 0.0, 37.0, 63.0]);
+        assert_eq!(Four::large([0, 1, 1 << 20, 70_000]).get(), [0.0, 1.0, 1_048_576.0, 70_000.0]);
+        assert_eq!(x.at(Places::of([2, 0, 3, 2])).get(), [a[2], a[0], a[3], a[2]]);
+        assert_eq!(x.there(Which::bit([0, 0x1800, 0xffff, 0xf7ff], 11), y).get(), [b[0], a[1], a[2], b[3]]);
         let which = Which::of([true, false, true, false]);
         assert_eq!(x.there(which, y).get(), [a[0], b[1], a[2], b[3]]);
     }

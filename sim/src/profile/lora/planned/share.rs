@@ -354,7 +354,8 @@ impl Planned {
     /// Of a batch of not only prompts, with a segment of more than 8 rows: so many groups of 8 rows at most hold x and y in registers.
     pub(super) fn groups_in_registers(&self, classes: &Classes) -> u32 {
         let fewer = classes.groups[Tile::Staged16.size()] * 4 <= classes.groups[Tile::Rows8.size()] * 3;
-        if self.packs && fewer { self.multiprocessors * 9 / 20 } else { self.multiprocessors }
+        // Which of them is as good as drawn: no branch.
+        [self.multiprocessors, self.multiprocessors * 9 / 20][usize::from(self.packs & fewer)]
     }
 
     /// The same of prompts alone, so many groups of 8 rows.

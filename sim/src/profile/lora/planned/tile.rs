@@ -1,8 +1,7 @@
 //! What a block of each size of tile needs of a multiprocessor.
 
-use super::Planned;
 use super::classes::PAIRS_MAX;
-use super::four::Four;
+use super::{Planned, SITES, TILES};
 
 /// Rows of a group, and how they travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,10 +13,18 @@ pub(crate) enum Tile {
     Wide16,
 }
 
+/// The tile of each launch of a layer.
+pub(crate) type Tiles = [Tile; SITES];
+
 impl Tile {
     pub(crate) const ALL: [Tile; 4] = [Tile::Rows8, Tile::Staged16, Tile::Staged32, Tile::Wide16];
     /// One of each size, in the order of [`crate::batch::TILES`].
     pub(super) const SIZES: [Tile; 3] = [Tile::Rows8, Tile::Staged16, Tile::Staged32];
+
+    /// Of each kind what there is of each size.
+    pub(super) const fn of_sizes([eight, sixteen, more]: [u32; 3]) -> [u32; TILES] {
+        [eight, sixteen, more, sixteen]
+    }
 
     /// Its place among the sizes.
     pub(super) const fn size(self) -> usize {
@@ -80,10 +87,20 @@ impl Tile {
         STAGES[self as usize][pairs as usize].0
     }
 
+    /// Warps whose sums of a cell are added up.
+    pub(super) fn k_warps(self, pairs: u32) -> u32 {
+        STAGES[self as usize][pairs as usize].1
+    }
+
+    /// Bytes of barriers, those of a cluster excepted.
+    pub(super) const fn barriers(self) -> u32 {
+        if self.is_staged() { 256 } else { 0 }
+    }
+
     /// Shared memory of the exchange.
     pub(super) fn exchange(self, pairs: u32, cells: u32, members: u32, cluster: bool) -> u32 {
-        let barriers = if cluster { 16 } else { 0 } + if self.is_staged() { 256 } else { 0 };
-        let k_warps = STAGES[self as usize][pairs as usize].1;
+        let barriers = if cluster { 16 } else { 0 } + self.barriers();
+        let k_warps = self.k_warps(pairs);
         let others = if self.is_staged() || cells >= 5 || cells * members >= 64 {
             cells + if cluster { members * cells.div_ceil(members) } else { 0 }
         } else if members > 1 {
@@ -92,21 +109,6 @@ impl Tile {
             0
         };
         (k_warps * cells + others) * 512 + barriers
-    }
-
-    /// The same without a cluster, of each launch with so many members.
-    #[inline(always)]
-    pub(super) fn exchange_of_four(self, pairs: u32, cells: f64, members: Four) -> Four {
-        let barriers = if self.is_staged() { 256.0 } else { 0.0 };
-        let k_warps = f64::from(STAGES[self as usize][pairs as usize].1);
-        let in_turns = Four::all(cells);
-        let others = if self.is_staged() || cells >= 5.0 {
-            in_turns
-        } else {
-            let all = members * cells;
-            in_turns.there(Four::all(64.0).at_most(all), all.there(members.above(Four::all(1.0)), Four::default()))
-        };
-        (others + Four::all(k_warps * cells)) * 512.0 + Four::all(barriers)
     }
 
     /// Depth of the ring of a block that has a multiprocessor for itself.

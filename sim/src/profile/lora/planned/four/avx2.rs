@@ -20,9 +20,20 @@ macro_rules! avx2 {
     };
 }
 
+/// A number of each launch out of a table of four.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Places(__m256i);
+
 #[inline(always)]
 fn bytes(numbers: [u8; SITES]) -> __m128i {
     avx2!(_mm_cvtsi32_si128(i32::from_le_bytes(numbers)))
+}
+
+/// Each in 32 bits.
+#[inline(always)]
+fn halves([a, b, c, d]: [u16; SITES]) -> __m128i {
+    let all = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
+    avx2!(_mm_cvtepu16_epi32(_mm_cvtsi64_si128(all as i64)))
 }
 
 impl Four {
@@ -45,10 +56,26 @@ impl Four {
         Four(avx2!(_mm256_set1_pd(number)))
     }
 
-    /// Whole numbers.
+    /// Whole numbers of so many bits, from some bit on.
     #[inline(always)]
-    pub(in super::super) fn whole(numbers: [u8; SITES]) -> Four {
-        Four(avx2!(_mm256_cvtepi32_pd(_mm_cvtepu8_epi32(bytes(numbers)))))
+    pub(in super::super) fn bits(of: [u16; SITES], first: u32, count: u32) -> Four {
+        let mask = (1 << count) - 1;
+        Four(avx2!(_mm256_cvtepi32_pd(_mm_and_si128(
+            _mm_srl_epi32(halves(of), _mm_cvtsi32_si128(first as i32)),
+            _mm_set1_epi32(mask)
+        ))))
+    }
+
+    /// Whole numbers of 31 bits.
+    #[inline(always)]
+    pub(in super::super) fn large([a, b, c, d]: [u32; SITES]) -> Four {
+        Four(avx2!(_mm256_cvtepi32_pd(_mm_setr_epi32(a as i32, b as i32, c as i32, d as i32))))
+    }
+
+    /// Of these, a table, what is at each launch's place.
+    #[inline(always)]
+    pub(in super::super) fn at(self, Places(places): Places) -> Four {
+        Four(avx2!(_mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(self.0), places))))
     }
 
     #[inline(always)]
@@ -115,11 +142,39 @@ impl Four {
     }
 }
 
+impl Places {
+    /// Each of 0 to 3.
+    #[inline(always)]
+    pub(in super::super) fn of(places: [u8; SITES]) -> Places {
+        // Both halves of a number: twice its place, and one more.
+        avx2!({
+            let twice = _mm256_slli_epi64::<1>(_mm256_cvtepu8_epi64(bytes(places)));
+            let halves = _mm256_or_si256(twice, _mm256_slli_epi64::<32>(twice));
+            Places(_mm256_or_si256(halves, _mm256_set1_epi64x(1 << 32)))
+        })
+    }
+}
+
 impl Which {
     #[inline(always)]
     pub(in super::super) fn of(which: [bool; SITES]) -> Which {
         let bytes = bytes(which.map(|is| if is { u8::MAX } else { 0 }));
         Which(avx2!(_mm256_castsi256_pd(_mm256_cvtepi8_epi64(bytes))))
+    }
+
+    /// Where is the bit?
+    #[inline(always)]
+    pub(in super::super) fn bit(of: [u16; SITES], bit: u32) -> Which {
+        avx2!({
+            let sign = _mm_sll_epi32(halves(of), _mm_cvtsi32_si128(31 - bit as i32));
+            Which(_mm256_castsi256_pd(_mm256_cvtepi32_epi64(_mm_srai_epi32::<31>(sign))))
+        })
+    }
+
+    /// Of these, a table, what is at each launch's place.
+    #[inline(always)]
+    pub(in super::super) fn at(self, places: Places) -> Which {
+        Which(Four(self.0).at(places).0)
     }
 
     #[inline(always)]

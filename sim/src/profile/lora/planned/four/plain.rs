@@ -12,6 +12,18 @@ pub(in super::super) struct Four([f64; SITES]);
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Which([bool; SITES]);
 
+/// A number of each launch out of a table of four.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Places([u8; SITES]);
+
+impl Places {
+    /// Each of 0 to 3.
+    #[inline(always)]
+    pub(in super::super) fn of(places: [u8; SITES]) -> Places {
+        Places(places)
+    }
+}
+
 impl Four {
     #[inline(always)]
     fn with(self, other: Four, of: impl Fn(f64, f64) -> f64) -> Four {
@@ -34,10 +46,22 @@ impl Four {
         Four([number; SITES])
     }
 
-    /// Whole numbers.
+    /// Whole numbers of so many bits, from some bit on.
     #[inline(always)]
-    pub(in super::super) fn whole(numbers: [u8; SITES]) -> Four {
+    pub(in super::super) fn bits(of: [u16; SITES], first: u32, count: u32) -> Four {
+        Four(of.map(|bits| f64::from(bits >> first & ((1 << count) - 1))))
+    }
+
+    /// Whole numbers of 31 bits.
+    #[inline(always)]
+    pub(in super::super) fn large(numbers: [u32; SITES]) -> Four {
         Four(numbers.map(f64::from))
+    }
+
+    /// Of these, a table, what is at each launch's place.
+    #[inline(always)]
+    pub(in super::super) fn at(self, Places(places): Places) -> Four {
+        Four(places.map(|place| self.0[usize::from(place)]))
     }
 
     #[inline(always)]
@@ -108,6 +132,18 @@ impl Which {
     #[inline(always)]
     pub(in super::super) fn of(which: [bool; SITES]) -> Which {
         Which(which)
+    }
+
+    /// Where is the bit?
+    #[inline(always)]
+    pub(in super::super) fn bit(of: [u16; SITES], bit: u32) -> Which {
+        Which(of.map(|bits| bits >> bit & 1 > 0))
+    }
+
+    /// Of these, a table, what is at each launch's place.
+    #[inline(always)]
+    pub(in super::super) fn at(self, Places(places): Places) -> Which {
+        Which(places.map(|place| self.0[usize::from(place)]))
     }
 
     #[inline(always)]

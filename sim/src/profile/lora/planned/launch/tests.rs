@@ -163,14 +163,10 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
 
 /// All launches side by side; `decided` sees what the plan decided, and the fingerprint of what it depends on.
 fn abreast(planned: &Planned, sites: &Sites, classes: &Classes, mut decided: impl FnMut(u64, Ready)) -> [f64; SITES] {
-    let (mut abreast, mut us) = (planned.abreast(sites), [0.0; SITES]);
-    let launches = abreast.launches(planned, sites, classes);
-    for tile in Tile::ALL.into_iter().filter(|tile| launches[*tile as usize] != 0) {
-        let ready = Ready::of(&planned.rules_of(sites, classes, tile));
-        decided(classes.print(tile, abreast.is_uneven(classes, tile)), ready);
-        abreast.price(planned, &ready, classes, tile, launches[tile as usize], &mut us);
-    }
-    us
+    let mut abreast = planned.abreast(sites);
+    let (tiles, ready) = (abreast.tiles(planned, sites, classes), Ready::of(&planned.rules(sites, classes)));
+    decided(classes.print(tiles, abreast.is_uneven(classes, tiles)), ready);
+    abreast.price(planned, ready, classes, tiles)
 }
 
 #[test]
