@@ -22,7 +22,10 @@ pub(crate) use self::gaps::Gaps;
 pub(crate) use self::kept::{Ending, Kept, KeptAll, NONE};
 pub(crate) use self::occupancy::Occupancy;
 use self::stretches::Stretches;
-use self::tables::{Derived, Event, Tables};
+use self::table::integers::OrNone;
+use self::table::word::Word;
+use self::table::words::AdapterName;
+use self::tables::{Derived, EventRow, Tables};
 use crate::ReportError;
 use crate::metrics::{RunResult, measure};
 use crate::settings::RecorderSettings;
@@ -193,8 +196,8 @@ impl Recorder {
         written
     }
 
-    fn event(&mut self, now: Time, name: &'static str, event: Event) -> Result<(), ReportError> {
-        self.tables.as_mut().map_or(Ok(()), |tables| tables.event(now, name, event))
+    fn event(&mut self, event: EventRow) -> Result<(), ReportError> {
+        self.tables.as_mut().map_or(Ok(()), |tables| tables.event(event))
     }
 
     fn mark(&mut self, now: Time, replica: u32, name: &'static str) -> Result<(), ReportError> {
@@ -216,16 +219,16 @@ impl Recorder {
         if let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.is_open()) {
             timeline.load(replica.0, *adapter, *bytes, link)?;
         }
-        let event = Event {
-            replica: Some(replica.0),
-            adapter: Some(*adapter),
+        self.event(EventRow {
+            replica: OrNone(replica.0),
             tier: Some(name_of(*from)),
-            bytes: Some(*bytes),
-            cause: Some(if *cause == LoadCause::Prefetch { "prefetch" } else { "demand" }),
-            link: Some(link),
-            ..Event::default()
-        };
-        self.event(now, "load", event)
+            bytes: OrNone(*bytes),
+            cause: Some(if *cause == LoadCause::Prefetch { Word::Prefetch } else { Word::Demand }),
+            link_start_ps: OrNone(link.0),
+            link_done_ps: OrNone(link.1),
+            adapter: AdapterName(adapter.0),
+            ..EventRow::new(now, Word::Load)
+        })
     }
 
     fn take(&mut self, now: Time, fact: &Fact<'_>) -> Result<(), ReportError> {
@@ -235,16 +238,15 @@ impl Recorder {
                 self.gaps.arrived(offered);
             }
             Fact::Held(request) => {
-                return self.event(now, "held", Event { request: Some(request.0), ..Event::default() });
+                return self.event(EventRow { request: OrNone(request.0), ..EventRow::new(now, Word::Held) });
             }
             Fact::Routed { request, replica, recompute } => {
-                let event = Event {
-                    request: Some(request.0),
-                    replica: Some(replica.0),
-                    amount: Some(*recompute),
-                    ..Event::default()
-                };
-                return self.event(now, "routed", event);
+                return self.event(EventRow {
+                    request: OrNone(request.0),
+                    replica: OrNone(replica.0),
+                    amount: OrNone(*recompute),
+                    ..EventRow::new(now, Word::Routed)
+                });
             }
             Fact::Scheduled { request, .. } => self.note(now, request.0, What::Scheduled),
             Fact::LoadStarted { .. } => return self.load(now, fact),
@@ -252,43 +254,40 @@ impl Recorder {
             Fact::LoadDone { .. } => {}
             Fact::Evicted { replica, adapter, tier, bytes } => {
                 self.counts.evictions += u64::from(*tier == Tier::Gpu);
-                let event = Event {
-                    replica: Some(replica.0),
-                    adapter: Some(*adapter),
+                return self.event(EventRow {
+                    replica: OrNone(replica.0),
                     tier: Some(name_of(*tier)),
-                    bytes: Some(*bytes),
-                    ..Event::default()
-                };
-                return self.event(now, "evicted", event);
+                    bytes: OrNone(*bytes),
+                    adapter: AdapterName(adapter.0),
+                    ..EventRow::new(now, Word::Evicted)
+                });
             }
             Fact::Stretch(stretch) => return self.stretch(stretch),
             Fact::Preempted { request, replica, blocks } => {
                 self.counts.preemptions += 1;
                 self.mark(now, replica.0, "preempted")?;
-                let event = Event {
-                    request: Some(request.0),
-                    replica: Some(replica.0),
-                    amount: Some(*blocks),
-                    ..Event::default()
-                };
-                return self.event(now, "preempted", event);
+                return self.event(EventRow {
+                    request: OrNone(request.0),
+                    replica: OrNone(replica.0),
+                    amount: OrNone(*blocks),
+                    ..EventRow::new(now, Word::Preempted)
+                });
             }
             Fact::Migrated { request, from, to } => {
                 self.counts.migrations += 1;
                 self.mark(now, from.0, "migrated away")?;
-                let event = Event {
-                    request: Some(request.0),
-                    replica: Some(from.0),
-                    to_replica: Some(to.0),
-                    ..Event::default()
-                };
-                return self.event(now, "migrated", event);
+                return self.event(EventRow {
+                    request: OrNone(request.0),
+                    replica: OrNone(from.0),
+                    to_replica: OrNone(to.0),
+                    ..EventRow::new(now, Word::Migrated)
+                });
             }
             Fact::Power { replica, power } => {
                 self.occupancy.power(now.as_ps(), *replica, *power, &mut self.series);
                 let name = power_name(*power);
-                self.mark(now, replica.0, name)?;
-                return self.event(now, name, Event { replica: Some(replica.0), ..Event::default() });
+                self.mark(now, replica.0, name.text())?;
+                return self.event(EventRow { replica: OrNone(replica.0), ..EventRow::new(now, name) });
             }
             Fact::Ended(life) => return self.ended(now, life),
         }
@@ -307,20 +306,20 @@ impl Observer for Recorder {
 }
 
 /// How a tier is called in the tables.
-fn name_of(tier: Tier) -> &'static str {
+fn name_of(tier: Tier) -> Word {
     match tier {
-        Tier::Gpu => "gpu",
-        Tier::Host => "host",
-        Tier::Disk => "disk",
+        Tier::Gpu => Word::Gpu,
+        Tier::Host => Word::Host,
+        Tier::Disk => Word::Disk,
     }
 }
 
 /// How a change of power is called in the tables.
-fn power_name(power: Power) -> &'static str {
+fn power_name(power: Power) -> Word {
     match power {
-        Power::Off => "power_off",
-        Power::Starting => "power_starting",
-        Power::On => "power_on",
-        Power::Draining => "power_draining",
+        Power::Off => Word::PowerOff,
+        Power::Starting => Word::PowerStarting,
+        Power::On => Word::PowerOn,
+        Power::Draining => Word::PowerDraining,
     }
 }

@@ -25,16 +25,10 @@ pub(crate) type SequenceKey = u32;
 #[derive(Debug, Default)]
 pub(crate) struct Active {
     pub(crate) adapters: Vec<AdapterId>,
-    uses: Vec<Use>,
+    /// Each of them as the segment that it would be if every row decoded.
+    pub(crate) segments: Vec<Segment>,
     pub(crate) sums: SegmentSums,
     pub(crate) census: Census,
-}
-
-/// The rows of an adapter: what a thousand replicas touch in turn should be little.
-#[derive(Clone, Copy, Debug)]
-struct Use {
-    rank: u16,
-    rows: u16,
 }
 
 impl Active {
@@ -42,42 +36,34 @@ impl Active {
         find::in_order(&self.adapters, adapter)
     }
 
-    /// Each adapter as the segment that it would be if every row decoded.
-    pub(crate) fn segments(&self) -> impl ExactSizeIterator<Item = Segment> + '_ {
-        let segment = |each: &Use| Segment { rank: each.rank.into(), prefill_rows: 0, decode_rows: each.rows.into() };
-        self.uses.iter().map(segment)
-    }
-
     fn add(&mut self, adapter: AdapterId, rank: u32) {
         let position = self.position(adapter);
         self.sums.join(rank, position.is_err());
         let rows = match position {
             Ok(position) => {
-                let rows = &mut self.uses[position].rows;
-                *rows = rows.checked_add(1).expect("a batch has fewer than 65,536 rows of an adapter");
-                *rows
+                self.segments[position].decode_rows += 1;
+                self.segments[position].decode_rows
             }
             Err(position) => {
-                let rank = rank.try_into().expect("larger ranks are rejected");
                 self.adapters.insert(position, adapter);
-                self.uses.insert(position, Use { rank, rows: 1 });
+                self.segments.insert(position, Segment { rank, prefill_rows: 0, decode_rows: 1 });
                 1
             }
         };
-        self.census.change(rank, u32::from(rows) - 1, rows.into());
+        self.census.change(rank, rows - 1, rows);
     }
 
     fn remove(&mut self, adapter: AdapterId) {
         let position = self.position(adapter).expect("the adapters of the batch are listed");
-        let each = &mut self.uses[position];
-        each.rows -= 1;
-        let (rank, rows) = (u32::from(each.rank), u32::from(each.rows));
+        let segment = &mut self.segments[position];
+        segment.decode_rows -= 1;
+        let (rank, rows) = (segment.rank, segment.decode_rows);
         self.census.change(rank, rows + 1, rows);
         self.sums.leave(rank);
         if rows == 0 {
             self.adapters.remove(position);
-            self.uses.remove(position);
-            self.sums.without(rank, self.uses.iter().map(|each| each.rank.into()));
+            self.segments.remove(position);
+            self.sums.without(rank, self.segments.iter().map(|segment| segment.rank));
         }
     }
 }
@@ -142,7 +128,7 @@ impl Mind {
     }
 }
 
-/// No adapter has a larger rank, nor as many rows in a batch.
+/// No adapter has a larger rank.
 pub(crate) const RANK_MAX: u32 = u16::MAX as u32;
 
 /// Rows that a replica takes memory for at first.
@@ -214,10 +200,10 @@ impl Replica {
         let rows = self.settings.max_num_seqs.min(USUAL_ROWS) as usize;
         let [who, contexts, finishes, states] = self.rows.reserve(rows);
         self.active.adapters.reserve(rows);
-        self.active.uses.reserve(rows);
         let [adapters, slots] = self.residency.reserve(rows);
-        let active = [Room::of(&self.active.adapters), Room::of(&self.active.uses)];
-        self.lists = Block::of(&[who, contexts, finishes, states, active[0], active[1], adapters, slots]);
+        let active = Room::of(&self.active.adapters);
+        self.lists = Block::of(&[who, contexts, finishes, states, active, adapters, slots]);
+        self.active.segments.reserve(rows);
         self.rows.reserve_cold(rows);
         self.residency.reserve_slots(rows);
     }
@@ -227,7 +213,6 @@ impl Replica {
         if self.lists.is_empty() {
             self.rows.fetch();
             fetch::list(&self.active.adapters);
-            fetch::list(&self.active.uses);
             self.residency.fetch();
         }
         self.lists.fetch();
@@ -377,10 +362,10 @@ impl Replica {
         assert!(self.rows.len() as u32 <= self.settings.max_num_seqs, "more sequences than max_num_seqs");
         let users = self.rows.all().filter(|row| row.adapter.is_some()).count() as u32;
         self.residency.check(users, self.waiting.iter().filter(|waiting| waiting.awaits.is_some()).count() as u32);
-        let segments: Vec<Segment> = self.active.segments().collect();
+        let segments = &self.active.segments;
         assert_eq!(segments.iter().map(|segment| segment.decode_rows).sum::<u32>(), users, "rows by adapter");
-        assert_eq!(self.active.sums, SegmentSums::of(&segments), "sums of the segments");
-        assert!(self.active.census.same(&Census::of(&segments)), "census of the segments");
+        assert_eq!(self.active.sums, SegmentSums::of(segments), "sums of the segments");
+        assert!(self.active.census.same(&Census::of(segments)), "census of the segments");
         let blocks: u64 = self.waiting.iter().map(|waiting| u64::from(self.blocks(waiting.tokens))).sum();
         assert_eq!(blocks, self.waiting_blocks, "blocks that the queue will need");
     }

@@ -5,6 +5,7 @@
 //! run, for the groups that are shown. Until then no histogram is touched, of which there are too many to be near.
 
 mod asked;
+mod sums;
 
 use aril_sim::fact::Stretch;
 
@@ -43,7 +44,7 @@ pub(crate) struct GroupGaps {
     held_max: usize,
     /// What was counted when logs grew too long.
     counted: Option<Counted>,
-    /// A group that has a part in more than so many times the entries of all logs is counted by entry, not by stay.
+    /// A group whose stays at a replica take as much to look up as so many times the entries of its log is counted by entry, not by stay.
     dense: usize,
     /// Memory for the next batch.
     scratch: Batch,
@@ -119,7 +120,7 @@ impl GroupGaps {
             entries: 0,
             held_max: HELD_MAX,
             counted: None,
-            dense: 4,
+            dense: 2,
             scratch: Batch::default(),
         }
     }

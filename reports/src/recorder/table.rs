@@ -4,6 +4,7 @@ pub(crate) mod cell;
 pub(crate) mod integers;
 mod page;
 mod validity;
+pub(crate) mod word;
 pub(crate) mod words;
 
 use std::fs::File;
@@ -179,7 +180,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::cell::{Cell, Column, row};
-    use super::integers::AdapterRank;
+    use super::integers::{AdapterRank, OrNone};
+    use super::word::Word;
     use super::words::{AdapterName, TenantName};
     use super::*;
 
@@ -187,11 +189,11 @@ mod tests {
         /// One cell of every kind.
         Kinds, KindColumns {
             small: u32, large: u64, small_or_none: Option<u32>, large_or_none: Option<u64>, truth: bool, truth_or_none: Option<bool>,
-            word: &'static str, word_or_none: Option<&'static str>, tenant: TenantName, adapter: AdapterName, rank: AdapterRank,
+            word: Word, word_or_none: Option<Word>, small_or_largest: OrNone<u32>, large_or_largest: OrNone<u64>, tenant: TenantName, adapter: AdapterName, rank: AdapterRank,
         }
     }
 
-    const WORDS: [&str; 3] = ["held", "routed", "load"];
+    const WORDS: [Word; 3] = [Word::Held, Word::Routed, Word::Load];
 
     fn catalog() -> Catalog {
         Catalog {
@@ -228,6 +230,8 @@ mod tests {
             truth_or_none: some.then_some(bits.is_multiple_of(2)),
             word: WORDS[(bits % 3) as usize],
             word_or_none: bits.is_multiple_of(2).then_some(WORDS[(bits % 11 % 3) as usize]),
+            small_or_largest: if some { OrNone(large as u32 / 2) } else { OrNone::NONE },
+            large_or_largest: if bits.is_multiple_of(3) { OrNone(large / 2) } else { OrNone::NONE },
             tenant: TenantName((bits % 41) as u32),
             adapter: AdapterName(adapter),
             rank: AdapterRank(adapter),
@@ -250,8 +254,10 @@ mod tests {
                 or_null(row.large_or_none.map(AnyValue::UInt64)),
                 AnyValue::Boolean(row.truth),
                 or_null(row.truth_or_none.map(AnyValue::Boolean)),
-                text(Some(row.word)),
-                text(row.word_or_none),
+                text(Some(row.word.text())),
+                text(row.word_or_none.map(Word::text)),
+                or_null((row.small_or_largest != OrNone::NONE).then_some(AnyValue::UInt32(row.small_or_largest.0))),
+                or_null((row.large_or_largest != OrNone::NONE).then_some(AnyValue::UInt64(row.large_or_largest.0))),
                 text(tenant),
                 text(adapter.map(|adapter| adapter.name.as_str())),
                 or_null(adapter.map(|adapter| AnyValue::UInt32(adapter.rank))),

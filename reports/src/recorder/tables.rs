@@ -5,21 +5,22 @@ use std::sync::Arc;
 
 use aril_sim::fact::{End, Life, RejectReason, Stretch};
 use aril_sim::time::Time;
-use aril_sim::workload::{AdapterId, Catalog};
+use aril_sim::workload::Catalog;
 use polars::prelude::DataType;
 
 use super::gaps::Tally;
 use super::table::Table;
 use super::table::cell::{Cell, Column, Row, row};
-use super::table::integers::AdapterRank;
+use super::table::integers::{AdapterRank, OrNone};
+use super::table::word::Word;
 use super::table::words::{AdapterName, TenantName};
 use crate::ReportError;
 
 row! {
     /// One row a request, in the order in which their lives ended.
     RequestRow, RequestColumns {
-        request: u32, arrival_ps: u64, prompt_tokens: u32, output_tokens: u32, emitted_tokens: u32, end: &'static str,
-        reject_reason: Option<&'static str>, replica: Option<u32>, scheduled_ps: Option<u64>, first_token_ps: Option<u64>, end_ps: u64,
+        request: u32, arrival_ps: u64, prompt_tokens: u32, output_tokens: u32, emitted_tokens: u32, end: Word,
+        reject_reason: Option<Word>, replica: Option<u32>, scheduled_ps: Option<u64>, first_token_ps: Option<u64>, end_ps: u64,
         ttft_ps: Option<u64>, tpot_ps: Option<u64>, e2e_ps: Option<u64>, wait_router_ps: u64, wait_queue_ps: u64, wait_slot_ps: u64,
         wait_load_ps: u64, wait_prefill_ps: u64, wait_preemption_ps: u64, adapter_hit: Option<bool>, preemptions: u32, migrations: u32,
         slo_met: bool, tenant: TenantName, adapter: AdapterName, rank: AdapterRank,
@@ -35,11 +36,11 @@ row! {
 }
 
 row! {
-    /// One row an event. What an event does not have is null.
+    /// One row an event. What an event does not have is null. A line of memory: with many adapters few rows are more.
     EventRow, EventColumns {
-        time_ps: u64, event: &'static str, request: Option<u32>, replica: Option<u32>, to_replica: Option<u32>,
-        tier: Option<&'static str>, bytes: Option<u64>, cause: Option<&'static str>, link_start_ps: Option<u64>, link_done_ps: Option<u64>,
-        amount: Option<u32>, adapter: AdapterName,
+        time_ps: u64, event: Word, request: OrNone<u32>, replica: OrNone<u32>, to_replica: OrNone<u32>, tier: Option<Word>,
+        bytes: OrNone<u64>, cause: Option<Word>, link_start_ps: OrNone<u64>, link_done_ps: OrNone<u64>, amount: OrNone<u32>,
+        adapter: AdapterName,
     }
 }
 
@@ -65,18 +66,24 @@ impl StepRow {
     }
 }
 
-/// An event for the table; what it does not have is `None`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Event {
-    pub(crate) request: Option<u32>,
-    pub(crate) replica: Option<u32>,
-    pub(crate) to_replica: Option<u32>,
-    pub(crate) adapter: Option<AdapterId>,
-    pub(crate) tier: Option<&'static str>,
-    pub(crate) bytes: Option<u64>,
-    pub(crate) cause: Option<&'static str>,
-    pub(crate) link: Option<(u64, u64)>,
-    pub(crate) amount: Option<u32>,
+impl EventRow {
+    /// An event that has nothing but a time.
+    pub(super) fn new(now: Time, event: Word) -> EventRow {
+        EventRow {
+            time_ps: now.as_ps(),
+            event,
+            request: OrNone::NONE,
+            replica: OrNone::NONE,
+            to_replica: OrNone::NONE,
+            tier: None,
+            bytes: OrNone::NONE,
+            cause: None,
+            link_start_ps: OrNone::NONE,
+            link_done_ps: OrNone::NONE,
+            amount: OrNone::NONE,
+            adapter: AdapterName(u32::MAX),
+        }
+    }
 }
 
 /// The times of a request that follow from its life.
@@ -145,21 +152,8 @@ impl Tables {
         self.steps.append(rows)
     }
 
-    pub(crate) fn event(&mut self, now: Time, name: &'static str, event: Event) -> Result<(), ReportError> {
-        self.events.push(EventRow {
-            time_ps: now.as_ps(),
-            event: name,
-            request: event.request,
-            replica: event.replica,
-            to_replica: event.to_replica,
-            tier: event.tier,
-            bytes: event.bytes,
-            cause: event.cause,
-            link_start_ps: event.link.map(|(start, _)| start),
-            link_done_ps: event.link.map(|(_, done)| done),
-            amount: event.amount,
-            adapter: AdapterName(event.adapter.map_or(u32::MAX, |adapter| adapter.0)),
-        })
+    pub(super) fn event(&mut self, event: EventRow) -> Result<(), ReportError> {
+        self.events.push(event)
     }
 
     /// Writes what is buffered and the footers.
@@ -171,13 +165,13 @@ impl Tables {
 }
 
 /// How an end is called in the tables, and why it was a rejection.
-fn name_of(end: End) -> (&'static str, Option<&'static str>) {
+fn name_of(end: End) -> (Word, Option<Word>) {
     match end {
-        End::Finished => ("finished", None),
-        End::TimedOut => ("timed_out", None),
-        End::Unfinished => ("unfinished", None),
-        End::Rejected(RejectReason::TooLong) => ("rejected", Some("too_long")),
-        End::Rejected(RejectReason::AdapterTooLarge) => ("rejected", Some("adapter_too_large")),
-        End::Rejected(RejectReason::Router) => ("rejected", Some("router")),
+        End::Finished => (Word::Finished, None),
+        End::TimedOut => (Word::TimedOut, None),
+        End::Unfinished => (Word::Unfinished, None),
+        End::Rejected(RejectReason::TooLong) => (Word::Rejected, Some(Word::TooLong)),
+        End::Rejected(RejectReason::AdapterTooLarge) => (Word::Rejected, Some(Word::AdapterTooLarge)),
+        End::Rejected(RejectReason::Router) => (Word::Rejected, Some(Word::Router)),
     }
 }

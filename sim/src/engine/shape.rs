@@ -15,11 +15,11 @@ pub(super) struct Shape {
     pub(super) slices: Vec<Slice>,
     pub(super) contexts: Vec<u32>,
     pub(super) prefills: Vec<Prefill>,
-    pub(super) segments: Vec<Segment>,
     pub(super) segment_sums: SegmentSums,
-    /// Of the segments, where they are not the replica's own.
-    corrected: Census,
-    census_is_corrected: bool,
+    /// The segments and their census, where they are not the replica's own.
+    segments: Vec<Segment>,
+    census: Census,
+    is_corrected: bool,
     /// Rows by adapter, in order of adapter.
     rows: Vec<Share>,
     /// Sum of the contexts, and the largest.
@@ -50,7 +50,6 @@ impl Shape {
         self.slices.clear();
         self.contexts.clear();
         self.prefills.clear();
-        self.segments.clear();
         let rows = &replica.rows;
         self.everybody = rows.all_decode();
         if rows.all_decodes_in_step() && distortion.is_none() {
@@ -59,9 +58,14 @@ impl Shape {
         self.write_parts(replica, weights, distortion, sliced)
     }
 
-    /// Sizes of the segments of a replica's batch that was just described.
+    /// The segments of a replica's batch that was just described: nothing is copied where all of it decodes.
+    pub(super) fn segments<'a>(&'a self, replica: &'a Replica) -> &'a [Segment] {
+        if self.is_corrected { &self.segments } else { &replica.active.segments }
+    }
+
+    /// Sizes of these segments.
     pub(super) fn census<'a>(&'a self, replica: &'a Replica) -> &'a Census {
-        if self.census_is_corrected { &self.corrected } else { &replica.active.census }
+        if self.is_corrected { &self.census } else { &replica.active.census }
     }
 
     /// The batch as it is: all that decode take part, and only prompts are looked at one by one.
@@ -69,22 +73,22 @@ impl Shape {
         let rows = &replica.rows;
         (self.context_sum, self.context_max) = rows.write_contexts(&mut self.contexts);
         self.finish = if self.everybody { rows.steps_to_finish() } else { 1 };
-        self.segments.extend(replica.active.segments());
         self.segment_sums = replica.active.sums;
-        self.census_is_corrected = false;
+        self.is_corrected = false;
         let mut emptied = false;
         for part in rows.prefilling_positions().map(|position| rows.part(position)) {
             if let Some(adapter) = part.adapter {
                 let position = replica.active.position(adapter).expect("the adapters of the batch are listed");
-                if !self.census_is_corrected {
-                    self.census_is_corrected = true;
-                    self.corrected.copy_from(&replica.active.census);
+                if !self.is_corrected {
+                    self.is_corrected = true;
+                    self.segments.clone_from(&replica.active.segments);
+                    self.census.copy_from(&replica.active.census);
                 }
                 let segment = &mut self.segments[position];
                 segment.decode_rows -= 1;
                 segment.prefill_rows += part.tokens;
-                self.corrected.change(segment.rank, segment.decode_rows + 1, segment.decode_rows);
-                self.corrected.change(segment.rank, segment.prefill_rows - part.tokens, segment.prefill_rows);
+                self.census.change(segment.rank, segment.decode_rows + 1, segment.decode_rows);
+                self.census.change(segment.rank, segment.prefill_rows - part.tokens, segment.prefill_rows);
                 self.segment_sums.prefill(segment.rank, part.tokens);
                 emptied |= segment.decode_rows == 0 && segment.prefill_rows == 0;
             }
@@ -109,8 +113,8 @@ impl Shape {
         (self.context_sum, self.context_max) = (0, 0);
         self.finish = if self.everybody { replica.rows.steps_to_finish() } else { 1 };
         // As if every row decoded, with its own adapter; the rows that do not are corrected below.
-        let active = replica.active.adapters.iter().zip(replica.active.segments());
-        self.rows.extend(active.map(|(&adapter, segment)| Share { adapter, segment }));
+        let active = replica.active.adapters.iter().zip(&replica.active.segments);
+        self.rows.extend(active.map(|(&adapter, &segment)| Share { adapter, segment }));
         let mut last = None;
         let mut anybody = false;
         for part in replica.rows.parts() {
@@ -136,10 +140,11 @@ impl Shape {
             self.correct(last, |segment| segment.decode_rows += rows);
         }
         let taken = |share: &&Share| share.segment.prefill_rows > 0 || share.segment.decode_rows > 0;
+        self.is_corrected = true;
+        self.segments.clear();
         self.segments.extend(self.rows.iter().filter(taken).map(|share| share.segment));
         self.segment_sums = SegmentSums::of(&self.segments);
-        self.census_is_corrected = true;
-        self.corrected = Census::of(&self.segments);
+        self.census = Census::of(&self.segments);
         true
     }
 

@@ -112,6 +112,7 @@ impl Engine<'_, '_> {
         if !shape.write(replica, &self.weights, &distortion, executor.reads_slices()) {
             return;
         }
+        let segments = shape.segments(replica);
         let batch = Batch {
             replica: replica.id,
             slices: &shape.slices,
@@ -120,7 +121,7 @@ impl Engine<'_, '_> {
                 decode_context_max: shape.context_max,
                 decode_contexts: &shape.contexts,
                 prefills: &shape.prefills,
-                segments: &shape.segments,
+                segments,
                 segment_sums: shape.segment_sums,
                 census: Some(shape.census(replica)),
                 lora_slots: settings.lora_slots,
@@ -147,7 +148,7 @@ impl Engine<'_, '_> {
             steps,
             finishes: shape.everybody && steps == shape.finish,
             padding_rows: distortion.padding.map_or(0, |(rows, _)| rows),
-            segments: shape.segments.len() as u32,
+            segments: segments.len() as u32,
             decode_rows: shape.contexts.len() as u32,
             decode_context_sum: shape.context_sum,
         };

@@ -3,13 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use aril_sim::fetch;
-
-use super::{BUCKET_BITS, BUCKET_MASK, Counted, GroupGaps, Histogram, Part, Stay};
+use super::sums::{Sums, WINDOW, bucket_and_count};
+use super::{BUCKET_MASK, Counted, GroupGaps, Histogram, Stay};
 use crate::recorder::NONE;
-
-/// So many parts ahead their memory is asked for.
-const AHEAD: usize = 6;
 
 /// Gaps of the groups that were asked for.
 #[derive(Default)]
@@ -45,84 +41,36 @@ impl GroupGaps {
             }
         }
         self.everybody_leaves();
-        let mut targets = Targets::new(&self, &mut asked, class_of);
-        targets.share_out(&self.stays);
+        let buckets = self.buckets();
+        let mut targets = Targets::new(&self, &mut asked, class_of, buckets.len());
+        let shares = targets.share_out(&self.stays, self.replicas.len());
         for own in &self.own {
             targets.each(own.tenant, own.adapter, |target| Gaps::Own(own.gap).add_to(target.histogram));
         }
-        let mut counts = vec![0; 1 << BUCKET_BITS];
-        let used = self.buckets();
-        for place in 0..targets.all.len() {
-            let target = &targets.all[place];
-            if target.parts.is_empty() {
-                continue;
-            }
-            // Of a group that was nearly everywhere it is counted how many were there for each entry, then the logs are read once.
-            if target.entries > self.dense * self.entries {
-                self.cover(&target.parts, &mut counts);
-            } else {
-                self.read(&target.parts, &mut counts);
-            }
-            let counts = &mut counts[used.clone()];
-            let nonempty = used.clone().zip(counts.iter().copied()).filter(|(_, count)| *count > 0);
-            let sum = target.sum;
-            for place in target.also.into_iter().flatten().chain([place]) {
-                targets.all[place].histogram.add_all(nonempty.clone(), sum);
-            }
-            counts.fill(0);
+        // One log after the other: each is near while it is read.
+        let mut sums = Sums::new(buckets.clone());
+        for (index, replica) in self.replicas.iter().enumerate() {
+            targets.count(&replica.log, shares.of(index), &mut sums, self.dense);
         }
+        targets.finish(buckets);
         asked
     }
 
-    /// From the least to the largest bucket of the logs.
+    /// From the least to the largest bucket of the logs, or a window that holds them.
     fn buckets(&self) -> Range<usize> {
         let buckets = self.replicas.iter().flat_map(|replica| &replica.log).map(|entry| entry & BUCKET_MASK);
         let (least, most) =
             buckets.fold((BUCKET_MASK, 0), |(least, most), bucket| (least.min(bucket), most.max(bucket)));
-        least.min(most) as usize..most as usize + 1
-    }
-
-    /// Adds how often each bucket occurs in the parts of the logs that these stays have.
-    fn read(&self, parts: &[Part], counts: &mut [u64]) {
-        for (place, part) in parts.iter().enumerate() {
-            // Each lies somewhere else.
-            parts.get(place + AHEAD).into_iter().for_each(|part| fetch::list(self.part(*part)));
-            for (bucket, count) in self.part(*part).iter().map(bucket_and_count) {
-                counts[bucket] += count;
-            }
-        }
-    }
-
-    /// The same, at a cost that follows the logs and not the stays.
-    fn cover(&self, parts: &[Part], counts: &mut [u64]) {
-        let mut starts = Vec::with_capacity(self.replicas.len());
-        let mut len = 0;
-        for replica in &self.replicas {
-            starts.push(len);
-            len += replica.log.len() + 1;
-        }
-        let mut changes = vec![0i32; len];
-        for part in parts {
-            let start = starts[part.replica as usize];
-            changes[start + part.from as usize] += 1;
-            changes[start + part.to as usize] -= 1;
-        }
-        for (replica, start) in self.replicas.iter().zip(starts) {
-            let mut there = 0;
-            for (entry, change) in replica.log.iter().zip(&changes[start..]) {
-                there += change;
-                let (bucket, count) = bucket_and_count(entry);
-                counts[bucket] += there as u64 * count;
-            }
-        }
+        let least = least.min(most) as usize;
+        least..(most as usize + 1).max(least + WINDOW)
     }
 
     pub(super) fn shared(&self, stay: &Stay) -> Gaps<'_> {
-        Gaps::Shared { log: self.part(stay.part), sum: stay.sum }
-    }
-
-    fn part(&self, part: Part) -> &[u32] {
-        &self.replicas[part.replica as usize].log[part.from as usize..part.to as usize]
+        let part = stay.part;
+        Gaps::Shared {
+            log: &self.replicas[part.replica as usize].log[part.from as usize..part.to as usize],
+            sum: stay.sum,
+        }
     }
 }
 
@@ -137,24 +85,37 @@ struct Targets<'a> {
 
 struct Target<'a> {
     histogram: &'a mut Histogram,
-    /// Of the logs, and the sum of the gaps there.
-    parts: Vec<Part>,
+    /// How often each bucket of the logs occurs in its parts of them, and the sum of the gaps there.
+    counts: Vec<u64>,
     sum: u128,
-    /// Entries of those parts.
-    entries: usize,
     /// Targets that they count to as well.
     also: [Option<usize>; 2],
 }
 
-impl<'a> Target<'a> {
-    fn new(histogram: &'a mut Histogram) -> Target<'a> {
-        Target { histogram, parts: Vec::new(), sum: 0, entries: 0, also: [None; 2] }
-    }
+/// A part of a replica's log counts to a target.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    target: u32,
+    from: u32,
+    to: u32,
+}
 
-    fn take(&mut self, stay: &Stay) {
-        self.parts.push(stay.part);
-        self.sum += u128::from(stay.sum);
-        self.entries += (stay.part.to - stay.part.from) as usize;
+impl Share {
+    fn part(&self) -> Range<usize> {
+        self.from as usize..self.to as usize
+    }
+}
+
+/// The parts of all logs, replica by replica.
+struct Shares {
+    all: Vec<Share>,
+    /// Where those of each replica begin, and where the last ones end.
+    starts: Vec<usize>,
+}
+
+impl Shares {
+    fn of(&self, replica: usize) -> &[Share] {
+        &self.all[self.starts[replica]..self.starts[replica + 1]]
     }
 }
 
@@ -167,11 +128,17 @@ enum Users {
 }
 
 impl<'a> Targets<'a> {
-    fn new(gaps: &GroupGaps, asked: &'a mut Asked, class_of: impl Fn(u32) -> Option<usize>) -> Targets<'a> {
+    fn new(
+        gaps: &GroupGaps,
+        asked: &'a mut Asked,
+        class_of: impl Fn(u32) -> Option<usize>,
+        buckets: usize,
+    ) -> Targets<'a> {
+        let target = |histogram| Target { histogram, counts: vec![0; buckets], sum: 0, also: [None; 2] };
         let classes = asked.classes.len();
         let class = |tenant| class_of(tenant).filter(|class| *class < classes).map_or(NONE, |class| class as u32);
         let mut targets = Targets {
-            all: asked.classes.iter_mut().map(Target::new).collect(),
+            all: asked.classes.iter_mut().map(target).collect(),
             class_of: (0..gaps.tenants as u32).map(class).collect(),
             tenants: vec![NONE; gaps.tenants],
             adapters: vec![NONE; gaps.adapters],
@@ -181,7 +148,7 @@ impl<'a> Targets<'a> {
             let places = if is_tenant { &mut targets.tenants } else { &mut targets.adapters };
             if let Some(place) = places.get_mut(*id as usize) {
                 *place = targets.all.len() as u32;
-                targets.all.push(Target::new(histogram));
+                targets.all.push(target(histogram));
             }
         }
         targets
@@ -194,7 +161,7 @@ impl<'a> Targets<'a> {
 
     /// Gives each stay to those that it counts to. Where an adapter is one tenant's own, its stays are looked up once, for the adapter,
     /// and count to the tenant and its class as well.
-    fn share_out(&mut self, stays: &[Stay]) {
+    fn share_out(&mut self, stays: &[Stay], replicas: usize) -> Shares {
         let mut users = vec![Users::Nobody; self.adapters.len()];
         for stay in stays {
             let Some(users) = users.get_mut(stay.adapter as usize) else { continue };
@@ -204,13 +171,68 @@ impl<'a> Targets<'a> {
                 _ => Users::Tenants,
             };
         }
+        for (adapter, users) in (0..).zip(&users) {
+            if let (Some(place), Users::Tenant(tenant)) = (place(&self.adapters, adapter), users) {
+                self.all[place].also = self.of_tenant(*tenant);
+            }
+        }
+        let mut starts = vec![0; replicas + 1];
         for stay in stays {
-            match (place(&self.adapters, stay.adapter), users.get(stay.adapter as usize)) {
-                (Some(adapter), Some(Users::Tenant(tenant))) => {
-                    self.all[adapter].also = self.of_tenant(*tenant);
-                    self.all[adapter].take(stay);
-                }
-                _ => self.each(stay.tenant, stay.adapter, |target| target.take(stay)),
+            starts[stay.part.replica as usize + 1] += self.of(stay, &users).count();
+        }
+        let mut sum = 0;
+        starts.iter_mut().for_each(|start| {
+            sum += *start;
+            *start = sum;
+        });
+        let mut next = starts.clone();
+        let mut all = vec![Share::default(); sum];
+        for stay in stays {
+            let next = &mut next[stay.part.replica as usize];
+            for target in self.of(stay, &users) {
+                all[*next] = Share { target: target as u32, from: stay.part.from, to: stay.part.to };
+                *next += 1;
+                self.all[target].sum += u128::from(stay.sum);
+            }
+        }
+        Shares { all, starts }
+    }
+
+    /// The targets that look a stay up.
+    fn of(&self, stay: &Stay, users: &[Users]) -> impl Iterator<Item = usize> + use<> {
+        let adapter = place(&self.adapters, stay.adapter);
+        let once = adapter.is_some() && matches!(users.get(stay.adapter as usize), Some(Users::Tenant(_)));
+        let [class, tenant] = if once { [None; 2] } else { self.of_tenant(stay.tenant) };
+        [class, tenant, adapter].into_iter().flatten()
+    }
+
+    /// Counts these parts of a log. Of a target that was nearly everywhere it is counted how many were there for each entry, then the log is
+    /// read once.
+    fn count(&mut self, log: &[u32], shares: &[Share], sums: &mut Sums, dense: usize) {
+        let mut entries = vec![0; self.all.len()];
+        sums.begin(log.len());
+        shares.iter().for_each(|share| entries[share.target as usize] += sums.entries_read(share.part()));
+        let is_dense = |target: usize| entries[target] > dense * log.len();
+        for share in shares.iter().filter(|share| !is_dense(share.target as usize)) {
+            sums.add(log, share.part(), &mut self.all[share.target as usize].counts);
+        }
+        for target in (0..self.all.len()).filter(|target| is_dense(*target)) {
+            let parts = shares.iter().filter(|share| share.target as usize == target).map(Share::part);
+            sums.cover(log, parts, &mut self.all[target].counts);
+        }
+    }
+
+    /// Everything is counted, in these buckets.
+    fn finish(&mut self, buckets: Range<usize>) {
+        for place in 0..self.all.len() {
+            let counts = std::mem::take(&mut self.all[place].counts);
+            let nonempty = buckets.clone().zip(counts.iter().copied()).filter(|(_, count)| *count > 0);
+            if nonempty.clone().next().is_none() {
+                continue;
+            }
+            let Target { sum, also, .. } = self.all[place];
+            for place in also.into_iter().flatten().chain([place]) {
+                self.all[place].histogram.add_all(nonempty.clone(), sum);
             }
         }
     }
@@ -224,11 +246,6 @@ impl<'a> Targets<'a> {
 /// Where a group's target is, if somebody asks for it.
 fn place(places: &[u32], group: u32) -> Option<usize> {
     places.get(group as usize).copied().filter(|place| *place != NONE).map(|place| place as usize)
-}
-
-/// Which bucket an entry of a log counts to, and how often.
-fn bucket_and_count(entry: &u32) -> (usize, u64) {
-    ((entry & BUCKET_MASK) as usize, u64::from(entry >> BUCKET_BITS))
 }
 
 /// Gaps of one sequence.

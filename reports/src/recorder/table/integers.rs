@@ -14,7 +14,7 @@ use polars_parquet::write::{CompressedPage, Encoding};
 
 use super::cell::{Cell, Column};
 use super::page::{Page, PageWriter, statistics};
-use super::validity::Validity;
+use super::validity::{Validity, which};
 
 /// Differences of a block.
 pub(super) const BLOCK: usize = 128;
@@ -25,6 +25,9 @@ const GROUP: usize = 32;
 pub(crate) trait Integer:
     Copy + Default + Ord + BitOr<Output = Self> + BitXor<Output = Self> + Into<u64>
 {
+    /// The largest one.
+    const LARGEST: Self;
+
     /// Little-endian bytes, for statistics.
     fn bytes(self) -> Vec<u8>;
     /// As the signed number of the same width that Parquet stores.
@@ -38,6 +41,8 @@ pub(crate) trait Integer:
 macro_rules! integer {
     ($($unsigned:ty, $signed:ty);+ $(;)?) => {
         $(impl Integer for $unsigned {
+            const LARGEST: $unsigned = <$unsigned>::MAX;
+
             fn bytes(self) -> Vec<u8> {
                 self.to_le_bytes().to_vec()
             }
@@ -86,16 +91,15 @@ impl<T: Integer> Default for Integers<T> {
 }
 
 impl<T: Integer> Integers<T> {
-    /// Takes in up to 128 rows; gives which of them have a number, the first in the lowest bit.
-    fn append(&mut self, cells: impl Iterator<Item = Option<T>>) -> u128 {
-        let (mut valid, mut len) = (0, self.len);
-        for (row, cell) in cells.take(BLOCK).enumerate() {
-            valid |= u128::from(cell.is_some()) << row;
+    /// Takes in up to 128 rows; gives which of them have a number, the first in the lowest bit, and how many they are.
+    fn append(&mut self, cells: impl Iterator<Item = Option<T>>) -> (u128, usize) {
+        let mut len = self.len;
+        let which = which(cells, |cell| {
             self.pending[len] = cell.unwrap_or_default();
             len += usize::from(cell.is_some());
-        }
+        });
         self.appended(len);
-        valid
+        which
     }
 
     /// Takes in up to 128 numbers.
@@ -199,6 +203,15 @@ impl<T: Integer> Column for Sparse<T> {
     }
 }
 
+/// A number in no more memory than that, or none: the largest stands for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OrNone<T>(pub(crate) T);
+
+impl<T: Integer> OrNone<T> {
+    /// No number.
+    pub(crate) const NONE: OrNone<T> = OrNone(T::LARGEST);
+}
+
 /// Which adapter's rank; null like its name.
 #[derive(Clone, Copy)]
 pub(crate) struct AdapterRank(pub(crate) u32);
@@ -250,9 +263,17 @@ macro_rules! numbers {
             const TYPE: DataType = DataType::$type;
 
             fn append(column: &mut Sparse<$kind>, cells: impl Iterator<Item = Option<$kind>>) {
-                let mut rows = 0;
-                let valid = column.values.append(cells.inspect(|_| rows += 1));
+                let (valid, rows) = column.values.append(cells);
                 column.validity.append(valid, rows);
+            }
+        }
+
+        impl Cell for OrNone<$kind> {
+            type Column = Sparse<$kind>;
+            const TYPE: DataType = DataType::$type;
+
+            fn append(column: &mut Sparse<$kind>, cells: impl Iterator<Item = OrNone<$kind>>) {
+                Cell::append(column, cells.map(|cell| (cell != OrNone::NONE).then_some(cell.0)));
             }
         })+
     };

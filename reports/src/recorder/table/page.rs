@@ -57,16 +57,16 @@ impl Page {
         statistics: ParquetStatistics,
     ) -> io::Result<Vec<CompressedPage>> {
         // All pages of a column are compressed or none is.
-        let compressed = self.dictionary.is_some() || shrinks(&self.bytes, writer.compressor)?;
-        let mut pack = |bytes: Vec<u8>| match compressed {
-            true => compress(&bytes, writer.compressor).map(CowBuffer::Owned),
-            false => Ok(CowBuffer::Owned(bytes)),
+        let size = self.bytes.len();
+        let packed = match &self.dictionary {
+            Some(_) => Some(writer.compressor.compress(&self.bytes)?),
+            None => shrunk(&self.bytes, writer.compressor)?,
         };
-        let compression = if compressed { Compression::Zstd } else { Compression::Uncompressed };
+        let compression = if packed.is_some() { Compression::Zstd } else { Compression::Uncompressed };
         let mut pages = Vec::new();
         if let Some((texts, len)) = self.dictionary {
-            let size = texts.len();
-            pages.push(CompressedPage::Dict(CompressedDictPage::new(pack(texts)?, compression, size, len, false)));
+            let (size, texts) = (texts.len(), CowBuffer::Owned(writer.compressor.compress(&texts)?));
+            pages.push(CompressedPage::Dict(CompressedDictPage::new(texts, compression, size, len, false)));
         }
         let header = DataPageHeaderV1 {
             num_values: self.rows as i32,
@@ -75,10 +75,9 @@ impl Page {
             repetition_level_encoding: Encoding::Rle.into(),
             statistics: Some(statistics),
         };
-        let size = self.bytes.len();
         pages.push(CompressedPage::Data(CompressedDataPage::new(
             DataPageHeader::V1(header),
-            pack(self.bytes)?,
+            CowBuffer::Owned(packed.unwrap_or(self.bytes)),
             compression,
             size,
             writer.descriptor.clone(),
@@ -103,11 +102,12 @@ pub(super) fn statistics(ends: Option<(Vec<u8>, Vec<u8>)>, nulls: usize) -> Parq
     }
 }
 
-fn shrinks(bytes: &[u8], compressor: &mut Compressor<'_>) -> io::Result<bool> {
+/// Compressed, if that pays. What is no longer than a sample is compressed once.
+fn shrunk(bytes: &[u8], compressor: &mut Compressor<'_>) -> io::Result<Option<Vec<u8>>> {
     let sample = &bytes[..bytes.len().min(SAMPLE)];
-    Ok(compress(sample, compressor)?.len() <= sample.len() - sample.len() / 20)
-}
-
-fn compress(bytes: &[u8], compressor: &mut Compressor<'_>) -> io::Result<Vec<u8>> {
-    compressor.compress(bytes)
+    let packed = compressor.compress(sample)?;
+    if packed.len() > sample.len() - sample.len() / 20 {
+        return Ok(None);
+    }
+    if sample.len() == bytes.len() { Ok(Some(packed)) } else { compressor.compress(bytes).map(Some) }
 }

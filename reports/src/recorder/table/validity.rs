@@ -50,6 +50,22 @@ pub(super) fn all_equal(rows: usize, level: bool, out: &mut Vec<u8>) {
     out.push(u8::from(level));
 }
 
+/// Which of up to 128 rows have a cell, the first in the lowest bit, and how many rows are there? `each` takes what they have, in order.
+pub(super) fn which<T>(mut cells: impl Iterator<Item = Option<T>>, mut each: impl FnMut(Option<T>)) -> (u128, usize) {
+    let (mut words, mut rows) = ([0u64; 2], 0);
+    for word in &mut words {
+        // Half of them at a time: a processor has no word of 128 bits.
+        let mut bits = 0;
+        for (row, cell) in cells.by_ref().take(64).enumerate() {
+            bits |= u64::from(cell.is_some()) << row;
+            rows += 1;
+            each(cell);
+        }
+        *word = bits;
+    }
+    (u128::from(words[0]) | u128::from(words[1]) << 64, rows)
+}
+
 /// Truth values of a row group under construction; nulls have none.
 #[derive(Default)]
 pub(crate) struct Truths {
@@ -64,19 +80,17 @@ pub(crate) struct Truths {
 impl Truths {
     /// Takes in up to 128 rows.
     fn append(&mut self, cells: impl Iterator<Item = Option<bool>>) {
-        let (mut valid, mut rows) = (0u128, 0);
-        for cell in cells.take(128) {
-            valid |= u128::from(cell.is_some()) << rows;
-            rows += 1;
-            let Some(truth) = cell else { continue };
-            self.rest |= u8::from(truth) << (self.len % 8);
-            self.set += usize::from(truth);
-            self.len += 1;
-            if self.len.is_multiple_of(8) {
-                self.bytes.push(std::mem::take(&mut self.rest));
+        let Truths { validity, bytes, rest, len, set } = self;
+        let (valid, rows) = which(cells, |cell| {
+            let Some(truth) = cell else { return };
+            *rest |= u8::from(truth) << (*len % 8);
+            *set += usize::from(truth);
+            *len += 1;
+            if len.is_multiple_of(8) {
+                bytes.push(std::mem::take(rest));
             }
-        }
-        self.validity.append(valid, rows);
+        });
+        validity.append(valid, rows);
     }
 }
 

@@ -7,9 +7,10 @@ use polars::prelude::DataType;
 use polars_parquet::write::{CompressedPage, Encoding};
 
 use super::cell::{Cell, Column};
-use super::integers::{pack_bits, varint};
+use super::integers::{BLOCK, pack_bits, varint};
 use super::page::{Page, PageWriter, statistics};
-use super::validity::{Validity, all_equal};
+use super::validity::{Validity, all_equal, which};
+use super::word::Word;
 
 /// Not in the dictionary.
 const ABSENT: u32 = u32::MAX;
@@ -32,12 +33,12 @@ struct Positions {
 impl Positions {
     /// Takes in up to 128 rows.
     fn append(&mut self, cells: impl Iterator<Item = Option<u32>>) {
-        let (mut valid, mut rows) = (0u128, 0);
-        for cell in cells {
-            valid |= u128::from(cell.is_some()) << rows;
-            rows += 1;
-            self.positions.extend(cell);
-        }
+        let (mut positions, mut len) = ([0; BLOCK], 0);
+        let (valid, rows) = which(cells, |cell| {
+            positions[len] = cell.unwrap_or_default();
+            len += usize::from(cell.is_some());
+        });
+        self.positions.extend_from_slice(&positions[..len]);
         self.validity.append(valid, rows);
     }
 
@@ -79,21 +80,29 @@ impl Positions {
 }
 
 /// A few names, known when the program is built.
-#[derive(Default)]
 pub(crate) struct Words {
     positions: Positions,
     dictionary: Vec<&'static str>,
+    /// The position of each word in the dictionary, or [`ABSENT`].
+    position_of: [u32; Word::COUNT],
+}
+
+impl Default for Words {
+    fn default() -> Words {
+        Words { positions: Positions::default(), dictionary: Vec::new(), position_of: [ABSENT; Word::COUNT] }
+    }
 }
 
 impl Words {
-    fn append(&mut self, cells: impl Iterator<Item = Option<&'static str>>) {
-        let Words { positions, dictionary } = self;
-        let mut position = |word: &'static str| {
-            let known = dictionary.iter().position(|other| std::ptr::eq(*other, word) || *other == word);
-            known.unwrap_or_else(|| {
-                dictionary.push(word);
-                dictionary.len() - 1
-            }) as u32
+    fn append(&mut self, cells: impl Iterator<Item = Option<Word>>) {
+        let Words { positions, dictionary, position_of } = self;
+        let mut position = |word: Word| {
+            let position = &mut position_of[word as usize];
+            if *position == ABSENT {
+                *position = dictionary.len() as u32;
+                dictionary.push(word.text());
+            }
+            *position
         };
         positions.append(cells.map(|cell| cell.map(&mut position)));
     }
@@ -102,24 +111,25 @@ impl Words {
 impl Column for Words {
     fn pages(&mut self, rows: usize, writer: &mut PageWriter<'_>) -> io::Result<Vec<CompressedPage>> {
         let dictionary = std::mem::take(&mut self.dictionary);
+        self.position_of = [ABSENT; Word::COUNT];
         self.positions.pages(rows, &dictionary, writer)
     }
 }
 
-impl Cell for &'static str {
+impl Cell for Word {
     type Column = Words;
     const TYPE: DataType = DataType::String;
 
-    fn append(column: &mut Words, cells: impl Iterator<Item = &'static str>) {
+    fn append(column: &mut Words, cells: impl Iterator<Item = Word>) {
         column.append(cells.map(Some));
     }
 }
 
-impl Cell for Option<&'static str> {
+impl Cell for Option<Word> {
     type Column = Words;
     const TYPE: DataType = DataType::String;
 
-    fn append(column: &mut Words, cells: impl Iterator<Item = Option<&'static str>>) {
+    fn append(column: &mut Words, cells: impl Iterator<Item = Option<Word>>) {
         column.append(cells);
     }
 }
