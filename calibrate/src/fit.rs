@@ -11,6 +11,7 @@ pub mod judge;
 mod least_squares;
 mod others;
 pub(crate) mod physics;
+pub(crate) mod predict;
 mod prompts;
 mod rows;
 mod sag;
@@ -27,7 +28,7 @@ use aril_sim::profile::{
 
 use crate::derive;
 use crate::error::CalibrateError;
-use crate::machine::{Identity, Part, StepShape, rest_us};
+use crate::machine::{Identity, Part, StepShape};
 use crate::probe::Probe;
 use crate::recording::Recording;
 use data::Data;
@@ -328,7 +329,7 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
             lora: on,
             prompt: !sample.shape.prompts.is_empty(),
             mixed: !sample.shape.prompts.is_empty() && sample.shape.decode_rows() > 0,
-            us: sample.us - repeated_us(profile, &sample.shape, sample.us),
+            us: sample.us - sag::repeated_us(profile, &sample.shape, sample.us),
             parts_us: probe.clone().us(&sample.shape.probe(on)),
             prompts_us: prompts_us(&sample.shape) * f64::from(bare.model.layers),
             lora_us: match bare.lora.get(&kernel).filter(|_| on) {
@@ -338,12 +339,6 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
         });
     }
     Ok(samples)
-}
-
-/// What a step took longer for having been measured again and again, its card at rest only in part, microseconds.
-fn repeated_us(profile: &Profile, shape: &StepShape, us: f64) -> f64 {
-    let rested_us = rest_us(shape.rows(), us);
-    profile.clock_sag.map_or(0.0, |sag| sag.repeated(shape.prompt_rows(), us, rested_us))
 }
 
 /// Enabled but idle: what steps with LoRA on and no adapter take beyond the same steps with LoRA off, each layer.

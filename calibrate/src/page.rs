@@ -13,7 +13,7 @@ pub use markdown::markdown;
 use aril_sim::profile::Profile;
 
 use crate::error::CalibrateError;
-use crate::fit::judge::Predictor;
+use crate::fit::predict::Predictor;
 use crate::machine::Question;
 use crate::measure::median;
 use crate::recording::Recording;

@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use aril_sim::batch::Sag;
-use aril_sim::profile::lora::LoraKernel;
-use aril_sim::profile::{HeldOutError, HostCost, Profile};
+use aril_sim::profile::{HeldOutError, Profile};
 use statrs::statistics::{Data as Statistics, Distribution, OrderStatistics};
 use statrs::stats_tests::ttest_onesample::ttest_onesample;
 use statrs::stats_tests::{Alternative, NaNPolicy};
 
 use super::data::{self, Data};
 use super::model;
+use super::predict::Predictor;
 use crate::error::CalibrateError;
-use crate::machine::{AT_REST, BEHIND, Identity, Part, Question, StepShape};
-use crate::probe::Probe;
+use crate::machine::{Identity, Question, StepShape};
 use crate::recording::Recording;
 
 /// Parts into which points are dealt: each is judged once by a fit to the other four.
@@ -205,100 +203,6 @@ fn predictions(data: &Data, profile: &Profile) -> Result<Vec<Error>, CalibrateEr
         }
     }
     Ok(errors)
-}
-
-/// Asks a profile what machines are asked.
-pub(crate) struct Predictor<'a> {
-    profile: &'a Profile,
-    /// The GPU's part of steps, by kernel.
-    steps: BTreeMap<LoraKernel, Probe>,
-    device: Profile,
-}
-
-impl<'a> Predictor<'a> {
-    pub(crate) fn new(profile: &'a Profile) -> Predictor<'a> {
-        let device = Profile { host: HostCost::default(), ..profile.clone() };
-        Predictor { profile, steps: BTreeMap::new(), device }
-    }
-
-    /// The profile.
-    pub(crate) fn profile(&self) -> &Profile {
-        self.profile
-    }
-
-    /// What the profile says; nothing where it does not know the kernel or has no figure of the kind.
-    pub(crate) fn us(&mut self, question: &Question) -> Result<Option<f64>, CalibrateError> {
-        let profile = self.profile;
-        Ok(match question {
-            Question::Operation { operation: Part::DecodeAttention, shape } => {
-                let (rows, sum, longest) = (shape.decode_rows(), shape.context_sum(), shape.context_max());
-                Some(profile.decode_attention.us(rows, sum, longest))
-            }
-            Question::Operation { operation: Part::PrefillAttention, shape } => {
-                let prompts: Vec<(u32, u32)> = shape.prompts.iter().map(|p| (p.chunk, p.prefix)).collect();
-                Some(profile.prefill_attention.us(&prompts))
-            }
-            Question::Operation { operation, shape } => {
-                let rows = if operation.is_by_sequence() { shape.sequences() } else { shape.rows() };
-                let found = profile.operations.iter().find(|o| o.name == operation.as_str());
-                found.map(|o| o.cost.us(f64::from(profile.padded(rows))))
-            }
-            Question::Lora { kernel, shape } => {
-                profile.lora.get(kernel).filter(|_| !kernel.is_free()).map(|cost| cost.us(&shape.probe(true).view()))
-            }
-            // Measured again and again, its card at rest only in part.
-            Question::Step { kernel, shape } => {
-                self.step(*kernel, shape)?.map(|us| us + super::repeated_us(profile, shape, us))
-            }
-            Question::Behind { prompts, times, shape } => self.behind(prompts, *times, shape)?,
-            Question::Host { shape, .. } => {
-                let host = &profile.host;
-                let (prompts, adapters) = (shape.prompts.len() as u32, shape.adapters.len() as u32);
-                (host != &HostCost::default())
-                    .then(|| host.step_us(shape.sequences(), prompts, shape.prompt_rows(), adapters))
-            }
-            Question::Load { rank, pinned, beside: None } => {
-                let targets = &aril_sim::model::lora::LoraTarget::LAYER;
-                let bytes = profile.model.adapter_bytes_per_gpu(*rank, targets, profile.tensor_parallel);
-                let mut load = profile.load.clone();
-                (load.copy_slowdown, load.pageable_copy_slowdown) = (1.0, None);
-                Some(load.link(*pinned).duration(bytes).as_secs_f64() * 1e6)
-            }
-            Question::Load { .. }
-            | Question::StepBesideLoad { .. }
-            | Question::Switch { .. }
-            | Question::Copy { .. } => None,
-        })
-    }
-
-    fn step(&mut self, kernel: LoraKernel, shape: &StepShape) -> Result<Option<f64>, CalibrateError> {
-        if !kernel.is_free() && !self.device.lora.contains_key(&kernel) {
-            return Ok(None);
-        }
-        if !self.steps.contains_key(&kernel) {
-            self.steps.insert(kernel, Probe::new(&self.device, kernel)?);
-        }
-        let probe = self.steps.get_mut(&kernel).expect("it was just made");
-        Ok(Some(probe.us(&shape.probe(kernel != LoraKernel::None))))
-    }
-}
-
-impl Predictor<'_> {
-    /// Steps at rest, prompts, and steps behind them: all of the row.
-    fn behind(&mut self, prompts: &StepShape, times: u32, shape: &StepShape) -> Result<Option<f64>, CalibrateError> {
-        let Some(clocks) = self.profile.clock_sag else { return Ok(None) };
-        let (Some(prompts_us), Some(us)) = (self.step(LoraKernel::None, prompts)?, self.step(LoraKernel::None, shape)?)
-        else {
-            return Ok(None);
-        };
-        let row = std::iter::repeat_n((prompts.prompt_rows(), prompts_us), times as usize);
-        let row = row.chain(std::iter::repeat_n((0, us), BEHIND));
-        let (all, _) = row.fold((AT_REST as f64 * us, Sag::NONE), |(all, sag), (tokens, us)| {
-            let (longer, after) = clocks.behind(sag, 0.0, tokens, us);
-            (all + us + longer, after)
-        });
-        Ok(Some(all))
-    }
 }
 
 /// Errors by what they are of, steps also by their kind.

@@ -1,9 +1,9 @@
 //! What prompts leave behind: how fast a GPU's clocks sag and come back, and what that costs.
 
-use aril_sim::profile::ClockSag;
+use aril_sim::profile::{ClockSag, Profile};
 
 use super::least_squares::non_negative;
-use crate::machine::{AT_REST, BEHIND};
+use crate::machine::{AT_REST, BEHIND, StepShape, rest_us};
 use crate::measure::median;
 
 /// A row of steps: at rest, prompts, and behind them.
@@ -53,4 +53,10 @@ fn by(rows: &[&BehindSample], us: f64, prompt_tokens: f64) -> (f64, ClockSag) {
     let error = |row: usize| columns[0][row] * x[0] + columns[1][row] * x[1] - target[row];
     let squares = (0..target.len()).map(|row| error(row).powi(2)).sum();
     (squares, ClockSag { us, prompt_tokens, decode: x[0], prompts: x[1] })
+}
+
+/// What a step took longer for having been measured again and again, its card at rest only in part, microseconds.
+pub(super) fn repeated_us(profile: &Profile, shape: &StepShape, us: f64) -> f64 {
+    let rested_us = rest_us(shape.rows(), us);
+    profile.clock_sag.map_or(0.0, |sag| sag.repeated(shape.prompt_rows(), us, rested_us))
 }

@@ -6,7 +6,7 @@ use aril_sim::profile::{Profile, Spread};
 use statrs::statistics::{Data as Statistics, OrderStatistics};
 
 use super::data::{self, Data};
-use super::judge::Predictor;
+use super::predict::Predictor;
 use crate::error::CalibrateError;
 use crate::measure::median;
 

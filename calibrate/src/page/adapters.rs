@@ -6,7 +6,7 @@ use aril_sim::profile::lora::LoraKernel;
 use super::charts::series;
 use super::{Answered, Chart, Kind, published};
 use crate::error::CalibrateError;
-use crate::fit::judge::Predictor;
+use crate::fit::predict::Predictor;
 use crate::machine::{Question, StepShape};
 
 /// The rank of the charts.

@@ -5,8 +5,8 @@ use aril_sim::profile::lora::LoraKernel;
 
 use super::{Answered, Chart, Kind, Series, published};
 use crate::error::CalibrateError;
-use crate::fit::judge::Predictor;
 use crate::fit::physics::{self, sheet_of};
+use crate::fit::predict::Predictor;
 use crate::machine::{Part, Question, StepShape};
 
 /// Rows at which lines are drawn.

@@ -8,7 +8,7 @@ use aril_sim::profile::lora::LoraKernel;
 use super::Answered;
 use super::tables::quoted_questions;
 use crate::error::CalibrateError;
-use crate::fit::judge::Predictor;
+use crate::fit::predict::Predictor;
 use crate::machine::{Question, StepShape};
 use crate::measure::median;
 use crate::published::facts;

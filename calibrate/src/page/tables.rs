@@ -6,7 +6,7 @@ use aril_sim::profile::lora::LoraKernel;
 
 use super::{Answered, Table};
 use crate::error::CalibrateError;
-use crate::fit::judge::Predictor;
+use crate::fit::predict::Predictor;
 use crate::machine::{Question, StepShape};
 use crate::recording::Recording;
 
