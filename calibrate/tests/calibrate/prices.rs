@@ -102,7 +102,8 @@ fn by_prompts(profile: &Profile, shape: &Shape) -> (f64, Option<usize>) {
         PromptCost::Tiles(tiled) => tiled.planned(prompts.iter().copied()),
         _ => None,
     };
-    (f64::from(profile.model.layers) * profile.whole_step.scale * attention.us(&prompts), size)
+    let whole = &profile.whole_step;
+    (f64::from(profile.model.layers) * whole.scale * whole.prompt_scale * attention.us(&prompts), size)
 }
 
 prop_compose! {
