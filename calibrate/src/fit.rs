@@ -306,7 +306,7 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
     let bare = Profile { host: HostCost::default(), whole_step: WholeStep::default(), ..profile.clone() };
     let mut probes: BTreeMap<LoraKernel, Probe> = BTreeMap::new();
     let prompts_us = |shape: &StepShape| {
-        let prompts: Vec<(u32, u32)> = shape.prompts.iter().map(|prompt| (prompt.chunk, prompt.prefix)).collect();
+        let prompts: Vec<(u32, u32)> = shape.prompt_pairs().collect();
         bare.prefill_attention.us(&prompts)
     };
     let mut samples = Vec::new();

@@ -113,6 +113,8 @@ pub struct Limits {
 /// How much longer than a long replay or a step of many rows a card rests after it: a card that multiplies without a pause reaches its
 /// power limit after some twenty milliseconds, and serving gives it its pauses. Steps of few rows follow each other as they do there.
 pub(crate) const REST: f64 = 1.5;
+/// How long it rests before a row of steps, so that the first of them are those of a card at rest; seconds.
+pub(crate) const REST_BEFORE_S: f64 = 0.2;
 /// No longer than this after a step, microseconds.
 const REST_US_MAX: f64 = 60_000.0;
 /// Products and steps of so few rows are bound by their bytes, and need no rest.

@@ -38,7 +38,7 @@ impl<'a> Predictor<'a> {
                 Some(profile.decode_attention.us(rows, sum, longest))
             }
             Question::Operation { operation: Part::PrefillAttention, shape } => {
-                let prompts: Vec<(u32, u32)> = shape.prompts.iter().map(|p| (p.chunk, p.prefix)).collect();
+                let prompts: Vec<(u32, u32)> = shape.prompt_pairs().collect();
                 Some(profile.prefill_attention.us(&prompts))
             }
             Question::Operation { operation, shape } => {

@@ -136,7 +136,7 @@ fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
 /// each batch to the quicker, again.
 fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> Option<(Tiled, f64)> {
     let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
-    let prompts = |sample: &Sample| sample.shape.prompts.iter().map(|p| (p.chunk, p.prefix)).collect::<Vec<_>>();
+    let prompts = |sample: &Sample| sample.shape.prompt_pairs().collect::<Vec<_>>();
     let sizes = form.sizes.len();
     let forms = if form.split.is_some() { 2 * sizes } else { sizes };
     let sums_of = |form: &Tiled, index: usize, alone: f64| -> Vec<TileSums> {
@@ -347,10 +347,8 @@ fn pieces(all_us: &[f64], all_sums: &[TileSums]) -> OneSize {
 
 fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Together, f64) {
     let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
-    let sums: Vec<PromptSums> = samples
-        .iter()
-        .map(|sample| PromptSums::of(sample.shape.prompts.iter().map(|p| (p.chunk, p.prefix)), tile))
-        .collect();
+    let sums: Vec<PromptSums> =
+        samples.iter().map(|sample| PromptSums::of(sample.shape.prompt_pairs(), tile)).collect();
     let of = |quantity| -> Vec<f64> { sums.iter().map(|sums| sums.get(quantity)).collect() };
     let pairs = of(PromptQuantity::Kilopairs);
     // As many bends as there are points to tell them.

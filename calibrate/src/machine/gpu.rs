@@ -41,9 +41,6 @@ pub struct LlamaGpu {
     began: Instant,
 }
 
-/// And before a row of steps, so that its first are those of a card at rest, seconds.
-const REST_BEFORE_S: f64 = 0.2;
-
 impl LlamaGpu {
     /// Opens the first GPU with a model of this name and number of GPUs that share it, its weights drawn at random.
     ///

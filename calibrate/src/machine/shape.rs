@@ -84,6 +84,11 @@ impl StepShape {
         self.decode.iter().map(|(rows, _)| rows).sum()
     }
 
+    /// Its prompts, each as (chunk, prefix).
+    pub fn prompt_pairs(&self) -> impl Iterator<Item = (u32, u32)> + Clone + '_ {
+        self.prompts.iter().map(|prompt| (prompt.chunk, prompt.prefix))
+    }
+
     /// Prompt tokens computed.
     pub fn prompt_rows(&self) -> u32 {
         self.prompts.iter().map(|prompt| prompt.chunk).sum()

@@ -2,7 +2,7 @@
 
 use aril_sim::profile::lora::LoraKernel;
 
-use crate::machine::{AT_REST, BEHIND, Identity, Question, StepShape};
+use crate::machine::{AT_REST, BEHIND, Identity, Question, REST_BEFORE_S, StepShape};
 
 /// What a model needs, at rates that any data-centre GPU of the last years about reaches.
 pub(super) struct Effort {
@@ -28,9 +28,6 @@ const REPEATS: (f64, f64) = (3.0, 11.0);
 const LONG_US: f64 = 60_000.0;
 /// Adapters of so few rows run beside products, and are told from them by a difference: more repetitions.
 const BESIDE: (u32, u32) = (32, 6);
-
-/// Rest before a row of steps, seconds.
-const BEFORE_S: f64 = 0.2;
 
 /// Settling, preparing a shape, capturing it; seconds.
 const PREPARING_S: f64 = 0.05;
@@ -71,7 +68,7 @@ impl Effort {
             Question::Lora { shape, .. } => 2.0 * self.layer_us(shape),
             Question::Step { shape, .. } | Question::Host { shape, .. } => step(shape),
             Question::Behind { prompts, times, shape } => {
-                (AT_REST + BEHIND) as f64 * step(shape) + f64::from(*times) * step(prompts) + BEFORE_S * 1e6
+                (AT_REST + BEHIND) as f64 * step(shape) + f64::from(*times) * step(prompts) + REST_BEFORE_S * 1e6
             }
             // Many replays, so that copies begin and end among them.
             Question::StepBesideLoad { shape } => 4.0 * step(shape),

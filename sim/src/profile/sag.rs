@@ -39,19 +39,23 @@ impl ClockSag {
             return (0.0, Sag::NONE);
         }
         let before = if sag == Sag::NONE { 0.0 } else { sag.share() * (-rested_us / self.us).exp() };
-        let load = (f64::from(prompt_tokens) / self.prompt_tokens).min(1.0);
+        let (load, slower) = self.under(prompt_tokens);
         let kept = (-us / self.us).exp();
-        let slower = self.decode + (self.prompts - self.decode) * load;
         (slower * before * self.us * (1.0 - kept), Sag::of(load + (before - load) * kept))
     }
 
     /// The same step again and again, with a rest of `rested_us` after each: what each takes longer in the long run, microseconds.
     pub fn repeated(&self, prompt_tokens: u32, us: f64, rested_us: f64) -> f64 {
-        let load = (f64::from(prompt_tokens) / self.prompt_tokens).min(1.0);
+        let (load, slower) = self.under(prompt_tokens);
         let (kept, rested) = ((-us / self.us).exp(), (-rested_us / self.us).exp());
         let before = rested * load * (1.0 - kept) / (1.0 - rested * kept);
-        let slower = self.decode + (self.prompts - self.decode) * load;
         slower * before * self.us * (1.0 - kept)
+    }
+
+    /// How far a step of so many prompt tokens makes the clocks sag, and what it takes longer where they have sagged wholly, share of it.
+    fn under(&self, prompt_tokens: u32) -> (f64, f64) {
+        let load = (f64::from(prompt_tokens) / self.prompt_tokens).min(1.0);
+        (load, self.decode + (self.prompts - self.decode) * load)
     }
 
     /// # Errors

@@ -27,7 +27,7 @@ impl Drawn {
         let (mut state, mut block) = (1_u64, 0);
         let assignment = shape.assignment();
         let decode = shape.contexts().map(|context| (1, context - 1));
-        let prompts = shape.prompts.iter().map(|prompt| (prompt.chunk, prompt.prefix));
+        let prompts = shape.prompt_pairs();
         for (index, (tokens, prefix)) in decode.chain(prompts).enumerate() {
             let (first_token, first_block) = (drawn.tokens.len(), drawn.blocks.len());
             for _ in 0..tokens {

@@ -7,8 +7,8 @@ use aril_kernels::llama::{AdapterWeights, Beside};
 use aril_sim::profile::lora::LoraKernel;
 
 use super::sequences::Drawn;
-use super::{LlamaGpu, REST_BEFORE_S, broken};
-use crate::machine::{AT_REST, Answer, BEHIND, MachineError, Question, StepShape, rest_us};
+use super::{LlamaGpu, broken};
+use crate::machine::{AT_REST, Answer, BEHIND, MachineError, Question, REST_BEFORE_S, StepShape, rest_us};
 
 /// Replays of a step that a copy lies beside: so many at least.
 const REPLAYS: usize = 20;
