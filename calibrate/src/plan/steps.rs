@@ -62,11 +62,12 @@ fn curve(draft: &mut Draft) {
     }
 }
 
-/// What prompts leave behind: short ones and long ones, alone and in a row.
+/// What prompts leave behind: short ones and long ones, alone and in a row, for few rows and for many.
 fn behind(draft: &mut Draft) {
     for (chunk, times) in [(256, 1), (512, 4), (1024, 1), (1024, 4), (4096, 1), (4096, 2)] {
-        let shape = StepShape::decode(32, 512);
-        draft.ask(1, Question::Behind { prompts: StepShape::prompt(chunk, 0), times, shape });
+        for shape in [StepShape::decode(8, 1024), StepShape::decode(32, 512)] {
+            draft.ask(1, Question::Behind { prompts: StepShape::prompt(chunk, 0), times, shape });
+        }
     }
 }
 
