@@ -12,6 +12,7 @@ use aril_calibrate::executor::{RealStep, steps};
 use aril_calibrate::find;
 use aril_calibrate::probe::{Probe, Shape};
 use aril_sim::batch::Sag;
+use aril_sim::profile::StepRows;
 use aril_sim::profile::lora::LoraKernel;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -37,7 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for step in &steps {
         let mut us = probe.us(&shape(step, slots));
         if let Some(clocks) = &profile.clock_sag {
-            let (longer_us, after) = clocks.behind(sag, step.rested_us, prompt_rows(step), us);
+            let rows = StepRows { prompt_tokens: prompt_rows(step), decode_rows: step.decode_rows };
+            let (longer_us, after) = clocks.behind(sag, step.rested_us, rows, us);
             us += longer_us;
             sag = after;
         }

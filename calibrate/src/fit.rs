@@ -264,7 +264,7 @@ fn others_of(
     notes: &mut Vec<String>,
 ) {
     let sheet = derived.and_then(|profile| profile.lora.get(&LoraKernel::Merged));
-    match (data.switch_us, sheet) {
+    match (data.switch_us(), sheet) {
         (Some(us_per_switch), _) => {
             let nothing = LoraCost {
                 kind: None,

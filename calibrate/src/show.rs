@@ -128,10 +128,12 @@ pub fn lora_figures(profile: &Profile, kernel: LoraKernel) -> Result<LoraFigures
 
 /// What steps take longer behind prompts, in words.
 pub(crate) fn behind_prompts(sag: &ClockSag) -> String {
-    let ClockSag { us, decode, prompts, .. } = sag;
+    let ClockSag { us, decode, decode_row, prompts, .. } = sag;
+    let many = (decode + decode_row * 32.0).min(prompts.max(*decode));
     format!(
-        "decode rows +{:.1} %, prompts +{:.1} %; a third of it after {:.0} ms",
-        decode * 1e2,
+        "decode rows +{:.1} to +{:.1} % (one to 32), prompts +{:.1} %; a charge of {:.0} ms, twice",
+        (decode + decode_row).min(many) * 1e2,
+        many * 1e2,
         prompts * 1e2,
         us / 1e3
     )

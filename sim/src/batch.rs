@@ -125,28 +125,42 @@ pub struct BatchShape<'a> {
     pub rested: Span,
 }
 
-/// How far a GPU's clocks lie below where they are at rest, in so many parts of as far as prompts make them
-/// ([`crate::profile::ClockSag`]). In whole parts, so that what follows is the same everywhere.
+/// What prompts left of a GPU's clocks ([`crate::profile::ClockSag`]): what it drew of late and how far its clocks lie below where they are at rest, each in so many
+/// parts of what prompts make of it. In whole parts, so that what follows is the same everywhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sag(u16);
+pub struct Sag {
+    drawn: u16,
+    sagged: u16,
+}
 
 impl Sag {
     /// Not at all.
-    pub const NONE: Sag = Sag(0);
+    pub const NONE: Sag = Sag { drawn: 0, sagged: 0 };
     /// As far as prompts make them.
-    pub const FULL: Sag = Sag(4096);
+    pub const FULL: Sag = Sag { drawn: Sag::PARTS, sagged: Sag::PARTS };
+
+    const PARTS: u16 = 4096;
 
     /// The smallest that counts: less would be told for long and be felt by nothing.
     const LEAST: f64 = 0.04;
 
-    /// Of a share between 0 and 1.
-    pub fn of(share: f64) -> Sag {
-        if share < Sag::LEAST { Sag::NONE } else { Sag((share * f64::from(Sag::FULL.0)).round() as u16) }
+    /// Of shares between 0 and 1: what was drawn, and how far the clocks have sagged.
+    pub fn of(drawn: f64, sagged: f64) -> Sag {
+        if drawn.max(sagged) < Sag::LEAST {
+            return Sag::NONE;
+        }
+        let parts = |share: f64| (share * f64::from(Sag::PARTS)).round() as u16;
+        Sag { drawn: parts(drawn), sagged: parts(sagged) }
     }
 
-    /// Between 0 and 1.
-    pub fn share(self) -> f64 {
-        f64::from(self.0) / f64::from(Sag::FULL.0)
+    /// What was drawn, between 0 and 1.
+    pub fn drawn(self) -> f64 {
+        f64::from(self.drawn) / f64::from(Sag::PARTS)
+    }
+
+    /// How far the clocks have sagged, between 0 and 1.
+    pub fn sagged(self) -> f64 {
+        f64::from(self.sagged) / f64::from(Sag::PARTS)
     }
 }
 

@@ -24,7 +24,8 @@ pub(crate) struct Data {
     pub(super) behind: Vec<BehindSample>,
     pub(super) host: Vec<Sample>,
     pub(super) loads: Vec<LoadSample>,
-    pub(super) switch_us: Option<f64>,
+    /// Merging another adapter into the weights, of each rank that was asked.
+    switches_us: Vec<f64>,
     beside: Vec<(StepShape, f64)>,
     /// Single answers over the median of their question, by what was asked.
     pub(super) ratios: BTreeMap<String, Vec<f64>>,
@@ -79,9 +80,14 @@ impl Data {
         if us <= 0.0 {
             return;
         }
-        if let Question::Behind { prompts, times, .. } = &point.question {
+        if let Question::Behind { prompts, times, shape } = &point.question {
             let steps_us = point.parts.iter().map(|step| median(step)).collect();
-            self.behind.push(BehindSample { prompt_tokens: prompts.prompt_rows(), times: *times as usize, steps_us });
+            self.behind.push(BehindSample {
+                prompt_tokens: prompts.prompt_rows(),
+                times: *times as usize,
+                decode_rows: shape.decode_rows(),
+                steps_us,
+            });
             return;
         }
         let ratios = self.ratios.entry(of(&point.question)).or_default();
@@ -108,9 +114,15 @@ impl Data {
                 self.loads.push(LoadSample { rank: *rank, pinned: *pinned, beside: beside.is_some(), us });
             }
             Question::StepBesideLoad { shape } => self.beside.push((shape.clone(), us)),
-            Question::Switch { .. } => self.switch_us = Some(us),
+            Question::Switch { .. } => self.switches_us.push(us),
             Question::Behind { .. } | Question::Copy { .. } => {}
         }
+    }
+
+    /// Merging another adapter into the weights: every rank rewrites all of them, so the mean of the ranks.
+    pub(super) fn switch_us(&self) -> Option<f64> {
+        let count = self.switches_us.len();
+        (count > 0).then(|| self.switches_us.iter().sum::<f64>() / count as f64)
     }
 
     /// What a part took, by rows.

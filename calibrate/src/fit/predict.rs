@@ -6,6 +6,7 @@ use aril_sim::batch::Sag;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::profile::{HostCost, Profile};
 
+use super::sag::step_rows;
 use crate::error::CalibrateError;
 use crate::machine::{AT_REST, BEHIND, Part, Question, StepShape};
 use crate::probe::Probe;
@@ -92,10 +93,10 @@ impl<'a> Predictor<'a> {
         else {
             return Ok(None);
         };
-        let row = std::iter::repeat_n((prompts.prompt_rows(), prompts_us), times as usize);
-        let row = row.chain(std::iter::repeat_n((0, us), BEHIND));
-        let (all, _) = row.fold((AT_REST as f64 * us, Sag::NONE), |(all, sag), (tokens, us)| {
-            let (longer, after) = clocks.behind(sag, 0.0, tokens, us);
+        let row = std::iter::repeat_n((step_rows(prompts), prompts_us), times as usize);
+        let row = row.chain(std::iter::repeat_n((step_rows(shape), us), BEHIND));
+        let (all, _) = row.fold((AT_REST as f64 * us, Sag::NONE), |(all, sag), (rows, us)| {
+            let (longer, after) = clocks.behind(sag, 0.0, rows, us);
             (all + us + longer, after)
         });
         Ok(Some(all))

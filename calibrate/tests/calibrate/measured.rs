@@ -93,7 +93,8 @@ fn the_fit_finds_the_coefficients_of_a_machine_whose_truth_is_known() {
     near("the time of sagging clocks", sag.us, truth.sag.0, 6.0);
     near("prompt tokens that make them sag wholly", sag.prompt_tokens, truth.sag.1, 1.0);
     near("decode rows on sagged clocks", sag.decode, truth.sag.2, 5.0);
-    near("prompts on sagged clocks", sag.prompts, truth.sag.3, 5.0);
+    near("each of them", sag.decode_row, truth.sag.3, 5.0);
+    near("prompts on sagged clocks", sag.prompts, truth.sag.4, 5.0);
     near("the scale of whole steps", profile.whole_step.scale, 1.0, 1.0);
 }
 

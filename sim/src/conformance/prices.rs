@@ -56,7 +56,7 @@ impl ToyPrices {
             return price;
         }
         let (longer, after) = match (shape.sag, shape.rested < self.step) {
-            (Sag::FULL, true) => (self.sag * 4, Sag::of(0.25)),
+            (Sag::FULL, true) => (self.sag * 4, Sag::of(0.25, 0.25)),
             (Sag::NONE, _) | (_, false) => (Span::ZERO, Sag::NONE),
             (_, true) => (self.sag, Sag::NONE),
         };

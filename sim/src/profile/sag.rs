@@ -1,15 +1,17 @@
 //! What steps take longer behind prompts.
 //!
-//! Multiplying many rows draws a GPU to its power limit. Its clocks sag while it lasts and come back within tens of milliseconds, and whatever runs
-//! meanwhile is slower than the same at rest, which is what a profile's other figures say. One number is all that there is to know of a
-//! GPU's past: how far its clocks have sagged, from 0 to 1. It goes towards what the running step asks for, and back to 0 without one, each as a
-//! charge does:
+//! Multiplying many rows draws a GPU to its power limit. What it draws is watched over some time, its clocks sag once that is too much and come back within
+//! tens of milliseconds, and whatever runs meanwhile is slower than the same at rest, which is what a profile's other figures say. Two numbers are all that
+//! there is to know of a GPU's past: what it drew of late, and how far its clocks have sagged, each from 0 to 1. What is drawn goes towards what the running
+//! step asks for, and the clocks towards what is drawn, each as a charge does:
 //!
 //! ```text
-//! d sag / dt = ( load − sag ) / us        load = min( 1, prompt tokens of the step / prompt_tokens )
+//! d drawn / dt = ( load − drawn ) / us        load = min( 1, prompt tokens of the step / prompt_tokens )
+//! d sag   / dt = ( drawn − sag ) / us
 //! ```
 //!
-//! What a step itself makes of the clocks is in its price; what others before it left is not, and fades while it runs.
+//! So one short prompt hardly shows, and clocks sag on for a while after the last of many. What a step itself makes of the clocks is in its price; what others
+//! before it left is not, and fades while it runs.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,41 +23,52 @@ use crate::batch::Sag;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClockSag {
-    /// The time in which a difference falls to 1/e, microseconds.
+    /// The time in which each difference falls to 1/e, microseconds.
     pub us: f64,
     /// Prompt tokens of a step that make the clocks sag wholly; fewer do by their share.
     pub prompt_tokens: f64,
-    /// With clocks sagged wholly: what a step of decode rows takes longer, share of what it takes at rest.
+    /// With clocks sagged wholly: what a step of few decode rows takes longer, share of what it takes at rest.
     pub decode: f64,
+    /// And for each of its decode rows, up to [`ClockSag::prompts`]: memory is as fast as ever, multiplying is not.
+    #[serde(default)]
+    pub decode_row: f64,
     /// The same of a step of so many prompt tokens.
     pub prompts: f64,
 }
 
 impl ClockSag {
-    /// A step of so many prompt tokens that takes `us` at rest, on a GPU whose clocks had sagged to `sag` when it last computed, `rested_us` ago: what it
+    /// A step of so many prompt tokens and decode rows that takes `us` at rest, on a GPU whose clocks had sagged to `sag` when it last computed, `rested_us` ago: what it
     /// takes longer, microseconds, and how far the clocks have sagged when it is over.
-    pub fn behind(&self, sag: Sag, rested_us: f64, prompt_tokens: u32, us: f64) -> (f64, Sag) {
-        if sag == Sag::NONE && prompt_tokens == 0 {
+    pub fn behind(&self, sag: Sag, rested_us: f64, rows: StepRows, us: f64) -> (f64, Sag) {
+        if sag == Sag::NONE && rows.prompt_tokens == 0 {
             return (0.0, Sag::NONE);
         }
-        let before = if sag == Sag::NONE { 0.0 } else { sag.share() * (-rested_us / self.us).exp() };
-        let (load, slower) = self.under(prompt_tokens);
-        let kept = (-us / self.us).exp();
-        (slower * before * self.us * (1.0 - kept), Sag::of(load + (before - load) * kept))
+        let mut clocks = Clocks { drawn: sag.drawn(), sagged: sag.sagged() };
+        if sag != Sag::NONE {
+            clocks.run(0.0, rested_us / self.us);
+        }
+        let (load, slower) = self.under(rows);
+        let felt = clocks.run(load, us / self.us);
+        (slower * felt * self.us, Sag::of(clocks.drawn, clocks.sagged))
     }
 
     /// The same step again and again, with a rest of `rested_us` after each: what each takes longer in the long run, microseconds.
-    pub fn repeated(&self, prompt_tokens: u32, us: f64, rested_us: f64) -> f64 {
-        let (load, slower) = self.under(prompt_tokens);
-        let (kept, rested) = ((-us / self.us).exp(), (-rested_us / self.us).exp());
-        let before = rested * load * (1.0 - kept) / (1.0 - rested * kept);
-        slower * before * self.us * (1.0 - kept)
+    pub fn repeated(&self, rows: StepRows, us: f64, rested_us: f64) -> f64 {
+        let (load, slower) = self.under(rows);
+        let (mut clocks, mut felt) = (Clocks::default(), 0.0);
+        for _ in 0..(1.0 + 12.0 * self.us / (us + rested_us)).min(1e3) as u32 {
+            felt = clocks.run(load, us / self.us);
+            clocks.run(0.0, rested_us / self.us);
+        }
+        slower * felt * self.us
     }
 
-    /// How far a step of so many prompt tokens makes the clocks sag, and what it takes longer where they have sagged wholly, share of it.
-    fn under(&self, prompt_tokens: u32) -> (f64, f64) {
-        let load = (f64::from(prompt_tokens) / self.prompt_tokens).min(1.0);
-        (load, self.decode + (self.prompts - self.decode) * load)
+    /// How far such a step makes the clocks sag, and what it takes longer where they have sagged wholly, share of it.
+    fn under(&self, rows: StepRows) -> (f64, f64) {
+        let load = (f64::from(rows.prompt_tokens) / self.prompt_tokens).min(1.0);
+        let prompts = self.prompts.max(self.decode);
+        let decode = (self.decode + self.decode_row * f64::from(rows.decode_rows)).min(prompts);
+        (load, decode + (prompts - decode) * load)
     }
 
     /// # Errors
@@ -64,10 +77,40 @@ impl ClockSag {
         for (key, value) in [("us", self.us), ("prompt_tokens", self.prompt_tokens)] {
             above_zero(key, value)?;
         }
-        for (key, value) in [("decode", self.decode), ("prompts", self.prompts)] {
+        for (key, value) in [("decode", self.decode), ("decode_row", self.decode_row), ("prompts", self.prompts)] {
             not_negative(key, value)?;
         }
         Ok(())
+    }
+}
+
+/// What of a step its clocks feel.
+#[derive(Clone, Copy, Debug)]
+pub struct StepRows {
+    /// Rows of prompts.
+    pub prompt_tokens: u32,
+    /// Rows of sequences that decode.
+    pub decode_rows: u32,
+}
+
+/// A GPU's clocks: what it drew of late, and how far they have sagged, each from 0 to 1.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clocks {
+    /// What was drawn.
+    pub drawn: f64,
+    /// How far they have sagged.
+    pub sagged: f64,
+}
+
+impl Clocks {
+    /// Under so much load for `times` of [`ClockSag::us`]: what had been left before, summed over that while it fades, in the same unit.
+    pub fn run(&mut self, load: f64, times: f64) -> f64 {
+        let kept = (-times).exp();
+        let felt = self.sagged * (1.0 - kept) + self.drawn * (1.0 - kept - times * kept);
+        let (drawn, sagged) = (self.drawn - load, self.sagged - load);
+        self.drawn = load + drawn * kept;
+        self.sagged = load + (sagged + drawn * times) * kept;
+        felt
     }
 }
 
@@ -75,37 +118,59 @@ impl ClockSag {
 mod tests {
     use super::*;
 
-    const SAG: ClockSag = ClockSag { us: 35_000.0, prompt_tokens: 1024.0, decode: 0.12, prompts: 0.22 };
+    const SAG: ClockSag =
+        ClockSag { us: 35_000.0, prompt_tokens: 1024.0, decode: 0.12, decode_row: 0.01, prompts: 0.22 };
+    const DECODE: StepRows = StepRows { prompt_tokens: 0, decode_rows: 0 };
+
+    fn prompt(prompt_tokens: u32) -> StepRows {
+        StepRows { prompt_tokens, decode_rows: 0 }
+    }
 
     #[test]
     fn a_step_in_two_halves_takes_what_it_takes_in_one() {
-        let (whole, after) = SAG.behind(Sag::FULL, 0.0, 0, 20_000.0);
-        let (first, between) = SAG.behind(Sag::FULL, 0.0, 0, 10_000.0);
-        let (second, last) = SAG.behind(between, 0.0, 0, 10_000.0);
+        let (whole, after) = SAG.behind(Sag::FULL, 0.0, DECODE, 20_000.0);
+        let (first, between) = SAG.behind(Sag::FULL, 0.0, DECODE, 10_000.0);
+        let (second, last) = SAG.behind(between, 0.0, DECODE, 10_000.0);
         assert!((whole - first - second).abs() < 1.0, "{whole} {first} {second}");
-        assert!((after.share() - last.share()).abs() < 1e-3);
+        assert!((after.sagged() - last.sagged()).abs() < 1e-3 && (after.drawn() - last.drawn()).abs() < 1e-3);
     }
 
     #[test]
     fn a_step_repeated_is_one_behind_itself() {
         let (mut longer, mut sag) = (0.0, Sag::NONE);
         for _ in 0..20 {
-            (longer, sag) = SAG.behind(sag, 30_000.0, 700, 40_000.0);
+            (longer, sag) = SAG.behind(sag, 30_000.0, prompt(700), 40_000.0);
         }
-        let repeated = SAG.repeated(700, 40_000.0, 30_000.0);
+        let repeated = SAG.repeated(prompt(700), 40_000.0, 30_000.0);
         assert!(longer > 0.0 && (longer - repeated).abs() < 1.0, "{longer} {repeated}");
     }
 
     #[test]
     fn clocks_sag_under_prompts_and_come_back_at_rest_and_under_decode_rows_alike() {
-        let (extra, sag) = SAG.behind(Sag::NONE, 0.0, 4096, 1e6);
+        let (extra, sag) = SAG.behind(Sag::NONE, 0.0, prompt(4096), 1e6);
         assert_eq!((extra, sag), (0.0, Sag::FULL), "what a step does to itself is in its price");
-        let (rested, _) = SAG.behind(sag, 35_000.0, 0, 7_000.0);
-        let (at_once, _) = SAG.behind(sag, 0.0, 0, 7_000.0);
-        assert!((rested / at_once - (-1.0_f64).exp()).abs() < 1e-3);
-        assert!((at_once / 7_000.0 - 0.12).abs() < 0.015, "{at_once}");
-        assert_eq!(SAG.behind(sag, 200_000.0, 0, 7_000.0).1, Sag::NONE, "too little to count");
-        let half = SAG.behind(Sag::NONE, 0.0, 512, 1e6).1;
-        assert!((half.share() - 0.5).abs() < 1e-3);
+        let (rested, _) = SAG.behind(sag, 35_000.0, DECODE, 700.0);
+        let (at_once, _) = SAG.behind(sag, 0.0, DECODE, 700.0);
+        assert!((at_once / 700.0 - 0.12).abs() < 1e-3, "{at_once}");
+        assert!((rested / at_once - 2.0 * (-1.0_f64).exp()).abs() < 5e-3, "{rested}");
+        assert_eq!(SAG.behind(sag, 300_000.0, DECODE, 7_000.0).1, Sag::NONE, "too little to count");
+        let half = SAG.behind(Sag::NONE, 0.0, prompt(512), 1e6).1;
+        assert!((half.sagged() - 0.5).abs() < 1e-3);
+    }
+
+    #[test]
+    fn clocks_sag_on_after_a_short_prompt() {
+        let (_, behind) = SAG.behind(Sag::NONE, 0.0, prompt(1024), 10_000.0);
+        let (_, later) = SAG.behind(behind, 0.0, DECODE, 7_000.0);
+        assert!(behind.sagged() < 0.05 && later.sagged() > 1.5 * behind.sagged(), "{behind:?} {later:?}");
+        assert!(later.drawn() < behind.drawn());
+    }
+
+    #[test]
+    fn many_decode_rows_feel_it_as_prompts_do_and_few_less() {
+        let slower =
+            |decode_rows| SAG.behind(Sag::FULL, 0.0, StepRows { prompt_tokens: 0, decode_rows }, 10.0).0 / 10.0;
+        assert!((slower(0) - 0.12).abs() < 1e-3 && (slower(5) - 0.17).abs() < 1e-3);
+        assert_eq!((slower(10), slower(500)), (SAG.behind(Sag::FULL, 0.0, prompt(4096), 10.0).0 / 10.0, slower(11)));
     }
 }

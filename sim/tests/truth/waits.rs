@@ -5,7 +5,7 @@ use aril_sim::engine;
 use aril_sim::fact::{Fact, Observer, Waits};
 use aril_sim::fleet::Fleet;
 use aril_sim::policy::{LoadMode, LoadPath, Make, Policies, Scale, Scaler};
-use aril_sim::profile::ClockSag;
+use aril_sim::profile::{ClockSag, StepRows};
 use aril_sim::settings::ClusterSettings;
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{AdapterId, Offered, Outcome, ReplicaId, Request, RequestId, TenantId};
@@ -23,17 +23,17 @@ impl Executor for Second {
     }
 }
 
-/// At rest a prompt takes a second, and a step of decode rows a tenth; behind long prompts both take half as much longer, and a third of
-/// that is left after another tenth.
+/// At rest a prompt takes a second, and a step of decode rows a tenth; on clocks that prompts made sag both take half as much longer.
 struct Sagging;
 
 impl Executor for Sagging {
     fn run(&mut self, batch: &Batch<'_>) -> Price {
-        let sag = ClockSag { us: 1e5, prompt_tokens: 100.0, decode: 0.5, prompts: 0.5 };
+        let sag = ClockSag { us: 1e5, prompt_tokens: 100.0, decode: 0.5, decode_row: 0.0, prompts: 0.5 };
         let shape = &batch.shape;
         let us = if shape.is_decode_only() { 1e5 } else { 1e6 };
         let rested_us = shape.rested.as_secs_f64() * 1e6;
-        let (longer_us, sag) = sag.behind(shape.sag, rested_us, shape.prefill_tokens(), us);
+        let rows = StepRows { prompt_tokens: shape.prefill_tokens(), decode_rows: shape.decode_rows() };
+        let (longer_us, sag) = sag.behind(shape.sag, rested_us, rows, us);
         Price { sag, ..Price::once(Span::from_secs_f64((us + longer_us) * 1e-6)) }
     }
 }
@@ -124,14 +124,14 @@ fn a_cold_adapter_stalls_its_step_for_exactly_one_load() {
 
 #[test]
 fn prompts_leave_clocks_behind_that_sag_on_their_own_replica_until_it_has_rested() {
-    // Of a half, over the tenth of a second that a third is left of: 1 - 1/e, and a third of that the step after.
-    let faded = 1.0 - (-1.0_f64).exp();
-    let longer = [0.05 * faded, 0.05 * faded * (1.0 - faded)];
+    // Of a half, over a tenth of a second, in which what is drawn falls to 1/e, and clocks that follow it to 2/e.
+    let e = 1.0_f64.exp();
+    let longer = [0.05 * (2.0 - 3.0 / e), 0.05 * (2.0 / e * (1.0 - 1.0 / e) + 1.0 / e * (1.0 - 2.0 / e))];
     // Request 0 alone; 1 and 2 meet on the second replica, the prompt of 2 right behind that of 1; 3 finds the first at rest.
     let asks = [(0, None, 100, 3), (0, None, 100, 1), (500, None, 100, 1), (9_000, None, 100, 2)];
     let policies = first_come(1);
     let seen = lives_by(Box::new(Sagging), &servers(2, 1, Span::ZERO), &policies, &asks);
-    let ends = [1.2 + longer[0] + longer[1], 1.0, 2.0 + 0.05 * (1.0 - (-10.0_f64).exp()), 10.1 + longer[0]];
+    let ends = [1.2 + longer[0] + longer[1], 1.0, 2.0 + 0.1 * (1.0 - 6.0 * (-10.0_f64).exp()), 10.1 + longer[0]];
     for (seen, end) in seen.iter().zip(ends) {
         assert!((seen.end - end).abs() < 1e-4, "{} instead of {end}", seen.end);
     }

@@ -32,8 +32,8 @@ pub struct Truth {
     pub host: (f64, f64, f64, f64),
     /// A load: start, pinned and pageable 10⁹ bytes a second.
     pub load: (f64, f64, f64),
-    /// Clocks under prompts: how fast they sag, at how many tokens wholly, and how much longer decode rows and prompts take then.
-    pub sag: (f64, f64, f64, f64),
+    /// Clocks under prompts: how fast they sag, at how many tokens wholly, and how much longer decode steps, each of their rows, and prompts take then.
+    pub sag: (f64, f64, f64, f64, f64),
     /// Beside each other: how much longer a copy and a step take.
     pub slowdown: (f64, f64),
 }
@@ -53,7 +53,7 @@ impl Truth {
             gaps: (1.9, 0.8, 0.6),
             host: (60.0, 3.5, 4.0, 0.9),
             load: (14.0, 54.5, 11.0),
-            sag: (35_000.0, 1024.0, 0.12, 0.22),
+            sag: (20_000.0, 1024.0, 0.04, 0.004, 0.22),
             slowdown: (1.12, 1.03),
         }
     }
@@ -112,7 +112,7 @@ impl Truth {
         let mut clocks = Clocks::default();
         let mut us = alone;
         for _ in 0..4 {
-            us = clocks.step(self.sag, shape.prompt_rows(), alone);
+            us = clocks.step(self.sag, shape, alone);
             clocks.rest(self.sag, rest_us(shape.rows(), us));
         }
         us
@@ -123,8 +123,8 @@ impl Truth {
         let (rows, prompted) = (self.step(LoraKernel::None, shape), self.step(LoraKernel::None, prompts));
         let mut clocks = Clocks::default();
         let mut row = vec![rows; AT_REST];
-        row.extend((0..times).map(|_| clocks.step(self.sag, prompts.prompt_rows(), prompted)));
-        row.extend((0..BEHIND).map(|_| clocks.step(self.sag, 0, rows)));
+        row.extend((0..times).map(|_| clocks.step(self.sag, prompts, prompted)));
+        row.extend((0..BEHIND).map(|_| clocks.step(self.sag, shape, rows)));
         row
     }
 
@@ -217,9 +217,10 @@ impl Truth {
     }
 }
 
-/// How far the clocks have sagged, followed by tenths of a millisecond.
-#[derive(Default)]
+/// What is drawn and how far the clocks have sagged, followed by tenths of a millisecond.
+#[derive(Clone, Copy, Default)]
 struct Clocks {
+    drawn: f64,
     sag: f64,
 }
 
@@ -227,23 +228,30 @@ const MOMENT_US: f64 = 100.0;
 
 impl Clocks {
     /// What a step takes that takes `alone` at rest.
-    fn step(&mut self, (us, tokens, decode, prompt): (f64, f64, f64, f64), prompt_tokens: u32, alone: f64) -> f64 {
-        let load = (f64::from(prompt_tokens) / tokens).min(1.0);
+    fn step(&mut self, sag: (f64, f64, f64, f64, f64), shape: &StepShape, alone: f64) -> f64 {
+        let (us, tokens, decode, row, prompt) = sag;
+        let load = (f64::from(shape.prompt_rows()) / tokens).min(1.0);
+        let decode = (decode + row * f64::from(shape.decode_rows())).min(prompt);
         // What the steps before left, and what it takes longer for that.
-        let (mut left, mut longer, mut at) = (self.sag, 0.0, 0.0);
+        let (mut left, mut longer, mut at) = (*self, 0.0, 0.0);
         while at < alone {
             let moment = MOMENT_US.min(alone - at);
-            longer += (decode + (prompt - decode) * load) * left * moment;
-            left -= left * moment / us;
-            self.sag += (load - self.sag) * moment / us;
+            longer += (decode + (prompt - decode) * load) * left.sag * moment;
+            left.follow(0.0, moment / us);
+            self.follow(load, moment / us);
             at += moment;
         }
         alone + longer
     }
 
-    fn rest(&mut self, (us, ..): (f64, f64, f64, f64), rested_us: f64) {
+    fn rest(&mut self, (us, ..): (f64, f64, f64, f64, f64), rested_us: f64) {
         for _ in 0..(rested_us / MOMENT_US) as u32 {
-            self.sag -= self.sag * MOMENT_US / us;
+            self.follow(0.0, MOMENT_US / us);
         }
+    }
+
+    fn follow(&mut self, load: f64, share: f64) {
+        self.sag += (self.drawn - self.sag) * share;
+        self.drawn += (load - self.drawn) * share;
     }
 }
