@@ -54,6 +54,11 @@ pub fn diff(from: &Profile, to: &Profile) -> Result<Diff, CalibrateError> {
     let mut only_one = Vec::new();
     for kernel in LoraKernel::ALL {
         match (from.lora.contains_key(&kernel), to.lora.contains_key(&kernel)) {
+            // Merged into the weights an adapter costs a step nothing: what it costs is the merging.
+            (true, true) if kernel == LoraKernel::Merged => {
+                let us = |profile: &Profile| profile.lora[&kernel].us_per_switch;
+                parts.extend(part("merging", vec![("a switch".to_owned(), us(from), us(to))]));
+            }
             (true, true) => {
                 let pair = (Probe::new(from, kernel)?, Probe::new(to, kernel)?);
                 parts.extend(compare(&format!("lora {kernel}"), &pair, &lora_shapes(), |probe, shape| {
@@ -71,35 +76,29 @@ pub fn diff(from: &Profile, to: &Profile) -> Result<Diff, CalibrateError> {
 
 /// The shapes that both know, priced by both; nothing where there are none that cost anything.
 fn compare(
-    part: &str,
+    name: &str,
     (from, to): &(Probe, Probe),
     shapes: &[(String, Shape)],
     us: impl Fn(&mut Probe, &Shape) -> f64,
 ) -> Option<PartDiff> {
     let (mut a, mut b) = (from.clone(), to.clone());
-    let mut ratios = Vec::new();
-    let mut worst = (String::new(), 0.0_f64);
-    for (name, shape) in shapes.iter().filter(|(_, shape)| from.knows(shape) && to.knows(shape)) {
-        let (first, second) = (us(&mut a, shape), us(&mut b, shape));
-        if first > 0.0 {
-            let percent = (second / first - 1.0) * 100.0;
-            if worst.0.is_empty() || percent.abs() > worst.1.abs() {
-                worst = (name.clone(), percent);
-            }
-            ratios.push(percent);
-        }
-    }
-    if ratios.is_empty() {
-        return None;
-    }
-    let mean_signed_percent = Data::new(ratios.clone()).mean().unwrap_or(0.0);
+    let known = shapes.iter().filter(|(_, shape)| from.knows(shape) && to.knows(shape));
+    part(name, known.map(|(shape, asked)| (shape.clone(), us(&mut a, asked), us(&mut b, asked))).collect())
+}
+
+/// How far figures of two lie apart; nothing where none of the first are above 0.
+fn part(name: &str, figures: Vec<(String, f64, f64)>) -> Option<PartDiff> {
+    let percents = figures.into_iter().filter(|(_, from, _)| *from > 0.0);
+    let percents: Vec<(String, f64)> = percents.map(|(shape, from, to)| (shape, (to / from - 1.0) * 100.0)).collect();
+    let worst = percents.iter().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()))?.clone();
+    let ratios: Vec<f64> = percents.iter().map(|(_, percent)| *percent).collect();
     let mut sizes = Data::new(ratios.iter().map(|percent| percent.abs()).collect::<Vec<_>>());
     Some(PartDiff {
-        part: part.to_owned(),
+        part: name.to_owned(),
         shapes: ratios.len(),
         median_percent: sizes.median(),
         p95_percent: sizes.percentile(95),
-        mean_signed_percent,
+        mean_signed_percent: Data::new(ratios).mean().unwrap_or(0.0),
         worst,
     })
 }
