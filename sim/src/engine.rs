@@ -86,6 +86,7 @@ pub fn run(
         let alike = replicas.last().map(|last| &last.settings).filter(|last| ***last == *own).cloned();
         replicas.push(Replica::new(id, alike.unwrap_or_else(|| Rc::new(own.clone()))));
     }
+    let sequences = Sequences::expecting(replicas.iter().map(Replica::usual_rows).sum());
     let board = Board::new(&replicas, catalog.adapters.len(), settings.signals_interval.is_zero());
     let mut engine = Engine {
         now: Time::ZERO,
@@ -103,7 +104,7 @@ pub fn run(
         scaler: policies.scaler.as_ref().map(|make| make()),
         router_random: random::stream(settings.seed, "router"),
         queue: BTreeMap::new(),
-        sequences: Sequences::default(),
+        sequences,
         events: EventQueue::default(),
         effects: Effects::default(),
         shape: Shape::default(),

@@ -195,9 +195,14 @@ impl Replica {
         }
     }
 
+    /// How many rows has its batch, usually, when it is full?
+    pub(crate) fn usual_rows(&self) -> usize {
+        self.settings.max_num_seqs.min(USUAL_ROWS) as usize
+    }
+
     /// Takes the memory of a usual batch: a replica that is used for the first time. What every step reads lies side by side.
     fn move_in(&mut self) {
-        let rows = self.settings.max_num_seqs.min(USUAL_ROWS) as usize;
+        let rows = self.usual_rows();
         let [who, contexts, finishes, states] = self.rows.reserve(rows);
         self.active.adapters.reserve(rows);
         let [adapters, slots] = self.residency.reserve(rows);

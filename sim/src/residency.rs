@@ -67,6 +67,9 @@ impl Weights {
     }
 }
 
+/// Copies that a link takes memory for at first: more seldom wait for each other.
+const COPIES: usize = 4;
+
 /// A load that can begin, and who it is for.
 pub(crate) struct Wish {
     pub(crate) adapter: AdapterId,
@@ -136,7 +139,7 @@ impl Residency {
     /// Takes memory for what is known of them.
     pub(crate) fn reserve_slots(&mut self, rows: usize) {
         self.gpu.reserve_slots(rows);
-        self.gpu_lane.expect(rows);
+        self.gpu_lane.expect(rows.min(COPIES));
     }
 
     /// Asks for what tells where the adapters on the GPU are.

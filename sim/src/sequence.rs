@@ -307,13 +307,18 @@ impl Sequence {
 }
 
 /// The live sequences: memory follows what is in flight.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sequences {
     table: Vec<Option<Sequence>>,
     free: Vec<SequenceKey>,
 }
 
 impl Sequences {
+    /// Takes memory for so many at once: lists that grow are copied, and what they leave behind is lost.
+    pub(crate) fn expecting(sequences: usize) -> Sequences {
+        Sequences { table: Vec::with_capacity(sequences), free: Vec::new() }
+    }
+
     pub(crate) fn insert(&mut self, sequence: Sequence) -> SequenceKey {
         match self.free.pop() {
             Some(key) => {

@@ -2,7 +2,9 @@
 //! away when its turn comes. First the replica itself, some events later what it points to, and last who is done.
 
 use super::Engine;
+use crate::event::{Event, Kind};
 use crate::fetch;
+use crate::workload::AdapterId;
 
 /// How many events before its own a replica is asked for, then its lists, then those who leave or have their first token.
 const REPLICA: usize = 5;
@@ -11,26 +13,40 @@ const LEAVING: usize = 1;
 
 impl Engine<'_, '_> {
     pub(super) fn look_ahead(&self) {
-        if let Some(r) = self.coming(REPLICA) {
+        if let Some(event) = self.coming(REPLICA) {
+            let r = event.replica as usize;
             fetch::element(&self.replicas, r);
             fetch::element(&self.minds, r);
             self.board.fetch(r);
         }
-        if let Some(r) = self.coming(LISTS) {
-            self.replicas[r].fetch_lists();
-            fetch::dynamic(&*self.minds[r].batcher);
+        if let Some(event) = self.coming(LISTS) {
+            let replica = &self.replicas[event.replica as usize];
+            if event.kind == Kind::StepDone {
+                replica.fetch_lists();
+                fetch::dynamic(&*self.minds[event.replica as usize].batcher);
+            } else {
+                // That a copy is there is noted, and no more, until the step in flight is over.
+                replica.residency.fetch();
+            }
         }
-        if let Some(r) = self.coming(LEAVING) {
-            self.replicas[r].fetch_leaving();
+        if let Some(event) = self.coming(LEAVING) {
+            let replica = &self.replicas[event.replica as usize];
+            if event.kind == Kind::StepDone {
+                replica.fetch_leaving();
+            } else {
+                replica.residency.fetch_copy(AdapterId(event.number));
+            }
         }
-        if let Some(r) = self.coming(0) {
-            self.replicas[r].name_leaving(|key| self.sequences.fetch(key));
+        if let Some(event) = self.coming(0)
+            && event.kind == Kind::StepDone
+        {
+            self.replicas[event.replica as usize].name_leaving(|key| self.sequences.fetch(key));
         }
     }
 
-    /// Whose turn comes after so many other events? Nobody's, if it is that of a step that was cut short.
-    fn coming(&self, after: usize) -> Option<usize> {
-        let event = self.events.coming(after)?;
-        (!self.is_dead(&event)).then_some(event.replica as usize)
+    /// What comes after so many other events? Nothing, if it is the end of a step that was cut short.
+    #[inline]
+    fn coming(&self, after: usize) -> Option<Event> {
+        self.events.coming(after).filter(|event| !self.is_dead(event))
     }
 }

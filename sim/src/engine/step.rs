@@ -161,19 +161,15 @@ impl Engine<'_, '_> {
     /// Ends the stretch in flight at the first boundary from now on.
     pub(super) fn cut(&mut self, r: usize) {
         let Some(flight) = &self.replicas[r].in_flight else { return };
-        if flight.steps == 1 {
-            return;
-        }
-        let done = flight.steps_done(self.now);
-        if done == flight.steps {
-            // Its end is an event of this instant, and has its place in the order.
+        // Its last step runs, or is over: its end is an event that has its place in the order.
+        if flight.steps == 1 || self.now > flight.end(flight.steps - 1) {
             return;
         }
         let mut boundary = flight.next_boundary(self.now);
-        if done > 0 && flight.end(done) == self.now {
+        if flight.end(boundary) == self.now {
             if r as u32 >= self.composed() {
                 // Step by step, this boundary would have been handled before anything else of this instant.
-                return self.finish_stretch(r, done);
+                return self.finish_stretch(r, boundary);
             }
             boundary += 1;
         }

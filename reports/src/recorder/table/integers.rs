@@ -14,10 +14,10 @@ use polars_parquet::write::{CompressedPage, Encoding};
 
 use super::cell::{Cell, Column};
 use super::page::{Page, PageWriter, statistics};
-use super::validity::{Validity, which};
+use super::validity::{TOGETHER, Validity, each_present, present, side_by_side, which};
 
 /// Differences of a block.
-pub(super) const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = TOGETHER;
 /// Differences that share a width.
 const GROUP: usize = 32;
 
@@ -100,6 +100,21 @@ impl<T: Integer> Integers<T> {
         });
         self.appended(len);
         which
+    }
+
+    /// Takes in the numbers of these rows of 128.
+    fn append_present(&mut self, numbers: &[T; BLOCK], which: u128) {
+        let mut len = self.len;
+        if which == u128::MAX {
+            self.pending[len..len + BLOCK].copy_from_slice(numbers);
+            len += BLOCK;
+        } else {
+            each_present(numbers, which, |number| {
+                self.pending[len] = number;
+                len += 1;
+            });
+        }
+        self.appended(len);
     }
 
     /// Takes in up to 128 numbers.
@@ -273,7 +288,10 @@ macro_rules! numbers {
             const TYPE: DataType = DataType::$type;
 
             fn append(column: &mut Sparse<$kind>, cells: impl Iterator<Item = OrNone<$kind>>) {
-                Cell::append(column, cells.map(|cell| (cell != OrNone::NONE).then_some(cell.0)));
+                let (numbers, rows) = side_by_side(cells.map(|cell| cell.0), <$kind>::LARGEST);
+                let which = present(&numbers, <$kind>::LARGEST);
+                column.values.append_present(&numbers, which);
+                column.validity.append(which, rows);
             }
         })+
     };

@@ -66,6 +66,38 @@ pub(super) fn which<T>(mut cells: impl Iterator<Item = Option<T>>, mut each: imp
     (u128::from(words[0]) | u128::from(words[1]) << 64, rows)
 }
 
+/// Rows whose cells are looked at together.
+pub(super) const TOGETHER: usize = 128;
+
+/// Numbers of up to [`TOGETHER`] rows side by side, those of rows without one `none`, and how many rows there are.
+pub(super) fn side_by_side<T: Copy>(cells: impl Iterator<Item = T>, none: T) -> ([T; TOGETHER], usize) {
+    let (mut numbers, mut rows) = ([none; TOGETHER], 0);
+    for (place, cell) in numbers.iter_mut().zip(cells) {
+        *place = cell;
+        rows += 1;
+    }
+    (numbers, rows)
+}
+
+/// Which rows have a number, the first in the lowest bit? Eight are compared at once.
+pub(super) fn present<T: Copy + PartialEq>(numbers: &[T; TOGETHER], none: T) -> u128 {
+    let (chunks, _) = numbers.as_chunks::<8>();
+    let bits = |chunk: &[T; 8]| (0..8).fold(0, |bits, row| bits | u8::from(chunk[row] != none) << row);
+    u128::from_le_bytes(std::array::from_fn(|byte| bits(&chunks[byte])))
+}
+
+/// Gives the numbers of these rows, in order.
+pub(super) fn each_present<T: Copy>(numbers: &[T; TOGETHER], which: u128, mut each: impl FnMut(T)) {
+    let (halves, _) = numbers.as_chunks::<64>();
+    for (half, word) in halves.iter().zip([which as u64, (which >> 64) as u64]) {
+        let mut left = word;
+        while left != 0 {
+            each(half[left.trailing_zeros() as usize]);
+            left &= left - 1;
+        }
+    }
+}
+
 /// Truth values of a row group under construction; nulls have none.
 #[derive(Default)]
 pub(crate) struct Truths {

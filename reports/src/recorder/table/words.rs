@@ -7,9 +7,9 @@ use polars::prelude::DataType;
 use polars_parquet::write::{CompressedPage, Encoding};
 
 use super::cell::{Cell, Column};
-use super::integers::{BLOCK, pack_bits, varint};
+use super::integers::{pack_bits, varint};
 use super::page::{Page, PageWriter, statistics};
-use super::validity::{Validity, all_equal, which};
+use super::validity::{Validity, all_equal, each_present, present, side_by_side};
 use super::word::Word;
 
 /// Not in the dictionary.
@@ -31,15 +31,17 @@ struct Positions {
 }
 
 impl Positions {
-    /// Takes in up to 128 rows.
-    fn append(&mut self, cells: impl Iterator<Item = Option<u32>>) {
-        let (mut positions, mut len) = ([0; BLOCK], 0);
-        let (valid, rows) = which(cells, |cell| {
-            positions[len] = cell.unwrap_or_default();
-            len += usize::from(cell.is_some());
-        });
-        self.positions.extend_from_slice(&positions[..len]);
-        self.validity.append(valid, rows);
+    /// Takes in up to 128 rows; [`ABSENT`]: one without.
+    fn append(&mut self, cells: impl Iterator<Item = u32>) {
+        let (positions, rows) = side_by_side(cells, ABSENT);
+        let which = present(&positions, ABSENT);
+        if which == u128::MAX {
+            self.positions.extend_from_slice(&positions);
+        } else {
+            self.positions.reserve(rows);
+            each_present(&positions, which, |position| self.positions.push(position));
+        }
+        self.validity.append(which, rows);
     }
 
     /// The pages of a column with this dictionary.
@@ -104,7 +106,7 @@ impl Words {
             }
             *position
         };
-        positions.append(cells.map(|cell| cell.map(&mut position)));
+        positions.append(cells.map(|cell| cell.map_or(ABSENT, &mut position)));
     }
 }
 
@@ -149,7 +151,7 @@ pub(crate) struct Ids<const TENANTS: bool> {
 impl<const TENANTS: bool> Ids<TENANTS> {
     fn append(&mut self, cells: impl Iterator<Item = u32>) {
         let known = self.position_of.len();
-        self.positions.append(cells.map(|id| ((id as usize) < known).then_some(id)));
+        self.positions.append(cells.map(|id| if (id as usize) < known { id } else { ABSENT }));
     }
 }
 
