@@ -149,7 +149,7 @@ impl Sag {
         if drawn.max(sagged) < Sag::LEAST {
             return Sag::NONE;
         }
-        let parts = |share: f64| (share * f64::from(Sag::PARTS)).round() as u16;
+        let parts = |share: f64| (share * f64::from(Sag::PARTS) + 0.5) as u16;
         Sag { drawn: parts(drawn), sagged: parts(sagged) }
     }
 

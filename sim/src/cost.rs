@@ -224,10 +224,11 @@ fn behind(sag: &ClockSag, shape: &BatchShape<'_>, price: Price) -> Price {
     let us = |span: Span| span.as_secs_f64() * 1e6;
     let rows = StepRows { prompt_tokens: shape.prefill_tokens(), decode_rows: shape.decode_rows() };
     let (longer_us, after) = sag.behind(shape.sag, us(shape.rested), rows, us(price.first));
-    if longer_us == 0.0 && after == Sag::NONE {
-        return price;
+    match (longer_us == 0.0, after) {
+        (true, Sag::NONE) => price,
+        (true, sag) => Price { sag, ..Price::once(price.first) },
+        (false, sag) => Price { sag, ..Price::once(price.first + ps(longer_us)) },
     }
-    Price { sag: after, ..Price::once(price.first + ps(longer_us)) }
 }
 
 impl Tables {
