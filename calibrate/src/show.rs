@@ -128,14 +128,12 @@ pub fn lora_figures(profile: &Profile, kernel: LoraKernel) -> Result<LoraFigures
 
 /// What steps take longer behind prompts, in words.
 pub(crate) fn behind_prompts(sag: &ClockSag) -> String {
-    let ClockSag { us, decode, decode_row, prompts, .. } = sag;
-    let many = (decode + decode_row * 32.0).min(prompts.max(*decode));
     format!(
         "decode rows +{:.1} to +{:.1} % (one to 32), prompts +{:.1} %; a charge of {:.0} ms, twice",
-        (decode + decode_row).min(many) * 1e2,
-        many * 1e2,
-        prompts * 1e2,
-        us / 1e3
+        sag.decode_rows(1) * 1e2,
+        sag.decode_rows(32) * 1e2,
+        sag.prompts * 1e2,
+        sag.us / 1e3
     )
 }
 

@@ -12,7 +12,7 @@ mod vidur;
 use crate::batch::{BatchShape, CostModel, Coverage, Price, Sag, SegmentSums};
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
-use crate::profile::{ClockSag, HostCost, Profile, Rows, StepRows};
+use crate::profile::{ClockSag, HostCost, Profile, Rows};
 use crate::time::Span;
 use attention::Attention;
 use lora::Lora;
@@ -222,13 +222,11 @@ impl CostModel for CompiledCost {
 /// A price at rest, on clocks that have sagged: step by step until they are back.
 fn behind(sag: &ClockSag, shape: &BatchShape<'_>, price: Price) -> Price {
     let us = |span: Span| span.as_secs_f64() * 1e6;
-    let rows = StepRows { prompt_tokens: shape.prefill_tokens(), decode_rows: shape.decode_rows() };
-    let (longer_us, after) = sag.behind(shape.sag, us(shape.rested), rows, us(price.first));
-    match (longer_us == 0.0, after) {
-        (true, Sag::NONE) => price,
-        (true, sag) => Price { sag, ..Price::once(price.first) },
-        (false, sag) => Price { sag, ..Price::once(price.first + ps(longer_us)) },
+    let (longer_us, after) = sag.behind(shape.sag, us(shape.rested), shape.into(), us(price.first));
+    if longer_us == 0.0 && after == Sag::NONE {
+        return price;
     }
+    Price { sag: after, ..Price::once(price.first + ps(longer_us)) }
 }
 
 impl Tables {

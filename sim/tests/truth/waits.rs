@@ -5,7 +5,7 @@ use aril_sim::engine;
 use aril_sim::fact::{Fact, Observer, Waits};
 use aril_sim::fleet::Fleet;
 use aril_sim::policy::{LoadMode, LoadPath, Make, Policies, Scale, Scaler};
-use aril_sim::profile::{ClockSag, StepRows};
+use aril_sim::profile::ClockSag;
 use aril_sim::settings::ClusterSettings;
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{AdapterId, Offered, Outcome, ReplicaId, Request, RequestId, TenantId};
@@ -32,8 +32,7 @@ impl Executor for Sagging {
         let shape = &batch.shape;
         let us = if shape.is_decode_only() { 1e5 } else { 1e6 };
         let rested_us = shape.rested.as_secs_f64() * 1e6;
-        let rows = StepRows { prompt_tokens: shape.prefill_tokens(), decode_rows: shape.decode_rows() };
-        let (longer_us, sag) = sag.behind(shape.sag, rested_us, rows, us);
+        let (longer_us, sag) = sag.behind(shape.sag, rested_us, shape.into(), us);
         Price { sag, ..Price::once(Span::from_secs_f64((us + longer_us) * 1e-6)) }
     }
 }
