@@ -24,6 +24,15 @@ pub trait Machine {
     /// more can be hoped for.
     fn measure(&mut self, question: &Question, repeats: u32) -> Result<Answer, MachineError>;
 
+    /// Makes what an answer needs that is made once and kept: a library's kernels are chosen by timing them, which heats a machine. Gives
+    /// whether it did.
+    ///
+    /// # Errors
+    /// As [`Machine::measure`].
+    fn make_ready(&mut self, _question: &Question) -> Result<bool, MachineError> {
+        Ok(false)
+    }
+
     /// How fast does it tick, and does anything hold it back?
     fn clocks(&mut self) -> Clocks;
 

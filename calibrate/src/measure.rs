@@ -152,6 +152,8 @@ impl Run<'_> {
             self.begin_block(now)?;
         }
         let question = planned.question.clone();
+        // What it refuses is refused again when it is asked.
+        self.heated |= self.machine.make_ready(&question).unwrap_or(false);
         let sentinel_us = self.settle()?;
         match self.machine.measure(&question, planned.repeats) {
             Ok(answer) => {

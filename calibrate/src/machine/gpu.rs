@@ -8,18 +8,19 @@ mod sequences;
 mod settings;
 mod steps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use aril_kernels::baseline::layer::Ways;
 use aril_kernels::gpu::Gpu;
-use aril_kernels::llama::{AdapterWeights, Build, HostAdapter, Llama, LlamaShape, ModelWeights};
+use aril_kernels::llama::{AdapterWeights, Build, HostAdapter, Llama, LlamaShape, ModelWeights, bucket};
 use aril_sim::profile::lora::LoraKernel;
 
 use super::{Answer, Clocks, Identity, Machine, MachineError, Question, StepShape};
 use crate::error::CalibrateError;
 use crate::plan::Slots;
+use sequences::Drawn;
 use settings::{model_of, settings};
 
 /// A GPU with a model on it.
@@ -38,6 +39,8 @@ pub struct LlamaGpu {
     readings: BTreeMap<u32, f64>,
     /// Steps that were computed for one of two questions about them.
     steps: BTreeMap<String, Vec<(f64, f64)>>,
+    /// Rows and sequences, as they are padded, whose products were chosen.
+    ready: BTreeSet<(u32, u32)>,
     began: Instant,
 }
 
@@ -67,6 +70,7 @@ impl LlamaGpu {
             pinned: None,
             readings: BTreeMap::new(),
             steps: BTreeMap::new(),
+            ready: BTreeSet::new(),
             began,
         })
     }
@@ -146,6 +150,19 @@ impl Machine for LlamaGpu {
             true => Ok(answer),
             false => Err(MachineError::Unsupported(format!("an impossible answer: {:?}", answer.us))),
         }
+    }
+
+    fn make_ready(&mut self, question: &Question) -> Result<bool, MachineError> {
+        let before = if let Question::Behind { prompts, .. } = question { Some(prompts) } else { None };
+        let mut chosen = false;
+        for shape in question.shape().into_iter().chain(before) {
+            if !self.ready.insert((bucket(shape.rows()), bucket(shape.sequences()))) {
+                continue;
+            }
+            let drawn = Drawn::of(shape, &self.identity, false);
+            chosen |= self.llama.choose_products(&drawn.sequences()).map_err(broken)?;
+        }
+        Ok(chosen)
     }
 
     fn clocks(&mut self) -> Clocks {

@@ -1,5 +1,6 @@
 //! Measuring, keeping and fitting, on a machine whose truth is known.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -7,7 +8,7 @@ use std::sync::OnceLock;
 use aril_calibrate::check::Doubt;
 use aril_calibrate::fit::{Fitted, fit};
 use aril_calibrate::machine::synthetic::SyntheticGpu;
-use aril_calibrate::machine::{Machine, Part, StepShape};
+use aril_calibrate::machine::{Answer, Clocks, Identity, Machine, MachineError, Part, Question, StepShape};
 use aril_calibrate::measure::{Budget, Measured, measure};
 use aril_calibrate::plan::Plan;
 use aril_calibrate::recording::{Recording, Writer};
@@ -249,6 +250,59 @@ impl Machine for Renamed<'_> {
     fn seconds(&self) -> f64 {
         self.gpu.seconds()
     }
+}
+
+/// A machine that is slower after it chose its kernels, until it rests.
+struct Choosing {
+    gpu: SyntheticGpu,
+    chosen: BTreeSet<u32>,
+    heated: bool,
+    asked_hot: u32,
+}
+
+impl Machine for Choosing {
+    fn identity(&self) -> &Identity {
+        self.gpu.identity()
+    }
+
+    fn make_ready(&mut self, question: &Question) -> Result<bool, MachineError> {
+        let chosen = question.shape().is_some_and(|shape| self.chosen.insert(shape.rows()));
+        self.heated |= chosen;
+        Ok(chosen)
+    }
+
+    fn measure(&mut self, question: &Question, repeats: u32) -> Result<Answer, MachineError> {
+        if let Question::Operation { operation: Part::LmHead, .. } = question {
+            return Ok(vec![if self.heated { 120.0 } else { 100.0 }].into());
+        }
+        self.asked_hot += u32::from(self.heated);
+        self.gpu.measure(question, repeats)
+    }
+
+    fn clocks(&mut self) -> Clocks {
+        self.gpu.clocks()
+    }
+
+    fn seconds(&self) -> f64 {
+        self.gpu.seconds()
+    }
+
+    fn rest(&mut self, seconds: f64) {
+        self.heated = false;
+        self.gpu.rest(seconds);
+    }
+}
+
+#[test]
+fn a_machine_that_chose_its_kernels_for_a_question_rests_before_it_answers() {
+    let gpu = SyntheticGpu::h200_llama_2_7b(8);
+    let plan = Plan::new(gpu.identity(), &[], 1);
+    let mut machine = Choosing { gpu, chosen: BTreeSet::new(), heated: false, asked_hot: 0 };
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = Writer::create(&folder.path().join("choosing.jsonl")).unwrap();
+    measure(&mut machine, &plan, None, &mut writer, &budget(8.0), &mut |_| {}).unwrap();
+    assert!(machine.chosen.len() > 20, "{}", machine.chosen.len());
+    assert_eq!(machine.asked_hot, 0);
 }
 
 #[test]

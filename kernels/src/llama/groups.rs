@@ -129,6 +129,11 @@ impl Gemms {
         self.forget();
     }
 
+    /// How many plans there are whose kernel was found by timing.
+    pub(crate) fn timed(&self) -> usize {
+        self.plans.values().filter(|plan| matches!(plan, GemmPlan::Library(_))).count()
+    }
+
     /// What each plan of these rows runs, for the record.
     pub(crate) fn describe(&self) -> Vec<String> {
         let mut lines: Vec<String> = self

@@ -37,6 +37,18 @@ impl Llama {
         self.measured(sequences, repeats, |forward| forward.step())
     }
 
+    /// Chooses what multiplies the rows of this step, where nobody has yet: by timing, which keeps the GPU busy for up to half a second. Gives
+    /// whether there was anything to time.
+    ///
+    /// # Errors
+    /// As [`Llama::step`].
+    pub fn choose_products(&mut self, sequences: &[Sequence<'_>]) -> Result<bool, Error> {
+        let metrics = Metrics::of(&Batch::new(sequences, &self.shape, &self.settings)?);
+        let before = self.gemms.timed();
+        self.prepare(&metrics)?;
+        Ok(self.gemms.timed() > before)
+    }
+
     /// Device microseconds of one operation of this step on one layer, `repeats` samples. A graph runs it for every
     /// layer ([`Llama::set_timed_layers`]: for some), each with its own weights and KV, back to back as programmatic launches; a sample
     /// is a replay with a cold L2 over the number of layers. An operation that this step has not takes no time. Adapters that run beside their
