@@ -68,15 +68,21 @@ struct Walks {
     start_keys: f64,
     empty_share: f64,
     join_keys: f64,
+    turn_keys: f64,
     key_tile: u32,
 }
 
 /// What joining the pieces of a tile may take, in keys.
 const JOIN_KEYS: [f64; 4] = [0.0, 100.0, 200.0, 350.0];
+/// And each turn of it.
+const TURN_KEYS: [f64; 6] = [0.0, 12.0, 24.0, 36.0, 50.0, 70.0];
+
+/// So many batches tell what others ask of the memory from the way of one tile.
+const SAMPLES_LEAST: usize = 12;
 
 /// A form without coefficients.
 fn bare(physics: PromptPhysics, walks: Walks, sizes: &[u32], planned: bool) -> Tiled {
-    let Walks { start_keys, empty_share, join_keys, key_tile } = walks;
+    let Walks { start_keys, empty_share, join_keys, turn_keys, key_tile } = walks;
     let packed = physics.packed.max(1);
     let size = |(index, &places): (usize, &u32)| TileSize {
         // Places of a tile are pairs of a token and a head.
@@ -84,6 +90,10 @@ fn bare(physics: PromptPhysics, walks: Walks, sizes: &[u32], planned: bool) -> T
         us: 0.0,
         us_per_key: 0.0,
         us_per_key_crowded: 0.0,
+        us_per_mean_key: 0.0,
+        us_per_row: 0.0,
+        us_per_token: 0.0,
+        us_taken: 0.0,
         busy: Curve::constant(0.0),
         planned: if planned { PLANNED[index] } else { 0.0 },
         alone: if planned { ALONE[0] } else { 0.0 },
@@ -94,6 +104,8 @@ fn bare(physics: PromptPhysics, walks: Walks, sizes: &[u32], planned: bool) -> T
         quota_min: SPLIT_QUOTA_MIN,
         planned_join_keys: SPLIT_JOIN_KEYS,
         join_keys,
+        turn_keys,
+        packed,
         us_filled: vec![0.0; sizes.len()],
         memory: vec![SplitMemory::default(); sizes.len()],
         sizes: sizes.clone(),
@@ -118,13 +130,15 @@ fn tiled(samples: &[&Sample], physics: PromptPhysics) -> Option<(Tiled, f64)> {
         let best = |walks: Vec<Walks>| walks.into_iter().filter_map(with).min_by(|a, b| better(&a.1, &b.1));
         // How keys are walked is known of our kernel only.
         let key_tile = if planned { SPLIT_KEYS } else { 1 };
-        let first = Walks { start_keys: 0.0, empty_share: 0.4, join_keys: JOIN_KEYS[2], key_tile };
+        let first =
+            Walks { start_keys: 0.0, empty_share: 0.4, join_keys: JOIN_KEYS[2], turn_keys: TURN_KEYS[2], key_tile };
         let (walks, _) = best(START_KEYS.map(|start_keys| Walks { start_keys, ..first }).to_vec())?;
         let (walks, found) = best(EMPTY_SHARES.map(|empty_share| Walks { empty_share, ..walks }).to_vec())?;
         if !planned {
             return Some(found);
         }
         let (walks, _) = best(JOIN_KEYS.map(|join_keys| Walks { join_keys, ..walks }).to_vec())?;
+        let (walks, _) = best(TURN_KEYS.map(|turn_keys| Walks { turn_keys, ..walks }).to_vec())?;
         // A few blocks walk a tile of few keys sooner than a crowd walks a full one, which counting single keys may say better.
         best([key_tile, 1].map(|key_tile| Walks { key_tile, ..walks }).to_vec()).map(|(_, found)| found)
     };
@@ -171,7 +185,11 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
             let lower = physics.kilopair_us * 1e-3 * rows * f64::from(form.slots) / f64::from(form.heads);
             let with = |all: &[TileSums]| {
                 let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], all[i])).unzip();
-                if index >= sizes { pieces(&us, &sums) } else { one_size(&us, &sums, lower, planned.is_some()) }
+                if index >= sizes {
+                    pieces(&us, &sums)
+                } else {
+                    one_size(&us, &sums, lower, planned.is_some(), planned.is_some() && index == 0)
+                }
             };
             let mut best = with(&sums[index]);
             // Where the plan is known, what a key takes that shares nothing is tried.
@@ -255,14 +273,18 @@ struct OneSize {
 }
 
 /// Both bounds of one size of tile. Where the plan is known the busiest slot takes its keys, each alike; else what else there is bends the line.
-fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, planned: bool) -> OneSize {
+/// `short`: so many batches are no longer than one tile that what others ask of the memory beside it can be told.
+fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, planned: bool, short: bool) -> OneSize {
     let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { sums.iter().map(value).collect() };
     let busy = of(&|s| s.busy);
-    let path = vec![
+    let mut path = vec![
         Column::new(vec![1.0; us.len()]),
         Column::new(of(&|s| s.longest)),
         Column::new(of(&|s| s.longest * s.crowded)),
     ];
+    if short && us.len() >= SAMPLES_LEAST {
+        path.extend([of(&|s| s.mean), of(&|s| s.taken)].map(Column::new));
+    }
     let mut all = vec![Column::new(vec![1.0; us.len()]), Column { values: busy.clone(), lower: least_us_per_key }];
     let knots = log_knots(&busy, (us.len() / 6).clamp(2, 7));
     if !planned {
@@ -280,16 +302,26 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, planned: bool)
         let us = rows.iter().zip(&ramp).map(|(busy, ramp)| all[0] + all[1] * busy + ramp).collect();
         Curve::Table { rows, us }
     };
-    let size = TileSize {
+    let size = TileSize { busy, ..way(path) };
+    OneSize { size, memory: SplitMemory::default(), filled: 0.0, loss: fit.loss }
+}
+
+/// The way of the longest tile, of coefficients of: once, a key, a key in a crowd, a key of the mean, all slots, a row, a token; the last of them may be left out.
+fn way(coefficients: &[f64]) -> TileSize {
+    let of = |index: usize| coefficients.get(index).copied().unwrap_or(0.0);
+    TileSize {
         rows: 0,
-        us: path[0],
-        us_per_key: path[1],
-        us_per_key_crowded: path[2],
-        busy,
+        us: of(0),
+        us_per_key: of(1),
+        us_per_key_crowded: of(2),
+        us_per_mean_key: of(3),
+        us_taken: of(4),
+        us_per_row: of(5),
+        us_per_token: of(6),
+        busy: Curve::constant(0.0),
         planned: 0.0,
         alone: 0.0,
-    };
-    OneSize { size, memory: SplitMemory::default(), filled: 0.0, loss: fit.loss }
+    }
 }
 
 /// Pieces are all computed at once: the way of the longest, or the memory's; and around either what tiles full of rows leave and join. Or the way
@@ -304,7 +336,10 @@ fn pieces(all_us: &[f64], all_sums: &[TileSums]) -> OneSize {
     let filled = of(&|s| s.filled);
     let context = of(&|s| s.context);
     let ways = |rest: &[f64]| {
-        let path = vec![ones(), Column::new(of(&|s| s.longest)), Column::new(of(&|s| s.longest * s.crowded))];
+        let mut path = vec![ones(), Column::new(of(&|s| s.longest)), Column::new(of(&|s| s.longest * s.crowded))];
+        if us.len() >= SAMPLES_LEAST {
+            path.extend([of(&|s| s.mean), of(&|s| s.taken), of(&|s| s.rows), of(&|s| s.context)].map(Column::new));
+        }
         let memory = vec![ones(), Column::new(context.clone())];
         let mean = context.iter().sum::<f64>() / context.len().max(1) as f64;
         // Long contexts are the memory's.
@@ -323,7 +358,7 @@ fn pieces(all_us: &[f64], all_sums: &[TileSums]) -> OneSize {
             .map(|i| {
                 let s = &sums[i];
                 let (path, memory) = (&fit.coefficients[0], &fit.coefficients[1]);
-                let path = path[0] + (path[1] + path[2] * s.crowded) * s.longest;
+                let path = way(path).us(&TileSums { busy: 0.0, tiles: 1.0, ..*s });
                 let says = us_filled * s.filled + path.max(memory[0] + memory[1] * s.context);
                 bounds::huber(says / us[i] - 1.0)
             })
@@ -332,15 +367,7 @@ fn pieces(all_us: &[f64], all_sums: &[TileSums]) -> OneSize {
     });
     let (loss, us_filled, fit) = tried.min_by(|a, b| a.0.total_cmp(&b.0)).expect("there are eleven");
     let (path, memory) = (&fit.coefficients[0], &fit.coefficients[1]);
-    let size = TileSize {
-        rows: 0,
-        us: path[0],
-        us_per_key: path[1],
-        us_per_key_crowded: path[2],
-        busy: Curve::constant(0.0),
-        planned: 0.0,
-        alone: 0.0,
-    };
+    let size = way(path);
     let memory = SplitMemory { us: memory[0], us_per_token: memory[1] };
     OneSize { size, memory, filled: us_filled, loss }
 }
@@ -424,7 +451,8 @@ mod tests {
             let shape = AttentionShape { element: Element::Bf16, heads, kv_heads, head_dim: 128 };
             let packed = PrefillForm::packed(&shape);
             let physics = PromptPhysics { kilopair_us: 1.0, heads, packed, multiprocessors: chip.multiprocessors };
-            let walks = Walks { start_keys: 160.0, empty_share: 0.4, join_keys: 200.0, key_tile: SPLIT_KEYS };
+            let walks =
+                Walks { start_keys: 160.0, empty_share: 0.4, join_keys: 200.0, turn_keys: 24.0, key_tile: SPLIT_KEYS };
             let form = bare(physics, walks, &SIZES, true);
             let mut chosen = [0; 4];
             for index in 0..400 {

@@ -94,12 +94,16 @@ fn by_adapters(profile: &Profile, shape: &Shape) -> f64 {
     f64::from(profile.model.layers) * (profile.whole_step.scale * scale * cost.us(&shape.view()) + gap)
 }
 
-/// What the attention of a step's prompts costs, microseconds, and which size of tile its kernel's plan chooses.
-fn by_prompts(profile: &Profile, shape: &Shape) -> (f64, Option<usize>) {
+/// What the attention of a step's prompts costs, microseconds, which size of tile its kernel's plan chooses, and into how many pieces it cuts
+/// their keys: of more pieces each adds up less.
+fn by_prompts(profile: &Profile, shape: &Shape) -> (f64, Option<(usize, u64)>) {
     let prompts: Vec<(u32, u32)> = shape.prefills.iter().map(|part| (part.chunk, part.prefix)).collect();
     let attention = &profile.prefill_attention;
     let size = match &attention.prompt {
-        PromptCost::Tiles(tiled) => tiled.planned(prompts.iter().copied()),
+        PromptCost::Tiles(tiled) => tiled.planned(prompts.iter().copied()).map(|planned| {
+            let cut = planned.checked_sub(tiled.sizes.len());
+            (planned, cut.map_or(0, |size| tiled.split_sums(prompts.iter().copied(), size).tiles as u64))
+        }),
         _ => None,
     };
     let whole = &profile.whole_step;

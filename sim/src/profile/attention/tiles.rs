@@ -53,6 +53,18 @@ pub struct TileSize {
     pub us_per_key: f64,
     /// The longest tile: each key beyond that, where all slots are taken; in proportion between.
     pub us_per_key_crowded: f64,
+    /// The longest tile: each key of the mean slot, for what all blocks ask of the memory slows each of them.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_per_mean_key: f64,
+    /// The longest tile: each row of all prompts, whose queries are read and whose results are written around the walk.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_per_row: f64,
+    /// The longest tile: each token of all prompts, whose keys and values no block has read before.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_per_token: f64,
+    /// The longest tile: what blocks in all slots add, in proportion to the slots that are taken.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_taken: f64,
     /// All tiles: by the keys that the busiest slot walks, as tiles are dealt out.
     pub busy: Curve,
     /// What the kernel's plan takes a key of such a tile to cost, in any unit; 0: no plan chooses, and the quickest size is taken.
@@ -87,8 +99,14 @@ pub struct TileSums {
     pub crowded: f64,
     /// Keys of the busiest slot.
     pub busy: f64,
-    /// Tokens of all prompts, where the keys of tiles are cut.
+    /// Keys of all slots over their number.
+    pub mean: f64,
+    /// Tokens of all prompts, those that were there before and those computed.
     pub context: f64,
+    /// Those computed.
+    pub rows: f64,
+    /// The share of the slots that blocks take, at most all.
+    pub taken: f64,
     /// The share of the fullest tile that has rows, of those whose keys are cut.
     pub filled: f64,
 }
@@ -161,17 +179,21 @@ impl Tiled {
         // A few prompts are cut once; of more each pass cuts them again, so that nothing is allocated.
         let mut few = [Cut::NONE; FEW];
         let mut count = 0;
+        let (mut rows, mut context) = (0.0, 0.0);
         for (chunk, prefix) in prompts.clone() {
             if count < FEW {
                 few[count] = Cut::of(chunk, prefix, size.rows, self);
             }
             count += 1;
+            rows += f64::from(chunk);
+            context += f64::from(prefix) + f64::from(chunk);
         }
-        if count <= FEW {
+        let dealt = if count <= FEW {
             self.dealt(few[..count].iter().copied(), size.alone)
         } else {
             self.dealt(prompts.map(|(chunk, prefix)| Cut::of(chunk, prefix, size.rows, self)), size.alone)
-        }
+        };
+        TileSums { context, rows, ..dealt }
     }
 
     /// What dealing out these tiles comes to.
@@ -242,7 +264,8 @@ impl Tiled {
         } else {
             ((blocks as f64 - half as f64) / half as f64).clamp(0.0, 1.0)
         };
-        TileSums { tiles: count as f64, longest, crowded, busy, ..TileSums::default() }
+        let taken = (blocks as f64 / slots as f64).min(1.0);
+        TileSums { tiles: count as f64, longest, crowded, busy, mean, taken, ..TileSums::default() }
     }
 
     /// Up to so many keys both slots of a multiprocessor end within one another's reach, so that two of the `rest` blocks of a last round come to
@@ -278,6 +301,10 @@ impl TileSize {
             ("us", self.us),
             ("us_per_key", self.us_per_key),
             ("us_per_key_crowded", self.us_per_key_crowded),
+            ("us_per_mean_key", self.us_per_mean_key),
+            ("us_per_row", self.us_per_row),
+            ("us_per_token", self.us_per_token),
+            ("us_taken", self.us_taken),
             ("planned", self.planned),
             ("alone", self.alone),
         ] {
@@ -291,12 +318,14 @@ impl TileSize {
         if sums.tiles == 0.0 {
             return 0.0;
         }
-        self.way_us(sums.longest, sums.crowded).max(self.busy.us(sums.busy))
+        self.way_us(sums.longest, sums).max(self.busy.us(sums.busy))
     }
 
-    /// What one tile's way through so many keys takes.
-    fn way_us(&self, keys: f64, crowded: f64) -> f64 {
-        self.us + (self.us_per_key + self.us_per_key_crowded * crowded) * keys
+    /// What one tile's way through so many keys takes beside all others.
+    fn way_us(&self, keys: f64, sums: &TileSums) -> f64 {
+        let others = self.us_per_mean_key * sums.mean + self.us_taken * sums.taken;
+        let memory = self.us_per_row * sums.rows + self.us_per_token * sums.context;
+        self.us + (self.us_per_key + self.us_per_key_crowded * sums.crowded) * keys + others + memory
     }
 }
 
@@ -310,6 +339,10 @@ mod tests {
             us: 0.0,
             us_per_key,
             us_per_key_crowded: 0.0,
+            us_per_mean_key: 0.0,
+            us_per_row: 0.0,
+            us_per_token: 0.0,
+            us_taken: 0.0,
             busy: Curve::per_row(us_per_key),
             planned: 0.0,
             alone: 0.0,

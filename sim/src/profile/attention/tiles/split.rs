@@ -21,6 +21,12 @@ pub struct Split {
     /// What joining the pieces of a tile takes, in keys: what is not cut saves it.
     #[serde(default, skip_serializing_if = "super::super::super::is_zero")]
     pub join_keys: f64,
+    /// What each turn of joining takes, in keys: a block adds up its share of the tile's places some at a time.
+    #[serde(default, skip_serializing_if = "super::super::super::is_zero")]
+    pub turn_keys: f64,
+    /// Places of a tile that a row takes: query heads that share it.
+    #[serde(default = "super::one", skip_serializing_if = "super::is_one")]
+    pub packed: u32,
     /// Pieces of tiles of each size, in the order of the sizes: the way of the longest piece, or of the busiest slot; `planned` is not read.
     pub sizes: Vec<TileSize>,
     /// The same order: what leaving and joining the sums of a tile full of rows takes, less where fewer have rows; none for nothing.
@@ -40,6 +46,16 @@ pub struct SplitMemory {
     pub us_per_token: f64,
 }
 
+/// Warps of a block, and vectors that each has in flight while it joins: of four places at once while pieces are few, otherwise of one.
+const WARPS: u32 = 4;
+const LOADS: u32 = 16;
+
+/// In how many turns does a block join its share of so many places, each in so many pieces?
+fn turns(places: u32, pieces: u32) -> u32 {
+    let at_once = if pieces <= LOADS / 4 { 4 } else { 1 };
+    places.div_ceil(pieces).div_ceil(WARPS * at_once) * pieces.div_ceil(LOADS / at_once)
+}
+
 /// So many tiles are few: more than a chip has room for with most models.
 const FEW: usize = 16;
 
@@ -49,7 +65,7 @@ impl Split {
         let (SplitMemory { us, us_per_token }, size) = (self.memory[index], &self.sizes[index]);
         let filled = self.us_filled.get(index).map_or(0.0, |us| us * sums.filled);
         // A tile in one piece has nothing to join, and may be on its way for longer than others take to be joined.
-        let whole = if sums.whole > 0.0 { size.way_us(sums.whole, sums.crowded) } else { 0.0 };
+        let whole = if sums.whole > 0.0 { size.way_us(sums.whole, sums) } else { 0.0 };
         (filled + size.us(sums).max(us + us_per_token * sums.context)).max(whole)
     }
 }
@@ -152,19 +168,22 @@ impl Tiled {
         quota: u32,
     ) -> TileSums {
         let rows = self.sizes[index].rows;
-        let (mut pieces, mut total, mut context, mut filled) = (0_u64, 0.0, 0.0, 0.0_f64);
+        let (mut pieces, mut total, mut context, mut computed, mut filled) = (0_u64, 0.0, 0.0, 0.0, 0.0_f64);
         let (mut longest, mut whole) = (0.0_f64, 0.0_f64);
         for (chunk, prefix) in prompts {
             context += f64::from(prefix) + f64::from(chunk);
+            computed += f64::from(chunk);
             for first in (0..chunk).step_by(rows.max(1) as usize) {
-                let weight = self.weight(rows.min(chunk - first), rows);
+                let mine = rows.min(chunk - first);
+                let weight = self.weight(mine, rows);
                 let units = (prefix + (first + rows).min(chunk)).div_ceil(split.keys);
                 let parts = units.div_ceil(quota);
                 pieces += u64::from(parts);
                 let way = f64::from(units.div_ceil(parts.max(1)) * split.keys) * weight + self.start_keys;
                 if parts > 1 {
-                    longest = longest.max(way + split.join_keys);
-                    filled = filled.max(f64::from(rows.min(chunk - first)) / f64::from(rows));
+                    let turns = f64::from(turns(mine * split.packed, parts));
+                    longest = longest.max(way + split.join_keys + split.turn_keys * turns);
+                    filled = filled.max(f64::from(mine) / f64::from(rows));
                 } else {
                     whole = whole.max(way);
                 }
@@ -179,7 +198,10 @@ impl Tiled {
             whole,
             crowded: ((pieces as f64 * heads - alone) / alone).clamp(0.0, 1.0),
             busy: total * heads / slots,
+            mean: total * heads / slots,
             context,
+            rows: computed,
+            taken: (pieces as f64 * heads / slots).min(1.0),
             filled,
         }
     }
@@ -192,6 +214,7 @@ impl Tiled {
             return Err("split: keys is 0, or its sizes are not as many as those of whole tiles".to_owned());
         }
         super::not_negative("join_keys", split.join_keys)?;
+        super::not_negative("turn_keys", split.turn_keys)?;
         split.us_filled.iter().try_for_each(|&us| super::not_negative("us_filled", us))?;
         for memory in &split.memory {
             super::not_negative("us", memory.us)?;
@@ -199,5 +222,19 @@ impl Tiled {
         }
         super::not_negative("planned_join_keys", split.planned_join_keys)?;
         split.sizes.iter().try_for_each(TileSize::check)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::turns;
+
+    /// As `join` in `prefill_parts.cuh`: four warps, four places at once of up to four pieces, one of more, 16 pieces at a time.
+    #[test]
+    fn few_pieces_are_joined_four_places_at_a_time_and_more_in_more_turns_until_shares_are_small() {
+        let of = |places: u32| [2, 3, 4, 5, 8, 16, 17, 32, 64].map(|pieces| turns(places, pieces));
+        assert_eq!(of(64), [2, 2, 1, 4, 2, 1, 2, 2, 4]);
+        assert_eq!(of(128), [4, 3, 2, 7, 4, 2, 4, 2, 4]);
+        assert_eq!(of(16), [1, 1, 1, 1, 1, 1, 2, 2, 4]);
     }
 }
