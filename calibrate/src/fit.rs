@@ -23,7 +23,7 @@ use std::collections::btree_map::Entry;
 use aril_sim::gpu::Gpu;
 use aril_sim::profile::lora::{LoraCost, LoraKernel};
 use aril_sim::profile::{
-    HostCost, LoadCost, Operation, Per, Profile, Provenance, ProvenanceKind, Rows, SCHEMA, WholeStep,
+    ClockSag, HostCost, LoadCost, Operation, Per, Profile, Provenance, ProvenanceKind, Rows, SCHEMA, WholeStep,
 };
 
 use crate::derive;
@@ -202,7 +202,11 @@ pub(crate) fn model(
     let steps = step_samples(data, &profile)?;
     let few_rows = profile.lora.get(&LoraKernel::Segmented).and_then(|cost| cost.few_rows.as_ref());
     let few_rows = few_rows.map_or(0, |few| few.rows_max);
-    profile.whole_step = others::whole(&steps, identity.model.layers, few_rows);
+    let (whole, own) = others::whole(&steps, identity.model.layers, few_rows);
+    profile.whole_step = whole;
+    if let Some(sag) = &mut profile.clock_sag {
+        sag.own = own;
+    }
     // Overlap hides no more than there is: the first adapter and the first prompt cost something.
     let prompt_us = profile.prefill_attention.us(&[(1, 0)]);
     let one = StepShape::decode(1, 1).with_adapters(8, &[1]).probe(true);
@@ -309,6 +313,11 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
         let prompts: Vec<(u32, u32)> = shape.prompt_pairs().collect();
         bare.prefill_attention.us(&prompts)
     };
+    let decode_us =
+        |shape: &StepShape| bare.decode_attention.us(shape.decode_rows(), shape.context_sum(), shape.context_max());
+    let sagging_us = |shape: &StepShape, us: f64| {
+        profile.clock_sag.map_or(0.0, |sag| ClockSag { own: 1.0, ..sag }.own().us(shape.prompt_rows(), us))
+    };
     let mut samples = Vec::new();
     for sample in &data.steps {
         let on = !sample.shape.adapters.is_empty();
@@ -324,14 +333,16 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
         if sample.kernel != LoraKernel::None && !on {
             continue;
         }
+        let parts_us = probe.clone().us(&sample.shape.probe(on));
         samples.push(StepSample {
             rows: f64::from(sample.shape.rows()),
             lora: on,
             prompt: !sample.shape.prompts.is_empty(),
             mixed: !sample.shape.prompts.is_empty() && sample.shape.decode_rows() > 0,
             us: sample.us - sag::repeated_us(profile, &sample.shape, sample.us),
-            parts_us: probe.clone().us(&sample.shape.probe(on)),
+            parts_us,
             prompts_us: prompts_us(&sample.shape) * f64::from(bare.model.layers),
+            sagging_us: sagging_us(&sample.shape, parts_us - decode_us(&sample.shape) * f64::from(bare.model.layers)),
             lora_us: match bare.lora.get(&kernel).filter(|_| on) {
                 Some(cost) => cost.us(&sample.shape.probe(on).view()) * f64::from(bare.model.layers),
                 None => 0.0,

@@ -12,7 +12,7 @@ mod vidur;
 use crate::batch::{BatchShape, CostModel, Coverage, Price, Sag, SegmentSums};
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
-use crate::profile::{ClockSag, HostCost, Profile, Rows};
+use crate::profile::{ClockSag, HostCost, OwnSag, Profile, Rows};
 use crate::time::Span;
 use attention::Attention;
 use lora::Lora;
@@ -57,6 +57,8 @@ struct Tables {
     gap_prompt_us: f64,
     /// The same in one with prompts and decode rows.
     gap_mixed_us: f64,
+    /// Where a step's own prompts make its clocks sag.
+    own_sag: Option<OwnSag>,
     host: HostCost,
     /// What the host takes by the number of sequences alone.
     host_sequences: Vec<f64>,
@@ -250,6 +252,7 @@ impl Tables {
             lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
             gap_mixed_us: profile.whole_step.us_per_layer_mixed * layers,
+            own_sag: profile.clock_sag.map(|sag| sag.own()).filter(|own| own.share > 0.0),
             host: profile.host.clone(),
             host_sequences: (0..=DENSE_SEQUENCES).map(|sequences| profile.host.sequences_us(sequences)).collect(),
             all_rows: RowTable::compile(profile, Rows::All, DENSE_ROWS),
@@ -269,7 +272,8 @@ impl Tables {
         let (prompts, segments) = (shape.prefills.len() as u32, shape.segments.len() as u32);
         let host = self.host_sequences.get(sequences as usize).copied();
         let host = host.unwrap_or_else(|| self.host.sequences_us(sequences));
-        let host = self.host.beyond_us(host, prompts, rows.saturating_sub(shape.decode_rows()), segments);
+        let prompt_tokens = rows.saturating_sub(shape.decode_rows());
+        let host = self.host.beyond_us(host, prompts, prompt_tokens, segments);
         let (lora_scale, gap_lora_us) = if rows <= self.few_rows { self.lora_few_rows } else { self.lora_rows };
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
         let layers = self.layers * (prompts_us + lora_scale * adapters.us);
@@ -282,6 +286,11 @@ impl Tables {
             if shape.decode_rows() > 0 {
                 gap += self.gap_mixed_us;
             }
+        }
+        if prompts > 0
+            && let Some(own) = &self.own_sag
+        {
+            gap += own.us(prompt_tokens, (rows + layers + gap).max(0.0));
         }
         // Gaps may be below zero, where parts overlap; a step is not.
         ps((host + rows + layers + gap).max(host) * self.slowdown)

@@ -88,6 +88,8 @@ pub(super) struct StepSample {
     pub(super) parts_us: f64,
     /// What the attention of prompts is of that.
     pub(super) prompts_us: f64,
+    /// How much of that its own prompts make the clocks sag.
+    pub(super) sagging_us: f64,
     /// What adapters are of that.
     pub(super) lora_us: f64,
 }
@@ -103,9 +105,18 @@ const ROWS: [f64; 11] = [1.0, 8.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048
 /// Steps of up to `few_rows` rows compute adapters beside the products.
 ///
 /// Linear in everything, so that least squares of relative errors serve; drawn lightly towards nothing, so that few steps do not make much of noise.
-pub(super) fn whole(samples: &[StepSample], layers: u32, few_rows: u32) -> WholeStep {
+///
+/// Beside it what clocks that a step's own prompts make sag take longer, share of that ([`ClockSag::own`](aril_sim::profile::ClockSag::own)).
+pub(super) fn whole(samples: &[StepSample], layers: u32, few_rows: u32) -> (WholeStep, f64) {
+    let sags = samples.iter().filter(|sample| sample.sagging_us > 0.0).count() >= APART_LEAST;
+    let (whole, own) = whole_with(samples, layers, few_rows, sags);
+    // Clocks that sag make nothing quicker.
+    if own < 0.0 { whole_with(samples, layers, few_rows, false) } else { (whole, own) }
+}
+
+fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) -> (WholeStep, f64) {
     if samples.len() < 12 {
-        return WholeStep::default();
+        return (WholeStep::default(), 0.0);
     }
     let layers = f64::from(layers);
     let most = samples.iter().map(|sample| sample.rows).fold(1.0, f64::max);
@@ -128,6 +139,7 @@ pub(super) fn whole(samples: &[StepSample], layers: u32, few_rows: u32) -> Whole
         samples.iter().map(|s| flag(s.prompt) / s.us).collect(),
         samples.iter().map(|s| flag(s.mixed) / s.us).collect(),
         samples.iter().map(|s| s.prompts_us / s.us).collect(),
+        samples.iter().map(|s| if sags { s.sagging_us / s.us } else { 0.0 }).collect(),
     ];
     let by_rows = columns.len();
     for k in 0..knots.len() {
@@ -146,7 +158,7 @@ pub(super) fn whole(samples: &[StepSample], layers: u32, few_rows: u32) -> Whole
     }
     // Some of it is always seen.
     let scale_of = |more: f64| (1.0 + more / (1.0 + x[0])).max(0.2);
-    WholeStep {
+    let whole = WholeStep {
         scale: 1.0 + x[0],
         us: 0.0,
         us_per_layer: 0.0,
@@ -158,5 +170,6 @@ pub(super) fn whole(samples: &[StepSample], layers: u32, few_rows: u32) -> Whole
         us_per_layer_mixed: x[6],
         rows: knots,
         us_per_layer_by_rows: x[by_rows..].to_vec(),
-    }
+    };
+    (whole, x[8])
 }

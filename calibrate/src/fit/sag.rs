@@ -54,7 +54,7 @@ fn by(rows: &[&BehindSample], us: f64, prompt_tokens: f64) -> (f64, ClockSag) {
     let x = non_negative(&columns, &[0.0; 3], &target, &vec![1.0; target.len()]);
     let error = |row: usize| columns.iter().zip(&x).map(|(column, x)| column[row] * x).sum::<f64>() - target[row];
     let squares = (0..target.len()).map(|row| error(row).powi(2)).sum();
-    (squares, ClockSag { us, prompt_tokens, decode: x[0], decode_row: x[1], prompts: x[2] })
+    (squares, ClockSag { us, prompt_tokens, decode: x[0], decode_row: x[1], prompts: x[2], own: 0.0 })
 }
 
 /// What a step took longer for having been measured again and again, its card at rest only in part, microseconds.

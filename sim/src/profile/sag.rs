@@ -10,8 +10,8 @@
 //! d sag   / dt = ( drawn − sag ) / us
 //! ```
 //!
-//! So one short prompt hardly shows, and clocks sag on for a while after the last of many. What a step itself makes of the clocks is in its price; what others
-//! before it left is not, and fades while it runs.
+//! So one short prompt hardly shows, and clocks sag on for a while after the last of many. What a step itself makes of the clocks is in its price, with a share
+//! of its own ([`ClockSag::own`]); what others before it left is not, and fades while it runs.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,10 @@ pub struct ClockSag {
     pub decode_row: f64,
     /// The same of a step of so many prompt tokens.
     pub prompts: f64,
+    /// With clocks that a step's own prompts have made sag wholly: what it takes longer, share of it, beyond what its figures say, which are those of
+    /// operations at full clocks.
+    #[serde(default, skip_serializing_if = "super::is_zero")]
+    pub own: f64,
 }
 
 impl ClockSag {
@@ -50,6 +54,11 @@ impl ClockSag {
         let (load, slower) = self.under(rows);
         let felt = clocks.run(load, us / self.us);
         (slower * felt * self.us, Sag::of(clocks.drawn, clocks.sagged))
+    }
+
+    /// What steps of prompts take longer for what they draw themselves.
+    pub fn own(&self) -> OwnSag {
+        OwnSag { share: self.own, per_us: 1.0 / self.us, per_token: 1.0 / self.prompt_tokens }
     }
 
     /// The same step again and again, with a rest of `rested_us` after each: what each takes longer in the long run, microseconds.
@@ -81,10 +90,34 @@ impl ClockSag {
         for (key, value) in [("us", self.us), ("prompt_tokens", self.prompt_tokens)] {
             above_zero(key, value)?;
         }
-        for (key, value) in [("decode", self.decode), ("decode_row", self.decode_row), ("prompts", self.prompts)] {
+        for (key, value) in
+            [("decode", self.decode), ("decode_row", self.decode_row), ("prompts", self.prompts), ("own", self.own)]
+        {
             not_negative(key, value)?;
         }
         Ok(())
+    }
+}
+
+/// What steps of prompts take longer for clocks that they make sag themselves, made ready for look-ups.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnSag {
+    /// [`ClockSag::own`].
+    pub share: f64,
+    per_us: f64,
+    per_token: f64,
+}
+
+impl OwnSag {
+    /// What a step of so many prompt tokens takes longer that would take `us` at full clocks, microseconds: a short one is over before they sag.
+    ///
+    /// Of `t` times [`ClockSag::us`] they are as if sagged wholly for `t − 2 + (2 + t) / eᵗ`. A fraction with both ends of that, `t³ / 6` and `t − 2`,
+    /// is never more than 8 % from it and needs no exponential in every look-up.
+    #[inline]
+    pub fn us(&self, prompt_tokens: u32, us: f64) -> f64 {
+        let (load, times) = ((f64::from(prompt_tokens) * self.per_token).min(1.0), us * self.per_us);
+        let square = times * times;
+        self.share * load * us * (square / (square + 2.0 * times + 6.0))
     }
 }
 
@@ -129,11 +162,30 @@ mod tests {
     use super::*;
 
     const SAG: ClockSag =
-        ClockSag { us: 35_000.0, prompt_tokens: 1024.0, decode: 0.12, decode_row: 0.01, prompts: 0.22 };
+        ClockSag { us: 35_000.0, prompt_tokens: 1024.0, decode: 0.12, decode_row: 0.01, prompts: 0.22, own: 0.2 };
     const DECODE: StepRows = StepRows { prompt_tokens: 0, decode_rows: 0 };
 
     fn prompt(prompt_tokens: u32) -> StepRows {
         StepRows { prompt_tokens, decode_rows: 0 }
+    }
+
+    #[test]
+    fn a_long_step_of_prompts_makes_its_own_clocks_sag_and_a_short_one_does_not() {
+        let mut clocks = Clocks::default();
+        let (mut us, parts) = (0.0, 2000);
+        for _ in 0..parts {
+            clocks.run(0.5, 280_000.0 / 35_000.0 / f64::from(parts));
+            us += clocks.sagged * 280_000.0 / f64::from(parts);
+        }
+        assert!((SAG.own().us(512, 280_000.0) / (0.2 * us) - 1.0).abs() < 1e-2, "{us}");
+        for us in [1.0, 3e3, 1e4, 3e4, 6e4, 1e5, 3e5, 1e6] {
+            let t: f64 = us / 35_000.0;
+            // Of short times the exact form is a difference of what is nearly equal.
+            let exact = if t < 1e-2 { t.powi(3) / 6.0 } else { t - 2.0 + (2.0 + t) * (-t).exp() };
+            assert!((SAG.own().us(4096, us) / (0.2 * 35_000.0 * exact) - 1.0).abs() < 0.08, "{us}");
+        }
+        assert!(SAG.own().us(4096, 7_000.0) < 0.2 * 7_000.0 * 0.01);
+        assert_eq!((SAG.own().us(0, 1e6), SAG.own().us(4096, 0.0)), (0.0, 0.0));
     }
 
     #[test]

@@ -28,7 +28,7 @@ struct Sagging;
 
 impl Executor for Sagging {
     fn run(&mut self, batch: &Batch<'_>) -> Price {
-        let sag = ClockSag { us: 1e5, prompt_tokens: 100.0, decode: 0.5, decode_row: 0.0, prompts: 0.5 };
+        let sag = ClockSag { us: 1e5, prompt_tokens: 100.0, decode: 0.5, decode_row: 0.0, prompts: 0.5, own: 0.0 };
         let shape = &batch.shape;
         let us = if shape.is_decode_only() { 1e5 } else { 1e6 };
         let rested_us = shape.rested.as_secs_f64() * 1e6;
