@@ -197,13 +197,9 @@ impl Sizes {
         (if self.present == 0 { least } else { counted }, most.max(COUNTED - self.present.leading_zeros()))
     }
 
-    /// The fewest rows of a tile, which is the last of its part, for each size of [`TILES`].
-    pub fn fewest(&self) -> [u32; 3] {
-        // A part of i + 1 rows ends with a tile of i modulo the size, and one.
-        let of_32 = (self.present | self.present >> 32) as u32 | self.large_ends;
-        let of_16 = of_32 | of_32 >> 16;
-        let of_8 = of_16 | of_16 >> 8;
-        [of_8, of_16, of_32].map(|ends| ends.trailing_zeros() + 1)
+    /// How many rows have the last tiles of 32 rows of the parts? Bit `i` of `i + 1` rows.
+    pub fn ends(&self) -> u32 {
+        (self.present | self.present >> 32) as u32 | self.large_ends
     }
 }
 
@@ -265,7 +261,9 @@ mod tests {
                 let of_class = segments.iter().filter(|segment| segment.rank.div_ceil(16).min(16) == class);
                 let parts = of_class.flat_map(|segment| [segment.decode_rows, segment.prefill_rows]);
                 let parts: Vec<u32> = parts.filter(|rows| *rows > 0).collect();
-                assert_eq!((sizes.tiles(), sizes.range(), sizes.fewest()), by_hand(&parts), "{parts:?}");
+                let ends = || (0..32).filter(|bit| sizes.ends() >> bit & 1 > 0);
+                let fewest = TILES.map(|size| ends().map(|bit| bit % size + 1).min().unwrap());
+                assert_eq!((sizes.tiles(), sizes.range(), fewest), by_hand(&parts), "{parts:?}");
             }
         }
     }

@@ -217,14 +217,17 @@ impl Abreast {
 
     /// Are the groups of every launch so uneven, whatever its other classes, that the rules ask no more about bytes? Of ranks that differ, most are.
     pub(crate) fn is_uneven(&self, classes: &Classes, tiles: Tiles) -> bool {
-        let mut all = classes.iter();
-        let (Some(first), Some(last)) = (all.next(), all.next_back()) else { return false };
+        let (Some(first), Some(last)) = (classes.list().first(), classes.list().last()) else { return false };
+        if last.pairs == 1 {
+            return false;
+        }
         let places = Places::of(tiles.map(|tile| tile as u8));
         let bytes =
             |[pair, row]: [Four; 2], pairs: u32, rows: Four| (pair * f64::from(pairs) + row * rows.at(places)).floor();
-        let least = bytes(self.smallest, first.pairs, Four::large(first.fewest));
+        let fewest = Tile::ALL.map(|tile| f64::from(first.fewest(tile)));
+        let least = bytes(self.smallest, first.pairs, Four::of(fewest));
         let most = bytes(self.largest, last.pairs, Four::all(f64::from(last.most)).min(self.tiles.rows));
-        last.pairs > 1 && !self.there.and(most.at_most(least * 2.0)).any()
+        !self.there.and(most.at_most(least * 2.0)).any()
     }
 
     /// What the launches of one layer take, whose tiles are these, by what the plan decided about them; microseconds.

@@ -24,13 +24,25 @@ pub(super) struct Class {
     /// Rows of the smallest and the largest segment.
     pub(super) least: u32,
     pub(super) most: u32,
-    /// The fewest rows of a group of each kind.
-    pub(super) fewest: [u32; TILES],
+    /// Rows of the last groups of 32 rows: bit `i` of `i + 1` rows, where they may be the fewest.
+    ends: u32,
 }
 
 impl Class {
-    const NONE: Class =
-        Class { pairs: 0, rows: 0, groups: [0; TILES], least: u32::MAX, most: 0, fewest: [u32::MAX; TILES] };
+    const NONE: Class = Class { pairs: 0, rows: 0, groups: [0; TILES], least: u32::MAX, most: 0, ends: 0 };
+
+    /// The fewest rows of a group, which is the last of its segment.
+    #[inline(always)]
+    pub(super) fn fewest(&self, tile: Tile) -> u32 {
+        // A segment of i + 1 rows ends with a group of i modulo the size, and one.
+        let of_16 = self.ends | self.ends >> 16;
+        let ends = match tile.rows() {
+            8 => of_16 | of_16 >> 8,
+            16 => of_16,
+            _ => self.ends,
+        };
+        ends.trailing_zeros() + 1
+    }
 }
 
 /// All of them. An adapter's decode rows and its prompts are two segments: rows of prompts follow those of decodes.
@@ -43,6 +55,8 @@ pub(crate) struct Classes {
     /// Granules of 8 ranks, each segment's.
     pub(super) granules: u64,
     pub(super) groups: [u32; TILES],
+    /// Bit `i`: there is a class of `i` pairs.
+    pairs: u32,
     pub(super) rank_max: u32,
     pub(super) least: u32,
     pub(super) most: u32,
@@ -51,13 +65,10 @@ pub(crate) struct Classes {
 impl Class {
     /// Counts the groups of a segment of many rows.
     fn cut(&mut self, rows: u32) {
-        for (index, tile) in Tile::ALL.into_iter().enumerate() {
-            let size = tile.rows();
-            let groups = rows.div_ceil(size);
-            self.groups[index] += groups;
-            let last = rows - (groups - 1) * size;
-            self.fewest[index] = self.fewest[index].min(last);
+        for (groups, tile) in self.groups.iter_mut().zip(Tile::ALL) {
+            *groups += rows.div_ceil(tile.rows());
         }
+        self.ends |= 1 << ((rows - 1) % 32);
     }
 }
 
@@ -69,6 +80,7 @@ impl Classes {
         rows: 0,
         granules: 0,
         groups: [0; TILES],
+        pairs: 0,
         rank_max: 0,
         least: u32::MAX,
         most: 0,
@@ -118,11 +130,12 @@ impl Classes {
             for size in 0..TILES {
                 class.groups[size] += small[pairs];
                 classes.groups[size] += class.groups[size];
-                if small[pairs] > 0 {
-                    // The smallest segment is one of them.
-                    class.fewest[size] = class.fewest[size].min(class.least);
-                }
             }
+            if small[pairs] > 0 {
+                // The smallest segment is one of them.
+                class.ends |= 1 << (class.least - 1);
+            }
+            classes.pairs |= 1 << pairs;
             classes.list[classes.count] = *class;
             classes.count += 1;
         }
@@ -132,23 +145,24 @@ impl Classes {
     /// Becomes what [`Classes::of`] would make of the segments with this census and this largest rank. Classes that there are none of are
     /// left as they were: nobody reads them.
     pub(crate) fn count(&mut self, census: &Census, rank_max: u32) {
-        let (mut count, mut all, mut fewest_rows, mut most_rows) = (0, [0; TILES], u32::MAX, 0);
+        let (mut count, mut all, mut all_pairs, mut fewest_rows, mut most_rows) = (0, [0; TILES], 0, u32::MAX, 0);
         for (pairs, sizes) in census.classes() {
             let (groups, (least, most)) = (Tile::of_sizes(sizes.tiles()), sizes.range());
-            let fewest = Tile::of_sizes(sizes.fewest());
-            self.list[count] = Class { pairs, rows: sizes.rows(), groups, least, most, fewest };
+            self.list[count] = Class { pairs, rows: sizes.rows(), groups, least, most, ends: sizes.ends() };
             count += 1;
+            all_pairs |= 1 << pairs;
             (fewest_rows, most_rows) = (fewest_rows.min(least), most_rows.max(most));
             for (all, groups) in all.iter_mut().zip(groups) {
                 *all += groups;
             }
         }
         (self.count, self.rows, self.granules, self.rank_max) = (count, census.rows(), census.granules(), rank_max);
-        (self.groups, self.least, self.most) = (all, fewest_rows, most_rows);
+        (self.groups, self.pairs, self.least, self.most) = (all, all_pairs, fewest_rows, most_rows);
     }
 
     /// A fingerprint of all that the rules depend on where launches have these tiles. `uneven`: the largest group has more than twice the bytes
     /// of the smallest in every launch, and more than one cell; then rules ask only how many cells groups have, prompts alone excepted.
+    #[inline(always)]
     pub(crate) fn print(&self, tiles: Tiles, uneven: bool) -> u64 {
         let (mut print, prompts) = (Print::new(), self.are_prompts());
         let cells_alone = uneven && !prompts;
@@ -158,20 +172,30 @@ impl Classes {
         let rows_most = if more { 32 } else { 8 << u32::from(sixteen | wide) };
         // Of sizes that no launch has, nothing counts.
         let [eight, sixteen, more] = [eight, sixteen | wide, more].map(|is| u32::from(is).wrapping_neg());
-        let of = |all: &[u32; TILES]| [all[0] & eight, all[1] & sixteen, all[2] & more];
-        let groups = of(&self.groups);
         print.pair(
-            u64::from(kinds) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone) | (self.count as u64) << 40,
-            u64::from(groups[0]) ^ u64::from(groups[1]) << 21 ^ u64::from(groups[2]) << 42,
+            u64::from(kinds) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone) | u64::from(self.pairs) << 40,
+            u64::from(self.groups[0] & eight)
+                ^ u64::from(self.groups[1] & sixteen) << 21
+                ^ u64::from(self.groups[2] & more) << 42,
         );
-        for class in self.iter() {
-            // Rules know of a class only the fewest and the most rows of a group: a byte each.
-            let [eight, sixteen, more] = of(&class.fewest);
-            let mut rows = eight | sixteen << 8 | more << 16 | class.most.min(rows_most) << 24;
-            if cells_alone {
-                rows = (rows + 0x0707_0707) >> 3 & 0x0f0f_0f0f;
+        if !cells_alone {
+            for class in self.iter() {
+                // Rules know of a class only the fewest and the most rows of a group: a byte each.
+                let fewest = |tile: Tile, has: u32| class.fewest(tile) & has;
+                let sixteen = fewest(Tile::Staged16, sixteen) << 8 | fewest(Tile::Staged32, more) << 16;
+                let rows = fewest(Tile::Rows8, eight) | sixteen | class.most.min(rows_most) << 24;
+                print.pair(u64::from(rows), u64::from(class.pairs));
             }
-            print.pair(u64::from(rows), u64::from(class.pairs));
+        } else if rows_most > Tile::Rows8.rows() {
+            // The same in cells of 8 rows, of which a group has one to four: five bits.
+            let mut cells = 0_u128;
+            for class in self.iter() {
+                let of = |rows: u32| (rows - 1) >> 3;
+                let fewest =
+                    of(class.fewest(Tile::Staged16)) & sixteen | (of(class.fewest(Tile::Staged32)) & more) << 1;
+                cells = cells << 5 | u128::from(fewest | of(class.most.min(rows_most)) << 3);
+            }
+            print.pair(cells as u64, (cells >> 64) as u64);
         }
         print.finish()
     }
@@ -210,8 +234,12 @@ impl Classes {
     }
 
     /// Those that there are, by their pairs.
+    pub(super) fn list(&self) -> &[Class] {
+        &self.list[..self.count]
+    }
+
     pub(super) fn iter(&self) -> slice::Iter<'_, Class> {
-        self.list[..self.count].iter()
+        self.list().iter()
     }
 
     /// The most pairs.
