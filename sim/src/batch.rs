@@ -147,7 +147,8 @@ impl Sag {
     /// Of shares between 0 and 1: what was drawn, and how far the clocks have sagged.
     pub fn of(drawn: f64, sagged: f64) -> Sag {
         // Whether it counts is as good as drawn, and comes last: no branch waits for it.
-        let parts = if (drawn < Sag::LEAST) & (sagged < Sag::LEAST) { 0.0 } else { f64::from(Sag::PARTS) };
+        let counts = (drawn >= Sag::LEAST) | (sagged >= Sag::LEAST);
+        let parts = f64::from(u16::from(counts) * Sag::PARTS);
         // To the nearest whole number, which is then in the last bits.
         let of = |share: f64| (share * parts + (1_u64 << 52) as f64).to_bits() as u16;
         Sag { drawn: of(drawn), sagged: of(sagged) }
