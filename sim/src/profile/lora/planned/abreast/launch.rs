@@ -13,7 +13,7 @@ impl Abreast {
         let of = |table: Four| table.at(cut.places);
         let Blocks { count, work_us, longest_us, two } = blocks;
         let (zero, one, chip) = (Four::default(), Four::all(1.0), Four::all(f64::from(planned.multiprocessors)));
-        let rounds = count / (chip * Four::all(2.0).there(two, one));
+        let rounds = count / chip * Four::all(0.5).there(two, one);
         let mean = work_us / count;
         let lacking = (rounds.ceil() - rounds) * of(cut.of.rounding);
         let many = (rounds + lacking) * mean + (longest_us - mean).max(zero) * of(cut.of.uneven);
@@ -50,7 +50,8 @@ impl Abreast {
             let (way, memory) = (way_us * (one + crowded * share).there(two, lonely), blocks * memory_of_block);
             (way * way + memory * memory).sqrt()
         };
-        let rounds = count / places;
+        // Half as many where two fit, to the last digit: nobody waits for who does.
+        let rounds = count / chip * Four::all(0.5).there(two, one);
         let (full, single) = (rounds.floor(), rounds.at_most(one));
         let first = round(count.min(places), rounds.min(one), longest_us.there(single, mean));
         let left = count - full * places;
