@@ -88,7 +88,7 @@ impl Remembered {
             return 0.0;
         }
         let tiles = abreast.tiles(planned, sites, classes);
-        let print_of_rules = classes.print(tiles, abreast.is_uneven(classes, tiles));
+        let print_of_rules = abreast.print(classes, tiles);
         let likely = shape.is_decode_only() || shape.decode_rows() <= BESIDE_PROMPTS && classes.are_of_one_rank();
         let print_of_price = (likely && classes.comes_again()).then(|| classes.print_of_price(print_of_rules));
         let us = print_of_price.and_then(|print| prices.find(print)).unwrap_or_else(|| {

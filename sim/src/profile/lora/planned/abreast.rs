@@ -26,6 +26,8 @@ pub(crate) struct Abreast {
     /// Bytes of a pair of granules and of a row, of the smallest and of the largest projection.
     smallest: [Four; 2],
     largest: [Four; 2],
+    /// Numbers of groups that rules do not tell apart.
+    alike: Vec<u32>,
     /// Where are there launches?
     there: Which,
     /// Projections of each.
@@ -197,6 +199,7 @@ impl Abreast {
             alone: std::array::from_fn(alone_of),
             smallest: bytes_of(&|runs| runs.iter().copied().min_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
             largest: bytes_of(&|runs| runs.iter().copied().max_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
+            alike: planned.alike(sites),
             there: which(&|_| true),
             projections_whole: sites.each_ref().map(|site| site.as_ref().map_or(0, |site| site.projections)),
         }
@@ -207,7 +210,7 @@ impl Abreast {
         if classes.most <= Tile::Rows8.rows() {
             return [Tile::Rows8; SITES];
         }
-        if classes.are_prompts() {
+        if classes.are_prompts {
             return sites.each_ref().map(|site| site.as_ref().map_or(Tile::Rows8, |site| planned.tile(site, classes)));
         }
         let (groups, most) = (classes.groups[Tile::Rows8.size()], planned.groups_in_registers(classes));
@@ -215,8 +218,14 @@ impl Abreast {
         self.projections_whole.map(|projections| if few(projections) { Tile::Rows8 } else { Tile::Staged16 })
     }
 
+    /// A fingerprint of all that the rules depend on where launches have these tiles.
+    #[inline(always)]
+    pub(crate) fn print(&self, classes: &Classes, tiles: Tiles) -> u64 {
+        classes.print(tiles, self.is_uneven(classes, tiles), &self.alike)
+    }
+
     /// Are the groups of every launch so uneven, whatever its other classes, that the rules ask no more about bytes? Of ranks that differ, most are.
-    pub(crate) fn is_uneven(&self, classes: &Classes, tiles: Tiles) -> bool {
+    fn is_uneven(&self, classes: &Classes, tiles: Tiles) -> bool {
         let (Some(first), Some(last)) = (classes.list().first(), classes.list().last()) else { return false };
         if last.pairs == 1 {
             return false;

@@ -3,6 +3,7 @@
 use std::slice;
 
 use super::TILES;
+use super::prompts::ROWS;
 use super::tile::{Tile, Tiles};
 use crate::batch::{Census, Segment};
 use crate::print::Print;
@@ -21,15 +22,14 @@ pub(super) struct Class {
     pub(super) rows: u64,
     /// Groups of each kind of tile.
     pub(super) groups: [u32; TILES],
-    /// Rows of the smallest and the largest segment.
-    pub(super) least: u32,
+    /// Rows of the largest segment.
     pub(super) most: u32,
     /// Rows of the last groups of 32 rows: bit `i` of `i + 1` rows, where they may be the fewest.
     ends: u32,
 }
 
 impl Class {
-    const NONE: Class = Class { pairs: 0, rows: 0, groups: [0; TILES], least: u32::MAX, most: 0, ends: 0 };
+    const NONE: Class = Class { pairs: 0, rows: 0, groups: [0; TILES], most: 0, ends: 0 };
 
     /// The fewest rows of a group, which is the last of its segment.
     #[inline(always)]
@@ -58,7 +58,8 @@ pub(crate) struct Classes {
     /// Bit `i`: there is a class of `i` pairs.
     pairs: u32,
     pub(super) rank_max: u32,
-    pub(super) least: u32,
+    /// Is every segment a prompt?
+    pub(super) are_prompts: bool,
     pub(super) most: u32,
 }
 
@@ -82,7 +83,7 @@ impl Classes {
         groups: [0; TILES],
         pairs: 0,
         rank_max: 0,
-        least: u32::MAX,
+        are_prompts: true,
         most: 0,
     };
 
@@ -112,9 +113,14 @@ impl Classes {
             let pairs = (rank.div_ceil(16) as usize).clamp(1, PAIRS_MAX);
             let class = &mut by_pairs[pairs];
             class.rows += rows;
-            class.least = class.least.min(least + 1);
+            let least = least + 1;
+            classes.are_prompts &= least >= ROWS;
             class.most = class.most.max(most);
             small[pairs] += few;
+            if few > 0 {
+                // Of those the smallest alone may be the fewest.
+                class.ends |= 1 << (least - 1);
+            }
             if count > few {
                 let parts = run.iter().flat_map(|segment| [segment.decode_rows, segment.prefill_rows]);
                 parts.filter(|part| *part > 8).for_each(|part| class.cut(part));
@@ -125,15 +131,10 @@ impl Classes {
         for (pairs, class) in by_pairs.iter_mut().enumerate().filter(|(_, class)| class.rows > 0) {
             class.pairs = pairs as u32;
             classes.rows += class.rows;
-            classes.least = classes.least.min(class.least);
             classes.most = classes.most.max(class.most);
             for size in 0..TILES {
                 class.groups[size] += small[pairs];
                 classes.groups[size] += class.groups[size];
-            }
-            if small[pairs] > 0 {
-                // The smallest segment is one of them.
-                class.ends |= 1 << (class.least - 1);
             }
             classes.pairs |= 1 << pairs;
             classes.list[classes.count] = *class;
@@ -145,26 +146,28 @@ impl Classes {
     /// Becomes what [`Classes::of`] would make of the segments with this census and this largest rank. Classes that there are none of are
     /// left as they were: nobody reads them.
     pub(crate) fn count(&mut self, census: &Census, rank_max: u32) {
-        let (mut count, mut all, mut all_pairs, mut fewest_rows, mut most_rows) = (0, [0; TILES], 0, u32::MAX, 0);
+        let (mut count, mut all, mut all_pairs, mut are_prompts, mut most_rows) = (0, [0; TILES], 0, true, 0);
         for (pairs, sizes) in census.classes() {
-            let (groups, (least, most)) = (Tile::of_sizes(sizes.tiles()), sizes.range());
-            self.list[count] = Class { pairs, rows: sizes.rows(), groups, least, most, ends: sizes.ends() };
+            let (groups, (_, most)) = (sizes.tiles(), sizes.range());
+            self.list[count] = Class { pairs, rows: sizes.rows(), groups, most, ends: sizes.ends() };
             count += 1;
             all_pairs |= 1 << pairs;
-            (fewest_rows, most_rows) = (fewest_rows.min(least), most_rows.max(most));
+            are_prompts &= !sizes.any_below(ROWS);
+            most_rows = most_rows.max(most);
             for (all, groups) in all.iter_mut().zip(groups) {
                 *all += groups;
             }
         }
         (self.count, self.rows, self.granules, self.rank_max) = (count, census.rows(), census.granules(), rank_max);
-        (self.groups, self.pairs, self.least, self.most) = (all, all_pairs, fewest_rows, most_rows);
+        (self.groups, self.pairs, self.are_prompts, self.most) = (all, all_pairs, are_prompts, most_rows);
     }
 
     /// A fingerprint of all that the rules depend on where launches have these tiles. `uneven`: the largest group has more than twice the bytes
-    /// of the smallest in every launch, and more than one cell; then rules ask only how many cells groups have, prompts alone excepted.
+    /// of the smallest in every launch, and more than one cell; then rules ask only how many cells groups have, and tell only some numbers of
+    /// groups apart ([`Planned::alike`](super::Planned::alike)), prompts alone excepted.
     #[inline(always)]
-    pub(crate) fn print(&self, tiles: Tiles, uneven: bool) -> u64 {
-        let (mut print, prompts) = (Print::new(), self.are_prompts());
+    pub(super) fn print(&self, tiles: Tiles, uneven: bool, alike: &[u32]) -> u64 {
+        let (mut print, prompts) = (Print::new(), self.are_prompts);
         let cells_alone = uneven && !prompts;
         let kinds = u32::from_le_bytes(tiles.map(|tile| tile as u8));
         let [eight, sixteen, more, wide] =
@@ -172,11 +175,13 @@ impl Classes {
         let rows_most = if more { 32 } else { 8 << u32::from(sixteen | wide) };
         // Of sizes that no launch has, nothing counts.
         let [eight, sixteen, more] = [eight, sixteen | wide, more].map(|is| u32::from(is).wrapping_neg());
+        let groups = |size: usize| match cells_alone {
+            true => alike[(self.groups[size] as usize).min(alike.len() - 1)],
+            false => self.groups[size],
+        };
         print.pair(
             u64::from(kinds) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone) | u64::from(self.pairs) << 40,
-            u64::from(self.groups[0] & eight)
-                ^ u64::from(self.groups[1] & sixteen) << 21
-                ^ u64::from(self.groups[2] & more) << 42,
+            u64::from(groups(0) & eight) ^ u64::from(groups(1) & sixteen) << 21 ^ u64::from(groups(2) & more) << 42,
         );
         if !cells_alone {
             for class in self.iter() {
