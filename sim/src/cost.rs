@@ -272,6 +272,7 @@ impl Tables {
     }
 
     /// Everything but decode attention, microseconds.
+    #[inline(always)]
     fn fixed_us(
         &self,
         shape: &BatchShape<'_>,
