@@ -28,6 +28,8 @@ pub(crate) struct Abreast {
     largest: [Four; 2],
     /// Numbers of groups that rules do not tell apart.
     alike: Vec<u32>,
+    /// By pairs of the narrowest class, bits by those of the widest: are groups of at most 8 rows uneven whatever rows they have?
+    uneven: [u32; PAIRS_MAX + 1],
     /// Where are there launches?
     there: Which,
     /// Projections of each.
@@ -38,6 +40,8 @@ pub(crate) struct Abreast {
 #[derive(Clone, Copy, Debug)]
 struct Runs {
     times: Four,
+    /// Of inputs and outputs, and of either.
+    pieces: Four,
     pieces_in: Four,
     pieces_out: Four,
     bytes_pair: Four,
@@ -159,6 +163,7 @@ impl Abreast {
             let of = |get: &dyn Fn(&super::site::Run) -> f64| four(&|site| site.runs().get(number).map_or(0.0, get));
             Runs {
                 times: of(&|run| f64::from(run.times)),
+                pieces: of(&|run| run.pieces_in + run.pieces_out),
                 pieces_in: of(&|run| run.pieces_in),
                 pieces_out: of(&|run| run.pieces_out),
                 bytes_pair: of(&|run| run.bytes_pair),
@@ -180,7 +185,7 @@ impl Abreast {
             let alone = which(&|site| planned.is_alone(site, Tile::Rows8, false, pairs as u32));
             (alone, alone.any())
         };
-        Abreast {
+        let mut abreast = Abreast {
             runs,
             bytes_pair: four(&|site| site.bytes_pair),
             bytes_row: four(&|site| site.bytes_row),
@@ -200,9 +205,17 @@ impl Abreast {
             smallest: bytes_of(&|runs| runs.iter().copied().min_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
             largest: bytes_of(&|runs| runs.iter().copied().max_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
             alike: planned.alike(sites),
+            uneven: [0; PAIRS_MAX + 1],
             there: which(&|_| true),
             projections_whole: sites.each_ref().map(|site| site.as_ref().map_or(0, |site| site.projections)),
-        }
+        };
+        let (one, eight) = (Four::all(1.0), Four::all(f64::from(Tile::Rows8.rows())));
+        let of_narrowest = |least: usize| {
+            let are = |most: u32| abreast.are_uneven((least as u32, eight), (most, one));
+            (1..=PAIRS_MAX as u32).map(|most| u32::from(are(most)) << most).sum()
+        };
+        abreast.uneven = std::array::from_fn(of_narrowest);
+        abreast
     }
 
     /// The tile of each launch.
@@ -230,12 +243,19 @@ impl Abreast {
         if last.pairs == 1 {
             return false;
         }
+        if classes.most <= Tile::Rows8.rows() && self.uneven[first.pairs as usize] >> last.pairs & 1 > 0 {
+            return true;
+        }
         let places = Places::of(tiles.map(|tile| tile as u8));
-        let bytes =
-            |[pair, row]: [Four; 2], pairs: u32, rows: Four| (pair * f64::from(pairs) + row * rows.at(places)).floor();
-        let fewest = Tile::ALL.map(|tile| f64::from(first.fewest(tile)));
-        let least = bytes(self.smallest, first.pairs, Four::of(fewest));
-        let most = bytes(self.largest, last.pairs, Four::all(f64::from(last.most)).min(self.tiles.rows));
+        let fewest = Four::of(Tile::ALL.map(|tile| f64::from(first.fewest(tile))));
+        let most = Four::all(f64::from(last.most)).min(self.tiles.rows);
+        self.are_uneven((first.pairs, fewest.at(places)), (last.pairs, most.at(places)))
+    }
+
+    /// Has in every launch a group of so many pairs of granules and rows less than half of the bytes of another?
+    fn are_uneven(&self, least: (u32, Four), most: (u32, Four)) -> bool {
+        let bytes = |[pair, row]: [Four; 2], (pairs, rows): (u32, Four)| (pair * f64::from(pairs) + row * rows).floor();
+        let (least, most) = (bytes(self.smallest, least), bytes(self.largest, most));
         !self.there.and(most.at_most(least * 2.0)).any()
     }
 

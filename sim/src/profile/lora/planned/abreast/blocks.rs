@@ -2,9 +2,8 @@
 
 use super::super::four::{Four, Which};
 use super::super::launch::WHOLE;
-use super::super::site::PROJECTIONS;
 use super::super::{Planned, SITES};
-use super::{AT_ONCE, Abreast, CLUSTER, Cut, PROPORTIONAL, Ready, TWO};
+use super::{AT_ONCE, Abreast, CLUSTER, Cut, PROPORTIONAL, Ready, SETS, TWO};
 
 /// The blocks of each launch, as those of one.
 #[derive(Clone, Copy)]
@@ -51,11 +50,7 @@ impl Abreast {
         let (equal, sets, by_bytes) = (ready.members(), ready.sets(), ready.has(PROPORTIONAL));
         let (us_per_block, us_shared) = (of.us_per_block.at(places), of.us_shared.at(places));
         let (us_per_cell, of_rows) = (of.us_per_cell.at(places), of.of_rows.at(places));
-        // Each set multiplies all inputs, and all of them share the outputs.
-        let mut pieces_of_sets = [zero; PROJECTIONS];
-        for (pieces, run) in pieces_of_sets.iter_mut().zip(&self.runs) {
-            *pieces = run.pieces_in + run.pieces_out / sets;
-        }
+        let several_sets = ready.any(0b110 << SETS);
         let (mut count, mut work_us, mut longest_us) = (zero, zero, zero);
         let (mut exchange, mut most_at_once, mut most) = (zero, Four::all(f64::INFINITY), Four::all(f64::INFINITY));
         for class in cut.classes.iter() {
@@ -67,13 +62,17 @@ impl Abreast {
             let (piece_us_mean, piece_us_most) = (piece_us + of_rows * rows_mean, piece_us + of_rows * rows_most);
             let shared_us = us_shared + us_per_cell * cells;
             let (may_be_alone, any) = self.alone[class.pairs as usize];
-            for (run, pieces_of_sets) in self.runs.iter().zip(pieces_of_sets) {
+            for run in &self.runs {
                 let mut members = equal;
                 if BY_BYTES {
                     let share = (run.bytes_pair * pairs + run.bytes_row * rows_mean) * blocks;
                     members = share.floor().max(one).min(run.members_most).there(by_bytes, equal);
                 }
-                let (mut shares, mut pieces, mut exchanging) = (members.above(one), pieces_of_sets / members, members);
+                let (mut shares, mut pieces, mut exchanging) = (members.above(one), run.pieces / members, members);
+                if several_sets {
+                    // Each multiplies all inputs, and all of them share the outputs.
+                    pieces = (run.pieces_in + run.pieces_out / sets) / members;
+                }
                 if any {
                     let alone =
                         may_be_alone.and(shares).and(run.widens).and(ready.has(CLUSTER).or(cut.is_staged).not());
