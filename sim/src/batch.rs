@@ -146,11 +146,12 @@ impl Sag {
 
     /// Of shares between 0 and 1: what was drawn, and how far the clocks have sagged.
     pub fn of(drawn: f64, sagged: f64) -> Sag {
-        if drawn.max(sagged) < Sag::LEAST {
-            return Sag::NONE;
-        }
-        let parts = |share: f64| (share * f64::from(Sag::PARTS) + 0.5) as u16;
-        Sag { drawn: parts(drawn), sagged: parts(sagged) }
+        // Whether it counts is as good as drawn, and comes last: no branch waits for it.
+        let counts = (drawn >= Sag::LEAST) | (sagged >= Sag::LEAST);
+        let parts = f64::from(u16::from(counts) * Sag::PARTS);
+        // To the nearest whole number, which is then in the last bits.
+        let of = |share: f64| (share * parts + (1_u64 << 52) as f64).to_bits() as u16;
+        Sag { drawn: of(drawn), sagged: of(sagged) }
     }
 
     /// What was drawn, between 0 and 1.

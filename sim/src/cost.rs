@@ -12,7 +12,7 @@ mod vidur;
 use crate::batch::{BatchShape, CostModel, Coverage, Price, Sag, SegmentSums};
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
-use crate::profile::{ClockSag, HostCost, OwnSag, Profile, Rows};
+use crate::profile::{HostCost, OwnSag, Profile, Rows, Sagging, StepRows};
 use crate::time::Span;
 use attention::Attention;
 use lora::Lora;
@@ -33,7 +33,7 @@ pub struct CompiledCost {
     lora: Lora,
     prompts: Prompts,
     /// What comes on top behind prompts.
-    sag: Option<ClockSag>,
+    sag: Option<Sagging>,
     /// Whole layers by a peer's tables, adapters excepted: then all else is zero.
     vidur: Option<VidurCost>,
     ranges: Ranges,
@@ -104,7 +104,7 @@ impl CompiledCost {
             tables: [alone, beside_copies],
             lora,
             prompts: Prompts::new(profile.prefill_attention.clone(), profile.whole_step.prompt_scale),
-            sag: profile.clock_sag,
+            sag: profile.clock_sag.map(|sag| sag.ready()),
             vidur: profile.vidur.as_ref().map(VidurCost::new),
             ranges: Ranges::new(&profile.validity, kernel == LoraKernel::Merged),
             counts: Counts::default(),
@@ -152,50 +152,58 @@ impl CompiledCost {
     }
 
     /// Any step, by a peer's tables; adapters come on top where the profile has figures for them.
-    fn table_price(&mut self, shape: &BatchShape<'_>) -> Option<Price> {
+    fn table_price(&mut self, shape: &BatchShape<'_>, rows: StepRows) -> Option<Price> {
         let layer = self.vidur.as_mut()?.layer(shape);
         let tables = &self.tables[usize::from(shape.copies_in_flight)];
-        let ms = layer.ms + self.lora.us(shape) / 1e3;
+        let ms = layer.ms + self.lora.us(shape, rows) / 1e3;
         let first = Span::from_secs_f64(ms * tables.layers / 1e3 * tables.slowdown);
         Some(Price::lasting(first, layer.steps))
     }
 
     /// A batch of decode rows alone: affine in its contexts.
-    fn decode_price(&mut self, shape: &BatchShape<'_>) -> Price {
-        let (rows, longest) = (shape.decode_rows(), shape.decode_context_max);
-        let adapters = self.adapters(shape);
+    fn decode_price(&mut self, shape: &BatchShape<'_>, rows: StepRows) -> Price {
+        let longest = shape.decode_context_max;
+        let adapters = self.adapters(shape, rows);
         let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
-        let mut price = tables.attention.price(rows, shape.decode_context_sum, longest);
-        price.first += tables.fixed(shape, rows, rows, 0.0, adapters);
+        let mut price = tables.attention.price(rows.decode_rows, shape.decode_context_sum, longest);
+        price.first += ps(tables.fixed_us(shape, rows, rows.decode_rows, 0.0, adapters));
         // Beyond the range every step is a look-up of its own kind; within it, the promise ends where the range does.
         if let Some(left) = self.ranges.context.max.checked_sub(longest) {
             price.steps = price.steps.min(left.saturating_add(1));
         }
-        price
+        match &self.sag {
+            Some(sag) if shape.sag != Sag::NONE => behind(sag, shape, rows, price),
+            _ => price,
+        }
     }
 
     /// A step with prompts.
-    fn mixed_price(&mut self, shape: &BatchShape<'_>) -> Price {
-        let (decode_rows, prompts) = (shape.decode_rows(), shape.prefills.len() as u32);
-        let rows = decode_rows.saturating_add(shape.prefill_tokens());
+    fn mixed_price(&mut self, shape: &BatchShape<'_>, rows: StepRows) -> Price {
         // What takes longest comes first: a processor does the rest meanwhile.
-        let adapters = self.adapters(shape);
+        let adapters = self.adapters(shape, rows);
         let prefill = self.prompts.us(shape.prefills);
         let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
-        let decode = tables.attention.now(decode_rows, shape.decode_context_sum, shape.decode_context_max);
-        let fixed = tables.fixed(shape, rows, decode_rows.saturating_add(prompts), prefill, adapters);
-        Price::once(fixed + decode)
+        let decode = tables.attention.now(rows.decode_rows, shape.decode_context_sum, shape.decode_context_max);
+        let sequences = rows.decode_rows.saturating_add(shape.prefills.len() as u32);
+        let fixed_us = tables.fixed_us(shape, rows, sequences, prefill, adapters);
+        let price = Price::once(ps(fixed_us) + decode);
+        match &self.sag {
+            Some(sag) if shape.sag != Sag::NONE => behind(sag, shape, rows, price),
+            // Clocks at rest need not wait until time is whole.
+            Some(sag) => Price { sag: sag.after_rest(rows, fixed_us + us(decode)), ..price },
+            None => price,
+        }
     }
 
-    fn adapters(&mut self, shape: &BatchShape<'_>) -> Adapters {
+    fn adapters(&mut self, shape: &BatchShape<'_>, rows: StepRows) -> Adapters {
         let launched = !shape.segments.is_empty() && self.lora.launches();
-        Adapters { us: self.lora.us(shape), launched }
+        Adapters { us: self.lora.us(shape, rows), launched }
     }
 
     /// Counts what is out of range, once a look-up and reason.
-    fn count(&mut self, shape: &BatchShape<'_>) {
+    fn count(&mut self, shape: &BatchShape<'_>, rows: StepRows) {
         self.counts.lookups += 1;
-        let outside = self.ranges.outside(shape, self.lora.is_on());
+        let outside = self.ranges.outside(shape, rows, self.lora.is_on());
         if outside > 0 {
             for (reason, count) in self.counts.outside.iter_mut().enumerate() {
                 *count += u64::from(outside >> reason & 1);
@@ -206,12 +214,12 @@ impl CompiledCost {
 
 impl CostModel for CompiledCost {
     fn price(&mut self, shape: &BatchShape<'_>) -> Price {
-        self.count(shape);
-        if let Some(price) = self.table_price(shape) {
+        let rows = StepRows::from(shape);
+        self.count(shape, rows);
+        if let Some(price) = self.table_price(shape, rows) {
             return price;
         }
-        let price = if shape.is_decode_only() { self.decode_price(shape) } else { self.mixed_price(shape) };
-        self.sag.map_or(price, |sag| behind(&sag, shape, price))
+        if shape.is_decode_only() { self.decode_price(shape, rows) } else { self.mixed_price(shape, rows) }
     }
 
     fn coverage(&self) -> Coverage {
@@ -222,9 +230,8 @@ impl CostModel for CompiledCost {
 }
 
 /// A price at rest, on clocks that have sagged: step by step until they are back.
-fn behind(sag: &ClockSag, shape: &BatchShape<'_>, price: Price) -> Price {
-    let us = |span: Span| span.as_secs_f64() * 1e6;
-    let (longer_us, after) = sag.behind(shape.sag, us(shape.rested), shape.into(), us(price.first));
+fn behind(sag: &Sagging, shape: &BatchShape<'_>, rows: StepRows, price: Price) -> Price {
+    let (longer_us, after) = sag.behind(shape.sag, us(shape.rested), rows, us(price.first));
     if longer_us == 0.0 && after == Sag::NONE {
         return price;
     }
@@ -267,12 +274,20 @@ impl Tables {
         Tables { slowdown, attention, ..self.clone() }
     }
 
-    /// Everything but decode attention, rounded once.
-    fn fixed(&self, shape: &BatchShape<'_>, rows: u32, sequences: u32, prompts_us: f64, adapters: Adapters) -> Span {
+    /// Everything but decode attention, microseconds.
+    #[inline(always)]
+    fn fixed_us(
+        &self,
+        shape: &BatchShape<'_>,
+        StepRows { prompt_tokens, decode_rows }: StepRows,
+        sequences: u32,
+        prompts_us: f64,
+        adapters: Adapters,
+    ) -> f64 {
+        let rows = StepRows { prompt_tokens, decode_rows }.all();
         let (prompts, segments) = (shape.prefills.len() as u32, shape.segments.len() as u32);
         let host = self.host_sequences.get(sequences as usize).copied();
         let host = host.unwrap_or_else(|| self.host.sequences_us(sequences));
-        let prompt_tokens = rows.saturating_sub(shape.decode_rows());
         let host = self.host.beyond_us(host, prompts, prompt_tokens, segments);
         let (lora_scale, gap_lora_us) = if rows <= self.few_rows { self.lora_few_rows } else { self.lora_rows };
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
@@ -283,18 +298,20 @@ impl Tables {
         }
         if !shape.prefills.is_empty() {
             gap += self.gap_prompt_us;
-            if shape.decode_rows() > 0 {
+            if decode_rows > 0 {
                 gap += self.gap_mixed_us;
             }
-        }
-        if prompts > 0
-            && let Some(own) = &self.own_sag
-        {
-            gap += own.us(prompt_tokens, (rows + layers + gap).max(0.0));
+            if let Some(own) = &self.own_sag {
+                gap += own.us(prompt_tokens, (rows + layers + gap).max(0.0));
+            }
         }
         // Gaps may be below zero, where parts overlap; a step is not.
-        ps((host + rows + layers + gap).max(host) * self.slowdown)
+        (host + rows + layers + gap).max(host) * self.slowdown
     }
+}
+
+fn us(span: Span) -> f64 {
+    span.as_ps() as f64 * 1e-6
 }
 
 /// The one place where microseconds become time.

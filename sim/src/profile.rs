@@ -32,6 +32,7 @@ use crate::time::Span;
 use attention::{DecodeAttention, PrefillAttention};
 use curve::Curve;
 use lora::{LoraCost, LoraKernel};
+pub(crate) use sag::Sagging;
 pub use sag::{ClockSag, Clocks, OwnSag, StepRows};
 pub use step::{HostCost, LoraOverlap, WholeStep, doublings};
 use vidur::VidurTables;

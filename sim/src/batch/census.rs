@@ -21,7 +21,7 @@ pub struct Census {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
     rows: u64,
-    tiles: [u32; 3],
+    tiles: [u32; TILES.len()],
     /// Which sizes there are, up to [`COUNTED`]: bit `i` of `i + 1` rows.
     present: u64,
     /// Parts of each of these sizes.
@@ -43,8 +43,8 @@ const COUNTED: u32 = u64::BITS;
 /// Classes beyond this one are counted to it: 256 ranks.
 const CLASSES: usize = 16;
 
-/// Rows of the tiles that are counted.
-pub const TILES: [u32; 3] = [8, 16, 32];
+/// Rows of the tiles that are counted, of each kind that kernels have.
+pub const TILES: [u32; 4] = [8, 16, 32, 16];
 
 impl Census {
     /// The census of these segments.
@@ -174,7 +174,7 @@ impl Sizes {
     }
 
     fn clear(&mut self) {
-        (self.rows, self.tiles, self.present) = (0, [0; 3], 0);
+        (self.rows, self.tiles, self.present) = (0, [0; TILES.len()], 0);
         self.counts = Counts::default();
         self.large.clear();
         (self.large_range, self.large_ends) = ((0, 0), 0);
@@ -185,8 +185,8 @@ impl Sizes {
         self.rows
     }
 
-    /// Tiles that the parts are cut into, for each size of [`TILES`].
-    pub fn tiles(&self) -> [u32; 3] {
+    /// Tiles that the parts are cut into, for each kind of [`TILES`].
+    pub fn tiles(&self) -> [u32; TILES.len()] {
         self.tiles
     }
 
@@ -197,13 +197,14 @@ impl Sizes {
         (if self.present == 0 { least } else { counted }, most.max(COUNTED - self.present.leading_zeros()))
     }
 
-    /// The fewest rows of a tile, which is the last of its part, for each size of [`TILES`].
-    pub fn fewest(&self) -> [u32; 3] {
-        // A part of i + 1 rows ends with a tile of i modulo the size, and one.
-        let of_32 = (self.present | self.present >> 32) as u32 | self.large_ends;
-        let of_16 = of_32 | of_32 >> 16;
-        let of_8 = of_16 | of_16 >> 8;
-        [of_8, of_16, of_32].map(|ends| ends.trailing_zeros() + 1)
+    /// Has any part fewer rows, at most 64?
+    pub fn any_below(&self, rows: u32) -> bool {
+        self.present << (COUNTED - rows + 1) > 0
+    }
+
+    /// How many rows have the last tiles of 32 rows of the parts? Bit `i` of `i + 1` rows.
+    pub fn ends(&self) -> u32 {
+        (self.present | self.present >> 32) as u32 | self.large_ends
     }
 }
 
@@ -226,7 +227,7 @@ mod tests {
     use super::*;
 
     /// What a census says, from the parts themselves.
-    fn by_hand(parts: &[u32]) -> ([u32; 3], (u32, u32), [u32; 3]) {
+    fn by_hand(parts: &[u32]) -> ([u32; 4], (u32, u32), [u32; 4]) {
         let tiles = TILES.map(|size| parts.iter().map(|rows| rows.div_ceil(size)).sum());
         let fewest = TILES.map(|size| parts.iter().map(|rows| (rows - 1) % size + 1).min().unwrap());
         (tiles, (*parts.iter().min().unwrap(), *parts.iter().max().unwrap()), fewest)
@@ -265,7 +266,12 @@ mod tests {
                 let of_class = segments.iter().filter(|segment| segment.rank.div_ceil(16).min(16) == class);
                 let parts = of_class.flat_map(|segment| [segment.decode_rows, segment.prefill_rows]);
                 let parts: Vec<u32> = parts.filter(|rows| *rows > 0).collect();
-                assert_eq!((sizes.tiles(), sizes.range(), sizes.fewest()), by_hand(&parts), "{parts:?}");
+                let ends = || (0..32).filter(|bit| sizes.ends() >> bit & 1 > 0);
+                let fewest = TILES.map(|size| ends().map(|bit| bit % size + 1).min().unwrap());
+                assert_eq!((sizes.tiles(), sizes.range(), fewest), by_hand(&parts), "{parts:?}");
+                for rows in [2, 16, 64] {
+                    assert_eq!(sizes.any_below(rows), parts.iter().any(|part| *part < rows), "{parts:?}");
+                }
             }
         }
     }

@@ -6,9 +6,9 @@ use super::memory::Memory;
 use super::quick::Quick;
 use crate::batch::{BatchShape, Segment, SegmentSums, TILES};
 use crate::print::Print;
-use crate::profile::Profile;
 use crate::profile::check::BadProfile;
 use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
+use crate::profile::{Profile, StepRows};
 use remembered::Remembered;
 
 /// The figures of the chosen kernel; none if it is free.
@@ -119,8 +119,8 @@ impl Lora {
     }
 
     /// Microseconds in each layer.
-    pub(super) fn us(&mut self, shape: &BatchShape<'_>) -> f64 {
-        self.0.as_mut().map_or(0.0, |figures| figures.us(shape))
+    pub(super) fn us(&mut self, shape: &BatchShape<'_>, rows: StepRows) -> f64 {
+        self.0.as_mut().map_or(0.0, |figures| figures.us(shape, rows.all()))
     }
 }
 
@@ -164,14 +164,13 @@ impl Figures {
         }
     }
 
-    fn us(&mut self, shape: &BatchShape<'_>) -> f64 {
+    fn us(&mut self, shape: &BatchShape<'_>, rows: u32) -> f64 {
         let slots = f64::from(shape.lora_slots);
         if shape.segments.is_empty() {
             let on = if shape.lora_slots > 0 { self.idle_us } else { 0.0 };
             return on + self.idle_us_per_slot * slots;
         }
         let idle = self.idle_us + self.idle_us_per_slot * slots;
-        let rows = shape.decode_rows().saturating_add(shape.prefill_tokens());
         let few = self.few_rows.as_ref().filter(|few| rows <= few.rows_max);
         let is_few = few.is_some();
         let (bounds, reading) = match few {
@@ -228,7 +227,7 @@ impl Bound {
 impl LoraCost {
     /// What the kernel adds to each layer of such a step, microseconds.
     pub fn us(&self, shape: &BatchShape<'_>) -> f64 {
-        Figures::of(self).us(shape)
+        Figures::of(self).us(shape, StepRows::from(shape).all())
     }
 }
 

@@ -14,20 +14,26 @@ const PLACES: usize = 4096;
 
 impl<T: Copy + Default> Memory<T> {
     /// The answer to what has this fingerprint; it is made if it is not known.
+    #[inline(always)]
     pub(super) fn recall(&mut self, print: u64, make: impl FnOnce() -> T) -> T {
+        self.find(print).unwrap_or_else(|| self.keep(print, make()))
+    }
+
+    /// The answer to what has this fingerprint, if it is known; whoever makes it [keeps](Memory::keep) it.
+    #[inline(always)]
+    pub(super) fn find(&mut self, print: u64) -> Option<T> {
         self.asked += 1;
-        // No answer has the fingerprint of an empty place.
-        let print = print | 1;
-        let place = self.known.get_mut((print >> 8) as usize % PLACES);
-        if let Some((of, answer)) = &place
-            && *of == print
-        {
-            return *answer;
-        }
+        let (of, answer) = self.known.get(place(print))?;
+        (*of == print | 1).then_some(*answer)
+    }
+
+    /// From now on this answer is known.
+    #[inline(always)]
+    pub(super) fn keep(&mut self, print: u64, answer: T) -> T {
         self.made += 1;
-        let answer = make();
-        if let Some(place) = place {
-            *place = (print, answer);
+        if let Some(known) = self.known.get_mut(place(print)) {
+            // No answer has the fingerprint of an empty place.
+            *known = (print | 1, answer);
         }
         answer
     }
@@ -51,6 +57,10 @@ impl<T: Copy + Default> Memory<T> {
     pub(super) fn asked_and_made(&self) -> (u64, u64) {
         (self.asked, self.made)
     }
+}
+
+fn place(print: u64) -> usize {
+    (print >> 8) as usize % PLACES
 }
 
 impl<T> Default for Memory<T> {

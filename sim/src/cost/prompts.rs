@@ -41,24 +41,44 @@ impl Prompts {
     }
 
     /// Microseconds in each layer of a step with these prompts.
+    #[inline(always)]
     pub(super) fn us(&mut self, prompts: &[Prefill]) -> f64 {
         if let &[Prefill { chunk, prefix: 0 }] = prompts
-            && let Some(us) = self.alone.get_mut(chunk as usize)
+            && let Some(&us) = self.alone.get(chunk as usize)
         {
             self.alone_asked += 1;
-            if us.is_nan() {
-                self.alone_made += 1;
-                *us = self.scale * (self.attention.us + self.attention.prompts_us([(chunk, 0)].into_iter()));
-            }
-            return *us;
+            return if us.is_nan() { self.make_alone(chunk) } else { us };
         }
+        self.others_us(prompts)
+    }
+
+    /// Seldom asked for: apart, so that whoever knows the price has registers for the rest of it.
+    #[cold]
+    #[inline(never)]
+    fn make_alone(&mut self, chunk: u32) -> f64 {
+        let us = us_of(&self.attention, self.scale, &[Prefill { chunk, prefix: 0 }]);
+        self.alone_made += 1;
+        self.alone[chunk as usize] = us;
+        us
+    }
+
+    /// Of several prompts, or of one with a prefix.
+    #[inline(never)]
+    fn others_us(&mut self, prompts: &[Prefill]) -> f64 {
         let mut print = Print::new();
         for pair in prompts.chunks(2) {
             let [first, second] =
                 [0, 1].map(|index| pair.get(index).copied().unwrap_or(Prefill { chunk: 0, prefix: 0 }));
             print.four([first.chunk, first.prefix, second.chunk, second.prefix]);
         }
-        let all = || prompts.iter().map(|part| (part.chunk, part.prefix));
-        self.known.recall(print.finish(), || self.scale * (self.attention.us + self.attention.prompts_us(all())))
+        let Prompts { attention, scale, known, .. } = self;
+        known.recall(print.finish(), || us_of(attention, *scale, prompts))
     }
+}
+
+/// What they cost, made anew.
+#[inline(never)]
+fn us_of(attention: &PrefillAttention, scale: f64, prompts: &[Prefill]) -> f64 {
+    let all = prompts.iter().map(|part| (part.chunk, part.prefix));
+    scale * (attention.us + attention.prompts_us(all))
 }

@@ -1,7 +1,7 @@
 //! Is a step within what a profile knows?
 
 use crate::batch::BatchShape;
-use crate::profile::{Range, Validity};
+use crate::profile::{Range, StepRows, Validity};
 
 /// What can be out of range, in the order of the bits of [`Ranges::outside`].
 pub(super) const OUTSIDE: [&str; 8] = [
@@ -47,16 +47,42 @@ impl Ranges {
     }
 
     /// A bit for everything of the step that is out of range. A kernel that computes no adapters is in range whatever they are.
-    pub(super) fn outside(&self, shape: &BatchShape<'_>, computes_adapters: bool) -> u32 {
+    #[inline(always)]
+    pub(super) fn outside(&self, shape: &BatchShape<'_>, rows: StepRows, computes_adapters: bool) -> u32 {
+        // Mostly all is in range: of no difference to an end of its range is the sign set.
+        let mut signs = 0;
+        let room = |range: Range, value: u32| {
+            (i64::from(value) - i64::from(range.min)) | (i64::from(range.max) - i64::from(value))
+        };
+        self.each(shape, rows, computes_adapters, |_, range, value| signs |= room(range, value));
+        if signs >= 0 { 0 } else { self.reasons(shape, rows, computes_adapters) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reasons(&self, shape: &BatchShape<'_>, rows: StepRows, computes_adapters: bool) -> u32 {
         let mut outside = 0;
-        let mut check = |reason: u32, range: Range, value: u32| outside |= u32::from(!range.contains(value)) << reason;
-        let decode_rows = shape.decode_rows();
-        if decode_rows > 0 {
-            check(0, self.decode_rows, decode_rows);
+        self.each(shape, rows, computes_adapters, |reason, range, value| {
+            outside |= u32::from(!range.contains(value)) << reason;
+        });
+        outside
+    }
+
+    /// All that has a range, by its place in [`OUTSIDE`].
+    #[inline(always)]
+    fn each(
+        &self,
+        shape: &BatchShape<'_>,
+        rows: StepRows,
+        computes_adapters: bool,
+        mut check: impl FnMut(u32, Range, u32),
+    ) {
+        if rows.decode_rows > 0 {
+            check(0, self.decode_rows, rows.decode_rows);
             check(1, self.context, shape.decode_context_max);
         }
         if !shape.is_decode_only() {
-            check(2, self.rows, decode_rows.saturating_add(shape.prefill_tokens()));
+            check(2, self.rows, rows.all());
             for part in shape.prefills {
                 check(3, self.chunk, part.chunk);
                 check(4, self.prefix, part.prefix);
@@ -72,6 +98,5 @@ impl Ranges {
             // Weights hold one adapter at a time: a step with two cannot exist.
             check(7, self.merged, shape.segments.len() as u32);
         }
-        outside
     }
 }

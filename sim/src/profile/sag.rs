@@ -13,6 +13,8 @@
 //! So one short prompt hardly shows, and clocks sag on for a while after the last of many. What a step itself makes of the clocks is in its price, with a share
 //! of its own ([`ClockSag::own`]); what others before it left is not, and fades while it runs.
 
+mod fading;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -44,16 +46,20 @@ impl ClockSag {
     /// A step of so many prompt tokens and decode rows that takes `us` at rest, on a GPU whose clocks had sagged to `sag` when it last computed, `rested_us` ago: what it
     /// takes longer, microseconds, and how far the clocks have sagged when it is over.
     pub fn behind(&self, sag: Sag, rested_us: f64, rows: StepRows, us: f64) -> (f64, Sag) {
-        if sag == Sag::NONE && rows.prompt_tokens == 0 {
-            return (0.0, Sag::NONE);
+        self.ready().behind(sag, rested_us, rows, us)
+    }
+
+    /// Made ready to be asked often.
+    pub(crate) fn ready(&self) -> Sagging {
+        let prompts = self.prompts.max(self.decode);
+        Sagging {
+            us: self.us,
+            per_us: 1.0 / self.us,
+            per_token: 1.0 / self.prompt_tokens,
+            decode: self.decode,
+            decode_row: self.decode_row,
+            prompts,
         }
-        let mut clocks = Clocks { drawn: sag.drawn(), sagged: sag.sagged() };
-        if sag != Sag::NONE {
-            clocks.run(0.0, rested_us / self.us);
-        }
-        let (load, slower) = self.under(rows);
-        let felt = clocks.run(load, us / self.us);
-        (slower * felt * self.us, Sag::of(clocks.drawn, clocks.sagged))
     }
 
     /// What steps of prompts take longer for what they draw themselves.
@@ -63,25 +69,18 @@ impl ClockSag {
 
     /// The same step again and again, with a rest of `rested_us` after each: what each takes longer in the long run, microseconds.
     pub fn repeated(&self, rows: StepRows, us: f64, rested_us: f64) -> f64 {
-        let (load, slower) = self.under(rows);
+        let (ready, times, rests) = (self.ready(), us / self.us, rested_us / self.us);
         let (mut clocks, mut felt) = (Clocks::default(), 0.0);
         for _ in 0..(1.0 + 12.0 * self.us / (us + rested_us)).min(1e3) as u32 {
-            felt = clocks.run(load, us / self.us);
-            clocks.run(0.0, rested_us / self.us);
+            felt = clocks.run(ready.load(rows), times);
+            clocks.run(0.0, rests);
         }
-        slower * felt * self.us
-    }
-
-    /// How far such a step makes the clocks sag, and what it takes longer where they have sagged wholly, share of it.
-    fn under(&self, rows: StepRows) -> (f64, f64) {
-        let load = (f64::from(rows.prompt_tokens) / self.prompt_tokens).min(1.0);
-        let decode = self.decode_rows(rows.decode_rows);
-        (load, decode + (self.prompts.max(self.decode) - decode) * load)
+        ready.slower(rows) * felt * self.us
     }
 
     /// With clocks sagged wholly: what a step of so many decode rows takes longer, share of what it takes at rest.
     pub fn decode_rows(&self, rows: u32) -> f64 {
-        (self.decode + self.decode_row * f64::from(rows)).min(self.prompts.max(self.decode))
+        self.ready().decode_rows(rows)
     }
 
     /// # Errors
@@ -121,6 +120,58 @@ impl OwnSag {
     }
 }
 
+/// [`ClockSag`] made ready: nothing is divided for a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sagging {
+    us: f64,
+    per_us: f64,
+    per_token: f64,
+    decode: f64,
+    decode_row: f64,
+    /// At least as much as few decode rows.
+    prompts: f64,
+}
+
+impl Sagging {
+    /// [`ClockSag::behind`].
+    #[inline(always)]
+    pub(crate) fn behind(&self, sag: Sag, rested_us: f64, rows: StepRows, us: f64) -> (f64, Sag) {
+        if sag == Sag::NONE {
+            return (0.0, if rows.prompt_tokens == 0 { Sag::NONE } else { self.after_rest(rows, us) });
+        }
+        let mut clocks = Clocks { drawn: sag.drawn(), sagged: sag.sagged() };
+        clocks.run(0.0, rested_us * self.per_us);
+        let felt = clocks.run(self.load(rows), us * self.per_us);
+        (self.slower(rows) * felt * self.us, Sag::of(clocks.drawn, clocks.sagged))
+    }
+
+    /// How far the clocks have sagged after such a step, where they had not at all before.
+    #[inline(always)]
+    pub(crate) fn after_rest(&self, rows: StepRows, us: f64) -> Sag {
+        let mut clocks = Clocks::default();
+        clocks.run(self.load(rows), us * self.per_us);
+        Sag::of(clocks.drawn, clocks.sagged)
+    }
+
+    /// How far such a step makes the clocks sag.
+    #[inline(always)]
+    fn load(&self, rows: StepRows) -> f64 {
+        (f64::from(rows.prompt_tokens) * self.per_token).min(1.0)
+    }
+
+    /// What it takes longer where they have sagged wholly, share of it.
+    #[inline(always)]
+    fn slower(&self, rows: StepRows) -> f64 {
+        let decode = self.decode_rows(rows.decode_rows);
+        decode + (self.prompts - decode) * self.load(rows)
+    }
+
+    #[inline(always)]
+    fn decode_rows(&self, rows: u32) -> f64 {
+        (self.decode + self.decode_row * f64::from(rows)).min(self.prompts)
+    }
+}
+
 /// What of a step its clocks feel.
 #[derive(Clone, Copy, Debug)]
 pub struct StepRows {
@@ -128,6 +179,13 @@ pub struct StepRows {
     pub prompt_tokens: u32,
     /// Rows of sequences that decode.
     pub decode_rows: u32,
+}
+
+impl StepRows {
+    /// All of them.
+    pub(crate) fn all(self) -> u32 {
+        self.decode_rows.saturating_add(self.prompt_tokens)
+    }
 }
 
 impl From<&BatchShape<'_>> for StepRows {
@@ -147,8 +205,9 @@ pub struct Clocks {
 
 impl Clocks {
     /// Under so much load for `times` of [`ClockSag::us`]: what had been left before, summed over that while it fades, in the same unit.
+    #[inline(always)]
     pub fn run(&mut self, load: f64, times: f64) -> f64 {
-        let kept = (-times).exp();
+        let kept = fading::left(times);
         let felt = self.sagged * (1.0 - kept) + self.drawn * (1.0 - kept - times * kept);
         let (drawn, sagged) = (self.drawn - load, self.sagged - load);
         self.drawn = load + drawn * kept;

@@ -88,18 +88,20 @@ impl Remembered {
             return 0.0;
         }
         let tiles = abreast.tiles(planned, sites, classes);
-        let print_of_rules = classes.print(tiles, abreast.is_uneven(classes, tiles));
-        let mut make = || {
-            let ready = rules.recall(print_of_rules, || Ready::of(&planned.rules(sites, classes)));
-            abreast.price(planned, ready, classes, tiles).into_iter().sum()
-        };
+        let print_of_rules = abreast.print(classes, tiles);
         let likely = shape.is_decode_only() || shape.decode_rows() <= BESIDE_PROMPTS && classes.are_of_one_rank();
-        let us = if likely && classes.comes_again() {
-            prices.recall(classes.print_of_price(print_of_rules), make)
-        } else {
-            *unasked += 1;
-            make()
-        };
+        let print_of_price = (likely && classes.comes_again()).then(|| classes.print_of_price(print_of_rules));
+        let us = print_of_price.and_then(|print| prices.find(print)).unwrap_or_else(|| {
+            let ready = rules.recall(print_of_rules, || Ready::of(&planned.rules(sites, classes)));
+            let us = abreast.price(planned, ready, classes, tiles).into_iter().sum();
+            match print_of_price {
+                Some(print) => prices.keep(print, us),
+                None => {
+                    *unasked += 1;
+                    us
+                }
+            }
+        });
         if self.rules.remembers() {
             self.last = print.map(|print| (print, us));
         }

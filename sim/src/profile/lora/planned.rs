@@ -4,6 +4,7 @@
 //! compares both.
 
 mod abreast;
+mod alike;
 mod classes;
 mod four;
 mod launch;

@@ -5,7 +5,7 @@ mod launch;
 
 use super::classes::{Classes, PAIRS_MAX};
 use super::four::{Four, Places, Which};
-use super::site::PROJECTIONS;
+use super::launch::Moved;
 use super::tile::{Tile, Tiles};
 use super::{Planned, PlannedTile, Rule, Rules, SITES, Sites};
 
@@ -14,15 +14,9 @@ use super::{Planned, PlannedTile, Rule, Rules, SITES, Sites};
 pub(crate) struct Abreast {
     runs: Vec<Runs>,
     /// As those of [`super::Site`]; zero where there is no launch.
-    projections: Four,
-    pieces: Four,
-    pieces_in: Four,
-    pieces_in_all: Four,
-    pieces_out_most: Four,
-    columns: Four,
-    moved: Four,
-    moved_once: Four,
-    kept: Four,
+    bytes_pair: Four,
+    bytes_row: Four,
+    moved: MovedBy,
     scale: Four,
     us_waiting: Four,
     us_hidden: Four,
@@ -32,29 +26,39 @@ pub(crate) struct Abreast {
     /// Bytes of a pair of granules and of a row, of the smallest and of the largest projection.
     smallest: [Four; 2],
     largest: [Four; 2],
+    /// Numbers of groups that rules do not tell apart.
+    alike: Vec<u32>,
+    /// By pairs of the narrowest class, bits by those of the widest: are groups of at most 8 rows uneven whatever rows they have?
+    uneven: [u32; PAIRS_MAX + 1],
     /// Where are there launches?
     there: Which,
     /// Projections of each.
     projections_whole: [u32; SITES],
-    /// The most projections of a run.
-    times_most: usize,
-    /// The classes of the batch that is priced, cut into tiles.
-    parts: [Part; PAIRS_MAX],
 }
 
-/// The first runs of all launches, the second ones, and so on: where a launch has no more, none.
+/// The first runs of all launches, the second ones, and so on: where a launch has no more, none, which widen and have one member.
 #[derive(Clone, Copy, Debug)]
 struct Runs {
     times: Four,
-    /// Where there are more than none of them, more than one, and so on.
-    often: [Which; PROJECTIONS],
+    /// Of inputs and outputs, and of either.
     pieces: Four,
     pieces_in: Four,
+    pieces_out: Four,
     bytes_pair: Four,
     bytes_row: Four,
     members_most: Four,
-    there: Which,
     widens: Which,
+}
+
+/// [`Moved`] of each launch.
+#[derive(Clone, Copy, Debug)]
+struct MovedBy {
+    megabytes_granule: Four,
+    megabytes_row: Four,
+    us_granule: Four,
+    us_pair: Four,
+    us_row: Four,
+    us_row_missed: Four,
 }
 
 /// What kinds of tiles cost, one of each kind side by side.
@@ -81,9 +85,9 @@ struct PairsReady {
     /// What a piece takes whatever rows it has.
     piece_us: Four,
     k_warps: Four,
-    /// The most bytes of exchange with which two blocks fit a multiprocessor, of few blocks, of more and of many. Longer stages never leave
-    /// room for more.
-    two: [Four; 3],
+    /// The most bytes of exchange with which two blocks fit a multiprocessor, of blocks that find room at once and of more. Longer stages never
+    /// leave room for more.
+    two: [Four; 2],
 }
 
 /// What the plan decides about each launch, ready to be priced: small, for many are remembered.
@@ -99,30 +103,14 @@ const AT_ONCE: u32 = 11;
 const PROPORTIONAL: u32 = 12;
 const FILLS_CLUSTERS: u32 = 13;
 
-/// A class cut into tiles.
-#[derive(Clone, Copy, Debug, Default)]
-struct Part {
-    pairs: usize,
-    pairs_wide: f64,
-    rows: f64,
-    count: Four,
-    rows_mean: Four,
-    cells: Four,
-    /// What a piece takes whatever rows it has; and with those of the largest group, and of all groups in the mean.
-    piece_us: Four,
-    piece_us_most: Four,
-    piece_us_mean: Four,
-}
-
-/// All parts of a batch.
+/// Segments cut into tiles.
 struct Cut<'a> {
-    /// The kind of tile of each launch, and where it has 8 rows.
+    /// The kind of tile of each launch, and where it has not 8 rows.
     places: Places,
     is_staged: Which,
     of: &'a TilesReady,
-    parts: &'a [Part],
-    /// Groups of a projection, and pairs of granules of all of them.
-    count: Four,
+    classes: &'a Classes,
+    /// Pairs of granules of all groups of a projection.
     weights: Four,
     /// Rows of all segments, and granules.
     rows: f64,
@@ -133,7 +121,7 @@ impl Ready {
     pub(crate) fn of(rules: &Rules) -> Ready {
         let bits = |rule: &Rule| {
             let at_once = u16::from(rule.at_once) << AT_ONCE;
-            rule.members.map_or(at_once | 1 << PROPORTIONAL, |members| {
+            rule.members.map_or(at_once | 1 << PROPORTIONAL | 1 << SETS, |members| {
                 let numbers = u16::from(members.count) << MEMBERS | u16::from(members.sets) << SETS;
                 let fills = u16::from(rule.fills_clusters()) << FILLS_CLUSTERS;
                 numbers | u16::from(members.two) << TWO | u16::from(members.cluster) << CLUSTER | fills
@@ -142,7 +130,7 @@ impl Ready {
         Ready(rules.each_ref().map(|rule| rule.as_ref().map_or(0, bits)))
     }
 
-    /// Members of every group; zero where groups have them in proportion to their bytes.
+    /// Members of every group; zero where groups have one set of them in proportion to their bytes.
     #[inline(always)]
     fn members(self) -> Four {
         Four::bits(self.0, MEMBERS, 6)
@@ -173,21 +161,20 @@ impl Abreast {
             |of: &dyn Fn(&super::Site) -> bool| Which::of(sites.each_ref().map(|site| site.as_ref().is_some_and(of)));
         let runs_of = |number: usize| {
             let of = |get: &dyn Fn(&super::site::Run) -> f64| four(&|site| site.runs().get(number).map_or(0.0, get));
-            let times = of(&|run| f64::from(run.times));
             Runs {
-                times,
-                often: std::array::from_fn(|count| times.above(Four::all(count as f64))),
-                pieces: of(&|run| run.pieces),
+                times: of(&|run| f64::from(run.times)),
+                pieces: of(&|run| run.pieces_in + run.pieces_out),
                 pieces_in: of(&|run| run.pieces_in),
+                pieces_out: of(&|run| run.pieces_out),
                 bytes_pair: of(&|run| run.bytes_pair),
                 bytes_row: of(&|run| run.bytes_row),
-                // None have one too, so that nothing is divided by zero.
                 members_most: of(&|run| f64::from(run.members_most.min(planned.multiprocessors))).max(Four::all(1.0)),
-                there: which(&|site| site.runs().len() > number),
-                widens: which(&|site| site.runs().get(number).is_some_and(|run| run.widens)),
+                widens: which(&|site| site.runs().get(number).is_none_or(|run| run.widens)),
             }
         };
-        let runs = (0..PROJECTIONS).map(runs_of).take_while(|runs| runs.there.any()).collect();
+        let moved = |of: fn(&Moved) -> f64| four(&|site| of(&planned.moved(site)));
+        let runs_most = sites.iter().flatten().map(|site| site.runs().len()).max().unwrap_or(0);
+        let runs = (0..runs_most).map(runs_of).collect();
         let bytes_of = |pick: &dyn Fn(&[super::site::Run]) -> Option<super::site::Run>| {
             [
                 four(&|site| pick(site.runs()).map_or(0.0, |run| run.bytes_pair)),
@@ -198,17 +185,18 @@ impl Abreast {
             let alone = which(&|site| planned.is_alone(site, Tile::Rows8, false, pairs as u32));
             (alone, alone.any())
         };
-        Abreast {
+        let mut abreast = Abreast {
             runs,
-            projections: four(&|site| f64::from(site.projections)),
-            pieces: four(&|site| site.pieces),
-            pieces_in: four(&|site| site.pieces_in),
-            pieces_in_all: four(&|site| site.pieces_in * f64::from(site.projections)),
-            pieces_out_most: four(&|site| site.pieces_out_most),
-            columns: four(&|site| site.columns),
-            moved: four(&|site| site.moved),
-            moved_once: four(&|site| site.moved_once),
-            kept: four(&|site| site.kept),
+            bytes_pair: four(&|site| site.bytes_pair),
+            bytes_row: four(&|site| site.bytes_row),
+            moved: MovedBy {
+                megabytes_granule: moved(|moved| moved.megabytes_granule),
+                megabytes_row: moved(|moved| moved.megabytes_row),
+                us_granule: moved(|moved| moved.us_granule),
+                us_pair: moved(|moved| moved.us_pair),
+                us_row: moved(|moved| moved.us_row),
+                us_row_missed: moved(|moved| moved.us_row_missed),
+            },
             scale: four(&|site| site.scale),
             us_waiting: four(&|site| site.us_waiting),
             us_hidden: four(&|site| site.us_hidden),
@@ -216,17 +204,18 @@ impl Abreast {
             alone: std::array::from_fn(alone_of),
             smallest: bytes_of(&|runs| runs.iter().copied().min_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
             largest: bytes_of(&|runs| runs.iter().copied().max_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
+            alike: planned.alike(sites),
+            uneven: [0; PAIRS_MAX + 1],
             there: which(&|_| true),
             projections_whole: sites.each_ref().map(|site| site.as_ref().map_or(0, |site| site.projections)),
-            times_most: sites
-                .iter()
-                .flatten()
-                .flat_map(|site| site.runs())
-                .map(|run| run.times as usize)
-                .max()
-                .unwrap_or(0),
-            parts: [Part::default(); PAIRS_MAX],
-        }
+        };
+        let (one, eight) = (Four::all(1.0), Four::all(f64::from(Tile::Rows8.rows())));
+        let of_narrowest = |least: usize| {
+            let are = |most: u32| abreast.are_uneven((least as u32, eight), (most, one));
+            (1..=PAIRS_MAX as u32).map(|most| u32::from(are(most)) << most).sum()
+        };
+        abreast.uneven = std::array::from_fn(of_narrowest);
+        abreast
     }
 
     /// The tile of each launch.
@@ -234,7 +223,7 @@ impl Abreast {
         if classes.most <= Tile::Rows8.rows() {
             return [Tile::Rows8; SITES];
         }
-        if classes.are_prompts() {
+        if classes.are_prompts {
             return sites.each_ref().map(|site| site.as_ref().map_or(Tile::Rows8, |site| planned.tile(site, classes)));
         }
         let (groups, most) = (classes.groups[Tile::Rows8.size()], planned.groups_in_registers(classes));
@@ -242,49 +231,47 @@ impl Abreast {
         self.projections_whole.map(|projections| if few(projections) { Tile::Rows8 } else { Tile::Staged16 })
     }
 
+    /// A fingerprint of all that the rules depend on where launches have these tiles.
+    #[inline(always)]
+    pub(crate) fn print(&self, classes: &Classes, tiles: Tiles) -> u64 {
+        classes.print(tiles, self.is_uneven(classes, tiles), &self.alike)
+    }
+
     /// Are the groups of every launch so uneven, whatever its other classes, that the rules ask no more about bytes? Of ranks that differ, most are.
-    pub(crate) fn is_uneven(&self, classes: &Classes, tiles: Tiles) -> bool {
-        let mut all = classes.iter();
-        let (Some(first), Some(last)) = (all.next(), all.next_back()) else { return false };
+    fn is_uneven(&self, classes: &Classes, tiles: Tiles) -> bool {
+        let (Some(first), Some(last)) = (classes.list().first(), classes.list().last()) else { return false };
+        if last.pairs == 1 {
+            return false;
+        }
+        if classes.most <= Tile::Rows8.rows() && self.uneven[first.pairs as usize] >> last.pairs & 1 > 0 {
+            return true;
+        }
         let places = Places::of(tiles.map(|tile| tile as u8));
-        let bytes =
-            |[pair, row]: [Four; 2], pairs: u32, rows: Four| (pair * f64::from(pairs) + row * rows.at(places)).floor();
-        let least = bytes(self.smallest, first.pairs, Four::large(first.fewest));
-        let most = bytes(self.largest, last.pairs, Four::all(f64::from(last.most)).min(self.tiles.rows));
-        last.pairs > 1 && !self.there.and(most.at_most(least * 2.0)).any()
+        let fewest = Four::of(Tile::ALL.map(|tile| f64::from(first.fewest(tile))));
+        let most = Four::all(f64::from(last.most)).min(self.tiles.rows);
+        self.are_uneven((first.pairs, fewest.at(places)), (last.pairs, most.at(places)))
+    }
+
+    /// Has in every launch a group of so many pairs of granules and rows less than half of the bytes of another?
+    fn are_uneven(&self, least: (u32, Four), most: (u32, Four)) -> bool {
+        let bytes = |[pair, row]: [Four; 2], (pairs, rows): (u32, Four)| (pair * f64::from(pairs) + row * rows).floor();
+        let (least, most) = (bytes(self.smallest, least), bytes(self.largest, most));
+        !self.there.and(most.at_most(least * 2.0)).any()
     }
 
     /// What the launches of one layer take, whose tiles are these, by what the plan decided about them; microseconds.
-    pub(crate) fn price(&mut self, planned: &Planned, ready: Ready, classes: &Classes, tiles: Tiles) -> [f64; SITES] {
+    pub(crate) fn price(&self, planned: &Planned, ready: Ready, classes: &Classes, tiles: Tiles) -> [f64; SITES] {
         let (of, places) = (&self.tiles, Places::of(tiles.map(|tile| tile as u8)));
-        let of_rows = of.of_rows.at(places);
-        let (mut count, mut weights) = (Four::default(), Four::default());
-        for (part, class) in self.parts.iter_mut().zip(classes.iter()) {
-            let (pairs, rows) = (class.pairs as usize, class.rows as i64 as f64);
-            let (groups, pairs_wide) = (Four::large(class.groups).at(places), f64::from(class.pairs));
-            let most = Four::all(f64::from(class.most)).min(of.rows).at(places);
-            let (rows_mean, piece_us) = (Four::all(rows) / groups, of.by_pairs[pairs].piece_us.at(places));
-            count += groups;
-            weights += groups * pairs_wide;
-            *part = Part {
-                pairs,
-                pairs_wide,
-                rows,
-                count: groups,
-                rows_mean,
-                cells: (most * 0.125).ceil() * pairs_wide,
-                piece_us,
-                piece_us_most: piece_us + of_rows * most,
-                piece_us_mean: piece_us + of_rows * rows_mean,
-            };
+        let mut weights = Four::default();
+        for class in classes.iter() {
+            weights += Four::large(class.groups) * f64::from(class.pairs);
         }
         let cut = Cut {
             places,
             is_staged: of.is_staged.at(places),
             of,
-            parts: &self.parts[..classes.count_of_classes()],
-            count,
-            weights,
+            classes,
+            weights: weights.at(places),
             rows: classes.rows as i64 as f64,
             granules: classes.granules as i64 as f64,
         };
@@ -305,8 +292,8 @@ impl TilesReady {
         let of = |get: &dyn Fn(Tile, &PlannedTile) -> f64| {
             Four::of(Tile::ALL.map(|tile| planned.tiles.get(tile as usize).map_or(0.0, |cost| get(tile, cost))))
         };
-        // The most of few blocks, of more, of many: rules ask nothing else about their number.
-        let counts = [chip / 2, chip, u32::MAX / 2];
+        // The most of these blocks: all that is asked about their number, where it matters whether two fit.
+        let counts = [chip, u32::MAX / 2];
         let of_pairs = |pairs: usize| PairsReady {
             piece_us: of(&|_, cost| cost.piece_us(pairs as u32)),
             k_warps: of(&|tile, _| f64::from(tile.k_warps(pairs as u32))),

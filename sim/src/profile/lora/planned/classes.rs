@@ -3,6 +3,7 @@
 use std::slice;
 
 use super::TILES;
+use super::prompts::ROWS;
 use super::tile::{Tile, Tiles};
 use crate::batch::{Census, Segment};
 use crate::print::Print;
@@ -21,16 +22,27 @@ pub(super) struct Class {
     pub(super) rows: u64,
     /// Groups of each kind of tile.
     pub(super) groups: [u32; TILES],
-    /// Rows of the smallest and the largest segment.
-    pub(super) least: u32,
+    /// Rows of the largest segment.
     pub(super) most: u32,
-    /// The fewest rows of a group of each kind.
-    pub(super) fewest: [u32; TILES],
+    /// Rows of the last groups of 32 rows: bit `i` of `i + 1` rows, where they may be the fewest.
+    ends: u32,
 }
 
 impl Class {
-    const NONE: Class =
-        Class { pairs: 0, rows: 0, groups: [0; TILES], least: u32::MAX, most: 0, fewest: [u32::MAX; TILES] };
+    const NONE: Class = Class { pairs: 0, rows: 0, groups: [0; TILES], most: 0, ends: 0 };
+
+    /// The fewest rows of a group, which is the last of its segment.
+    #[inline(always)]
+    pub(super) fn fewest(&self, tile: Tile) -> u32 {
+        // A segment of i + 1 rows ends with a group of i modulo the size, and one.
+        let of_16 = self.ends | self.ends >> 16;
+        let ends = match tile.rows() {
+            8 => of_16 | of_16 >> 8,
+            16 => of_16,
+            _ => self.ends,
+        };
+        ends.trailing_zeros() + 1
+    }
 }
 
 /// All of them. An adapter's decode rows and its prompts are two segments: rows of prompts follow those of decodes.
@@ -43,21 +55,21 @@ pub(crate) struct Classes {
     /// Granules of 8 ranks, each segment's.
     pub(super) granules: u64,
     pub(super) groups: [u32; TILES],
+    /// Bit `i`: there is a class of `i` pairs.
+    pairs: u32,
     pub(super) rank_max: u32,
-    pub(super) least: u32,
+    /// Is every segment a prompt?
+    pub(super) are_prompts: bool,
     pub(super) most: u32,
 }
 
 impl Class {
     /// Counts the groups of a segment of many rows.
     fn cut(&mut self, rows: u32) {
-        for (index, tile) in Tile::ALL.into_iter().enumerate() {
-            let size = tile.rows();
-            let groups = rows.div_ceil(size);
-            self.groups[index] += groups;
-            let last = rows - (groups - 1) * size;
-            self.fewest[index] = self.fewest[index].min(last);
+        for (groups, tile) in self.groups.iter_mut().zip(Tile::ALL) {
+            *groups += rows.div_ceil(tile.rows());
         }
+        self.ends |= 1 << ((rows - 1) % 32);
     }
 }
 
@@ -69,8 +81,9 @@ impl Classes {
         rows: 0,
         granules: 0,
         groups: [0; TILES],
+        pairs: 0,
         rank_max: 0,
-        least: u32::MAX,
+        are_prompts: true,
         most: 0,
     };
 
@@ -100,9 +113,14 @@ impl Classes {
             let pairs = (rank.div_ceil(16) as usize).clamp(1, PAIRS_MAX);
             let class = &mut by_pairs[pairs];
             class.rows += rows;
-            class.least = class.least.min(least + 1);
+            let least = least + 1;
+            classes.are_prompts &= least >= ROWS;
             class.most = class.most.max(most);
             small[pairs] += few;
+            if few > 0 {
+                // Of those the smallest alone may be the fewest.
+                class.ends |= 1 << (least - 1);
+            }
             if count > few {
                 let parts = run.iter().flat_map(|segment| [segment.decode_rows, segment.prefill_rows]);
                 parts.filter(|part| *part > 8).for_each(|part| class.cut(part));
@@ -113,16 +131,12 @@ impl Classes {
         for (pairs, class) in by_pairs.iter_mut().enumerate().filter(|(_, class)| class.rows > 0) {
             class.pairs = pairs as u32;
             classes.rows += class.rows;
-            classes.least = classes.least.min(class.least);
             classes.most = classes.most.max(class.most);
             for size in 0..TILES {
                 class.groups[size] += small[pairs];
                 classes.groups[size] += class.groups[size];
-                if small[pairs] > 0 {
-                    // The smallest segment is one of them.
-                    class.fewest[size] = class.fewest[size].min(class.least);
-                }
             }
+            classes.pairs |= 1 << pairs;
             classes.list[classes.count] = *class;
             classes.count += 1;
         }
@@ -132,25 +146,28 @@ impl Classes {
     /// Becomes what [`Classes::of`] would make of the segments with this census and this largest rank. Classes that there are none of are
     /// left as they were: nobody reads them.
     pub(crate) fn count(&mut self, census: &Census, rank_max: u32) {
-        let (mut count, mut all, mut fewest_rows, mut most_rows) = (0, [0; TILES], u32::MAX, 0);
+        let (mut count, mut all, mut all_pairs, mut are_prompts, mut most_rows) = (0, [0; TILES], 0, true, 0);
         for (pairs, sizes) in census.classes() {
-            let (groups, (least, most)) = (Tile::of_sizes(sizes.tiles()), sizes.range());
-            let fewest = Tile::of_sizes(sizes.fewest());
-            self.list[count] = Class { pairs, rows: sizes.rows(), groups, least, most, fewest };
+            let (groups, (_, most)) = (sizes.tiles(), sizes.range());
+            self.list[count] = Class { pairs, rows: sizes.rows(), groups, most, ends: sizes.ends() };
             count += 1;
-            (fewest_rows, most_rows) = (fewest_rows.min(least), most_rows.max(most));
+            all_pairs |= 1 << pairs;
+            are_prompts &= !sizes.any_below(ROWS);
+            most_rows = most_rows.max(most);
             for (all, groups) in all.iter_mut().zip(groups) {
                 *all += groups;
             }
         }
         (self.count, self.rows, self.granules, self.rank_max) = (count, census.rows(), census.granules(), rank_max);
-        (self.groups, self.least, self.most) = (all, fewest_rows, most_rows);
+        (self.groups, self.pairs, self.are_prompts, self.most) = (all, all_pairs, are_prompts, most_rows);
     }
 
     /// A fingerprint of all that the rules depend on where launches have these tiles. `uneven`: the largest group has more than twice the bytes
-    /// of the smallest in every launch, and more than one cell; then rules ask only how many cells groups have, prompts alone excepted.
-    pub(crate) fn print(&self, tiles: Tiles, uneven: bool) -> u64 {
-        let (mut print, prompts) = (Print::new(), self.are_prompts());
+    /// of the smallest in every launch, and more than one cell; then rules ask only how many cells groups have, and tell only some numbers of
+    /// groups apart ([`Planned::alike`](super::Planned::alike)), prompts alone excepted.
+    #[inline(always)]
+    pub(super) fn print(&self, tiles: Tiles, uneven: bool, alike: &[u32]) -> u64 {
+        let (mut print, prompts) = (Print::new(), self.are_prompts);
         let cells_alone = uneven && !prompts;
         let kinds = u32::from_le_bytes(tiles.map(|tile| tile as u8));
         let [eight, sixteen, more, wide] =
@@ -158,20 +175,32 @@ impl Classes {
         let rows_most = if more { 32 } else { 8 << u32::from(sixteen | wide) };
         // Of sizes that no launch has, nothing counts.
         let [eight, sixteen, more] = [eight, sixteen | wide, more].map(|is| u32::from(is).wrapping_neg());
-        let of = |all: &[u32; TILES]| [all[0] & eight, all[1] & sixteen, all[2] & more];
-        let groups = of(&self.groups);
+        let groups = |size: usize| match cells_alone {
+            true => alike[(self.groups[size] as usize).min(alike.len() - 1)],
+            false => self.groups[size],
+        };
         print.pair(
-            u64::from(kinds) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone) | (self.count as u64) << 40,
-            u64::from(groups[0]) ^ u64::from(groups[1]) << 21 ^ u64::from(groups[2]) << 42,
+            u64::from(kinds) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone) | u64::from(self.pairs) << 40,
+            u64::from(groups(0) & eight) ^ u64::from(groups(1) & sixteen) << 21 ^ u64::from(groups(2) & more) << 42,
         );
-        for class in self.iter() {
-            // Rules know of a class only the fewest and the most rows of a group: a byte each.
-            let [eight, sixteen, more] = of(&class.fewest);
-            let mut rows = eight | sixteen << 8 | more << 16 | class.most.min(rows_most) << 24;
-            if cells_alone {
-                rows = (rows + 0x0707_0707) >> 3 & 0x0f0f_0f0f;
+        if !cells_alone {
+            for class in self.iter() {
+                // Rules know of a class only the fewest and the most rows of a group: a byte each.
+                let fewest = |tile: Tile, has: u32| class.fewest(tile) & has;
+                let sixteen = fewest(Tile::Staged16, sixteen) << 8 | fewest(Tile::Staged32, more) << 16;
+                let rows = fewest(Tile::Rows8, eight) | sixteen | class.most.min(rows_most) << 24;
+                print.pair(u64::from(rows), u64::from(class.pairs));
             }
-            print.pair(u64::from(rows), u64::from(class.pairs));
+        } else if rows_most > Tile::Rows8.rows() {
+            // The same in cells of 8 rows, of which a group has one to four: five bits.
+            let mut cells = 0_u128;
+            for class in self.iter() {
+                let of = |rows: u32| (rows - 1) >> 3;
+                let fewest =
+                    of(class.fewest(Tile::Staged16)) & sixteen | (of(class.fewest(Tile::Staged32)) & more) << 1;
+                cells = cells << 5 | u128::from(fewest | of(class.most.min(rows_most)) << 3);
+            }
+            print.pair(cells as u64, (cells >> 64) as u64);
         }
         print.finish()
     }
@@ -210,8 +239,12 @@ impl Classes {
     }
 
     /// Those that there are, by their pairs.
+    pub(super) fn list(&self) -> &[Class] {
+        &self.list[..self.count]
+    }
+
     pub(super) fn iter(&self) -> slice::Iter<'_, Class> {
-        self.list[..self.count].iter()
+        self.list().iter()
     }
 
     /// The most pairs.

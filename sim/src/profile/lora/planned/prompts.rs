@@ -15,7 +15,7 @@ pub(super) enum Share {
 }
 
 /// Rows of the smallest prompt.
-const ROWS: u32 = 16;
+pub(super) const ROWS: u32 = 16;
 /// Bytes of all groups of 8 rows, and of y, a multiprocessor, up to which x and y are held in registers.
 const BYTES_OF_REGISTERS: f64 = 320.0 * 1024.0;
 const BYTES_OF_Y: f64 = 26.0 * 1024.0;
@@ -26,13 +26,6 @@ const MEMBERS_MAX: u32 = 8;
 const BYTES_SLICE: u64 = 256 << 10;
 /// Blocks of the largest cluster.
 const LARGE: u32 = 16;
-
-impl Classes {
-    /// Is every segment a prompt?
-    pub(super) fn are_prompts(&self) -> bool {
-        self.least >= ROWS
-    }
-}
 
 impl Planned {
     /// Had groups of 8 rows, so many of them, better hold x and y in registers?
@@ -49,7 +42,7 @@ impl Planned {
 impl Groups<'_> {
     /// Are these prompts alone, whose own rules hold?
     pub(super) fn of_prompts(&self) -> bool {
-        self.planned.prompts && !self.planned.beside && self.classes.are_prompts()
+        self.planned.prompts && !self.planned.beside && self.classes.are_prompts
     }
 
     /// How many blocks each group gets, of `most` members at most; none where the rules of all batches say it.

@@ -124,7 +124,7 @@ impl Groups<'_> {
 
     /// Do clusters of more than 8 blocks start too late? After a kernel that does not let them begin, where most of the bytes would wait for them.
     fn starts_late(&self) -> bool {
-        let many = |class: &Class| cells(class.pairs, class.fewest[self.tile.size()]) > 1;
+        let many = |class: &Class| cells(class.pairs, class.fewest(self.tile)) > 1;
         !self.planned.beside && self.site.widens && self.classes.iter().all(many)
     }
 
@@ -272,7 +272,7 @@ impl Planned {
         for class in classes.iter() {
             for run in site.runs() {
                 let of = |rows: u32| run.bytes(class.pairs, f64::from(rows)) as u64;
-                groups.bytes_min = groups.bytes_min.min(of(class.fewest[tile.size()]));
+                groups.bytes_min = groups.bytes_min.min(of(class.fewest(tile)));
                 groups.bytes_max = groups.bytes_max.max(of(groups.most_rows(class)));
             }
         }
@@ -342,7 +342,7 @@ impl Planned {
             return Tile::Rows8;
         }
         let small = classes.groups[Tile::Rows8.size()] * site.projections;
-        if classes.are_prompts() {
+        if classes.are_prompts {
             self.tile_of_prompts(site, classes, small)
         } else if small <= self.groups_in_registers(classes) {
             Tile::Rows8

@@ -18,11 +18,9 @@ pub(crate) struct Site {
     pub(super) tiles_least: u32,
     /// Is every output wider than the inputs?
     pub(super) widens: bool,
-    /// Inputs and outputs of all projections: in 64 times 64 columns.
-    pub(super) pieces: f64,
-    /// Inputs of a projection, and outputs of the widest: in 64 times 64 columns.
-    pub(super) pieces_in: f64,
-    pub(super) pieces_out_most: f64,
+    /// Bytes of a pair of granules and of a row, of all projections.
+    pub(super) bytes_pair: f64,
+    pub(super) bytes_row: f64,
     /// Columns of weights, and of rows read and written: inputs by each projection, or by all of them once.
     pub(super) columns: f64,
     pub(super) moved: f64,
@@ -47,10 +45,9 @@ pub(crate) struct Site {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Run {
     pub(super) times: u32,
-    /// Of each: inputs and outputs, in 64 times 64 columns.
-    pub(super) pieces: f64,
-    /// The inputs of that.
+    /// Inputs and outputs of each, in 64 times 64 columns.
     pub(super) pieces_in: f64,
+    pub(super) pieces_out: f64,
     /// More output than input.
     pub(super) widens: bool,
     /// Members of a group, at most.
@@ -66,8 +63,8 @@ impl Run {
         let tiles = inputs.div_ceil(32) + outputs.div_ceil(32);
         Run {
             times: same.len() as u32,
-            pieces: f64::from(tiles) / 64.0,
             pieces_in: f64::from(inputs.div_ceil(32)) / 64.0,
+            pieces_out: f64::from(outputs.div_ceil(32)) / 64.0,
             widens: outputs > inputs,
             members_most: outputs.min(inputs).div_ceil(32).min(32),
             bytes_pair: f64::from(tiles) * 1024.0,
@@ -89,7 +86,7 @@ impl Site {
             run_count += 1;
         }
         let outputs = || site.outputs.iter().copied();
-        let pieces = || runs[..run_count].iter().map(|run| (run.pieces, f64::from(run.times)));
+        let all = |of: fn(&Run) -> f64| runs[..run_count].iter().map(|run| f64::from(run.times) * of(run)).sum();
         Site {
             scale: site.scale,
             us_waiting: site.us_waiting,
@@ -105,9 +102,8 @@ impl Site {
             narrowest: outputs().fold(site.inputs, u32::min),
             tiles_least: outputs().map(|outputs| site.inputs.max(outputs).div_ceil(32)).min().unwrap_or(0),
             widens: outputs().all(|outputs| outputs > site.inputs),
-            pieces: pieces().map(|(pieces, times)| pieces * times).sum(),
-            pieces_in: f64::from(site.inputs.div_ceil(32)) / 64.0,
-            pieces_out_most: f64::from(outputs().max().unwrap_or(0).div_ceil(32)) / 64.0,
+            bytes_pair: all(|run| run.bytes_pair),
+            bytes_row: all(|run| run.bytes_row),
             columns: outputs().map(|outputs| f64::from(site.inputs + outputs)).sum(),
             kept: outputs().map(f64::from).sum::<f64>() + f64::from(site.inputs),
             moved_once: 2.0 * outputs().map(f64::from).sum::<f64>() + f64::from(site.inputs),

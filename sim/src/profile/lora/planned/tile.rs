@@ -1,7 +1,7 @@
 //! What a block of each size of tile needs of a multiprocessor.
 
 use super::classes::PAIRS_MAX;
-use super::{Planned, SITES, TILES};
+use super::{Planned, SITES};
 
 /// Rows of a group, and how they travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +17,10 @@ pub(crate) enum Tile {
 pub(crate) type Tiles = [Tile; SITES];
 
 impl Tile {
+    /// In the order of [`crate::batch::TILES`].
     pub(crate) const ALL: [Tile; 4] = [Tile::Rows8, Tile::Staged16, Tile::Staged32, Tile::Wide16];
-    /// One of each size, in the order of [`crate::batch::TILES`].
+    /// One of each size.
     pub(super) const SIZES: [Tile; 3] = [Tile::Rows8, Tile::Staged16, Tile::Staged32];
-
-    /// Of each kind what there is of each size.
-    pub(super) const fn of_sizes([eight, sixteen, more]: [u32; 3]) -> [u32; TILES] {
-        [eight, sixteen, more, sixteen]
-    }
 
     /// Its place among the sizes.
     pub(super) const fn size(self) -> usize {

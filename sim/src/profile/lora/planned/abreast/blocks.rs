@@ -1,8 +1,9 @@
 //! The blocks of all launches of a layer, and what they take.
 
 use super::super::four::{Four, Which};
+use super::super::launch::WHOLE;
 use super::super::{Planned, SITES};
-use super::{AT_ONCE, Abreast, CLUSTER, Cut, MEMBERS, PROPORTIONAL, Part, Ready, Runs, TWO};
+use super::{AT_ONCE, Abreast, CLUSTER, Cut, PROPORTIONAL, Ready, SETS, TWO};
 
 /// The blocks of each launch, as those of one.
 #[derive(Clone, Copy)]
@@ -13,89 +14,22 @@ pub(super) struct Blocks {
     pub(super) two: Which,
 }
 
-/// What blocks of each launch take whatever pieces they have.
-struct BlockUs {
-    us: Four,
-    us_shared: Four,
-    us_per_cell: Four,
-}
-
 impl Abreast {
     /// The blocks of these launches.
     #[inline(always)]
     pub(super) fn blocks(&self, planned: &Planned, ready: Ready, cut: &Cut<'_>) -> Blocks {
         if !ready.any(1 << PROPORTIONAL) {
-            return self.equal(ready, cut);
+            return self.deal::<false>(planned, ready, cut, Four::default());
         }
-        let other = self.proportional(planned, ready, cut);
-        if !ready.any(0x3f << MEMBERS) {
-            return other;
-        }
-        let (equal, are) = (self.equal(ready, cut), ready.has(PROPORTIONAL).not());
-        Blocks {
-            count: equal.count.there(are, other.count),
-            work_us: equal.work_us.there(are, other.work_us),
-            longest_us: equal.longest_us.there(are, other.longest_us),
-            two: are.and(equal.two).or(are.not().and(other.two)),
-        }
-    }
-
-    /// [`Planned::equal`] of each.
-    #[inline(always)]
-    fn equal(&self, ready: Ready, cut: &Cut<'_>) -> Blocks {
-        let (members, sets) = (ready.members(), ready.sets());
-        let (one, of) = (Four::all(1.0), BlockUs::of(cut));
-        let of_group = members * sets * self.projections;
-        let pieces = self.pieces + (sets - one) * self.pieces_in_all;
-        let most = (self.pieces_in + self.pieces_out_most / sets) / members;
-        let shares = members.above(one);
-        let pieces_of_rows = pieces * cut.of.of_rows.at(cut.places);
-        let (mut work_us, mut longest_us) = (Four::default(), Four::default());
-        for part in cut.parts {
-            let block = of.us(shares, part.cells);
-            let work = (of_group * block + pieces * part.piece_us) * part.count + pieces_of_rows * part.rows;
-            let longest = block + most * part.piece_us_most;
-            let (may_be_alone, any) = self.alone[part.pairs];
-            if !any {
-                work_us += work;
-                longest_us = longest_us.max(longest);
-                continue;
-            }
-            let alone = shares.and(may_be_alone).and(ready.has(CLUSTER).or(cut.is_staged).not());
-            let (mut work_alone, mut longest_alone) = (work_us, longest_us);
-            for run in &self.runs {
-                let (block, pieces) = run.block(&of, part, members, shares, alone);
-                work_alone += members * part.count * run.times * (block + pieces * part.piece_us_mean);
-                let longest = block + pieces * part.piece_us_most;
-                longest_alone = longest.there(run.there, Four::default()).max(longest_alone);
-            }
-            work_us = work_alone.there(alone, work_us + work);
-            longest_us = longest_alone.there(alone, longest_us.max(longest));
-        }
-        Blocks { count: of_group * cut.count, work_us, longest_us, two: ready.has(TWO) }
-    }
-
-    /// [`Planned::proportional`] of each.
-    #[inline(always)]
-    fn proportional(&self, planned: &Planned, ready: Ready, cut: &Cut<'_>) -> Blocks {
-        let mut total = Four::default();
-        for part in cut.parts {
-            for run in &self.runs {
-                let bytes = run.bytes(part, part.rows_mean) * part.count;
-                // As often as there are projections, each for itself: sums of numbers with a fraction depend on that.
-                for often in &run.often[..self.times_most] {
-                    total += bytes.there(*often, Four::default());
-                }
-            }
-        }
-        let chip = planned.multiprocessors;
+        let total = self.bytes_pair * cut.weights + self.bytes_row * cut.rows;
+        let (chip, whole) = (planned.multiprocessors, Four::all(WHOLE));
         if !ready.any(1 << AT_ONCE) {
-            return self.spread(planned, cut, Four::all(f64::from(chip * 3 / 2)), total);
+            return self.deal::<true>(planned, ready, cut, Four::all(f64::from(chip * 3 / 2)) * whole / total);
         }
         let (at_once, step) = (ready.0.map(|bits| bits >> AT_ONCE & 1 > 0), chip / 16 + 1);
         let mut tried = at_once.map(|at_once| if at_once { 2 * chip } else { chip * 3 / 2 });
         loop {
-            let blocks = self.spread(planned, cut, Four::of(tried.map(f64::from)), total);
+            let blocks = self.deal::<true>(planned, ready, cut, Four::of(tried.map(f64::from)) * whole / total);
             let (count, mut again) = (blocks.count.get(), false);
             for index in (0..SITES).filter(|index| at_once[*index]) {
                 if count[index] > f64::from(chip) && tried[index] >= chip + step {
@@ -109,82 +43,68 @@ impl Abreast {
         }
     }
 
-    /// [`Planned::spread`] of each.
+    /// [`Planned::deal`] of each. `BY_BYTES`: to some launches so many blocks a byte, whatever the rule says about their members.
     #[inline(always)]
-    fn spread(&self, planned: &Planned, cut: &Cut<'_>, blocks: Four, bytes_total: Four) -> Blocks {
-        let (one, of, few_cells) = (Four::all(1.0), BlockUs::of(cut), Four::all(5.0));
-        let barriers = cut.of.barriers.at(cut.places);
-        let (mut count, mut work_us, mut longest_us) = (Four::default(), Four::default(), Four::default());
-        let (mut exchange, mut most) = (Four::default(), [Four::all(f64::INFINITY); 3]);
-        for part in cut.parts {
-            let (may_be_alone, any) = self.alone[part.pairs];
-            let ready = &cut.of.by_pairs[part.pairs];
-            for (most, of_pairs) in most.iter_mut().zip(ready.two) {
-                *most = most.min(of_pairs);
-            }
-            let k_cells = ready.k_warps.at(cut.places) * part.cells;
-            let in_turns = cut.is_staged.or(few_cells.at_most(part.cells));
+    fn deal<const BY_BYTES: bool>(&self, planned: &Planned, ready: Ready, cut: &Cut<'_>, blocks: Four) -> Blocks {
+        let (of, places, zero, one) = (cut.of, cut.places, Four::default(), Four::all(1.0));
+        let (equal, sets, by_bytes) = (ready.members(), ready.sets(), ready.has(PROPORTIONAL));
+        let (us_per_block, us_shared) = (of.us_per_block.at(places), of.us_shared.at(places));
+        let (us_per_cell, of_rows) = (of.us_per_cell.at(places), of.of_rows.at(places));
+        let several_sets = ready.any(0b110 << SETS);
+        let (mut count, mut work_us, mut longest_us) = (zero, zero, zero);
+        let (mut exchange, mut most_at_once, mut most) = (zero, Four::all(f64::INFINITY), Four::all(f64::INFINITY));
+        for class in cut.classes.iter() {
+            let (by_pairs, pairs) = (&of.by_pairs[class.pairs as usize], f64::from(class.pairs));
+            let (groups, rows_most) = (Four::large(class.groups).at(places), Four::all(f64::from(class.most)));
+            let (rows_mean, rows_most) =
+                (Four::all(class.rows as i64 as f64) / groups, rows_most.min(of.rows).at(places));
+            let (piece_us, cells) = (by_pairs.piece_us.at(places), (rows_most * 0.125).ceil() * pairs);
+            let (piece_us_mean, piece_us_most) = (piece_us + of_rows * rows_mean, piece_us + of_rows * rows_most);
+            let shared_us = us_shared + us_per_cell * cells;
+            let (may_be_alone, any) = self.alone[class.pairs as usize];
             for run in &self.runs {
-                let share = blocks * run.bytes(part, part.rows_mean) / bytes_total;
-                let members = share.floor().max(one).min(run.members_most);
-                let shares = members.above(one);
-                let (mut alone, mut exchanging) = (Which::of([false; SITES]), members);
-                if any {
-                    alone = shares.and(may_be_alone).and(cut.is_staged.not());
-                    exchanging = one.there(alone.and(run.widens), members);
+                let mut members = equal;
+                if BY_BYTES {
+                    let share = (run.bytes_pair * pairs + run.bytes_row * rows_mean) * blocks;
+                    members = share.floor().max(one).min(run.members_most).there(by_bytes, equal);
                 }
-                let (block, pieces) = run.block(&of, part, members, shares, alone);
-                let mine = members * part.count * run.times;
+                let (mut shares, mut pieces, mut exchanging) = (members.above(one), run.pieces / members, members);
+                if several_sets {
+                    // Each multiplies all inputs, and all of them share the outputs.
+                    pieces = (run.pieces_in + run.pieces_out / sets) / members;
+                }
+                if any {
+                    let alone =
+                        may_be_alone.and(shares).and(run.widens).and(ready.has(CLUSTER).or(cut.is_staged).not());
+                    pieces = (run.pieces_in + run.pieces_out / members).there(alone, pieces);
+                    exchanging = one.there(alone, members);
+                    shares = shares.and(alone.not());
+                }
+                let block = us_per_block + shared_us.there(shares, zero);
+                let mine = (members * sets) * (groups * run.times);
                 count += mine;
-                work_us += mine * (block + pieces * part.piece_us_mean);
-                let longest = block + pieces * part.piece_us_most;
-                longest_us = longest_us.max(longest.there(run.there, Four::default()));
-                // `Tile::exchange` without a cluster.
-                let all = exchanging * part.cells;
-                let others = all.there(exchanging.above(one), Four::default());
-                let others = part.cells.there(in_turns.or(Four::all(64.0).at_most(all)), others);
-                let bytes = (others + k_cells) * 512.0 + barriers;
-                exchange = exchange.max(bytes.there(run.there, Four::default()));
+                work_us += mine * (block + pieces * piece_us_mean);
+                longest_us = longest_us.max(block + pieces * piece_us_most);
+                if BY_BYTES {
+                    // `Tile::exchange` without a cluster.
+                    let all = exchanging * cells;
+                    let in_turns = cut.is_staged.or(Four::all(5.0).at_most(cells)).or(Four::all(64.0).at_most(all));
+                    let others = cells.there(in_turns, all.there(exchanging.above(one), zero));
+                    exchange = exchange.max(others + by_pairs.k_warps.at(places) * cells);
+                }
+            }
+            if BY_BYTES {
+                let [at_once, more] = by_pairs.two;
+                (most_at_once, most) = (most_at_once.min(at_once), most.min(more));
             }
         }
-        let chip = Four::all(f64::from(planned.multiprocessors));
-        let [few, more, many] = most.map(|most| most.at(cut.places));
-        let fits = few.there((count + count).at_most(chip), more.there(count.at_most(chip), many));
-        Blocks { count, work_us, longest_us, two: exchange.at_most(fits) }
-    }
-}
-
-impl BlockUs {
-    #[inline(always)]
-    fn of(cut: &Cut<'_>) -> BlockUs {
-        let of = |table: Four| table.at(cut.places);
-        BlockUs { us: of(cut.of.us_per_block), us_shared: of(cut.of.us_shared), us_per_cell: of(cut.of.us_per_cell) }
-    }
-
-    /// What a block takes whatever pieces it has.
-    #[inline(always)]
-    fn us(&self, shares: Which, cells: Four) -> Four {
-        self.us + (self.us_shared + self.us_per_cell * cells).there(shares, Four::default())
-    }
-}
-
-impl Runs {
-    /// Bytes of a group.
-    #[inline(always)]
-    fn bytes(&self, part: &Part, rows: Four) -> Four {
-        self.bytes_pair * part.pairs_wide + self.bytes_row * rows
-    }
-
-    /// What a block takes whatever its pieces, and its pieces.
-    #[inline(always)]
-    fn block(&self, of: &BlockUs, part: &Part, members: Four, shares: Which, alone: Which) -> (Four, Four) {
-        let alone = alone.and(self.widens);
-        let block = of.us(shares.and(alone.not()), part.cells);
-        let shared = self.pieces / members;
-        if !alone.any() {
-            return (block, shared);
+        let mut two = ready.has(TWO);
+        if BY_BYTES {
+            let chip = Four::all(f64::from(planned.multiprocessors));
+            let fits = most_at_once.at(places).there(count.at_most(chip), most.at(places));
+            let bytes = exchange * 512.0 + of.barriers.at(places);
+            two = two.or(by_bytes.and(bytes.at_most(fits)));
         }
-        let pieces = self.pieces_in + (self.pieces - self.pieces_in) / members;
-        (block, pieces.there(alone, shared))
+        Blocks { count, work_us, longest_us, two }
     }
 }

@@ -163,9 +163,9 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
 
 /// All launches side by side; `decided` sees what the plan decided, and the fingerprint of what it depends on.
 fn abreast(planned: &Planned, sites: &Sites, classes: &Classes, mut decided: impl FnMut(u64, Ready)) -> [f64; SITES] {
-    let mut abreast = planned.abreast(sites);
+    let abreast = planned.abreast(sites);
     let (tiles, ready) = (abreast.tiles(planned, sites, classes), Ready::of(&planned.rules(sites, classes)));
-    decided(classes.print(tiles, abreast.is_uneven(classes, tiles)), ready);
+    decided(abreast.print(classes, tiles), ready);
     abreast.price(planned, ready, classes, tiles)
 }
 
