@@ -12,7 +12,7 @@ use crate::fact::Power;
 use crate::fetch::{self, Block, Room};
 use crate::find;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
-use crate::residency::Residency;
+use crate::residency::{Residency, SlotId};
 use crate::rows::{Left, Rows};
 use crate::settings::ReplicaSettings;
 use crate::time::{Span, Time};
@@ -222,7 +222,7 @@ impl Replica {
         }
         self.lists.fetch();
         self.active.census.fetch();
-        self.residency.fetch_unused();
+        self.residency.fetch_idle();
         fetch::list(self.waiting.as_slices().0);
         self.waiting_adapters.fetch();
     }
@@ -306,7 +306,7 @@ impl Replica {
         self.waiting_blocks -= u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {
             if let Some(copy) = waiting.awaits {
-                self.residency.unawait(adapter, copy);
+                self.residency.unawait(copy);
             }
             self.waiting_adapters.remove(adapter);
         }
@@ -336,15 +336,15 @@ impl Replica {
         if front { self.waiting.push_front(waiting) } else { self.waiting.push_back(waiting) }
     }
 
-    /// A row that uses the adapter joins the batch.
-    pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId, rank: u32) {
-        self.residency.acquire(now, adapter);
+    /// A row that uses the adapter in this slot joins the batch.
+    pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId, slot: SlotId, rank: u32) {
+        self.residency.acquire(now, slot);
         self.active.add(adapter, rank);
     }
 
-    /// A row that uses the adapter leaves the batch.
-    fn release(&mut self, now: Time, adapter: AdapterId) {
-        self.residency.release(now, adapter);
+    /// A row that uses the adapter in this slot leaves the batch.
+    fn release(&mut self, now: Time, adapter: AdapterId, slot: SlotId) {
+        self.residency.release(now, slot);
         self.active.remove(adapter);
     }
 
@@ -354,7 +354,7 @@ impl Replica {
         self.kv_free += left.running.kv_blocks;
         assert!(self.kv_free <= self.settings.kv_blocks, "more KV blocks are free than there are");
         if let Some(adapter) = left.running.adapter {
-            self.release(now, adapter);
+            self.release(now, adapter, left.slot);
         }
         self.changed = true;
         left

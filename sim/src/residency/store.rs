@@ -7,29 +7,43 @@ use crate::settings::AdapterMemory;
 use crate::time::Time;
 use crate::workload::AdapterId;
 
-/// Who keeps an adapter in a memory.
+/// Where in a memory an adapter is: found once, and asked for from then on without a search. Good as long as it stays there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotId(u32);
+
+impl SlotId {
+    /// That of no adapter.
+    pub(crate) const NONE: SlotId = SlotId(u32::MAX);
+
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Who keeps an adapter in a memory. Side by side for all of them: most of what is asked of an adapter is here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     /// Sequences in the batch that use it. In the host: copies that read it.
     pub(super) users: u32,
     /// Sequences in the queue that it was loaded for.
     pub(super) awaited: u32,
-    /// Tells this copy from earlier ones of the same adapter.
+    /// Tells this copy from earlier ones, whatever they were of; 0: the slot is free.
     pub(super) number: u32,
     /// Has the event of its arrival been handled? Until then it cannot be evicted.
     pub(super) arrived: bool,
 }
 
 impl Held {
-    /// Is it there, and does nobody use it?
-    fn is_unused(&self) -> bool {
-        self.arrived && self.users == 0
+    /// Is it there, and does nobody use it or count on it?
+    fn is_idle(&self) -> bool {
+        self.arrived && self.users == 0 && self.awaited == 0
     }
 }
 
 /// What else is known of an adapter in a memory, or on its way there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
+    adapter: AdapterId,
     pub(super) bytes: u64,
     /// When its copy is there; in the past: it is.
     pub(super) ready: Time,
@@ -38,12 +52,12 @@ pub(super) struct Entry {
     pub(super) uses: u64,
 }
 
-/// All of it: one line of memory.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Slot {
-    held: Held,
-    entry: Entry,
+impl Entry {
+    /// As an evictor sees it.
+    fn idle(&self) -> Idle {
+        let Entry { adapter, bytes, loaded, last_used, uses, .. } = *self;
+        Idle { adapter, bytes, loaded, last_used, uses }
+    }
 }
 
 /// One memory.
@@ -55,12 +69,14 @@ pub(super) struct Store {
     inserted: u32,
     /// The adapters in order, and where each is: to find one, or to see who is idle, is to read few lines of memory.
     adapters: Vec<AdapterId>,
-    slot_of: Vec<u32>,
-    slots: Vec<Slot>,
+    slot_of: Vec<SlotId>,
+    /// By slot.
+    held: Vec<Held>,
+    entries: Vec<Entry>,
     /// Slots that nobody has.
-    free: Vec<u32>,
-    /// Adapters that are there and that nobody uses, in order, and their slots.
-    unused: Vec<(AdapterId, u32)>,
+    free: Vec<SlotId>,
+    /// Adapters that are there and that nobody uses or counts on, in order, and their slots.
+    idle: Vec<(AdapterId, SlotId)>,
 }
 
 /// Who can make room, and who is chosen to. One for all memories: between two calls only its own memory is kept.
@@ -78,9 +94,10 @@ impl Store {
             inserted: 0,
             adapters: Vec::new(),
             slot_of: Vec::new(),
-            slots: Vec::new(),
+            held: Vec::new(),
+            entries: Vec::new(),
             free: Vec::new(),
-            unused: Vec::new(),
+            idle: Vec::new(),
         }
     }
 
@@ -94,9 +111,10 @@ impl Store {
 
     /// Takes memory for what is known of them.
     pub(super) fn reserve_slots(&mut self, rows: usize) {
-        self.slots.reserve(self.usual(rows));
+        self.held.reserve(self.usual(rows));
+        self.entries.reserve(self.usual(rows));
         self.free.reserve(rows);
-        self.unused.reserve(rows);
+        self.idle.reserve(rows);
     }
 
     /// Asks for what tells where adapters are.
@@ -113,15 +131,16 @@ impl Store {
         }
     }
 
-    /// Asks for the list of the unused, which changes when somebody comes or goes.
-    pub(super) fn fetch_unused(&self) {
-        fetch::list(&self.unused);
+    /// Asks for the list of the idle, which changes when somebody comes or goes.
+    pub(super) fn fetch_idle(&self) {
+        fetch::list(&self.idle);
     }
 
     /// Asks for what is known of an adapter that is there.
     pub(super) fn fetch_copy(&self, adapter: AdapterId) {
-        if let Some(slot) = self.slot(adapter) {
-            fetch::element(&self.slots, slot);
+        if let Some(slot) = self.find(adapter) {
+            fetch::element(&self.held, slot.index());
+            fetch::element(&self.entries, slot.index());
         }
     }
 
@@ -138,9 +157,10 @@ impl Store {
     /// Forgets everything; gives what was there.
     pub(super) fn clear(&mut self) -> Vec<AdapterId> {
         self.slot_of.clear();
-        self.slots.clear();
+        self.held.clear();
+        self.entries.clear();
         self.free.clear();
-        self.unused.clear();
+        self.idle.clear();
         self.bytes = 0;
         std::mem::take(&mut self.adapters)
     }
@@ -150,13 +170,13 @@ impl Store {
     }
 
     /// Where is the adapter?
-    fn slot(&self, adapter: AdapterId) -> Option<usize> {
-        self.position(adapter).ok().map(|position| self.slot_of[position] as usize)
+    pub(super) fn find(&self, adapter: AdapterId) -> Option<SlotId> {
+        self.position(adapter).ok().map(|position| self.slot_of[position])
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (AdapterId, &Held, &Entry)> {
-        let slots = self.slot_of.iter().map(|&slot| &self.slots[slot as usize]);
-        self.adapters.iter().zip(slots).map(|(&adapter, Slot { held, entry })| (adapter, held, entry))
+        let slots = self.slot_of.iter().map(|slot| (&self.held[slot.index()], &self.entries[slot.index()]));
+        self.adapters.iter().zip(slots).map(|(&adapter, (held, entry))| (adapter, held, entry))
     }
 
     pub(super) fn holds(&self, adapter: AdapterId) -> bool {
@@ -165,44 +185,46 @@ impl Store {
 
     /// Who keeps it?
     pub(super) fn held(&self, adapter: AdapterId) -> Option<&Held> {
-        self.get(adapter).map(|(held, _)| held)
+        self.find(adapter).map(|slot| &self.held[slot.index()])
     }
 
-    pub(super) fn get(&self, adapter: AdapterId) -> Option<(&Held, &Entry)> {
-        self.slot(adapter).map(|slot| (&self.slots[slot].held, &self.slots[slot].entry))
+    /// Is it still this copy that the slot has?
+    pub(super) fn is_copy(&self, slot: SlotId, number: u32) -> bool {
+        self.held.get(slot.index()).is_some_and(|held| held.number == number)
     }
 
-    /// Changes who keeps it and what is known of it, if it is there, and gives what `change` gives.
-    pub(super) fn update<T>(
-        &mut self,
-        adapter: AdapterId,
-        change: impl FnOnce(&mut Held, &mut Entry) -> T,
-    ) -> Option<T> {
-        let slot = self.slot(adapter)?;
-        let Slot { held, entry } = &mut self.slots[slot];
-        let before = held.is_unused();
+    /// What is known of the adapter in this slot?
+    pub(super) fn at(&self, slot: SlotId) -> (&Held, &Entry) {
+        (&self.held[slot.index()], &self.entries[slot.index()])
+    }
+
+    /// Changes who keeps the adapter in this slot and what is known of it, and gives what `change` gives.
+    pub(super) fn update<T>(&mut self, slot: SlotId, change: impl FnOnce(&mut Held, &mut Entry) -> T) -> T {
+        let (held, entry) = (&mut self.held[slot.index()], &mut self.entries[slot.index()]);
+        let before = held.is_idle();
         let given = change(held, entry);
-        let after = held.is_unused();
+        let after = held.is_idle();
         if after != before {
-            self.list_unused(adapter, slot as u32, after);
+            self.list_idle(slot, after);
         }
-        Some(given)
+        given
     }
 
-    /// Puts it on the list of the unused, or takes it off.
-    fn list_unused(&mut self, adapter: AdapterId, slot: u32, unused: bool) {
-        let place = self.unused.binary_search_by_key(&adapter, |&(adapter, _)| adapter);
-        if unused {
-            self.unused.insert(place.expect_err("who is used is not listed"), (adapter, slot));
+    /// Puts it on the list of the idle, or takes it off.
+    fn list_idle(&mut self, slot: SlotId, idle: bool) {
+        let adapter = self.entries[slot.index()].adapter;
+        let place = self.idle.binary_search_by_key(&adapter, |&(adapter, _)| adapter);
+        if idle {
+            self.idle.insert(place.expect_err("who is used is not listed"), (adapter, slot));
         } else {
-            self.unused.remove(place.expect("who is not used is listed"));
+            self.idle.remove(place.expect("who is idle is listed"));
         }
     }
 
-    /// Is the list of the unused right?
+    /// Is the list of the idle right?
     pub(super) fn check(&self) {
-        let unused = self.all().filter(|(_, held, _)| held.is_unused()).map(|(adapter, ..)| adapter);
-        assert!(unused.eq(self.unused.iter().map(|&(adapter, _)| adapter)), "adapters that nobody uses");
+        let idle = self.all().filter(|(_, held, _)| held.is_idle()).map(|(adapter, ..)| adapter);
+        assert!(idle.eq(self.idle.iter().map(|&(adapter, _)| adapter)), "adapters that nobody uses");
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -221,35 +243,35 @@ impl Store {
         }
     }
 
-    /// Puts down what nobody uses; `spare_awaited`: nor counts on.
-    pub(super) fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
+    /// Puts down what nobody uses or counts on.
+    pub(super) fn idle(&self, all: &mut Vec<Idle>) {
         all.clear();
-        for &(adapter, slot) in &self.unused {
-            let Slot { held, entry } = &self.slots[slot as usize];
-            if !(spare_awaited && held.awaited > 0) {
-                let Entry { bytes, loaded, last_used, uses, .. } = *entry;
-                all.push(Idle { adapter, bytes, loaded, last_used, uses });
-            }
-        }
+        all.extend(self.idle.iter().map(|&(_, slot)| self.entries[slot.index()].idle()));
     }
 
-    pub(super) fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) {
+    /// Puts down what somebody counts on and nobody uses.
+    fn awaited(&self, all: &mut Vec<Idle>) {
+        all.clear();
+        let awaited = self.all().filter(|(_, held, _)| held.arrived && held.users == 0 && held.awaited > 0);
+        all.extend(awaited.map(|(.., entry)| entry.idle()));
+    }
+
+    /// Takes in an adapter; gives where it is.
+    pub(super) fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) -> SlotId {
         self.bytes += bytes;
-        self.inserted = self.inserted.wrapping_add(1);
-        let number = self.inserted;
-        let newcomer = Slot {
-            held: Held { users: 0, awaited: 0, number, arrived: false },
-            entry: Entry { bytes, ready, loaded: now, last_used: now, uses: 0 },
-        };
+        self.inserted += 1;
+        let held = Held { users: 0, awaited: 0, number: self.inserted, arrived: false };
+        let entry = Entry { adapter, bytes, ready, loaded: now, last_used: now, uses: 0 };
         let position = self.position(adapter).expect_err("an adapter is not loaded twice");
         let slot = match self.free.pop() {
             Some(slot) => {
-                self.slots[slot as usize] = newcomer;
+                (self.held[slot.index()], self.entries[slot.index()]) = (held, entry);
                 slot
             }
             None => {
-                self.slots.push(newcomer);
-                self.slots.len() as u32 - 1
+                self.held.push(held);
+                self.entries.push(entry);
+                SlotId(self.held.len() as u32 - 1)
             }
         };
         self.adapters.insert(position, adapter);
@@ -260,6 +282,7 @@ impl Store {
         if let AdapterMemory::Bytes(limit) = self.memory {
             assert!(self.bytes <= limit, "more adapter bytes than memory");
         }
+        slot
     }
 
     pub(super) fn remove(&mut self, adapter: AdapterId) -> (Held, Entry) {
@@ -267,10 +290,11 @@ impl Store {
         self.adapters.remove(position);
         let slot = self.slot_of.remove(position);
         self.free.push(slot);
-        let Slot { held, entry } = self.slots[slot as usize];
-        if held.is_unused() {
-            self.list_unused(adapter, slot, false);
+        let (held, entry) = (self.held[slot.index()], self.entries[slot.index()]);
+        if held.is_idle() {
+            self.list_idle(slot, false);
         }
+        self.held[slot.index()].number = 0;
         self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
         (held, entry)
     }
@@ -294,7 +318,7 @@ impl Store {
         }
         let Room { idle, victims } = room;
         victims.clear();
-        self.idle(true, idle);
+        self.idle(idle);
         let made = self.choose_victims(now, bytes, spare_awaited, evictor, idle, victims);
         // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
         for &victim in victims.iter().filter(|_| made) {
@@ -324,8 +348,7 @@ impl Store {
         while !enough(victims.len(), freed) {
             if idle.is_empty() && !all {
                 // Nothing else is left: demand goes before those that wait for what was fetched for them.
-                self.idle(false, idle);
-                idle.retain(|idle| !victims.contains(&idle.adapter));
+                self.awaited(idle);
                 all = true;
             }
             if idle.is_empty() {
