@@ -227,20 +227,20 @@ impl Replica {
         self.waiting_adapters.fetch();
     }
 
-    /// Asks for what is known of those who leave the batch, or have their first token, with the step in flight, of the first of the
-    /// queue, and of their adapters.
+    /// Asks for what is known of those who leave the batch, or have their first token, with the step in flight, and of the adapters of the
+    /// first of the queue.
     pub(crate) fn fetch_leaving(&self) {
-        for position in self.leaving() {
-            self.rows.fetch_cold(position);
-            self.rows.adapter(position).into_iter().for_each(|adapter| self.residency.fetch_copy(adapter));
-        }
-        let watched = self.waiting.iter().take(WATCHED).filter_map(|waiting| waiting.adapter);
-        watched.for_each(|adapter| self.residency.fetch_copy(adapter));
+        self.leaving().for_each(|position| self.rows.fetch_cold(position));
+        let watched = self.waiting.iter().take(WATCHED).filter_map(|waiting| waiting.awaits);
+        watched.for_each(|copy| self.residency.fetch_awaited(copy));
     }
 
-    /// Names them, and the first of the queue, who may be next.
+    /// Names them, and the first of the queue, who may be next. Asks for what is known of their adapters.
     pub(crate) fn name_leaving(&self, mut each: impl FnMut(SequenceKey)) {
-        self.leaving().filter_map(|position| self.rows.sequence(position)).for_each(&mut each);
+        for position in self.leaving() {
+            self.rows.sequence(position).into_iter().for_each(&mut each);
+            self.residency.fetch_slot(self.rows.slot(position));
+        }
         self.waiting.iter().take(WATCHED).for_each(|waiting| each(waiting.sequence));
     }
 

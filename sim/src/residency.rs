@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::fact::{Fact, LoadCause, Observer, Tier};
 use crate::fetch;
-use crate::policy::Evictor;
+use crate::policy::{Evictor, Idle};
 use crate::settings::{AdapterMemory, Link};
 use crate::time::{Span, Time};
 use crate::workload::{Adapter, AdapterId, Catalog, ReplicaId};
@@ -13,8 +13,8 @@ mod lane;
 mod store;
 
 use lane::Lane;
-pub(crate) use store::{Room, SlotId};
 use store::{Held, Store};
+pub(crate) use store::{Room, SlotId};
 
 /// What a copy ends in, and when: an event for the engine.
 #[derive(Clone, Copy, Debug)]
@@ -161,7 +161,17 @@ impl Residency {
 
     /// Asks for what is known of an adapter that is there.
     pub(crate) fn fetch_copy(&self, adapter: AdapterId) {
-        self.gpu.fetch_copy(adapter);
+        self.gpu.find(adapter).into_iter().for_each(|slot| self.gpu.fetch_slot(slot));
+    }
+
+    /// Asks for what is known of the adapter in this slot.
+    pub(crate) fn fetch_slot(&self, slot: SlotId) {
+        self.gpu.fetch_slot(slot);
+    }
+
+    /// Asks for what is known of the copy that a sequence of the queue counts on.
+    pub(crate) fn fetch_awaited(&self, copy: Awaited) {
+        self.gpu.fetch_slot(copy.slot);
     }
 
     pub(crate) fn could_hold(&self, bytes: u64) -> bool {
@@ -221,12 +231,8 @@ impl Residency {
 
     /// Takes off the GPU what nobody uses or awaits.
     pub(crate) fn offload_idle(&mut self, now: Time, observer: &mut dyn Observer) {
-        let mut idle = Vec::new();
-        self.gpu.idle(&mut idle);
-        for adapter in idle.into_iter().map(|idle| idle.adapter) {
-            let (held, entry) = self.gpu.remove(adapter);
-            self.lost += held.awaited;
-            let (tier, bytes) = (Tier::Gpu, entry.bytes);
+        while let Some(Idle { adapter, bytes, .. }) = self.gpu.offload() {
+            let tier = Tier::Gpu;
             observer.observe(now, &Fact::Evicted { replica: self.replica, adapter, tier, bytes });
             self.changes.push((adapter, false));
         }
@@ -251,10 +257,11 @@ impl Residency {
         let Wish { adapter, bytes, cause } = wish;
         let spare_awaited = cause == LoadCause::Prefetch;
         let (evictor, room, observer) = (&mut *loading.evictor, &mut *loading.room, &mut *loading.observer);
-        let made = self.gpu.make_room(now, bytes, spare_awaited, evictor, room, |victim, held, bytes| {
-            self.lost += held.awaited;
-            observer.observe(now, &Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Gpu, bytes });
-            self.changes.push((victim, false));
+        let made = self.gpu.make_room(now, bytes, spare_awaited, evictor, room, |victim, awaited| {
+            let Idle { adapter, bytes, .. } = *victim;
+            self.lost += awaited;
+            observer.observe(now, &Fact::Evicted { replica: self.replica, adapter, tier: Tier::Gpu, bytes });
+            self.changes.push((adapter, false));
         });
         if !made {
             return None;
@@ -282,8 +289,9 @@ impl Residency {
                 let (evictor, room, observer) =
                     (&mut *loading.host_evictor, &mut *loading.room, &mut *loading.observer);
                 let replica = self.replica;
-                let made = host.store.make_room(now, bytes, false, evictor, room, |victim, _, bytes| {
-                    observer.observe(now, &Fact::Evicted { replica, adapter: victim, tier: Tier::Host, bytes });
+                let made = host.store.make_room(now, bytes, false, evictor, room, |victim, _| {
+                    let Idle { adapter, bytes, .. } = *victim;
+                    observer.observe(now, &Fact::Evicted { replica, adapter, tier: Tier::Host, bytes });
                 });
                 let (start, done) = host.disk_lane.reserve(now, now, bytes);
                 let slot = made.then(|| host.store.insert(adapter, bytes, now, done));
@@ -406,7 +414,6 @@ pub(crate) fn wait(now: Time, ready: Time) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Idle;
 
     struct First;
 

@@ -294,15 +294,15 @@ impl Rows {
         of.map(|(position, _)| position).find(at)
     }
 
-    /// Which adapter does the row use?
-    pub(crate) fn adapter(&self, position: usize) -> Option<AdapterId> {
-        self.who[position].adapter()
-    }
-
     /// Whose row is it? None: nobody's any more.
     pub(crate) fn sequence(&self, position: usize) -> Option<SequenceKey> {
         let state = self.states[position];
         (!state.is(GHOST)).then(|| self.cold(state).sequence)
+    }
+
+    /// Where is the row's adapter?
+    pub(crate) fn slot(&self, position: usize) -> SlotId {
+        self.cold(self.states[position]).slot
     }
 
     /// When was the row's previous token there?

@@ -20,7 +20,7 @@ impl SlotId {
     }
 }
 
-/// Who keeps an adapter in a memory. Side by side for all of them: most of what is asked of an adapter is here.
+/// Who keeps an adapter in a memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     /// Sequences in the batch that use it. In the host: copies that read it.
@@ -60,6 +60,14 @@ impl Entry {
     }
 }
 
+/// All of it: one line of memory.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Slot {
+    held: Held,
+    entry: Entry,
+}
+
 /// One memory.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -70,20 +78,17 @@ pub(super) struct Store {
     /// The adapters in order, and where each is: to find one, or to see who is idle, is to read few lines of memory.
     adapters: Vec<AdapterId>,
     slot_of: Vec<SlotId>,
-    /// By slot.
-    held: Vec<Held>,
-    entries: Vec<Entry>,
+    slots: Vec<Slot>,
     /// Slots that nobody has.
     free: Vec<SlotId>,
-    /// Adapters that are there and that nobody uses or counts on, in order, and their slots.
-    idle: Vec<(AdapterId, SlotId)>,
+    /// Adapters that are there and that nobody uses or counts on, in order: what an evictor chooses from.
+    idle: Vec<Idle>,
 }
 
-/// Who can make room, and who is chosen to. One for all memories: between two calls only its own memory is kept.
+/// Who makes room. One for all memories: between two calls only its own memory is kept.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    idle: Vec<Idle>,
-    victims: Vec<AdapterId>,
+    victims: Vec<Idle>,
 }
 
 impl Store {
@@ -94,8 +99,7 @@ impl Store {
             inserted: 0,
             adapters: Vec::new(),
             slot_of: Vec::new(),
-            held: Vec::new(),
-            entries: Vec::new(),
+            slots: Vec::new(),
             free: Vec::new(),
             idle: Vec::new(),
         }
@@ -111,8 +115,7 @@ impl Store {
 
     /// Takes memory for what is known of them.
     pub(super) fn reserve_slots(&mut self, rows: usize) {
-        self.held.reserve(self.usual(rows));
-        self.entries.reserve(self.usual(rows));
+        self.slots.reserve(self.usual(rows));
         self.free.reserve(rows);
         self.idle.reserve(rows);
     }
@@ -136,12 +139,9 @@ impl Store {
         fetch::list(&self.idle);
     }
 
-    /// Asks for what is known of an adapter that is there.
-    pub(super) fn fetch_copy(&self, adapter: AdapterId) {
-        if let Some(slot) = self.find(adapter) {
-            fetch::element(&self.held, slot.index());
-            fetch::element(&self.entries, slot.index());
-        }
+    /// Asks for what is known of the adapter in this slot.
+    pub(super) fn fetch_slot(&self, slot: SlotId) {
+        fetch::element(&self.slots, slot.index());
     }
 
     /// Adapters there or on their way.
@@ -157,8 +157,7 @@ impl Store {
     /// Forgets everything; gives what was there.
     pub(super) fn clear(&mut self) -> Vec<AdapterId> {
         self.slot_of.clear();
-        self.held.clear();
-        self.entries.clear();
+        self.slots.clear();
         self.free.clear();
         self.idle.clear();
         self.bytes = 0;
@@ -175,8 +174,8 @@ impl Store {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (AdapterId, &Held, &Entry)> {
-        let slots = self.slot_of.iter().map(|slot| (&self.held[slot.index()], &self.entries[slot.index()]));
-        self.adapters.iter().zip(slots).map(|(&adapter, (held, entry))| (adapter, held, entry))
+        let slots = self.slot_of.iter().map(|slot| &self.slots[slot.index()]);
+        self.adapters.iter().zip(slots).map(|(&adapter, Slot { held, entry })| (adapter, held, entry))
     }
 
     pub(super) fn holds(&self, adapter: AdapterId) -> bool {
@@ -185,22 +184,23 @@ impl Store {
 
     /// Who keeps it?
     pub(super) fn held(&self, adapter: AdapterId) -> Option<&Held> {
-        self.find(adapter).map(|slot| &self.held[slot.index()])
+        self.find(adapter).map(|slot| self.at(slot).0)
     }
 
     /// Is it still this copy that the slot has?
     pub(super) fn is_copy(&self, slot: SlotId, number: u32) -> bool {
-        self.held.get(slot.index()).is_some_and(|held| held.number == number)
+        self.slots.get(slot.index()).is_some_and(|slot| slot.held.number == number)
     }
 
     /// What is known of the adapter in this slot?
     pub(super) fn at(&self, slot: SlotId) -> (&Held, &Entry) {
-        (&self.held[slot.index()], &self.entries[slot.index()])
+        let Slot { held, entry } = &self.slots[slot.index()];
+        (held, entry)
     }
 
     /// Changes who keeps the adapter in this slot and what is known of it, and gives what `change` gives.
     pub(super) fn update<T>(&mut self, slot: SlotId, change: impl FnOnce(&mut Held, &mut Entry) -> T) -> T {
-        let (held, entry) = (&mut self.held[slot.index()], &mut self.entries[slot.index()]);
+        let Slot { held, entry } = &mut self.slots[slot.index()];
         let before = held.is_idle();
         let given = change(held, entry);
         let after = held.is_idle();
@@ -212,10 +212,10 @@ impl Store {
 
     /// Puts it on the list of the idle, or takes it off.
     fn list_idle(&mut self, slot: SlotId, idle: bool) {
-        let adapter = self.entries[slot.index()].adapter;
-        let place = self.idle.binary_search_by_key(&adapter, |&(adapter, _)| adapter);
+        let (_, entry) = self.at(slot);
+        let place = self.idle.binary_search_by_key(&entry.adapter, |idle| idle.adapter);
         if idle {
-            self.idle.insert(place.expect_err("who is used is not listed"), (adapter, slot));
+            self.idle.insert(place.expect_err("who is used is not listed"), entry.idle());
         } else {
             self.idle.remove(place.expect("who is idle is listed"));
         }
@@ -223,8 +223,8 @@ impl Store {
 
     /// Is the list of the idle right?
     pub(super) fn check(&self) {
-        let idle = self.all().filter(|(_, held, _)| held.is_idle()).map(|(adapter, ..)| adapter);
-        assert!(idle.eq(self.idle.iter().map(|&(adapter, _)| adapter)), "adapters that nobody uses");
+        let idle = self.all().filter(|(_, held, _)| held.is_idle()).map(|(.., entry)| entry.idle());
+        assert!(idle.eq(self.idle.iter().copied()), "adapters that nobody uses");
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -243,35 +243,23 @@ impl Store {
         }
     }
 
-    /// Puts down what nobody uses or counts on.
-    pub(super) fn idle(&self, all: &mut Vec<Idle>) {
-        all.clear();
-        all.extend(self.idle.iter().map(|&(_, slot)| self.entries[slot.index()].idle()));
-    }
-
-    /// Puts down what somebody counts on and nobody uses.
-    fn awaited(&self, all: &mut Vec<Idle>) {
-        all.clear();
-        let awaited = self.all().filter(|(_, held, _)| held.arrived && held.users == 0 && held.awaited > 0);
-        all.extend(awaited.map(|(.., entry)| entry.idle()));
-    }
-
     /// Takes in an adapter; gives where it is.
     pub(super) fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) -> SlotId {
         self.bytes += bytes;
         self.inserted += 1;
-        let held = Held { users: 0, awaited: 0, number: self.inserted, arrived: false };
-        let entry = Entry { adapter, bytes, ready, loaded: now, last_used: now, uses: 0 };
+        let newcomer = Slot {
+            held: Held { users: 0, awaited: 0, number: self.inserted, arrived: false },
+            entry: Entry { adapter, bytes, ready, loaded: now, last_used: now, uses: 0 },
+        };
         let position = self.position(adapter).expect_err("an adapter is not loaded twice");
         let slot = match self.free.pop() {
             Some(slot) => {
-                (self.held[slot.index()], self.entries[slot.index()]) = (held, entry);
+                self.slots[slot.index()] = newcomer;
                 slot
             }
             None => {
-                self.held.push(held);
-                self.entries.push(entry);
-                SlotId(self.held.len() as u32 - 1)
+                self.slots.push(newcomer);
+                SlotId(self.slots.len() as u32 - 1)
             }
         };
         self.adapters.insert(position, adapter);
@@ -285,22 +273,27 @@ impl Store {
         slot
     }
 
-    pub(super) fn remove(&mut self, adapter: AdapterId) -> (Held, Entry) {
-        let position = self.position(adapter).expect("an evicted adapter was there");
+    /// Takes out an adapter that is on the list of the idle no longer. Gives how many count on it.
+    fn remove(&mut self, victim: &Idle) -> u32 {
+        let position = self.position(victim.adapter).expect("an evicted adapter was there");
         self.adapters.remove(position);
         let slot = self.slot_of.remove(position);
         self.free.push(slot);
-        let (held, entry) = (self.held[slot.index()], self.entries[slot.index()]);
-        if held.is_idle() {
-            self.list_idle(slot, false);
-        }
-        self.held[slot.index()].number = 0;
-        self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
-        (held, entry)
+        self.bytes = self.bytes.checked_sub(victim.bytes).expect("adapter bytes balance");
+        let Slot { held, .. } = &mut self.slots[slot.index()];
+        held.number = 0;
+        held.awaited
+    }
+
+    /// Takes out the first of the idle, if there is any.
+    pub(super) fn offload(&mut self) -> Option<Idle> {
+        let first = (!self.idle.is_empty()).then(|| self.idle.remove(0))?;
+        self.remove(&first);
+        Some(first)
     }
 
     /// Evicts idle adapters until `bytes` more fit: true if they do now, and nobody is evicted if they cannot. With
-    /// `spare_awaited`, adapters that somebody in the queue counts on stay.
+    /// `spare_awaited`, adapters that somebody in the queue counts on stay. `evicted` is told who goes, and how many count on it.
     pub(super) fn make_room(
         &mut self,
         now: Time,
@@ -308,7 +301,7 @@ impl Store {
         spare_awaited: bool,
         evictor: &mut dyn Evictor,
         room: &mut Room,
-        mut evicted: impl FnMut(AdapterId, Held, u64),
+        mut evicted: impl FnMut(&Idle, u32),
     ) -> bool {
         if !self.could_hold(bytes) {
             return false;
@@ -316,50 +309,59 @@ impl Store {
         if self.has_room(bytes) {
             return true;
         }
-        let Room { idle, victims } = room;
+        let victims = &mut room.victims;
         victims.clear();
-        self.idle(idle);
-        let made = self.choose_victims(now, bytes, spare_awaited, evictor, idle, victims);
-        // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
-        for &victim in victims.iter().filter(|_| made) {
-            let (held, entry) = self.remove(victim);
-            evicted(victim, held, entry.bytes);
+        let made = self.choose_victims(now, bytes, evictor, victims)
+            || !spare_awaited && self.idle.is_empty() && self.choose_among_awaited(now, bytes, evictor, victims);
+        if !made {
+            // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
+            self.idle.append(victims);
+            self.idle.sort_unstable_by_key(|idle| idle.adapter);
+        }
+        for victim in victims.iter() {
+            let awaited = self.remove(victim);
+            evicted(victim, awaited);
         }
         made
     }
 
-    /// Does the evictor find enough room among the idle?
-    fn choose_victims(
-        &self,
+    /// Moves idle adapters to `victims` until `bytes` more would fit. Does the evictor find enough of them?
+    fn choose_victims(&mut self, now: Time, bytes: u64, evictor: &mut dyn Evictor, victims: &mut Vec<Idle>) -> bool {
+        let mut freed: u64 = victims.iter().map(|victim| victim.bytes).sum();
+        loop {
+            let enough = match self.memory {
+                AdapterMemory::Slots(slots) => self.adapters.len() - victims.len() < slots as usize,
+                AdapterMemory::Bytes(limit) => self.bytes - freed + bytes <= limit,
+                AdapterMemory::Unbounded => true,
+            };
+            if enough || self.idle.is_empty() {
+                return enough;
+            }
+            let Some(position) = evictor.victim(now, &self.idle) else { return false };
+            assert!(position < self.idle.len(), "an evictor chose position {position} of {}", self.idle.len());
+            let victim = self.idle.remove(position);
+            freed += victim.bytes;
+            victims.push(victim);
+        }
+    }
+
+    /// Nothing else is left: demand goes before those that wait for what was fetched for them. As if nobody counted on anything.
+    fn choose_among_awaited(
+        &mut self,
         now: Time,
         bytes: u64,
-        spare_awaited: bool,
         evictor: &mut dyn Evictor,
-        idle: &mut Vec<Idle>,
-        victims: &mut Vec<AdapterId>,
+        victims: &mut Vec<Idle>,
     ) -> bool {
-        let mut all = spare_awaited;
-        let mut freed = 0;
-        let enough = |victims: usize, freed: u64| match self.memory {
-            AdapterMemory::Slots(slots) => (self.adapters.len() - victims) < slots as usize,
-            AdapterMemory::Bytes(limit) => self.bytes - freed + bytes <= limit,
-            AdapterMemory::Unbounded => true,
-        };
-        while !enough(victims.len(), freed) {
-            if idle.is_empty() && !all {
-                // Nothing else is left: demand goes before those that wait for what was fetched for them.
-                self.awaited(idle);
-                all = true;
-            }
-            if idle.is_empty() {
-                return false;
-            }
-            let Some(position) = evictor.victim(now, idle) else { return false };
-            assert!(position < idle.len(), "an evictor chose position {position} of {}", idle.len());
-            let victim = idle.remove(position);
-            freed += victim.bytes;
-            victims.push(victim.adapter);
+        let awaited = self.all().filter(|(_, held, _)| held.arrived && held.users == 0 && held.awaited > 0);
+        let awaited: Vec<Idle> = awaited.map(|(.., entry)| entry.idle()).collect();
+        let chosen = victims.len();
+        self.idle = awaited;
+        let made = self.choose_victims(now, bytes, evictor, victims);
+        self.idle.clear();
+        if !made {
+            victims.truncate(chosen);
         }
-        true
+        made
     }
 }
