@@ -4,7 +4,7 @@
 use crate::fact::{Fact, LoadCause, Observer};
 use crate::policy::{Evictor, LoadMode, Preemptor, Requeue, Running};
 use crate::replica::{Replica, SequenceKey, SpareQueues, Waiting};
-use crate::residency::{self, Copy, Loading, Presence, Room, Weights, Wish};
+use crate::residency::{self, Copy, Loading, Room, SlotId, Weights, Wish};
 use crate::settings::ReplicaSettings;
 use crate::time::{Span, Time};
 use crate::workload::{AdapterId, RequestId};
@@ -297,12 +297,12 @@ impl Draft<'_> {
         if blocks > self.replica.kv_free {
             return self.refuse(position, Refusal::KvBlocks);
         }
-        if let Some(adapter) = waiting.adapter
-            && let Err(refusal) = self.claim(position, adapter)
-        {
-            return self.refuse(position, refusal);
-        }
-        self.enter(position, chunk, blocks);
+        let slot = match waiting.adapter.map(|adapter| self.claim(position, adapter)) {
+            None => SlotId::NONE,
+            Some(Ok(slot)) => slot,
+            Some(Err(refusal)) => return self.refuse(position, refusal),
+        };
+        self.enter(position, slot, chunk, blocks);
         Ok(chunk)
     }
 
@@ -311,16 +311,16 @@ impl Draft<'_> {
         Err(refusal)
     }
 
-    /// May the sequence use its adapter in this step?
-    fn claim(&mut self, position: usize, adapter: AdapterId) -> Result<(), Refusal> {
+    /// May the sequence use its adapter in this step? Gives where that is.
+    fn claim(&mut self, position: usize, adapter: AdapterId) -> Result<SlotId, Refusal> {
         let residency = &self.replica.residency;
         if residency.active() >= self.replica.settings.max_loras && !residency.is_active(adapter) {
             return Err(Refusal::BatchAdapters);
         }
-        let ready = match residency.presence(adapter) {
-            Presence::Ready => return Ok(()),
-            Presence::Coming(ready) => ready,
-            Presence::Absent => {
+        let awaited = residency.awaited(self.replica.waiting[position].awaits);
+        let slot = match awaited.or_else(|| residency.find(adapter)) {
+            Some(slot) => slot,
+            None => {
                 let bytes = self.weights.of(adapter).bytes;
                 let wish = Wish { adapter, bytes, cause: LoadCause::Demand };
                 let loading = &mut Loading {
@@ -334,22 +334,23 @@ impl Draft<'_> {
                 loaded.ok_or(Refusal::AdapterMemory)?
             }
         };
+        let Some(ready) = self.replica.residency.coming(slot) else { return Ok(slot) };
         match self.load_mode {
             LoadMode::Blocking => {
                 self.stall = self.stall.max(residency::wait(self.now, ready));
-                Ok(())
+                Ok(slot)
             }
             LoadMode::Overlapped => {
-                let waiting = &mut self.replica.waiting[position];
-                if !self.replica.residency.is_awaited(adapter, waiting.awaits) {
-                    waiting.awaits = Some(self.replica.residency.await_(adapter, waiting.awaits).0);
+                if awaited.is_none() {
+                    let waiting = &mut self.replica.waiting[position];
+                    waiting.awaits = Some(self.replica.residency.await_(slot, waiting.awaits));
                 }
                 Err(Refusal::AdapterLoading)
             }
         }
     }
 
-    fn enter(&mut self, position: usize, chunk: u32, blocks: u32) {
+    fn enter(&mut self, position: usize, slot: SlotId, chunk: u32, blocks: u32) {
         let replica = &mut *self.replica;
         let waiting = &mut replica.waiting[position];
         waiting.taken = true;
@@ -358,9 +359,9 @@ impl Draft<'_> {
         self.tokens += chunk;
         self.effects.admitted.push(waiting.sequence);
         let adapter = waiting.adapter;
-        replica.rows.join(waiting, replica.admissions, blocks, chunk);
+        replica.rows.join(waiting, slot, replica.admissions, blocks, chunk);
         if let Some(adapter) = adapter {
-            replica.acquire(self.now, adapter, self.weights.of(adapter).rank);
+            replica.acquire(self.now, adapter, slot, self.weights.of(adapter).rank);
         }
     }
 

@@ -190,7 +190,7 @@ impl Engine<'_, '_> {
             }
             assert!(event.time >= self.now, "time runs backwards");
             self.now = event.time;
-            if event.kind != Kind::StepStart {
+            if event.kind != Kind::StepStart && self.events.moved() {
                 self.look_ahead();
             }
             self.handle(event);

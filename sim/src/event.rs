@@ -166,6 +166,11 @@ impl EventQueue {
         matches!(packed.kind(), Kind::StepDone | Kind::LoadDone).then(|| packed.event())
     }
 
+    /// Has the last event that was taken moved those of [`EventQueue::coming`] on by one? If not, they were asked about before.
+    pub(crate) fn moved(&self) -> bool {
+        self.calendar.moved()
+    }
+
     /// Is there nothing left but clocks?
     pub(crate) fn only_clocks(&self) -> bool {
         self.pending == 0

@@ -12,7 +12,7 @@ use crate::fact::Power;
 use crate::fetch::{self, Block, Room};
 use crate::find;
 use crate::policy::{Batcher, Evictor, LoadPath, Policies, Preemptor};
-use crate::residency::Residency;
+use crate::residency::{Residency, SlotId};
 use crate::rows::{Left, Rows};
 use crate::settings::ReplicaSettings;
 use crate::time::{Span, Time};
@@ -222,25 +222,25 @@ impl Replica {
         }
         self.lists.fetch();
         self.active.census.fetch();
-        self.residency.fetch_unused();
+        self.residency.fetch_idle();
         fetch::list(self.waiting.as_slices().0);
         self.waiting_adapters.fetch();
     }
 
-    /// Asks for what is known of those who leave the batch, or have their first token, with the step in flight, of the first of the
-    /// queue, and of their adapters.
+    /// Asks for what is known of those who leave the batch, or have their first token, with the step in flight, and of the adapters of the
+    /// first of the queue.
     pub(crate) fn fetch_leaving(&self) {
-        for position in self.leaving() {
-            self.rows.fetch_cold(position);
-            self.rows.adapter(position).into_iter().for_each(|adapter| self.residency.fetch_copy(adapter));
-        }
-        let watched = self.waiting.iter().take(WATCHED).filter_map(|waiting| waiting.adapter);
-        watched.for_each(|adapter| self.residency.fetch_copy(adapter));
+        self.leaving().for_each(|position| self.rows.fetch_cold(position));
+        let watched = self.waiting.iter().take(WATCHED).filter_map(|waiting| waiting.awaits);
+        watched.for_each(|copy| self.residency.fetch_awaited(copy));
     }
 
-    /// Names them, and the first of the queue, who may be next.
+    /// Names them, and the first of the queue, who may be next. Asks for what is known of their adapters.
     pub(crate) fn name_leaving(&self, mut each: impl FnMut(SequenceKey)) {
-        self.leaving().filter_map(|position| self.rows.sequence(position)).for_each(&mut each);
+        for position in self.leaving() {
+            self.rows.sequence(position).into_iter().for_each(&mut each);
+            self.residency.fetch_slot(self.rows.slot(position));
+        }
         self.waiting.iter().take(WATCHED).for_each(|waiting| each(waiting.sequence));
     }
 
@@ -306,7 +306,7 @@ impl Replica {
         self.waiting_blocks -= u64::from(self.blocks(waiting.tokens));
         if let Some(adapter) = waiting.adapter {
             if let Some(copy) = waiting.awaits {
-                self.residency.unawait(adapter, copy);
+                self.residency.unawait(copy);
             }
             self.waiting_adapters.remove(adapter);
         }
@@ -336,15 +336,15 @@ impl Replica {
         if front { self.waiting.push_front(waiting) } else { self.waiting.push_back(waiting) }
     }
 
-    /// A row that uses the adapter joins the batch.
-    pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId, rank: u32) {
-        self.residency.acquire(now, adapter);
+    /// A row that uses the adapter in this slot joins the batch.
+    pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId, slot: SlotId, rank: u32) {
+        self.residency.acquire(now, slot);
         self.active.add(adapter, rank);
     }
 
-    /// A row that uses the adapter leaves the batch.
-    fn release(&mut self, now: Time, adapter: AdapterId) {
-        self.residency.release(now, adapter);
+    /// A row that uses the adapter in this slot leaves the batch.
+    fn release(&mut self, now: Time, adapter: AdapterId, slot: SlotId) {
+        self.residency.release(now, slot);
         self.active.remove(adapter);
     }
 
@@ -354,7 +354,7 @@ impl Replica {
         self.kv_free += left.running.kv_blocks;
         assert!(self.kv_free <= self.settings.kv_blocks, "more KV blocks are free than there are");
         if let Some(adapter) = left.running.adapter {
-            self.release(now, adapter);
+            self.release(now, adapter, left.slot);
         }
         self.changed = true;
         left

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::fact::{Fact, LoadCause, Observer, Tier};
 use crate::fetch;
-use crate::policy::Evictor;
+use crate::policy::{Evictor, Idle};
 use crate::settings::{AdapterMemory, Link};
 use crate::time::{Span, Time};
 use crate::workload::{Adapter, AdapterId, Catalog, ReplicaId};
@@ -13,8 +13,8 @@ mod lane;
 mod store;
 
 use lane::Lane;
-pub(crate) use store::Room;
 use store::{Held, Store};
+pub(crate) use store::{Room, SlotId};
 
 /// What a copy ends in, and when: an event for the engine.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,13 @@ impl Weights {
     pub(crate) fn of(&self, adapter: AdapterId) -> Weight {
         self.kinds[self.kind_of.get(adapter.index()).map_or(0, |kind| *kind as usize)]
     }
+}
+
+/// The copy of its adapter that a sequence of the queue counts on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awaited {
+    slot: SlotId,
+    number: u32,
 }
 
 /// Copies that a link takes memory for at first: more seldom wait for each other.
@@ -148,13 +155,23 @@ impl Residency {
     }
 
     /// Asks for the list of adapters that nobody uses.
-    pub(crate) fn fetch_unused(&self) {
-        self.gpu.fetch_unused();
+    pub(crate) fn fetch_idle(&self) {
+        self.gpu.fetch_idle();
     }
 
     /// Asks for what is known of an adapter that is there.
     pub(crate) fn fetch_copy(&self, adapter: AdapterId) {
-        self.gpu.fetch_copy(adapter);
+        self.gpu.find(adapter).into_iter().for_each(|slot| self.gpu.fetch_slot(slot));
+    }
+
+    /// Asks for what is known of the adapter in this slot.
+    pub(crate) fn fetch_slot(&self, slot: SlotId) {
+        self.gpu.fetch_slot(slot);
+    }
+
+    /// Asks for what is known of the copy that a sequence of the queue counts on.
+    pub(crate) fn fetch_awaited(&self, copy: Awaited) {
+        self.gpu.fetch_slot(copy.slot);
     }
 
     pub(crate) fn could_hold(&self, bytes: u64) -> bool {
@@ -162,11 +179,22 @@ impl Residency {
     }
 
     pub(crate) fn presence(&self, adapter: AdapterId) -> Presence {
-        match self.gpu.get(adapter) {
+        match self.gpu.find(adapter).map(|slot| self.coming(slot)) {
             None => Presence::Absent,
-            Some((held, _)) if held.arrived => Presence::Ready,
-            Some((_, entry)) => Presence::Coming(entry.ready),
+            Some(None) => Presence::Ready,
+            Some(Some(ready)) => Presence::Coming(ready),
         }
+    }
+
+    /// Where is it, there or on its way?
+    pub(crate) fn find(&self, adapter: AdapterId) -> Option<SlotId> {
+        self.gpu.find(adapter)
+    }
+
+    /// When is the adapter there, if it is not yet?
+    pub(crate) fn coming(&self, slot: SlotId) -> Option<Time> {
+        let (held, entry) = self.gpu.at(slot);
+        (!held.arrived).then_some(entry.ready)
     }
 
     pub(crate) fn active(&self) -> u32 {
@@ -203,12 +231,8 @@ impl Residency {
 
     /// Takes off the GPU what nobody uses or awaits.
     pub(crate) fn offload_idle(&mut self, now: Time, observer: &mut dyn Observer) {
-        let mut idle = Vec::new();
-        self.gpu.idle(true, &mut idle);
-        for adapter in idle.into_iter().map(|idle| idle.adapter) {
-            let (held, entry) = self.gpu.remove(adapter);
-            self.lost += held.awaited;
-            let (tier, bytes) = (Tier::Gpu, entry.bytes);
+        while let Some(Idle { adapter, bytes, .. }) = self.gpu.offload() {
+            let tier = Tier::Gpu;
             observer.observe(now, &Fact::Evicted { replica: self.replica, adapter, tier, bytes });
             self.changes.push((adapter, false));
         }
@@ -228,28 +252,29 @@ impl Residency {
     }
 
     /// Starts the copies that bring an absent adapter to the GPU, if there is room or room can be made.
-    /// Gives when it will be there, or none if everything else is in use.
-    pub(crate) fn load(&mut self, now: Time, wish: Wish, loading: &mut Loading<'_>) -> Option<Time> {
+    /// Gives where it will be, or none if everything else is in use.
+    pub(crate) fn load(&mut self, now: Time, wish: Wish, loading: &mut Loading<'_>) -> Option<SlotId> {
         let Wish { adapter, bytes, cause } = wish;
         let spare_awaited = cause == LoadCause::Prefetch;
         let (evictor, room, observer) = (&mut *loading.evictor, &mut *loading.room, &mut *loading.observer);
-        let made = self.gpu.make_room(now, bytes, spare_awaited, evictor, room, |victim, held, bytes| {
-            self.lost += held.awaited;
-            observer.observe(now, &Fact::Evicted { replica: self.replica, adapter: victim, tier: Tier::Gpu, bytes });
-            self.changes.push((victim, false));
+        let made = self.gpu.make_room(now, bytes, spare_awaited, evictor, room, |victim, awaited| {
+            let Idle { adapter, bytes, .. } = *victim;
+            self.lost += awaited;
+            observer.observe(now, &Fact::Evicted { replica: self.replica, adapter, tier: Tier::Gpu, bytes });
+            self.changes.push((adapter, false));
         });
         if !made {
             return None;
         }
         let in_host = self.bring_to_host(now, &wish, loading);
         let (start, done) = self.gpu_lane.reserve(now, in_host, bytes);
-        self.gpu.insert(adapter, bytes, now, done);
+        let slot = self.gpu.insert(adapter, bytes, now, done);
         self.changes.push((adapter, true));
         self.in_flight += 1;
         loading.copies.push(Copy { adapter, from: Tier::Host, done });
         let fact = Fact::LoadStarted { replica: self.replica, adapter, from: Tier::Host, bytes, cause, start, done };
         loading.observer.observe(now, &fact);
-        Some(done)
+        Some(slot)
     }
 
     /// When is the adapter in host memory? Starts the copy from disk if it is not on its way, and counts the copy to the GPU
@@ -257,30 +282,32 @@ impl Residency {
     fn bring_to_host(&mut self, now: Time, wish: &Wish, loading: &mut Loading<'_>) -> Time {
         let Wish { adapter, bytes, cause } = *wish;
         let Some(host) = &mut self.host else { return now };
-        let there = match host.store.get(adapter) {
-            Some((_, entry)) => entry.ready.max(now),
+        let known = host.store.find(adapter);
+        let (slot, there) = match known {
+            Some(slot) => (known, host.store.at(slot).1.ready.max(now)),
             None => {
                 let (evictor, room, observer) =
                     (&mut *loading.host_evictor, &mut *loading.room, &mut *loading.observer);
                 let replica = self.replica;
-                let made = host.store.make_room(now, bytes, false, evictor, room, |victim, _, bytes| {
-                    observer.observe(now, &Fact::Evicted { replica, adapter: victim, tier: Tier::Host, bytes });
+                let made = host.store.make_room(now, bytes, false, evictor, room, |victim, _| {
+                    let Idle { adapter, bytes, .. } = *victim;
+                    observer.observe(now, &Fact::Evicted { replica, adapter, tier: Tier::Host, bytes });
                 });
                 let (start, done) = host.disk_lane.reserve(now, now, bytes);
-                if made {
-                    host.store.insert(adapter, bytes, now, done);
-                }
+                let slot = made.then(|| host.store.insert(adapter, bytes, now, done));
                 loading.copies.push(Copy { adapter, from: Tier::Disk, done });
                 let fact = Fact::LoadStarted { replica, adapter, from: Tier::Disk, bytes, cause, start, done };
                 loading.observer.observe(now, &fact);
-                done
+                (slot, done)
             }
         };
-        host.store.update(adapter, |held, entry| {
-            held.users += 1;
-            entry.uses += 1;
-            entry.last_used = now;
-        });
+        if let Some(slot) = slot {
+            host.store.update(slot, |held, entry| {
+                held.users += 1;
+                entry.uses += 1;
+                entry.last_used = now;
+            });
+        }
         there
     }
 
@@ -296,11 +323,11 @@ impl Residency {
         match from {
             Tier::Disk => self.in_host_memory(adapter, |held| held.arrived = true),
             Tier::Host | Tier::Gpu => {
-                let there = self.gpu.update(adapter, |held, entry| {
+                let slot = self.gpu.find(adapter).expect("a copy arrives where room was made");
+                self.gpu.update(slot, |held, entry| {
                     assert_eq!(entry.ready, now, "a copy arrives when it was due");
                     held.arrived = true;
                 });
-                there.expect("a copy arrives where room was made");
                 self.in_flight = self.in_flight.checked_sub(1).expect("copies in flight balance");
                 self.in_host_memory(adapter, |held| {
                     held.users = held.users.checked_sub(1).expect("host readers balance");
@@ -312,60 +339,57 @@ impl Residency {
 
     /// Changes who keeps it in host memory, if that ends somewhere and it is there.
     fn in_host_memory(&mut self, adapter: AdapterId, change: impl FnOnce(&mut Held)) {
-        if let Some(host) = &mut self.host {
-            host.store.update(adapter, |held, _| change(held));
+        if let Some(host) = &mut self.host
+            && let Some(slot) = host.store.find(adapter)
+        {
+            host.store.update(slot, |held, _| change(held));
         }
     }
 
-    /// A sequence of the queue counts on the adapter, after it counted in vain on an earlier copy, if any. Gives the number of the copy that it counts on, and when that is there, if it is
-    /// not yet.
-    pub(crate) fn await_(&mut self, adapter: AdapterId, earlier: Option<u32>) -> (u32, Option<Time>) {
+    /// A sequence of the queue counts on the adapter in this slot, after it counted in vain on an earlier copy, if any. Gives the copy that
+    /// it counts on.
+    pub(crate) fn await_(&mut self, slot: SlotId, earlier: Option<Awaited>) -> Awaited {
         self.lost -= u32::from(earlier.is_some());
-        let counted = self.gpu.update(adapter, |held, entry| {
+        self.gpu.update(slot, |held, _| {
             held.awaited += 1;
-            (held.number, (!held.arrived).then_some(entry.ready))
-        });
-        counted.expect("an awaited adapter is on its way")
+            Awaited { slot, number: held.number }
+        })
     }
 
-    /// Does the sequence count on the copy that is there or on its way? Demand may have evicted the one it counted on.
-    pub(crate) fn is_awaited(&self, adapter: AdapterId, copy: Option<u32>) -> bool {
-        copy.is_some() && (self.lost == 0 || self.gpu.held(adapter).map(|held| held.number) == copy)
+    /// Where is the copy that the sequence counts on, if it is there or on its way? Demand may have evicted it.
+    pub(crate) fn awaited(&self, copy: Option<Awaited>) -> Option<SlotId> {
+        copy.filter(|copy| self.lost == 0 || self.gpu.is_copy(copy.slot, copy.number)).map(|copy| copy.slot)
     }
 
-    /// A sequence of the queue no longer counts on this copy of the adapter.
-    pub(crate) fn unawait(&mut self, adapter: AdapterId, copy: u32) {
-        let awaited = self.gpu.update(adapter, |held, _| {
-            let awaited = held.number == copy;
-            if awaited {
+    /// A sequence of the queue no longer counts on this copy.
+    pub(crate) fn unawait(&mut self, copy: Awaited) {
+        match self.awaited(Some(copy)) {
+            Some(slot) => self.gpu.update(slot, |held, _| {
                 held.awaited = held.awaited.checked_sub(1).expect("those who await a copy balance");
-            }
-            awaited
-        });
-        if awaited != Some(true) {
-            self.lost = self.lost.checked_sub(1).expect("copies lost balance");
+            }),
+            None => self.lost = self.lost.checked_sub(1).expect("copies lost balance"),
         }
     }
 
-    /// A sequence in the batch begins to use it.
-    pub(crate) fn acquire(&mut self, now: Time, adapter: AdapterId) {
-        let first = self.gpu.update(adapter, |held, entry| {
+    /// A sequence in the batch begins to use the adapter in this slot.
+    pub(crate) fn acquire(&mut self, now: Time, slot: SlotId) {
+        let first = self.gpu.update(slot, |held, entry| {
             held.users += 1;
             entry.uses += 1;
             entry.last_used = now;
             held.users == 1
         });
-        self.active += u32::from(first.expect("an adapter in use is on the GPU"));
+        self.active += u32::from(first);
     }
 
     /// A sequence in the batch no longer uses it.
-    pub(crate) fn release(&mut self, now: Time, adapter: AdapterId) {
-        let last = self.gpu.update(adapter, |held, entry| {
+    pub(crate) fn release(&mut self, now: Time, slot: SlotId) {
+        let last = self.gpu.update(slot, |held, entry| {
             held.users = held.users.checked_sub(1).expect("adapter users balance");
             entry.last_used = now;
             held.users == 0
         });
-        self.active -= u32::from(last.expect("an adapter in use stays on the GPU"));
+        self.active -= u32::from(last);
     }
 
     /// Do the books balance with `users` sequences using adapters, and so many of the queue that count, or counted, on a copy?
@@ -390,7 +414,6 @@ pub(crate) fn wait(now: Time, ready: Time) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Idle;
 
     struct First;
 
@@ -400,7 +423,7 @@ mod tests {
         }
     }
 
-    fn load(residency: &mut Residency, adapter: u32, bytes: u64, cause: LoadCause) -> Option<Time> {
+    fn load(residency: &mut Residency, adapter: u32, bytes: u64, cause: LoadCause) -> Option<SlotId> {
         let wish = Wish { adapter: AdapterId(adapter), bytes, cause };
         let loading = &mut Loading {
             evictor: &mut First,
@@ -420,17 +443,17 @@ mod tests {
     fn demand_takes_idle_adapters_first_and_awaited_ones_if_that_is_not_enough() {
         let memory = (AdapterMemory::Bytes(30), AdapterMemory::Unbounded);
         let mut residency = Residency::new(ReplicaId(0), memory.0, memory.1, Link::INSTANT, Link::INSTANT);
-        load(&mut residency, 0, 11, LoadCause::Prefetch).unwrap();
-        let (copy, _) = residency.await_(AdapterId(0), None);
+        let slot = load(&mut residency, 0, 11, LoadCause::Prefetch).unwrap();
+        let copy = residency.await_(slot, None);
         load(&mut residency, 1, 11, LoadCause::Prefetch).unwrap();
         assert_eq!(load(&mut residency, 2, 20, LoadCause::Prefetch), None, "a prefetch leaves awaited adapters alone");
         load(&mut residency, 3, 9, LoadCause::Demand).expect("there is room");
         load(&mut residency, 2, 11, LoadCause::Demand).expect("adapter 1 makes room");
         assert!(residency.holds(AdapterId(0)) && !residency.holds(AdapterId(1)));
         load(&mut residency, 4, 30, LoadCause::Demand).expect("everybody makes room");
-        assert!(!residency.is_awaited(AdapterId(0), Some(copy)));
+        assert_eq!(residency.awaited(Some(copy)), None);
         load(&mut residency, 0, 11, LoadCause::Demand).expect("and back");
-        assert!(!residency.is_awaited(AdapterId(0), Some(copy)), "another copy of the same adapter");
-        residency.unawait(AdapterId(0), copy);
+        assert_eq!(residency.awaited(Some(copy)), None, "another copy of the same adapter");
+        residency.unawait(copy);
     }
 }

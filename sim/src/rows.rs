@@ -13,6 +13,7 @@ use crate::fetch::{self, Room};
 use crate::find;
 use crate::policy::Running;
 use crate::replica::{SequenceKey, Waiting};
+use crate::residency::SlotId;
 use crate::time::Time;
 use crate::workload::{AdapterId, RequestId};
 
@@ -78,6 +79,8 @@ struct Cold {
     blocks: u32,
     /// Prefill tokens in the step that is being composed or in flight.
     drafted: u32,
+    /// Where its adapter is.
+    slot: SlotId,
 }
 
 /// A row that left the batch.
@@ -90,6 +93,8 @@ pub(crate) struct Left {
     pub(crate) last_token: Option<Time>,
     /// Length of the prompt alone.
     pub(crate) prompt: u32,
+    /// Where its adapter is, if it uses one.
+    pub(crate) slot: SlotId,
 }
 
 /// A row's part in the step that is being composed.
@@ -289,15 +294,15 @@ impl Rows {
         of.map(|(position, _)| position).find(at)
     }
 
-    /// Which adapter does the row use?
-    pub(crate) fn adapter(&self, position: usize) -> Option<AdapterId> {
-        self.who[position].adapter()
-    }
-
     /// Whose row is it? None: nobody's any more.
     pub(crate) fn sequence(&self, position: usize) -> Option<SequenceKey> {
         let state = self.states[position];
         (!state.is(GHOST)).then(|| self.cold(state).sequence)
+    }
+
+    /// Where is the row's adapter?
+    pub(crate) fn slot(&self, position: usize) -> SlotId {
+        self.cold(self.states[position]).slot
     }
 
     /// When was the row's previous token there?
@@ -309,8 +314,8 @@ impl Rows {
         if state.is(OWN_TOKEN) { self.cold(state).last_token } else { Some(self.last_end) }
     }
 
-    /// A sequence of the queue joins the batch, and the step computes so many tokens of its prompt.
-    pub(crate) fn join(&mut self, waiting: &Waiting, admitted: u64, blocks: u32, chunk: u32) {
+    /// A sequence of the queue joins the batch, with its adapter in `slot`, and the step computes so many tokens of its prompt.
+    pub(crate) fn join(&mut self, waiting: &Waiting, slot: SlotId, admitted: u64, blocks: u32, chunk: u32) {
         let cold = Cold {
             sequence: waiting.sequence,
             arrival: waiting.arrival,
@@ -322,6 +327,7 @@ impl Rows {
             last_token: waiting.last_token,
             blocks,
             drafted: chunk,
+            slot,
         };
         let position = match self.free.pop() {
             Some(position) => {
@@ -350,6 +356,7 @@ impl Rows {
             output: cold.output,
             last_token: self.last_token_of(state),
             prompt: cold.prompt(),
+            slot: cold.slot,
         };
         self.decoding -= u32::from(!state.is(PREFILL));
         self.left_out -= u32::from(state.is(LEFT_OUT));

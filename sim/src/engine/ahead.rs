@@ -16,8 +16,10 @@ impl Engine<'_, '_> {
         if let Some(event) = self.coming(REPLICA) {
             let r = event.replica as usize;
             fetch::element(&self.replicas, r);
-            fetch::element(&self.minds, r);
-            self.board.fetch(r);
+            if event.kind == Kind::StepDone {
+                fetch::element(&self.minds, r);
+                self.board.fetch(r);
+            }
         }
         if let Some(event) = self.coming(LISTS) {
             let replica = &self.replicas[event.replica as usize];

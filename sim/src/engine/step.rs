@@ -312,10 +312,10 @@ impl Engine<'_, '_> {
         for position in 0..ahead {
             let waiting = &mut replica.waiting[position];
             let Some(adapter) = waiting.adapter else { continue };
-            if waiting.taken || replica.residency.is_awaited(adapter, waiting.awaits) {
+            if waiting.taken || replica.residency.awaited(waiting.awaits).is_some() {
                 continue;
             }
-            if replica.residency.presence(adapter) == Presence::Absent {
+            let there = replica.residency.find(adapter).or_else(|| {
                 let bytes = self.weights.of(adapter).bytes;
                 let wish = Wish { adapter, bytes, cause: LoadCause::Prefetch };
                 let loading = &mut Loading {
@@ -325,14 +325,11 @@ impl Engine<'_, '_> {
                     copies: &mut self.effects.copies,
                     room: &mut self.effects.room,
                 };
-                let loaded = replica.residency.load(self.now, wish, loading);
-                if loaded.is_none() {
-                    break;
-                }
-            }
-            let (copy, coming) = replica.residency.await_(adapter, waiting.awaits);
-            waiting.awaits = Some(copy);
-            if overlapped && let Some(ready) = coming {
+                replica.residency.load(self.now, wish, loading)
+            });
+            let Some(slot) = there else { break };
+            waiting.awaits = Some(replica.residency.await_(slot, waiting.awaits));
+            if overlapped && let Some(ready) = replica.residency.coming(slot) {
                 self.sequences.get_mut(waiting.sequence).refused(self.now, Refusal::AdapterLoading, ready);
             }
         }

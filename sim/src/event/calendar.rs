@@ -21,6 +21,8 @@ pub(super) struct Calendar {
     today: Vec<u128>,
     /// Those that came when the list was in order already.
     late: BinaryHeap<Reverse<u128>>,
+    /// Was the last key that was taken one of the list?
+    moved: bool,
     day: u64,
     /// Of the days after today, by day modulo their number; none is as far ahead as that.
     days: Vec<Vec<u128>>,
@@ -38,6 +40,7 @@ impl Default for Calendar {
         Calendar {
             today: Vec::new(),
             late: BinaryHeap::new(),
+            moved: false,
             day: 0,
             days: vec![Vec::new(); DAYS],
             filled: [0; DAYS / 64],
@@ -81,10 +84,16 @@ impl Calendar {
         self.today.len().checked_sub(count + 1).map(|position| self.today[position])
     }
 
+    /// Has the last key that was taken moved those of [`Calendar::after`] on by one?
+    pub(super) fn moved(&self) -> bool {
+        self.moved
+    }
+
     /// Takes the key that was peeked at.
     pub(super) fn pop(&mut self) -> Option<u128> {
         let least = self.least()?;
-        if self.today.last() != Some(&least) {
+        self.moved = self.today.last() == Some(&least);
+        if !self.moved {
             self.late.pop();
             return Some(least);
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::SequenceKey;
 use crate::fetch;
+use crate::residency::Awaited;
 use crate::time::Time;
 use crate::workload::{AdapterId, RequestId};
 
@@ -23,7 +24,7 @@ pub(crate) struct Waiting {
     /// When it joined this queue.
     pub(crate) since: Time,
     /// The copy of its adapter that it counts on, and that is kept for it.
-    pub(crate) awaits: Option<u32>,
+    pub(crate) awaits: Option<Awaited>,
     /// Admitted by the draft under construction.
     pub(crate) taken: bool,
 }

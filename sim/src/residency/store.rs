@@ -7,6 +7,19 @@ use crate::settings::AdapterMemory;
 use crate::time::Time;
 use crate::workload::AdapterId;
 
+/// Where in a memory an adapter is: found once, and asked for from then on without a search. Good as long as it stays there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotId(u32);
+
+impl SlotId {
+    /// That of no adapter.
+    pub(crate) const NONE: SlotId = SlotId(u32::MAX);
+
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Who keeps an adapter in a memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
@@ -14,28 +27,37 @@ pub(super) struct Held {
     pub(super) users: u32,
     /// Sequences in the queue that it was loaded for.
     pub(super) awaited: u32,
-    /// Tells this copy from earlier ones of the same adapter.
+    /// Tells this copy from earlier ones, whatever they were of; 0: the slot is free.
     pub(super) number: u32,
     /// Has the event of its arrival been handled? Until then it cannot be evicted.
     pub(super) arrived: bool,
 }
 
 impl Held {
-    /// Is it there, and does nobody use it?
-    fn is_unused(&self) -> bool {
-        self.arrived && self.users == 0
+    /// Is it there, and does nobody use it or count on it?
+    fn is_idle(&self) -> bool {
+        self.arrived && self.users == 0 && self.awaited == 0
     }
 }
 
 /// What else is known of an adapter in a memory, or on its way there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
+    adapter: AdapterId,
     pub(super) bytes: u64,
     /// When its copy is there; in the past: it is.
     pub(super) ready: Time,
     loaded: Time,
     pub(super) last_used: Time,
     pub(super) uses: u64,
+}
+
+impl Entry {
+    /// As an evictor sees it.
+    fn idle(&self) -> Idle {
+        let Entry { adapter, bytes, loaded, last_used, uses, .. } = *self;
+        Idle { adapter, bytes, loaded, last_used, uses }
+    }
 }
 
 /// All of it: one line of memory.
@@ -55,19 +77,18 @@ pub(super) struct Store {
     inserted: u32,
     /// The adapters in order, and where each is: to find one, or to see who is idle, is to read few lines of memory.
     adapters: Vec<AdapterId>,
-    slot_of: Vec<u32>,
+    slot_of: Vec<SlotId>,
     slots: Vec<Slot>,
     /// Slots that nobody has.
-    free: Vec<u32>,
-    /// Adapters that are there and that nobody uses, in order, and their slots.
-    unused: Vec<(AdapterId, u32)>,
+    free: Vec<SlotId>,
+    /// Adapters that are there and that nobody uses or counts on, in order: what an evictor chooses from.
+    idle: Vec<Idle>,
 }
 
-/// Who can make room, and who is chosen to. One for all memories: between two calls only its own memory is kept.
+/// Who makes room. One for all memories: between two calls only its own memory is kept.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
-    idle: Vec<Idle>,
-    victims: Vec<AdapterId>,
+    victims: Vec<Idle>,
 }
 
 impl Store {
@@ -80,7 +101,7 @@ impl Store {
             slot_of: Vec::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            unused: Vec::new(),
+            idle: Vec::new(),
         }
     }
 
@@ -96,7 +117,7 @@ impl Store {
     pub(super) fn reserve_slots(&mut self, rows: usize) {
         self.slots.reserve(self.usual(rows));
         self.free.reserve(rows);
-        self.unused.reserve(rows);
+        self.idle.reserve(rows);
     }
 
     /// Asks for what tells where adapters are.
@@ -113,16 +134,14 @@ impl Store {
         }
     }
 
-    /// Asks for the list of the unused, which changes when somebody comes or goes.
-    pub(super) fn fetch_unused(&self) {
-        fetch::list(&self.unused);
+    /// Asks for the list of the idle, which changes when somebody comes or goes.
+    pub(super) fn fetch_idle(&self) {
+        fetch::list(&self.idle);
     }
 
-    /// Asks for what is known of an adapter that is there.
-    pub(super) fn fetch_copy(&self, adapter: AdapterId) {
-        if let Some(slot) = self.slot(adapter) {
-            fetch::element(&self.slots, slot);
-        }
+    /// Asks for what is known of the adapter in this slot.
+    pub(super) fn fetch_slot(&self, slot: SlotId) {
+        fetch::element(&self.slots, slot.index());
     }
 
     /// Adapters there or on their way.
@@ -140,7 +159,7 @@ impl Store {
         self.slot_of.clear();
         self.slots.clear();
         self.free.clear();
-        self.unused.clear();
+        self.idle.clear();
         self.bytes = 0;
         std::mem::take(&mut self.adapters)
     }
@@ -150,12 +169,12 @@ impl Store {
     }
 
     /// Where is the adapter?
-    fn slot(&self, adapter: AdapterId) -> Option<usize> {
-        self.position(adapter).ok().map(|position| self.slot_of[position] as usize)
+    pub(super) fn find(&self, adapter: AdapterId) -> Option<SlotId> {
+        self.position(adapter).ok().map(|position| self.slot_of[position])
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (AdapterId, &Held, &Entry)> {
-        let slots = self.slot_of.iter().map(|&slot| &self.slots[slot as usize]);
+        let slots = self.slot_of.iter().map(|slot| &self.slots[slot.index()]);
         self.adapters.iter().zip(slots).map(|(&adapter, Slot { held, entry })| (adapter, held, entry))
     }
 
@@ -165,44 +184,47 @@ impl Store {
 
     /// Who keeps it?
     pub(super) fn held(&self, adapter: AdapterId) -> Option<&Held> {
-        self.get(adapter).map(|(held, _)| held)
+        self.find(adapter).map(|slot| self.at(slot).0)
     }
 
-    pub(super) fn get(&self, adapter: AdapterId) -> Option<(&Held, &Entry)> {
-        self.slot(adapter).map(|slot| (&self.slots[slot].held, &self.slots[slot].entry))
+    /// Is it still this copy that the slot has?
+    pub(super) fn is_copy(&self, slot: SlotId, number: u32) -> bool {
+        self.slots.get(slot.index()).is_some_and(|slot| slot.held.number == number)
     }
 
-    /// Changes who keeps it and what is known of it, if it is there, and gives what `change` gives.
-    pub(super) fn update<T>(
-        &mut self,
-        adapter: AdapterId,
-        change: impl FnOnce(&mut Held, &mut Entry) -> T,
-    ) -> Option<T> {
-        let slot = self.slot(adapter)?;
-        let Slot { held, entry } = &mut self.slots[slot];
-        let before = held.is_unused();
+    /// What is known of the adapter in this slot?
+    pub(super) fn at(&self, slot: SlotId) -> (&Held, &Entry) {
+        let Slot { held, entry } = &self.slots[slot.index()];
+        (held, entry)
+    }
+
+    /// Changes who keeps the adapter in this slot and what is known of it, and gives what `change` gives.
+    pub(super) fn update<T>(&mut self, slot: SlotId, change: impl FnOnce(&mut Held, &mut Entry) -> T) -> T {
+        let Slot { held, entry } = &mut self.slots[slot.index()];
+        let before = held.is_idle();
         let given = change(held, entry);
-        let after = held.is_unused();
+        let after = held.is_idle();
         if after != before {
-            self.list_unused(adapter, slot as u32, after);
+            self.list_idle(slot, after);
         }
-        Some(given)
+        given
     }
 
-    /// Puts it on the list of the unused, or takes it off.
-    fn list_unused(&mut self, adapter: AdapterId, slot: u32, unused: bool) {
-        let place = self.unused.binary_search_by_key(&adapter, |&(adapter, _)| adapter);
-        if unused {
-            self.unused.insert(place.expect_err("who is used is not listed"), (adapter, slot));
+    /// Puts it on the list of the idle, or takes it off.
+    fn list_idle(&mut self, slot: SlotId, idle: bool) {
+        let (_, entry) = self.at(slot);
+        let place = self.idle.binary_search_by_key(&entry.adapter, |idle| idle.adapter);
+        if idle {
+            self.idle.insert(place.expect_err("who is used is not listed"), entry.idle());
         } else {
-            self.unused.remove(place.expect("who is not used is listed"));
+            self.idle.remove(place.expect("who is idle is listed"));
         }
     }
 
-    /// Is the list of the unused right?
+    /// Is the list of the idle right?
     pub(super) fn check(&self) {
-        let unused = self.all().filter(|(_, held, _)| held.is_unused()).map(|(adapter, ..)| adapter);
-        assert!(unused.eq(self.unused.iter().map(|&(adapter, _)| adapter)), "adapters that nobody uses");
+        let idle = self.all().filter(|(_, held, _)| held.is_idle()).map(|(.., entry)| entry.idle());
+        assert!(idle.eq(self.idle.iter().copied()), "adapters that nobody uses");
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -221,35 +243,23 @@ impl Store {
         }
     }
 
-    /// Puts down what nobody uses; `spare_awaited`: nor counts on.
-    pub(super) fn idle(&self, spare_awaited: bool, all: &mut Vec<Idle>) {
-        all.clear();
-        for &(adapter, slot) in &self.unused {
-            let Slot { held, entry } = &self.slots[slot as usize];
-            if !(spare_awaited && held.awaited > 0) {
-                let Entry { bytes, loaded, last_used, uses, .. } = *entry;
-                all.push(Idle { adapter, bytes, loaded, last_used, uses });
-            }
-        }
-    }
-
-    pub(super) fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) {
+    /// Takes in an adapter; gives where it is.
+    pub(super) fn insert(&mut self, adapter: AdapterId, bytes: u64, now: Time, ready: Time) -> SlotId {
         self.bytes += bytes;
-        self.inserted = self.inserted.wrapping_add(1);
-        let number = self.inserted;
+        self.inserted += 1;
         let newcomer = Slot {
-            held: Held { users: 0, awaited: 0, number, arrived: false },
-            entry: Entry { bytes, ready, loaded: now, last_used: now, uses: 0 },
+            held: Held { users: 0, awaited: 0, number: self.inserted, arrived: false },
+            entry: Entry { adapter, bytes, ready, loaded: now, last_used: now, uses: 0 },
         };
         let position = self.position(adapter).expect_err("an adapter is not loaded twice");
         let slot = match self.free.pop() {
             Some(slot) => {
-                self.slots[slot as usize] = newcomer;
+                self.slots[slot.index()] = newcomer;
                 slot
             }
             None => {
                 self.slots.push(newcomer);
-                self.slots.len() as u32 - 1
+                SlotId(self.slots.len() as u32 - 1)
             }
         };
         self.adapters.insert(position, adapter);
@@ -260,23 +270,30 @@ impl Store {
         if let AdapterMemory::Bytes(limit) = self.memory {
             assert!(self.bytes <= limit, "more adapter bytes than memory");
         }
+        slot
     }
 
-    pub(super) fn remove(&mut self, adapter: AdapterId) -> (Held, Entry) {
-        let position = self.position(adapter).expect("an evicted adapter was there");
+    /// Takes out an adapter that is on the list of the idle no longer. Gives how many count on it.
+    fn remove(&mut self, victim: &Idle) -> u32 {
+        let position = self.position(victim.adapter).expect("an evicted adapter was there");
         self.adapters.remove(position);
         let slot = self.slot_of.remove(position);
         self.free.push(slot);
-        let Slot { held, entry } = self.slots[slot as usize];
-        if held.is_unused() {
-            self.list_unused(adapter, slot, false);
-        }
-        self.bytes = self.bytes.checked_sub(entry.bytes).expect("adapter bytes balance");
-        (held, entry)
+        self.bytes = self.bytes.checked_sub(victim.bytes).expect("adapter bytes balance");
+        let Slot { held, .. } = &mut self.slots[slot.index()];
+        held.number = 0;
+        held.awaited
+    }
+
+    /// Takes out the first of the idle, if there is any.
+    pub(super) fn offload(&mut self) -> Option<Idle> {
+        let first = (!self.idle.is_empty()).then(|| self.idle.remove(0))?;
+        self.remove(&first);
+        Some(first)
     }
 
     /// Evicts idle adapters until `bytes` more fit: true if they do now, and nobody is evicted if they cannot. With
-    /// `spare_awaited`, adapters that somebody in the queue counts on stay.
+    /// `spare_awaited`, adapters that somebody in the queue counts on stay. `evicted` is told who goes, and how many count on it.
     pub(super) fn make_room(
         &mut self,
         now: Time,
@@ -284,7 +301,7 @@ impl Store {
         spare_awaited: bool,
         evictor: &mut dyn Evictor,
         room: &mut Room,
-        mut evicted: impl FnMut(AdapterId, Held, u64),
+        mut evicted: impl FnMut(&Idle, u32),
     ) -> bool {
         if !self.could_hold(bytes) {
             return false;
@@ -292,51 +309,59 @@ impl Store {
         if self.has_room(bytes) {
             return true;
         }
-        let Room { idle, victims } = room;
+        let victims = &mut room.victims;
         victims.clear();
-        self.idle(true, idle);
-        let made = self.choose_victims(now, bytes, spare_awaited, evictor, idle, victims);
-        // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
-        for &victim in victims.iter().filter(|_| made) {
-            let (held, entry) = self.remove(victim);
-            evicted(victim, held, entry.bytes);
+        let made = self.choose_victims(now, bytes, evictor, victims)
+            || !spare_awaited && self.idle.is_empty() && self.choose_among_awaited(now, bytes, evictor, victims);
+        if !made {
+            // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
+            self.idle.append(victims);
+            self.idle.sort_unstable_by_key(|idle| idle.adapter);
+        }
+        for victim in victims.iter() {
+            let awaited = self.remove(victim);
+            evicted(victim, awaited);
         }
         made
     }
 
-    /// Does the evictor find enough room among the idle?
-    fn choose_victims(
-        &self,
+    /// Moves idle adapters to `victims` until `bytes` more would fit. Does the evictor find enough of them?
+    fn choose_victims(&mut self, now: Time, bytes: u64, evictor: &mut dyn Evictor, victims: &mut Vec<Idle>) -> bool {
+        let mut freed: u64 = victims.iter().map(|victim| victim.bytes).sum();
+        loop {
+            let enough = match self.memory {
+                AdapterMemory::Slots(slots) => self.adapters.len() - victims.len() < slots as usize,
+                AdapterMemory::Bytes(limit) => self.bytes - freed + bytes <= limit,
+                AdapterMemory::Unbounded => true,
+            };
+            if enough || self.idle.is_empty() {
+                return enough;
+            }
+            let Some(position) = evictor.victim(now, &self.idle) else { return false };
+            assert!(position < self.idle.len(), "an evictor chose position {position} of {}", self.idle.len());
+            let victim = self.idle.remove(position);
+            freed += victim.bytes;
+            victims.push(victim);
+        }
+    }
+
+    /// Nothing else is left: demand goes before those that wait for what was fetched for them. As if nobody counted on anything.
+    fn choose_among_awaited(
+        &mut self,
         now: Time,
         bytes: u64,
-        spare_awaited: bool,
         evictor: &mut dyn Evictor,
-        idle: &mut Vec<Idle>,
-        victims: &mut Vec<AdapterId>,
+        victims: &mut Vec<Idle>,
     ) -> bool {
-        let mut all = spare_awaited;
-        let mut freed = 0;
-        let enough = |victims: usize, freed: u64| match self.memory {
-            AdapterMemory::Slots(slots) => (self.adapters.len() - victims) < slots as usize,
-            AdapterMemory::Bytes(limit) => self.bytes - freed + bytes <= limit,
-            AdapterMemory::Unbounded => true,
-        };
-        while !enough(victims.len(), freed) {
-            if idle.is_empty() && !all {
-                // Nothing else is left: demand goes before those that wait for what was fetched for them.
-                self.idle(false, idle);
-                idle.retain(|idle| !victims.contains(&idle.adapter));
-                all = true;
-            }
-            if idle.is_empty() {
-                return false;
-            }
-            let Some(position) = evictor.victim(now, idle) else { return false };
-            assert!(position < idle.len(), "an evictor chose position {position} of {}", idle.len());
-            let victim = idle.remove(position);
-            freed += victim.bytes;
-            victims.push(victim.adapter);
+        let awaited = self.all().filter(|(_, held, _)| held.arrived && held.users == 0 && held.awaited > 0);
+        let awaited: Vec<Idle> = awaited.map(|(.., entry)| entry.idle()).collect();
+        let chosen = victims.len();
+        self.idle = awaited;
+        let made = self.choose_victims(now, bytes, evictor, victims);
+        self.idle.clear();
+        if !made {
+            victims.truncate(chosen);
         }
-        true
+        made
     }
 }

@@ -143,8 +143,7 @@ pub(crate) struct Sessions {
     public: Cumulative,
     /// Which adapter has which rank among the public ones.
     public_order: Vec<u32>,
-    /// Adapters of each tenant.
-    own: Vec<Vec<u32>>,
+    own: Owned,
     /// The adapters each tenant used last, latest first.
     recent: Vec<Recent>,
     live: Live,
@@ -179,12 +178,6 @@ impl Sessions {
     /// Adapters and their owners are the catalogue's. `stream` is used for the order of public adapters alone.
     pub(crate) fn new(law: &WorkingSet, catalog: &Catalog, stream: &mut Stream) -> Sessions {
         let tenants = catalog.tenants.len();
-        let mut own = vec![Vec::new(); tenants];
-        for (adapter, entry) in catalog.adapters.iter().enumerate() {
-            if let Some(owner) = entry.owner {
-                own[owner.index()].push(adapter as u32);
-            }
-        }
         let mut public_order: Vec<u32> = (0..catalog.adapters.len() as u32).collect();
         public_order.shuffle(stream);
         Sessions {
@@ -192,7 +185,7 @@ impl Sessions {
             newcomers: Cumulative::new(zipf(law.zipf_s, tenants as u32)),
             public: Cumulative::new(zipf(law.zipf_s, catalog.adapters.len() as u32)),
             public_order,
-            own,
+            own: Owned::of(catalog),
             recent: vec![Recent::default(); tenants],
             live: Live::default(),
             set: Weights::new(tenants),
@@ -256,7 +249,7 @@ impl Sessions {
     }
 
     fn any(&self, tenant: u32, stream: &mut Stream) -> u32 {
-        let own = &self.own[tenant as usize];
+        let own = self.own.by(tenant);
         let is_public = stream.random::<f64>() < self.law.shared;
         if is_public || own.is_empty() {
             return self.public_order[self.public.position(stream.random()) as usize];
@@ -265,11 +258,39 @@ impl Sessions {
     }
 }
 
+/// Adapters of each tenant, one tenant's after the other's: a draw reads two lines of memory, and they lie near those of other draws.
+struct Owned {
+    adapters: Vec<u32>,
+    /// Where those of each tenant begin, and where the last ones end.
+    begins: Vec<u32>,
+}
+
+impl Owned {
+    fn of(catalog: &Catalog) -> Owned {
+        let owned = || (0..).zip(&catalog.adapters).filter_map(|(id, adapter)| Some((id, adapter.owner?.index())));
+        let mut begins = vec![0; catalog.tenants.len() + 1];
+        owned().for_each(|(_, owner)| begins[owner + 1] += 1);
+        (1..begins.len()).for_each(|tenant| begins[tenant] += begins[tenant - 1]);
+        let mut adapters = vec![0; owned().count()];
+        let mut next = begins.clone();
+        for (id, owner) in owned() {
+            adapters[next[owner] as usize] = id;
+            next[owner] += 1;
+        }
+        Owned { adapters, begins }
+    }
+
+    fn by(&self, tenant: u32) -> &[u32] {
+        let [from, to] = [tenant, tenant + 1].map(|tenant| self.begins[tenant as usize] as usize);
+        &self.adapters[from..to]
+    }
+}
+
 /// Tenants of the working set with their numbers of sessions, drawn in proportion: a Fenwick tree.
 struct Weights {
-    counts: Vec<u64>,
-    tree: Vec<u64>,
-    total: u64,
+    counts: Vec<u32>,
+    tree: Vec<u32>,
+    total: u32,
 }
 
 impl Weights {
@@ -288,7 +309,7 @@ impl Weights {
     }
 
     fn draw(&self, stream: &mut Stream) -> u32 {
-        let mut left = stream.random_range(0..self.total);
+        let mut left = stream.random_range(0..u64::from(self.total)) as u32;
         let mut at = 0;
         let mut step = self.tree.len().next_power_of_two() / 2;
         while step > 0 {

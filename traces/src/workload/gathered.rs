@@ -6,7 +6,7 @@
 use std::iter::Fuse;
 
 /// So many are drawn at once: few enough to stay near until they are asked for.
-const GATHERED: usize = 64;
+const GATHERED: usize = 256;
 
 /// The same items in the same order.
 pub(crate) struct Gathered<I: Iterator> {

@@ -162,23 +162,22 @@ impl<const TENANTS: bool> Column for Ids<TENANTS> {
     }
 
     fn pages(&mut self, rows: usize, writer: &mut PageWriter<'_>) -> io::Result<Vec<CompressedPage>> {
-        let mut ids = Vec::new();
-        for place in &mut self.positions.positions {
-            let position = &mut self.position_of[*place as usize];
-            if *position == ABSENT {
-                *position = ids.len() as u32;
-                ids.push(*place);
-            }
-            *place = *position;
-        }
-        ids.iter().for_each(|id| self.position_of[*id as usize] = ABSENT);
+        let Ids { positions, position_of } = self;
+        positions.positions.iter().for_each(|id| position_of[*id as usize] = 0);
         let catalog = writer.catalog;
-        let name = |id: &u32| match TENANTS {
-            true => catalog.tenants[*id as usize].name.as_str(),
-            false => catalog.adapters[*id as usize].name.as_str(),
+        let name = |id: usize| match TENANTS {
+            true => catalog.tenants[id].name.as_str(),
+            false => catalog.adapters[id].name.as_str(),
         };
-        let dictionary: Vec<&str> = ids.iter().map(name).collect();
-        self.positions.pages(rows, &dictionary, writer)
+        // In the order of the catalog: its names are read one after the other, and names that are alike lie side by side.
+        let mut dictionary = Vec::new();
+        for (id, position) in position_of.iter_mut().enumerate().filter(|(_, position)| **position != ABSENT) {
+            *position = dictionary.len() as u32;
+            dictionary.push(name(id));
+        }
+        positions.positions.iter_mut().for_each(|place| *place = position_of[*place as usize]);
+        position_of.fill(ABSENT);
+        positions.pages(rows, &dictionary, writer)
     }
 }
 
