@@ -316,7 +316,7 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
     let decode_us =
         |shape: &StepShape| bare.decode_attention.us(shape.decode_rows(), shape.context_sum(), shape.context_max());
     let sagging_us = |shape: &StepShape, us: f64| {
-        profile.clock_sag.map_or(0.0, |sag| ClockSag { own: 1.0, ..sag }.own().us(shape.prompt_rows(), us))
+        profile.clock_sag.map_or(0.0, |sag| ClockSag { own: 1.0, ..sag }.own_us(shape.prompt_rows(), us))
     };
     let mut samples = Vec::new();
     for sample in &data.steps {

@@ -12,7 +12,7 @@ mod vidur;
 use crate::batch::{BatchShape, CostModel, Coverage, Price, Sag, SegmentSums};
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
-use crate::profile::{HostCost, OwnSag, Profile, Rows, Sagging, StepRows};
+use crate::profile::{HostCost, Profile, Rows, Sagging, StepRows};
 use crate::time::Span;
 use attention::Attention;
 use lora::Lora;
@@ -58,7 +58,7 @@ struct Tables {
     /// The same in one with prompts and decode rows.
     gap_mixed_us: f64,
     /// Where a step's own prompts make its clocks sag.
-    own_sag: Option<OwnSag>,
+    own_sag: Option<Sagging>,
     host: HostCost,
     /// What the host takes by the number of sequences alone.
     host_sequences: Vec<f64>,
@@ -259,7 +259,7 @@ impl Tables {
             lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
             gap_mixed_us: profile.whole_step.us_per_layer_mixed * layers,
-            own_sag: profile.clock_sag.map(|sag| sag.own()).filter(|own| own.share > 0.0),
+            own_sag: profile.clock_sag.filter(|sag| sag.own > 0.0).map(|sag| sag.ready()),
             host: profile.host.clone(),
             host_sequences: (0..=DENSE_SEQUENCES).map(|sequences| profile.host.sequences_us(sequences)).collect(),
             all_rows: RowTable::compile(profile, Rows::All, DENSE_ROWS),
@@ -301,8 +301,8 @@ impl Tables {
             if decode_rows > 0 {
                 gap += self.gap_mixed_us;
             }
-            if let Some(own) = &self.own_sag {
-                gap += own.us(prompt_tokens, (rows + layers + gap).max(0.0));
+            if let Some(sag) = &self.own_sag {
+                gap += sag.own_us(prompt_tokens, (rows + layers + gap).max(0.0));
             }
         }
         // Gaps may be below zero, where parts overlap; a step is not.

@@ -33,7 +33,7 @@ use attention::{DecodeAttention, PrefillAttention};
 use curve::Curve;
 use lora::{LoraCost, LoraKernel};
 pub(crate) use sag::Sagging;
-pub use sag::{ClockSag, Clocks, OwnSag, StepRows};
+pub use sag::{ClockSag, Clocks, StepRows};
 pub use step::{HostCost, LoraOverlap, WholeStep, doublings};
 use vidur::VidurTables;
 

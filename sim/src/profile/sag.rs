@@ -59,12 +59,13 @@ impl ClockSag {
             decode: self.decode,
             decode_row: self.decode_row,
             prompts,
+            own: self.own,
         }
     }
 
-    /// What steps of prompts take longer for what they draw themselves.
-    pub fn own(&self) -> OwnSag {
-        OwnSag { share: self.own, per_us: 1.0 / self.us, per_token: 1.0 / self.prompt_tokens }
+    /// What a step of so many prompt tokens that would take `us` at full clocks takes longer for what it draws itself, microseconds.
+    pub fn own_us(&self, prompt_tokens: u32, us: f64) -> f64 {
+        self.ready().own_us(prompt_tokens, us)
     }
 
     /// The same step again and again, with a rest of `rested_us` after each: what each takes longer in the long run, microseconds.
@@ -72,7 +73,7 @@ impl ClockSag {
         let (ready, times, rests) = (self.ready(), us / self.us, rested_us / self.us);
         let (mut clocks, mut felt) = (Clocks::default(), 0.0);
         for _ in 0..(1.0 + 12.0 * self.us / (us + rested_us)).min(1e3) as u32 {
-            felt = clocks.run(ready.load(rows), times);
+            felt = clocks.run(ready.load(rows.prompt_tokens), times);
             clocks.run(0.0, rests);
         }
         ready.slower(rows) * felt * self.us
@@ -98,28 +99,6 @@ impl ClockSag {
     }
 }
 
-/// What steps of prompts take longer for clocks that they make sag themselves, made ready for look-ups.
-#[derive(Clone, Copy, Debug)]
-pub struct OwnSag {
-    /// [`ClockSag::own`].
-    pub share: f64,
-    per_us: f64,
-    per_token: f64,
-}
-
-impl OwnSag {
-    /// What a step of so many prompt tokens takes longer that would take `us` at full clocks, microseconds: a short one is over before they sag.
-    ///
-    /// Of `t` times [`ClockSag::us`] they are as if sagged wholly for `t − 2 + (2 + t) / eᵗ`. A fraction with both ends of that, `t³ / 6` and `t − 2`,
-    /// is never more than 8 % from it and needs no exponential in every look-up.
-    #[inline]
-    pub fn us(&self, prompt_tokens: u32, us: f64) -> f64 {
-        let (load, times) = ((f64::from(prompt_tokens) * self.per_token).min(1.0), us * self.per_us);
-        let square = times * times;
-        self.share * load * us * (square / (square + 2.0 * times + 6.0))
-    }
-}
-
 /// [`ClockSag`] made ready: nothing is divided for a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sagging {
@@ -130,6 +109,7 @@ pub(crate) struct Sagging {
     decode_row: f64,
     /// At least as much as few decode rows.
     prompts: f64,
+    own: f64,
 }
 
 impl Sagging {
@@ -141,7 +121,7 @@ impl Sagging {
         }
         let mut clocks = Clocks { drawn: sag.drawn(), sagged: sag.sagged() };
         clocks.run(0.0, rested_us * self.per_us);
-        let felt = clocks.run(self.load(rows), us * self.per_us);
+        let felt = clocks.run(self.load(rows.prompt_tokens), us * self.per_us);
         (self.slower(rows) * felt * self.us, Sag::of(clocks.drawn, clocks.sagged))
     }
 
@@ -149,21 +129,32 @@ impl Sagging {
     #[inline(always)]
     pub(crate) fn after_rest(&self, rows: StepRows, us: f64) -> Sag {
         let mut clocks = Clocks::default();
-        clocks.run(self.load(rows), us * self.per_us);
+        clocks.run(self.load(rows.prompt_tokens), us * self.per_us);
         Sag::of(clocks.drawn, clocks.sagged)
     }
 
-    /// How far such a step makes the clocks sag.
+    /// [`ClockSag::own_us`]: a short step is over before the clocks sag.
+    ///
+    /// Of `t` times [`ClockSag::us`] they are as if sagged wholly for `t − 2 + (2 + t) / eᵗ`. A fraction with both ends of that, `t³ / 6` and `t − 2`,
+    /// is never more than 8 % from it and needs no exponential in every look-up.
+    #[inline]
+    pub(crate) fn own_us(&self, prompt_tokens: u32, us: f64) -> f64 {
+        let times = us * self.per_us;
+        let square = times * times;
+        self.own * self.load(prompt_tokens) * us * (square / (square + 2.0 * times + 6.0))
+    }
+
+    /// How far a step of so many prompt tokens makes the clocks sag.
     #[inline(always)]
-    fn load(&self, rows: StepRows) -> f64 {
-        (f64::from(rows.prompt_tokens) * self.per_token).min(1.0)
+    fn load(&self, prompt_tokens: u32) -> f64 {
+        (f64::from(prompt_tokens) * self.per_token).min(1.0)
     }
 
     /// What it takes longer where they have sagged wholly, share of it.
     #[inline(always)]
     fn slower(&self, rows: StepRows) -> f64 {
         let decode = self.decode_rows(rows.decode_rows);
-        decode + (self.prompts - decode) * self.load(rows)
+        decode + (self.prompts - decode) * self.load(rows.prompt_tokens)
     }
 
     #[inline(always)]
@@ -236,15 +227,15 @@ mod tests {
             clocks.run(0.5, 280_000.0 / 35_000.0 / f64::from(parts));
             us += clocks.sagged * 280_000.0 / f64::from(parts);
         }
-        assert!((SAG.own().us(512, 280_000.0) / (0.2 * us) - 1.0).abs() < 1e-2, "{us}");
+        assert!((SAG.own_us(512, 280_000.0) / (0.2 * us) - 1.0).abs() < 1e-2, "{us}");
         for us in [1.0, 3e3, 1e4, 3e4, 6e4, 1e5, 3e5, 1e6] {
             let t: f64 = us / 35_000.0;
             // Of short times the exact form is a difference of what is nearly equal.
             let exact = if t < 1e-2 { t.powi(3) / 6.0 } else { t - 2.0 + (2.0 + t) * (-t).exp() };
-            assert!((SAG.own().us(4096, us) / (0.2 * 35_000.0 * exact) - 1.0).abs() < 0.08, "{us}");
+            assert!((SAG.own_us(4096, us) / (0.2 * 35_000.0 * exact) - 1.0).abs() < 0.08, "{us}");
         }
-        assert!(SAG.own().us(4096, 7_000.0) < 0.2 * 7_000.0 * 0.01);
-        assert_eq!((SAG.own().us(0, 1e6), SAG.own().us(4096, 0.0)), (0.0, 0.0));
+        assert!(SAG.own_us(4096, 7_000.0) < 0.2 * 7_000.0 * 0.01);
+        assert_eq!((SAG.own_us(0, 1e6), SAG.own_us(4096, 0.0)), (0.0, 0.0));
     }
 
     #[test]
