@@ -271,14 +271,14 @@ DEVICE void lora(const Arguments& args) {
   stream.ring = ring + warp * args.depth * UNIT + lane * 16;
   stream.depth = args.depth;
   stream.unit = stream.fill = stream.drain = stream.unread = 0;
-  const u8* weights = (const u8*)job.weights + lane * 16;
+  const u8* weights = (const u8*)job.weights;
   stream.now.start =
-      weights + (projection.a_tiles * granules + u64(job.k_tile + k_warp) * granules + 2 * pair_begin) * TILE;
+      weights + input_lane(lane) * 16 + (projection.a_tiles * granules + u64(job.k_tile + k_warp) * granules + 2 * pair_begin) * TILE;
   stream.now.skip = int(k_warps * granules * TILE) - int(my_pairs * UNIT);
   stream.now.runs = my_inputs;
   stream.now.units = my_pairs;
   stream.now.tiles = min(2 * my_pairs, granules - min(granules, 2 * pair_begin));
-  stream.next.start = weights + (projection.b_tiles * granules + u64(job.column_tile + warp) * granules) * TILE;
+  stream.next.start = weights + lane * 16 + (projection.b_tiles * granules + u64(job.column_tile + warp) * granules) * TILE;
   stream.next.skip = int(WARPS * granules * TILE) - int(pairs * UNIT);
   stream.next.runs = my_columns;
   stream.next.units = pairs;
@@ -352,7 +352,7 @@ DEVICE void lora(const Arguments& args) {
       if (MODE == PAIR) y.load<BATCH>(y_first, 0, 0);  // of the first output tiles: while the sums travel
     };
     if (turns)
-      exchange_in_turns<MODE, RANKS_FIRST, 4, 2>(job, projection, args.inbox, in_turns, k_warps, 1, cells, ask_y);
+      exchange_in_turns<MODE, RANKS_FIRST, ByLanes, 4, 2>(job, projection, args.inbox, in_turns, k_warps, 1, cells, ask_y);
     else
       in_hand = exchange_at_once<MODE>(job, projection, args.inbox, at_once, k_warps, cells, each, ask_y);
   } else {

@@ -58,6 +58,10 @@ enum Mode { SHRINK, EXPAND, PAIR };
 
 constexpr u32 TILE = 512, UNIT = 2 * TILE;
 
+// Where in a tile of A lie the inputs 8q to 8q + 7 of rank i, as lane = 4i + q reads them: four lanes that follow one
+// another find their 16 bytes in each other's places, as warpgroup products want it.
+DEVICE u32 input_lane(u32 lane) { return lane ^ (lane / 8 & 3); }
+
 // How a lane = 4i + q holds a cell, 16 ranks × 8 rows, of sums or of v.
 enum Cell {
   RANKS_FIRST,  // rank i: rows 2q and 2q + 1; rank i + 8: the same

@@ -62,6 +62,15 @@ DEVICE float4 sum_of(const float4* cells, u32 count, u32 stride) {
   return sum;
 }
 
+// How v of a cell lies in shared memory for the expand: the four words of a lane together.
+struct ByLanes {
+  static DEVICE void store(uint4* cell, u32 lane, uint4 v) { cell[lane] = v; }
+  static DEVICE void send(uint4* cell, u64* barrier, u32 reader, u32 lane, uint4 v) {
+    store_async((float4*)cell + lane, barrier, reader,
+                make_float4(bits_float(v.x), bits_float(v.y), bits_float(v.z), bits_float(v.w)));
+  }
+};
+
 // The exchange of many cells, in two hops: the members own the cells in turn. Each sends its sums of a cell to the
 // owner, which adds them up in the order of the members and sends v, as the expand takes it, to the others.
 struct Room {
@@ -93,14 +102,15 @@ DEVICE Room room_in_turns(float4* from, const Job& job, u32 k_warps, u32 cells, 
 template <Mode MODE>
 DEVICE void begin_turns(const Job& job, const Room& room, u32 cells) {
   const u32 owned = cells_owned(job, cells);
-  barrier_init(room.barriers, (job.members - 1) * owned * TILE);
+  const bool at_once = MODE == PAIR && job.members == 2;
+  barrier_init(room.barriers, at_once ? cells * TILE : (job.members - 1) * owned * TILE);
   barrier_init(room.barriers + 1, MODE == PAIR ? (cells - owned) * TILE : 0);
 }
 
 // After a barrier behind which `partial` is whole. Leaves v in `operand` (PAIR; for each thread what it wrote or
-// received, so a barrier must follow) or in global memory (SHRINK). `meanwhile` is called between the hops. SUMS_AT_ONCE,
-// CELLS_AT_ONCE: cells of an inbox that a warp waits for together in the first and in the second hop.
-template <Mode MODE, Cell CELL, int SUMS_AT_ONCE, int CELLS_AT_ONCE, class Meanwhile>
+// received, so a barrier must follow) or in global memory (SHRINK). `meanwhile` is called between the hops. Order: of v in
+// `operand`. SUMS_AT_ONCE, CELLS_AT_ONCE: cells of an inbox that a warp waits for together in the first and in the second hop.
+template <Mode MODE, Cell CELL, class Order, int SUMS_AT_ONCE, int CELLS_AT_ONCE, class Meanwhile>
 DEVICE void exchange_in_turns(const Job& job, const Projection& projection, float4* inbox, const Room& room,
                               u32 k_warps, u32 row_tiles, u32 cells, Meanwhile meanwhile) {
   const u32 lane = thread_index() % 32, warp = thread_index() / 32;
@@ -112,6 +122,20 @@ DEVICE void exchange_in_turns(const Job& job, const Projection& projection, floa
   auto spread = [&](u32 reader, u32 cell) {
     return inbox + (u64(job.inbox) + members * members * owned_max + reader * cells + cell) * 32 + lane;
   };
+  // Two members send each other all of their sums: one hop is shorter than two, and the bytes are the same.
+  if (MODE == PAIR && room.cluster && members == 2) {
+    for (u32 cell = warp; cell < cells; cell += WARPS)
+      store_async(room.gathered + cell * 32 + lane, room.barriers, 1 - me,
+                  sum_of(room.partial + cell * 32 + lane, k_warps, cells * 32));
+    meanwhile();
+    barrier_wait(room.barriers);
+    for (u32 cell = warp; cell < cells; cell += WARPS) {
+      const float4 mine = sum_of(room.partial + cell * 32 + lane, k_warps, cells * 32);
+      const float4 other = room.gathered[cell * 32 + lane];
+      Order::store(room.operand + cell * 32, lane, operand_of<CELL>(me == 0 ? add(mine, other) : add(other, mine), job.scale));
+    }
+    return;
+  }
   for (u32 cell = warp; cell < cells && members > 1; cell += WARPS) {
     const u32 owner = cell % members, index = cell / members;
     if (owner == me) continue;
@@ -154,12 +178,12 @@ DEVICE void exchange_in_turns(const Job& job, const Projection& projection, floa
       continue;
     }
     const uint4 parts = operand_of<CELL>(sum, job.scale);
-    room.operand[cell * 32 + lane] = parts;
+    Order::store(room.operand + cell * 32, lane, parts);
     const float4 sent = make_float4(bits_float(parts.x), bits_float(parts.y), bits_float(parts.z), bits_float(parts.w));
     for (u32 reader = 0; reader < members; ++reader) {
       if (reader == me) continue;
       if (room.cluster)
-        store_async((float4*)room.operand + cell * 32 + lane, room.barriers + 1, reader, sent);
+        Order::send(room.operand + cell * 32, room.barriers + 1, reader, lane, parts);
       else
         store_relaxed(spread(reader, cell), no_empty(sent));
     }
@@ -179,8 +203,9 @@ DEVICE void exchange_in_turns(const Job& job, const Projection& projection, floa
 #pragma unroll
     for (int n = 0; n < CELLS_AT_ONCE; ++n)
       if (from[n])
-        room.operand[(first + n * WARPS) * 32 + lane] = make_uint4(float_bits(values[n].x), float_bits(values[n].y),
-                                                                    float_bits(values[n].z), float_bits(values[n].w));
+        Order::store(room.operand + (first + n * WARPS) * 32, lane,
+                     make_uint4(float_bits(values[n].x), float_bits(values[n].y), float_bits(values[n].z),
+                                float_bits(values[n].w)));
   }
 }
 

@@ -21,6 +21,11 @@ DEVICE void copy_wait_at_most(u32 pending) {
   }
 }
 
+// Warpgroups: each tile of 32 columns of x lies for itself, 64 bytes a row, and the quarters of a row change places, as
+// the matrix instructions have it.
+constexpr u32 TILE_ROWS = NT * 8 * 64;
+DEVICE u32 x_place(u32 row, u32 quarter) { return row * 64 + (quarter ^ (row / 2 & 3)) * 16; }
+
 // A matrix of 16-bit elements of which a stage takes some rows and columns.
 struct Rows {
   const u8* base;  // first row, first column of this member's slice
@@ -46,9 +51,9 @@ struct Stages {
   DEVICE u64* empty(u32 slot) const { return (u64*)shared_base() + SLOTS_MAX + slot; }
   DEVICE u8* place(u32 slot) const { return shared_base() + BARRIERS + slot * slot_bytes; }
 
-  // Bytes from one row of a stage to the next: 64 more or less than a multiple of 128, so that lanes that read 16 bytes
-  // each, quarter q of row i, meet 32 different banks.
-  DEVICE u32 pitch() const { return tiles * 64 + (tiles & 1 ? 0 : 64); }
+  // Bytes from one row of a stage to the next, so that lanes meet different banks: 64 more or less than a multiple of 128
+  // where they read 16 bytes each, quarter q of row i; 16 more where they read 8 bytes, eighth i of row 2q.
+  DEVICE u32 pitch() const { return tiles * 64 + (WARPGROUPS ? 16 : tiles & 1 ? 0 : 64); }
   DEVICE u32 weights_at() const { return NT * 8 * (tiles * 64 + 64); }
   DEVICE u32 tiles_in(u32 stage) const {
     return stage < in ? min(tiles, in_tiles - stage * tiles) : min(tiles, out_tiles - (stage - in) * tiles);
@@ -78,8 +83,22 @@ struct Stages {
     const u32 quarters = min(tiles_in(stage) * 4, (is_x ? x.quarters : y.quarters) - first);
     const u32 row_bytes = is_x ? x.row_bytes : y.row_bytes;
     const u8* from = (is_x ? x.base : y.base) + u64(row) * row_bytes + (first + chunk) * 16;
-    u8* to = place(slot) + row * pitch() + chunk * 16;
     const u64 from_step = u64(step) * row_bytes;
+    if (WARPGROUPS && is_x) {
+      // Columns that x does not have are zero: weights there are, but zero times anything is not.
+      u8* const to = place(slot) + chunk / 4 * TILE_ROWS;
+      const bool here = chunk < quarters;
+      if (!here) from = x.base;
+      if (chunk < tiles_in(stage) * 4)
+#pragma unroll 4
+        for (u32 n = row; n < rows; n += step) {
+          copy_async(to + x_place(n, chunk % 4), from, here ? 16 : 0);
+          if (here) from += from_step;
+        }
+      phases_arrive_with_copies(full(slot));
+      return;
+    }
+    u8* to = place(slot) + row * pitch() + chunk * 16;
     const u32 to_step = step * pitch();
     if (chunk < quarters)
 #pragma unroll 4
@@ -124,8 +143,8 @@ struct Stages {
     }
   }
 
-  // This thread has read it. (One arrival a warp would do, behind a barrier of the warp, but racecheck does not take such
-  // a barrier and the arrival of one lane for the order of what the others did.)
+  // This thread has read it. (One arrival a warp would do, behind a barrier of the warp: racecheck does not take that for
+  // the order of what the others did, and it was slower.)
   DEVICE void leave() {
     if (BULK) phases_arrive(empty(slot));
     ++stage;

@@ -25,6 +25,8 @@ DEVICE u32 block_index() { return blockIdx.x; }
 DEVICE void block_barrier() { __syncthreads(); }
 // Of the block's first `threads` threads, a number of warps; the others know nothing of it.
 DEVICE void part_barrier(u32 threads) { asm volatile("barrier.sync.aligned 1, %0;" ::"r"(threads) : "memory"); }
+// A barrier of a warpgroup, each with its own number from 2 on.
+DEVICE void group_barrier(u32 number) { asm volatile("barrier.sync.aligned %0, 128;" ::"r"(number) : "memory"); }
 DEVICE void warp_barrier() { __syncwarp(); }
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
@@ -122,6 +124,15 @@ DEVICE void store_async(float4* to, u64* barrier, u32 rank, float4 v) {
       : "memory");
 #endif
 }
+DEVICE void store_async(u32* to, u64* barrier, u32 rank, u32 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{.reg .b32 to, bar; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 bar, %1, %2; "
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [to], %3, [bar];}" ::"r"(shared_address(to)),
+      "r"(shared_address(barrier)), "r"(rank), "r"(v)
+      : "memory");
+#endif
+}
 // A barrier in shared memory with many phases: the phase ends when `arrivals` threads have arrived and all bytes that
 // were announced have been copied. A wait for parity p returns when a phase of that parity, the first having 0, has
 // ended. The threads that use it must meet at a block barrier after `phases_init`.
@@ -210,6 +221,8 @@ DEVICE void load_matrices_transposed(u32 (&out)[4], const void* shared) {
 
 // The value of lane `lane ^ mask`.
 DEVICE float shuffle_xor(float v, u32 mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+// A value that all lanes of the warp have, so that the compiler knows it.
+DEVICE u32 uniform(u32 v) { return __shfl_sync(0xffffffffu, v, 0); }
 // Whether any lane of the warp says so.
 DEVICE bool any_lane(bool v) { return __any_sync(0xffffffffu, v); }
 // 2^v with an error of two units in the last place; 0 for minus infinity.
@@ -226,7 +239,45 @@ DEVICE u32 count_arrival(u32* counter) {
   return before;
 }
 
+// Products of a warpgroup, asynchronous: d(64 × 32) += a(64 × 16) · b(16 × 32), b in shared memory, described, the 16 of a
+// column side by side; a the same by rows, or in registers as `mma` has it. d[4n + e]: rows i and i + 8 of the warp's 16,
+// columns 8n + 2q and 8n + 2q + 1.
+#if __CUDA_ARCH_FEAT_SM90_ALL
+#define PRODUCTS_OF(TYPE, A_AND_B, OPERANDS)                                                                          \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." TYPE "." TYPE                                            \
+               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, " A_AND_B ";"                \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),      \
+                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]) \
+               : OPERANDS)
+#define OPERANDS_OF(...) __VA_ARGS__
+#define PRODUCTS(TYPE)                                                                                                \
+  static DEVICE void products(float (&d)[16], u64 a, u64 b) {                                                         \
+    PRODUCTS_OF(TYPE, "%16, %17, 1, 1, 1, 0, 0", OPERANDS_OF("l"(a), "l"(b)));                                        \
+  }                                                                                                                   \
+  static DEVICE void products(float (&d)[16], u32 a0, u32 a1, u32 a2, u32 a3, u64 b) {                                \
+    PRODUCTS_OF(TYPE, "{%16, %17, %18, %19}, %20, 1, 1, 1, 0", OPERANDS_OF("r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b))); \
+  }
+// What other threads copied to shared memory is visible to the products that follow.
+DEVICE void products_see_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING>
+DEVICE void products_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+// The sums are whole, after `products_wait`.
+template <int COUNT>
+DEVICE void products_end(float (&sums)[COUNT]) {
+#pragma unroll
+  for (int n = 0; n < COUNT; ++n) asm volatile("" : "+f"(sums[n])::"memory");
+}
+#else
+#define PRODUCTS(TYPE)
+DEVICE void products_see_copies() {}
+#endif
+
 struct Bf16 {
+  PRODUCTS("bf16")
   // low half = a, high half = b
   static DEVICE u32 pack(float a, float b) {
     u32 out;
@@ -246,6 +297,7 @@ struct Bf16 {
 };
 
 struct F16 {
+  PRODUCTS("f16")
   static DEVICE u32 pack(float a, float b) {
     u32 out;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(b), "f"(a));

@@ -22,8 +22,10 @@ struct alignas(8) float2 { float x, y; };
 struct alignas(16) uint4 { u32 x, y, z, w; };
 struct alignas(16) float4 { float x, y, z, w; };
 inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
+inline uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline u32 min(u32 a, u32 b) { return a < b ? a : b; }
+inline u32 max(u32 a, u32 b) { return a < b ? b : a; }
 
 #define DEVICE inline
 #define KERNEL static
@@ -36,7 +38,7 @@ struct Copy {
   u32 bytes;
 };
 
-enum class State { Ready, Warp, Block, Part, Grid, Poll, Done };
+enum class State { Ready, Warp, Block, Part, Group, Grid, Poll, Done };
 enum class Collective { None, Barrier, Transpose, LoadMatrices, LoadMatricesTransposed, ShuffleXor, Any, MmaBf16, MmaF16 };
 
 struct Fiber {
@@ -65,6 +67,11 @@ inline void block_barrier() { yield(State::Block); }
 inline void part_barrier(u32 threads) {
   current->word[0] = threads;
   yield(State::Part);
+}
+inline void group_barrier(u32 number) {
+  if (number < 2 || number > 15) fail("no number for a barrier of a warpgroup");
+  current->word[0] = number;
+  yield(State::Group);
 }
 inline void collect(Collective which) {
   current->collective = which;
@@ -127,6 +134,10 @@ inline void barrier_wait(u64* barrier) {
 inline void store_async(float4* to, u64* barrier, u32 rank, float4 v) {
   *(float4*)in_cluster(to, rank) = v;
   *(u64*)in_cluster(barrier, rank) -= 16;
+}
+inline void store_async(u32* to, u64* barrier, u32 rank, u32 v) {
+  *(u32*)in_cluster(to, rank) = v;
+  *(u64*)in_cluster(barrier, rank) -= 4;
 }
 // A barrier of many phases, as it lies in shared memory, and the bulk copies that it counts. A copy reads its source
 // when it is asked for and writes when somebody waits.
@@ -220,7 +231,71 @@ inline void mma(Collective which, float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3,
   memcpy(d, current->sum, sizeof current->sum);
 }
 
+// A value that all lanes have.
+inline u32 uniform(u32 v) { return v; }
+inline u32 shared_address(const void* p) { return (u32)((const u8*)p - shared_base()); }
+
+// Warpgroup products, which happen when they are asked for. Operands in shared memory as their description says: rows (or
+// columns) of 64 bytes whose quarters change places, or 8 rows of 16 bytes together.
+inline void products_see_copies() {}
+inline void products_begin() {}
+inline void products_commit() {}
+template <int PENDING>
+inline void products_wait() {}
+template <int COUNT>
+inline void products_end(float (&)[COUNT]) {}
+// Word `word` of the 16 elements of a row.
+inline u32 described(u64 matrix, u32 row, u32 word) {
+  const u32 start = (u32)(matrix & 0x3fff) * 16, leading = (u32)(matrix >> 16 & 0x3fff) * 16,
+            stride = (u32)(matrix >> 32 & 0x3fff) * 16;
+  u32 at = start + row / 8 * stride;
+  const u32 chunk = word / 4;
+  if (matrix >> 62 == 2) {
+    at += row % 8 * 64 + chunk * 16;
+    at ^= (at >> 7 & 3) << 4;
+  } else if (matrix >> 62 == 0) {
+    at += row % 8 * 16 + chunk * leading;
+  } else {
+    fail("a matrix of a kind that is not emulated");
+  }
+  u32 out;
+  memcpy(&out, shared_base() + at + word % 4 * 4, 4);
+  return out;
+}
+template <class Format, int COUNT>
+inline void add_products(float (&d)[COUNT], const u32 (&a)[2][8], u64 b) {
+  const u32 q = current->thread % 4;
+  for (u32 n = 0; n < COUNT / 4; ++n)
+    for (u32 e = 0; e < 4; ++e)
+      for (u32 word = 0; word < 8; ++word) {
+        const u32 left = a[e / 2][word], right = described(b, 8 * n + 2 * q + e % 2, word);
+        d[4 * n + e] += Format::low(left) * Format::low(right) + Format::high(left) * Format::high(right);
+      }
+}
+template <class Format, int COUNT>
+inline void products_of(float (&d)[COUNT], u64 a, u64 b) {
+  const u32 i = current->thread % 128 / 32 * 16 + current->thread % 32 / 4;
+  u32 rows[2][8];
+  for (u32 row = 0; row < 2; ++row)
+    for (u32 word = 0; word < 8; ++word) rows[row][word] = described(a, i + 8 * row, word);
+  add_products<Format>(d, rows, b);
+}
+template <class Format, int COUNT>
+inline void products_of(float (&d)[COUNT], u32 a0, u32 a1, u32 a2, u32 a3, u64 b) {
+  const u32 q = current->thread % 4, mine[4] = {a0, a1, a2, a3};
+  u32 rows[2][8];
+  for (u32 word = 0; word < 4; ++word)
+    for (u32 other = 0; other < 4; ++other)
+      rows[word % 2][word / 2 * 4 + (q ^ other)] = float_bits(shuffle_xor(bits_float(mine[word]), other));
+  add_products<Format>(d, rows, b);
+}
+
+#define PRODUCTS(FORMAT)                                                                              \
+  template <class... Operands, int COUNT>                                                             \
+  static void products(float (&d)[COUNT], Operands... operands) { products_of<FORMAT>(d, operands...); }
+
 struct Bf16 {
+  PRODUCTS(Bf16)
   static float decode(u32 bits) { return bits_float(bits << 16); }
   static u32 encode(float v) {
     u32 bits = float_bits(v);
@@ -237,6 +312,7 @@ struct Bf16 {
 };
 
 struct F16 {
+  PRODUCTS(F16)
   static float decode(u32 bits) {
     u16 half = (u16)bits;
     _Float16 v;

@@ -358,6 +358,17 @@ int main(int count, char** names) {
         for (u32 thread = 0; thread < part; ++thread) first[thread].state = State::Ready;
         progress = true;
       }
+      for (u32 group = 0; group + 128 <= threads; group += 128) {
+        u32 here = 0, number = 0;
+        for (u32 thread = group; thread < group + 128; ++thread)
+          if (first[thread].state == State::Group) {
+            if (here++ == 0) number = first[thread].word[0];
+            if (first[thread].word[0] != number) fail("a warpgroup waits for different barriers");
+          }
+        if (here < 128) continue;
+        for (u32 thread = group; thread < group + 128; ++thread) first[thread].state = State::Ready;
+        progress = true;
+      }
       if (at_barrier == threads) {
         for (u32 thread = 0; thread < threads; ++thread) first[thread].state = State::Ready;
         progress = true;

@@ -12,13 +12,15 @@ pub struct Sources {
     folder: Option<PathBuf>,
 }
 
-const BUILT_IN: [(&str, &str); 21] = [
+const BUILT_IN: [(&str, &str); 23] = [
     ("primitives.cuh", include_str!("../cu/primitives.cuh")),
     ("decode_parts.cuh", include_str!("../cu/decode_parts.cuh")),
     ("lora.cuh", include_str!("../cu/lora.cuh")),
     ("lora_exchange.cuh", include_str!("../cu/lora_exchange.cuh")),
     ("lora_stages.cuh", include_str!("../cu/lora_stages.cuh")),
     ("lora_stream.cuh", include_str!("../cu/lora_stream.cuh")),
+    ("lora_fragments.cuh", include_str!("../cu/lora_fragments.cuh")),
+    ("lora_warpgroups.cuh", include_str!("../cu/lora_warpgroups.cuh")),
     ("activation.cu", include_str!("../cu/activation.cu")),
     ("decode_attention.cu", include_str!("../cu/decode_attention.cu")),
     ("embedding.cu", include_str!("../cu/embedding.cu")),

@@ -212,7 +212,7 @@ fn settings_of_prompts(point: &Point, multiprocessors: u32) -> Vec<Tuning> {
     for tile in RowTile::ALL {
         let at_once = match tile {
             RowTile::Brief8 | RowTile::Rows8 | RowTile::Staged16 => 2 * multiprocessors,
-            RowTile::Wide16 | RowTile::Staged32 | RowTile::Deep32 => multiprocessors,
+            RowTile::Wide16 | RowTile::Staged32 => multiprocessors,
         };
         let row_tiles = point.segments.iter().map(|&(rows, _)| rows.div_ceil(tile.rows())).sum::<u32>();
         let groups = row_tiles * (1 + point.also.len() as u32);
@@ -252,7 +252,7 @@ fn settings(point: &Point, shared_bytes_max: u32) -> Vec<Tuning> {
             RowTile::Brief8 => point.rows() <= 300 && rank_max <= 64,
             RowTile::Rows8 => longest < 600,
             RowTile::Staged16 | RowTile::Wide16 => longest > 8 || rank_max > 64,
-            RowTile::Staged32 | RowTile::Deep32 => longest > tile.rows() / 2,
+            RowTile::Staged32 => longest > tile.rows() / 2,
         };
         if !suits {
             continue;

@@ -5,7 +5,7 @@
 //! Options: `--points table|others|figures|all|neighbours|prompts`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
 //! with several spreads, to choose the plan's rules by; only the row tile of `--tuning` if there is one), `--after` (with `--explore`: after other kernels too), `--swift` (with `--explore`: the plan's own shared memory and release, nothing checked), `--budget SECONDS` (points that come later are left out), `--compare FOLDER,…` (with `--explore`: the kernels of each),
 //! `--tuning TILE,EXCHANGE,BLOCKS,SHARED,RELEASE` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
-//! `--stress N` (N launches in changing surroundings, each compared to the bit), `--profile` (one launch a point, for ncu),
+//! `--stress N` (N launches in changing surroundings, each compared to the bit), `--profile` (one launch a point, for ncu), `--pair-only` (not among other kernels),
 //! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
 
 mod bench;
@@ -54,6 +54,7 @@ struct Options {
     repeats: usize,
     stress: Option<usize>,
     profile: bool,
+    pair_only: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -74,6 +75,7 @@ fn options() -> Result<Options, String> {
         repeats: 50,
         stress: None,
         profile: false,
+        pair_only: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -86,6 +88,7 @@ fn options() -> Result<Options, String> {
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
             "--stress" => options.stress = Some(value()?.parse().map_err(|_| "--stress needs a number".to_owned())?),
             "--profile" => options.profile = true,
+            "--pair-only" => options.pair_only = true,
             "--explore" => options.explore = true,
             "--swift" => options.swift = true,
             "--budget" => options.budget_s = value()?.parse().map_err(|_| "--budget needs seconds".to_owned())?,
@@ -310,7 +313,7 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
     let copy = bench.time_copy(bytes, prepared.sets)?;
     let (pair, samples) = bench.time(&prepared, &plan, Call::Pair, Before::Itself, options.repeats)?;
     // A point of Punica's figures is a kernel alone; the others also show what surrounds a call.
-    let in_a_step = point.group != "figure";
+    let in_a_step = point.group != "figure" && !options.pair_only;
     let plan_after = bench.plan(&prepared, Tuning { follows: Follows::Another, ..options.tuning })?;
     let mut median = |plan, before| -> Result<Option<Summary>, Error> {
         Ok(if in_a_step { Some(bench.time(&prepared, plan, Call::Pair, before, options.repeats)?.0) } else { None })

@@ -133,8 +133,9 @@ impl AdapterLayout {
         let per_granule = granules(rank) as usize * TILE_ELEMENTS;
         let a_out = &mut into[place.a_tiles as usize * per_granule..][..inputs.div_ceil(32) as usize * per_granule];
         fill_tiles(a_out, rank, |tile, lane, element| {
-            let input = tile * 32 + 8 * (lane % 4) + element;
-            (input, lane / 4)
+            // `input_lane` of lora.cuh.
+            let quarter = (lane ^ (lane / 8)) % 4;
+            (tile * 32 + 8 * quarter + element, lane / 4)
         })
         .for_each(|(input, rank_index, slot)| {
             *slot = if input < inputs && rank_index < rank { a[(input * rank + rank_index) as usize] } else { 0 };

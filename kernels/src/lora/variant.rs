@@ -4,13 +4,15 @@ use crate::Element;
 use crate::compile::Unit;
 
 /// The sources that all of them are made of.
-pub const SOURCES: [&str; 7] = [
+pub const SOURCES: [&str; 9] = [
     "primitives.cuh",
     "lora.cuh",
     "lora_exchange.cuh",
     "lora_stream.cuh",
     "lora.cu",
     "lora_stages.cuh",
+    "lora_fragments.cuh",
+    "lora_warpgroups.cuh",
     "lora_staged.cu",
 ];
 
@@ -39,11 +41,9 @@ pub enum RowTile {
     /// 16 rows, staged, in blocks of twice as many warps, one a multiprocessor: few groups, of more than one pair of rank
     /// granules.
     Wide16,
-    /// 32 rows, staged, in blocks that have a multiprocessor each: ranks whose weights are many of the bytes.
+    /// 32 rows, staged, in blocks that have a multiprocessor each: ranks whose weights are many of the bytes. Warpgroups
+    /// multiply, where there are any; elsewhere a warp holds all of v in the expand, and asks for weights while it multiplies.
     Staged32,
-    /// 32 rows, the same, in blocks of half as many warps with twice the registers: ranks of which a warp then holds all of v
-    /// in the expand, and asks for weights while it multiplies.
-    Deep32,
 }
 
 /// How one variant uses a multiprocessor. The numbers reach `lora.cu` as definitions.
@@ -69,8 +69,8 @@ pub(crate) const CELLS_OF_ALL_IN_TURNS: u32 = 64;
 
 impl RowTile {
     /// All row tiles, smallest first.
-    pub const ALL: [RowTile; 6] =
-        [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Wide16, RowTile::Staged32, RowTile::Deep32];
+    pub const ALL: [RowTile; 5] =
+        [RowTile::Brief8, RowTile::Rows8, RowTile::Staged16, RowTile::Wide16, RowTile::Staged32];
 
     /// Rows in the tile.
     pub fn rows(self) -> u32 {
@@ -81,7 +81,7 @@ impl RowTile {
         match self {
             RowTile::Brief8 | RowTile::Rows8 => 1,
             RowTile::Staged16 | RowTile::Wide16 => 2,
-            RowTile::Staged32 | RowTile::Deep32 => 4,
+            RowTile::Staged32 => 4,
         }
     }
 
@@ -91,7 +91,7 @@ impl RowTile {
         match self {
             RowTile::Rows8 => 4,
             RowTile::Brief8 => 2,
-            RowTile::Staged16 | RowTile::Wide16 | RowTile::Staged32 | RowTile::Deep32 => 1,
+            RowTile::Staged16 | RowTile::Wide16 | RowTile::Staged32 => 1,
         }
     }
 
@@ -107,8 +107,7 @@ impl RowTile {
             RowTile::Brief8 | RowTile::Rows8 => (8, 0, 2, 1, 2),
             RowTile::Staged16 => (8, 2, 2, 1, 2),
             RowTile::Wide16 => (16, 4, 2, 1, 1),
-            RowTile::Staged32 => (16, 4, 1, 1, 1),
-            RowTile::Deep32 => (8, 4, 2, 1, 1),
+            RowTile::Staged32 => (8, 4, 2, 1, 1),
         };
         Shape { warps, copiers, depth_max, pairs, expand_rows, blocks_min }
     }

@@ -69,8 +69,11 @@ pub(super) struct Stage {
     pub(super) k_warps: u32,
 }
 
-/// Bytes of the barriers before a ring of stages.
-const STAGE_BARRIERS: u32 = 256;
+/// Bytes of the barriers before a ring of stages, and of what is read behind it. Warpgroups read matrices that begin at
+/// multiples of 512, of 64 ranks and 32 rows whatever the adapter and the group have.
+fn stage_barriers(row_tile: RowTile) -> u32 {
+    if row_tile == RowTile::Staged32 { 512 + 7 * CELL_BYTES as u32 } else { 256 }
+}
 /// Column tiles of a stage, at least.
 const STAGE_TILES_MIN: u32 = 4;
 /// Bytes of weights above which a stage has fewer tiles.
@@ -94,7 +97,7 @@ pub(super) fn stage(row_tile: RowTile, rank: u32) -> Stage {
 /// Shared memory of the exchange: the warps' partial sums, and the members' where they are staged.
 pub(super) fn exchange_bytes(row_tile: RowTile, rank: u32, cells: u32, members: u32, cluster: bool) -> u32 {
     // With a cluster, two barriers of 8 bytes follow; a ring of stages has its own.
-    let barriers = if cluster { 16 } else { 0 } + if row_tile.is_staged() { STAGE_BARRIERS } else { 0 };
+    let barriers = if cluster { 16 } else { 0 } + if row_tile.is_staged() { stage_barriers(row_tile) } else { 0 };
     let shape = row_tile.shape();
     let k_warps = if row_tile.is_staged() {
         stage(row_tile, rank).k_warps

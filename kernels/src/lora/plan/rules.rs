@@ -59,7 +59,9 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
                 let weights = tiles * 2 * u64::from(pairs(segment.rank)) * TILE_BYTES as u64;
                 let rows_count = rows.end - rows.start;
                 let row = 2 * (u64::from(inputs) + 2 * u64::from(outputs));
-                let cells = pairs(segment.rank) * rows_count.div_ceil(8);
+                // Warpgroups add up whole tiles.
+                let row_tiles = if row_tile == RowTile::Staged32 { row_tile.tiles() } else { rows_count.div_ceil(8) };
+                let cells = pairs(segment.rank) * row_tiles;
                 groups.push(Group {
                     segment: index,
                     rows: rows.clone(),
@@ -123,7 +125,7 @@ pub(super) fn choose_row_tile(
     }
     let fits = prompts && rank_max <= RowTile::Staged32.rank_max();
     if fits && rank_max >= RANK_WEIGHTY {
-        if rank_max > RANK_DEEP { RowTile::Deep32 } else { RowTile::Staged32 }
+        RowTile::Staged32
     } else if prompts && rank_max > 16 && groups(RowTile::Wide16) * 2 <= chip.multiprocessors {
         RowTile::Wide16
     } else if fits && rank_max > 16 {
@@ -135,8 +137,6 @@ pub(super) fn choose_row_tile(
 
 /// From this rank on the weights that 16 rows read again from the L2 are more than their x and y.
 const RANK_WEIGHTY: u32 = 33;
-/// Above this rank a warp with the registers of [`RowTile::Staged32`] cannot hold v.
-const RANK_DEEP: u32 = 64;
 
 /// Whether a warp of every group has so little of its slices that the shortest code is the fastest: two units of weights
 /// in the shrink and in the expand, where each group has as many members and sets of them as `shared` says.

@@ -84,8 +84,8 @@ fn prompts_of_few_groups_have_blocks_of_more_warps() {
     assert_eq!(tile(250, 4, 32), RowTile::Wide16);
     assert_eq!(tile(250, 4, 16), RowTile::Staged16, "little to multiply");
     assert_eq!(tile(250, 5, 32), RowTile::Staged32, "more groups than half of the multiprocessors");
-    assert_eq!(tile(512, 4, 64), RowTile::Staged32);
-    assert_eq!(tile(512, 4, 65), RowTile::Deep32, "v fills the registers");
+    assert_eq!(tile(512, 4, 32), RowTile::Staged32, "few members a group");
+    assert_eq!(tile(250, 4, 48), RowTile::Staged32);
 }
 
 #[test]
@@ -273,8 +273,8 @@ fn clusters_of_blocks_with_a_multiprocessor_each_leave_some_of_the_chip() {
     assert_eq!(plan(4, 300, 32), (RowTile::Staged32, 80, 2), "of 16 rows more than one a multiprocessor would queue");
     assert_eq!(plan(1, 576, 64), (RowTile::Staged32, 90, 5), "18 clusters of 6 do not find room");
     assert_eq!(plan(1, 512, 64), (RowTile::Staged32, 96, 6));
-    assert_eq!(plan(2, 512, 128), (RowTile::Deep32, 128, 1), "much to multiply: more blocks, which poll");
-    assert_eq!(plan(1, 224, 128), (RowTile::Deep32, 112, 16), "few groups");
+    assert_eq!(plan(2, 512, 128), (RowTile::Staged32, 128, 1), "much to multiply: more blocks, which poll");
+    assert_eq!(plan(1, 224, 128), (RowTile::Staged32, 112, 16), "few groups");
 }
 
 #[test]

@@ -65,6 +65,7 @@ struct MovedBy {
 #[derive(Clone, Debug)]
 struct TilesReady {
     rows: Four,
+    rows_least: Four,
     is_staged: Which,
     us: Four,
     us_per_block: Four,
@@ -301,6 +302,7 @@ impl TilesReady {
         };
         TilesReady {
             rows: Four::of(Tile::ALL.map(|tile| f64::from(tile.rows()))),
+            rows_least: Four::of(Tile::ALL.map(|tile| f64::from(tile.rows_least()))),
             is_staged: Which::of(Tile::ALL.map(Tile::is_staged)),
             us: of(&|_, cost| cost.us),
             us_per_block: of(&|_, cost| cost.us_per_block),

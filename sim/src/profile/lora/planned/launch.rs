@@ -1,7 +1,7 @@
 //! What one launch takes.
 
 use super::classes::{Class, Classes, PAIRS_MAX};
-use super::share::{Members, Rule, cells};
+use super::share::{Members, Rule};
 use super::site::Site;
 use super::tile::Tile;
 use super::{Planned, PlannedTile, SharedOut};
@@ -95,7 +95,7 @@ impl Planned {
                 count: f64::from(groups),
                 rows_mean: rows / f64::from(groups),
                 rows_most: f64::from(rows_most),
-                cells: cells(class.pairs, rows_most),
+                cells: tile.cells(class.pairs, rows_most),
                 piece_us: cost.piece_us(class.pairs),
             };
         }

@@ -52,11 +52,6 @@ pub(super) struct Groups<'a> {
     pub(super) bytes_max: u64,
 }
 
-/// Cells of one member's sums, of a group of so many rows.
-pub(super) fn cells(pairs: u32, rows: u32) -> u32 {
-    pairs * rows.div_ceil(8)
-}
-
 pub(super) fn power_below(value: u32) -> u32 {
     1 << value.max(1).ilog2()
 }
@@ -67,7 +62,7 @@ impl Groups<'_> {
     }
 
     pub(super) fn cells(&self, class: &Class) -> u32 {
-        cells(class.pairs, self.most_rows(class))
+        self.tile.cells(class.pairs, self.most_rows(class))
     }
 
     fn is_brief(&self, members: u32) -> bool {
@@ -124,7 +119,7 @@ impl Groups<'_> {
 
     /// Do clusters of more than 8 blocks start too late? After a kernel that does not let them begin, where most of the bytes would wait for them.
     fn starts_late(&self) -> bool {
-        let many = |class: &Class| cells(class.pairs, class.fewest(self.tile)) > 1;
+        let many = |class: &Class| self.tile.cells(class.pairs, class.fewest(self.tile)) > 1;
         !self.planned.beside && self.site.widens && self.classes.iter().all(many)
     }
 

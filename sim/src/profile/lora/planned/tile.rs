@@ -40,7 +40,7 @@ impl Tile {
     }
 
     const fn warps(self) -> u32 {
-        if matches!(self, Tile::Staged32 | Tile::Wide16) { 16 } else { 8 }
+        if matches!(self, Tile::Wide16) { 16 } else { 8 }
     }
 
     /// Blocks that share a multiprocessor, as far as registers go.
@@ -69,10 +69,9 @@ impl Tile {
         while tiles > LEAST && tiles * granules * 512 > 32 << 10 {
             tiles /= 2;
         }
-        // Pairs whose sums one warp holds.
-        let held = if matches!(self, Tile::Staged32) { 1 } else { 2 };
         let mut rank_warps = 1;
-        while held * rank_warps < pairs && rank_warps < self.warps() {
+        // A warp holds the sums of two pairs.
+        while 2 * rank_warps < pairs && rank_warps < self.warps() {
             rank_warps *= 2;
         }
         (row_tiles * 8 * (tiles * 64 + 64) + tiles * granules * 512, self.warps() / rank_warps)
@@ -88,9 +87,23 @@ impl Tile {
         STAGES[self as usize][pairs as usize].1
     }
 
-    /// Bytes of barriers, those of a cluster excepted.
+    /// Bytes of barriers, those of a cluster excepted, and of what warpgroups read behind a stage.
     pub(super) const fn barriers(self) -> u32 {
-        if self.is_staged() { 256 } else { 0 }
+        match self {
+            Tile::Rows8 => 0,
+            Tile::Staged16 | Tile::Wide16 => 256,
+            Tile::Staged32 => 512 + 7 * 512,
+        }
+    }
+
+    /// The rows that are added up of a group of fewer: warpgroups add up whole tiles.
+    pub(super) const fn rows_least(self) -> u32 {
+        if matches!(self, Tile::Staged32) { self.rows() } else { 1 }
+    }
+
+    /// Cells of one member's sums, of a group of so many rows.
+    pub(super) fn cells(self, pairs: u32, rows: u32) -> u32 {
+        pairs * rows.max(self.rows_least()).div_ceil(8)
     }
 
     /// Shared memory of the exchange.

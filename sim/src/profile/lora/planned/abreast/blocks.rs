@@ -58,7 +58,8 @@ impl Abreast {
             let (groups, rows_most) = (Four::large(class.groups).at(places), Four::all(f64::from(class.most)));
             let (rows_mean, rows_most) =
                 (Four::all(class.rows as i64 as f64) / groups, rows_most.min(of.rows).at(places));
-            let (piece_us, cells) = (by_pairs.piece_us.at(places), (rows_most * 0.125).ceil() * pairs);
+            let piece_us = by_pairs.piece_us.at(places);
+            let cells = (rows_most.max(of.rows_least.at(places)) * 0.125).ceil() * pairs;
             let (piece_us_mean, piece_us_most) = (piece_us + of_rows * rows_mean, piece_us + of_rows * rows_most);
             let shared_us = us_shared + us_per_cell * cells;
             let (may_be_alone, any) = self.alone[class.pairs as usize];

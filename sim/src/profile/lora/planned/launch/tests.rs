@@ -90,7 +90,8 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         let sets = rule.members.map_or(1.0, |members| f64::from(members.sets));
         let pairs = f64::from(class.pairs);
         let rows_most = class.most.min(rule.tile.rows());
-        let exchanged = class.pairs * rows_most.div_ceil(8);
+        let rows_added = if rule.tile == Tile::Staged32 { 32 } else { rows_most };
+        let exchanged = class.pairs * rows_added.div_ceil(8);
         let cluster = rule.members.is_some_and(|members| members.cluster);
         let alone = members > 1.0
             && !cluster
