@@ -301,6 +301,15 @@ pub(crate) fn prompts() -> Vec<Point> {
     }
     points.push(mixed(square, "r8+64 prefill4x256", &[(256, 8), (256, 64), (256, 8), (256, 64)]));
     points.push(mixed(square, "r16+64 prefill lengths", &[(411, 16), (129, 64), (705, 16), (53, 64)]));
+    // Several rounds of groups that differ, the longest last but one as they come.
+    let rounds = [(705, 8), (1200, 16), (53, 64), (960, 32), (411, 64), (300, 16)];
+    for (outputs, also) in [(4096, &[][..]), (4096, &[1024, 1024]), (14336, &[14336])] {
+        points.push(Point {
+            also: also.to_vec(),
+            ..mixed((4096, outputs), "r8+16+32+64 prefill lengths in rounds", &rounds)
+        });
+    }
+    points.push(mixed(square, "r8+16 prefill lengths in rounds", &rounds.map(|(rows, rank)| (rows, rank.min(16)))));
     points
 }
 

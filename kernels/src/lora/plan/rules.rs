@@ -1,6 +1,7 @@
 //! The rules of a plan: rows a group, members of a group, how they exchange sums. They were
 //! chosen from the sweeps of `examples/bench_lora` on an H200 and an H100.
 
+use std::cmp::Reverse;
 use std::ops::{Range, RangeInclusive};
 
 use super::super::layout::{self, TILE_BYTES, TILE_WIDTH, pairs};
@@ -82,6 +83,8 @@ pub(super) fn groups(site: &Site, segments: &[Segment], row_tile: RowTile) -> Ve
             row = rows.end;
         }
     }
+    // The longest first, so that none of them is alone at the end; those of the same rows stay side by side.
+    groups.sort_by_key(|group| Reverse((pairs(segments[group.segment].rank), group.rows.len())));
     groups
 }
 
