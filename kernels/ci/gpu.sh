@@ -93,11 +93,15 @@ for part in $parts; do
           "bf16 2048→8192 r16 32" "r32 1000 prefill" "r16 512 uniform" \
           "bf16 4096→4096 r64 2048 prefill4x512"; do
           [ $tool = synccheck ] && [ "$point" = "bf16 4096→14336 r64 64 uniform" ] && ! large_clusters_are_judged && continue
+          # Racecheck of CUDA 13.0 holds warps that wait for their cluster until all warps of the block do: those that copy would
+          # wait for a ring that nobody empties. Two members whose ring the shrink empties are below.
+          [ $tool = racecheck ] && [ "$point" = "bf16 4096→4096 r64 2048 prefill4x512" ] && continue
           sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 \
             "$binaries/bench_lora" --check-only --points all --only "$point" --out /dev/null
         done
-        # Warps with more registers that read ahead, and several sets of members that share the outputs.
-        for point in "4096→4096 r128 1024 prefill2x512" "5120→13824 r16 1 distinct"; do
+        # Warpgroups without a cluster, in clusters of six and of two, and several sets of members that share the outputs.
+        for point in "4096→4096 r128 1024 prefill2x512" "4096→4096 r64 512 prefill1x512" "1536→1536 r64 2048 prefill4x512" \
+          "5120→13824 r16 1 distinct"; do
           sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 \
             "$binaries/bench_lora" --check-only --points neighbours --only "$point" --out /dev/null
         done
