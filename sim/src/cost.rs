@@ -32,7 +32,7 @@ pub struct CompiledCost {
     tables: [Tables; 2],
     lora: Lora,
     prompts: Prompts,
-    /// What comes on top behind prompts.
+    /// What comes on top for prompts, and behind them.
     sag: Option<Sagging>,
     /// Whole layers by a peer's tables, adapters excepted: then all else is zero.
     vidur: Option<VidurCost>,
@@ -57,8 +57,6 @@ struct Tables {
     gap_prompt_us: f64,
     /// The same in one with prompts and decode rows.
     gap_mixed_us: f64,
-    /// Where a step's own prompts make its clocks sag.
-    own_sag: Option<Sagging>,
     host: HostCost,
     /// What the host takes by the number of sequences alone.
     host_sequences: Vec<f64>,
@@ -166,7 +164,7 @@ impl CompiledCost {
         let adapters = self.adapters(shape, rows);
         let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
         let mut price = tables.attention.price(rows.decode_rows, shape.decode_context_sum, longest);
-        price.first += ps(tables.fixed_us(shape, rows, rows.decode_rows, 0.0, adapters));
+        price.first += ps(tables.fixed_us(shape, rows, rows.decode_rows, 0.0, adapters, None));
         // Beyond the range every step is a look-up of its own kind; within it, the promise ends where the range does.
         if let Some(left) = self.ranges.context.max.checked_sub(longest) {
             price.steps = price.steps.min(left.saturating_add(1));
@@ -185,7 +183,7 @@ impl CompiledCost {
         let tables = &mut self.tables[usize::from(shape.copies_in_flight)];
         let decode = tables.attention.now(rows.decode_rows, shape.decode_context_sum, shape.decode_context_max);
         let sequences = rows.decode_rows.saturating_add(shape.prefills.len() as u32);
-        let fixed_us = tables.fixed_us(shape, rows, sequences, prefill, adapters);
+        let fixed_us = tables.fixed_us(shape, rows, sequences, prefill, adapters, self.sag.as_ref());
         let price = Price::once(ps(fixed_us) + decode);
         match &self.sag {
             Some(sag) if shape.sag != Sag::NONE => behind(sag, shape, rows, price),
@@ -259,7 +257,6 @@ impl Tables {
             lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
             gap_mixed_us: profile.whole_step.us_per_layer_mixed * layers,
-            own_sag: profile.clock_sag.filter(|sag| sag.own > 0.0).map(|sag| sag.ready()),
             host: profile.host.clone(),
             host_sequences: (0..=DENSE_SEQUENCES).map(|sequences| profile.host.sequences_us(sequences)).collect(),
             all_rows: RowTable::compile(profile, Rows::All, DENSE_ROWS),
@@ -283,6 +280,7 @@ impl Tables {
         sequences: u32,
         prompts_us: f64,
         adapters: Adapters,
+        sag: Option<&Sagging>,
     ) -> f64 {
         let rows = StepRows { prompt_tokens, decode_rows }.all();
         let (prompts, segments) = (shape.prefills.len() as u32, shape.segments.len() as u32);
@@ -301,7 +299,7 @@ impl Tables {
             if decode_rows > 0 {
                 gap += self.gap_mixed_us;
             }
-            if let Some(sag) = &self.own_sag {
+            if let Some(sag) = sag {
                 gap += sag.own_us(prompt_tokens, (rows + layers + gap).max(0.0));
             }
         }

@@ -191,14 +191,14 @@ impl Tiled {
             }
         }
         let (heads, slots) = (f64::from(self.heads), f64::from(self.slots.max(1)));
-        let alone = slots / 2.0;
+        let (alone, mean) = (slots / 2.0, total * heads / slots);
         TileSums {
             tiles: pieces as f64,
             longest,
             whole,
             crowded: ((pieces as f64 * heads - alone) / alone).clamp(0.0, 1.0),
-            busy: total * heads / slots,
-            mean: total * heads / slots,
+            busy: mean,
+            mean,
             context,
             rows: computed,
             taken: (pieces as f64 * heads / slots).min(1.0),
