@@ -1,7 +1,7 @@
 //! One memory for adapters: who is in it, who may leave, and how room is made.
 
 use crate::fetch;
-use crate::find;
+use crate::find::{self, FEW};
 use crate::policy::{Evictor, Idle};
 use crate::settings::AdapterMemory;
 use crate::time::Time;
@@ -75,7 +75,8 @@ pub(super) struct Store {
     bytes: u64,
     /// Copies ever begun.
     inserted: u32,
-    /// The adapters in order, and where each is: to find one, or to see who is idle, is to read few lines of memory.
+    /// The adapters, and where each is: to find one is to read few lines of memory. In order where they are more than [`FEW`]: of few the
+    /// last takes the place of who leaves, and nobody else moves.
     adapters: Vec<AdapterId>,
     slot_of: Vec<SlotId>,
     slots: Vec<Slot>,
@@ -164,22 +165,51 @@ impl Store {
         std::mem::take(&mut self.adapters)
     }
 
-    fn position(&self, adapter: AdapterId) -> Result<usize, usize> {
-        find::in_order(&self.adapters, adapter)
+    fn position(&self, adapter: AdapterId) -> Option<usize> {
+        find::only(&self.adapters, adapter)
     }
 
     /// Where is the adapter?
     pub(super) fn find(&self, adapter: AdapterId) -> Option<SlotId> {
-        self.position(adapter).ok().map(|position| self.slot_of[position])
+        self.position(adapter).map(|position| self.slot_of[position])
     }
 
+    /// Puts an adapter on the list.
+    fn list(&mut self, adapter: AdapterId, slot: SlotId) {
+        if self.adapters.len() == FEW {
+            let mut listed: Vec<_> = self.adapters.drain(..).zip(self.slot_of.drain(..)).collect();
+            listed.sort_unstable_by_key(|&(adapter, _)| adapter);
+            (self.adapters, self.slot_of) = listed.into_iter().unzip();
+        }
+        if self.adapters.len() < FEW {
+            self.adapters.push(adapter);
+            self.slot_of.push(slot);
+            return;
+        }
+        let position = self.adapters.partition_point(|other| *other < adapter);
+        self.adapters.insert(position, adapter);
+        self.slot_of.insert(position, slot);
+    }
+
+    /// Takes an adapter off it. Gives where it was.
+    fn unlist(&mut self, adapter: AdapterId) -> Option<SlotId> {
+        let position = self.position(adapter)?;
+        if self.adapters.len() <= FEW {
+            self.adapters.swap_remove(position);
+            return Some(self.slot_of.swap_remove(position));
+        }
+        self.adapters.remove(position);
+        Some(self.slot_of.remove(position))
+    }
+
+    /// Who is there, in no order.
     pub(super) fn all(&self) -> impl Iterator<Item = (AdapterId, &Held, &Entry)> {
         let slots = self.slot_of.iter().map(|slot| &self.slots[slot.index()]);
         self.adapters.iter().zip(slots).map(|(&adapter, Slot { held, entry })| (adapter, held, entry))
     }
 
     pub(super) fn holds(&self, adapter: AdapterId) -> bool {
-        self.position(adapter).is_ok()
+        self.position(adapter).is_some()
     }
 
     /// Who keeps it?
@@ -223,8 +253,14 @@ impl Store {
 
     /// Is the list of the idle right?
     pub(super) fn check(&self) {
-        let idle = self.all().filter(|(_, held, _)| held.is_idle()).map(|(.., entry)| entry.idle());
-        assert!(idle.eq(self.idle.iter().copied()), "adapters that nobody uses");
+        let mut idle: Vec<_> =
+            self.all().filter(|(_, held, _)| held.is_idle()).map(|(.., entry)| entry.idle()).collect();
+        idle.sort_unstable_by_key(|idle| idle.adapter);
+        assert_eq!(idle, self.idle, "adapters that nobody uses");
+        let mut listed = self.adapters.clone();
+        listed.sort_unstable();
+        listed.dedup();
+        assert_eq!(listed.len(), self.adapters.len(), "an adapter is loaded once");
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -251,7 +287,7 @@ impl Store {
             held: Held { users: 0, awaited: 0, number: self.inserted, arrived: false },
             entry: Entry { adapter, bytes, ready, loaded: now, last_used: now, uses: 0 },
         };
-        let position = self.position(adapter).expect_err("an adapter is not loaded twice");
+        debug_assert!(!self.holds(adapter), "an adapter is not loaded twice");
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot.index()] = newcomer;
@@ -262,8 +298,7 @@ impl Store {
                 SlotId(self.slots.len() as u32 - 1)
             }
         };
-        self.adapters.insert(position, adapter);
-        self.slot_of.insert(position, slot);
+        self.list(adapter, slot);
         if let AdapterMemory::Slots(slots) = self.memory {
             assert!(self.adapters.len() as u32 <= slots, "more adapters than slots");
         }
@@ -275,9 +310,7 @@ impl Store {
 
     /// Takes out an adapter that is on the list of the idle no longer. Gives how many count on it.
     fn remove(&mut self, victim: &Idle) -> u32 {
-        let position = self.position(victim.adapter).expect("an evicted adapter was there");
-        self.adapters.remove(position);
-        let slot = self.slot_of.remove(position);
+        let slot = self.unlist(victim.adapter).expect("an evicted adapter was there");
         self.free.push(slot);
         self.bytes = self.bytes.checked_sub(victim.bytes).expect("adapter bytes balance");
         let Slot { held, .. } = &mut self.slots[slot.index()];
@@ -354,7 +387,8 @@ impl Store {
         victims: &mut Vec<Idle>,
     ) -> bool {
         let awaited = self.all().filter(|(_, held, _)| held.arrived && held.users == 0 && held.awaited > 0);
-        let awaited: Vec<Idle> = awaited.map(|(.., entry)| entry.idle()).collect();
+        let mut awaited: Vec<Idle> = awaited.map(|(.., entry)| entry.idle()).collect();
+        awaited.sort_unstable_by_key(|idle| idle.adapter);
         let chosen = victims.len();
         self.idle = awaited;
         let made = self.choose_victims(now, bytes, evictor, victims);
