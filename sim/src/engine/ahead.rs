@@ -6,10 +6,12 @@ use crate::event::{Event, Kind};
 use crate::fetch;
 use crate::workload::AdapterId;
 
-/// How many events before its own a replica is asked for, then its lists, then those who leave or have their first token.
-const REPLICA: usize = 5;
-const LISTS: usize = 3;
-const LEAVING: usize = 1;
+/// How many events before its own a replica is asked for, then its lists, then those who leave or have their first token, and then their
+/// sequences and adapters: one event is not long enough for memory that is far away.
+const REPLICA: usize = 6;
+const LISTS: usize = 4;
+const LEAVING: usize = 2;
+const SEQUENCES: usize = 1;
 
 impl Engine<'_, '_> {
     pub(super) fn look_ahead(&self) {
@@ -39,7 +41,7 @@ impl Engine<'_, '_> {
                 replica.residency.fetch_copy(AdapterId(event.number));
             }
         }
-        if let Some(event) = self.coming(0)
+        if let Some(event) = self.coming(SEQUENCES)
             && event.kind == Kind::StepDone
         {
             self.replicas[event.replica as usize].name_leaving(|key| self.sequences.fetch(key));
