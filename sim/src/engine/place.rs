@@ -5,7 +5,6 @@ use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, Life, Power, RejectReason};
 use crate::policy::{Asked, Route};
 use crate::replica::{RANK_MAX, SequenceKey, Waiting};
-use crate::residency::Presence;
 use crate::sequence::{Place, Sequence, Wait};
 use crate::workload::{Offered, ReplicaId};
 
@@ -89,6 +88,10 @@ impl Engine<'_, '_> {
             return self.end(key, End::Rejected(reason));
         }
         let sequence = self.sequences.get_mut(key);
+        let residency = &self.replicas[r].residency;
+        let slot = sequence.offered.request.adapter.and_then(|adapter| residency.find(adapter));
+        // It has been long since anybody looked there.
+        slot.into_iter().for_each(|slot| residency.fetch_slot(slot));
         let returns = sequence.preemptions() + sequence.migrations() > 0;
         sequence.waits_for(self.now, if returns { Wait::Preemption } else { Wait::Queue });
         let first = sequence.replica().is_none();
@@ -111,8 +114,8 @@ impl Engine<'_, '_> {
             awaits: None,
             taken: false,
         };
-        if first && let Some(adapter) = request.adapter {
-            sequence.adapter_hit = Some(replica.residency.presence(adapter) == Presence::Ready);
+        if first && request.adapter.is_some() {
+            sequence.adapter_hit = Some(slot.is_some_and(|slot| replica.residency.coming(slot).is_none()));
         }
         replica.put_waiting(waiting, false, &mut self.effects.queues);
         let copies = self.prefetch(r);
