@@ -308,14 +308,13 @@ impl Store {
         slot
     }
 
-    /// Takes out an adapter that is on the list of the idle no longer. Gives how many count on it.
-    fn remove(&mut self, victim: &Idle) -> u32 {
+    /// Takes out an adapter that is on the list of the idle no longer. Gives where it was.
+    fn remove(&mut self, victim: &Idle) -> SlotId {
         let slot = self.unlist(victim.adapter).expect("an evicted adapter was there");
         self.free.push(slot);
         self.bytes = self.bytes.checked_sub(victim.bytes).expect("adapter bytes balance");
-        let Slot { held, .. } = &mut self.slots[slot.index()];
-        held.number = 0;
-        held.awaited
+        self.slots[slot.index()].held.number = 0;
+        slot
     }
 
     /// Takes out the first of the idle, if there is any.
@@ -344,7 +343,8 @@ impl Store {
         }
         let victims = &mut room.victims;
         victims.clear();
-        let made = self.choose_victims(now, bytes, evictor, victims)
+        let idle_do = self.choose_victims(now, bytes, evictor, victims);
+        let made = idle_do
             || !spare_awaited && self.idle.is_empty() && self.choose_among_awaited(now, bytes, evictor, victims);
         if !made {
             // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
@@ -352,7 +352,9 @@ impl Store {
             self.idle.sort_unstable_by_key(|idle| idle.adapter);
         }
         for victim in victims.iter() {
-            let awaited = self.remove(victim);
+            let slot = self.remove(victim);
+            // Nobody counts on who is idle: that is known without a look at memory that is far away.
+            let awaited = if idle_do { 0 } else { self.at(slot).0.awaited };
             evicted(victim, awaited);
         }
         made
