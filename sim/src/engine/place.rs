@@ -91,7 +91,9 @@ impl Engine<'_, '_> {
         let residency = &self.replicas[r].residency;
         let slot = sequence.offered.request.adapter.and_then(|adapter| residency.find(adapter));
         // It has been long since anybody looked there.
-        slot.into_iter().for_each(|slot| residency.fetch_slot(slot));
+        if let Some(slot) = slot {
+            residency.fetch_slot(slot);
+        }
         let returns = sequence.preemptions() + sequence.migrations() > 0;
         sequence.waits_for(self.now, if returns { Wait::Preemption } else { Wait::Queue });
         let first = sequence.replica().is_none();

@@ -182,11 +182,12 @@ impl Store {
             (self.adapters, self.slot_of) = listed.into_iter().unzip();
         }
         if self.adapters.len() < FEW {
+            assert!(!self.holds(adapter), "an adapter is not loaded twice");
             self.adapters.push(adapter);
             self.slot_of.push(slot);
             return;
         }
-        let position = self.adapters.partition_point(|other| *other < adapter);
+        let position = self.adapters.binary_search(&adapter).expect_err("an adapter is not loaded twice");
         self.adapters.insert(position, adapter);
         self.slot_of.insert(position, slot);
     }
@@ -287,7 +288,6 @@ impl Store {
             held: Held { users: 0, awaited: 0, number: self.inserted, arrived: false },
             entry: Entry { adapter, bytes, ready, loaded: now, last_used: now, uses: 0 },
         };
-        debug_assert!(!self.holds(adapter), "an adapter is not loaded twice");
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot.index()] = newcomer;
