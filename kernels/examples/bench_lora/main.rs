@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p aril-kernels --example bench_lora -- --out results.json`
 //!
-//! Options: `--points table|others|figures|all|neighbours|prompts`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
+//! Options: `--points table|others|figures|all|neighbours|prompts|beside`, `--only TEXT|…` (in the point's name), `--explore` (every row tile
 //! with several spreads, to choose the plan's rules by; only the row tile of `--tuning` if there is one), `--after` (with `--explore`: after other kernels too), `--swift` (with `--explore`: the plan's own shared memory and release, nothing checked), `--budget SECONDS` (points that come later are left out), `--compare FOLDER,…` (with `--explore`: the kernels of each),
 //! `--tuning TILE,EXCHANGE,BLOCKS,SHARED,RELEASE` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
 //! `--stress N` (N launches in changing surroundings, each compared to the bit), `--profile` (one launch a point, for ncu), `--pair-only` (not among other kernels),
@@ -176,6 +176,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "figures" => points::figures(),
         "neighbours" => points::neighbours(),
         "prompts" => points::prompts(),
+        "beside" => points::beside(),
         _ => [points::table(), points::others(), points::figures()].concat(),
     };
     chosen.retain(|point| options.only.split('|').any(|part| point.name().contains(part)));

@@ -170,6 +170,9 @@ pub(crate) fn others() -> Vec<Point> {
     points.push(mixed((4096, 4096), "one prefill of 512 rows and 31 single rows, r16", &one_prefill));
     let odd: Vec<(u32, u32)> = (1..=40).map(|n| (n % 4, 1 + n * 3)).collect();
     points.push(mixed((4096, 4096), "40 segments of 0 to 3 rows, ranks 4 to 121", &odd));
+    for prompts in [&[(1024, 16)][..], &[(512, 64)]] {
+        points.extend(LAUNCHES.map(|launch| beside_of(launch, &DECODES[0], prompts)));
+    }
     points
 }
 
@@ -313,6 +316,87 @@ pub(crate) fn prompts() -> Vec<Point> {
     }
     points.push(mixed(square, "r8+16 prefill lengths in rounds", &rounds.map(|(rows, rank)| (rows, rank.min(16)))));
     points
+}
+
+/// Segments of a decode step whose ranks differ, few or much, and of one rank.
+const DECODES: [(&str, &[(u32, u32)]); 3] = [
+    (
+        "r8 to 128",
+        &[
+            (4, 128),
+            (3, 128),
+            (1, 128),
+            (1, 128),
+            (1, 128),
+            (1, 128),
+            (3, 64),
+            (3, 64),
+            (2, 64),
+            (1, 64),
+            (1, 64),
+            (4, 32),
+            (4, 32),
+            (2, 32),
+            (4, 16),
+            (1, 16),
+            (4, 8),
+            (4, 8),
+            (2, 8),
+            (2, 8),
+            (1, 8),
+            (1, 8),
+            (1, 8),
+            (1, 8),
+        ],
+    ),
+    ("r8 to 64", &[(1, 64), (2, 64), (4, 32), (1, 32), (3, 16), (1, 16), (2, 16), (4, 8), (1, 8), (1, 8)]),
+    ("r16", &[(1, 16); 24]),
+];
+
+/// The launches of a layer of Llama-2-7B: inputs, and outputs of each projection.
+const LAUNCHES: [(u32, &[u32]); 4] =
+    [(4096, &[4096, 4096, 4096]), (4096, &[4096]), (4096, &[11008, 11008]), (11008, &[4096])];
+
+/// Prompts beside decode rows, as steps of an engine have them, and decode rows alone.
+pub(crate) fn beside() -> Vec<Point> {
+    let prompts: [&[(u32, u32)]; 15] = [
+        &[],
+        &[(64, 64)],
+        &[(128, 128)],
+        &[(256, 16)],
+        &[(512, 32)],
+        &[(512, 64)],
+        &[(512, 128)],
+        &[(1024, 16)],
+        &[(1024, 128)],
+        &[(2048, 16)],
+        &[(256, 64), (64, 8)],
+        &[(512, 16), (128, 8)],
+        &[(256, 16), (256, 32), (256, 64)],
+        &[(200, 64), (100, 8), (50, 128)],
+        &[(700, 32), (900, 64)],
+    ];
+    let mut points = Vec::new();
+    for (decode, prompts) in DECODES.iter().flat_map(|decode| prompts.iter().map(move |prompts| (decode, prompts))) {
+        if decode.0 != "r16" || prompts.iter().all(|&(_, rank)| rank == 16) {
+            points.extend(LAUNCHES.map(|launch| beside_of(launch, decode, prompts)));
+        }
+    }
+    points
+}
+
+fn beside_of(
+    (inputs, outputs): (u32, &[u32]),
+    (name, decode): &(&str, &[(u32, u32)]),
+    prompts: &[(u32, u32)],
+) -> Point {
+    let named: Vec<String> = prompts.iter().map(|(rows, rank)| format!("{rows}r{rank}")).collect();
+    let batch = match named.is_empty() {
+        true => format!("decode rows of {name}"),
+        false => format!("{} beside decode rows of {name}", named.join("+")),
+    };
+    let segments: Vec<_> = decode.iter().chain(prompts).copied().collect();
+    Point { also: outputs[1..].to_vec(), ..mixed((inputs, outputs[0]), &batch, &segments) }
 }
 
 /// The batches of Punica's figures 7 to 9: 1 to 64 rows, four popularities; the projection of figure 8 at rank 16 and a

@@ -13,6 +13,7 @@ use crate::Error;
 
 mod job;
 mod memory;
+mod mixed;
 mod prompts;
 mod rules;
 mod site;

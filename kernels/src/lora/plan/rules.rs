@@ -7,6 +7,7 @@ use std::ops::{Range, RangeInclusive};
 use super::super::layout::{self, TILE_BYTES, TILE_WIDTH, pairs};
 use super::super::variant::{CELLS_IN_TURNS, RowTile};
 use super::memory::{exchange_bytes, pair_up, ring, ring_slot};
+use super::mixed;
 use super::prompts::{self, Share, are_prompts};
 use super::{Chip, Exchange, Follows, Release, Segment, Site, Tuning};
 
@@ -97,7 +98,8 @@ fn members_max(inputs: u32, outputs: u32) -> u32 {
 /// segment costs L2 bandwidth only, and small groups finish sooner; more groups than that would queue. From 16 rows on
 /// x and y are most of the bytes and pass through a ring: for prompts as soon as there is much of them
 /// ([`prompts::suit_registers`]); for prompts beside short segments when groups of 8 rows would get no more than two blocks
-/// each, and larger ones are fewer by a quarter. Where there are weights to multiply and too few groups for two blocks a
+/// each, and larger ones are fewer by a quarter; then of 32 rows where weights are most of it
+/// ([`mixed::suit_tiles_of_32`]). Of prompts alone, where there are weights to multiply and too few groups for two blocks a
 /// multiprocessor, one of more warps is quicker, of 32 rows where there are more groups than that.
 pub(super) fn choose_row_tile(
     site: &Site,
@@ -126,10 +128,14 @@ pub(super) fn choose_row_tile(
     if in_registers {
         return RowTile::Rows8;
     }
-    let fits = prompts && rank_max <= RowTile::Staged32.rank_max();
+    if !prompts {
+        let of_32 = follows != Follows::Beside && mixed::suit_tiles_of_32(segments, rank_max);
+        return if of_32 { RowTile::Staged32 } else { RowTile::Staged16 };
+    }
+    let fits = rank_max <= RowTile::Staged32.rank_max();
     if fits && rank_max >= RANK_WEIGHTY {
         RowTile::Staged32
-    } else if prompts && rank_max > 16 && groups(RowTile::Wide16) * 2 <= chip.multiprocessors {
+    } else if rank_max > 16 && groups(RowTile::Wide16) * 2 <= chip.multiprocessors {
         RowTile::Wide16
     } else if fits && rank_max > 16 {
         RowTile::Staged32
@@ -157,7 +163,8 @@ fn units_of_a_warp(group: &Group, segments: &[Segment], (members, sets): (u32, u
 
 /// Gives each group members and returns the blocks in a cluster, or 1 where sums go through global memory.
 ///
-/// All groups get the same number of members and become clusters, where that suits them: the exchange is quicker. Otherwise they get members in proportion to their bytes. Either way all blocks together fill the chip
+/// All groups get the same number of members and become clusters, where that suits them: the exchange is quicker. Otherwise
+/// they get members in proportion to their bytes, or to how long they would take ([`mixed`]). Either way all blocks together fill the chip
 /// once or twice: the next launch's blocks load their weights early, and need room beside them.
 pub(super) fn share_blocks(
     groups: &mut [Group],
@@ -170,6 +177,11 @@ pub(super) fn share_blocks(
     for group in groups.iter_mut() {
         group.members_max = group.members_max.min(chip.multiprocessors).max(1);
     }
+    let alone = tuning.exchange.is_none() && tuning.follows != Follows::Beside;
+    let lopsided = tuning.blocks.is_none()
+        && tuning.follows != Follows::Beside
+        && !are_prompts(segments)
+        && mixed::are_lopsided(groups, segments, row_tile);
     let (wanted, sets) = match tuning.blocks {
         Some(blocks) if tuning.exchange.is_some() => (blocks / (groups.len() as u32).max(1), 1),
         Some(blocks) => (power_below(blocks / (groups.len() as u32).max(1)), 1),
@@ -194,7 +206,6 @@ pub(super) fn share_blocks(
                 ring(row_tile, slot, exchange(group, members), count * members, chip).is_some()
             })
         };
-        let alone = tuning.exchange.is_none() && tuning.follows != Follows::Beside;
         let of_prompts = alone && tuning.blocks.is_none() && are_prompts(segments);
         let pair = |members: u32| {
             groups.iter().all(|group| {
@@ -240,9 +251,10 @@ pub(super) fn share_blocks(
                 return more;
             }
         }
-        let few =
-            alone && polls_well(groups, row_tile, members, chip) && !prefers_global(groups, row_tile, members, chip);
-        if tuning.exchange.is_some() || few || !prefers_global(groups, row_tile, members, chip) {
+        let uneven = lopsided && members < mixed::MEMBERS_EVEN && mixed::are_mixed(segments);
+        let global = uneven || prefers_global(groups, row_tile, members, chip);
+        let few = alone && polls_well(groups, row_tile, members, chip) && !global;
+        if tuning.exchange.is_some() || few || !global {
             groups.iter_mut().for_each(|group| group.members = members);
             if few {
                 return 1;
@@ -253,7 +265,11 @@ pub(super) fn share_blocks(
             return members;
         }
     }
-    share_by_bytes(groups, tuning.blocks.unwrap_or(chip.multiprocessors * 3 / 2));
+    if lopsided {
+        mixed::share(groups, segments, row_tile, chip);
+    } else {
+        share_by_bytes(groups, tuning.blocks.unwrap_or(chip.multiprocessors * 3 / 2));
+    }
     1
 }
 

@@ -151,10 +151,30 @@ fn prompts_pass_through_rings_and_share_large_weights_among_more_rows() {
     assert_eq!(row_tile(64, [512; 4]), RowTile::Staged32);
     // Too few groups to fill half of the chip; rows of decodes between prompts.
     assert_eq!(row_tile(64, [64; 4]), RowTile::Rows8);
-    assert_eq!(row_tile(64, [512, 1, 1, 1]), RowTile::Staged16);
+    assert_eq!(row_tile(64, [512, 1, 1, 1]), RowTile::Staged32);
     assert_eq!(row_tile(64, [400, 1, 1, 1]), RowTile::Rows8, "room for four blocks a group");
-    assert_eq!(row_tile(64, [9, 9, 9, 500]), RowTile::Staged16);
-    assert_eq!(row_tile(64, [1024, 1024, 1, 1]), RowTile::Staged16);
+    assert_eq!(row_tile(64, [9, 9, 9, 500]), RowTile::Staged32);
+    assert_eq!(row_tile(32, [1024, 1024, 1, 1]), RowTile::Staged32);
+    assert_eq!(row_tile(16, [1024, 1024, 1, 1]), RowTile::Staged16);
+    assert_eq!(row_tile(256, [1024, 1024, 1, 1]), RowTile::Staged16, "32 rows hold ranks up to 128");
+}
+
+#[test]
+fn groups_beside_prompts_have_members_by_how_long_they_take() {
+    // Rows of a decode and prompts, ranks of which the largest takes eight times as long as the smallest.
+    let decodes = [128, 128, 64, 32, 16, 8].into_iter().enumerate();
+    let mut segments: Vec<_> = decodes.map(|(n, rank)| segment(n as u32..n as u32 + 1, rank)).collect();
+    segments.push(segment(6..518, 16));
+    let plan = |tuning| Plan::new(&site(4096, &[11008, 11008]), &segments, CHIP, tuning).expect("a valid batch");
+    let shared = plan(Tuning::default());
+    assert_eq!((shared.variant().rows, shared.cluster()), (RowTile::Staged16, 1));
+    let members = |rank: u32| shared.jobs().iter().filter(|job| job.rank == rank).map(|job| job.members).max();
+    assert_eq!([128, 64, 32, 16, 8].map(members), [9, 4, 2, 1, 1].map(Some));
+    // No slice is much longer than an even share, and the chip is filled.
+    assert!((100..=200).contains(&shared.jobs().len()), "{}", shared.jobs().len());
+    // Beside a product that was not measured.
+    let beside = plan(Tuning { follows: Follows::Beside, ..Tuning::default() });
+    assert_ne!(beside.jobs().len(), shared.jobs().len());
 }
 
 #[test]
