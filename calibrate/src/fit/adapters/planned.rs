@@ -56,17 +56,17 @@ struct Measured {
 struct Kernels {
     /// Kinds of tiles.
     tiles: usize,
-    /// [`Planned::alone`] and [`Planned::packs`], which came one after the other.
+    /// [`Planned::alone`], [`Planned::packs`] and [`Planned::prompts`], which came one after the other.
     packs: bool,
-    /// [`Planned::prompts`].
-    prompts: bool,
+    /// [`Planned::mixed`].
+    mixed: bool,
 }
 
-const NOW: Kernels = Kernels { tiles: 4, packs: true, prompts: true };
-/// Prompts alone were shared out as all batches are.
-const BEFORE: Kernels = Kernels { tiles: 4, packs: true, prompts: false };
+const NOW: Kernels = Kernels { tiles: 4, packs: true, mixed: true };
+/// Groups whose ranks differ were shared out by bytes.
+const BEFORE: Kernels = Kernels { tiles: 4, packs: true, mixed: false };
 /// Beside a product there are few rows, which all kernels share out alike.
-const FEW_ROWS: Kernels = Kernels { tiles: 3, packs: false, prompts: false };
+const FEW_ROWS: Kernels = Kernels { tiles: 3, packs: false, mixed: false };
 
 /// What a form is made for.
 #[derive(Clone, Copy)]
@@ -202,7 +202,8 @@ fn form(For { chip, place, kernels }: For<'_>, at: &[f64]) -> Planned {
         beside: place == Where::Beside,
         alone: kernels.packs,
         packs: kernels.packs,
-        prompts: kernels.prompts,
+        prompts: kernels.packs,
+        mixed: kernels.mixed,
         rounds: place == Where::Behind,
         sites,
         tiles: (0..kernels.tiles).map(tile).collect(),

@@ -8,6 +8,7 @@ mod alike;
 mod classes;
 mod four;
 mod launch;
+mod mixed;
 mod prompts;
 mod share;
 mod site;
@@ -48,6 +49,9 @@ pub struct Planned {
     /// Do batches of prompts alone have rules of their own?
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub prompts: bool,
+    /// Have groups whose ranks differ members by how long they take, and prompts of large ranks beside other segments tiles of 32 rows?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mixed: bool,
     /// Do blocks and memory hide part of each other round by round, the last of which has fewer blocks, and does what the cache serves hide
     /// what it does not? Otherwise it is all blocks beside all of the memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

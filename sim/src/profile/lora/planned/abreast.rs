@@ -6,6 +6,7 @@ mod launch;
 use super::classes::{Classes, PAIRS_MAX};
 use super::four::{Four, Places, Which};
 use super::launch::Moved;
+use super::share::Shared;
 use super::tile::{Tile, Tiles};
 use super::{Planned, PlannedTile, Rule, Rules, SITES, Sites};
 
@@ -85,6 +86,8 @@ struct TilesReady {
 struct PairsReady {
     /// What a piece takes whatever rows it has.
     piece_us: Four,
+    /// [`Tile::length`].
+    length: Four,
     k_warps: Four,
     /// The most bytes of exchange with which two blocks fit a multiprocessor, of blocks that find room at once and of more. Longer stages never
     /// leave room for more.
@@ -103,6 +106,8 @@ const CLUSTER: u32 = 10;
 const AT_ONCE: u32 = 11;
 const PROPORTIONAL: u32 = 12;
 const FILLS_CLUSTERS: u32 = 13;
+const BY_LENGTH: u32 = 14;
+const FEW: u32 = 15;
 
 /// Segments cut into tiles.
 struct Cut<'a> {
@@ -120,18 +125,19 @@ struct Cut<'a> {
 
 impl Ready {
     pub(crate) fn of(rules: &Rules) -> Ready {
-        let bits = |rule: &Rule| {
-            let at_once = u16::from(rule.at_once) << AT_ONCE;
-            rule.members.map_or(at_once | 1 << PROPORTIONAL | 1 << SETS, |members| {
+        let bits = |rule: &Rule| match rule.shared {
+            Shared::Equal(members) => {
                 let numbers = u16::from(members.count) << MEMBERS | u16::from(members.sets) << SETS;
                 let fills = u16::from(rule.fills_clusters()) << FILLS_CLUSTERS;
                 numbers | u16::from(members.two) << TWO | u16::from(members.cluster) << CLUSTER | fills
-            })
+            }
+            Shared::ByBytes { at_once } => 1 << PROPORTIONAL | 1 << SETS | u16::from(at_once) << AT_ONCE,
+            Shared::ByLength { few } => 1 << PROPORTIONAL | 1 << SETS | 1 << BY_LENGTH | u16::from(few) << FEW,
         };
         Ready(rules.each_ref().map(|rule| rule.as_ref().map_or(0, bits)))
     }
 
-    /// Members of every group; zero where groups have one set of them in proportion to their bytes.
+    /// Members of every group; zero where groups have one set of them in proportion to their bytes or lengths.
     #[inline(always)]
     fn members(self) -> Four {
         Four::bits(self.0, MEMBERS, 6)
@@ -229,7 +235,8 @@ impl Abreast {
         }
         let (groups, most) = (classes.groups[Tile::Rows8.size()], planned.groups_in_registers(classes));
         let few = |projections: u32| groups * projections <= most;
-        self.projections_whole.map(|projections| if few(projections) { Tile::Rows8 } else { Tile::Staged16 })
+        let larger = planned.tile_beside_prompts(classes);
+        self.projections_whole.map(|projections| if few(projections) { Tile::Rows8 } else { larger })
     }
 
     /// A fingerprint of all that the rules depend on where launches have these tiles.
@@ -297,6 +304,7 @@ impl TilesReady {
         let counts = [chip, u32::MAX / 2];
         let of_pairs = |pairs: usize| PairsReady {
             piece_us: of(&|_, cost| cost.piece_us(pairs as u32)),
+            length: of(&|tile, _| f64::from(tile.length(pairs as u32))),
             k_warps: of(&|tile, _| f64::from(tile.k_warps(pairs as u32))),
             two: counts.map(|count| of(&|tile, _| planned.exchange_most(tile, pairs as u32, count))),
         };

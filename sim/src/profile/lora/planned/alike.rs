@@ -15,7 +15,10 @@ impl Planned {
                 [halves.iter().sum(), u32::from(blocks * 4 > slots * 3), u32::from(blocks * 8 > slots * 7)]
             };
             let fills = [(2 * slots / count).min(8), (slots / count).min(8), (slots * 7 / 4 / count).min(3)];
-            fills.into_iter().chain([u32::from(count * 8 > slots)]).chain((1..=8).flat_map(of_members))
+            fills
+                .into_iter()
+                .chain([count * 8 > slots, count * 3 < slots * 4].map(u32::from))
+                .chain((1..=8).flat_map(of_members))
         };
         let of_all = |groups: u32| sites.iter().flatten().flat_map(move |site| asked(groups * site.projections));
         let mut alike = vec![0, 1];

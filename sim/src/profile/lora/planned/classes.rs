@@ -179,8 +179,10 @@ impl Classes {
             true => alike[(self.groups[size] as usize).min(alike.len() - 1)],
             false => self.groups[size],
         };
+        let of_few_rows = self.most <= Tile::Rows8.rows();
+        let asked = [cells_alone, prompts, of_few_rows].iter().rev().fold(0, |asked, is| asked << 1 | u64::from(*is));
         print.pair(
-            u64::from(kinds) << 2 | u64::from(prompts) << 1 | u64::from(cells_alone) | u64::from(self.pairs) << 40,
+            u64::from(kinds) << 3 | asked | u64::from(self.pairs) << 40,
             u64::from(groups(0) & eight) ^ u64::from(groups(1) & sixteen) << 21 ^ u64::from(groups(2) & more) << 42,
         );
         if !cells_alone {

@@ -1,7 +1,7 @@
 //! What one launch takes.
 
 use super::classes::{Class, Classes, PAIRS_MAX};
-use super::share::{Members, Rule};
+use super::share::{Members, Rule, Shared};
 use super::site::Site;
 use super::tile::Tile;
 use super::{Planned, PlannedTile, SharedOut};
@@ -11,6 +11,9 @@ pub(super) const CLUSTERS_ROOM: f64 = 0.9;
 
 /// Whatever comes to a whole number of blocks but for its rounding does: shares are rounded down.
 pub(super) const WHOLE: f64 = 1.0 + 8.0 * f64::EPSILON;
+
+/// The same where shares are rounded up.
+pub(super) const HARDLY: f64 = 1.0 - 8.0 * f64::EPSILON;
 
 /// The blocks of a launch.
 #[derive(Clone, Copy)]
@@ -30,6 +33,8 @@ enum Deal {
     Equal(Members),
     /// In proportion to their bytes: so many blocks a byte.
     ByBytes(f64),
+    /// By how long they take: so many blocks a [length](Tile::length) of a kibibyte.
+    ByLength(f64),
 }
 
 /// What a launch moves, 10⁶ bytes or microseconds by granules of segments, by pairs of granules of groups and by rows.
@@ -190,20 +195,27 @@ impl Planned {
     }
 
     fn blocks(&self, site: &Site, rule: Rule, cut: &Cut<'_>) -> Blocks {
-        match rule.members {
-            Some(members) => Blocks { two: members.two, ..self.deal(site, Deal::Equal(members), cut).0 },
-            None => self.proportional(site, rule.at_once, cut),
+        match rule.shared {
+            Shared::Equal(members) => Blocks { two: members.two, ..self.deal(site, Deal::Equal(members), cut).0 },
+            Shared::ByBytes { at_once } => self.by_bytes(site, at_once, cut),
+            Shared::ByLength { few } => {
+                let lengths = cut.groups().iter().map(|group| group.count * f64::from(cut.tile.length(group.pairs)));
+                let total = site.bytes_pair * lengths.sum::<f64>();
+                self.spread(site, Deal::ByLength(f64::from(self.places(few)) * HARDLY / total), cut)
+            }
         }
     }
 
+    /// Places that groups are shared out over by how long they take.
+    pub(super) fn places(&self, few: bool) -> u32 {
+        self.multiprocessors * 3 / if few { 4 } else { 2 }
+    }
+
     /// Blocks where groups have members in proportion to their bytes.
-    fn proportional(&self, site: &Site, at_once: bool, cut: &Cut<'_>) -> Blocks {
+    fn by_bytes(&self, site: &Site, at_once: bool, cut: &Cut<'_>) -> Blocks {
         let chip = self.multiprocessors;
         let total = site.bytes_pair * cut.weights + site.bytes_row * cut.rows;
-        let spread = |blocks: u32| {
-            let (dealt, exchange) = self.deal(site, Deal::ByBytes(f64::from(blocks) * WHOLE / total), cut);
-            Blocks { two: self.two_fit(cut.classes, cut.tile, dealt.count as u32, exchange), ..dealt }
-        };
+        let spread = |blocks: u32| self.spread(site, Deal::ByBytes(f64::from(blocks) * WHOLE / total), cut);
         if !at_once {
             return spread(chip * 3 / 2);
         }
@@ -218,23 +230,32 @@ impl Planned {
         }
     }
 
+    /// The blocks of groups that do not all have as many members.
+    fn spread(&self, site: &Site, deal: Deal, cut: &Cut<'_>) -> Blocks {
+        let (dealt, exchange) = self.deal(site, deal, cut);
+        Blocks { two: self.two_fit(cut.classes, cut.tile, dealt.count as u32, exchange), ..dealt }
+    }
+
     /// The blocks of all groups, whether two fit a multiprocessor left open; and the most bytes that one exchanges without a cluster.
     fn deal(&self, site: &Site, deal: Deal, cut: &Cut<'_>) -> (Blocks, u32) {
         let (cost, tile) = (cut.cost, cut.tile);
         let of_rows = cost.us_per_piece_of_rows / f64::from(tile.rows());
         let (sets, cluster) = match deal {
             Deal::Equal(members) => (f64::from(members.sets), members.cluster),
-            Deal::ByBytes(_) => (1.0, false),
+            Deal::ByBytes(_) | Deal::ByLength(_) => (1.0, false),
         };
         let (mut count, mut work_us, mut longest_us, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
         for group in cut.groups() {
             let may_be_alone = self.is_alone(site, tile, cluster, group.pairs);
             for run in site.runs() {
+                let most = || f64::from(run.members_most.min(self.multiprocessors));
                 let members = match deal {
                     Deal::Equal(members) => f64::from(members.count),
                     Deal::ByBytes(blocks) => {
-                        let share = run.bytes(group.pairs, group.rows_mean) * blocks;
-                        share.floor().clamp(1.0, f64::from(run.members_most.min(self.multiprocessors)))
+                        (run.bytes(group.pairs, group.rows_mean) * blocks).floor().clamp(1.0, most())
+                    }
+                    Deal::ByLength(blocks) => {
+                        (run.bytes_pair * f64::from(tile.length(group.pairs)) * blocks).ceil().clamp(1.0, most())
                     }
                 };
                 // Those that widen multiply all inputs then and exchange nothing.
@@ -260,8 +281,8 @@ impl Planned {
     pub(super) fn shared_out_by(&self, site: &Site, rule: Rule, classes: &Classes) -> SharedOut {
         let cut = self.cut(rule.tile, classes);
         let blocks = self.blocks(site, rule, &cut);
-        let cluster = rule.members.is_some_and(|members| members.cluster);
-        let shares = rule.members.is_none_or(|members| members.count > 1);
+        let cluster = rule.members().is_some_and(|members| members.cluster);
+        let shares = rule.members().is_none_or(|members| members.count > 1);
         let alone = |class: &Class| shares && self.is_alone(site, rule.tile, cluster, class.pairs);
         SharedOut {
             rows: rule.tile.rows(),

@@ -2,17 +2,8 @@
 
 use super::Planned;
 use super::classes::{Class, Classes};
-use super::share::{Groups, power_below};
+use super::share::{Groups, Shared, power_below};
 use super::site::Site;
-
-/// How the groups of such a batch are shared out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Share {
-    /// So many members a group, and whether they are clusters.
-    Equal(u32, bool),
-    /// As many blocks as find room at once, by bytes.
-    ByBytes,
-}
 
 /// Rows of the smallest prompt.
 pub(super) const ROWS: u32 = 16;
@@ -46,7 +37,7 @@ impl Groups<'_> {
     }
 
     /// How many blocks each group gets, of `most` members at most; none where the rules of all batches say it.
-    pub(super) fn share_of_prompts(&self, most: u32) -> Option<Share> {
+    pub(super) fn share_of_prompts(&self, most: u32) -> Option<Shared> {
         let (count, slots) = (self.count, self.planned.multiprocessors);
         if count == 0 || count >= slots {
             return None;
@@ -57,7 +48,7 @@ impl Groups<'_> {
         if most <= MEMBERS_EVEN {
             let full = || each().map(|(class, run)| run.bytes(class.pairs, rows) as u64);
             if full().max()? * 2 > full().min()? * 3 {
-                return Some(Share::ByBytes);
+                return Some(Shared::ByBytes { at_once: true });
             }
         }
         if !self.tile.is_staged() {
@@ -73,10 +64,10 @@ impl Groups<'_> {
             let room = if most >= MEMBERS_EVEN { slots * 3 / 2 / count } else { most };
             let worth = self.bytes_max.div_ceil(BYTES_SLICE) as u32;
             let members = worth.max(slots / 2 / count).min(room).min(MEMBERS_MAX);
-            return Some(Share::Equal(members, members > 1));
+            return Some(Shared::equal(members, 1, members > 1));
         }
         if most >= LARGE && count < slots / LARGE && self.fits(LARGE) {
-            return Some(Share::Equal(LARGE, true));
+            return Some(Shared::equal(LARGE, 1, true));
         }
         let find = |&members: &u32| self.fits(members) && find_room(members, count, slots);
         let members = (2..=most.min(MEMBERS_MAX)).rev().find(find).unwrap_or(1);
@@ -87,9 +78,9 @@ impl Groups<'_> {
             })
         };
         if members < MEMBERS_EVEN && most > members && heavy() {
-            return Some(Share::Equal(most.min(MEMBERS_MAX), false));
+            return Some(Shared::equal(most.min(MEMBERS_MAX), 1, false));
         }
-        Some(Share::Equal(members, members > 1))
+        Some(Shared::equal(members, 1, members > 1))
     }
 
     /// Would more blocks than multiprocessors wait, since not two find room on one?
@@ -111,15 +102,15 @@ impl Groups<'_> {
 }
 
 /// Groups of 8 rows.
-fn share_registers(count: u32, most: u32, slots: u32) -> Option<Share> {
+fn share_registers(count: u32, most: u32, slots: u32) -> Option<Shared> {
     let nearly_all = |members: u32| count * members * 8 > slots * 7;
     let power = power_below(most);
     if power < MEMBERS_EVEN || count < slots / LARGE {
         return None;
     }
     Some(match nearly_all(power) {
-        true => Share::Equal(power, false),
-        false => Share::Equal(if nearly_all(most) { most - 1 } else { most }, true),
+        true => Shared::equal(power, 1, false),
+        false => Shared::equal(if nearly_all(most) { most - 1 } else { most }, 1, true),
     })
 }
 

@@ -2,7 +2,6 @@
 
 use super::Planned;
 use super::classes::{Class, Classes};
-use super::prompts::Share;
 use super::site::Site;
 use super::tile::Tile;
 
@@ -17,10 +16,18 @@ const EXCHANGE_UNIT: u32 = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(super) tile: Tile,
-    /// None where groups have members in proportion to their bytes.
-    pub(super) members: Option<Members>,
-    /// Are these as many as find room at once?
-    pub(super) at_once: bool,
+    pub(super) shared: Shared,
+}
+
+/// How many members has each group?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shared {
+    /// All as many.
+    Equal(Members),
+    /// In proportion to their bytes; `at_once`: as many as find room at once.
+    ByBytes { at_once: bool },
+    /// By how long they take, of a few places or of more.
+    ByLength { few: bool },
 }
 
 /// The blocks of every group.
@@ -37,7 +44,22 @@ pub(super) struct Members {
 impl Rule {
     /// Are its groups clusters of the most blocks that there can be?
     pub(super) fn fills_clusters(&self) -> bool {
-        self.members.is_some_and(|members| members.cluster && members.count >= CLUSTER_LARGE)
+        self.members().is_some_and(|members| members.cluster && members.count >= CLUSTER_LARGE)
+    }
+
+    /// Those of every group, where all have as many.
+    pub(super) fn members(&self) -> Option<Members> {
+        match self.shared {
+            Shared::Equal(members) => Some(members),
+            Shared::ByBytes { .. } | Shared::ByLength { .. } => None,
+        }
+    }
+}
+
+impl Shared {
+    /// So many members of every group; whether two blocks fit is asked later.
+    pub(super) fn equal(count: u32, sets: u32, cluster: bool) -> Shared {
+        Shared::Equal(Members { count: count as u8, sets: sets as u8, cluster, two: false })
     }
 }
 
@@ -193,10 +215,6 @@ impl Groups<'_> {
         large || (self.bytes_max > 2 * self.bytes_min && members < enough)
     }
 
-    fn polls_well(&self, members: u32) -> bool {
-        self.polls(members) && !self.prefers_global(members)
-    }
-
     fn polls(&self, members: u32) -> bool {
         let (blocks, chip) = (self.count * members, self.planned.multiprocessors);
         self.tile == Tile::Rows8
@@ -206,17 +224,13 @@ impl Groups<'_> {
             && self.classes.iter().all(|class| self.cells(class) <= 2)
     }
 
-    /// Members of every group, sets of them, and whether they are clusters; none where groups have members in proportion to their bytes.
-    /// Then whether these are as many as find room at once.
-    fn shared(&self) -> (Option<(u32, u32, bool)>, bool) {
-        if self.of_prompts() && self.planned.cluster_max > 1 {
-            match self.share_of_prompts(self.members_most()) {
-                Some(Share::Equal(members, cluster)) => return (Some((members, 1, cluster)), false),
-                Some(Share::ByBytes) => return (None, true),
-                None => {}
-            }
-        }
-        (self.members(), false)
+    fn shared(&self) -> Shared {
+        let of_prompts = self.of_prompts() && self.planned.cluster_max > 1;
+        let shared = if of_prompts { self.share_of_prompts(self.members_most()) } else { None };
+        shared.or_else(|| self.equally()).unwrap_or_else(|| match self.are_lopsided() {
+            true => Shared::ByLength { few: self.has_few_places() },
+            false => Shared::ByBytes { at_once: false },
+        })
     }
 
     /// Members of a cluster, at most.
@@ -225,7 +239,8 @@ impl Groups<'_> {
         narrowest.min(32).min(self.planned.multiprocessors).min(self.planned.cluster_max).max(1)
     }
 
-    fn members(&self) -> Option<(u32, u32, bool)> {
+    /// To all as many members, where that suits them.
+    fn equally(&self) -> Option<Shared> {
         if self.planned.cluster_max <= 1 {
             return None;
         }
@@ -241,14 +256,17 @@ impl Groups<'_> {
         if self.planned.packs && !self.planned.beside && self.packs_well(members) {
             let more = self.members_packed(members);
             if self.fits(more) {
-                return Some((more, 1, more > 1));
+                return Some(Shared::equal(more, 1, more > 1));
             }
         }
-        if !self.planned.beside && self.polls_well(members) {
-            return Some((members, 1, false));
+        if self.are_uneven(members) || self.prefers_global(members) {
+            return None;
+        }
+        if !self.planned.beside && self.polls(members) {
+            return Some(Shared::equal(members, 1, false));
         }
         let sets = if members == wanted { sets } else { 1 };
-        (!self.prefers_global(members)).then_some((members, sets, members > 1))
+        Some(Shared::equal(members, sets, members > 1))
     }
 }
 
@@ -271,8 +289,9 @@ impl Planned {
                 groups.bytes_max = groups.bytes_max.max(of(groups.most_rows(class)));
             }
         }
-        let (members, at_once) = groups.shared();
-        let members = members.map(|(count, sets, cluster)| {
+        let mut shared = groups.shared();
+        if let Shared::Equal(members) = &mut shared {
+            let (count, cluster) = (u32::from(members.count), members.cluster);
             let exchange = |class: &Class| {
                 let alone = self.is_alone(site, tile, cluster, class.pairs);
                 let of = |members| tile.exchange(class.pairs, groups.cells(class), members, cluster);
@@ -282,10 +301,10 @@ impl Planned {
                 site.runs().iter().map(|run| of(if run.widens { 1 } else { count })).max().unwrap_or(0)
             };
             let exchanged = classes.iter().map(exchange).max();
-            let two = self.two_fit(classes, tile, groups.count * count * sets, exchanged.unwrap_or(0));
-            Members { count: count as u8, sets: sets as u8, cluster, two }
-        });
-        Rule { tile, members, at_once }
+            let blocks = groups.count * count * u32::from(members.sets);
+            members.two = self.two_fit(classes, tile, blocks, exchanged.unwrap_or(0));
+        }
+        Rule { tile, shared }
     }
 
     /// Do the members of the widening projections' groups of this rank multiply all inputs, each for itself? Only where they would exchange
@@ -342,8 +361,13 @@ impl Planned {
         } else if small <= self.groups_in_registers(classes) {
             Tile::Rows8
         } else {
-            Tile::Staged16
+            self.tile_beside_prompts(classes)
         }
+    }
+
+    /// Of a batch of not only prompts whose groups are too many for registers.
+    pub(super) fn tile_beside_prompts(&self, classes: &Classes) -> Tile {
+        if self.suits_tiles_of_32(classes) { Tile::Staged32 } else { Tile::Staged16 }
     }
 
     /// Of a batch of not only prompts, with a segment of more than 8 rows: so many groups of 8 rows at most hold x and y in registers.

@@ -36,6 +36,7 @@ fn planned() -> Planned {
         alone: true,
         packs: false,
         prompts: false,
+        mixed: false,
         rounds: false,
         sites: vec![
             site(4096, &[4096, 1024, 1024]),
@@ -76,23 +77,44 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         parts().map(members).sum::<f64>() <= f64::from(planned.multiprocessors)
     };
     let mut spread = f64::from(planned.multiprocessors * 3 / 2);
-    if rule.at_once {
+    if rule.shared == (Shared::ByBytes { at_once: true }) {
         // 264, 255, …, 138 blocks of a chip of 132.
         let tried: Vec<f64> = (0..15).map(|step| f64::from(264 - 9 * step)).collect();
         spread = tried.iter().copied().find(|blocks| at_once(blocks)).unwrap_or(138.0);
     }
+    let length = |class: &Class, outputs: u32| {
+        let pairs = f64::from(class.pairs);
+        let column = match rule.tile {
+            Tile::Rows8 => 15.0 + 40.0 * pairs,
+            Tile::Staged16 | Tile::Wide16 => 16.0 + 28.0 * pairs + 4.0 * pairs * pairs,
+            Tile::Staged32 => {
+                if class.pairs > 4 {
+                    162.0
+                } else {
+                    81.0
+                }
+            }
+        };
+        column * tiles(outputs)
+    };
+    let lengths: f64 = parts().map(|(class, outputs)| of(class, outputs).0 * length(class, outputs)).sum();
     let (mut blocks, mut work, mut longest, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
     for (class, outputs) in parts() {
         let (count, bytes) = of(class, outputs);
         let most = most_of(outputs);
-        let proportional = (spread * bytes / total).floor().clamp(1.0, most);
-        let members = rule.members.map_or(proportional, |members| f64::from(members.count));
-        let sets = rule.members.map_or(1.0, |members| f64::from(members.sets));
+        let places = f64::from(planned.multiprocessors);
+        let even = |places: f64| (places * length(class, outputs) / lengths - 1e-9).ceil().clamp(1.0, most);
+        let members = match rule.shared {
+            Shared::Equal(members) => f64::from(members.count),
+            Shared::ByBytes { .. } => (spread * bytes / total).floor().clamp(1.0, most),
+            Shared::ByLength { few } => even(if few { 0.75 * places } else { 1.5 * places }),
+        };
+        let sets = rule.members().map_or(1.0, |members| f64::from(members.sets));
         let pairs = f64::from(class.pairs);
         let rows_most = class.most.min(rule.tile.rows());
         let rows_added = if rule.tile == Tile::Staged32 { 32 } else { rows_most };
         let exchanged = class.pairs * rows_added.div_ceil(8);
-        let cluster = rule.members.is_some_and(|members| members.cluster);
+        let cluster = rule.members().is_some_and(|members| members.cluster);
         let alone = members > 1.0
             && !cluster
             && rule.tile == Tile::Rows8
@@ -116,7 +138,7 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         exchange = exchange.max(rule.tile.exchange(class.pairs, exchanged, exchanging, false));
     }
     let two = rule
-        .members
+        .members()
         .map_or_else(|| planned.two_fit(classes, rule.tile, blocks as u32, exchange), |members| members.two);
     let chip = f64::from(planned.multiprocessors);
     let rounds = blocks / if two { 2.0 * chip } else { chip };
@@ -157,7 +179,7 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         + weights * planned.us_per_megabyte
         + rows * planned.us_per_megabyte_of_rows
         + groups * planned.us_per_megabyte_again;
-    let large = rule.members.is_some_and(|members| members.cluster && members.count == 16);
+    let large = rule.members().is_some_and(|members| members.cluster && members.count == 16);
     let waiting = if blocks > chip || (large && blocks > 0.9 * chip) { site.us_waiting } else { 0.0 };
     cost.us + site.scale * (us * crowded - site.us_hidden).max(0.0).hypot(memory) + waiting
 }
@@ -177,10 +199,11 @@ fn sums_over_projections_are_those_of_every_group_written_out() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as u32 % below
     };
-    let (mut equal, mut proportional, mut alone, mut sets, mut at_once) = (0, 0, 0, 0, 0);
+    let (mut equal, mut by_bytes, mut by_length, mut alone, mut sets, mut at_once) = (0, 0, [0; 2], 0, 0, 0);
     let mut rules = BTreeMap::new();
     for batch in 0..4000 {
         (planned.rounds, planned.packs, planned.prompts) = (batch % 2 == 1, batch % 4 >= 2, batch % 8 >= 4);
+        planned.mixed = batch % 16 >= 8;
         let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
         let most = 2 << draw(6);
         let mut segment = || Segment {
@@ -206,9 +229,10 @@ fn sums_over_projections_are_those_of_every_group_written_out() {
         for site in &planned.sites {
             let ready = Site::of(site);
             let rule = planned.rule(&ready, &classes, planned.tile(&ready, &classes));
-            match rule.members {
-                Some(members) => (equal, sets) = (equal + 1, sets + u32::from(members.sets > 1)),
-                None => (proportional, at_once) = (proportional + 1, at_once + u32::from(rule.at_once)),
+            match rule.shared {
+                Shared::Equal(members) => (equal, sets) = (equal + 1, sets + u32::from(members.sets > 1)),
+                Shared::ByBytes { at_once: once } => (by_bytes, at_once) = (by_bytes + 1, at_once + u32::from(once)),
+                Shared::ByLength { few } => by_length[usize::from(few)] += 1,
             }
             alone += u32::from(planned.shared_out_by(&ready, rule, &classes).alone);
             let (us, by_hand) = (
@@ -220,13 +244,14 @@ fn sums_over_projections_are_those_of_every_group_written_out() {
         let sites = planned.compiled();
         let one_by_one = planned.us_by(&sites, &planned.rules(&sites, &classes), &classes);
         let us = abreast(&planned, &sites, &classes, |print, ready| {
-            let known = *rules.entry((batch % 8, print)).or_insert(ready);
+            let known = *rules.entry((batch % 16, print)).or_insert(ready);
             assert_eq!(known, ready, "two batches with the same print: {segments:?}");
         });
         assert_eq!(us, one_by_one, "{segments:?}");
     }
-    let seen = (equal, proportional, alone, sets, at_once);
-    assert!(equal > 1000 && proportional > 1000 && alone > 30 && sets > 10 && at_once > 10, "{seen:?}");
+    let seen = (equal, by_bytes, by_length, alone, sets, at_once);
+    assert!(equal > 1000 && by_bytes > 1000 && alone > 30 && sets > 10 && at_once > 10, "{seen:?}");
+    assert!(by_length.iter().all(|of| *of > 300), "{seen:?}");
 }
 
 #[test]
