@@ -51,6 +51,8 @@ struct Tables {
     /// The scale of adapters, and beyond the gap, over all layers, what a step that computes adapters takes: of few rows, and of more than so
     /// many.
     lora_few_rows: (f64, f64),
+    /// And of few, for each row.
+    lora_few_row: f64,
     few_rows: u32,
     lora_rows: (f64, f64),
     /// The same in one with a prompt.
@@ -253,6 +255,7 @@ impl Tables {
             layers: layers * scale,
             gap_us: profile.whole_step.us,
             lora_few_rows: lora_of(0),
+            lora_few_row: overlap.map_or(0.0, |few| few.us_per_layer_row * layers),
             few_rows: overlap.map_or(0, |few| few.rows_max),
             lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
@@ -287,7 +290,12 @@ impl Tables {
         let host = self.host_sequences.get(sequences as usize).copied();
         let host = host.unwrap_or_else(|| self.host.sequences_us(sequences));
         let host = self.host.beyond_us(host, prompts, prompt_tokens, segments);
-        let (lora_scale, gap_lora_us) = if rows <= self.few_rows { self.lora_few_rows } else { self.lora_rows };
+        let (lora_scale, gap_lora_us) = if rows <= self.few_rows {
+            let (scale, us) = self.lora_few_rows;
+            (scale, us + self.lora_few_row * f64::from(rows))
+        } else {
+            self.lora_rows
+        };
         let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
         let layers = self.layers * (prompts_us + lora_scale * adapters.us);
         let mut gap = self.gap_us;

@@ -97,8 +97,8 @@ pub(super) struct StepSample {
 /// As many steps with adapters of few rows, and of more, tell the two apart.
 const APART_LEAST: usize = 10;
 
-/// Rows at which gaps have a value of their own.
-const ROWS: [f64; 11] = [1.0, 8.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
+/// Rows at which gaps have a value of their own: closer where products become longer than their weights take to come.
+const ROWS: [f64; 13] = [1.0, 8.0, 32.0, 64.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
 
 /// What whole steps take beyond their parts: gaps between launches, activations that stay in the cache, overlap.
 ///
@@ -120,7 +120,14 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
     }
     let layers = f64::from(layers);
     let most = samples.iter().map(|sample| sample.rows).fold(1.0, f64::max);
-    let knots: Vec<f64> = ROWS.iter().copied().filter(|knot| *knot <= most).collect();
+    let mut knots = ROWS.to_vec();
+    if few_rows > 0 {
+        // More rows are multiplied by another kernel, which does not ask for its weights before the last is over.
+        knots.extend([f64::from(few_rows), f64::from(few_rows + 1)]);
+        knots.sort_by(f64::total_cmp);
+        knots.dedup();
+    }
+    knots.retain(|knot| *knot <= most);
     let flag = |on: bool| if on { layers } else { 0.0 };
     let few = |s: &StepSample| s.rows <= f64::from(few_rows);
     let told = |want_few: bool| samples.iter().filter(|s| s.lora && few(s) == want_few).count() >= APART_LEAST;
@@ -136,6 +143,7 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
         lora(&|s| flag(s.lora), false),
         lora(&|s| s.lora_us, true),
         lora(&|s| flag(s.lora), true),
+        lora(&|s| if apart { flag(s.lora) * s.rows } else { 0.0 }, true),
         samples.iter().map(|s| flag(s.prompt) / s.us).collect(),
         samples.iter().map(|s| flag(s.mixed) / s.us).collect(),
         samples.iter().map(|s| s.prompts_us / s.us).collect(),
@@ -164,12 +172,17 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
         us_per_layer: 0.0,
         lora_scale: scale_of(x[1]),
         us_per_layer_lora: x[2],
-        lora_few_rows: apart.then(|| LoraOverlap { rows_max: few_rows, scale: scale_of(x[3]), us_per_layer: x[4] }),
-        prompt_scale: scale_of(x[7]),
-        us_per_layer_prompt: x[5],
-        us_per_layer_mixed: x[6],
+        lora_few_rows: apart.then(|| LoraOverlap {
+            rows_max: few_rows,
+            scale: scale_of(x[3]),
+            us_per_layer: x[4],
+            us_per_layer_row: x[5],
+        }),
+        prompt_scale: scale_of(x[8]),
+        us_per_layer_prompt: x[6],
+        us_per_layer_mixed: x[7],
         rows: knots,
         us_per_layer_by_rows: x[by_rows..].to_vec(),
     };
-    (whole, x[8])
+    (whole, x[9])
 }

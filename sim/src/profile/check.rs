@@ -156,6 +156,7 @@ impl Profile {
         if let Some(few) = &whole.lora_few_rows {
             above_zero("lora_few_rows.scale", few.scale)?;
             finite("lora_few_rows.us_per_layer", few.us_per_layer)?;
+            finite("lora_few_rows.us_per_layer_row", few.us_per_layer_row)?;
         }
         if whole.rows.len() != whole.us_per_layer_by_rows.len() {
             let (rows, values) = (whole.rows.len(), whole.us_per_layer_by_rows.len());

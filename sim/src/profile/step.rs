@@ -88,6 +88,9 @@ pub struct LoraOverlap {
     pub scale: f64,
     /// As [`WholeStep::us_per_layer_lora`].
     pub us_per_layer: f64,
+    /// The same, once a layer and row.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_per_layer_row: f64,
 }
 
 impl HostCost {
@@ -133,7 +136,7 @@ impl WholeStep {
     /// The scale of adapters and what they take once a layer, in a step of so many rows.
     pub fn lora(&self, rows: u32) -> (f64, f64) {
         match self.lora_few_rows {
-            Some(few) if rows <= few.rows_max => (few.scale, few.us_per_layer),
+            Some(few) if rows <= few.rows_max => (few.scale, few.us_per_layer + few.us_per_layer_row * f64::from(rows)),
             _ => (self.lora_scale, self.us_per_layer_lora),
         }
     }
