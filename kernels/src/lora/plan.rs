@@ -17,6 +17,7 @@ mod mixed;
 mod prompts;
 mod rules;
 mod site;
+mod tile;
 mod tuning;
 
 pub use job::Job;
@@ -24,7 +25,8 @@ pub use site::{PROJECTIONS_MAX, Site};
 pub use tuning::{Exchange, Follows, Release, Tuning};
 
 use memory::{exchange_bytes, inbox_cells, ring, ring_alone, ring_slot, ring_unit};
-use rules::{Group, choose_release, choose_row_tile, groups, is_brief, share_blocks, sums_alone};
+use rules::{Group, choose_release, groups, is_brief, share_blocks, sums_alone};
+use tile::choose_row_tile;
 
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
 #[derive(Debug, Clone, PartialEq)]

@@ -100,6 +100,11 @@ impl RowTile {
         self.tiles() > 1
     }
 
+    /// Whether sums are of all rows of the tile, whatever rows the group has: those of warpgroups are.
+    pub(crate) fn is_added_up_whole(self) -> bool {
+        self == RowTile::Staged32
+    }
+
     pub(crate) fn shape(self) -> Shape {
         // The depth of a ring of stages follows from the memory there is.
         let depth_max = if self.is_staged() { 0 } else { 11 };

@@ -72,7 +72,7 @@ pub(super) struct Stage {
 /// Bytes of the barriers before a ring of stages, and of what is read behind it. Warpgroups read matrices that begin at
 /// multiples of 512, of 64 ranks and 32 rows whatever the adapter and the group have.
 fn stage_barriers(row_tile: RowTile) -> u32 {
-    if row_tile == RowTile::Staged32 { 512 + 7 * CELL_BYTES as u32 } else { 256 }
+    if row_tile.is_added_up_whole() { 512 + 7 * CELL_BYTES as u32 } else { 256 }
 }
 /// Column tiles of a stage, at least.
 const STAGE_TILES_MIN: u32 = 4;
