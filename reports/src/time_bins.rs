@@ -89,8 +89,11 @@ impl TimeBins {
         let (mut share, mut rest) = divided(amount, ends - from, length);
         let (whole, more) = if first + 1 < until { divided(amount, self.width, length) } else { (0, 0) };
         let mut spread = 0;
-        for bin in first..until {
-            self.add(series, bin, share.into());
+        // The bins are there from here on.
+        self.add(series, until - 1, 0);
+        let bins = self.amounts[first * self.series..until * self.series].chunks_exact_mut(self.series);
+        for bin in bins {
+            bin[series] += u128::from(share);
             spread += share;
             let carries = rest >= length - more;
             rest = if carries { rest - (length - more) } else { rest + more };
