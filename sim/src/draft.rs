@@ -92,6 +92,8 @@ impl Distortion {
 pub struct Draft<'a> {
     pub(crate) now: Time,
     pub(crate) replica: &'a mut Replica,
+    /// Has anything changed since the batcher was last asked? If not, whoever is refused is told nothing new.
+    pub(crate) changed: bool,
     pub(crate) weights: &'a Weights,
     pub(crate) evictor: &'a mut dyn Evictor,
     pub(crate) host_evictor: &'a mut dyn Evictor,
@@ -243,6 +245,7 @@ impl Draft<'_> {
                     last_token: row.last_token,
                     since: self.now,
                     awaits: None,
+                    refused: None,
                     taken: false,
                 },
                 true,
@@ -307,7 +310,14 @@ impl Draft<'_> {
     }
 
     fn refuse(&mut self, position: usize, refusal: Refusal) -> Result<u32, Refusal> {
-        self.effects.refused.push((self.replica.waiting[position].sequence, refusal));
+        // A full batch tells nothing new either, as long as nobody leaves.
+        if self.changed && !matches!(refusal, Refusal::Sequences | Refusal::Taken) {
+            let waiting = &mut self.replica.waiting[position];
+            if waiting.refused != Some(refusal) {
+                waiting.refused = Some(refusal);
+                self.effects.refused.push((waiting.sequence, refusal));
+            }
+        }
         Err(refusal)
     }
 
@@ -344,6 +354,8 @@ impl Draft<'_> {
                 if awaited.is_none() {
                     let waiting = &mut self.replica.waiting[position];
                     waiting.awaits = Some(self.replica.residency.await_(slot, waiting.awaits));
+                    // This copy is there at another time than the one before, if there was one.
+                    waiting.refused = None;
                 }
                 Err(Refusal::AdapterLoading)
             }

@@ -293,7 +293,7 @@ impl Sequence {
             Refusal::KvBlocks | Refusal::Tokens => self.waits_for(now, Wait::Queue),
             Refusal::BatchAdapters | Refusal::AdapterMemory => self.waits_for(now, Wait::Slot),
             Refusal::AdapterLoading => self.waits_for(now, Wait::Load { until: ready }),
-            // A full batch tells nothing new: it is the same at every step until somebody leaves.
+            // Of these nobody is told.
             Refusal::Sequences | Refusal::Taken => {}
         }
     }

@@ -114,6 +114,7 @@ impl Engine<'_, '_> {
             last_token: sequence.last_token(),
             since: self.now,
             awaits: None,
+            refused: None,
             taken: false,
         };
         if first && request.adapter.is_some() {

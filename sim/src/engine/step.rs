@@ -33,6 +33,7 @@ impl Engine<'_, '_> {
             overhead: Span::ZERO,
             hold_steps: u32::MAX,
             distortion: Distortion::default(),
+            changed,
             replica,
         };
         mind.batcher.compose(&mut draft);
@@ -48,7 +49,7 @@ impl Engine<'_, '_> {
                 left -= 1;
             }
         }
-        let preempted = self.settle_effects(r, changed, stall);
+        let preempted = self.settle_effects(r, stall);
         // What the draft itself changed may let the batcher do more at the very next step.
         let unsettled = self.replicas[r].changed;
         let hold_steps = if unsettled { 1 } else { hold_steps };
@@ -63,21 +64,19 @@ impl Engine<'_, '_> {
     }
 
     /// Tells the sequences what the draft did to them. Gives those that the router must place again.
-    fn settle_effects(&mut self, r: usize, changed: bool, stall: Span) -> Vec<u32> {
+    fn settle_effects(&mut self, r: usize, stall: Span) -> Vec<u32> {
         let id = ReplicaId(r as u32);
         for copy in &self.effects.copies {
             self.events.push(load_event(r, copy.adapter, copy.from, copy.done));
         }
-        if changed {
-            for &(key, refusal) in &self.effects.refused {
-                let sequence = self.sequences.get_mut(key);
-                let adapter = sequence.offered.request.adapter;
-                let ready = match adapter.map(|adapter| self.replicas[r].residency.presence(adapter)) {
-                    Some(Presence::Coming(ready)) => ready,
-                    _ => self.now,
-                };
-                sequence.refused(self.now, refusal, ready);
-            }
+        for &(key, refusal) in &self.effects.refused {
+            let sequence = self.sequences.get_mut(key);
+            let adapter = sequence.offered.request.adapter;
+            let ready = match adapter.map(|adapter| self.replicas[r].residency.presence(adapter)) {
+                Some(Presence::Coming(ready)) => ready,
+                _ => self.now,
+            };
+            sequence.refused(self.now, refusal, ready);
         }
         let mut homeless = Vec::new();
         for &(key, emitted, last_token, requeue) in &self.effects.preempted {
@@ -329,7 +328,9 @@ impl Engine<'_, '_> {
             });
             let Some(slot) = there else { break };
             waiting.awaits = Some(replica.residency.await_(slot, waiting.awaits));
+            waiting.refused = None;
             if overlapped && let Some(ready) = replica.residency.coming(slot) {
+                waiting.refused = Some(Refusal::AdapterLoading);
                 self.sequences.get_mut(waiting.sequence).refused(self.now, Refusal::AdapterLoading, ready);
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::SequenceKey;
+use crate::draft::Refusal;
 use crate::fetch;
 use crate::residency::Awaited;
 use crate::time::Time;
@@ -25,6 +26,8 @@ pub(crate) struct Waiting {
     pub(crate) since: Time,
     /// The copy of its adapter that it counts on, and that is kept for it.
     pub(crate) awaits: Option<Awaited>,
+    /// Why it was refused last, as its sequence was told.
+    pub(crate) refused: Option<Refusal>,
     /// Admitted by the draft under construction.
     pub(crate) taken: bool,
 }
