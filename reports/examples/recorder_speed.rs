@@ -102,7 +102,7 @@ fn tell(recorder: &mut Recorder, replicas: u32, requests: u32) -> (u64, Time) {
                 increment: Span::from_us(2),
                 steps: STEPS,
                 rows: Rows::Listed(&rows),
-                same_batch: false,
+                same_rows: 0,
                 padding_rows: 0,
                 segments: 20,
                 decode_context_sum: 10_000,

@@ -239,9 +239,9 @@ pub struct Stretch<'a> {
     pub steps: u32,
     /// Who was in it.
     pub rows: Rows<'a>,
-    /// Is everybody in it who was in the last stretch of this replica, and nobody else, each with a token at the end of that and one
-    /// in each step of this? Where it is not said, it may still be so.
-    pub same_batch: bool,
+    /// So many of its first rows were the first of the last stretch of this replica, each with a token at the end of that and one in
+    /// each step of this. There may be more than are said.
+    pub same_rows: u32,
     /// Rows that computed nothing useful: the padding of static batches.
     pub padding_rows: u32,
     /// Distinct adapters in it.

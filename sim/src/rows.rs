@@ -137,8 +137,8 @@ pub(crate) struct Rows {
     ghosts: u32,
     /// The first so many rows have no flags: only those that joined lately, and few others, have.
     settled: usize,
-    /// Did everybody get a token at the end of the stretch that was told last, and has nobody come or gone since?
-    unchanged: bool,
+    /// The first so many got a token at the end of the stretch that was told last, as the first of it.
+    same: usize,
 }
 
 impl Rows {
@@ -158,7 +158,7 @@ impl Rows {
             left_out: 0,
             ghosts: 0,
             settled: 0,
-            unchanged: false,
+            same: 0,
         }
     }
 
@@ -343,7 +343,6 @@ impl Rows {
         self.states.push(State::new(position, PREFILL | OWN_TOKEN));
         self.contexts.push(0);
         self.finishes.push(0);
-        self.unchanged = false;
     }
 
     /// Takes a row out.
@@ -363,7 +362,7 @@ impl Rows {
         self.ghosts -= u32::from(state.is(GHOST));
         self.free.push(state.cold() as u32);
         self.settled -= usize::from(position < self.settled);
-        self.unchanged = false;
+        self.same = self.same.min(position);
         self.who.remove(position);
         self.states.remove(position);
         self.contexts.remove(position);
@@ -375,7 +374,6 @@ impl Rows {
     pub(crate) fn make_ghost(&mut self, position: usize) {
         self.states[position].set(GHOST);
         self.ghosts += 1;
-        self.unchanged = false;
         self.settled = self.settled.min(position);
     }
 }

@@ -1,6 +1,6 @@
 //! Gaps between consecutive output tokens, at a cost that follows stretches and rows, not tokens.
 
-use aril_sim::fact::{Row, Rows, Stretch};
+use aril_sim::fact::{Row, Stretch};
 use aril_sim::time::Time;
 use aril_sim::workload::{Catalog, Offered};
 
@@ -109,22 +109,7 @@ impl Gaps {
         }
         if let Some(groups) = &mut self.groups {
             if counted {
-                let batch = groups.batch(stretch.replica.index());
-                // Before the first that is counted, nobody is known to be in the batch.
-                let same = match stretch.rows {
-                    _ if stretch.same_batch && batch.len() == stretch.rows.len() => batch.len(),
-                    Rows::GoingOn { who, apart, .. } if Some(previous) == before => {
-                        // Whoever is apart joined last, but for a few.
-                        let until = apart.first().map_or(who.len(), |(at, _)| *at as usize);
-                        let in_order = who[..until].iter().zip(batch);
-                        in_order.take_while(|(who, request)| who.request().0 == **request).count()
-                    }
-                    _ => {
-                        let in_order = stretch.rows.iter().zip(batch);
-                        in_order.take_while(|(row, request)| goes_on(row) && row.request.0 == **request).count()
-                    }
-                };
-                groups.stretch(stretch, same, same == tally.emitting as usize);
+                groups.stretch(stretch, tally.emitting as usize);
             }
             groups.ended(stretch);
         }

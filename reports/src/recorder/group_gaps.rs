@@ -130,11 +130,6 @@ impl GroupGaps {
         self.tenant_of.push(tenant);
     }
 
-    /// Who was in the last step of a replica and got a token?
-    pub(crate) fn batch(&self, replica: usize) -> &[u32] {
-        self.replicas.get(replica).map_or(&[], |replica| &replica.batch.requests)
-    }
-
     /// When did the last step of a replica end? 0 before its first.
     pub(crate) fn last_end(&self, replica: usize) -> u64 {
         self.replicas.get(replica).map_or(0, |replica| replica.last_end)
@@ -147,16 +142,16 @@ impl GroupGaps {
         }
     }
 
-    /// Counts the gaps of a stretch. `same`: so many of its first rows are the first of the
-    /// batch, go on and get a token; `nobody_else`: no other row gets one.
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, same: usize, nobody_else: bool) {
+    /// Counts the gaps of a stretch, in which so many rows get tokens.
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, emitting: usize) {
         let index = stretch.replica.index();
-        if index >= self.replicas.len() {
-            return;
-        }
-        let last_end = self.last_end(index);
+        let Some(replica) = self.replicas.get(index) else { return };
+        let last_end = replica.last_end;
         let first_end = stretch.step_end(0).as_ps();
-        let is_same_batch = nobody_else && same == self.replicas[index].batch.members.len();
+        let members = replica.batch.members.len();
+        // Before the first stretch that is counted, nobody is known to be in the batch.
+        let same = members.min(stretch.same_rows as usize);
+        let is_same_batch = same == members && same == emitting;
         let joined = if is_same_batch { 0 } else { self.change_batch(stretch, same) };
         let replica = &mut self.replicas[index];
         let (len, before) = (replica.batch.members.len(), replica.log.len());
@@ -189,6 +184,10 @@ impl GroupGaps {
         let Replica { log, fixed, batch, last_end } = &mut replicas[stretch.replica.index()];
         let last_end = *last_end;
         let first_end = stretch.step_end(0).as_ps();
+        let mut leaves = |member: &Member| {
+            stays.extend(member.stay(stretch.replica.0, log.len(), last_end));
+            *fixed = log.len();
+        };
         next.clear();
         let (mut at, mut joined) = (same, 0);
         for row in stretch.rows.iter_from(same).filter(|row| row.emits) {
@@ -209,10 +208,7 @@ impl GroupGaps {
             joined += 1;
         }
         let rest = batch.requests[same..].iter().zip(&batch.members[same..]);
-        for (_, member) in rest.filter(|(request, _)| **request != NONE) {
-            stays.extend(member.stay(stretch.replica.0, log.len(), last_end));
-            *fixed = log.len();
-        }
+        rest.filter(|(request, _)| **request != NONE).for_each(|(_, member)| leaves(member));
         batch.requests.truncate(same);
         batch.requests.extend_from_slice(&next.requests);
         batch.members.truncate(same);
@@ -361,7 +357,8 @@ mod tests {
                 if rows.is_empty() {
                     continue;
                 }
-                let stretch = Stretch {
+                let goes_on = |row: &Row| row.previous_token.map(Time::as_ps) == Some(last_ends[replica as usize]);
+                let mut stretch = Stretch {
                     replica: ReplicaId(replica),
                     start: now,
                     stall: Span::ZERO,
@@ -369,7 +366,7 @@ mod tests {
                     increment: Span::from_ps(increment),
                     steps,
                     rows: Rows::Listed(&rows),
-                    same_batch: false,
+                    same_rows: 0,
                     padding_rows: 0,
                     segments: 1,
                     decode_context_sum: 0,
@@ -377,10 +374,10 @@ mod tests {
                     waiting: 0,
                 };
                 let emit: Vec<u32> = rows.iter().filter(|row| row.emits).map(|row| row.request.0).collect();
-                let goes_on = |row: &Row| row.previous_token.map(Time::as_ps) == Some(last_ends[replica as usize]);
-                let in_order = rows.iter().zip(groups.batch(replica as usize));
-                let same = in_order.take_while(|(row, request)| row.emits && goes_on(row) && row.request.0 == **request).count();
-                groups.stretch(&stretch, same, same == emit.len());
+                let in_order = rows.iter().zip(&groups.replicas[replica as usize].batch.requests);
+                let same = in_order.take_while(|(row, request)| row.emits && goes_on(row) && row.request.0 == **request);
+                stretch.same_rows = same.count() as u32;
+                groups.stretch(&stretch, emit.len());
                 groups.ended(&stretch);
                 last_ends[replica as usize] = stretch.end().as_ps();
                 if count_at.contains(&stretch.step_end(0).as_ps().count_ones()) {

@@ -358,7 +358,7 @@ fn finish_step(replica: &mut Replica, index: usize, now: Time, observer: &mut im
             increment: step.increment,
             steps: step.steps,
             rows: Rows::Listed(&rows),
-            same_batch: false,
+            same_rows: 0,
             padding_rows: 0,
             segments: step.segments,
             decode_context_sum: 0,

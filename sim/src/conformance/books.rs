@@ -283,11 +283,12 @@ impl<'a> Books<'a> {
         let before = std::mem::replace(&mut site.last_end, end);
         let emits = stretch.rows.iter().filter(|row| row.emits).map(|row| row.request).collect();
         let batch = std::mem::replace(&mut site.batch, emits);
-        ensure(!stretch.same_batch || batch == site.batch && batch.len() == stretch.rows.len(), || {
-            format!("it is said to be the same batch as before, {batch:?}")
+        let same = stretch.same_rows as usize;
+        ensure(batch.get(..same).is_some_and(|first| Some(first) == site.batch.get(..same)), || {
+            format!("its first {same} rows are said to be those before, {batch:?}")
         })?;
-        let goes_on = |row: crate::fact::Row| !row.prefill && row.previous_token == Some(before);
-        ensure(!stretch.same_batch || stretch.rows.iter().all(goes_on), || "somebody joins the same batch".into())?;
+        let goes_on = |row: crate::fact::Row| row.emits && !row.prefill && row.previous_token == Some(before);
+        ensure(stretch.rows.iter().take(same).all(goes_on), || "somebody joins the same rows".into())?;
         let count = stretch.rows.len() as u32;
         ensure(count > 0 && count <= settings.max_num_seqs, || format!("{count} rows in a step"))?;
         let tokens: u32 = stretch.rows.iter().map(|row| row.tokens).sum();

@@ -270,7 +270,7 @@ impl Engine<'_, '_> {
             increment: if steps > 1 { flight.price.increment } else { Span::ZERO },
             steps,
             rows: self.told.rows(replica.rows.who()),
-            same_batch: self.told.same_batch,
+            same_rows: self.told.same_rows,
             padding_rows: flight.padding_rows,
             segments: flight.segments,
             decode_context_sum: flight.decode_context_sum,

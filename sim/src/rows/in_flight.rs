@@ -11,8 +11,8 @@ use crate::time::Time;
 pub(crate) struct Told {
     /// Whose prefill ended.
     pub(crate) prefilled: Vec<SequenceKey>,
-    /// Is it the batch of the stretch before?
-    pub(crate) same_batch: bool,
+    /// How many of the first are the first of the stretch before, and go on?
+    pub(crate) same_rows: u32,
     previous_token: Time,
     apart: Vec<(u32, fact::Row)>,
     /// Everybody, where somebody of the batch is left out.
@@ -116,6 +116,7 @@ impl Rows {
         // Does whoever decodes from here on have a token at the end of this?
         let shared = stepping || self.decoding == 0;
         let mut skipped = !stepping && self.decoding > 0;
+        told.same_rows = if stepping { self.same.min(self.settled) as u32 } else { 0 };
         let flagged = self.states.iter_mut().enumerate().skip(self.settled).filter(|(_, state)| state.is(ANY));
         for (position, state) in flagged {
             let cold = &mut self.cold[state.cold()];
@@ -161,8 +162,7 @@ impl Rows {
         }
         self.settled += self.states[self.settled..].iter().take_while(|state| !state.is(ANY)).count();
         told.previous_token = last_end;
-        told.same_batch = self.unchanged && stepping && told.apart.is_empty();
-        self.unchanged = !skipped && self.ghosts == 0 && self.decoding as usize == self.states.len();
+        self.same = if shared { self.settled } else { 0 };
         told.is_listed = false;
         if skipped {
             let everybody = told.rows(&self.who);
