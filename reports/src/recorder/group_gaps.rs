@@ -7,7 +7,7 @@
 mod asked;
 mod sums;
 
-use aril_sim::fact::Stretch;
+use aril_sim::fact::{Rows, Stretch, Who};
 
 pub(crate) use self::asked::Asked;
 use self::asked::Gaps;
@@ -188,6 +188,13 @@ impl GroupGaps {
             stays.extend(member.stay(stretch.replica.0, log.len(), last_end));
             *fixed = log.len();
         };
+        let same = match stretch.rows {
+            Rows::GoingOn { who, previous_token, apart } if previous_token.as_ps() == last_end => {
+                let in_order = apart.first().map_or(who.len(), |(at, _)| *at as usize);
+                batch.close_ranks(&who[..in_order], same, &mut leaves)
+            }
+            _ => same,
+        };
         next.clear();
         let (mut at, mut joined) = (same, 0);
         for row in stretch.rows.iter_from(same).filter(|row| row.emits) {
@@ -298,6 +305,20 @@ impl Batch {
         self.members.push(member);
     }
 
+    /// Lets go of those who left from among those who go on, as long as these, who come after the first `same`, keep their order. Gives
+    /// how many are the same then.
+    fn close_ranks(&mut self, who: &[Who], mut same: usize, mut leaves: impl FnMut(&Member)) -> usize {
+        while let Some(next) = who.get(same)
+            && let Some(left) = self.requests[same..].iter().position(|request| *request == next.request().0)
+        {
+            self.requests.drain(same..same + left);
+            self.members.drain(same..same + left).for_each(|member| leaves(&member));
+            let in_order = who[same..].iter().zip(&self.requests[same..]);
+            same += in_order.take_while(|(who, request)| who.request().0 == **request).count();
+        }
+        same
+    }
+
     /// Where a request is, from `first` on, and most likely not far from `at`: those who go on mostly keep their order.
     fn place(&self, request: u32, first: usize, at: usize) -> Option<usize> {
         let find = |from: usize, to: usize| {
@@ -330,7 +351,7 @@ mod tests {
         /// Whoever is in which step, skips some, moves, or emits nothing: each group has the gaps of its own tokens.
         #[test]
         fn groups_have_the_gaps_of_their_tokens_whoever_joins_and_leaves(
-            stretches in prop::collection::vec((0u32..3, 1u64..1 << 36, 0u64..1 << 20, 1u32..5, prop::collection::vec(0u8..4, 12)), 1..60),
+            stretches in prop::collection::vec((0u32..3, any::<bool>(), 1u64..1 << 36, 0u64..1 << 20, 1u32..5, prop::collection::vec(0u8..4, 12)), 1..60),
             // Now and then, what is over is counted in the middle of the run.
             count_at in prop::collection::btree_set(0u32..40, 0..4),
             dense in 0usize..3,
@@ -341,7 +362,7 @@ mod tests {
             let mut previous = [None; 12];
             let mut last_ends = [0; 3];
             let mut now = Time::ZERO;
-            for (replica, first, increment, steps, parts) in stretches {
+            for (replica, is_listed, first, increment, steps, parts) in stretches {
                 let emitting = |request: usize| parts[request] == 0;
                 let rows: Vec<Row> = (0..12)
                     .filter(|request| parts[*request] < 2)
@@ -358,6 +379,9 @@ mod tests {
                     continue;
                 }
                 let goes_on = |row: &Row| row.previous_token.map(Time::as_ps) == Some(last_ends[replica as usize]);
+                let who: Vec<Who> = rows.iter().map(|row| Who::new(row.request, row.adapter)).collect();
+                let apart: Vec<(u32, Row)> = (0..).zip(rows.iter().copied()).filter(|(_, row)| !(row.emits && goes_on(row))).collect();
+                let previous_token = Time::from_ps(last_ends[replica as usize]);
                 let mut stretch = Stretch {
                     replica: ReplicaId(replica),
                     start: now,
@@ -365,7 +389,7 @@ mod tests {
                     first: Span::from_ps(first),
                     increment: Span::from_ps(increment),
                     steps,
-                    rows: Rows::Listed(&rows),
+                    rows: if is_listed { Rows::Listed(&rows) } else { Rows::GoingOn { who: &who, previous_token, apart: &apart } },
                     same_rows: 0,
                     padding_rows: 0,
                     segments: 1,
