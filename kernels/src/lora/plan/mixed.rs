@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::super::layout::pairs;
 use super::super::variant::RowTile;
+use super::prompts::are_prompts;
 use super::rules::Group;
 use super::{Chip, Segment};
 
@@ -16,8 +17,8 @@ pub(super) const MEMBERS_EVEN: u32 = 8;
 
 /// Whether there are prompts and segments of fewer rows.
 pub(super) fn are_mixed(segments: &[Segment]) -> bool {
-    let rows = || segments.iter().map(|segment| segment.rows.end - segment.rows.start).filter(|&rows| rows > 0);
-    rows().any(|rows| rows > RowTile::Rows8.rows()) && rows().any(|rows| rows < RowTile::Staged16.rows())
+    let is_long = |segment: &Segment| segment.rows.end - segment.rows.start > RowTile::Rows8.rows();
+    segments.iter().any(is_long) && !are_prompts(segments)
 }
 
 /// Whether tiles of 32 rows, of which a multiprocessor has one, leave it less to do than those of 16, of which it has two.

@@ -124,10 +124,13 @@ pub(super) fn share_blocks(
         group.members_max = group.members_max.min(chip.multiprocessors).max(1);
     }
     let alone = tuning.exchange.is_none() && tuning.follows != Follows::Beside;
-    let lopsided = tuning.blocks.is_none()
-        && tuning.follows != Follows::Beside
-        && !are_prompts(segments)
-        && mixed::are_lopsided(groups, segments, row_tile);
+    // Most launches need not know.
+    let lopsided = |groups: &[Group]| {
+        tuning.blocks.is_none()
+            && tuning.follows != Follows::Beside
+            && !are_prompts(segments)
+            && mixed::are_lopsided(groups, segments, row_tile)
+    };
     let (wanted, sets) = match tuning.blocks {
         Some(blocks) if tuning.exchange.is_some() => (blocks / (groups.len() as u32).max(1), 1),
         Some(blocks) => (power_below(blocks / (groups.len() as u32).max(1)), 1),
@@ -197,7 +200,7 @@ pub(super) fn share_blocks(
                 return more;
             }
         }
-        let uneven = lopsided && members < mixed::MEMBERS_EVEN && mixed::are_mixed(segments);
+        let uneven = members < mixed::MEMBERS_EVEN && mixed::are_mixed(segments) && lopsided(groups);
         let global = uneven || prefers_global(groups, row_tile, members, chip);
         let few = alone && polls_well(groups, row_tile, members, chip) && !global;
         if tuning.exchange.is_some() || few || !global {
@@ -211,7 +214,7 @@ pub(super) fn share_blocks(
             return members;
         }
     }
-    if lopsided {
+    if lopsided(groups) {
         mixed::share(groups, segments, row_tile, chip);
     } else {
         share_by_bytes(groups, tuning.blocks.unwrap_or(chip.multiprocessors * 3 / 2));

@@ -224,6 +224,7 @@ impl Groups<'_> {
             && self.classes.iter().all(|class| self.cells(class) <= 2)
     }
 
+    /// How many members each has.
     fn shared(&self) -> Shared {
         let of_prompts = self.of_prompts() && self.planned.cluster_max > 1;
         let shared = if of_prompts { self.share_of_prompts(self.members_most()) } else { None };
