@@ -54,7 +54,7 @@ pub(super) fn even(rows: u32, adapters: u32) -> Vec<u32> {
 
 pub(super) fn plan(draft: &mut Draft, kernels: &[LoraKernel], seed: u64) {
     for &kernel in kernels.iter().filter(|kernel| !kernel.is_free() && **kernel != LoraKernel::Sgmv) {
-        if kernel == LoraKernel::Segmented { ours(draft, seed) } else { others(draft, kernel) }
+        if kernel == LoraKernel::Segmented { ours(draft, seed) } else { others(draft, kernel, seed) }
     }
 }
 
@@ -148,7 +148,7 @@ fn mixed(random: &mut random::Stream) -> StepShape {
 }
 
 /// Kernels for comparison: enough for their price, not for every corner.
-fn others(draft: &mut Draft, kernel: LoraKernel) {
+fn others(draft: &mut Draft, kernel: LoraKernel, seed: u64) {
     let decode = |rows: u32| StepShape::decode(rows, 16);
     for (index, rows) in [1, 4, 16, 32, 64, 128, 256].into_iter().enumerate() {
         for popularity in Popularity::ALL {
@@ -170,10 +170,15 @@ fn others(draft: &mut Draft, kernel: LoraKernel) {
             ask(draft, 2, kernel, shape);
         }
     }
-    for chunk in [64, 256, 1024, 2048] {
+    for chunk in [16, 64, 128, 256, 512, 1024, 2048, 4096] {
         let mut shape = StepShape::prompt(chunk, 0);
         shape.adapters.push(AdapterRows { rank: 16, decode: 0, prompts: 1 });
         ask(draft, if chunk == 256 { 1 } else { 2 }, kernel, shape);
+    }
+    // The same for each of these kernels.
+    let mut random = random::stream(seed, "calibration other adapters");
+    for index in 0..16 {
+        ask(draft, if index < 4 { 1 } else { 2 }, kernel, prompted(&mut random));
     }
 }
 

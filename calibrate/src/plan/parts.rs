@@ -85,6 +85,17 @@ fn decode_attention(draft: &mut Draft, seed: u64) {
         let rows = DECODE_ROWS[index % DECODE_ROWS.len()].max(2) + random.random_range(0..4);
         ask(if index < 30 { 1 } else { 2 }, StepShape::ragged(&ragged(&mut random, rows, draft_kv(rows))));
     }
+    // Short contexts, alike and not: pieces that take longer to begin and end than to read.
+    for rows in [3, 6, 12, 20, 24, 28, 40, 48, 56, 80, 96, 112, 160, 192, 224, 320, 384, 448] {
+        for context in [16, 32, 64, 96] {
+            ask(2, StepShape::decode(rows, context));
+        }
+    }
+    for (index, rows) in [16, 32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512].into_iter().enumerate() {
+        for mean in [24, 48, 80, 140] {
+            ask(if index % 3 == 0 { 1 } else { 2 }, StepShape::ragged(&ragged(&mut random, rows, mean)));
+        }
+    }
     // One long row among short ones: what a split over blocks must balance.
     for rows in [2, 8, 32, 128] {
         for longest in [2048, 8192, 30_000] {
