@@ -4,7 +4,7 @@
 //! A cut leaves parts that the last block to come adds up; more than [`BUNDLE`] parts it adds up in two turns. A chip that is not yet full of
 //! bytes takes them as they come, a full one at its bandwidth: two lines, of which the smaller counts.
 
-use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime, ShortContexts, ShortRows};
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime};
 
 use super::super::Sample;
 use super::super::bounds::{self, Column};
@@ -31,18 +31,20 @@ const UNCUT: usize = 0;
 const WHOLE: usize = 1;
 const TWICE: usize = 2;
 const ONCE: usize = 3;
+/// What the ways know besides: contexts that are short and alike, of more rows than have workers.
+const ALIKE: usize = 4;
 
 /// The ways of the plan, and what has lines of its own where that says its samples better.
 pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttention> {
     let all = ways::fit(samples, sharing)?;
-    let mut best = DecodeAttention { regimes: regimes(sharing), ..all.clone() };
-    best.short = best.short.map(|short| beyond(short, sharing));
+    let mut best = DecodeAttention { regimes: regimes(sharing), short: None, ..all.clone() };
+    best.regimes.extend(all.regimes.iter().cloned());
     let mine = |form: &DecodeAttention, index: Option<usize>| -> Vec<&Sample> {
         let of = |s: &&&Sample| {
             let shape = &s.shape;
             let regime = form.regime(shape.decode_rows(), shape.context_sum(), shape.context_max());
-            // Short contexts of more rows than have workers are told by the lines of the rest.
-            regime.filter(|regime| *regime > 0) == index.map(|index| index + 1)
+            // What is alike has lines of the rest.
+            regime.filter(|regime| *regime <= ALIKE) == index.map(|index| index + 1)
         };
         samples.iter().filter(of).copied().collect()
     };
@@ -51,7 +53,8 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     let alone = if rest.len() >= REST_LEAST { ways::fit(&rest, sharing) } else { None };
     if let Some(alone) = alone.filter(|alone| loss(alone, &rest) < loss(&all, &rest)) {
         (best.ways, best.bounds) = (alone.ways, alone.bounds);
-        best.short = alone.short.map(|short| beyond(short, sharing));
+        best.regimes.truncate(ALIKE);
+        best.regimes.extend(alone.regimes);
     }
     let known = best.clone();
     let mut cut: Option<[f64; 3]> = None;
@@ -85,15 +88,6 @@ fn rest_of(all: &DecodeAttention, index: usize) -> (Vec<DecodeBound>, Vec<Decode
         Some(short) if index == UNCUT => (Vec::new(), short.bounds.clone()),
         _ => (all.ways.clone(), all.bounds.clone()),
     }
-}
-
-/// Short contexts of more rows than have workers: fewer have lines of their own.
-fn beyond(short: ShortContexts, sharing: Sharing) -> ShortContexts {
-    let most = sharing.rows_max();
-    let first = ShortRows { rows: most + 1, context_max: short.longest(most + 1) };
-    let later = short.by_rows.iter().copied().filter(|from| from.rows > first.rows);
-    let by_rows = [ShortRows { rows: 1, context_max: 0 }, first].into_iter().chain(later).collect();
-    ShortContexts { by_rows, ..short }
 }
 
 /// The limits of all regimes, without figures. `w` are pieces, `W` workers.
@@ -134,6 +128,8 @@ fn regimes(sharing: Sharing) -> Vec<DecodeRegime> {
         let by_least = (UNITS_MIN + 2.0 * EMPTY - 1.0) * full(rows);
         by_shares.max(by_least) * BLOCK / groups
     });
+    // Of contexts that differ the longest are cut.
+    let alike = ways::alike_limit(rows.iter().copied());
     let uncut = limit(&zero, &one, &|rows| if rows > most { -SUM_ALL } else { UNITS_MIN * BLOCK });
     let long = limit(&zero, &|_| -1.0, &|_| -(BUNDLE * UNITS_MIN * BLOCK) - 1.0);
     let parts = limit(&one, &|rows| -full(rows) / (groups * BUNDLE), &|rows| served(rows).min(-1.0));
@@ -145,18 +141,13 @@ fn regimes(sharing: Sharing) -> Vec<DecodeRegime> {
     };
     vec![
         regime("uncut", vec![uncut]),
-        regime("whole", vec![whole]),
+        regime("whole", vec![whole, alike]),
         regime("cut, two turns", vec![even.clone(), long, parts]),
         regime("cut", vec![even]),
     ]
 }
 
 impl Sharing {
-    /// The most rows of which every piece has a worker.
-    fn rows_max(&self) -> u32 {
-        self.workers / self.groups.max(1)
-    }
-
     /// How many workers nobody needs who has a piece for himself, share of all.
     fn idle(&self, rows: f64) -> f64 {
         (1.0 - rows * f64::from(self.groups) / f64::from(self.workers)).max(0.0)

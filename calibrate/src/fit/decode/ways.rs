@@ -1,7 +1,10 @@
 //! Decode attention as the plan of our kernel shares it out: every (sequence, KV head) is a piece of work, cut evenly by blocks of its own while
 //! there are enough of them, or all pieces in one line that is cut wherever its share ends, whichever the plan takes to be quicker.
+//!
+//! Short pieces take as long as those of [`UNCUT`] tokens, and the line gives them a smaller place: where contexts differ, the block with the
+//! shortest has most of them, and the launch waits for it. Contexts that are alike know nothing of that.
 
-use aril_sim::profile::attention::{DecodeAttention, DecodeBound, ShortContexts, ShortRows};
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime, ShortContexts, ShortRows};
 
 use super::super::Sample;
 use super::super::bounds::{self, Column};
@@ -23,8 +26,11 @@ const UNCUT: u32 = 64;
 /// Tokens of a KV block, and the places that the plan leaves empty before a piece.
 const BLOCK: u32 = 16;
 const EMPTY: u32 = 4;
-/// No context is longer.
-const CONTEXT_MAX: u32 = 1 << 20;
+/// A context is on average so much of a KV block longer than its full ones.
+const LAST_BLOCK: f64 = 0.5;
+
+/// The longest of contexts that are alike is at most so many tokens longer than their mean.
+const ALIKE: f64 = 8.0;
 
 /// Row counts at which coefficients are given beside those where a cut changes.
 const ROWS: [u32; 15] = [48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512];
@@ -43,10 +49,12 @@ const PIECE: usize = 7;
 const BOTH_START: usize = 8;
 const BOTH_PIECE: usize = 9;
 const BOTH_TOKEN: usize = 10;
-const COUNT: usize = 11;
+const UNEVEN_START: usize = 11;
+const PLACE: usize = 12;
+const COUNT: usize = 13;
 
 /// First guesses, but for the token: what an H200 needs about.
-const GUESS: [f64; COUNT] = [0.0, 2.5, 3.0, 4.0, 6.5, 0.15, 1.5, 1.6, 1.0, 1.0, 0.0];
+const GUESS: [f64; COUNT] = [0.0, 2.5, 3.0, 4.0, 6.5, 0.15, 1.5, 1.6, 1.0, 1.0, 0.0, 3.0, 0.32];
 /// What both together need at least of their sum, where they are equal: between the larger and all of it.
 const BOTH: f64 = 0.63;
 
@@ -111,31 +119,30 @@ impl Sharing {
         Sharing::line(&[(start, 1.0), (TOKEN, idle * tokens)])
     }
 
-    /// The longest context with which no piece is cut.
-    fn uncut_max(&self, rows: u32) -> u32 {
+    /// The block with the shortest contexts: a place is a piece of theirs over the places that the plan gives it.
+    fn uneven(&self, rows: u32, tokens: f64) -> Line {
         let pieces = self.pieces(f64::from(rows));
-        if pieces <= 1.0 {
-            return UNCUT;
-        }
-        // The line's shares are rounded up to whole places: where that makes whole pieces of them, nothing is cut.
-        let short = pieces.ceil() - pieces;
-        let blocks = if short * f64::from(CONTEXT_MAX / BLOCK) < 1.0 {
-            CONTEXT_MAX / BLOCK
-        } else {
-            (1.0 / short).ceil() as u32 - 1
-        };
-        blocks.saturating_sub(EMPTY) * BLOCK
+        let blocks = tokens * self.pieces(1.0) / f64::from(BLOCK);
+        Sharing::line(&[(UNEVEN_START, 1.0), (PLACE, pieces * (f64::from(EMPTY) + LAST_BLOCK) + blocks)])
+    }
+
+    /// The most rows of which every piece has a block.
+    pub(super) fn rows_max(&self) -> u32 {
+        self.workers / self.groups.max(1)
     }
 
     fn lines(&self, sample: &Sample) -> Lines {
         let (rows, tokens) = (sample.shape.decode_rows(), sample.shape.context_sum() as f64);
+        let longest = f64::from(sample.shape.context_max());
         let mut bounds = vec![self.started(rows), self.both(rows, tokens)];
         let mut ways = Vec::new();
-        if sample.shape.context_max() <= self.uncut_max(rows) {
+        let are_served = rows <= self.rows_max();
+        if longest <= f64::from(UNCUT) && (are_served || longest <= tokens / f64::from(rows) + ALIKE) {
             bounds.push(self.uncut(rows, tokens));
         } else {
             ways.push(self.dense(rows, tokens));
-            ways.extend(self.even(rows, tokens, f64::from(sample.shape.context_max())));
+            ways.extend(self.even(rows, tokens, longest));
+            bounds.extend((!are_served).then(|| self.uneven(rows, tokens)));
         }
         Lines { ways, bounds }
     }
@@ -189,7 +196,7 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
 
 /// The profile's form of all lines.
 fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
-    let even_max = sharing.workers / sharing.groups.max(1);
+    let even_max = sharing.rows_max();
     let mut rows: Vec<u32> = (1..=ROWS_EACH).chain(ROWS).collect();
     // Where the number of blocks of a piece changes.
     let changes = (1..=even_max).filter(|&rows| sharing.blocks(rows) != sharing.blocks(rows + 1));
@@ -214,29 +221,42 @@ fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
     let dense = |rows, tokens, _| sharing.dense(rows, tokens);
     let even =
         |rows, tokens, longest| sharing.even(rows, tokens, longest).unwrap_or_else(|| sharing.dense(rows, tokens));
-    let uncut = |rows, tokens, _| sharing.uncut(rows, tokens);
+    let uncut = bound("uncut", &|rows, tokens, _| sharing.uncut(rows, tokens));
+    let uneven = bound("uneven", &|rows, tokens, _| match rows {
+        rows if rows > even_max => sharing.uneven(rows, tokens),
+        _ => Sharing::line(&[]),
+    });
+    let short = vec![uncut, started.clone(), both.clone()];
     DecodeAttention {
         ways: vec![bound("even", &even), bound("dense", &dense)],
+        bounds: vec![started, both, uneven],
+        regimes: vec![DecodeRegime {
+            name: "alike".to_owned(),
+            limits: alike(&rows),
+            bounds: short.clone(),
+            ways: Vec::new(),
+        }],
         short: Some(ShortContexts {
             context_max: UNCUT,
-            by_rows: short_rows(sharing, &rows),
-            bounds: vec![bound("uncut", &uncut), started.clone(), both.clone()],
+            by_rows: vec![ShortRows { rows: even_max + 1, context_max: 0 }],
+            bounds: short,
         }),
-        bounds: vec![started, both],
-        regimes: Vec::new(),
     }
 }
 
-/// What is short at each number of rows up to the largest: only changes are told.
-fn short_rows(sharing: Sharing, rows: &[u32]) -> Vec<ShortRows> {
-    let most = rows.last().copied().unwrap_or(1);
-    let mut by: Vec<ShortRows> = Vec::new();
-    for rows in 1..=most + 1 {
-        // Beyond the last row count that was measured nobody knows.
-        let context_max = if rows > most { 0 } else { sharing.uncut_max(rows) };
-        if by.last().is_none_or(|last| last.context_max != context_max) {
-            by.push(ShortRows { rows, context_max });
-        }
+/// Short contexts that are alike.
+fn alike(rows: &[u32]) -> Vec<DecodeLimit> {
+    let longest = DecodeLimit { rows: vec![1.0], sum: vec![0.0], longest: vec![1.0], most: vec![f64::from(UNCUT)] };
+    vec![longest, alike_limit(rows.iter().map(|&rows| f64::from(rows)))]
+}
+
+/// The longest is about the mean.
+pub(super) fn alike_limit(rows: impl Iterator<Item = f64>) -> DecodeLimit {
+    let rows: Vec<f64> = rows.collect();
+    DecodeLimit {
+        sum: rows.iter().map(|rows| -1.0 / rows).collect(),
+        longest: vec![1.0; rows.len()],
+        most: vec![ALIKE; rows.len()],
+        rows,
     }
-    by
 }
