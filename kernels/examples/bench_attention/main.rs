@@ -370,6 +370,8 @@ fn alternatives(bench: &Bench, point: &Point) -> Vec<(String, Tuning)> {
         ("empty 0", 0, DecodeTuning { even: Some(false), empty: Some(0), ..plain }),
         ("empty 6", 0, DecodeTuning { even: Some(false), empty: Some(6), ..plain }),
         ("empty 8", 0, DecodeTuning { even: Some(false), empty: Some(8), ..plain }),
+        ("rounds", 0, DecodeTuning { even: Some(false), grain: Some(4), ..plain }),
+        ("rounds of two", 0, DecodeTuning { even: Some(false), grain: Some(2), ..plain }),
     ] {
         let workers = (halves > 0).then_some(multiprocessors * halves / 2);
         all.push((name.to_owned(), Tuning { decode: DecodeTuning { workers, ..tuning }, ..Tuning::default() }));

@@ -68,6 +68,12 @@ fn ragged() -> Vec<u32> {
     (0..32).map(|n| series[n * 13 % 32]).collect()
 }
 
+/// So many contexts that differ by a factor of eight around their mean, shuffled by a fixed stride.
+fn around(rows: u32, mean: f64) -> Vec<u32> {
+    let context = |n: u32| (mean * 0.9 * 8_f64.powf(f64::from(n) / f64::from(rows - 1) - 0.5)).round() as u32;
+    (0..rows).map(|n| context(n * 13 % rows)).collect()
+}
+
 pub(crate) fn all() -> Vec<Point> {
     let fp16 = |shape| AttentionShape { element: Element::F16, ..shape };
     let narrow = |shape| AttentionShape { head_dim: 64, ..shape };
@@ -92,6 +98,18 @@ pub(crate) fn all() -> Vec<Point> {
         decode("256 × 512", MHA, vec![512; 256]),
         decode("256 × 512", GQA, vec![512; 256]),
         decode("256 × 77", GQA, vec![77; 256]),
+        decode("48 × 48", MHA, vec![48; 48]),
+        decode("64 × 64", MHA, vec![64; 64]),
+        decode("160 × 48", GQA, vec![48; 160]),
+        decode("128 around 50", MHA, around(128, 50.0)),
+        decode("512 around 26", MHA, around(512, 26.0)),
+        decode("512 around 50", MHA, around(512, 50.0)),
+        decode("512 around 90", MHA, around(512, 90.0)),
+        decode("256 around 50", GQA, around(256, 50.0)),
+        decode("512 around 90", GQA, around(512, 90.0)),
+        decode("128 around 300", MHA, around(128, 300.0)),
+        decode("64 around 1000", MHA, around(64, 1000.0)),
+        decode("448 around 50", SHARD, around(448, 50.0)),
         Point { target: true, ..prefill("4096", MHA, vec![(0, 4096)]) },
         prefill("4096", fp16(MHA), vec![(0, 4096)]),
         prefill("4096", GQA, vec![(0, 4096)]),

@@ -269,12 +269,7 @@ fn decode_agrees_with_float64_on_ragged_contexts_in_every_variant() {
         for (heads, kv_heads, head_dim) in [(3, 3, 64), (8, 2, 128)] {
             let batch = Batch::new(shape(element, heads, kv_heads, head_dim), &contexts, 3);
             for depth in if head_dim == 64 { [4, 6] } else { [2, 3] } {
-                check_decode(
-                    runner,
-                    &batch,
-                    DecodeTuning { depth: Some(depth), workers: None, empty: None, even: None },
-                    5,
-                );
+                check_decode(runner, &batch, DecodeTuning { depth: Some(depth), ..DecodeTuning::default() }, 5);
             }
         }
     }
@@ -293,9 +288,26 @@ fn decode_splits_one_long_sequence_over_any_number_of_workers() {
     // More parts than are added up at once: in two levels, the last of them with a rest of one part.
     let batch = Batch::new(shape(Element::Bf16, 2, 1, 64), &[(2170, 1), (3, 1)], 12);
     for empty in [0, 1, 2] {
-        let tuning = DecodeTuning { workers: Some(36), depth: None, empty: Some(empty), even: Some(false) };
+        let tuning =
+            DecodeTuning { workers: Some(36), empty: Some(empty), even: Some(false), ..DecodeTuning::default() };
         let parts = batch.decode_plan(tuning).workers().iter().filter(|worker| worker.sequence == 0).count();
         assert!(parts > 17, "{parts} parts");
+        check_decode(runner, &batch, tuning, 1);
+    }
+}
+
+/// Shares of whole rounds of a worker's warps: no context of up to four KV blocks is cut, and none among the empty places behind it.
+#[test]
+fn decode_shares_out_whole_rounds() {
+    let Some(runner) = runner() else { return };
+    let contexts = [64, 1, 300, 17, 48, 90, 33, 16, 130, 64, 5].map(|context| (context - 1, 1));
+    let batch = Batch::new(shape(Element::Bf16, 4, 2, 64), &contexts, 9);
+    for workers in [1, 3, 5, 16] {
+        let tuning =
+            DecodeTuning { workers: Some(workers), even: Some(false), grain: Some(4), ..DecodeTuning::default() };
+        let plan = batch.decode_plan(tuning);
+        let whole = |sequence: u32| contexts[sequence as usize].0 < 64;
+        assert!(plan.workers().iter().all(|worker| worker.block == 0 || !whole(worker.sequence)), "{workers} workers");
         check_decode(runner, &batch, tuning, 1);
     }
 }
@@ -305,7 +317,7 @@ fn decode_serves_any_number_of_queries_a_kv_head() {
     let Some(runner) = runner() else { return };
     for (heads, kv_heads) in [(5, 1), (7, 7), (12, 1), (16, 1), (20, 2)] {
         let batch = Batch::new(shape(Element::Bf16, heads, kv_heads, 64), &[(70, 1), (0, 1), (200, 1)], 4);
-        check_decode(runner, &batch, DecodeTuning { workers: Some(5), depth: None, empty: None, even: None }, 2);
+        check_decode(runner, &batch, DecodeTuning { workers: Some(5), ..DecodeTuning::default() }, 2);
     }
 }
 
@@ -421,7 +433,7 @@ fn planted_faults_in_attention_are_found() {
     let shape = shape(Element::Bf16, 2, 1, 64);
     let batch = Batch::new(shape, &[(100, 1), (9, 1), (260, 1)], 5);
     let chunks = Batch::new(shape, &[(251, 70), (0, 130)], 6);
-    let decode_plan = batch.decode_plan(DecodeTuning { workers: Some(4), depth: None, empty: None, even: None });
+    let decode_plan = batch.decode_plan(DecodeTuning { workers: Some(4), ..DecodeTuning::default() });
     let prefill_plan = chunks.prefill_plan_on(PrefillForm { fragments: 1, split: true }, LARGE);
     assert!(prefill_plan.pieces().iter().any(|piece| piece.part.1 > 1));
     for (index, (source, from, to, what)) in faults.into_iter().enumerate() {

@@ -30,12 +30,17 @@ pub struct DecodeTuning {
     pub depth: Option<u32>,
     /// Empty places before the units of each (sequence, group).
     pub empty: Option<u32>,
+    /// Places of a (sequence, group) are a multiple of this, and so are the shares of the line of all.
+    pub grain: Option<u32>,
     /// Whether cuts fall evenly within each (sequence, group), or wherever they fall in the line of all.
     pub even: Option<bool>,
 }
 
 /// Empty places before the units of each (sequence, group): to begin and end one takes as long as this many units.
 const EMPTY: u32 = 4;
+
+/// Places of a (sequence, group) in the line of all are a multiple of this.
+const GRAIN: u32 = 1;
 
 /// What it costs a worker that a (sequence, group) is cut at one of its ends, in units.
 const CUT: u32 = 3;
@@ -105,7 +110,8 @@ impl DecodePlan {
             }
         }
         let contexts = || sequences.iter().map(|sequence| blocks_of(sequence.context));
-        let dense = Line::dense(contexts(), groups, tuning.empty.unwrap_or(EMPTY).min(1000), most);
+        let (empty, grain) = (tuning.empty.unwrap_or(EMPTY).min(1000), tuning.grain.unwrap_or(GRAIN).clamp(1, 1000));
+        let dense = Line::dense(contexts(), groups, empty, grain, most);
         let even = Line::even(contexts(), groups, most);
         let line = match (tuning.even, even) {
             (Some(false), _) | (_, None) => dense,
@@ -256,8 +262,9 @@ mod tests {
             (shape(1, 1, 64), vec![1]),
         ] {
             let (sequences, table) = sequences(&contexts);
-            for even in [None, Some(false), Some(true)] {
-                let tuning = DecodeTuning { even, ..DecodeTuning::default() };
+            let forms = [(None, None), (Some(false), None), (Some(false), Some(4)), (Some(true), None)];
+            for (even, grain) in forms {
+                let tuning = DecodeTuning { even, grain, ..DecodeTuning::default() };
                 let plan = DecodePlan::new(shape, &sequences, &table, CHIP, tuning).expect("a valid batch");
                 check_cover(&plan, &contexts);
             }

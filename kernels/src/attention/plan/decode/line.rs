@@ -16,14 +16,14 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Cut wherever `most` workers have the same number of places. Each has more than there are empty ones in a row, so
-    /// each has a unit.
-    pub(super) fn dense(blocks: impl Iterator<Item = u32>, groups: u32, empty: u32, most: u32) -> Self {
-        let places: u32 = blocks.map(|blocks| (blocks + empty) * groups).sum();
-        let quota = places.div_ceil(most).max(UNITS_MIN + empty);
+    /// Cut wherever `most` workers have the same number of places, a multiple of `grain`: no cut falls among the empty ones after the
+    /// units of a (sequence, group), but at their end. Each worker has more than there are empty ones in a row, so each has a unit.
+    pub(super) fn dense(blocks: impl Iterator<Item = u32>, groups: u32, empty: u32, grain: u32, most: u32) -> Self {
+        let places: u32 = blocks.map(|blocks| (blocks + empty).next_multiple_of(grain) * groups).sum();
+        let quota = places.div_ceil(most).max(UNITS_MIN.max(grain) + empty).next_multiple_of(grain);
         // Its places, the rest of a piece that another worker began, and a cut at either end.
         let makespan = quota + empty + 2 * CUT;
-        Line { empty, grain: 1, groups, quota, makespan }
+        Line { empty, grain, groups, quota, makespan }
     }
 
     /// Every (sequence, group) cut evenly by workers of its own, if there are at least as many workers as of them.
