@@ -100,9 +100,9 @@ fn lines(from: *const u8, bytes: usize) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn line_at(address: *const u8) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
     // SAFETY: a prefetch reads nothing into the program and never faults, whatever the address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
