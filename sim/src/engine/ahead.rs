@@ -8,10 +8,10 @@ use crate::workload::AdapterId;
 
 /// How many events before its own a replica is asked for, then its lists, then those who leave or have their first token, and then their
 /// sequences and adapters: one event is not long enough for memory that is far away.
-const REPLICA: usize = 6;
-const LISTS: usize = 4;
-const LEAVING: usize = 2;
-const SEQUENCES: usize = 1;
+const REPLICA: usize = 16;
+const LISTS: usize = 12;
+const LEAVING: usize = 8;
+const SEQUENCES: usize = 4;
 
 impl Engine<'_, '_> {
     pub(super) fn look_ahead(&self) {

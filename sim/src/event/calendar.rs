@@ -12,7 +12,7 @@ const DAY: u32 = 32;
 const DAYS: usize = 1024;
 
 /// Tomorrow is put in order when today has fewer keys left than this, so that the next ones are always known.
-const KNOWN: usize = 8;
+const KNOWN: usize = 20;
 
 /// Keys with the time, ps, in their high 64 bits.
 #[derive(Debug)]
