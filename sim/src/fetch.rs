@@ -27,6 +27,13 @@ pub fn list<T>(of: &[T]) {
     lines(of.as_ptr().cast(), size_of_val(of).min(LINES_MAX * LINE));
 }
 
+/// Asks for the elements of a list and for the place of the next.
+#[inline]
+pub(crate) fn growing<T>(of: &Vec<T>) {
+    let places = of.capacity().min(of.len() + 1);
+    lines(of.as_ptr().cast(), (places * size_of::<T>()).min(LINES_MAX * LINE));
+}
+
 /// The memory of a list: where, and how much of it, bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {

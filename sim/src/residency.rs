@@ -394,15 +394,21 @@ impl Residency {
 
     /// Do the books balance with `users` sequences using adapters, and so many of the queue that count, or counted, on a copy?
     pub(crate) fn check(&self, users: u32, awaiting: u32) {
-        let all = || self.gpu.all();
         self.gpu.check();
         if let Some(host) = &self.host {
             host.store.check();
         }
-        assert_eq!(all().map(|(_, held, _)| held.users).sum::<u32>(), users, "adapter users");
-        assert_eq!(all().filter(|(_, held, _)| held.users > 0).count() as u32, self.active, "active adapters");
-        assert_eq!(all().map(|(_, _, entry)| entry.bytes).sum::<u64>(), self.gpu.bytes(), "adapter bytes");
-        assert_eq!(all().map(|(_, held, _)| held.awaited).sum::<u32>() + self.lost, awaiting, "those who await a copy");
+        let (mut held_by, mut active, mut bytes, mut awaited) = (0, 0, 0, self.lost);
+        for (_, held, entry) in self.gpu.all() {
+            held_by += held.users;
+            active += u32::from(held.users > 0);
+            bytes += entry.bytes;
+            awaited += held.awaited;
+        }
+        assert_eq!(held_by, users, "adapter users");
+        assert_eq!(active, self.active, "active adapters");
+        assert_eq!(bytes, self.gpu.bytes(), "adapter bytes");
+        assert_eq!(awaited, awaiting, "those who await a copy");
     }
 }
 

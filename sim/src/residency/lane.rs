@@ -3,7 +3,7 @@
 use crate::settings::Link;
 use crate::time::Time;
 
-/// A link's reservations from now on, in order of time: whoever is ready takes the first gap.
+/// A link's reservations from now on, in order of time: whoever is ready takes the first gap. Copies that follow at once are one.
 #[derive(Debug)]
 pub(super) struct Lane {
     link: Link,
@@ -33,7 +33,11 @@ impl Lane {
             }
             start = start.max(end);
         }
-        self.reserved.insert(position, (start, start + duration));
-        (start, start + duration)
+        let end = start + duration;
+        match position.checked_sub(1).map(|before| &mut self.reserved[before].1) {
+            Some(before) if *before == start && end > start => *before = end,
+            _ => self.reserved.insert(position, (start, end)),
+        }
+        (start, end)
     }
 }

@@ -82,13 +82,14 @@ pub(super) struct Store {
     slots: Vec<Slot>,
     /// Slots that nobody has.
     free: Vec<SlotId>,
-    /// Adapters that are there and that nobody uses or counts on, in order: what an evictor chooses from.
-    idle: Vec<Idle>,
+    /// Adapters that are there and that nobody uses or counts on, in order, and where each is: an evictor chooses from them.
+    idle: Vec<(AdapterId, SlotId)>,
 }
 
 /// Who makes room. One for all memories: between two calls only its own memory is kept.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
+    idle: Vec<Idle>,
     victims: Vec<Idle>,
 }
 
@@ -111,6 +112,7 @@ impl Store {
         let adapters = self.usual(rows);
         self.adapters.reserve(adapters);
         self.slot_of.reserve(adapters);
+        self.idle.reserve(rows);
         [fetch::Room::of(&self.adapters), fetch::Room::of(&self.slot_of)]
     }
 
@@ -118,7 +120,6 @@ impl Store {
     pub(super) fn reserve_slots(&mut self, rows: usize) {
         self.slots.reserve(self.usual(rows));
         self.free.reserve(rows);
-        self.idle.reserve(rows);
     }
 
     /// Asks for what tells where adapters are.
@@ -137,7 +138,7 @@ impl Store {
 
     /// Asks for the list of the idle, which changes when somebody comes or goes.
     pub(super) fn fetch_idle(&self) {
-        fetch::list(&self.idle);
+        fetch::growing(&self.idle);
     }
 
     /// Asks for what is known of the adapter in this slot.
@@ -243,25 +244,30 @@ impl Store {
 
     /// Puts it on the list of the idle, or takes it off.
     fn list_idle(&mut self, slot: SlotId, idle: bool) {
-        let (_, entry) = self.at(slot);
-        let place = self.idle.binary_search_by_key(&entry.adapter, |idle| idle.adapter);
+        let adapter = self.at(slot).1.adapter;
+        let place = self.idle.binary_search_by_key(&adapter, |&(adapter, _)| adapter);
         if idle {
-            self.idle.insert(place.expect_err("who is used is not listed"), entry.idle());
+            self.idle.insert(place.expect_err("who is used is not listed"), (adapter, slot));
         } else {
             self.idle.remove(place.expect("who is idle is listed"));
         }
     }
 
-    /// Is the list of the idle right?
+    /// Are the lists right?
     pub(super) fn check(&self) {
-        let mut idle: Vec<_> =
-            self.all().filter(|(_, held, _)| held.is_idle()).map(|(.., entry)| entry.idle()).collect();
-        idle.sort_unstable_by_key(|idle| idle.adapter);
-        assert_eq!(idle, self.idle, "adapters that nobody uses");
-        let mut listed = self.adapters.clone();
-        listed.sort_unstable();
-        listed.dedup();
-        assert_eq!(listed.len(), self.adapters.len(), "an adapter is loaded once");
+        let idle = self.all().filter(|(_, held, _)| held.is_idle()).count();
+        let is_idle = |&(adapter, slot): &(AdapterId, SlotId)| {
+            let (held, entry) = self.at(slot);
+            held.is_idle() && entry.adapter == adapter
+        };
+        let listed = self.idle.is_sorted_by(|a, b| a.0 < b.0) && self.idle.iter().all(is_idle);
+        assert!(listed && idle == self.idle.len(), "adapters that nobody uses");
+        let once = if self.adapters.len() > FEW {
+            self.adapters.is_sorted_by(|a, b| a < b)
+        } else {
+            (1..).zip(&self.adapters).all(|(next, adapter)| !self.adapters[next..].contains(adapter))
+        };
+        assert!(once, "an adapter is loaded once");
     }
 
     fn has_room(&self, bytes: u64) -> bool {
@@ -319,7 +325,8 @@ impl Store {
 
     /// Takes out the first of the idle, if there is any.
     pub(super) fn offload(&mut self) -> Option<Idle> {
-        let first = (!self.idle.is_empty()).then(|| self.idle.remove(0))?;
+        let (_, slot) = (!self.idle.is_empty()).then(|| self.idle.remove(0))?;
+        let first = self.at(slot).1.idle();
         self.remove(&first);
         Some(first)
     }
@@ -341,27 +348,36 @@ impl Store {
         if self.has_room(bytes) {
             return true;
         }
-        let victims = &mut room.victims;
-        victims.clear();
-        let idle_do = self.choose_victims(now, bytes, evictor, victims);
+        room.victims.clear();
+        room.idle.clear();
+        room.idle.extend(self.idle.iter().map(|&(_, slot)| self.at(slot).1.idle()));
+        let idle_do = self.choose_victims(now, bytes, evictor, room);
         let made = idle_do
-            || !spare_awaited && self.idle.is_empty() && self.choose_among_awaited(now, bytes, evictor, victims);
+            || !spare_awaited && room.idle.is_empty() && self.choose_among_awaited(now, bytes, evictor, room);
         if !made {
             // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
-            self.idle.append(victims);
-            self.idle.sort_unstable_by_key(|idle| idle.adapter);
+            return false;
         }
-        for victim in victims.iter() {
+        if !idle_do {
+            self.idle.clear();
+        }
+        for victim in &room.victims {
             let slot = self.remove(victim);
             // Nobody counts on who is idle: that is known without a look at memory that is far away.
-            let awaited = if idle_do { 0 } else { self.at(slot).0.awaited };
+            let awaited = if idle_do {
+                self.list_idle(slot, false);
+                0
+            } else {
+                self.at(slot).0.awaited
+            };
             evicted(victim, awaited);
         }
-        made
+        true
     }
 
-    /// Moves idle adapters to `victims` until `bytes` more would fit. Does the evictor find enough of them?
-    fn choose_victims(&mut self, now: Time, bytes: u64, evictor: &mut dyn Evictor, victims: &mut Vec<Idle>) -> bool {
+    /// Moves idle adapters to the victims until `bytes` more would fit. Does the evictor find enough of them?
+    fn choose_victims(&self, now: Time, bytes: u64, evictor: &mut dyn Evictor, room: &mut Room) -> bool {
+        let Room { idle, victims } = room;
         let mut freed: u64 = victims.iter().map(|victim| victim.bytes).sum();
         loop {
             let enough = match self.memory {
@@ -369,35 +385,22 @@ impl Store {
                 AdapterMemory::Bytes(limit) => self.bytes - freed + bytes <= limit,
                 AdapterMemory::Unbounded => true,
             };
-            if enough || self.idle.is_empty() {
+            if enough || idle.is_empty() {
                 return enough;
             }
-            let Some(position) = evictor.victim(now, &self.idle) else { return false };
-            assert!(position < self.idle.len(), "an evictor chose position {position} of {}", self.idle.len());
-            let victim = self.idle.remove(position);
+            let Some(position) = evictor.victim(now, idle) else { return false };
+            assert!(position < idle.len(), "an evictor chose position {position} of {}", idle.len());
+            let victim = idle.remove(position);
             freed += victim.bytes;
             victims.push(victim);
         }
     }
 
     /// Nothing else is left: demand goes before those that wait for what was fetched for them. As if nobody counted on anything.
-    fn choose_among_awaited(
-        &mut self,
-        now: Time,
-        bytes: u64,
-        evictor: &mut dyn Evictor,
-        victims: &mut Vec<Idle>,
-    ) -> bool {
+    fn choose_among_awaited(&self, now: Time, bytes: u64, evictor: &mut dyn Evictor, room: &mut Room) -> bool {
         let awaited = self.all().filter(|(_, held, _)| held.arrived && held.users == 0 && held.awaited > 0);
-        let mut awaited: Vec<Idle> = awaited.map(|(.., entry)| entry.idle()).collect();
-        awaited.sort_unstable_by_key(|idle| idle.adapter);
-        let chosen = victims.len();
-        self.idle = awaited;
-        let made = self.choose_victims(now, bytes, evictor, victims);
-        self.idle.clear();
-        if !made {
-            victims.truncate(chosen);
-        }
-        made
+        room.idle.extend(awaited.map(|(.., entry)| entry.idle()));
+        room.idle.sort_unstable_by_key(|idle| idle.adapter);
+        self.choose_victims(now, bytes, evictor, room)
     }
 }
