@@ -231,6 +231,9 @@ impl Replica {
     /// first of the queue.
     pub(crate) fn fetch_leaving(&self) {
         self.leaving().for_each(|position| self.rows.fetch_cold(position));
+        if self.in_flight.as_ref().is_some_and(|flight| flight.finishes) || !self.waiting.is_empty() {
+            fetch::list(&self.active.segments);
+        }
         let watched = self.waiting.iter().take(WATCHED).filter_map(|waiting| waiting.awaits);
         watched.for_each(|copy| self.residency.fetch_awaited(copy));
     }
