@@ -352,8 +352,8 @@ impl Store {
         room.idle.clear();
         room.idle.extend(self.idle.iter().map(|&(_, slot)| self.at(slot).1.idle()));
         let idle_do = self.choose_victims(now, bytes, evictor, room);
-        let made = idle_do
-            || !spare_awaited && room.idle.is_empty() && self.choose_among_awaited(now, bytes, evictor, room);
+        let made =
+            idle_do || !spare_awaited && room.idle.is_empty() && self.choose_among_awaited(now, bytes, evictor, room);
         if !made {
             // All or nothing: an adapter is not thrown out for a newcomer that then does not fit.
             return false;
