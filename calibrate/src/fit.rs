@@ -7,6 +7,7 @@ mod adapters;
 mod bounds;
 mod data;
 mod decode;
+mod descent;
 pub mod judge;
 mod least_squares;
 mod others;
@@ -280,6 +281,7 @@ fn others_of(
                 bounds: Vec::new(),
                 few_rows: None,
                 planned: None,
+                slotted: None,
                 us_per_switch,
             };
             lora.insert(LoraKernel::Merged, nothing);

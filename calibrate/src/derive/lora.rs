@@ -102,6 +102,7 @@ fn cost(sheet: &Sheet<'_>, way: &Way) -> LoraCost {
         ],
         few_rows: None,
         planned: None,
+        slotted: None,
         us_per_switch: 0.0,
     }
 }
@@ -120,6 +121,7 @@ fn merged(sheet: &Sheet<'_>) -> LoraCost {
         bounds: Vec::new(),
         few_rows: None,
         planned: None,
+        slotted: None,
         us_per_switch: layers * (2.0 * sheet.stream_us(2.0 * matrices) + 2.0 * 7.0 * sheet.a.kernel_us),
     }
 }

@@ -1,6 +1,7 @@
 //! Adapters: what each kernel reads, multiplies and launches, by the quantities that its way of working repeats.
 
 mod planned;
+mod slotted;
 
 use std::collections::BTreeMap;
 
@@ -94,6 +95,11 @@ pub(super) fn fit(kernel: LoraKernel, samples: &[Sample], chip: &Chip) -> Option
         return None;
     }
     let whole = best(kernel, &samples, &TILES);
+    if kernel == LoraKernel::Padded
+        && let Some(cost) = by_slots(whole.as_ref(), &samples, chip)
+    {
+        return Some(cost);
+    }
     let few_rows: Vec<bool> = samples.iter().map(|sample| sample.shape.rows() <= FEW_ROWS).collect();
     let of = |few: bool| -> Vec<&Sample> {
         samples.iter().zip(&few_rows).filter(|(_, is)| **is == few).map(|(sample, _)| *sample).collect()
@@ -150,6 +156,14 @@ fn reading(samples: &[&Sample], chip: &Chip) -> Option<Curve> {
         last = padded;
     }
     (rows.len() > 1).then_some(Curve::Table { rows, us })
+}
+
+/// By slots of adapters and row tiles, where that says it better than bounds, which have more coefficients.
+fn by_slots(bounds: Option<&LoraCost>, samples: &[&Sample], chip: &Chip) -> Option<LoraCost> {
+    let (us, slotted) = slotted::fit(samples, chip)?;
+    let bounds = bounds?;
+    let cost = LoraCost { us, rows_per_tile: 1, bounds: Vec::new(), slotted: Some(slotted), ..bounds.clone() };
+    (loss(&cost, samples) < loss(bounds, samples)).then_some(cost)
 }
 
 /// Few rows, many, or both by the plan, each where it says them better; none where it says neither.
@@ -291,6 +305,7 @@ fn with(form: &[Vec<Tried>], samples: &[&Sample], rows_per_tile: u32) -> (LoraCo
         bounds: bounds.collect(),
         few_rows: None,
         planned: None,
+        slotted: None,
         us_per_switch: 0.0,
     };
     (cost, score)

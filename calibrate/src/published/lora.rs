@@ -59,6 +59,7 @@ pub(super) fn kernels(
         bounds: vec![LoraBound { name: "slopes".to_owned(), terms }],
         few_rows: None,
         planned: None,
+        slotted: None,
         us_per_switch: 0.0,
     };
     // The first adapter and the first row are in what is paid once.

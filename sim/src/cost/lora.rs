@@ -7,7 +7,7 @@ use super::quick::Quick;
 use crate::batch::{BatchShape, Segment, SegmentSums, TILES};
 use crate::print::Print;
 use crate::profile::check::BadProfile;
-use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm};
+use crate::profile::lora::{LoraBound, LoraCost, LoraKernel, LoraQuantity, LoraTerm, Slots, Slotted};
 use crate::profile::{Profile, StepRows};
 use remembered::Remembered;
 
@@ -27,6 +27,8 @@ struct Figures {
     few_rows: Option<FewRows>,
     /// What is shared out by a plan: steps of many rows, and of few.
     planned: [Option<Remembered>; 2],
+    /// What has a slot for each adapter and row tile.
+    slotted: Option<Slotted>,
     /// What the bounds came to.
     known: Memory<f64>,
     /// Rows of a tile, where a term counts tiles: every segment is looked at then.
@@ -99,7 +101,11 @@ impl Lora {
     /// Does it launch anything for the adapters of a step? Merged weights need no launch.
     pub(super) fn launches(&self) -> bool {
         self.0.as_ref().is_some_and(|figures| {
-            figures.us > 0.0 || !figures.bounds.is_empty() || figures.planned[0].is_some() || figures.few_rows.is_some()
+            figures.us > 0.0
+                || !figures.bounds.is_empty()
+                || figures.planned[0].is_some()
+                || figures.slotted.is_some()
+                || figures.few_rows.is_some()
         })
     }
 
@@ -160,6 +166,7 @@ impl Figures {
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
             planned: [cost.planned.clone(), few.and_then(|few| few.planned.clone())]
                 .map(|plan| plan.map(Remembered::of)),
+            slotted: cost.slotted.clone(),
             known: Memory::default(),
         }
     }
@@ -180,6 +187,10 @@ impl Figures {
         if let Some(planned) = &mut self.planned[usize::from(is_few)] {
             // A plan's figures are of launches at work, measured whole.
             return idle.max(self.us + planned.us(shape) + reading);
+        }
+        if let Some(slotted) = &self.slotted {
+            let slots = Slots::of(shape.segments);
+            return idle + self.us + self.known.recall(slots.print(), || slotted.us_of(&slots));
         }
         let quantities = Quantities::of(shape, self.rows_per_tile);
         let largest = || bounds.iter().map(|bound| bound.us(&quantities, shape.segments)).fold(0.0, f64::max);

@@ -1,6 +1,7 @@
 //! What adapters add to a step, by kernel: enabled but idle, once used, and by segments, ranks and rows.
 
 mod planned;
+mod slotted;
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,6 +13,8 @@ use super::ProvenanceKind;
 use super::curve::{Curve, not_negative};
 pub(crate) use planned::{Abreast, Classes, Ready, Sites};
 pub use planned::{Planned, PlannedSite, PlannedTile, SharedOut};
+pub(crate) use slotted::Slots;
+pub use slotted::{Slotted, SlottedGrid, SlottedProjection};
 
 /// Which kernel adds adapters to a batch?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -119,6 +122,9 @@ pub struct LoraCost {
     /// What the segments of all other steps cost, where a plan shares them out that is known; then there are no bounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned: Option<Planned>,
+    /// What the segments cost beside `us` where grids have a slot for each adapter and row tile; then there are no bounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slotted: Option<Slotted>,
     /// Merging another adapter into the weights, once, where the kernel does so.
     #[serde(default)]
     pub us_per_switch: f64,
@@ -224,6 +230,9 @@ impl LoraCost {
         }
         if let Some(planned) = &self.planned {
             planned.check().map_err(|error| format!("planned: {error}"))?;
+        }
+        if let Some(slotted) = &self.slotted {
+            slotted.check().map_err(|error| format!("slotted: {error}"))?;
         }
         if let Some(few) = &self.few_rows {
             if let Some(planned) = &few.planned {

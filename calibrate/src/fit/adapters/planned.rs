@@ -4,7 +4,7 @@ use aril_sim::batch::Segment;
 use aril_sim::profile::lora::{Planned, PlannedSite, PlannedTile};
 
 use super::super::Sample;
-use super::super::least_squares::any_sign;
+use super::super::descent::{self, Descent};
 
 /// What the plan knows of chip and model.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,47 +111,10 @@ fn fit_for(samples: &[&Sample], form_of: For<'_>) -> (Planned, f64) {
         .chain(of_sites)
         .map(|figure| figure.ln())
         .collect();
-    let mut at = guess.clone();
-    let mut errors = errors(&measured, form_of, &at, &guess);
-    let mut loss = total(&errors);
-    let mut ridge = 1e-3;
     let (steps, least) = STEPS[usize::from(place == Where::Beside)];
-    for _ in 0..steps {
-        let weights: Vec<f64> = errors.iter().map(|error| 1.0 / (1.0 + (error / FAR).powi(2)).sqrt()).collect();
-        let slopes: Vec<Vec<f64>> = (0..guess.len())
-            .map(|figure| {
-                let mut beside = at.clone();
-                beside[figure] += SLOPE;
-                let there = self::errors(&measured, form_of, &beside, &guess);
-                there.iter().zip(&errors).map(|(there, here)| (there - here) / SLOPE).collect()
-            })
-            .collect();
-        let target: Vec<f64> = errors.iter().map(|error| -error).collect();
-        let before = loss;
-        for _ in 0..6 {
-            let step = any_sign(&slopes, &target, &weights, ridge);
-            let next: Vec<f64> = at.iter().zip(step).map(|(at, step)| at + step.clamp(-1.0, 1.0)).collect();
-            let next_errors = self::errors(&measured, form_of, &next, &guess);
-            let next_loss = total(&next_errors);
-            if next_loss < loss {
-                (at, errors, loss) = (next, next_errors, next_loss);
-                ridge = (ridge * 0.3_f64).max(1e-7);
-                break;
-            }
-            ridge *= 10.0;
-        }
-        if loss > before * (1.0 - least) {
-            break;
-        }
-    }
+    let (at, loss) =
+        descent::fit(&guess, Descent { far: FAR, steps, least }, |at| errors(&measured, form_of, at, &guess));
     (form(form_of, &at), loss)
-}
-
-/// For slopes: figures are logarithms.
-const SLOPE: f64 = 1e-4;
-
-fn total(errors: &[f64]) -> f64 {
-    errors.iter().map(|error| (1.0 + (error / FAR).powi(2)).sqrt() - 1.0).sum()
 }
 
 /// Relative errors of all sums, or of each launch over the mean of its batch, and how far figures are from their guesses.

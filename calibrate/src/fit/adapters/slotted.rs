@@ -1,0 +1,113 @@
+//! Adapters padded to the largest rank in grids with a slot for each adapter and row tile: what blocks, slots and bytes take.
+
+use aril_sim::batch::Segment;
+use aril_sim::profile::lora::{PlannedSite, Slotted, SlottedProjection};
+
+use super::super::Sample;
+use super::super::descent::{self, Descent};
+use super::planned::Chip;
+
+/// Figures of such kernels: what an H100 and an H200 say together, where a fit begins. The first is what launches take whatever they compute.
+const GUESS: [f64; 12] = [23.0, 6.3, 0.62, 2.1, 0.51, 0.43, 0.67, 8.3e-4, 0.21, 0.33, 0.93, 0.95];
+/// How much a figure may be off its guess before it counts as much as an error of a percent in one sample.
+const DRAWN: f64 = 0.02;
+/// Blocks that find room on a multiprocessor, and 10⁶ bytes of rows that a launch finds in the cache.
+const AT_ONCE: [u32; 2] = [8, 4];
+const CACHE: f64 = 4.0;
+const DESCENT: Descent = Descent { far: 0.03, steps: 60, least: 1e-4 };
+
+/// Fits the form: what launches take whatever they compute, and the rest.
+pub(super) fn fit(samples: &[&Sample], chip: &Chip) -> Option<(f64, Slotted)> {
+    if samples.len() < 30 {
+        return None;
+    }
+    let measured: Vec<(Vec<Segment>, f64)> =
+        samples.iter().map(|sample| (sample.shape.probe(true).segments, sample.us)).collect();
+    let guess = GUESS.map(f64::ln);
+    let (at, _) = descent::fit(&guess, DESCENT, |at| {
+        let (us, slotted) = form(chip, at);
+        let of = |(segments, measured): &(Vec<Segment>, f64)| (us + slotted.us(segments)) / measured - 1.0;
+        let drawn = at.iter().zip(&guess).map(|(at, guess)| (at - guess) * DRAWN);
+        measured.iter().map(of).chain(drawn).collect()
+    });
+    Some(form(chip, &at))
+}
+
+fn form(chip: &Chip, at: &[f64]) -> (f64, Slotted) {
+    let [
+        us,
+        us_wide,
+        us_per_shrink,
+        us_per_shrink_tiles,
+        us_per_expand,
+        us_per_expand_ranks,
+        us_per_expand_rows,
+        us_per_slot,
+        us_per_megabyte,
+        us_per_megabyte_of_rows,
+        shrink_rounding,
+        expand_rounding,
+    ]: [f64; 12] = std::array::from_fn(|index| at[index].exp());
+    let [shrinks_at_once, expands_at_once] = AT_ONCE;
+    let slotted = Slotted {
+        multiprocessors: chip.multiprocessors,
+        projections: projections(&chip.sites),
+        us_wide,
+        us_per_shrink,
+        us_per_shrink_tiles,
+        us_per_expand,
+        us_per_expand_ranks,
+        us_per_expand_rows,
+        us_per_slot,
+        us_per_megabyte,
+        us_per_megabyte_of_rows,
+        cache_megabytes: CACHE,
+        shrinks_at_once,
+        expands_at_once,
+        shrink_rounding: shrink_rounding.min(1.0),
+        expand_rounding: expand_rounding.min(1.0),
+    };
+    (us, slotted)
+}
+
+/// What adapters add to, those of one shape together.
+fn projections(sites: &[PlannedSite]) -> Vec<SlottedProjection> {
+    let mut all: Vec<SlottedProjection> = Vec::new();
+    for (inputs, outputs) in sites.iter().flat_map(|site| site.outputs.iter().map(|&outputs| (site.inputs, outputs))) {
+        match all.iter_mut().find(|one| (one.inputs, one.outputs) == (inputs, outputs)) {
+            Some(one) => one.times += 1,
+            None => all.push(SlottedProjection { inputs, outputs, times: 1 }),
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use aril_kernels::baseline::padded;
+    use aril_kernels::baseline::table::Entries;
+    use aril_kernels::lora::plan::Segment as KernelSegment;
+    use aril_sim::model::Model;
+
+    use super::super::super::physics;
+    use super::*;
+
+    #[test]
+    fn the_grids_of_a_profile_are_those_of_the_kernels() {
+        let projections = projections(&physics::lora_sites(&Model::named("llama-3.1-8b").unwrap(), 1));
+        assert_eq!(projections.iter().map(|projection| projection.times).sum::<u32>(), 7);
+        for (adapters, rows, rank) in [(1, 1, 8), (3, 30, 24), (7, 100, 64), (127, 1, 16), (128, 1, 16), (2, 900, 128)]
+        {
+            let segments = vec![Segment { rank, prefill_rows: 0, decode_rows: rows }; adapters];
+            let each = (0..adapters as u32).map(|n| n * rows..(n + 1) * rows);
+            let table: Vec<_> = each.map(|rows| KernelSegment { rows, weights: 4096, rank, scale: 1.0 }).collect();
+            let entries = Entries::by_adapter(&table, adapters as u32 * rows, rank).unwrap();
+            for &projection in &projections {
+                let [shrink, expand] = Slotted::grids(projection, &segments);
+                let (theirs, tiles) = (padded::shrink_grid(&entries, projection.inputs), [shrink.parts, shrink.tiles]);
+                assert_eq!((shrink.blocks, tiles), (theirs.blocks, [theirs.tiles[0], theirs.tiles[1]]));
+                assert_eq!(expand.blocks, padded::expand_grid(&entries, projection.outputs).blocks);
+            }
+        }
+    }
+}
