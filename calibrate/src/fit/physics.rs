@@ -124,7 +124,9 @@ pub(super) fn lora_sites(model: &Model, degree: u32) -> Vec<PlannedSite> {
         inputs,
         outputs: outputs.to_vec(),
         scale: 1.0,
+        scales: Vec::new(),
         us_waiting: 0.0,
+        waiting: 0.0,
         us_hidden: 0.0,
     };
     vec![site(hidden, &[query, kv, kv]), site(query, &[hidden]), site(hidden, &[mlp, mlp]), site(mlp, &[hidden])]

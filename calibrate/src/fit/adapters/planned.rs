@@ -30,15 +30,21 @@ pub(super) enum Where {
 const BESIDE_US: f64 = 0.2;
 
 /// Figures of a tile, and of all: what is guessed of an H200, and where a fit begins.
-const TILE: [f64; 12] = [2.0, 1.0, 0.3, 0.3, 0.8, 0.02, 0.3, 0.05, 0.6, 0.7, 0.5, 0.5];
+const TILE: [f64; PlannedTile::FIGURES] =
+    [2.0, 1.0, 0.3, 0.3, 0.8, 0.02, 0.3, 0.05, 0.6, 0.7, 0.5, 0.5, 0.3, 0.05, 0.02, 0.15];
 const MEMORY: [f64; 3] = [0.25, 0.1, 0.05];
 /// The cache, 10⁶ bytes, those after which it holds nothing, and what those beyond it take more.
 const CACHE: [f64; 3] = [20.0, 20.0, 0.3];
-/// Of each site: how much longer launches take there, what waiting for the product beside them costs, and what that hides of them.
-const SITE: [f64; 3] = [1.0, 1.0, 5.0];
+/// Of each site: how much longer launches take there, what waiting for the product beside them costs, what that hides of them, and how much
+/// longer the memory takes of those that wait.
+const SITE: [f64; 4] = [1.0, 1.0, 5.0, 0.1];
+/// Of each kind of tile of a site behind products: how much longer launches take there once more.
+const SCALE: f64 = 1.0;
 /// How much a figure may be off its guess before it counts as much as an error of a percent in one sample: so little that only what nothing
 /// tells stays.
 const DRAWN: f64 = 0.002;
+/// The same of scales of tiles, of which some have few launches.
+const SCALE_DRAWN: f64 = 0.02;
 /// Errors beyond this count in proportion.
 const FAR: f64 = 0.03;
 /// Steps at most, and the least share of the loss that one must gain; beside a product, where much is hidden, the way is long and flat.
@@ -49,6 +55,13 @@ struct Measured {
     segments: Vec<Segment>,
     us: f64,
     sites: Vec<f64>,
+}
+
+/// Where a figure begins, a logarithm, and how much it counts to be off that.
+#[derive(Clone, Copy)]
+struct Guess {
+    at: f64,
+    drawn: f64,
 }
 
 /// What kernels there may be: today's, and those before.
@@ -102,23 +115,21 @@ fn fit_for(samples: &[&Sample], form_of: For<'_>) -> (Planned, f64) {
         tile[0] = BESIDE_US;
     }
     let of_sites = SITE.iter().cycle().take(SITE.len() * chip.sites.len());
-    let guess: Vec<f64> = tile
-        .iter()
-        .cycle()
-        .take(kernels.tiles * TILE.len())
-        .chain(&MEMORY)
-        .chain(&CACHE)
-        .chain(of_sites)
-        .map(|figure| figure.ln())
+    let figures = tile.iter().cycle().take(kernels.tiles * TILE.len()).chain(&MEMORY).chain(&CACHE).chain(of_sites);
+    let scales = if place == Where::Behind { kernels.tiles * chip.sites.len() } else { 0 };
+    let guess: Vec<Guess> = figures
+        .map(|figure| Guess { at: figure.ln(), drawn: DRAWN })
+        .chain((0..scales).map(|_| Guess { at: SCALE.ln(), drawn: SCALE_DRAWN }))
         .collect();
     let (steps, least) = STEPS[usize::from(place == Where::Beside)];
+    let begin: Vec<f64> = guess.iter().map(|guess| guess.at).collect();
     let (at, loss) =
-        descent::fit(&guess, Descent { far: FAR, steps, least }, |at| errors(&measured, form_of, at, &guess));
+        descent::fit(&begin, Descent { far: FAR, steps, least }, |at| errors(&measured, form_of, at, &guess));
     (form(form_of, &at), loss)
 }
 
 /// Relative errors of all sums, or of each launch over the mean of its batch, and how far figures are from their guesses.
-fn errors(measured: &[Measured], form_of: For<'_>, at: &[f64], guess: &[f64]) -> Vec<f64> {
+fn errors(measured: &[Measured], form_of: For<'_>, at: &[f64], guess: &[Guess]) -> Vec<f64> {
     let (planned, chip) = (form(form_of, at), form_of.chip);
     let mut errors = Vec::with_capacity(measured.len() * chip.sites.len() + guess.len());
     for m in measured {
@@ -137,7 +148,7 @@ fn errors(measured: &[Measured], form_of: For<'_>, at: &[f64], guess: &[f64]) ->
             errors.push(planned.us(&m.segments) / m.us - 1.0);
         }
     }
-    errors.extend(at.iter().zip(guess).map(|(at, guess)| (at - guess) * DRAWN));
+    errors.extend(at.iter().zip(guess).map(|(at, guess)| (at - guess.at) * guess.drawn));
     errors
 }
 
@@ -156,7 +167,12 @@ fn form(For { chip, place, kernels }: For<'_>, at: &[f64]) -> Planned {
         site.scale = figure(first);
         // Behind a product there is nothing to wait for, and nothing hides.
         site.us_waiting = if place == Where::Beside { figure(first + 1) } else { 0.0 };
+        site.waiting = if place == Where::Beside { figure(first + 3) } else { 0.0 };
         site.us_hidden = if place == Where::Beside { figure(first + 2) } else { 0.0 };
+        if behind {
+            let scales = of_tiles + MEMORY.len() + CACHE.len() + SITE.len() * chip.sites.len() + index * kernels.tiles;
+            site.scales = (scales..scales + kernels.tiles).map(figure).collect();
+        }
     }
     Planned {
         multiprocessors: chip.multiprocessors,
@@ -195,7 +211,8 @@ mod tests {
 
     /// The form of today's kernels, behind products, with any figures.
     fn unfitted(chip: &Chip) -> Planned {
-        let figures = NOW.tiles * TILE.len() + MEMORY.len() + CACHE.len() + SITE.len() * chip.sites.len();
+        let of_sites = (SITE.len() + NOW.tiles) * chip.sites.len();
+        let figures = NOW.tiles * TILE.len() + MEMORY.len() + CACHE.len() + of_sites;
         form(For { chip, place: Where::Behind, kernels: NOW }, &vec![0.0; figures])
     }
 

@@ -90,10 +90,15 @@ pub struct PlannedSite {
     /// How much longer the launch takes here than the figures of all launches say: what it follows or runs beside is another product each.
     #[serde(default = "super::super::one", skip_serializing_if = "super::super::is_one")]
     pub scale: f64,
-    /// Where blocks must wait for the product beside them, microseconds: more of them than multiprocessors, or clusters that fill whole groups
-    /// of multiprocessors.
+    /// The same again for each kind of tile, in order; none: 1 for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scales: Vec<f64>,
+    /// Where blocks must wait for the product beside them, microseconds: nearly as many of them as multiprocessors, or more.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub us_waiting: f64,
+    /// What the memory takes longer then, since less of it hides beside the product: a share.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub waiting: f64,
     /// What the product beside it hides of the blocks' way, microseconds.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub us_hidden: f64,
@@ -132,15 +137,33 @@ pub struct PlannedTile {
     pub us_shared: f64,
     /// Each cell of sums that they exchange.
     pub us_per_cell: f64,
-    /// How much longer blocks take that share a multiprocessor, where all do. In rounds: by the share of all places that are taken, where two
-    /// blocks fit a multiprocessor.
+    /// Each of those that share the group.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_per_member: f64,
+    /// The first two where they exchange sums through global memory, for want of a cluster; where absent, the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart: Option<PlannedExchange>,
+    /// How much longer blocks take that share a multiprocessor, where all do. In rounds: where any do.
     pub crowded: f64,
+    /// In rounds: how much longer the memory takes where none do though two would fit, so that less is asked for at a time.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub sparse: f64,
     /// How much longer they take than otherwise where only one fits a multiprocessor: a factor.
     pub lonely: f64,
     /// How much of what the last round lacks to be full is lost, 0 to 1.
     pub rounding: f64,
     /// How much of what the longest block takes beyond the mean is seen where there are several rounds, 0 to 1.
     pub uneven: f64,
+}
+
+/// What exchanging sums with other blocks of a group costs, microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedExchange {
+    /// A block.
+    pub us: f64,
+    /// Each cell of sums.
+    pub us_per_cell: f64,
 }
 
 /// The launches of a layer are at most so many.
@@ -228,7 +251,12 @@ impl Planned {
                 return Err("a site without inputs or outputs, or with too many".to_owned());
             }
             not_negative("scale", site.scale)?;
+            if site.scales.len() > TILES {
+                return Err(format!("{} scales of a site: there are {TILES} kinds of tiles", site.scales.len()));
+            }
+            site.scales.iter().try_for_each(|scale| not_negative("scales", *scale))?;
             not_negative("us_waiting", site.us_waiting)?;
+            not_negative("waiting", site.waiting)?;
             not_negative("us_hidden", site.us_hidden)?;
         }
         not_negative("us_per_megabyte", self.us_per_megabyte)?;
@@ -242,8 +270,18 @@ impl Planned {
 }
 
 impl PlannedTile {
+    /// So many figures.
+    pub const FIGURES: usize = 16;
+
+    /// What members pay for exchanging their sums within a cluster, or through global memory.
+    pub(crate) fn exchange(&self, cluster: bool) -> PlannedExchange {
+        let near = PlannedExchange { us: self.us_shared, us_per_cell: self.us_per_cell };
+        if cluster { near } else { self.apart.unwrap_or(near) }
+    }
+
     /// Its figures, in order.
-    pub fn values(&self) -> [f64; 12] {
+    pub fn values(&self) -> [f64; PlannedTile::FIGURES] {
+        let apart = self.exchange(false);
         [
             self.us,
             self.us_per_block,
@@ -257,11 +295,15 @@ impl PlannedTile {
             self.lonely,
             self.rounding,
             self.uneven,
+            apart.us,
+            apart.us_per_cell,
+            self.us_per_member,
+            self.sparse,
         ]
     }
 
     /// Of such figures.
-    pub fn of_values(values: [f64; 12]) -> PlannedTile {
+    pub fn of_values(values: [f64; PlannedTile::FIGURES]) -> PlannedTile {
         let [
             us,
             us_per_block,
@@ -275,6 +317,10 @@ impl PlannedTile {
             lonely,
             rounding,
             uneven,
+            us_apart,
+            us_per_cell_apart,
+            us_per_member,
+            sparse,
         ] = values;
         PlannedTile {
             us,
@@ -285,7 +331,11 @@ impl PlannedTile {
             us_per_piece_pair_squared,
             us_shared,
             us_per_cell,
+            us_per_member,
+            apart: Some(PlannedExchange { us: us_apart, us_per_cell: us_per_cell_apart }),
             crowded,
+            // More: and more blocks would take less.
+            sparse: sparse.min(0.5),
             lonely,
             rounding: rounding.min(1.0),
             uneven: uneven.min(1.0),

@@ -8,7 +8,7 @@ use super::four::{Four, Places, Which};
 use super::launch::Moved;
 use super::share::Shared;
 use super::tile::{Tile, Tiles};
-use super::{Planned, PlannedTile, Rule, Rules, SITES, Sites};
+use super::{Planned, PlannedTile, Rule, Rules, SITES, Sites, TILES};
 
 /// What prices need of a plan's launches, side by side.
 #[derive(Clone, Debug)]
@@ -18,8 +18,10 @@ pub(crate) struct Abreast {
     bytes_pair: Four,
     bytes_row: Four,
     moved: MovedBy,
-    scale: Four,
+    /// By launches and kinds of tiles.
+    scales: [[f64; TILES]; SITES],
     us_waiting: Four,
+    waiting: Four,
     us_hidden: Four,
     tiles: TilesReady,
     /// By pairs: where members of tiles of 8 rows would multiply all inputs, each for itself; and whether that is anywhere.
@@ -70,9 +72,12 @@ struct TilesReady {
     is_staged: Which,
     us: Four,
     us_per_block: Four,
-    us_shared: Four,
-    us_per_cell: Four,
+    /// Within a cluster, and through global memory.
+    us_shared: [Four; 2],
+    us_per_cell: [Four; 2],
+    us_per_member: Four,
     crowded: Four,
+    sparse: Four,
     lonely: Four,
     rounding: Four,
     uneven: Four,
@@ -105,9 +110,8 @@ const TWO: u32 = 9;
 const CLUSTER: u32 = 10;
 const AT_ONCE: u32 = 11;
 const PROPORTIONAL: u32 = 12;
-const FILLS_CLUSTERS: u32 = 13;
-const BY_LENGTH: u32 = 14;
-const FEW: u32 = 15;
+const BY_LENGTH: u32 = 13;
+const FEW: u32 = 14;
 
 /// Segments cut into tiles.
 struct Cut<'a> {
@@ -121,6 +125,8 @@ struct Cut<'a> {
     /// Rows of all segments, and granules.
     rows: f64,
     granules: f64,
+    /// [`super::PlannedSite::scale`].
+    scale: Four,
 }
 
 impl Ready {
@@ -128,8 +134,7 @@ impl Ready {
         let bits = |rule: &Rule| match rule.shared {
             Shared::Equal(members) => {
                 let numbers = u16::from(members.count) << MEMBERS | u16::from(members.sets) << SETS;
-                let fills = u16::from(rule.fills_clusters()) << FILLS_CLUSTERS;
-                numbers | u16::from(members.two) << TWO | u16::from(members.cluster) << CLUSTER | fills
+                numbers | u16::from(members.two) << TWO | u16::from(members.cluster) << CLUSTER
             }
             Shared::ByBytes { at_once } => 1 << PROPORTIONAL | 1 << SETS | u16::from(at_once) << AT_ONCE,
             Shared::ByLength { few } => 1 << PROPORTIONAL | 1 << SETS | 1 << BY_LENGTH | u16::from(few) << FEW,
@@ -204,8 +209,9 @@ impl Abreast {
                 us_row: moved(|moved| moved.us_row),
                 us_row_missed: moved(|moved| moved.us_row_missed),
             },
-            scale: four(&|site| site.scale),
+            scales: sites.each_ref().map(|site| site.as_ref().map_or([0.0; TILES], |site| site.scales)),
             us_waiting: four(&|site| site.us_waiting),
+            waiting: four(&|site| site.waiting),
             us_hidden: four(&|site| site.us_hidden),
             tiles: TilesReady::of(planned),
             alone: std::array::from_fn(alone_of),
@@ -282,13 +288,11 @@ impl Abreast {
             weights: weights.at(places),
             rows: classes.rows as i64 as f64,
             granules: classes.granules as i64 as f64,
+            scale: Four::of(std::array::from_fn(|site| self.scales[site][tiles[site] as usize])),
         };
         let blocks = self.blocks(planned, ready, &cut);
-        let us = if planned.rounds {
-            self.in_rounds_us(planned, &cut, blocks)
-        } else {
-            self.once_us(planned, ready, &cut, blocks)
-        };
+        let us =
+            if planned.rounds { self.in_rounds_us(planned, &cut, blocks) } else { self.once_us(planned, &cut, blocks) };
         us.there(self.there, Four::default()).get()
     }
 }
@@ -314,9 +318,11 @@ impl TilesReady {
             is_staged: Which::of(Tile::ALL.map(Tile::is_staged)),
             us: of(&|_, cost| cost.us),
             us_per_block: of(&|_, cost| cost.us_per_block),
-            us_shared: of(&|_, cost| cost.us_shared),
-            us_per_cell: of(&|_, cost| cost.us_per_cell),
+            us_shared: [true, false].map(|cluster| of(&|_, cost| cost.exchange(cluster).us)),
+            us_per_cell: [true, false].map(|cluster| of(&|_, cost| cost.exchange(cluster).us_per_cell)),
+            us_per_member: of(&|_, cost| cost.us_per_member),
             crowded: of(&|_, cost| cost.crowded),
+            sparse: of(&|_, cost| cost.sparse),
             lonely: of(&|_, cost| cost.lonely),
             rounding: of(&|_, cost| cost.rounding),
             uneven: of(&|_, cost| cost.uneven),

@@ -6,8 +6,8 @@ use super::site::Site;
 use super::tile::Tile;
 use super::{Planned, PlannedTile, SharedOut};
 
-/// The share of a chip's multiprocessors that clusters of the largest size find room on beside a product.
-pub(super) const CLUSTERS_ROOM: f64 = 0.9;
+/// The share of a chip's multiprocessors on which blocks find room beside a product.
+pub(super) const ROOM: f64 = 0.9;
 
 /// Whatever comes to a whole number of blocks but for its rounding does: shares are rounded down.
 pub(super) const WHOLE: f64 = 1.0 + 8.0 * f64::EPSILON;
@@ -114,11 +114,6 @@ impl PlannedTile {
         let pairs = f64::from(pairs);
         self.us_per_piece + pairs * (self.us_per_piece_pair + self.us_per_piece_pair_squared * pairs)
     }
-
-    /// What a block takes whatever pieces it has.
-    fn block_us(&self, shares: bool, cells: u32) -> f64 {
-        self.us_per_block + if shares { self.us_shared + self.us_per_cell * f64::from(cells) } else { 0.0 }
-    }
 }
 
 impl Planned {
@@ -146,9 +141,8 @@ impl Planned {
         let memory = moved.us_granule * cut.granules + moved.us_row * cut.rows + moved.us_pair * cut.weights + beyond;
         // What the product beside it takes anyway hides the blocks' way, but not what the memory needs for both.
         let blocks_us = (blocks_us * slower - site.us_hidden).max(0.0);
-        let waits = count > chip || (rule.fills_clusters() && count > chip * CLUSTERS_ROOM);
-        let waiting = if waits { site.us_waiting } else { 0.0 };
-        cost.us + site.scale * (blocks_us * blocks_us + memory * memory).sqrt() + waiting
+        let waiting = if count > chip * ROOM { site.us_waiting + site.waiting * memory } else { 0.0 };
+        cost.us + site.scales[cut.tile as usize] * (blocks_us * blocks_us + memory * memory).sqrt() + waiting
     }
 
     /// The same, round by round: all places of the chip are taken again and again, and at last some of them.
@@ -161,22 +155,27 @@ impl Planned {
         let cached = moved.us_pair * cut.weights + moved.us_row * cut.rows;
         let of_each = 1.0 / count;
         let (memory_of_block, mean) = (fetched.max(cached) * of_each, work_us * of_each);
-        let places = f64::from(self.multiprocessors) * if two { 2.0 } else { 1.0 };
-        let round = |blocks: f64, share: f64, way_us: f64| {
-            let slower = if two { 1.0 + cost.crowded * share } else { cost.lonely };
-            let (way, memory) = (way_us * slower, blocks * memory_of_block);
+        let chip = f64::from(self.multiprocessors);
+        let places = chip * if two { 2.0 } else { 1.0 };
+        let round = |blocks: f64, way_us: f64| {
+            // Blocks that share a multiprocessor take longer, but where hardly any do the memory is not asked for enough.
+            let crowded = if blocks > chip { cost.crowded } else { 0.0 };
+            let slower = if two { 1.0 + crowded } else { cost.lonely };
+            let apart = (2.0 - blocks / chip).clamp(0.0, 1.0);
+            let sparse = if two { 1.0 + cost.sparse * apart } else { 1.0 };
+            let (way, memory) = (way_us * slower, blocks * memory_of_block * sparse);
             (way * way + memory * memory).sqrt()
         };
         let rounds = count / places;
         let us = if rounds <= 1.0 {
-            round(count, rounds, longest_us)
+            round(count, longest_us)
         } else {
             let full = rounds.floor();
             let left = count - full * places;
-            let last = if left > 0.0 { round(left, rounds - full, mean) } else { 0.0 };
-            full * round(places, 1.0, mean) + last + cost.uneven * (longest_us - mean).max(0.0)
+            let last = if left > 0.0 { round(left, mean) } else { 0.0 };
+            full * round(places, mean) + last + cost.uneven * (longest_us - mean).max(0.0)
         };
-        cost.us + site.scale * us
+        cost.us + site.scales[cut.tile as usize] * us
     }
 
     /// What a launch moves.
@@ -244,8 +243,10 @@ impl Planned {
             Deal::Equal(members) => (f64::from(members.sets), members.cluster),
             Deal::ByBytes(_) | Deal::ByLength(_) => (1.0, false),
         };
+        let shared = cost.exchange(cluster);
         let (mut count, mut work_us, mut longest_us, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
         for group in cut.groups() {
+            let shared_us = shared.us + shared.us_per_cell * f64::from(group.cells);
             let may_be_alone = self.is_alone(site, tile, cluster, group.pairs);
             for run in site.runs() {
                 let most = || f64::from(run.members_most.min(self.multiprocessors));
@@ -265,7 +266,8 @@ impl Planned {
                     true => run.pieces_in + run.pieces_out / members,
                     false => (run.pieces_in + run.pieces_out / sets) / members,
                 };
-                let block = cost.block_us(members > 1.0 && !alone, group.cells);
+                let shared_us = shared_us + cost.us_per_member * members;
+                let block = cost.us_per_block + if members > 1.0 && !alone { shared_us } else { 0.0 };
                 let mine = (members * sets) * (group.count * f64::from(run.times));
                 count += mine;
                 work_us += mine * (block + pieces * (group.piece_us + of_rows * group.rows_mean));

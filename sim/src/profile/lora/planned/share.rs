@@ -5,9 +5,6 @@ use super::classes::{Class, Classes};
 use super::site::Site;
 use super::tile::Tile;
 
-/// Blocks of a cluster that takes all of a group of multiprocessors.
-const CLUSTER_LARGE: u8 = 16;
-
 /// Bytes of exchange are so many, some times: cells, and barriers of staged tiles.
 const EXCHANGE_UNIT: u32 = 256;
 
@@ -42,11 +39,6 @@ pub(super) struct Members {
 }
 
 impl Rule {
-    /// Are its groups clusters of the most blocks that there can be?
-    pub(super) fn fills_clusters(&self) -> bool {
-        self.members().is_some_and(|members| members.cluster && members.count >= CLUSTER_LARGE)
-    }
-
     /// Those of every group, where all have as many.
     pub(super) fn members(&self) -> Option<Members> {
         match self.shared {

@@ -1,6 +1,6 @@
 //! A launch's projections, and what its price needs of them.
 
-use super::PlannedSite;
+use super::{PlannedSite, TILES};
 
 /// The most projections of a launch.
 pub(super) const PROJECTIONS: usize = 4;
@@ -27,9 +27,10 @@ pub(crate) struct Site {
     pub(super) moved_once: f64,
     /// Columns of rows, those that are read and written counted once.
     pub(super) kept: f64,
-    /// [`PlannedSite::scale`], [`PlannedSite::us_waiting`] and [`PlannedSite::us_hidden`].
-    pub(super) scale: f64,
+    /// [`PlannedSite::scale`] by kinds of tiles, [`PlannedSite::us_waiting`], [`PlannedSite::waiting`] and [`PlannedSite::us_hidden`].
+    pub(super) scales: [f64; TILES],
     pub(super) us_waiting: f64,
+    pub(super) waiting: f64,
     pub(super) us_hidden: f64,
     /// Is every output at most half as wide as the inputs?
     pub(super) narrows: bool,
@@ -88,8 +89,9 @@ impl Site {
         let outputs = || site.outputs.iter().copied();
         let all = |of: fn(&Run) -> f64| runs[..run_count].iter().map(|run| f64::from(run.times) * of(run)).sum();
         Site {
-            scale: site.scale,
+            scales: std::array::from_fn(|tile| site.scale * site.scales.get(tile).unwrap_or(&1.0)),
             us_waiting: site.us_waiting,
+            waiting: site.waiting,
             us_hidden: site.us_hidden,
             narrows: outputs().all(|outputs| site.inputs >= 2 * outputs),
             input_tiles: site.inputs.div_ceil(32),

@@ -71,8 +71,10 @@ impl Abreast {
     fn deal<const HOW: u8>(&self, planned: &Planned, ready: Ready, cut: &Cut<'_>, blocks: Four) -> Blocks {
         let (of, places, zero, one) = (cut.of, cut.places, Four::default(), Four::all(1.0));
         let (equal, sets, by_bytes) = (ready.members(), ready.sets(), ready.has(PROPORTIONAL));
-        let (us_per_block, us_shared) = (of.us_per_block.at(places), of.us_shared.at(places));
-        let (us_per_cell, of_rows) = (of.us_per_cell.at(places), of.of_rows.at(places));
+        let (us_per_block, of_rows, cluster) = (of.us_per_block.at(places), of.of_rows.at(places), ready.has(CLUSTER));
+        let exchanged = |[near, apart]: [Four; 2]| near.at(places).there(cluster, apart.at(places));
+        let (us_shared, us_per_cell) = (exchanged(of.us_shared), exchanged(of.us_per_cell));
+        let us_per_member = of.us_per_member.at(places);
         let several_sets = ready.any(0b110 << SETS);
         let (mut count, mut work_us, mut longest_us) = (zero, zero, zero);
         let (mut exchange, mut most_at_once, mut most) = (zero, Four::all(f64::INFINITY), Four::all(f64::INFINITY));
@@ -108,7 +110,7 @@ impl Abreast {
                     exchanging = one.there(alone, members);
                     shares = shares.and(alone.not());
                 }
-                let block = us_per_block + shared_us.there(shares, zero);
+                let block = us_per_block + (shared_us + us_per_member * members).there(shares, zero);
                 let mine = (members * sets) * (groups * run.times);
                 count += mine;
                 work_us += mine * (block + pieces * piece_us_mean);

@@ -2,14 +2,14 @@
 
 use super::super::Planned;
 use super::super::four::Four;
-use super::super::launch::CLUSTERS_ROOM;
+use super::super::launch::ROOM;
 use super::blocks::Blocks;
-use super::{Abreast, Cut, FILLS_CLUSTERS, Ready};
+use super::{Abreast, Cut};
 
 impl Abreast {
     /// [`Planned::launch_us`] of each, where nothing goes by rounds.
     #[inline(always)]
-    pub(super) fn once_us(&self, planned: &Planned, ready: Ready, cut: &Cut<'_>, blocks: Blocks) -> Four {
+    pub(super) fn once_us(&self, planned: &Planned, cut: &Cut<'_>, blocks: Blocks) -> Four {
         let of = |table: Four| table.at(cut.places);
         let Blocks { count, work_us, longest_us, two } = blocks;
         let (zero, one, chip) = (Four::default(), Four::all(1.0), Four::all(f64::from(planned.multiprocessors)));
@@ -25,9 +25,8 @@ impl Abreast {
         let beyond = (kept - Four::all(planned.cache_megabytes)).max(zero) * planned.us_per_megabyte_beyond;
         let memory = moved.us_granule * cut.granules + moved.us_row * cut.rows + moved.us_pair * cut.weights + beyond;
         let blocks_us = (blocks_us * slower - self.us_hidden).max(zero);
-        let large = ready.has(FILLS_CLUSTERS).and(count.above(chip * CLUSTERS_ROOM));
-        let waiting = self.us_waiting.there(count.above(chip), self.us_waiting.there(large, zero));
-        of(cut.of.us) + self.scale * (blocks_us * blocks_us + memory * memory).sqrt() + waiting
+        let waiting = (self.us_waiting + self.waiting * memory).there(count.above(chip * ROOM), zero);
+        of(cut.of.us) + cut.scale * (blocks_us * blocks_us + memory * memory).sqrt() + waiting
     }
 
     /// [`Planned::launch_in_rounds_us`] of each.
@@ -45,18 +44,21 @@ impl Abreast {
         let of_each = one / count;
         let (memory_of_block, mean) = (fetched.max(cached) * of_each, work_us * of_each);
         let places = chip * Four::all(2.0).there(two, one);
-        let (crowded, lonely) = (of(cut.of.crowded), of(cut.of.lonely));
-        let round = |blocks: Four, share: Four, way_us: Four| {
-            let (way, memory) = (way_us * (one + crowded * share).there(two, lonely), blocks * memory_of_block);
+        let (crowded, sparse, lonely) = (of(cut.of.crowded), of(cut.of.sparse), of(cut.of.lonely));
+        let round = |blocks: Four, way_us: Four| {
+            let slower = (one + crowded.there(blocks.above(chip), zero)).there(two, lonely);
+            let apart = (Four::all(2.0) - blocks / chip).max(zero).min(one);
+            let sparse = (one + sparse * apart).there(two, one);
+            let (way, memory) = (way_us * slower, blocks * memory_of_block * sparse);
             (way * way + memory * memory).sqrt()
         };
         // Half as many where two fit, to the last digit: nobody waits for who does.
         let rounds = count / chip * Four::all(0.5).there(two, one);
         let (full, single) = (rounds.floor(), rounds.at_most(one));
-        let first = round(count.min(places), rounds.min(one), longest_us.there(single, mean));
+        let first = round(count.min(places), longest_us.there(single, mean));
         let left = count - full * places;
-        let last = round(left, rounds - full, mean).there(left.above(zero), zero);
+        let last = round(left, mean).there(left.above(zero), zero);
         let many = full * first + last + (longest_us - mean).max(zero) * of(cut.of.uneven);
-        of(cut.of.us) + self.scale * first.there(single, many)
+        of(cut.of.us) + cut.scale * first.there(single, many)
     }
 }

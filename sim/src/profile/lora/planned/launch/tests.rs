@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{PlannedSite, Ready, SITES, Sites};
+use super::super::{PlannedExchange, PlannedSite, Ready, SITES, Sites};
 use super::*;
 use crate::batch::Segment;
 
@@ -16,7 +16,10 @@ fn planned() -> Planned {
         us_per_piece_pair_squared: 0.1,
         us_shared: 0.3,
         us_per_cell: 0.5,
+        us_per_member: 0.03,
+        apart: Some(PlannedExchange { us: 0.7, us_per_cell: 0.2 }),
         crowded: 0.15,
+        sparse: 0.2,
         lonely: 0.7,
         rounding: 0.9,
         uneven: 0.5,
@@ -25,7 +28,9 @@ fn planned() -> Planned {
         inputs,
         outputs: outputs.to_vec(),
         scale: 1.0 + f64::from(inputs) * 1e-5,
+        scales: vec![1.1, 0.9, 1.2],
         us_waiting: 0.3,
+        waiting: 0.07,
         us_hidden: 0.4,
     };
     Planned {
@@ -127,7 +132,11 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         let block = |rows: f64| {
             let by_pairs = pairs * (cost.us_per_piece_pair + cost.us_per_piece_pair_squared * pairs);
             let piece = cost.us_per_piece + cost.us_per_piece_of_rows * rows / size + by_pairs;
-            let shared = cost.us_shared + cost.us_per_cell * f64::from(exchanged);
+            let [us, us_per_cell] = match cost.apart {
+                Some(apart) if !cluster => [apart.us, apart.us_per_cell],
+                _ => [cost.us_shared, cost.us_per_cell],
+            };
+            let shared = us + us_per_cell * f64::from(exchanged) + cost.us_per_member * members;
             let shared = if members > 1.0 && !alone { shared } else { 0.0 };
             cost.us_per_block + pieces / 64.0 * piece + shared
         };
@@ -155,6 +164,8 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         .map(|(class, outputs)| of(class, outputs).0 * f64::from(class.pairs) * (inputs + f64::from(outputs)) * 32e-6)
         .sum();
     let kept: f64 = inputs + outputs().sum::<f64>();
+    // There is none for the last kind.
+    let scale = site.scale * site.scales.get(rule.tile as usize).unwrap_or(&1.0);
     if planned.rounds {
         let moved = classes.rows as f64 * 2e-6 * (inputs + outputs().map(|outputs| 2.0 * outputs).sum::<f64>());
         let missed = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
@@ -167,21 +178,22 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         while left > 0.0 {
             let round = left.min(places);
             let way = if blocks > places { mean } else { longest };
-            let slower = if two { 1.0 + cost.crowded * round / places } else { cost.lonely };
-            us += (way * slower).hypot(memory * round / blocks);
+            let crowded = if round > chip { cost.crowded } else { 0.0 };
+            let slower = if two { 1.0 + crowded } else { cost.lonely };
+            let sparse = if two { cost.sparse * (2.0 - round / chip).min(1.0) } else { 0.0 };
+            us += (way * slower).hypot(memory * round / blocks * (1.0 + sparse));
             left -= round;
         }
         let uneven = if blocks > places { cost.uneven * (longest - mean).max(0.0) } else { 0.0 };
-        return cost.us + site.scale * (us + uneven);
+        return cost.us + scale * (us + uneven);
     }
     let beyond = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
     let memory = beyond * planned.us_per_megabyte_beyond
         + weights * planned.us_per_megabyte
         + rows * planned.us_per_megabyte_of_rows
         + groups * planned.us_per_megabyte_again;
-    let large = rule.members().is_some_and(|members| members.cluster && members.count == 16);
-    let waiting = if blocks > chip || (large && blocks > 0.9 * chip) { site.us_waiting } else { 0.0 };
-    cost.us + site.scale * (us * crowded - site.us_hidden).max(0.0).hypot(memory) + waiting
+    let waiting = if blocks > 0.9 * chip { site.us_waiting + site.waiting * memory } else { 0.0 };
+    cost.us + scale * (us * crowded - site.us_hidden).max(0.0).hypot(memory) + waiting
 }
 
 /// All launches side by side; `decided` sees what the plan decided, and the fingerprint of what it depends on.
