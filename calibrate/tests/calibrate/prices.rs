@@ -61,8 +61,13 @@ fn by_contexts(profile: &Profile, shape: &Shape) -> (f64, bool, Option<usize>) {
     let rows = shape.contexts.len() as u32;
     let sum = shape.contexts.iter().map(|&context| u64::from(context)).sum();
     let longest = shape.contexts.iter().copied().max().unwrap_or(0);
-    let cuts = attention.short.as_ref().is_some_and(|short| longest > short.longest(rows));
     let regime = attention.regime(rows, sum, longest);
+    // Pieces of short contexts are whole; of others a plan of regimes cuts all that it does not name whole.
+    let cuts = match (&attention.short, regime) {
+        (Some(short), _) => longest > short.longest(rows),
+        (None, Some(index)) => !["uncut", "whole", "alike"].contains(&attention.regimes[index - 1].name.as_str()),
+        (None, None) => !attention.regimes.is_empty(),
+    };
     (f64::from(profile.model.layers) * profile.whole_step.scale * attention.us(rows, sum, longest), cuts, regime)
 }
 
