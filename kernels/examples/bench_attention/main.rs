@@ -367,14 +367,15 @@ fn alternatives(bench: &Bench, point: &Point) -> Vec<(String, Tuning)> {
         ("deep", 0, DecodeTuning { depth: Some(deep), ..plain }),
         ("even", 0, DecodeTuning { even: Some(true), ..plain }),
         ("dense", 0, DecodeTuning { even: Some(false), ..plain }),
-        ("empty 0", 0, DecodeTuning { even: Some(false), empty: Some(0), ..plain }),
-        ("empty 6", 0, DecodeTuning { even: Some(false), empty: Some(6), ..plain }),
-        ("empty 8", 0, DecodeTuning { even: Some(false), empty: Some(8), ..plain }),
-        ("rounds", 0, DecodeTuning { even: Some(false), grain: Some(4), ..plain }),
-        ("rounds of two", 0, DecodeTuning { even: Some(false), grain: Some(2), ..plain }),
     ] {
         let workers = (halves > 0).then_some(multiprocessors * halves / 2);
         all.push((name.to_owned(), Tuning { decode: DecodeTuning { workers, ..tuning }, ..Tuning::default() }));
+    }
+    for grain in [1, 2, 4] {
+        for empty in [0, 4, 8, 12] {
+            let decode = DecodeTuning { even: Some(false), empty: Some(empty), grain: Some(grain), ..plain };
+            all.push((format!("{empty} empty, grain {grain}"), Tuning { decode, ..Tuning::default() }));
+        }
     }
     all
 }

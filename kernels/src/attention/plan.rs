@@ -2,9 +2,10 @@
 //!
 //! **Decode.** A *unit* is one KV block of one group of queries. All units of all sequences stand in one line, by
 //! sequence, then group, then block; before the units of each (sequence, group) the line has empty places for what it
-//! costs to begin and end one. Every worker (a CUDA block) gets the same number of consecutive places. So the chip is
-//! full whether there are many short sequences or one long one. Where a (sequence, group) is cut, its parts are added
-//! up by the worker that finishes last, in the order of the line.
+//! costs to begin and end one, and behind them what is missing to whole rounds of a worker's warps. Every worker (a CUDA block)
+//! gets the same number of consecutive places, whole rounds too. So the chip is full whether there are many short sequences
+//! or one long one, and those of one round stay whole. Where a (sequence, group) is cut, its parts are added up by the worker
+//! that finishes last, in the order of the line.
 //!
 //! **Prefill.** A *tile* is up to 64 or 128 pairs of a new token of one sequence and a query head of one group, which
 //! share a KV head; a CUDA block serves a tile and a group. Tiles with the most keys come first, so that the work ends evenly.
@@ -14,7 +15,10 @@
 mod decode;
 mod prefill;
 
-pub use decode::{DecodePlan, DecodeSequence, DecodeTuning, WORKER_BYTES, Worker};
+pub use decode::{
+    CUT as DECODE_CUT, DecodePlan, DecodeSequence, DecodeTuning, EMPTY as DECODE_EMPTY, GRAIN as DECODE_GRAIN,
+    UNITS_MIN as DECODE_UNITS_MIN, WORKER_BYTES, Worker,
+};
 pub(crate) use prefill::PIECE_WORDS;
 pub use prefill::{Piece, PrefillForm, PrefillPlan, PrefillSequence, PrefillTuning};
 

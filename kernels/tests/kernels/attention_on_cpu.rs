@@ -288,8 +288,8 @@ fn decode_splits_one_long_sequence_over_any_number_of_workers() {
     // More parts than are added up at once: in two levels, the last of them with a rest of one part.
     let batch = Batch::new(shape(Element::Bf16, 2, 1, 64), &[(2170, 1), (3, 1)], 12);
     for empty in [0, 1, 2] {
-        let tuning =
-            DecodeTuning { workers: Some(36), empty: Some(empty), even: Some(false), ..DecodeTuning::default() };
+        let (workers, empty, grain) = (Some(36), Some(empty), Some(1));
+        let tuning = DecodeTuning { workers, empty, grain, even: Some(false), ..DecodeTuning::default() };
         let parts = batch.decode_plan(tuning).workers().iter().filter(|worker| worker.sequence == 0).count();
         assert!(parts > 17, "{parts} parts");
         check_decode(runner, &batch, tuning, 1);
@@ -303,8 +303,7 @@ fn decode_shares_out_whole_rounds() {
     let contexts = [64, 1, 300, 17, 48, 90, 33, 16, 130, 64, 5].map(|context| (context - 1, 1));
     let batch = Batch::new(shape(Element::Bf16, 4, 2, 64), &contexts, 9);
     for workers in [1, 3, 5, 16] {
-        let tuning =
-            DecodeTuning { workers: Some(workers), even: Some(false), grain: Some(4), ..DecodeTuning::default() };
+        let tuning = DecodeTuning { workers: Some(workers), even: Some(false), ..DecodeTuning::default() };
         let plan = batch.decode_plan(tuning);
         let whole = |sequence: u32| contexts[sequence as usize].0 < 64;
         assert!(plan.workers().iter().all(|worker| worker.block == 0 || !whole(worker.sequence)), "{workers} workers");

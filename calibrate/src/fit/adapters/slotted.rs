@@ -24,48 +24,39 @@ pub(super) fn fit(samples: &[&Sample], chip: &Chip) -> Option<(f64, Slotted)> {
     let measured: Vec<(Vec<Segment>, f64)> =
         samples.iter().map(|sample| (sample.shape.probe(true).segments, sample.us)).collect();
     let guess = GUESS.map(f64::ln);
+    let projections = projections(&chip.sites);
     let (at, _) = descent::fit(&guess, DESCENT, |at| {
-        let (us, slotted) = form(chip, at);
+        let (us, slotted) = form(chip, &projections, at);
         let of = |(segments, measured): &(Vec<Segment>, f64)| (us + slotted.us(segments)) / measured - 1.0;
         let drawn = at.iter().zip(&guess).map(|(at, guess)| (at - guess) * DRAWN);
         measured.iter().map(of).chain(drawn).collect()
     });
-    Some(form(chip, &at))
+    Some(form(chip, &projections, &at))
 }
 
-fn form(chip: &Chip, at: &[f64]) -> (f64, Slotted) {
-    let [
-        us,
-        us_wide,
-        us_per_shrink,
-        us_per_shrink_tiles,
-        us_per_expand,
-        us_per_expand_ranks,
-        us_per_expand_rows,
-        us_per_slot,
-        us_per_megabyte,
-        us_per_megabyte_of_rows,
-        shrink_rounding,
-        expand_rounding,
-    ]: [f64; 12] = std::array::from_fn(|index| at[index].exp());
+/// The form with these figures: their logarithms, in the order of [`GUESS`].
+fn form(chip: &Chip, projections: &[SlottedProjection], at: &[f64]) -> (f64, Slotted) {
     let [shrinks_at_once, expands_at_once] = AT_ONCE;
+    let mut figures = at.iter().map(|at| at.exp());
+    let mut next = || figures.next().expect("as many figures as guesses");
+    let us = next();
     let slotted = Slotted {
         multiprocessors: chip.multiprocessors,
-        projections: projections(&chip.sites),
-        us_wide,
-        us_per_shrink,
-        us_per_shrink_tiles,
-        us_per_expand,
-        us_per_expand_ranks,
-        us_per_expand_rows,
-        us_per_slot,
-        us_per_megabyte,
-        us_per_megabyte_of_rows,
+        projections: projections.to_vec(),
+        us_wide: next(),
+        us_per_shrink: next(),
+        us_per_shrink_tiles: next(),
+        us_per_expand: next(),
+        us_per_expand_ranks: next(),
+        us_per_expand_rows: next(),
+        us_per_slot: next(),
+        us_per_megabyte: next(),
+        us_per_megabyte_of_rows: next(),
         cache_megabytes: CACHE,
         shrinks_at_once,
         expands_at_once,
-        shrink_rounding: shrink_rounding.min(1.0),
-        expand_rounding: expand_rounding.min(1.0),
+        shrink_rounding: next().min(1.0),
+        expand_rounding: next().min(1.0),
     };
     (us, slotted)
 }

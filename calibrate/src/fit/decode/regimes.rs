@@ -4,21 +4,18 @@
 //! A cut leaves parts that the last block to come adds up; more than [`BUNDLE`] parts it adds up in two turns. A chip that is not yet full of
 //! bytes takes them as they come, a full one at its bandwidth: two lines, of which the smaller counts.
 
+use aril_kernels::attention::plan::{DECODE_CUT, DECODE_EMPTY, DECODE_UNITS_MIN};
 use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime};
 
 use super::super::Sample;
 use super::super::bounds::{self, Column};
 use super::loss;
-use super::ways::{self, Sharing};
+use super::ways::{self, BLOCK, EMPTY, ROUNDING, Sharing, UNCUT_TOKENS};
 
 /// Parts that are added up at once.
 const BUNDLE: f64 = 16.0;
-/// Tokens of a KV block; fewest KV blocks of a worker.
-const BLOCK: f64 = 16.0;
-const UNITS_MIN: f64 = 4.0;
-/// Places that the plan leaves empty before a piece, and what it takes a cut to cost a block.
-const EMPTY: f64 = 4.0;
-const CUT: f64 = 3.0;
+/// The longest of contexts that are alike is at most so many tokens longer than their mean.
+const ALIKE: f64 = 8.0;
 /// Largest shares are told from here on.
 const SUM_ALL: f64 = 1e12;
 /// As many samples as a regime needs for lines of its own, and what is left for all others.
@@ -31,20 +28,20 @@ const UNCUT: usize = 0;
 const WHOLE: usize = 1;
 const TWICE: usize = 2;
 const ONCE: usize = 3;
-/// What the ways know besides: contexts that are short and alike, of more rows than have workers.
-const ALIKE: usize = 4;
+/// What the ways know besides: contexts of one round, of more rows than have workers.
+const ROUNDS: usize = 4;
 
 /// The ways of the plan, and what has lines of its own where that says its samples better.
 pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttention> {
     let all = ways::fit(samples, sharing)?;
     let mut best = DecodeAttention { regimes: regimes(sharing), short: None, ..all.clone() };
-    best.regimes.extend(all.regimes.iter().cloned());
+    best.regimes.extend(rounds(&all));
     let mine = |form: &DecodeAttention, index: Option<usize>| -> Vec<&Sample> {
         let of = |s: &&&Sample| {
             let shape = &s.shape;
             let regime = form.regime(shape.decode_rows(), shape.context_sum(), shape.context_max());
-            // What is alike has lines of the rest.
-            regime.filter(|regime| *regime <= ALIKE) == index.map(|index| index + 1)
+            // What has one round has lines of the rest.
+            regime.filter(|regime| *regime <= ROUNDS) == index.map(|index| index + 1)
         };
         samples.iter().filter(of).copied().collect()
     };
@@ -52,9 +49,9 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     let rest = mine(&best, None);
     let alone = if rest.len() >= REST_LEAST { ways::fit(&rest, sharing) } else { None };
     if let Some(alone) = alone.filter(|alone| loss(alone, &rest) < loss(&all, &rest)) {
+        best.regimes.truncate(ROUNDS);
+        best.regimes.extend(rounds(&alone));
         (best.ways, best.bounds) = (alone.ways, alone.bounds);
-        best.regimes.truncate(ALIKE);
-        best.regimes.extend(alone.regimes);
     }
     let known = best.clone();
     let mut cut: Option<[f64; 3]> = None;
@@ -82,6 +79,15 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     Some(best)
 }
 
+/// What the ways say of contexts of one round.
+fn rounds(ways: &DecodeAttention) -> Option<DecodeRegime> {
+    let short = ways.short.as_ref()?;
+    let most = vec![f64::from(short.context_max)];
+    let longest = DecodeLimit { rows: vec![1.0], sum: vec![0.0], longest: vec![1.0], most };
+    let bounds = short.bounds.clone();
+    Some(DecodeRegime { name: "rounds".to_owned(), limits: vec![longest], bounds, ways: Vec::new() })
+}
+
 /// What the form of all contexts says of a regime.
 fn rest_of(all: &DecodeAttention, index: usize) -> (Vec<DecodeBound>, Vec<DecodeBound>) {
     match &all.short {
@@ -93,6 +99,7 @@ fn rest_of(all: &DecodeAttention, index: usize) -> (Vec<DecodeBound>, Vec<Decode
 /// The limits of all regimes, without figures. `w` are pieces, `W` workers.
 fn regimes(sharing: Sharing) -> Vec<DecodeRegime> {
     let (workers, groups) = (f64::from(sharing.workers), f64::from(sharing.groups));
+    let [block, cut, units_min] = [BLOCK, DECODE_CUT, DECODE_UNITS_MIN].map(f64::from);
     let most = f64::from(sharing.rows_max());
     // Rows where anything changes: not beyond those that have a worker each.
     let mut rows: Vec<f64> = (1..=most.min(40.0) as u32).map(f64::from).collect();
@@ -116,7 +123,7 @@ fn regimes(sharing: Sharing) -> Vec<DecodeRegime> {
     let served = |rows: f64| if rows > most { -1.0 } else { SUM_ALL };
     // A piece with a worker of its own: the longest is not much more than a share of all.
     let whole = limit(&|_| -groups / workers, &one, &|rows| match pieces(rows) / workers {
-        share if share > 0.5 && rows <= most => BLOCK * (EMPTY * share + 2.0 * CUT),
+        share if share > 0.5 && rows <= most => block * (EMPTY * share + ROUNDING + 2.0 * cut),
         _ => -SUM_ALL,
     });
     // Cut evenly where that is no longer than the line's shares with a cut at either end.
@@ -124,14 +131,15 @@ fn regimes(sharing: Sharing) -> Vec<DecodeRegime> {
         if rows > most {
             return -1.0;
         }
-        let by_shares = (CUT + EMPTY * pieces(rows) / workers) * workers * full(rows) / (pieces(rows) / 2.0);
-        let by_least = (UNITS_MIN + 2.0 * EMPTY - 1.0) * full(rows);
-        by_shares.max(by_least) * BLOCK / groups
+        let apart = cut + ROUNDING + EMPTY * pieces(rows) / workers;
+        let by_shares = apart * workers * full(rows) / (pieces(rows) / 2.0);
+        let by_least = (units_min + f64::from(DECODE_EMPTY) + cut) * full(rows);
+        by_shares.max(by_least) * block / groups
     });
     // Of contexts that differ the longest are cut.
-    let alike = ways::alike_limit(rows.iter().copied());
-    let uncut = limit(&zero, &one, &|rows| if rows > most { -SUM_ALL } else { UNITS_MIN * BLOCK });
-    let long = limit(&zero, &|_| -1.0, &|_| -(BUNDLE * UNITS_MIN * BLOCK) - 1.0);
+    let alike = limit(&|rows| -1.0 / rows, &one, &|_| ALIKE);
+    let uncut = limit(&zero, &one, &|rows| if rows > most { -SUM_ALL } else { f64::from(UNCUT_TOKENS) });
+    let long = limit(&zero, &|_| -1.0, &|_| -(BUNDLE * units_min * block) - 1.0);
     let parts = limit(&one, &|rows| -full(rows) / (groups * BUNDLE), &|rows| served(rows).min(-1.0));
     let regime = |name: &str, limits: Vec<DecodeLimit>| DecodeRegime {
         name: name.to_owned(),

@@ -1,10 +1,12 @@
 //! Decode attention as the plan of our kernel shares it out: every (sequence, KV head) is a piece of work, cut evenly by blocks of its own while
 //! there are enough of them, or all pieces in one line that is cut wherever its share ends, whichever the plan takes to be quicker.
 //!
-//! Short pieces take as long as those of [`UNCUT`] tokens, and the line gives them a smaller place: where contexts differ, the block with the
-//! shortest has most of them, and the launch waits for it. Contexts that are alike know nothing of that.
+//! Pieces of up to [`UNCUT_TOKENS`] tokens have one round of a block's warps, are never cut and take as long as each other. Where others are longer,
+//! the block with the shortest contexts has most pieces, and the launch waits for it if they take more than the line gives them room.
 
-use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime, ShortContexts, ShortRows};
+use aril_kernels::attention::layout::BLOCK_TOKENS;
+use aril_kernels::attention::plan::{DECODE_EMPTY, DECODE_GRAIN};
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, ShortContexts};
 
 use super::super::Sample;
 use super::super::bounds::{self, Column};
@@ -20,17 +22,16 @@ pub(in super::super) struct Sharing {
     pub(in super::super) least_us_per_token: f64,
 }
 
-/// Up to so many tokens no piece is cut: a KV block for each warp of a block.
-const UNCUT: u32 = 64;
-
-/// Tokens of a KV block, and the places that the plan leaves empty before a piece.
-const BLOCK: u32 = 16;
-const EMPTY: u32 = 4;
+/// Tokens of a KV block.
+pub(super) const BLOCK: u32 = BLOCK_TOKENS;
+/// Up to so many tokens no piece is cut.
+pub(super) const UNCUT_TOKENS: u32 = BLOCK * DECODE_GRAIN;
+/// Places that the plan leaves empty at a piece: before it, and on average behind it.
+pub(super) const EMPTY: f64 = DECODE_EMPTY as f64 + ROUNDING;
+/// What rounding up to whole rounds adds on average, in places.
+pub(super) const ROUNDING: f64 = (DECODE_GRAIN - 1) as f64 / 2.0;
 /// A context is on average so much of a KV block longer than its full ones.
 const LAST_BLOCK: f64 = 0.5;
-
-/// The longest of contexts that are alike is at most so many tokens longer than their mean.
-const ALIKE: f64 = 8.0;
 
 /// Row counts at which coefficients are given beside those where a cut changes.
 const ROWS: [u32; 15] = [48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512];
@@ -123,7 +124,7 @@ impl Sharing {
     fn uneven(&self, rows: u32, tokens: f64) -> Line {
         let pieces = self.pieces(f64::from(rows));
         let blocks = tokens * self.pieces(1.0) / f64::from(BLOCK);
-        Sharing::line(&[(UNEVEN_START, 1.0), (PLACE, pieces * (f64::from(EMPTY) + LAST_BLOCK) + blocks)])
+        Sharing::line(&[(UNEVEN_START, 1.0), (PLACE, pieces * (EMPTY + LAST_BLOCK) + blocks)])
     }
 
     /// The most rows of which every piece has a block.
@@ -136,13 +137,12 @@ impl Sharing {
         let longest = f64::from(sample.shape.context_max());
         let mut bounds = vec![self.started(rows), self.both(rows, tokens)];
         let mut ways = Vec::new();
-        let are_served = rows <= self.rows_max();
-        if longest <= f64::from(UNCUT) && (are_served || longest <= tokens / f64::from(rows) + ALIKE) {
+        if longest <= f64::from(UNCUT_TOKENS) {
             bounds.push(self.uncut(rows, tokens));
         } else {
             ways.push(self.dense(rows, tokens));
             ways.extend(self.even(rows, tokens, longest));
-            bounds.extend((!are_served).then(|| self.uneven(rows, tokens)));
+            bounds.extend((rows > self.rows_max()).then(|| self.uneven(rows, tokens)));
         }
         Lines { ways, bounds }
     }
@@ -226,37 +226,14 @@ fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
         rows if rows > even_max => sharing.uneven(rows, tokens),
         _ => Sharing::line(&[]),
     });
-    let short = vec![uncut, started.clone(), both.clone()];
     DecodeAttention {
         ways: vec![bound("even", &even), bound("dense", &dense)],
-        bounds: vec![started, both, uneven],
-        regimes: vec![DecodeRegime {
-            name: "alike".to_owned(),
-            limits: alike(&rows),
-            bounds: short.clone(),
-            ways: Vec::new(),
-        }],
+        bounds: vec![started.clone(), both.clone(), uneven],
         short: Some(ShortContexts {
-            context_max: UNCUT,
-            by_rows: vec![ShortRows { rows: even_max + 1, context_max: 0 }],
-            bounds: short,
+            context_max: UNCUT_TOKENS,
+            by_rows: Vec::new(),
+            bounds: vec![uncut, started, both],
         }),
-    }
-}
-
-/// Short contexts that are alike.
-fn alike(rows: &[u32]) -> Vec<DecodeLimit> {
-    let longest = DecodeLimit { rows: vec![1.0], sum: vec![0.0], longest: vec![1.0], most: vec![f64::from(UNCUT)] };
-    vec![longest, alike_limit(rows.iter().map(|&rows| f64::from(rows)))]
-}
-
-/// The longest is about the mean.
-pub(super) fn alike_limit(rows: impl Iterator<Item = f64>) -> DecodeLimit {
-    let rows: Vec<f64> = rows.collect();
-    DecodeLimit {
-        sum: rows.iter().map(|rows| -1.0 / rows).collect(),
-        longest: vec![1.0; rows.len()],
-        most: vec![ALIKE; rows.len()],
-        rows,
+        regimes: Vec::new(),
     }
 }

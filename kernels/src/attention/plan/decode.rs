@@ -37,16 +37,17 @@ pub struct DecodeTuning {
 }
 
 /// Empty places before the units of each (sequence, group): to begin and end one takes as long as this many units.
-const EMPTY: u32 = 4;
+pub const EMPTY: u32 = 8;
 
-/// Places of a (sequence, group) in the line of all are a multiple of this.
-const GRAIN: u32 = 1;
+/// Places of a (sequence, group) in the line of all are a multiple of this, and so are shares: rounds of a worker's warps, a unit each,
+/// so that nothing is cut that has one round.
+pub const GRAIN: u32 = 4;
 
 /// What it costs a worker that a (sequence, group) is cut at one of its ends, in units.
-const CUT: u32 = 3;
+pub const CUT: u32 = 3;
 
 /// Fewest units of a worker: one for each of its warps.
-const UNITS_MIN: u32 = 4;
+pub const UNITS_MIN: u32 = 4;
 
 /// What one CUDA block of a decode launch does; the same fields as `Worker` in `decode_attention.cu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -262,7 +263,7 @@ mod tests {
             (shape(1, 1, 64), vec![1]),
         ] {
             let (sequences, table) = sequences(&contexts);
-            let forms = [(None, None), (Some(false), None), (Some(false), Some(4)), (Some(true), None)];
+            let forms = [(None, None), (Some(false), None), (Some(false), Some(1)), (Some(true), None)];
             for (even, grain) in forms {
                 let tuning = DecodeTuning { even, grain, ..DecodeTuning::default() };
                 let plan = DecodePlan::new(shape, &sequences, &table, CHIP, tuning).expect("a valid batch");
