@@ -124,7 +124,7 @@ for part in $parts; do
     lora-counters)
       # Of the points that miss a target, or nearly: what other plans give, and a profiler's counters of one launch each.
       # Then many launches of some, in changing surroundings, each compared to the bit.
-      near="bf16 4096→4096 r64 2048 prefill|r32 1000 prefill|one prefill|512 uniform|256 identical|r64 64 uniform|1536→8960|bf16 3072→8192|bf16 2048→8192|bf16 5120→5120|r8 32|r5 32|r24 32|r100 16|r256 8|rows of ranks|40 segments|bf16 11008→4096"
+      near="bf16 4096→4096 r64 2048 prefill|r32 1000 prefill|one prefill|512 uniform|256 identical|r64 64 uniform|1536→8960|bf16 3072→8192|bf16 2048→8192|bf16 5120→5120|r8 32|r5 32|r24 32|r100 16|r256 8|rows of ranks|40 segments|bf16 11008→4096|beside decode rows"
       run lora-tried 120 "$binaries/bench_lora" --points all --only "$near" --explore --after --out "$out/lora-tried.json"
       run lora-counters 120 ncu --csv --page raw --kernel-name regex:lora_ --clock-control none \
         --section LaunchStats --section Occupancy --section SpeedOfLight --section WarpStateStats \
