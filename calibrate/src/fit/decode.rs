@@ -4,6 +4,7 @@
 use aril_sim::profile::attention::{DecodeAttention, DecodeBound, ShortContexts};
 
 mod regimes;
+mod rounds;
 mod ways;
 
 use super::Sample;

@@ -5,12 +5,13 @@
 //! bytes takes them as they come, a full one at its bandwidth: two lines, of which the smaller counts.
 
 use aril_kernels::attention::plan::{DECODE_CUT, DECODE_EMPTY, DECODE_UNITS_MIN};
-use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime};
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime, ShortContexts};
 
 use super::super::Sample;
 use super::super::bounds::{self, Column};
 use super::loss;
-use super::ways::{self, BLOCK, EMPTY, ROUNDING, Sharing, UNCUT_TOKENS};
+use super::rounds;
+use super::ways::{self, BLOCK, EMPTY, ROUNDING, Sharing};
 
 /// Parts that are added up at once.
 const BUNDLE: f64 = 16.0;
@@ -23,25 +24,23 @@ const SAMPLES_LEAST: usize = 8;
 const WHOLE_LEAST: usize = 3;
 const REST_LEAST: usize = 24;
 
-/// Which regimes there are, in the order in which they are tried.
-const UNCUT: usize = 0;
-const WHOLE: usize = 1;
-const TWICE: usize = 2;
-const ONCE: usize = 3;
-/// What the ways know besides: contexts of one round, of more rows than have workers.
-const ROUNDS: usize = 4;
+/// The regimes of longer contexts, in the order in which they are tried.
+const WHOLE: usize = 0;
+const TWICE: usize = 1;
+const ONCE: usize = 2;
 
-/// The ways of the plan, and what has lines of its own where that says its samples better.
+/// Contexts of one round, then the regimes of longer ones, then the ways of the plan; each with lines of its own where there are samples.
 pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttention> {
     let all = ways::fit(samples, sharing)?;
-    let mut best = DecodeAttention { regimes: regimes(sharing), short: None, ..all.clone() };
-    best.regimes.extend(rounds(&all));
+    let rounds =
+        rounds::fit(samples, sharing).unwrap_or_else(|| all.short.as_ref().map(one_round).into_iter().collect());
+    let first = rounds.len();
+    let regimes = rounds.into_iter().chain(regimes(sharing)).collect();
+    let mut best = DecodeAttention { regimes, short: None, ..all.clone() };
     let mine = |form: &DecodeAttention, index: Option<usize>| -> Vec<&Sample> {
         let of = |s: &&&Sample| {
-            let shape = &s.shape;
-            let regime = form.regime(shape.decode_rows(), shape.context_sum(), shape.context_max());
-            // What has one round has lines of the rest.
-            regime.filter(|regime| *regime <= ROUNDS) == index.map(|index| index + 1)
+            let regime = form.regime(s.shape.decode_rows(), s.shape.context_sum(), s.shape.context_max());
+            regime == index.map(|index| first + index + 1)
         };
         samples.iter().filter(of).copied().collect()
     };
@@ -49,17 +48,15 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     let rest = mine(&best, None);
     let alone = if rest.len() >= REST_LEAST { ways::fit(&rest, sharing) } else { None };
     if let Some(alone) = alone.filter(|alone| loss(alone, &rest) < loss(&all, &rest)) {
-        best.regimes.truncate(ROUNDS);
-        best.regimes.extend(rounds(&alone));
         (best.ways, best.bounds) = (alone.ways, alone.bounds);
     }
     let known = best.clone();
     let mut cut: Option<[f64; 3]> = None;
-    for index in [ONCE, TWICE, UNCUT, WHOLE] {
+    for index in [ONCE, TWICE, WHOLE] {
         let mine = mine(&known, Some(index));
         let fitted = match (index, cut) {
             (WHOLE, Some(cut)) if mine.len() >= WHOLE_LEAST => Some(whole(&mine, sharing, cut)),
-            (ONCE | TWICE | UNCUT, _) if mine.len() >= SAMPLES_LEAST => {
+            (ONCE | TWICE, _) if mine.len() >= SAMPLES_LEAST => {
                 let coefficients = lines(&mine, sharing);
                 if index == ONCE {
                     cut = coefficients.last().copied();
@@ -69,34 +66,24 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
             }
             _ => None,
         };
+        let regime = &mut best.regimes[first + index];
         match fitted {
-            Some(ways) => best.regimes[index].ways = ways,
+            Some(ways) => regime.ways = ways,
             // Nobody knows better than the form of all.
-            None => (best.regimes[index].ways, best.regimes[index].bounds) = rest_of(&all, index),
+            None => (regime.ways, regime.bounds) = (all.ways.clone(), all.bounds.clone()),
         }
     }
-    best.regimes.retain(|regime| !(regime.bounds.is_empty() && regime.ways.is_empty()));
     Some(best)
 }
 
-/// What the ways say of contexts of one round.
-fn rounds(ways: &DecodeAttention) -> Option<DecodeRegime> {
-    let short = ways.short.as_ref()?;
+/// What the form of all says of contexts of one round.
+fn one_round(short: &ShortContexts) -> DecodeRegime {
     let most = vec![f64::from(short.context_max)];
     let longest = DecodeLimit { rows: vec![1.0], sum: vec![0.0], longest: vec![1.0], most };
-    let bounds = short.bounds.clone();
-    Some(DecodeRegime { name: "rounds".to_owned(), limits: vec![longest], bounds, ways: Vec::new() })
+    DecodeRegime { name: "rounds".to_owned(), limits: vec![longest], bounds: short.bounds.clone(), ways: Vec::new() }
 }
 
-/// What the form of all contexts says of a regime.
-fn rest_of(all: &DecodeAttention, index: usize) -> (Vec<DecodeBound>, Vec<DecodeBound>) {
-    match &all.short {
-        Some(short) if index == UNCUT => (Vec::new(), short.bounds.clone()),
-        _ => (all.ways.clone(), all.bounds.clone()),
-    }
-}
-
-/// The limits of all regimes, without figures. `w` are pieces, `W` workers.
+/// The limits of longer contexts' regimes, without figures. `w` are pieces, `W` workers.
 fn regimes(sharing: Sharing) -> Vec<DecodeRegime> {
     let (workers, groups) = (f64::from(sharing.workers), f64::from(sharing.groups));
     let [block, cut, units_min] = [BLOCK, DECODE_CUT, DECODE_UNITS_MIN].map(f64::from);
@@ -138,7 +125,6 @@ fn regimes(sharing: Sharing) -> Vec<DecodeRegime> {
     });
     // Of contexts that differ the longest are cut.
     let alike = limit(&|rows| -1.0 / rows, &one, &|_| ALIKE);
-    let uncut = limit(&zero, &one, &|rows| if rows > most { -SUM_ALL } else { f64::from(UNCUT_TOKENS) });
     let long = limit(&zero, &|_| -1.0, &|_| -(BUNDLE * units_min * block) - 1.0);
     let parts = limit(&one, &|rows| -full(rows) / (groups * BUNDLE), &|rows| served(rows).min(-1.0));
     let regime = |name: &str, limits: Vec<DecodeLimit>| DecodeRegime {
@@ -148,7 +134,6 @@ fn regimes(sharing: Sharing) -> Vec<DecodeRegime> {
         ways: Vec::new(),
     };
     vec![
-        regime("uncut", vec![uncut]),
         regime("whole", vec![whole, alike]),
         regime("cut, two turns", vec![even.clone(), long, parts]),
         regime("cut", vec![even]),

@@ -69,7 +69,8 @@ struct Lines {
 }
 
 impl Sharing {
-    fn pieces(&self, rows: f64) -> f64 {
+    /// Pieces of so many rows a block.
+    pub(super) fn pieces(&self, rows: f64) -> f64 {
         rows * f64::from(self.groups) / f64::from(self.workers)
     }
 
@@ -194,15 +195,20 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     best.map(|(x, _)| attention(sharing, &x))
 }
 
-/// The profile's form of all lines.
-fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
-    let even_max = sharing.rows_max();
+/// Row counts at which coefficients are given.
+pub(super) fn rows_told(sharing: Sharing) -> Vec<u32> {
     let mut rows: Vec<u32> = (1..=ROWS_EACH).chain(ROWS).collect();
     // Where the number of blocks of a piece changes.
-    let changes = (1..=even_max).filter(|&rows| sharing.blocks(rows) != sharing.blocks(rows + 1));
+    let changes = (1..=sharing.rows_max()).filter(|&rows| sharing.blocks(rows) != sharing.blocks(rows + 1));
     rows.extend(changes.flat_map(|last| [last, last + 1]));
     rows.sort_unstable();
     rows.dedup();
+    rows
+}
+
+/// The profile's form of all lines.
+fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
+    let (even_max, rows) = (sharing.rows_max(), rows_told(sharing));
     let bound = |name: &str, line: &dyn Fn(u32, f64, f64) -> Line| {
         let at = |tokens: f64, longest: f64| -> Vec<f64> {
             let start = |rows| if tokens + longest > 0.0 { value(&line(rows, 0.0, 0.0), x) } else { 0.0 };
