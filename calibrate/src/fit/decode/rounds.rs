@@ -1,4 +1,4 @@
-//! Contexts of one round: each piece is a block's warps once, whole, so that only how many pieces a block has and their bytes count.
+//! Contexts of one round, or of two where blocks have several pieces: pieces stay whole, so that only how many a block has and their bytes count.
 //!
 //! A few pieces take a start, their bytes, and a turn for every further one. Of many the next one's bytes come while one is computed: they
 //! take what turns need or what bytes need, and where both are alike a share of their sum. The smaller of few and many holds.
@@ -44,7 +44,8 @@ struct Lines {
 
 /// Three regimes, by what many pieces need; none where too little was measured.
 pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<Vec<DecodeRegime>> {
-    let short: Vec<&&Sample> = samples.iter().filter(|s| s.shape.context_max() <= UNCUT_TOKENS).collect();
+    let is_short = |s: &&&Sample| s.shape.context_max() <= longest_of(sharing, s.shape.decode_rows());
+    let short: Vec<&&Sample> = samples.iter().filter(is_short).collect();
     if short.len() < SAMPLES_LEAST {
         return None;
     }
@@ -61,6 +62,11 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<Vec<DecodeReg
         short.iter().map(error).chain(drawn).collect()
     });
     Some(regimes(&figures(&at, sharing), sharing))
+}
+
+/// The longest context: where every piece has blocks of its own, longer ones are cut; where blocks have several, two rounds seldom are.
+fn longest_of(sharing: Sharing, rows: u32) -> u32 {
+    if rows > sharing.rows_max() { 2 * UNCUT_TOKENS } else { UNCUT_TOKENS }
 }
 
 /// Figures of their logarithms, within what can be.
@@ -117,8 +123,15 @@ fn regimes(figures: &[f64; COUNT], sharing: Sharing) -> Vec<DecodeRegime> {
             us_per_longest_token: slope(1),
         }
     };
-    let longest =
-        || DecodeLimit { rows: vec![1.0], sum: vec![0.0], longest: vec![1.0], most: vec![f64::from(UNCUT_TOKENS)] };
+    let longest = || {
+        let served = sharing.rows_max();
+        DecodeLimit {
+            rows: [served, served + 1].map(f64::from).to_vec(),
+            sum: vec![0.0; 2],
+            longest: vec![1.0; 2],
+            most: [served, served + 1].map(|rows| f64::from(longest_of(sharing, rows))).to_vec(),
+        }
+    };
     // Up to where a line reaches the one that is steeper.
     let below = |flat: &dyn Fn(&Lines) -> Line, steep: &dyn Fn(&Lines) -> Line| DecodeLimit {
         rows: knots.clone(),
