@@ -11,7 +11,7 @@ use super::super::Sample;
 use super::super::bounds::{self, Column};
 use super::loss;
 use super::rounds;
-use super::ways::{self, BLOCK, EMPTY, ROUNDING, Sharing};
+use super::ways::{self, BLOCK, EMPTY, ROUNDING, Sharing, UNCUT_TOKENS};
 
 /// Parts that are added up at once.
 const BUNDLE: f64 = 16.0;
@@ -37,15 +37,16 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     let first = rounds.len();
     let regimes = rounds.into_iter().chain(regimes(sharing)).collect();
     let mut best = DecodeAttention { regimes, short: None, ..all.clone() };
-    let mine = |form: &DecodeAttention, index: Option<usize>| -> Vec<&Sample> {
-        let of = |s: &&&Sample| {
-            let regime = form.regime(s.shape.decode_rows(), s.shape.context_sum(), s.shape.context_max());
-            regime == index.map(|index| first + index + 1)
-        };
-        samples.iter().filter(of).copied().collect()
+    let regime_of = |form: &DecodeAttention, sample: &Sample| {
+        let shape = &sample.shape;
+        form.regime(shape.decode_rows(), shape.context_sum(), shape.context_max())
     };
-    // What no regime takes is told best by a fit to it alone.
-    let rest = mine(&best, None);
+    let those = |is: &dyn Fn(&Sample) -> bool| -> Vec<&Sample> { samples.iter().filter(|s| is(s)).copied().collect() };
+    // What no regime takes is told best by a fit to it alone, and to contexts of two rounds, beyond which they go on.
+    let rest = those(&|sample| match regime_of(&best, sample) {
+        Some(regime) => regime <= first && sample.shape.context_max() > UNCUT_TOKENS,
+        None => true,
+    });
     let alone = if rest.len() >= REST_LEAST { ways::fit(&rest, sharing) } else { None };
     if let Some(alone) = alone.filter(|alone| loss(alone, &rest) < loss(&all, &rest)) {
         (best.ways, best.bounds) = (alone.ways, alone.bounds);
@@ -53,7 +54,7 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     let known = best.clone();
     let mut cut: Option<[f64; 3]> = None;
     for index in [ONCE, TWICE, WHOLE] {
-        let mine = mine(&known, Some(index));
+        let mine = those(&|sample| regime_of(&known, sample) == Some(first + index + 1));
         let fitted = match (index, cut) {
             (WHOLE, Some(cut)) if mine.len() >= WHOLE_LEAST => Some(whole(&mine, sharing, cut)),
             (ONCE | TWICE, _) if mine.len() >= SAMPLES_LEAST => {
