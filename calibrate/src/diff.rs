@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use aril_sim::profile::Profile;
 use aril_sim::profile::lora::LoraKernel;
+use aril_sim::profile::{HostCost, Profile};
 use statrs::statistics::{Data, Distribution, OrderStatistics};
 
 use crate::error::CalibrateError;
@@ -19,7 +19,7 @@ pub struct Diff {
     pub to: String,
     /// What they say of themselves and differ in: key, first, second.
     pub labels: Vec<(&'static str, String, String)>,
-    /// Steps and LoRA kernels that both can price.
+    /// Steps, the host's part of them, and what LoRA kernels take on the GPU, as far as both can price it.
     pub parts: Vec<PartDiff>,
     /// LoRA kernels that only one of them has.
     pub only_one: Vec<(LoraKernel, String)>,
@@ -51,6 +51,9 @@ pub fn diff(from: &Profile, to: &Profile) -> Result<Diff, CalibrateError> {
     let bare = (Probe::new(from, LoraKernel::None)?, Probe::new(to, LoraKernel::None)?);
     parts.extend(compare("decode steps", &bare, &decode_shapes(), |probe, shape| probe.us(shape)));
     parts.extend(compare("prefill steps", &bare, &prefill_shapes(), |probe, shape| probe.us(shape)));
+    parts.extend(host(from, to));
+    // What adapters add is the GPU's: a host takes what it takes at the moment, and is a part of its own.
+    let gpu = [from, to].map(|profile| Profile { host: HostCost::default(), ..profile.clone() });
     let mut only_one = Vec::new();
     for kernel in LoraKernel::ALL {
         match (from.lora.contains_key(&kernel), to.lora.contains_key(&kernel)) {
@@ -60,7 +63,7 @@ pub fn diff(from: &Profile, to: &Profile) -> Result<Diff, CalibrateError> {
                 parts.extend(part("merging", vec![("a switch".to_owned(), us(from), us(to))]));
             }
             (true, true) => {
-                let pair = (Probe::new(from, kernel)?, Probe::new(to, kernel)?);
+                let pair = (Probe::new(&gpu[0], kernel)?, Probe::new(&gpu[1], kernel)?);
                 parts.extend(compare(&format!("lora {kernel}"), &pair, &lora_shapes(), |probe, shape| {
                     let off = Shape { segments: Vec::new(), slots: 0, ..shape.clone() };
                     probe.us(shape) - probe.us(&off)
@@ -72,6 +75,17 @@ pub fn diff(from: &Profile, to: &Profile) -> Result<Diff, CalibrateError> {
         }
     }
     Ok(Diff { from: from.name.clone(), to: to.name.clone(), labels: labels(from, to), parts, only_one })
+}
+
+/// The host's part of decode steps, without adapters and with one for each row.
+fn host(from: &Profile, to: &Profile) -> Option<PartDiff> {
+    let rows = [1, 2, 4, 8, 16, 24, 32, 64, 128, 256];
+    let steps = rows.iter().flat_map(|&rows| [0, rows].map(|adapters| (rows, adapters)));
+    let figures = steps.map(|(rows, adapters)| {
+        let us = |profile: &Profile| profile.host.step_us(rows, 0, 0, adapters);
+        (format!("{rows} rows of {adapters} adapters"), us(from), us(to))
+    });
+    part("host", figures.collect())
 }
 
 /// The shapes that both know, priced by both; nothing where there are none that cost anything.
