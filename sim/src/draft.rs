@@ -207,12 +207,21 @@ impl Draft<'_> {
             if self.replica.kv_free >= reserve.max(rows.len() as u32) {
                 return preempted;
             }
-            let needed = rows.blocks_needed().max(reserve);
-            if self.replica.kv_free >= needed || rows.is_empty() {
+            let mut needed = rows.blocks_needed().max(reserve);
+            let is_each = self.preemptor.each_finds_a_free_block();
+            if self.replica.kv_free >= needed + u32::from(is_each) || rows.is_empty() {
                 return preempted;
             }
             let positions: Vec<usize> = rows.undrafted().collect();
             let candidates: Vec<Running> = positions.iter().map(|&position| rows.running(position)).collect();
+            if is_each && let Some(last) = last_of(&candidates) {
+                // When its turn comes the others have theirs.
+                let is_full = last.computed == last.kv_blocks * self.replica.settings.block_size;
+                needed = needed.max(rows.blocks_needed() - u32::from(is_full) + 1);
+            }
+            if self.replica.kv_free >= needed {
+                return preempted;
+            }
             if candidates.is_empty() {
                 return preempted;
             }
@@ -412,4 +421,9 @@ impl Draft<'_> {
     pub fn hold_for(&mut self, steps: u32) {
         self.hold_steps = self.hold_steps.min(steps.max(1));
     }
+}
+
+/// The last to arrive of those that decode.
+fn last_of(running: &[Running]) -> Option<&Running> {
+    running.iter().filter(|one| one.decodes()).max_by_key(|one| (one.arrival, one.request))
 }

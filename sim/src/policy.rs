@@ -177,6 +177,11 @@ pub trait Preemptor {
         let _ = running;
         0
     }
+
+    /// Must each sequence that decodes find a block free when its turn in a step comes, in order of arrival, also one whose last has room?
+    fn each_finds_a_free_block(&self) -> bool {
+        false
+    }
 }
 
 /// A sequence that moves: cancelled where it is, added where it goes, its KV computed again.

@@ -271,16 +271,16 @@ impl Replica {
         self.rows.len() as u32 >= self.settings.max_num_seqs
     }
 
-    /// For how many steps, at most `limit`, do the free blocks last, with `reserve` free before each?
-    pub(crate) fn steps_until_shortage(&self, limit: u32, reserve: u32) -> u32 {
+    /// For how many steps, at most `limit`, do the free blocks last, with `reserve` free before each and `spare` after it?
+    pub(crate) fn steps_until_shortage(&self, limit: u32, reserve: u32, spare: u32) -> u32 {
         let rows = self.rows.len() as u32;
         // The first step has its blocks already.
         let lasts = |steps: u32| {
-            self.rows.stretch_blocks(steps) <= self.kv_free
+            self.rows.stretch_blocks(steps) + spare <= self.kv_free
                 && (steps == 1 || self.kv_free - self.rows.stretch_blocks(steps - 1) >= reserve)
         };
         // Enough for everybody, without counting.
-        if u64::from(rows) * u64::from(limit.div_ceil(self.settings.block_size)) + u64::from(reserve)
+        if u64::from(rows) * u64::from(limit.div_ceil(self.settings.block_size)) + u64::from(reserve.max(spare))
             <= u64::from(self.kv_free)
         {
             return limit;

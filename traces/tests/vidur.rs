@@ -14,9 +14,9 @@ use aril_sim::fact::{End, Fact, Observer};
 use aril_sim::policy::batcher::{Chunked, PrefillFirst};
 use aril_sim::policy::evictor::Lru;
 use aril_sim::policy::load_path::Blocking;
-use aril_sim::policy::preemptor::Newest;
+use aril_sim::policy::preemptor::{Age, Newest};
 use aril_sim::policy::router::RoundRobin;
-use aril_sim::policy::{Batcher, Make, Policies};
+use aril_sim::policy::{Batcher, Make, Policies, Requeue};
 use aril_sim::profile::Profile;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::profile::vidur::Steps;
@@ -32,18 +32,21 @@ const BLOCK: u32 = 16;
 const SEQUENCES: usize = 128;
 const WATERMARK: f64 = 0.01;
 
-/// First-token and completion times, by request.
+/// First-token and completion times, by request, and how often one was restarted.
 #[derive(Default)]
-struct Times(Vec<(Time, Time)>);
+struct Times {
+    of: Vec<(Time, Time)>,
+    restarts: u32,
+}
 
 impl Observer for Times {
     fn observe(&mut self, now: Time, fact: &Fact<'_>) {
-        assert!(!matches!(fact, Fact::Preempted { .. }), "none of these runs contains a restart");
+        self.restarts += u32::from(matches!(fact, Fact::Preempted { .. }));
         if let Fact::Ended(life) = fact {
             assert_eq!(life.end, End::Finished);
             let index = life.offered.request.id.index();
-            self.0.resize(self.0.len().max(index + 1), Default::default());
-            self.0[index] = (life.first_token.expect("a finished request has a token"), now);
+            self.of.resize(self.of.len().max(index + 1), Default::default());
+            self.of[index] = (life.first_token.expect("a finished request has a token"), now);
         }
     }
 }
@@ -120,7 +123,7 @@ impl Rule {
     }
 }
 
-fn simulated(replicas: usize, rule: Rule, requests: Vec<Offered>) -> Vec<(Time, Time)> {
+fn simulated(replicas: usize, rule: Rule, requests: Vec<Offered>) -> Times {
     let cost = CompiledCost::compile(&profile(), LoraKernel::None).unwrap();
     let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Modelled(cost))];
     let settings = ClusterSettings::of(vec![replica(rule.tokens()); replicas], 0);
@@ -129,7 +132,10 @@ fn simulated(replicas: usize, rule: Rule, requests: Vec<Offered>) -> Vec<(Time, 
         batcher: rule.batcher(),
         evictor: Box::new(|| Box::new(Lru::default())),
         load_path: Box::new(|| Box::new(Blocking::default())),
-        preemptor: Box::new(|| Box::new(Newest::default())),
+        preemptor: Box::new(|| {
+            let (by, requeue) = (Age::Arrival, Requeue::Replica);
+            Box::new(Newest { by, requeue, each_finds_a_free_block: true })
+        }),
         migrator: None,
         scaler: None,
     };
@@ -138,7 +144,7 @@ fn simulated(replicas: usize, rule: Rule, requests: Vec<Offered>) -> Vec<(Time, 
     let ended =
         engine::run(&settings, &Catalog::default(), &policies, &mut executors, &mut arrivals, &mut times).unwrap();
     assert!(ended.coverage[0].outside.is_empty(), "{:?}", ended.coverage);
-    times.0
+    times
 }
 
 /// The largest distance of a first token or an end, seconds.
@@ -166,14 +172,14 @@ fn published(name: &str) -> Vec<(f64, f64)> {
 #[test]
 fn every_request_of_vidurs_chunked_prefill_is_reproduced_within_a_microsecond() {
     let name = "sarathi_r1_n1000_q4";
-    let error = worst(&simulated(1, Rule::Sarathi, offered(name)), &published(name));
+    let error = worst(&simulated(1, Rule::Sarathi, offered(name)).of, &published(name));
     assert!(error < 1e-6, "{error} s");
 }
 
 #[test]
 fn every_request_of_vidurs_prefill_first_is_reproduced_within_a_microsecond() {
     let name = "vllm_r1_n1000_q4";
-    let error = worst(&simulated(1, Rule::Vllm, offered(name)), &published(name));
+    let error = worst(&simulated(1, Rule::Vllm, offered(name)).of, &published(name));
     assert!(error < 1e-6, "{error} s");
 }
 
@@ -227,89 +233,136 @@ impl Naive {
         32.0 * ms / 1e3
     }
 
-    /// First token and end of each request on one replica.
-    fn run(&self, rule: Rule, asked: &[Asked]) -> Vec<(f64, f64)> {
+    /// First token and end of each request on one replica, and how many restarts there were.
+    fn run(&self, rule: Rule, asked: Vec<Asked>) -> (Vec<(f64, f64)>, u32) {
         let mut times = vec![(f64::NAN, f64::NAN); asked.len()];
-        let (mut now, mut next, mut free) = (0.0, 0, BLOCKS);
+        let mut restarting = Restarting { asked, restarts: 0 };
+        let (mut now, mut next) = (0.0, 0);
+        let mut free = BLOCKS;
         let mut queue: VecDeque<usize> = VecDeque::new();
         let mut running: Vec<Live> = Vec::new();
         loop {
             if running.is_empty() && queue.is_empty() {
-                let Some(first) = asked.get(next) else { return times };
+                let Some(first) = restarting.asked.get(next) else { return (times, restarting.restarts) };
                 now = first.arrival.max(now);
             }
-            while next < asked.len() && asked[next].arrival <= now {
+            while next < restarting.asked.len() && restarting.asked[next].arrival <= now {
                 queue.push_back(next);
                 next += 1;
             }
-            // (position in `running`, tokens)
-            let mut step: Vec<(usize, u32)> = Vec::new();
+            // Those of the step and their tokens, and those who have to wait.
+            let (mut step, mut waits): (Vec<(Live, u32)>, Vec<Live>) = (Vec::new(), Vec::new());
             if rule == Rule::Sarathi {
-                step.extend((0..running.len()).filter(|&i| running[i].processed >= running[i].prompt).map(|i| (i, 1)));
+                let (turned, prompts) = restarting.turns(&mut running, &mut queue, &mut free);
+                step = turned;
                 let mut left = rule.tokens() - step.len() as u32;
-                for (i, live) in running.iter().enumerate().filter(|(_, live)| live.processed < live.prompt) {
+                for live in prompts {
                     let chunk = left.min(live.prompt - live.processed);
                     if chunk > 0 {
-                        step.push((i, chunk));
-                        left -= chunk;
+                        step.push((live, chunk))
+                    } else {
+                        waits.push(live)
                     }
+                    left -= chunk;
                 }
                 while let Some(&id) = queue.front()
-                    && let Some(live) = admitted(id, &asked[id], free, running.len())
+                    && let Some(live) = admitted(id, &restarting.asked[id], free, step.len() + waits.len())
                     && left > 0
                 {
                     queue.pop_front();
                     free -= live.blocks;
                     let chunk = left.min(live.prompt);
-                    step.push((running.len(), chunk));
+                    step.push((live, chunk));
                     left -= chunk;
-                    running.push(live);
                 }
             } else {
                 let mut longest = 0;
                 while let Some(&id) = queue.front()
-                    && let Some(live) = admitted(id, &asked[id], free, running.len())
+                    && let Some(live) = admitted(id, &restarting.asked[id], free, running.len() + step.len())
                     && (step.len() as u32 + 1) * live.prompt.max(longest) <= rule.tokens()
                 {
                     queue.pop_front();
                     free -= live.blocks;
                     longest = longest.max(live.prompt);
-                    step.push((running.len(), live.prompt));
-                    running.push(live);
+                    step.push((live, live.prompt));
                 }
                 if step.is_empty() {
-                    step.extend((0..running.len()).map(|i| (i, 1)));
+                    step = restarting.turns(&mut running, &mut queue, &mut free).0;
                 }
             }
-            let (mut decodes, mut prefills) = (Vec::new(), Vec::new());
-            for &(i, tokens) in &step {
-                let live = &mut running[i];
-                if live.processed < live.prompt {
-                    prefills.push((live.processed, tokens));
-                } else {
-                    decodes.push(live.processed);
-                    // The token that is processed has its place in the cache.
-                    let needed = live.processed.div_ceil(BLOCK);
-                    free = free.checked_sub(needed.saturating_sub(live.blocks)).expect("no restart");
-                    live.blocks = live.blocks.max(needed);
-                }
-            }
+            let (decodes, prefills): (Vec<_>, Vec<_>) =
+                step.iter().partition(|(live, _)| live.processed >= live.prompt);
+            let decodes: Vec<u32> = decodes.into_iter().map(|(live, _)| live.processed).collect();
+            let prefills: Vec<(u32, u32)> = prefills.into_iter().map(|(live, chunk)| (live.processed, chunk)).collect();
             now += self.step(&decodes, &prefills);
-            for &(i, tokens) in &step {
-                let live = &mut running[i];
+            for (mut live, tokens) in step {
                 let prefill = live.processed < live.prompt;
                 live.processed += tokens;
                 if prefill && live.processed == live.prompt {
                     live.processed += 1;
-                    times[live.id].0 = now;
+                    let first = &mut times[live.id].0;
+                    *first = if first.is_nan() { now } else { *first };
                 }
                 if live.processed == live.prompt + live.output {
                     times[live.id].1 = now;
                     free += live.blocks;
+                } else {
+                    running.push(live);
                 }
             }
-            running.retain(|live| live.processed < live.prompt + live.output);
+            running.append(&mut waits);
+            running.sort_by_key(|live| live.id);
         }
+    }
+}
+
+/// What is asked, of those that were restarted what is left of it.
+struct Restarting {
+    asked: Vec<Asked>,
+    restarts: u32,
+}
+
+impl Restarting {
+    /// All that it has is a prompt again.
+    fn restart(&mut self, gone: Live, queue: &mut VecDeque<usize>, free: &mut u32) {
+        let asked = &mut self.asked[gone.id];
+        (asked.prompt, asked.output) = (gone.processed, gone.prompt + gone.output - gone.processed);
+        *free += gone.blocks;
+        queue.push_front(gone.id);
+        self.restarts += 1;
+    }
+
+    /// Those that decode in turn, the last of the rest giving way: who had a turn, and who still has prompt left.
+    fn turns(
+        &mut self,
+        running: &mut Vec<Live>,
+        queue: &mut VecDeque<usize>,
+        free: &mut u32,
+    ) -> (Vec<(Live, u32)>, Vec<Live>) {
+        let (mut turned, mut prompts) = (Vec::new(), Vec::new());
+        let mut others: VecDeque<Live> = running.drain(..).collect();
+        while let Some(mut live) = others.pop_front() {
+            if live.processed < live.prompt {
+                prompts.push(live);
+                continue;
+            }
+            // Whether or not it needs one, a block must be free.
+            while *free == 0
+                && let Some(last) = others.pop_back()
+            {
+                self.restart(last, queue, free);
+            }
+            if *free == 0 {
+                self.restart(live, queue, free);
+                continue;
+            }
+            // The token that is processed has its place in the cache.
+            let more = live.processed.div_ceil(BLOCK).saturating_sub(live.blocks);
+            *free -= more;
+            live.blocks += more;
+            turned.push((live, 1));
+        }
+        (turned, prompts)
     }
 }
 
@@ -322,9 +375,10 @@ fn admitted(id: usize, asked: &Asked, free: u32, running: usize) -> Option<Live>
 }
 
 /// The naive run of many replicas, served in turn.
-fn naive(replicas: usize, rule: Rule, requests: &[Offered]) -> Vec<(f64, f64)> {
+fn naive(replicas: usize, rule: Rule, requests: &[Offered]) -> (Vec<(f64, f64)>, u32) {
     let costs = Naive::new();
     let mut times = vec![(0.0, 0.0); requests.len()];
+    let mut restarts = 0;
     for replica in 0..replicas {
         let asked: Vec<Asked> = requests
             .iter()
@@ -336,17 +390,19 @@ fn naive(replicas: usize, rule: Rule, requests: &[Offered]) -> Vec<(f64, f64)> {
                 output: offered.outcome.output_tokens,
             })
             .collect();
-        for (i, time) in costs.run(rule, &asked).into_iter().enumerate() {
+        let (of_replica, more) = costs.run(rule, asked);
+        restarts += more;
+        for (i, time) in of_replica.into_iter().enumerate() {
             times[replica + i * replicas] = time;
         }
     }
-    times
+    (times, restarts)
 }
 
 #[test]
 fn the_naive_rules_are_vidurs_rules() {
     for (rule, name) in [(Rule::Sarathi, "sarathi_r1_n1000_q4"), (Rule::Vllm, "vllm_r1_n1000_q4")] {
-        let (found, expected) = (naive(1, rule, &offered(name)), published(name));
+        let (found, expected) = (naive(1, rule, &offered(name)).0, published(name));
         let worst = found.iter().zip(&expected).map(|(a, b)| (a.0 - b.0).abs().max((a.1 - b.1).abs()));
         assert!(worst.fold(0.0, f64::max) < 1e-6, "{name}");
     }
@@ -375,10 +431,40 @@ fn other_replicas_lengths_and_rates_end_when_vidurs_rules_say() {
         cases.push((replicas, Rule::Vllm, requests));
     }
     for (i, (replicas, rule, requests)) in cases.into_iter().enumerate() {
-        let expected = naive(replicas, rule, &requests);
-        let error = worst(&simulated(replicas, rule, requests), &expected);
-        assert!(error < 1e-6, "case {i}, {rule:?} on {replicas} replicas: {error} s");
+        agrees(&format!("case {i}"), replicas, rule, requests);
     }
+}
+
+/// Compares every request, and gives how many restarts there were.
+fn agrees(case: &str, replicas: usize, rule: Rule, requests: Vec<Offered>) -> u32 {
+    let (expected, restarts) = naive(replicas, rule, &requests);
+    let found = simulated(replicas, rule, requests);
+    let error = worst(&found.of, &expected);
+    assert!(error < 1e-6, "{case}, {rule:?} on {replicas} replicas, {restarts} restarts: {error} s");
+    assert_eq!(found.restarts, restarts, "{case}");
+    restarts
+}
+
+#[test]
+fn requests_that_vidur_restarts_end_when_its_rules_say() {
+    let longer = |name: &str, prompts: u32, outputs: u32| -> Vec<Offered> {
+        let times = |(id, one): (usize, Offered)| {
+            let (prompt, output) = (one.request.prompt_tokens, one.outcome.output_tokens);
+            let prompt = (prompt * prompts).min(3000);
+            request(id, one.request.arrival, (prompt, (output * outputs).min(4095 - prompt)))
+        };
+        offered(name).into_iter().enumerate().map(times).collect()
+    };
+    let mut restarts = 0;
+    for (name, rule) in [("sarathi_r1_n1000_q4", Rule::Sarathi), ("vllm_r1_n1000_q4", Rule::Vllm)] {
+        restarts += agrees("longer outputs", 1, rule, longer(name, 1, 2));
+        restarts += agrees("longer prompts", 1, rule, longer(name, 2, 1));
+    }
+    let few: Vec<Offered> = offered("requests_r16_n10000_q64").into_iter().take(5000).collect();
+    for rule in [Rule::Sarathi, Rule::Vllm] {
+        restarts += agrees("half of the replicas", 8, rule, few.clone());
+    }
+    assert!(restarts > 30, "{restarts} restarts");
 }
 
 #[test]

@@ -71,7 +71,9 @@ impl Engine<'_, '_> {
         // Nobody attends to the last token: its KV is never computed.
         let tokens = u64::from(offered.request.prompt_tokens) + u64::from(offered.outcome.output_tokens) - 1;
         let blocks = tokens.div_ceil(u64::from(replica.settings.block_size));
-        if blocks + u64::from(self.minds[r].preemptor.reserve(1)) > u64::from(replica.settings.kv_blocks) {
+        let preemptor = &self.minds[r].preemptor;
+        let spare = preemptor.reserve(1).max(u32::from(preemptor.each_finds_a_free_block()));
+        if blocks + u64::from(spare) > u64::from(replica.settings.kv_blocks) {
             return Some(RejectReason::TooLong);
         }
         let adapter = self.weights.of(offered.request.adapter?);

@@ -136,8 +136,9 @@ impl Engine<'_, '_> {
             1
         } else {
             let limit = price.steps.min(hold_steps).min(shape.finish);
-            let reserve = self.minds[r].preemptor.reserve(replica.rows.len() as u32);
-            replica.steps_until_shortage(limit, reserve)
+            let preemptor = &self.minds[r].preemptor;
+            let spare = u32::from(preemptor.each_finds_a_free_block());
+            replica.steps_until_shortage(limit, preemptor.reserve(replica.rows.len() as u32), spare)
         };
         price.first += overhead;
         let flight = InFlight {

@@ -18,7 +18,7 @@ fn together(stage: Stage, requests: &[(u32, u32, u32)]) -> Stage {
 }
 
 fn here() -> Newest {
-    Newest { requeue: Requeue::Replica, by: Age::Arrival }
+    Newest { requeue: Requeue::Replica, by: Age::Arrival, ..Newest::default() }
 }
 
 /// Prompts and decode rows of each single step, stretches taken apart.

@@ -114,7 +114,9 @@ fn evictors_and_load_paths_conform() {
 fn preemptors_migrators_and_scalers_conform() {
     for requeue in [Requeue::Replica, Requeue::Cluster] {
         for by in [Age::Arrival, Age::Admission] {
-            check("newest", stage().preemptor(Newest { by, requeue }));
+            for each_finds_a_free_block in [false, true] {
+                check("newest", stage().preemptor(Newest { by, requeue, each_finds_a_free_block }));
+            }
             for reserve_per_sequence in 0..2 {
                 check("oldest", stage().preemptor(Oldest { by, requeue, reserve_per_sequence }));
             }

@@ -34,7 +34,7 @@ fn the_artifact_evicts_the_oldest_before_blocks_run_out() {
 
 #[test]
 fn recomputed_on_its_replica_the_victim_is_next_in_line() {
-    let newest = Newest { requeue: Requeue::Replica, by: Age::Admission };
+    let newest = Newest { requeue: Requeue::Replica, by: Age::Admission, ..Newest::default() };
     let stage = Stage::of(1).blocks(12).preemptor(newest).ask(0, 0, 75, 60).ask(10, 0, 75, 60).ask(20_000, 0, 120, 2);
     let play = stage.play();
     assert_eq!(play.preempted[0], 1);

@@ -2,7 +2,8 @@
 //!
 //! Source: Punica (§5.3): the newest request is cancelled and scheduled again like a new one, on any GPU
 //! (`requeue = "cluster"`, newest by arrival). vLLM V1: the last of the running list is preempted and computed again on
-//! the same replica (`requeue = "replica"`, newest by admission).
+//! the same replica (`requeue = "replica"`, newest by admission). Vidur: the same by arrival, and a sequence whose last block has room
+//! looks for a free one as well (`each_finds_a_free_block`).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,11 +19,13 @@ pub struct Newest {
     pub by: Age,
     /// Where does it wait?
     pub requeue: Requeue,
+    /// Must each sequence find a KV block free when its turn in a step comes, also one whose last has room? Vidur's must.
+    pub each_finds_a_free_block: bool,
 }
 
 impl Default for Newest {
     fn default() -> Newest {
-        Newest { by: Age::Arrival, requeue: Requeue::Cluster }
+        Newest { by: Age::Arrival, requeue: Requeue::Cluster, each_finds_a_free_block: false }
     }
 }
 
@@ -38,5 +41,9 @@ impl Preemptor for Newest {
 
     fn requeue(&self) -> Requeue {
         self.requeue
+    }
+
+    fn each_finds_a_free_block(&self) -> bool {
+        self.each_finds_a_free_block
     }
 }
