@@ -1,15 +1,15 @@
 //! What routers see is what was published: the truth, counted here from facts alone, or what was true at the last tick.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use aril_sim::conformance::{RandomPolicies, Scenario, Terrain};
 use aril_sim::fact::{End, Fact, Observer, Power, Tier};
-use aril_sim::fleet::{Fleet, Signals};
+use aril_sim::fleet::{AdapterSignal, Fleet, Signals};
 use aril_sim::policy::{Asked, Make, Policies, Route, Router};
 use aril_sim::random::{self, Stream};
 use aril_sim::time::{Span, Time};
-use aril_sim::workload::{ReplicaId, RequestId};
+use aril_sim::workload::{AdapterId, ReplicaId, RequestId};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Count {
@@ -23,7 +23,13 @@ struct Count {
 #[derive(Debug, Default)]
 struct Tally {
     replicas: Vec<Count>,
+    /// Of each replica, what is on its GPU or on its way there, and its bytes.
+    on_gpu: Vec<BTreeMap<AdapterId, u64>>,
     places: BTreeMap<RequestId, (ReplicaId, bool)>,
+    /// Whose adapter is which.
+    adapters: BTreeMap<RequestId, AdapterId>,
+    /// Adapters of rows that left while a step ran that contains them: in use until it is over.
+    lingering: BTreeSet<(ReplicaId, AdapterId)>,
     /// Preempted requests leave their replica.
     to_cluster: bool,
     compared: u64,
@@ -33,12 +39,22 @@ impl Tally {
     fn leaves(&mut self, request: RequestId) {
         if let Some((replica, running)) = self.places.remove(&request) {
             let count = &mut self.replicas[replica.index()];
-            if running { count.running -= 1 } else { count.waiting -= 1 }
+            if running {
+                count.running -= 1
+            } else {
+                count.waiting -= 1
+            }
+            if let Some(&adapter) = self.adapters.get(&request).filter(|_| running) {
+                self.lingering.insert((replica, adapter));
+            }
         }
     }
 
     fn told(&mut self, fact: &Fact<'_>) {
         match *fact {
+            Fact::Offered(offered) => {
+                self.adapters.extend(offered.request.adapter.map(|adapter| (offered.request.id, adapter)));
+            }
             Fact::Routed { request, replica, .. } => {
                 self.places.insert(request, (replica, false));
                 self.replicas[replica.index()].waiting += 1;
@@ -57,16 +73,66 @@ impl Tally {
             }
             Fact::Migrated { request, .. } => self.leaves(request),
             Fact::Ended(ref life) => self.leaves(life.offered.request.id),
-            Fact::LoadStarted { replica, from: Tier::Host, .. } => self.replicas[replica.index()].resident += 1,
-            Fact::Evicted { replica, tier: Tier::Gpu, .. } => self.replicas[replica.index()].resident -= 1,
+            Fact::LoadStarted { replica, from: Tier::Host, adapter, bytes, .. } => {
+                self.replicas[replica.index()].resident += 1;
+                self.on_gpu[replica.index()].insert(adapter, bytes);
+            }
+            Fact::Stretch(ref stretch) => self.lingering.retain(|(replica, _)| *replica != stretch.replica),
+            Fact::Evicted { replica, tier: Tier::Gpu, adapter, .. } => {
+                self.replicas[replica.index()].resident -= 1;
+                self.on_gpu[replica.index()].remove(&adapter);
+            }
             Fact::Power { replica, power } => {
                 let count = &mut self.replicas[replica.index()];
                 count.on = power == Power::On;
                 if power == Power::Off {
                     count.resident = 0;
+                    self.on_gpu[replica.index()].clear();
                 }
             }
             _ => {}
+        }
+    }
+}
+
+impl Tally {
+    /// Adapters of a replica's batch, or of its queue.
+    fn wanted(&self, replica: ReplicaId, running: bool) -> BTreeSet<AdapterId> {
+        let there = self.places.iter().filter(|(_, place)| **place == (replica, running));
+        there.filter_map(|(request, _)| self.adapters.get(request).copied()).collect()
+    }
+
+    /// What a scan of every replica says of adapters is what the fleet says.
+    fn compare_adapters(&self, fleet: &Fleet<'_>) {
+        let known: BTreeSet<AdapterId> = self.adapters.values().copied().collect();
+        let mut holders: BTreeMap<AdapterId, Vec<ReplicaId>> = BTreeMap::new();
+        for (id, on_gpu) in (0..).map(ReplicaId).zip(&self.on_gpu) {
+            let (active, waiting) = (self.wanted(id, true), self.wanted(id, false));
+            let seen = fleet.signals(id);
+            let told = (seen.adapters_waiting, seen.adapter_bytes_resident);
+            let truth = (waiting.len() as u32, on_gpu.values().sum::<u64>());
+            assert_eq!(told, truth, "{id:?}, at {}", fleet.now());
+            let mut in_use = 0;
+            for &adapter in &known {
+                let lingers = self.lingering.contains(&(id, adapter));
+                let is_active = fleet.adapter(id, adapter) == AdapterSignal::Active;
+                in_use += u32::from(is_active);
+                let truth = match adapter {
+                    adapter if active.contains(&adapter) || lingers && is_active => AdapterSignal::Active,
+                    adapter if on_gpu.contains_key(&adapter) => AdapterSignal::Resident,
+                    adapter if waiting.contains(&adapter) => AdapterSignal::Waiting,
+                    _ => AdapterSignal::Absent,
+                };
+                assert_eq!(fleet.adapter(id, adapter), truth, "{id:?}, {adapter:?}, at {}", fleet.now());
+                if on_gpu.contains_key(&adapter) {
+                    holders.entry(adapter).or_default().push(id);
+                }
+            }
+            assert_eq!(seen.adapters_active, in_use, "{id:?}, at {}", fleet.now());
+        }
+        for adapter in known {
+            let truth = holders.get(&adapter).map_or(&[][..], Vec::as_slice);
+            assert_eq!(fleet.holders(adapter), truth, "{adapter:?}, at {}", fleet.now());
         }
     }
 }
@@ -103,6 +169,7 @@ impl Router for Suspicious {
         assert!(fleet.by_working_set().eq(by_working_set.iter().copied()));
         let small = by_working_set.iter().copied().filter(|(size, _)| (1..4).contains(size));
         assert!(fleet.with_working_set(1..4).eq(small));
+        tally.compare_adapters(fleet);
         drop(tally);
         self.inner.route(asked, fleet, random)
     }
@@ -131,6 +198,7 @@ fn without_delay_routers_see_the_truth() {
         let on = |replica: &aril_sim::settings::ReplicaSettings| Count { on: replica.starts_on, ..Count::default() };
         let tally = Tally {
             replicas: scenario.settings.replicas.iter().map(on).collect(),
+            on_gpu: vec![BTreeMap::new(); scenario.settings.replicas.len()],
             to_cluster: random.requeue_to_cluster,
             ..Tally::default()
         };
