@@ -5,7 +5,7 @@
 # Usage: instructions.sh PROGRAM            compare with the baseline of this toolchain
 #        instructions.sh PROGRAM --update   write it
 #
-# A baseline holds for one compiler: instructions/VERSION.txt. Where there is none for this one, nothing is judged, and it says so.
+# A baseline holds for one compiler: instructions/VERSION.txt, of the one that rust-toolchain.toml pins. Where there is none, it fails.
 set -euo pipefail
 program="$(realpath "${1:?usage: instructions.sh PROGRAM [--update]}")"
 update="${2:-}"
@@ -18,9 +18,9 @@ done
 version="$(rustc --version | cut -d' ' -f2)"
 baseline="instructions/$version.txt"
 if [ ! -s "$baseline" ] && [ "$update" != --update ]; then
-  echo "no baseline for rustc $version: nothing is judged. There are: $(cd instructions && echo *.txt)"
-  echo "write one with: scenarios/bench/instructions.sh PROGRAM --update"
-  exit 0
+  echo "error: no baseline for rustc $version, only for: $(cd instructions && echo *.txt)"
+  echo "use the toolchain of rust-toolchain.toml, or write one with: scenarios/bench/instructions.sh PROGRAM --update"
+  exit 1
 fi
 out="$(mktemp -d)"
 trap 'rm -rf "$out"' EXIT

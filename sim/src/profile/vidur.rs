@@ -108,6 +108,13 @@ impl VidurTables {
             cost.check().map_err(|problem| (format!("operations.{name}"), problem))?;
         }
         self.kv_cache_save.check().map_err(|problem| ("kv_cache_save".to_owned(), problem))?;
+        for VidurOperation { name, cost } in &self.operations {
+            if cost.last() != self.kv_cache_save.last() {
+                let problem =
+                    format!("it ends at {} tokens, and kv_cache_save at {}", cost.last(), self.kv_cache_save.last());
+                return Err((format!("operations.{name}"), problem));
+            }
+        }
         for (key, rows) in [("decode", &self.decode), ("prefill", &self.prefill)] {
             if rows.is_empty() {
                 return Err((key.to_owned(), "it is empty".to_owned()));
