@@ -1,9 +1,12 @@
 //! How an engine, its memory and its links are set.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Span;
 
 /// Adapter memory of one tier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AdapterMemory {
     /// So many adapters, whatever their size (vLLM's `max_loras`, `max_cpu_loras`).
     Slots(u32),
@@ -14,7 +17,7 @@ pub enum AdapterMemory {
 }
 
 /// A link that copies one adapter after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Before the first byte.
     pub latency: Span,
@@ -36,7 +39,7 @@ impl Link {
 }
 
 /// How one replica is set, in units of its engine.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaSettings {
     /// GPUs of the replica.
     pub gpus: u32,
@@ -95,7 +98,7 @@ impl ReplicaSettings {
 }
 
 /// How the cluster is set.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClusterSettings {
     /// The replicas, by id.
     pub replicas: Vec<ReplicaSettings>,

@@ -73,7 +73,7 @@ pub struct Catalog {
 }
 
 /// What arrives: all that a policy may know of it. It never changes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// Number in order of arrival.
     pub id: RequestId,
@@ -90,18 +90,19 @@ pub struct Request {
     /// What a predictor, if the scenario has one, says of the output length, tokens.
     pub predicted_output_tokens: Option<u32>,
     /// Hashes of the prompt's blocks, first to last, where the trace has them.
+    #[serde(skip)]
     pub prefix: Option<Arc<[u64]>>,
 }
 
 /// What only fate knows of a request. Never reaches a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The true number of output tokens, at least 1.
     pub output_tokens: u32,
 }
 
 /// A request and its fate.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Offered {
     /// What the cluster sees.
     pub request: Request,

@@ -1,5 +1,6 @@
 //! Oracles that nobody can tune to, and relations that must hold whatever the numbers are.
 
+mod case;
 mod differential;
 mod metamorphic;
 mod queueing;

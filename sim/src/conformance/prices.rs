@@ -1,10 +1,13 @@
 //! A toy price list: steps priced by a handful of numbers, with promises of every kind that an executor may make.
 
+use serde::{Deserialize, Serialize};
+
 use crate::batch::{Batch, BatchShape, Executor, Price, Sag};
 use crate::time::Span;
 
 /// How far ahead does a price hold?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Promise {
     /// Nothing beyond the next step; the price jumps from step to step.
     Once,
@@ -15,7 +18,7 @@ pub enum Promise {
 }
 
 /// What a step costs: a sum of parts, each a whole span.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToyPrices {
     /// Every step.
     pub step: Span,

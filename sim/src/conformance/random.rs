@@ -5,6 +5,7 @@
 //! doubled is the same run, twice as long.
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::draft::Draft;
 use crate::fact::Power;
@@ -18,7 +19,7 @@ use crate::time::{Span, Time};
 use crate::workload::ReplicaId;
 
 /// Which random policies? Chances are out of 256.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RandomPolicies {
     /// Of all hashes.
     pub seed: u64,

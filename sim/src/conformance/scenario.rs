@@ -3,6 +3,7 @@
 use std::fmt;
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::batch::Executor;
 use crate::conformance::prices::{Promise, ToyPrices};
@@ -15,7 +16,7 @@ use crate::time::{Span, Time};
 use crate::workload::{Adapter, AdapterId, Catalog, Offered, Outcome, Request, RequestId, Tenant, TenantId};
 
 /// A whole run but for its policies.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scenario {
     /// What it was drawn from.
     pub seed: u64,
@@ -267,7 +268,7 @@ impl Draw {
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}, times in ps", self.seed)?;
+        writeln!(f, "seed {}, times in ps, most of them multiples of {}", self.seed, self.unit.as_ps())?;
         let settings = &self.settings;
         let ps = |span: Option<Span>| span.map(Span::as_ps);
         writeln!(
@@ -294,17 +295,21 @@ impl fmt::Display for Scenario {
             writeln!(f, "replica {id}: {replica:?}")?;
         }
         for (id, adapter) in self.catalog.adapters.iter().enumerate() {
-            writeln!(f, "adapter {id}: rank {}, {} bytes", adapter.rank, adapter.bytes)?;
+            let owner = adapter.owner.map(|tenant| tenant.0);
+            writeln!(f, "adapter {id} of tenant {owner:?}: rank {}, {} bytes", adapter.rank, adapter.bytes)?;
         }
         for Offered { request, outcome } in &self.offered {
             writeln!(
                 f,
-                "request {} at {}: adapter {:?}, {} prompt and {} output tokens",
+                "request {} of tenant {} at {}: adapter {:?}, {} prompt and {} output tokens, at most {}, predicted {:?}",
                 request.id.0,
+                request.tenant.0,
                 request.arrival.as_ps(),
                 request.adapter.map(|adapter| adapter.0),
                 request.prompt_tokens,
-                outcome.output_tokens
+                outcome.output_tokens,
+                request.max_tokens,
+                request.predicted_output_tokens
             )?;
         }
         Ok(())

@@ -1,61 +1,22 @@
 //! Many decode steps advanced at once tell the same facts as a naive run, step by step, under random policies.
 //!
-//! What failed once is written down in `regressions`.
+//! A case that fails is shrunk and kept as a file in `regressions`, whose cases are run again, always.
 //! `ARIL_SOAK_SEEDS=1000000..1200000 cargo test --release -p aril-sim soak -- --ignored` looks further than CI does.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use aril_sim::conformance::{RandomPolicies, Scenario, Terrain, differs, shrink, watched};
+use aril_sim::conformance::shrink;
 use aril_sim::fact::{End, Fact, LoadCause, Observer, Power, RejectReason, Tier};
-use aril_sim::random;
 use aril_sim::time::Time;
 
-#[derive(Clone, Debug)]
-struct Case {
-    scenario: Scenario,
-    policies: RandomPolicies,
-}
-
-impl Case {
-    fn draw(seed: u64) -> Case {
-        let scenario = Scenario::draw(seed, Terrain::Any);
-        let policies = RandomPolicies::draw(&mut random::stream(seed, "random policies"), scenario.unit);
-        Case { scenario, policies }
-    }
-
-    /// What is wrong with the engine in this case? None: nothing.
-    fn fails(&self) -> Option<String> {
-        let policies = self.policies.make();
-        let at_once = match watched(&self.scenario, &policies, true) {
-            Ok(run) => run,
-            Err(problem) => return Some(format!("at once: {problem}")),
-        };
-        match watched(&self.scenario, &policies, false) {
-            Ok(run) => differs(at_once, run),
-            Err(problem) => Some(format!("step by step: {problem}")),
-        }
-    }
-
-    fn smaller(&self) -> Vec<Case> {
-        let scenarios = self.scenario.smaller().into_iter().map(|scenario| Case { scenario, ..self.clone() });
-        let policies = self.policies.smaller().into_iter().map(|policies| Case { policies, ..self.clone() });
-        policies.chain(scenarios).collect()
-    }
-}
-
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}{:?}", self.scenario, self.policies)
-    }
-}
+use super::case::Case;
 
 fn check(seeds: impl IntoIterator<Item = u64>) {
     for seed in seeds {
         let case = Case::draw(seed);
         if let Some(problem) = case.fails() {
             let (case, problem) = shrink(case, problem, Case::smaller, Case::fails);
-            panic!("seed {seed}, shrunk:\n{problem}\n{case}");
+            panic!("seed {seed}: {problem}\nshrunk to {}", case.keep(&problem).display());
         }
     }
 }
@@ -134,4 +95,26 @@ fn the_random_cases_reach_everything_that_can_happen() {
         assert!(count >= 100, "{what}: {count} in a thousand cases");
     }
     assert!(stalls < 50, "{stalls} of a thousand cases stall");
+}
+
+/// Does anybody give way in the case?
+fn preempts(case: &Case) -> Option<String> {
+    let mut reach = Reach::default();
+    let _ = case.scenario.run(&case.policies.make(), true, &mut reach);
+    reach.counts.get("preempted").filter(|&&count| count > 0).map(|count| format!("{count} preempted"))
+}
+
+/// As if it were a fault that anybody gives way: what is found is made small, and a file brings it back.
+#[test]
+fn a_fault_is_found_made_small_and_kept() {
+    let (found, told) = (1..)
+        .find_map(|seed| Some(Case::draw(seed)).and_then(|case| preempts(&case).map(|told| (case, told))))
+        .expect("one preempts");
+    let large = found.scenario.offered.len();
+    let (small, told) = shrink(found, told, Case::smaller, preempts);
+    assert!(small.scenario.offered.len() * 4 < large, "{large} requests became {}", small.scenario.offered.len());
+    assert!(small.smaller().iter().all(|simpler| preempts(simpler).is_none()), "a simpler one fails, too");
+    let back = Case::of_toml(&small.to_toml());
+    assert_eq!(back, small);
+    assert_eq!(preempts(&back), Some(told));
 }

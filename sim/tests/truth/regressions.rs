@@ -1,11 +1,13 @@
-//! Every failure that the differential runs found, as small as it was shrunk to. (What a seed means changes with what is
-//! drawn, so cases are written down.)
+//! Every failure that the differential runs found, as small as it was shrunk to: under many policies here, as files in `regressions`. (What
+//! a seed means changes with what is drawn, so cases are written down.)
 
 use aril_sim::conformance::{Promise, RandomPolicies, Scenario, ToyPrices, differs, watched};
 use aril_sim::policy::LoadMode;
 use aril_sim::settings::{AdapterMemory, ClusterSettings, Link, ReplicaSettings};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::{Adapter, AdapterId, Catalog, Offered, Outcome, Request, RequestId, Tenant, TenantId};
+
+use super::case::Case;
 
 const fn ps(ps: u64) -> Span {
     Span::from_ps(ps)
@@ -97,13 +99,6 @@ fn after_a_preemption_the_batcher_is_asked_at_the_next_step() {
 }
 
 #[test]
-fn who_joins_at_the_end_of_a_step_is_not_counted_to_its_queue() {
-    let asks = [(26, None, 2, 3), (44, None, 1, 1)];
-    let scenario = scenario(vec![replica(6, 4, 1_000)], prices([7, 0, 0, 2]), &asks);
-    holds(&scenario, &RandomPolicies::plain(1));
-}
-
-#[test]
 fn a_client_may_give_up_while_its_step_is_stalled() {
     let asks = [(56, Some(0), 1, 2), (73, Some(2), 1, 1), (73, Some(1), 1, 1)];
     let disk_link = Link { latency: ps(13), bytes_per_second: Some(500_000_000_000) };
@@ -163,4 +158,16 @@ fn why_a_request_waits_does_not_depend_on_who_joins_a_full_batch() {
         holds(&scenario, &skips);
         holds(&scenario, &RandomPolicies { load_mode: LoadMode::Overlapped, ahead: 2, ..skips });
     }
+}
+
+#[test]
+fn every_case_that_was_kept_holds() {
+    let files = std::fs::read_dir(Case::folder()).expect("the folder of regressions");
+    let mut held = 0;
+    for file in files.map(|entry| entry.expect("an entry").path()) {
+        let case = Case::of_toml(&std::fs::read_to_string(&file).expect("a text"));
+        assert_eq!(case.fails(), None, "{}", file.display());
+        held += 1;
+    }
+    assert!(held > 0, "no file in {}", Case::folder().display());
 }
