@@ -58,7 +58,7 @@ turns() { # workload
       done ;;
     vidur) measure "Vidur's 16 replicas" ../vidur/sixteen.toml ;;
     fleets) for gpus in 10 100 1000 10000; do fleet "$gpus" 288000; done ;;
-    adapters) for count in 1 100 10000 64000; do adapters "$count"; done ;;
+    adapters) for count in 1 100 10000 49999 64000; do adapters "$count"; done ;;
     ten-thousand-adapters) measure '1,000 GPUs, one hour, 10,000 adapters' thousand.toml ;;
     thousand) measure '1,000 GPUs, one hour, 64,000 adapters' locality.toml ;;
     ten-thousand)
