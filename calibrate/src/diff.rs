@@ -42,6 +42,9 @@ pub struct PartDiff {
     pub worst: (String, f64),
 }
 
+/// Decode rows that are compared.
+const ROWS: [u32; 10] = [1, 2, 4, 8, 16, 24, 32, 64, 128, 256];
+
 /// Compares two profiles.
 ///
 /// # Errors
@@ -79,8 +82,7 @@ pub fn diff(from: &Profile, to: &Profile) -> Result<Diff, CalibrateError> {
 
 /// The host's part of decode steps, without adapters and with one for each row.
 fn host(from: &Profile, to: &Profile) -> Option<PartDiff> {
-    let rows = [1, 2, 4, 8, 16, 24, 32, 64, 128, 256];
-    let steps = rows.iter().flat_map(|&rows| [0, rows].map(|adapters| (rows, adapters)));
+    let steps = ROWS.iter().flat_map(|&rows| [0, rows].map(|adapters| (rows, adapters)));
     let figures = steps.map(|(rows, adapters)| {
         let us = |profile: &Profile| profile.host.step_us(rows, 0, 0, adapters);
         (format!("{rows} rows of {adapters} adapters"), us(from), us(to))
@@ -118,9 +120,8 @@ fn part(name: &str, figures: Vec<(String, f64, f64)>) -> Option<PartDiff> {
 }
 
 fn decode_shapes() -> Vec<(String, Shape)> {
-    let rows = [1, 2, 4, 8, 16, 24, 32, 64, 128, 256];
     let contexts = [16, 128, 512, 1024, 2048, 8192];
-    let pairs = rows.iter().flat_map(|&rows| contexts.iter().map(move |&context| (rows, context)));
+    let pairs = ROWS.iter().flat_map(|&rows| contexts.iter().map(move |&context| (rows, context)));
     pairs.map(|(rows, context)| (format!("{rows} rows of {context}"), Shape::decode(rows, context))).collect()
 }
 

@@ -172,14 +172,18 @@ fn published(name: &str) -> Vec<(f64, f64)> {
 #[test]
 fn every_request_of_vidurs_chunked_prefill_is_reproduced_within_a_microsecond() {
     let name = "sarathi_r1_n1000_q4";
-    let error = worst(&simulated(1, Rule::Sarathi, offered(name)).of, &published(name));
+    let found = simulated(1, Rule::Sarathi, offered(name));
+    assert_eq!(found.restarts, 0);
+    let error = worst(&found.of, &published(name));
     assert!(error < 1e-6, "{error} s");
 }
 
 #[test]
 fn every_request_of_vidurs_prefill_first_is_reproduced_within_a_microsecond() {
     let name = "vllm_r1_n1000_q4";
-    let error = worst(&simulated(1, Rule::Vllm, offered(name)).of, &published(name));
+    let found = simulated(1, Rule::Vllm, offered(name));
+    assert_eq!(found.restarts, 0);
+    let error = worst(&found.of, &published(name));
     assert!(error < 1e-6, "{error} s");
 }
 
@@ -431,7 +435,7 @@ fn other_replicas_lengths_and_rates_end_when_vidurs_rules_say() {
         cases.push((replicas, Rule::Vllm, requests));
     }
     for (i, (replicas, rule, requests)) in cases.into_iter().enumerate() {
-        agrees(&format!("case {i}"), replicas, rule, requests);
+        assert_eq!(agrees(&format!("case {i}"), replicas, rule, requests), 0, "none of these contains a restart");
     }
 }
 

@@ -107,9 +107,8 @@ fn preempts(case: &Case) -> Option<String> {
 /// As if it were a fault that anybody gives way: what is found is made small, and a file brings it back.
 #[test]
 fn a_fault_is_found_made_small_and_kept() {
-    let (found, told) = (1..)
-        .find_map(|seed| Some(Case::draw(seed)).and_then(|case| preempts(&case).map(|told| (case, told))))
-        .expect("one preempts");
+    let mut cases = (1..).map(Case::draw);
+    let (found, told) = cases.find_map(|case| preempts(&case).map(|told| (case, told))).expect("one preempts");
     let large = found.scenario.offered.len();
     let (small, told) = shrink(found, told, Case::smaller, preempts);
     assert!(small.scenario.offered.len() * 4 < large, "{large} requests became {}", small.scenario.offered.len());
