@@ -8,7 +8,7 @@ use super::super::descent::{self, Descent};
 use super::planned::Chip;
 
 /// Figures of such kernels: what an H100 and an H200 say together, where a fit begins. The first is what launches take whatever they compute.
-const GUESS: [f64; 12] = [23.0, 6.3, 0.62, 2.1, 0.51, 0.43, 0.67, 8.3e-4, 0.21, 0.33, 0.93, 0.95];
+const GUESS: [f64; 13] = [23.0, 6.3, 1.3, 2.05, 0.29, 0.43, 0.15, 0.54, 1.07e-3, 0.2, 0.37, 0.93, 0.95];
 /// How much a figure may be off its guess before it counts as much as an error of a percent in one sample.
 const DRAWN: f64 = 0.02;
 /// Blocks that find room on a multiprocessor, and 10⁶ bytes of rows that a launch finds in the cache.
@@ -49,6 +49,7 @@ fn form(chip: &Chip, projections: &[SlottedProjection], at: &[f64]) -> (f64, Slo
         us_per_expand: next(),
         us_per_expand_ranks: next(),
         us_per_expand_rows: next(),
+        us_per_expand_products: next(),
         us_per_slot: next(),
         us_per_megabyte: next(),
         us_per_megabyte_of_rows: next(),

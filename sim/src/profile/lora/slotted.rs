@@ -49,6 +49,8 @@ pub struct Slotted {
     pub us_per_expand_ranks: f64,
     /// Each 16 rows of it beyond the first.
     pub us_per_expand_rows: f64,
+    /// Each 16 ranks of those.
+    pub us_per_expand_products: f64,
     /// A slot, whether it has rows or not.
     pub us_per_slot: f64,
     /// 10⁶ bytes of weights, each adapter's once, at the largest rank.
@@ -182,12 +184,13 @@ impl Slotted {
         let ranks = f64::from(slots.ranks.div_ceil(MULTIPLIED));
         let least_us = self.us_per_expand + self.us_per_expand_ranks * ranks;
         let [of_16, _, of_64] = slots.tiles.map(|tiles| (tiles * u64::from(grid.parts)) as f64);
-        let longest_us = least_us
-            + self.us_per_expand_rows * f64::from(slots.most.min(EXPAND_ROWS).div_ceil(MULTIPLIED).saturating_sub(1));
+        let rows_us = self.us_per_expand_rows + self.us_per_expand_products * ranks;
+        let longest_us =
+            least_us + rows_us * f64::from(slots.most.min(EXPAND_ROWS).div_ceil(MULTIPLIED).saturating_sub(1));
         let places = f64::from(self.multiprocessors * self.expands_at_once);
         // What is lost goes by the shortest block: so one more never costs less.
         let work_us = least_us * (of_64 + self.expand_rounding * lacking(of_64, places))
-            + self.us_per_expand_rows * (of_16 - of_64);
+            + rows_us * (of_16 - of_64);
         (work_us / places).max(longest_us)
             + self.us_per_slot * grid.blocks as f64
             + self.moved_us(slots, projection.outputs, 4)
@@ -216,7 +219,7 @@ impl Slotted {
         self.figures().into_iter().try_for_each(|(key, value)| not_negative(key, value))
     }
 
-    fn figures(&self) -> [(&'static str, f64); 12] {
+    fn figures(&self) -> [(&'static str, f64); 13] {
         [
             ("us_wide", self.us_wide),
             ("us_per_shrink", self.us_per_shrink),
@@ -224,6 +227,7 @@ impl Slotted {
             ("us_per_expand", self.us_per_expand),
             ("us_per_expand_ranks", self.us_per_expand_ranks),
             ("us_per_expand_rows", self.us_per_expand_rows),
+            ("us_per_expand_products", self.us_per_expand_products),
             ("us_per_slot", self.us_per_slot),
             ("us_per_megabyte", self.us_per_megabyte),
             ("us_per_megabyte_of_rows", self.us_per_megabyte_of_rows),
