@@ -40,7 +40,7 @@ use vidur::VidurTables;
 /// The version of the format that this build writes.
 ///
 /// Version 2 added waves of tiles ([`curve::Waves`]), padding of rows, prompts that share a launch ([`attention::Together`]), gaps by rows, by
-/// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), short contexts and other regimes of decode attention ([`attention::DecodeRegime`]), plans of adapters
+/// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), regimes of decode attention ([`attention::DecodeRegime`]), plans of adapters
 /// ([`lora::Planned`]), a host that waits longer for more ([`HostCost::us_per_doubling`]), clocks that sag under prompts ([`ClockSag`]), and the spread of measurements ([`Spread`]). What version 1 says,
 /// it still says.
 pub const SCHEMA: u32 = 2;

@@ -1,7 +1,7 @@
 //! Decode attention: keys and values streamed by all rows, or one long row that nobody can share out; and short contexts apart, which no
 //! kernel splits over blocks.
 
-use aril_sim::profile::attention::{DecodeAttention, DecodeBound, ShortContexts};
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeRegime};
 
 mod regimes;
 mod rounds;
@@ -44,12 +44,13 @@ pub(super) fn fit(samples: &[Sample], sharing: Sharing) -> Option<DecodeAttentio
             let bounds = lines(&short, least_us_per_token);
             // What holds for short contexts bounds longer ones too: a batch that grows never gets cheaper.
             attention.bounds.extend(bounds.iter().cloned());
-            attention.short = Some(ShortContexts { context_max, by_rows: Vec::new(), bounds });
+            attention.regimes.push(DecodeRegime::short(context_max, bounds));
         }
         let loss = loss(&attention, &samples);
         // What is one regime more must be worth it.
-        let bar =
-            best.as_ref().map_or(f64::INFINITY, |(known, loss)| loss * if known.short.is_none() { WORTH } else { 1.0 });
+        let bar = best
+            .as_ref()
+            .map_or(f64::INFINITY, |(known, loss)| loss * if known.regimes.is_empty() { WORTH } else { 1.0 });
         if loss < bar {
             best = Some((attention, loss));
         }

@@ -63,13 +63,12 @@ fn by_contexts(profile: &Profile, shape: &Shape) -> (f64, bool, Option<usize>) {
     let longest = shape.contexts.iter().copied().max().unwrap_or(0);
     let regime = attention.regime(rows, sum, longest);
     // Pieces of short contexts are whole; of others a plan of regimes cuts all that it does not name whole.
-    let cuts = match (&attention.short, regime) {
-        (Some(short), _) => longest > short.longest(rows),
-        (None, Some(index)) => {
-            let name = &attention.regimes[index - 1].name;
-            !(name == "whole" || name.starts_with("rounds"))
+    let cuts = match regime {
+        Some(index) => {
+            let name = &attention.regimes[index].name;
+            !(name == "whole" || name == "short" || name.starts_with("rounds"))
         }
-        (None, None) => !attention.regimes.is_empty(),
+        None => !attention.regimes.is_empty(),
     };
     (f64::from(profile.model.layers) * profile.whole_step.scale * attention.us(rows, sum, longest), cuts, regime)
 }

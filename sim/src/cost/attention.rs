@@ -20,11 +20,7 @@ pub(super) struct Attention {
     bounds: Range<usize>,
     /// The quickest of these is one more bound.
     ways: Range<usize>,
-    /// Those of short contexts.
-    short: Range<usize>,
-    /// By rows the longest context for which those of short ones hold; 0: there are none.
-    short_max: Vec<u32>,
-    /// What else has bounds and ways of its own.
+    /// What has bounds and ways of its own.
     regimes: Vec<Regime>,
 }
 
@@ -67,7 +63,6 @@ struct Coefficients {
 impl Attention {
     /// The bounds of one layer, times `factor`: the layers, the scale of whole steps, a slow-down.
     pub(super) fn compile(attention: &DecodeAttention, factor: f64) -> Attention {
-        let (short, regimes) = (attention.short.as_ref(), &attention.regimes);
         let mut lines: Vec<DecodeBound> = Vec::new();
         let mut add = |bounds: &[DecodeBound]| {
             let from = lines.len();
@@ -76,21 +71,18 @@ impl Attention {
         };
         let mut limits: Vec<DecodeLimit> = Vec::new();
         let (bounds, ways) = (add(&attention.bounds), add(&attention.ways));
-        let short_bounds = add(short.map_or(&[][..], |short| &short.bounds));
         let mut regime = |source: &DecodeRegime| {
             let from = limits.len();
             limits.extend_from_slice(&source.limits);
             Regime { limits: from..limits.len(), bounds: add(&source.bounds), ways: add(&source.ways) }
         };
-        let regimes = regimes.iter().map(&mut regime).collect();
+        let regimes = attention.regimes.iter().map(&mut regime).collect();
         Attention {
             regimes,
             lines: ByRows::compile(lines, Coefficients::of, factor),
             limits: ByRows::compile(limits, |source, _, rows| Growing::of(source.at(rows), rows), 1.0),
             bounds,
             ways,
-            short: short_bounds,
-            short_max: short.map_or_else(Vec::new, |short| (0..=DENSE_ROWS).map(|rows| short.longest(rows)).collect()),
         }
     }
 
@@ -99,27 +91,17 @@ impl Attention {
         if rows == 0 {
             return Span::ZERO;
         }
-        let short_max = self.short_max(rows);
-        let (bounds, ways) = if longest <= short_max && short_max > 0 {
-            (self.short.clone(), 0..0)
-        } else {
-            let (context_sum, longest) = (context_sum as f64, f64::from(longest));
-            let limits = self.limits.at(rows);
-            let holds = |limit: &Growing| limit.at.excess(context_sum, longest) <= 0.0;
-            let regime = self.regimes.iter().find(|regime| limits[regime.limits.clone()].iter().all(holds));
-            regime.map_or_else(
-                || (self.bounds.clone(), self.ways.clone()),
-                |regime| (regime.bounds.clone(), regime.ways.clone()),
-            )
-        };
+        let limits = self.limits.at(rows);
+        let holds = |limit: &Growing| limit.at.excess(context_sum as f64, f64::from(longest)) <= 0.0;
+        let regime = self.regimes.iter().find(|regime| limits[regime.limits.clone()].iter().all(holds));
+        let (bounds, ways) = regime.map_or_else(
+            || (self.bounds.clone(), self.ways.clone()),
+            |regime| (regime.bounds.clone(), regime.ways.clone()),
+        );
         let lines = self.lines.at(rows);
         let first = |line: &Coefficients| line.first(context_sum, longest);
         let bound = lines[bounds].iter().map(first).fold(0, u64::max);
         Span::from_ps(lines[ways].iter().map(first).min().map_or(bound, |way| bound.max(way)))
-    }
-
-    fn short_max(&self, rows: u32) -> u32 {
-        self.short_max.get(rows as usize).or(self.short_max.last()).copied().unwrap_or(0)
     }
 
     /// What so many decode rows pay now, and with each further step, until another bound takes over.
@@ -129,12 +111,7 @@ impl Attention {
             return Price::lasting(Span::ZERO, u32::MAX);
         }
         let line = |c: &Coefficients| (c.first(context_sum, longest), c.token * u64::from(rows) + c.longest);
-        let short_max = self.short_max(rows);
-        let (bounds, ways, mut steps) = if longest <= short_max && short_max > 0 {
-            (self.short.clone(), 0..0, (short_max - longest).saturating_add(1))
-        } else {
-            self.long(rows, context_sum, longest)
-        };
+        let (bounds, ways, mut steps) = self.regime(rows, context_sum, longest);
         let lines = self.lines.at(rows);
         let (bounds, ways) = (&lines[bounds], &lines[ways]);
         let until = |apart: u64, steeper: u64| u32::try_from(apart / steeper).unwrap_or(u32::MAX).saturating_add(1);
@@ -187,9 +164,9 @@ impl<S, T> ByRows<S, T> {
 }
 
 impl Attention {
-    /// The bounds and ways of contexts that are not short, and for how many steps at least they stay those.
+    /// Whose bounds and ways hold, and for how many steps at least.
     #[inline(always)]
-    fn long(&mut self, rows: u32, context_sum: u64, longest: u32) -> (Range<usize>, Range<usize>, u32) {
+    fn regime(&mut self, rows: u32, context_sum: u64, longest: u32) -> (Range<usize>, Range<usize>, u32) {
         let mut steps = u32::MAX;
         let (context_sum, longest) = (context_sum as f64, f64::from(longest));
         let limits = self.limits.at(rows);
@@ -248,7 +225,6 @@ impl Coefficients {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::attention::ShortContexts;
 
     fn two_bounds() -> Attention {
         let bounds = vec![
@@ -260,16 +236,12 @@ mod tests {
 
     #[test]
     fn short_contexts_have_bounds_of_their_own_and_a_promise_ends_with_them() {
-        let short = ShortContexts {
-            context_max: 10,
-            by_rows: Vec::new(),
-            bounds: vec![DecodeBound::uniform("short", 5e-6, 1e-6, 0.0)],
-        };
+        let short = DecodeRegime::short(10, vec![DecodeBound::uniform("short", 5e-6, 1e-6, 0.0)]);
         let bounds = vec![DecodeBound::uniform("bandwidth", 20e-6, 1e-6, 0.0)];
         let mut attention =
-            Attention::compile(&DecodeAttention { bounds, short: Some(short), ..DecodeAttention::default() }, 1.0);
+            Attention::compile(&DecodeAttention { bounds, regimes: vec![short], ..DecodeAttention::default() }, 1.0);
         let mut at = |context: u32| attention.price(1, u64::from(context), context);
-        assert_eq!((at(8).first.as_ps(), at(8).steps), (13, 3));
+        assert_eq!((at(8).first.as_ps(), at(8).steps), (13, 2));
         assert_eq!((at(10).first.as_ps(), at(10).steps), (15, 1));
         assert_eq!((at(11).first.as_ps(), at(11).steps), (31, u32::MAX));
     }
@@ -344,7 +316,7 @@ mod tests {
             }
         }
         let which = |rows, sum, longest| source.regime(rows, sum, longest);
-        assert_eq!((which(1, 50, 50), which(4, 60, 20), which(4, 400, 120)), (Some(1), Some(2), None));
+        assert_eq!((which(1, 50, 50), which(4, 60, 20), which(4, 400, 120)), (Some(0), Some(1), None));
     }
 
     /// The largest bound at `step` steps from a batch, by hand.

@@ -25,43 +25,9 @@ pub struct DecodeAttention {
     /// Ways in which a kernel may share out the work, of which it takes the quickest; none where it has no choice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ways: Vec<DecodeBound>,
-    /// Other bounds for batches of short contexts, which no kernel splits over several blocks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub short: Option<ShortContexts>,
-    /// What else has bounds and ways of its own, contexts that are not short: the first whose limits hold.
+    /// What has bounds and ways of its own, such as short contexts, which no kernel splits over several blocks: the first whose limits hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regimes: Vec<DecodeRegime>,
-}
-
-/// What decode rows cost while none of them is long.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ShortContexts {
-    /// The longest context for which this holds, with any number of rows that the list does not name.
-    pub context_max: u32,
-    /// The longest context for some numbers of rows: each from its `rows` on to the next, these strictly increasing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub by_rows: Vec<ShortRows>,
-    /// At least one; the largest of them.
-    pub bounds: Vec<DecodeBound>,
-}
-
-/// What is short from some number of rows on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ShortRows {
-    /// From so many decode rows on.
-    pub rows: u32,
-    /// The longest context for which the bounds of short ones hold; 0: none.
-    pub context_max: u32,
-}
-
-impl ShortContexts {
-    /// The longest context that is short for so many rows.
-    pub fn longest(&self, rows: u32) -> u32 {
-        let before = self.by_rows.partition_point(|from| from.rows <= rows);
-        before.checked_sub(1).map_or(self.context_max, |index| self.by_rows[index].context_max)
-    }
 }
 
 /// `us(rows) + us_per_token(rows) × sum of contexts + us_per_longest_token(rows) × longest context`.
@@ -102,19 +68,15 @@ impl DecodeAttention {
         let both = |bounds: &[DecodeBound], ways: &[DecodeBound]| {
             ways.iter().map(bound).reduce(f64::min).unwrap_or(0.0).max(largest(bounds))
         };
-        match (&self.short, self.regime(rows, context_sum, longest)) {
-            (Some(short), Some(0)) => largest(&short.bounds),
-            (_, Some(index)) => both(&self.regimes[index - 1].bounds, &self.regimes[index - 1].ways),
-            (_, None) => both(&self.bounds, &self.ways),
+        match self.regime(rows, context_sum, longest) {
+            Some(index) => both(&self.regimes[index].bounds, &self.regimes[index].ways),
+            None => both(&self.bounds, &self.ways),
         }
     }
 
-    /// Which bounds hold: 0 for those of short contexts, from 1 on those of a regime, none for those of all others.
+    /// Whose bounds hold: a regime's, or none for those of all others.
     pub fn regime(&self, rows: u32, context_sum: u64, longest: u32) -> Option<usize> {
-        if self.short.as_ref().is_some_and(|short| longest <= short.longest(rows)) {
-            return Some(0);
-        }
-        self.regimes.iter().position(|regime| regime.holds(rows, context_sum, longest)).map(|index| index + 1)
+        self.regimes.iter().position(|regime| regime.holds(rows, context_sum, longest))
     }
 }
 

@@ -86,18 +86,11 @@ impl Profile {
         if self.decode_attention.bounds.is_empty() {
             return Err(self.bad("decode_attention.bounds")("it is empty: at least one is needed".to_owned()));
         }
-        let short = self.decode_attention.short.as_ref();
-        if short.is_some_and(|short| short.bounds.is_empty()) {
-            return Err(self.bad("decode_attention.short.bounds")("it is empty: at least one is needed".to_owned()));
-        }
-        if short.is_some_and(|short| short.by_rows.windows(2).any(|pair| pair[0].rows >= pair[1].rows)) {
-            return Err(self.bad("decode_attention.short.by_rows")("rows must increase".to_owned()));
-        }
         let DecodeAttention { bounds, ways, .. } = &self.decode_attention;
         for regime in &self.decode_attention.regimes {
             regime.check().map_err(self.bad("decode_attention.regimes"))?;
         }
-        for bound in bounds.iter().chain(ways).chain(short.iter().flat_map(|short| &short.bounds)) {
+        for bound in bounds.iter().chain(ways) {
             bound.check().map_err(self.bad(&format!("decode_attention.{}", bound.name)))?;
         }
         Ok(())

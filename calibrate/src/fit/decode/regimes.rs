@@ -5,7 +5,7 @@
 //! bytes takes them as they come, a full one at its bandwidth: two lines, of which the smaller counts.
 
 use aril_kernels::attention::plan::{DECODE_CUT, DECODE_EMPTY, DECODE_UNITS_MIN};
-use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime, ShortContexts};
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime};
 
 use super::super::Sample;
 use super::super::bounds::{self, Column};
@@ -32,11 +32,10 @@ const ONCE: usize = 2;
 /// Contexts of one round, then the regimes of longer ones, then the ways of the plan; each with lines of its own where there are samples.
 pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttention> {
     let all = ways::fit(samples, sharing)?;
-    let rounds =
-        rounds::fit(samples, sharing).unwrap_or_else(|| all.short.as_ref().map(one_round).into_iter().collect());
+    let rounds = rounds::fit(samples, sharing).unwrap_or_else(|| all.regimes.clone());
     let first = rounds.len();
     let regimes = rounds.into_iter().chain(regimes(sharing)).collect();
-    let mut best = DecodeAttention { regimes, short: None, ..all.clone() };
+    let mut best = DecodeAttention { regimes, ..all.clone() };
     let regime_of = |form: &DecodeAttention, sample: &Sample| {
         let shape = &sample.shape;
         form.regime(shape.decode_rows(), shape.context_sum(), shape.context_max())
@@ -44,7 +43,7 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     let those = |is: &dyn Fn(&Sample) -> bool| -> Vec<&Sample> { samples.iter().filter(|s| is(s)).copied().collect() };
     // What no regime takes is told best by a fit to it alone, and to contexts of two rounds, beyond which they go on.
     let rest = those(&|sample| match regime_of(&best, sample) {
-        Some(regime) => regime <= first && sample.shape.context_max() > UNCUT_TOKENS,
+        Some(regime) => regime < first && sample.shape.context_max() > UNCUT_TOKENS,
         None => true,
     });
     let alone = if rest.len() >= REST_LEAST { ways::fit(&rest, sharing) } else { None };
@@ -54,7 +53,7 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     let known = best.clone();
     let mut cut: Option<[f64; 3]> = None;
     for index in [ONCE, TWICE, WHOLE] {
-        let mine = those(&|sample| regime_of(&known, sample) == Some(first + index + 1));
+        let mine = those(&|sample| regime_of(&known, sample) == Some(first + index));
         let fitted = match (index, cut) {
             (WHOLE, Some(cut)) if mine.len() >= WHOLE_LEAST => Some(whole(&mine, sharing, cut)),
             (ONCE | TWICE, _) if mine.len() >= SAMPLES_LEAST => {
@@ -75,13 +74,6 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
         }
     }
     Some(best)
-}
-
-/// What the form of all says of contexts of one round.
-fn one_round(short: &ShortContexts) -> DecodeRegime {
-    let most = vec![f64::from(short.context_max)];
-    let longest = DecodeLimit { rows: vec![1.0], sum: vec![0.0], longest: vec![1.0], most };
-    DecodeRegime { name: "rounds".to_owned(), limits: vec![longest], bounds: short.bounds.clone(), ways: Vec::new() }
 }
 
 /// The limits of longer contexts' regimes, without figures. `w` are pieces, `W` workers.

@@ -124,13 +124,9 @@ fn regimes(figures: &[f64; COUNT], sharing: Sharing) -> Vec<DecodeRegime> {
         }
     };
     let longest = || {
-        let served = sharing.rows_max();
-        DecodeLimit {
-            rows: [served, served + 1].map(f64::from).to_vec(),
-            sum: vec![0.0; 2],
-            longest: vec![1.0; 2],
-            most: [served, served + 1].map(|rows| f64::from(longest_of(sharing, rows))).to_vec(),
-        }
+        let rows = [sharing.rows_max(), sharing.rows_max() + 1];
+        let most = rows.map(|rows| f64::from(longest_of(sharing, rows)));
+        DecodeLimit::longest(rows.map(f64::from).to_vec(), most.to_vec())
     };
     // Up to where a line reaches the one that is steeper.
     let below = |flat: &dyn Fn(&Lines) -> Line, steep: &dyn Fn(&Lines) -> Line| DecodeLimit {

@@ -6,7 +6,7 @@
 
 use aril_kernels::attention::layout::BLOCK_TOKENS;
 use aril_kernels::attention::plan::{DECODE_EMPTY, DECODE_GRAIN};
-use aril_sim::profile::attention::{DecodeAttention, DecodeBound, ShortContexts};
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeRegime};
 
 use super::super::Sample;
 use super::super::bounds::{self, Column};
@@ -235,11 +235,6 @@ fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
     DecodeAttention {
         ways: vec![bound("even", &even), bound("dense", &dense)],
         bounds: vec![started.clone(), both.clone(), uneven],
-        short: Some(ShortContexts {
-            context_max: UNCUT_TOKENS,
-            by_rows: Vec::new(),
-            bounds: vec![uncut, started, both],
-        }),
-        regimes: Vec::new(),
+        regimes: vec![DecodeRegime::short(UNCUT_TOKENS, vec![uncut, started, both])],
     }
 }

@@ -47,6 +47,12 @@ pub(crate) struct LimitAt {
 }
 
 impl DecodeRegime {
+    /// Of contexts up to some length, whatever their number: the largest of these bounds.
+    pub fn short(context_max: u32, bounds: Vec<DecodeBound>) -> DecodeRegime {
+        let limits = vec![DecodeLimit::longest(vec![1.0], vec![f64::from(context_max)])];
+        DecodeRegime { name: "short".to_owned(), limits, bounds, ways: Vec::new() }
+    }
+
     /// Do all limits hold?
     pub fn holds(&self, rows: u32, context_sum: u64, longest: u32) -> bool {
         let (context_sum, longest) = (context_sum as f64, f64::from(longest));
@@ -63,6 +69,11 @@ impl DecodeRegime {
 }
 
 impl DecodeLimit {
+    /// The longest context is at most so long, at some numbers of rows.
+    pub fn longest(rows: Vec<f64>, most: Vec<f64>) -> DecodeLimit {
+        DecodeLimit { sum: vec![0.0; rows.len()], longest: vec![1.0; rows.len()], rows, most }
+    }
+
     pub(crate) fn at(&self, rows: u32) -> LimitAt {
         let rows = f64::from(rows).clamp(self.rows[0], self.rows[self.rows.len() - 1]);
         let of = |values: &[f64]| interpolate_signed(&self.rows, values, rows);

@@ -189,8 +189,7 @@ impl Slotted {
             least_us + rows_us * f64::from(slots.most.min(EXPAND_ROWS).div_ceil(MULTIPLIED).saturating_sub(1));
         let places = f64::from(self.multiprocessors * self.expands_at_once);
         // What is lost goes by the shortest block: so one more never costs less.
-        let work_us = least_us * (of_64 + self.expand_rounding * lacking(of_64, places))
-            + rows_us * (of_16 - of_64);
+        let work_us = least_us * (of_64 + self.expand_rounding * lacking(of_64, places)) + rows_us * (of_16 - of_64);
         (work_us / places).max(longest_us)
             + self.us_per_slot * grid.blocks as f64
             + self.moved_us(slots, projection.outputs, 4)
