@@ -67,7 +67,69 @@ fn tables_are_read_under_the_names_of_vidurs_cache_and_holes_are_named() {
         let error = hole(file, line);
         assert!(error.contains(told) && error.contains(file), "{error}");
     }
-    let double = tables(|_, _| ());
-    std::fs::write(double.path().join("add_00000000_predictions.csv"), "num_tokens,prediction\n1,1").unwrap();
-    assert!(read_vidur_costs(double.path()).unwrap_err().to_string().contains("2 tables of `add`"));
+}
+
+fn refused(folder: &tempfile::TempDir) -> String {
+    read_vidur_costs(folder.path()).unwrap_err().to_string()
+}
+
+#[test]
+fn a_folder_without_tables_is_told_all_that_are_missing() {
+    let empty = refused(&tempfile::tempdir().unwrap());
+    for file in ["input_layernorm.csv", "add.csv", "attn_kv_cache_save.csv", "attn_decode.csv", "attn_prefill.csv"] {
+        assert!(empty.contains(file), "{empty}");
+    }
+    let few = tables(|_, _| ());
+    for name in ["attn_decode", "mlp_act"] {
+        std::fs::remove_file(few.path().join(format!("{name}_871c8af8_predictions.csv"))).unwrap();
+    }
+    let few = refused(&few);
+    assert!(few.contains("tables are missing: mlp_act.csv, attn_decode.csv;"), "{few}");
+}
+
+#[test]
+fn a_table_that_is_there_twice_is_refused_with_the_names_of_both() {
+    let plain = "num_tokens,prediction\n1,1";
+    for (more, named) in [
+        (vec!["add_00000000_predictions.csv"], "add_00000000_predictions.csv, add_871c8af8_predictions.csv"),
+        (vec!["add.csv"], "add.csv, add_871c8af8_predictions.csv"),
+        (vec!["add_871c8af8_predictions.csv.gz"], "add_871c8af8_predictions.csv, add_871c8af8_predictions.csv.gz"),
+    ] {
+        let folder = tables(|_, _| ());
+        more.iter().for_each(|file| std::fs::write(folder.path().join(file), plain).unwrap());
+        let error = refused(&folder);
+        assert!(error.contains(&format!("there are 2 tables of `add`: {named};")), "{error}");
+    }
+    let folder = tables(|_, _| ());
+    let at = |file: &str| folder.path().join(file);
+    std::fs::rename(at("add_871c8af8_predictions.csv"), at("add.csv")).unwrap();
+    read_vidur_costs(folder.path()).unwrap();
+    std::fs::copy(at("add.csv"), at("add.csv.gz")).unwrap();
+    let error = refused(&folder);
+    assert!(error.contains("there are 2 tables of `add`: add.csv, add.csv.gz;"), "{error}");
+}
+
+#[test]
+fn a_size_that_is_no_whole_number_is_refused_with_its_line_and_not_cut() {
+    for (table, line, cell, text) in [
+        ("mlp_act", 3, "`2.7`", "2.7,0.5"),
+        ("attn_decode", 2, "`1.5`", "1.5,0,1"),
+        ("attn_prefill", 5, "`0.25`", "0.25,16,1"),
+    ] {
+        let folder = tables(|name, lines| {
+            if name == table {
+                lines[line - 1] = text.to_owned();
+            }
+        });
+        let error = refused(&folder);
+        let place = format!("{table}_871c8af8_predictions.csv:{line}");
+        assert!(error.contains(&place) && error.contains(cell) && error.contains("a whole number"), "{error}");
+    }
+    // As pandas writes them.
+    let floats = tables(|name, lines| {
+        if name == "mlp_act" {
+            lines[2] = "2.0,0.5".to_owned();
+        }
+    });
+    read_vidur_costs(floats.path()).unwrap();
 }
