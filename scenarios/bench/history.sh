@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 echo '# Results by commit'
 echo
-echo 'Made by `history.sh` from what each commit wrote into `speed.txt` and `instructions/`. Instructions do not depend on how busy the machine was, seconds do.'
+echo 'Made by `history.sh` from what each commit wrote into `speed.txt` and `instructions/`. Instructions do not depend on how busy the machine was, seconds do: where a line has a `median s`, it is that of its runs, of which the line is the quickest.'
 git log --reverse --format='%h %cs %s' -- speed.txt instructions | while read -r commit date subject; do
   printf '\n## %s, %s: %s\n' "$commit" "$date" "$subject"
   git diff-tree -r --root --name-only --no-commit-id --diff-filter=AM "$commit" -- speed.txt instructions | while read -r file; do

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # How fast is the simulator on one core, with all metrics, tables and the report on?
 # Usage: [RUNS=N] speed.sh PROGRAM [WORKLOAD...] > speed.txt, with the program of a release build. Needs GNU time. Where neighbours share
-# the machine's memory, one program takes 20 s now and 30 s a minute later: a line is the quickest of N runs, and the slowest's seconds stand last. The runs
-# of a workload's lines take turns, so that what is compared was measured in the same minutes.
+# the machine's memory, one program takes 20 s now and 30 s a minute later: a line is the quickest of N runs, and the median's and the slowest's seconds on
+# the wall stand last. The runs of a workload's lines take turns, so that what is compared was measured in the same minutes.
 #
 # An event is something that happened to a request, an adapter or a batch: an offer, a route, an end, a stretch of steps, a load, an
 # eviction, a preemption, a migration. Bytes are the peak of the process over its requests.
@@ -17,10 +17,18 @@ cd "$(dirname "$0")"
 out="$(mktemp -d)"
 trap 'rm -rf "$out"' EXIT
 runs="${RUNS:-1}"
-echo "$("$program" --version), $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2- | xargs), one thread, $(date -u +%Y-%m-%d)," \
+# The first value of /proc/cpuinfo under this name, if there is one.
+of_processor() { grep -m1 "^$1" /proc/cpuinfo | cut -d: -f2- | xargs || true; }
+# A virtual machine may know a name without a number, which is that of many processors.
+processor="$(of_processor 'model name')"
+case "$processor" in
+  *[0-9]*) ;;
+  *) processor="${processor:-processor} (family $(of_processor 'cpu family'), model $(of_processor 'model[[:space:]]*:'), $(of_processor 'cpu MHz') MHz, cache of $(of_processor 'cache size'))" ;;
+esac
+echo "$("$program" --version), $processor, one thread, $(date -u +%Y-%m-%d)," \
   "$(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg), ${GLIBC_TUNABLES:-no tunables}, the quickest of $runs"
-printf '%-42s %9s %7s %7s %7s %6s %8s %11s %11s %9s %9s %9s\n' \
-  run requests 'wall s' 'proc s' 'loop s' MB 'us/req' 'requests/s' 'steps/s' 'ns/event' 'bytes/req' 'slowest s'
+printf '%-42s %9s %7s %7s %7s %6s %8s %11s %11s %9s %9s %9s %9s\n' \
+  run requests 'wall s' 'proc s' 'loop s' MB 'us/req' 'requests/s' 'steps/s' 'ns/event' 'bytes/req' 'median s' 'slowest s'
 measure() { # what, arguments of aril run
   local what="$1"
   shift
@@ -32,11 +40,16 @@ measure() { # what, arguments of aril run
   # The metrics of the one run.
   sed 's/.*"runs":\[//' "$out/run/summary.json" > "$out/runs.json"
   awk -v what="$what" -v requests="$(field offered)" -v steps="$(field steps)" -v stretches="$(field stretches)" -v loads="$(field loads)" \
-    -v evictions="$(field evictions)" -v preemptions="$(field preemptions)" -v migrations="$(field migrations)" -v slowest="$(sort -n "$times" | tail -1 | cut -d' ' -f1)" 'NR == 1 {
+    -v evictions="$(field evictions)" -v preemptions="$(field preemptions)" -v migrations="$(field migrations)" '{ wall[NR] = $1 } NR == 1 {
+      quickest = $1
       processor = $2 + $3
       events = 3 * requests + stretches + loads + evictions + preemptions + migrations
-      printf "%-42s %9d %7.2f %7.2f %7.2f %6.0f %8.2f %11.0f %11.0f %9.0f %9.0f %9.2f\n", what, requests, $1, processor, $5, $4 / 1000,
-        processor * 1e6 / requests, requests / processor, steps / processor, processor * 1e9 / events, $4 * 1000 / requests, slowest
+      loop = $5
+      kilobytes = $4
+    } END {
+      median = (wall[int((NR + 1) / 2)] + wall[int(NR / 2) + 1]) / 2
+      printf "%-42s %9d %7.2f %7.2f %7.2f %6.0f %8.2f %11.0f %11.0f %9.0f %9.0f %9.2f %9.2f\n", what, requests, quickest, processor, loop, kilobytes / 1000,
+        processor * 1e6 / requests, requests / processor, steps / processor, processor * 1e9 / events, kilobytes * 1000 / requests, median, wall[NR]
     }' <(sort -n "$times")
 }
 fleet() { # GPUs, requests

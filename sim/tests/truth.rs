@@ -2,6 +2,7 @@
 
 mod case;
 mod differential;
+mod lies;
 mod metamorphic;
 mod queueing;
 mod regressions;

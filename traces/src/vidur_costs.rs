@@ -1,5 +1,6 @@
 //! A peer's cost tables: the predictions that Vidur writes for one model on one GPU, one CSV file an operation.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aril_sim::profile::vidur::{Steps, VidurOperation, VidurTables};
@@ -20,6 +21,14 @@ const OPERATIONS: [&str; 9] = [
     "add",
 ];
 
+/// Tables by the tokens of the batch, by decode rows and context, and by context and chunk.
+const SAVE: &str = "attn_kv_cache_save";
+const DECODE: &str = "attn_decode";
+const PREFILL: &str = "attn_prefill";
+
+/// How a table may be stored.
+const ENDINGS: [&str; 3] = ["csv", "csv.gz", "csv.zst"];
+
 /// Contexts are tabulated in steps of so many tokens.
 const CONTEXT_STEP: u32 = 64;
 
@@ -30,54 +39,56 @@ const CONTEXT_STEP: u32 = 64;
 /// `attn_decode` and `kv_cache_size,prefill_chunk_size_squared,prediction` for `attn_prefill`; predictions in milliseconds a layer.
 ///
 /// # Errors
-/// A file that is missing or there twice, a column that is missing, a cell that is no number, a hole in a table: with its place.
+/// Files that are missing, all of them; one that is there twice, a column that is missing, a cell that is no number, a hole in a table:
+/// with its place.
 pub fn read_vidur_costs(folder: &Path) -> Result<VidurTables, TraceError> {
+    let files = Files::find(folder)?;
     let operation = |name: &&str| {
-        let cost = by_tokens(folder, name)?;
+        let cost = by_tokens(&files, name)?;
         Ok(VidurOperation { name: (*name).to_owned(), cost })
     };
     Ok(VidurTables {
         operations: OPERATIONS.iter().map(operation).collect::<Result<_, TraceError>>()?,
-        kv_cache_save: by_tokens(folder, "attn_kv_cache_save")?,
-        decode: decode(folder)?,
-        prefill: prefill(folder)?,
+        kv_cache_save: by_tokens(&files, SAVE)?,
+        decode: decode(&files)?,
+        prefill: prefill(&files)?,
     })
 }
 
 /// One operation by tokens from 1 on.
-fn by_tokens(folder: &Path, name: &str) -> Result<Steps, TraceError> {
-    let (path, mut rows) = read(folder, name, ["num_tokens", "prediction"])?;
+fn by_tokens(files: &Files, name: &str) -> Result<Steps, TraceError> {
+    let (path, mut rows) = files.read(name, ["num_tokens", "prediction"])?;
     rows.retain(|row| row[0] > 0.0);
     rows.sort_by(|a, b| a[0].total_cmp(&b[0]));
-    whole(&path, "num_tokens", 1, 1, rows.iter().map(|row| row[0] as u32))?;
+    whole(path, "num_tokens", 1, 1, rows.iter().map(|row| row[0] as u32))?;
     Ok(Steps::of(rows.iter().map(|row| (row[0] as u32, row[1]))))
 }
 
 /// Decode attention by rows from 1 on, then context from 0 on.
-fn decode(folder: &Path) -> Result<Vec<Steps>, TraceError> {
-    let (path, mut rows) = read(folder, "attn_decode", ["batch_size", "kv_cache_size", "prediction"])?;
+fn decode(files: &Files) -> Result<Vec<Steps>, TraceError> {
+    let (path, mut rows) = files.read(DECODE, ["batch_size", "kv_cache_size", "prediction"])?;
     rows.retain(|row| row[0] > 0.0);
     rows.sort_by(|a, b| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
     let groups: Vec<&[[f64; 3]]> = rows.chunk_by(|a, b| a[0] == b[0]).collect();
-    whole(&path, "batch_size", 1, 1, groups.iter().map(|group| group[0][0] as u32))?;
+    whole(path, "batch_size", 1, 1, groups.iter().map(|group| group[0][0] as u32))?;
     let one = |group: &&[[f64; 3]]| {
-        whole(&path, "kv_cache_size", 0, CONTEXT_STEP, group.iter().map(|row| row[1] as u32))?;
+        whole(path, "kv_cache_size", 0, CONTEXT_STEP, group.iter().map(|row| row[1] as u32))?;
         Ok(Steps::of(group.iter().map(|row| (row[1] as u32, row[2]))))
     };
     groups.iter().map(one).collect()
 }
 
 /// Prefill attention by context from 0 on, then chunk from 1 on: the file has its square.
-fn prefill(folder: &Path) -> Result<Vec<Steps>, TraceError> {
+fn prefill(files: &Files) -> Result<Vec<Steps>, TraceError> {
     let columns = ["kv_cache_size", "prefill_chunk_size_squared", "prediction"];
-    let (path, mut rows) = read(folder, "attn_prefill", columns)?;
+    let (path, mut rows) = files.read(PREFILL, columns)?;
     rows.retain(|row| row[1] > 0.0);
     rows.sort_by(|a, b| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
     let groups: Vec<&[[f64; 3]]> = rows.chunk_by(|a, b| a[0] == b[0]).collect();
-    whole(&path, "kv_cache_size", 0, CONTEXT_STEP, groups.iter().map(|group| group[0][0] as u32))?;
+    whole(path, "kv_cache_size", 0, CONTEXT_STEP, groups.iter().map(|group| group[0][0] as u32))?;
     let chunk = |row: &[f64; 3]| row[1].sqrt().round() as u32;
     let one = |group: &&[[f64; 3]]| {
-        whole(&path, "prefill_chunk_size_squared (its root)", 1, 1, group.iter().map(chunk))?;
+        whole(path, "prefill_chunk_size_squared (its root)", 1, 1, group.iter().map(chunk))?;
         Ok(Steps::of(group.iter().map(|row| (chunk(row), row[2]))))
     };
     groups.iter().map(one).collect()
@@ -104,37 +115,65 @@ fn whole(
     }
 }
 
-/// The file of a table, as Vidur's cache or its user named it.
-fn find(folder: &Path, name: &str) -> Result<PathBuf, TraceError> {
-    let by_name = ["csv", "csv.gz", "csv.zst"].map(|ext| folder.join(format!("{name}.{ext}")));
-    if let Some(path) = by_name.iter().find(|path| path.exists()) {
-        return Ok(path.clone());
-    }
-    let is_cached = |file: &str| {
-        let rest = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('_'));
-        let stem =
-            |rest: &str| ["csv", "csv.gz", "csv.zst"].iter().any(|ext| rest.ends_with(&format!("_predictions.{ext}")));
-        // The hash has no underscore: `attn_prefill_…` is no file of `attn`.
-        rest.is_some_and(|rest| stem(rest) && rest.matches('_').count() == 1)
-    };
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut cached: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    cached.retain(|path| path.file_name().and_then(|file| file.to_str()).is_some_and(is_cached));
-    cached.sort();
-    match cached.as_slice() {
-        [] => Ok(by_name[0].clone()),
-        [only] => Ok(only.clone()),
-        [first, ..] => Err(TraceError::Malformed {
-            place: Place::file(first),
-            problem: format!("there are {} tables of `{name}` beside it, of several models or settings", cached.len()),
-            advice: "copy those of one model into a folder of their own".into(),
-        }),
+/// The file of each table.
+struct Files(BTreeMap<&'static str, PathBuf>);
+
+impl Files {
+    fn find(folder: &Path) -> Result<Files, TraceError> {
+        let entries = std::fs::read_dir(folder).map_err(|error| TraceError::io(folder, error))?;
+        let mut all: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        all.sort();
+        let mut files = BTreeMap::new();
+        let mut missing = Vec::new();
+        for name in OPERATIONS.into_iter().chain([SAVE, DECODE, PREFILL]) {
+            let file =
+                |path: &&PathBuf| path.file_name().and_then(|file| file.to_str()).is_some_and(|f| is_of(f, name));
+            let found: Vec<&PathBuf> = all.iter().filter(file).collect();
+            match found.as_slice() {
+                [] => missing.push(format!("{name}.csv")),
+                [only] => drop(files.insert(name, (*only).clone())),
+                [first, ..] => return Err(ambiguous(name, first, &found)),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(Files(files));
+        }
+        Err(TraceError::Malformed {
+            place: Place::file(folder),
+            problem: format!("tables are missing: {}", missing.join(", ")),
+            advice: "each may also be compressed, or called NAME_HASH_predictions.csv as in Vidur's cache".to_owned(),
+        })
     }
 }
 
-/// The named columns of one table, checked to be finite, not negative and, but for the last, below 2³².
-fn read<const N: usize>(folder: &Path, name: &str, columns: [&str; N]) -> Result<(PathBuf, Vec<[f64; N]>), TraceError> {
-    let path = &find(folder, name)?;
+fn ambiguous(name: &str, first: &Path, found: &[&PathBuf]) -> TraceError {
+    let names: Vec<_> = found.iter().filter_map(|path| path.file_name()).map(|file| file.to_string_lossy()).collect();
+    TraceError::Malformed {
+        place: Place::file(first),
+        problem: format!("there are {} tables of `{name}`: {}", found.len(), names.join(", ")),
+        advice: "leave one of them, or copy those of one model and its settings into a folder of their own".to_owned(),
+    }
+}
+
+/// Is this the file of a table, as Vidur's cache or its user named it?
+fn is_of(file: &str, name: &str) -> bool {
+    let Some(rest) = file.strip_prefix(name) else { return false };
+    let ends = |rest: &str, before: &str| ENDINGS.iter().any(|ending| rest.ends_with(&format!("{before}.{ending}")));
+    let by_name = ENDINGS.iter().any(|ending| rest.strip_prefix('.') == Some(ending));
+    // The hash has no underscore: `attn_prefill_…` is no file of `attn`.
+    let cached = rest.starts_with('_') && ends(rest, "_predictions") && rest.matches('_').count() == 2;
+    by_name || cached
+}
+
+impl Files {
+    /// The named columns of one table, checked to be finite, not negative and, but for the last, whole and below 2³².
+    fn read<const N: usize>(&self, name: &str, columns: [&str; N]) -> Result<(&Path, Vec<[f64; N]>), TraceError> {
+        let path = self.0[name].as_path();
+        Ok((path, rows(path, name, columns)?))
+    }
+}
+
+fn rows<const N: usize>(path: &Path, name: &str, columns: [&str; N]) -> Result<Vec<[f64; N]>, TraceError> {
     let Content::Text(text) = Source::file(path).open()? else {
         return Err(TraceError::Encoding {
             place: Place::file(path),
@@ -166,20 +205,20 @@ fn read<const N: usize>(folder: &Path, name: &str, columns: [&str; N]) -> Result
         let mut row = [0.0; N];
         for (i, (value, position)) in row.iter_mut().zip(positions).enumerate() {
             let cell = record.get(position).unwrap_or_default().trim();
-            let limit = if i + 1 < N { f64::from(u32::MAX) } else { f64::MAX };
-            *value =
-                cell.parse().ok().filter(|&v: &f64| (0.0..=limit).contains(&v)).ok_or_else(|| TraceError::Value {
-                    place: Place::line(path, line),
-                    column: columns[i].to_owned(),
-                    found: format!("`{cell}`").into(),
-                    expected: "a number that is not negative".into(),
-                    advice: "write the table again".into(),
-                })?;
+            let is_size = i + 1 < N;
+            let fits = |v: f64| if is_size { v <= f64::from(u32::MAX) && v.fract() == 0.0 } else { v.is_finite() };
+            *value = cell.parse().ok().filter(|&v: &f64| v >= 0.0 && fits(v)).ok_or_else(|| TraceError::Value {
+                place: Place::line(path, line),
+                column: columns[i].to_owned(),
+                found: format!("`{cell}`").into(),
+                expected: if is_size { "a whole number" } else { "a number that is not negative" }.into(),
+                advice: "write the table again".into(),
+            })?;
         }
         rows.push(row);
     }
     if rows.is_empty() {
         return Err(TraceError::Empty { place: Place::file(path), detail: String::new() });
     }
-    Ok((path.clone(), rows))
+    Ok(rows)
 }

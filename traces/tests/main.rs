@@ -14,3 +14,4 @@ mod scenario;
 mod servegen;
 mod synthetic;
 mod vidur;
+mod vidur_costs;

@@ -70,12 +70,14 @@ fn what_cannot_be_imported_says_why_and_what_to_do() {
     let bench = Bench::new();
     tables(&bench, "mine");
     bench.write("raw/mlp.csv", "x\n1\n");
+    bench.write("empty/readme.txt", "no tables\n");
     for (arguments, told) in [
         (vec!["mine"], "which model are these tables of?"),
         (vec!["mine", "--model", "llama-2-7b"], "which gpu are these tables of?"),
         (vec!["mine", "--model", "llama-2-7", "--gpu", "a100-80gb"], "did you mean `llama-2-7b`?"),
         (vec!["raw"], "not the predictions it makes of them"),
         (vec!["nowhere"], "this is no folder"),
+        (vec!["empty"], "tables are missing: input_layernorm.csv, attn_pre_proj.csv,"),
     ] {
         let done = bench.aril(&[vec!["profile", "import-vidur"], arguments.clone()].concat());
         assert_eq!((done.code, done.err.contains(told)), (2, true), "{arguments:?}: {}", done.err);

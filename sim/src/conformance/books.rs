@@ -1,14 +1,18 @@
 //! An outside checker: keeps books of its own from facts alone, and says where the engine's do not balance.
+//!
+//! What it checks it checks by `ensure` or by `ok_or`, each with words of its own: for every one of them there is a lie in
+//! `tests/truth/lies.rs` that it must name.
 
 mod adapters;
 mod life;
 mod little;
+mod steps;
 
 use std::collections::BTreeMap;
 
-use crate::fact::{End, Fact, Life, Observer, Power, Stretch};
+use crate::fact::{End, Fact, Life, Observer, Power};
 use crate::settings::ClusterSettings;
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::workload::{Catalog, Offered, ReplicaId, RequestId};
 use adapters::Adapters;
 use life::{Phase, Progress};
@@ -23,7 +27,6 @@ pub struct Books<'a> {
     catalog: &'a Catalog,
     now: Time,
     offered: u64,
-    ended: u64,
     live: BTreeMap<RequestId, Progress>,
     replicas: Vec<Site>,
     /// Tokens that gone requests may still have in the step in flight: request, replica, when they went, blocks.
@@ -38,6 +41,8 @@ pub struct Books<'a> {
 #[derive(Debug)]
 struct Site {
     power: Power,
+    /// Since when.
+    switched: Time,
     last_end: Time,
     /// Who got a token at the end of its last stretch.
     batch: Vec<RequestId>,
@@ -58,6 +63,7 @@ impl<'a> Books<'a> {
     pub fn new(settings: &'a ClusterSettings, catalog: &'a Catalog) -> Books<'a> {
         let site = |replica: &crate::settings::ReplicaSettings| Site {
             power: if replica.starts_on { Power::On } else { Power::Off },
+            switched: Time::ZERO,
             last_end: Time::ZERO,
             batch: Vec::new(),
             waiting: 0,
@@ -69,7 +75,6 @@ impl<'a> Books<'a> {
             catalog,
             now: Time::ZERO,
             offered: 0,
-            ended: 0,
             live: BTreeMap::new(),
             replicas: settings.replicas.iter().map(site).collect(),
             ghosts: Vec::new(),
@@ -89,14 +94,12 @@ impl<'a> Books<'a> {
             return Err(problem);
         }
         if let Some((request, progress)) = self.live.first_key_value() {
-            return Err(format!("request {} never ended: {progress:?}", request.0));
+            ensure(false, || format!("request {} never ended: {progress:?}", request.0))?;
         }
-        if self.offered != self.ended {
-            return Err(format!("{} requests were offered and {} ended", self.offered, self.ended));
-        }
-        if self.in_system != self.sojourns {
-            return Err(format!("Little's law: ∫N dt is {} ps, Σ sojourn is {} ps", self.in_system, self.sojourns));
-        }
+        ensure(self.in_system == self.sojourns, || {
+            format!("Little's law: ∫N dt is {} ps, Σ sojourn is {} ps", self.in_system, self.sojourns)
+        })?;
+        self.replicas.iter().try_for_each(|site| site.adapters.close(self.now))?;
         self.little.check()
     }
 
@@ -109,9 +112,16 @@ impl<'a> Books<'a> {
         ensure(now >= self.now, || format!("time runs backwards, from {} ps", self.now.as_ps()))?;
         self.in_system += u128::from(now.since(self.now).as_ps()) * self.live.len() as u128;
         self.now = now;
+        if let Fact::LoadStarted { adapter, bytes, .. }
+        | Fact::LoadDone { adapter, bytes, .. }
+        | Fact::Evicted { adapter, bytes, .. } = *fact
+        {
+            let own = self.catalog.adapters[adapter.index()].bytes;
+            ensure(bytes == own, || format!("adapter {} has {own} bytes, and other bytes are told", adapter.0))?;
+        }
         match *fact {
             Fact::Offered(offered) => self.offer(offered),
-            Fact::Held(request) => self.with_router(request),
+            Fact::Held(request) => self.held(request),
             Fact::Routed { request, replica, recompute } => self.routed(request, replica, recompute),
             Fact::Scheduled { request, replica } => self.scheduled(request, replica),
             Fact::Preempted { request, replica, blocks } => self.preempted(request, replica, blocks),
@@ -120,7 +130,6 @@ impl<'a> Books<'a> {
             Fact::Ended(ref life) => self.end(life),
             Fact::Power { replica, power } => self.power(replica, power),
             Fact::LoadStarted { replica, adapter, from, bytes, start, done, .. } => {
-                ensure(bytes == self.catalog.adapters[adapter.index()].bytes, || "a copy has other bytes".into())?;
                 let settings = &self.settings.replicas[replica.index()];
                 let adapters = &mut self.replicas[replica.index()].adapters;
                 adapters.started(now, adapter, from, bytes, (start, done), settings)
@@ -128,8 +137,8 @@ impl<'a> Books<'a> {
             Fact::LoadDone { replica, adapter, from, .. } => {
                 self.replicas[replica.index()].adapters.done(now, adapter, from)
             }
-            Fact::Evicted { replica, adapter, tier, bytes } => {
-                self.replicas[replica.index()].adapters.evicted(adapter, tier, bytes)
+            Fact::Evicted { replica, adapter, tier, .. } => {
+                self.replicas[replica.index()].adapters.evicted(adapter, tier)
             }
         }
     }
@@ -149,193 +158,138 @@ impl<'a> Books<'a> {
     }
 
     /// A preempted request is told as waiting at its replica until the router is told to have it.
-    fn with_router(&mut self, request: RequestId) -> Result<(), String> {
-        let progress = self.live.get_mut(&request).ok_or("the router has a request that is not in the system")?;
-        match std::mem::replace(&mut progress.phase, Phase::Router) {
-            Phase::Router => Ok(()),
-            Phase::Running(_) => Err("the router has a request that runs".into()),
-            Phase::Waiting(replica) => {
-                let site = &mut self.replicas[replica.index()];
-                site.waiting = site.waiting.checked_sub(1).ok_or("more leave the queue than wait")?;
-                Ok(())
-            }
+    fn taken_from_router(&mut self, request: RequestId) -> Result<&mut Progress, String> {
+        let now = self.now;
+        let progress = self.live(request)?;
+        if let Phase::Waiting(replica) = progress.leaves_router(now)? {
+            self.replicas[replica.index()].waiting -= 1;
         }
+        self.live(request)
+    }
+
+    fn held(&mut self, request: RequestId) -> Result<(), String> {
+        self.taken_from_router(request)?.held()
     }
 
     fn routed(&mut self, request: RequestId, replica: ReplicaId, recompute: u32) -> Result<(), String> {
-        self.with_router(request)?;
+        let now = self.now;
+        self.taken_from_router(request)?.routed(now, replica, recompute)?;
         let site = &mut self.replicas[replica.index()];
-        ensure(site.power == Power::On, || format!("replica {} is not on", replica.0))?;
+        ensure(site.power == Power::On, || format!("replica {} takes a request and is not on", replica.0))?;
         site.waiting += 1;
-        let progress = self.live.get_mut(&request).ok_or("a request is routed that is not in the system")?;
-        if progress.replica.is_none() {
-            progress.hit = progress.adapter.map(|adapter| site.adapters.ready(adapter));
-        }
-        progress.routed(replica, recompute)
+        let hit = self.live[&request].adapter().map(|adapter| site.adapters.ready(adapter));
+        self.live(request)?.reaches(replica, hit);
+        Ok(())
     }
 
     fn scheduled(&mut self, request: RequestId, replica: ReplicaId) -> Result<(), String> {
         let now = self.now;
-        let site = &mut self.replicas[replica.index()];
-        let progress = self.live.get_mut(&request).ok_or("a request is scheduled that is not in the system")?;
+        let progress = self.live(request)?;
         progress.scheduled(now, replica)?;
-        site.waiting = site.waiting.checked_sub(1).ok_or("more are scheduled than wait")?;
+        let adapter = progress.adapter();
+        let site = &mut self.replicas[replica.index()];
+        site.waiting -= 1;
         site.running += 1;
-        if let Some(adapter) = progress.adapter {
+        if let Some(adapter) = adapter {
             site.adapters.used(adapter)?;
         }
         let most = self.settings.replicas[replica.index()].max_num_seqs;
         ensure(site.running <= most, || format!("{} sequences in a batch of {most}", site.running))
     }
 
-    fn leaves_batch(&mut self, progress: &Progress, replica: ReplicaId) -> Result<(), String> {
+    fn leaves_batch(&mut self, progress: &Progress, replica: ReplicaId) {
         let site = &mut self.replicas[replica.index()];
-        site.running = site.running.checked_sub(1).ok_or("more leave the batch than are in it")?;
-        if let Some(adapter) = progress.adapter {
-            site.adapters.unused(adapter)?;
+        site.running -= 1;
+        if let Some(adapter) = progress.adapter() {
+            site.adapters.unused(adapter);
         }
-        Ok(())
     }
 
     fn preempted(&mut self, request: RequestId, replica: ReplicaId, blocks: u32) -> Result<(), String> {
-        let block_size = self.settings.replicas[replica.index()].block_size;
+        let (now, block_size) = (self.now, self.settings.replicas[replica.index()].block_size);
         let progress = self.live(request)?;
         ensure(progress.phase == Phase::Running(replica), || "a request is preempted that does not run there".into())?;
         let held = progress.blocks(block_size);
         ensure(held == blocks, || format!("a preemption frees {blocks} blocks of {held}"))?;
-        progress.preempted();
+        progress.preempted(now, replica);
         let left = progress.clone();
         self.replicas[replica.index()].waiting += 1;
-        self.leaves_batch(&left, replica)
+        self.leaves_batch(&left, replica);
+        Ok(())
     }
 
     /// Out of a queue or a batch; what is in flight of it goes on without it.
-    fn withdrawn(&mut self, progress: &Progress) -> Result<(), String> {
+    fn withdrawn(&mut self, progress: &Progress) {
         match progress.phase {
-            Phase::Waiting(replica) => {
-                let site = &mut self.replicas[replica.index()];
-                site.waiting = site.waiting.checked_sub(1).ok_or("more leave the queue than wait")?;
-            }
+            Phase::Waiting(replica) => self.replicas[replica.index()].waiting -= 1,
             Phase::Running(replica) => {
                 self.ghosts.push(Ghost { replica, gone: self.now, progress: progress.clone() });
-                self.leaves_batch(progress, replica)?;
+                self.leaves_batch(progress, replica);
             }
-            Phase::Router => {}
+            Phase::Nowhere { .. } | Phase::Held => {}
         }
-        Ok(())
     }
 
     fn migrated(&mut self, request: RequestId, from: ReplicaId, to: ReplicaId) -> Result<(), String> {
         ensure(self.replicas[to.index()].power == Power::On, || "a request moves to a replica that is not on".into())?;
+        let now = self.now;
         let progress = self.live(request)?;
         let here = matches!(progress.phase, Phase::Waiting(at) | Phase::Running(at) if at == from);
-        ensure(here, || "a request moves from where it is not".into())?;
+        ensure(here && from != to, || "a request moves from where it is not, or nowhere".into())?;
         let left = progress.clone();
-        progress.migrated();
-        self.withdrawn(&left)
+        progress.migrated(now, to);
+        self.withdrawn(&left);
+        Ok(())
     }
 
     fn end(&mut self, life: &Life<'_>) -> Result<(), String> {
-        let id = life.offered.request.id;
-        let progress = self.live.remove(&id).ok_or("a request ends twice, or ends before it is offered")?;
-        self.ended += 1;
-        let request = &life.offered.request;
-        self.sojourns += u128::from(self.now.since(request.arrival).as_ps());
-        self.little.went(self.now, request.tenant, self.now.since(request.arrival))?;
-        if life.end == End::Finished {
-            let Phase::Running(replica) = progress.phase else {
-                return Err("a request finishes that does not run".into());
-            };
-            self.leaves_batch(&progress, replica)?;
-        } else {
-            self.withdrawn(&progress)?;
+        let (now, request) = (self.now, &life.offered.request);
+        let progress = self.live.remove(&request.id).ok_or("a request ends twice, or ends before it is offered")?;
+        ensure(request.arrival <= now, || "a request ends before it arrives".into())?;
+        let stay = now.since(request.arrival);
+        self.sojourns += u128::from(stay.as_ps());
+        self.little.went(now, request.tenant, stay)?;
+        let due = |after: Option<Span>, from: Time| after.is_some_and(|span| now == from + span);
+        match life.end {
+            End::Finished => {
+                let Phase::Running(replica) = progress.phase else {
+                    return ensure(false, || "a request finishes that does not run".into());
+                };
+                self.leaves_batch(&progress, replica);
+            }
+            End::Rejected(_) => progress.clone().leaves_router(now).map(|_| ())?,
+            End::TimedOut => ensure(due(self.settings.client_timeout, progress.arrival()), || {
+                "a client gives up, and not when its time is over".into()
+            })?,
+            End::Unfinished => {
+                ensure(due(self.settings.horizon, Time::ZERO), || "a run is cut, and not at its horizon".into())?;
+            }
         }
-        progress.ended(self.now, life)
+        if life.end != End::Finished {
+            self.withdrawn(&progress);
+        }
+        progress.ended(now, life)
     }
 
     fn power(&mut self, replica: ReplicaId, power: Power) -> Result<(), String> {
+        let (now, startup) = (self.now, self.settings.replicas[replica.index()].startup);
         let site = &mut self.replicas[replica.index()];
         let before = std::mem::replace(&mut site.power, power);
-        let legal = matches!(
-            (before, power),
+        let since = std::mem::replace(&mut site.switched, now);
+        let legal = match (before, power) {
+            (Power::Starting, Power::On) => now == since.saturating_add(startup),
             (Power::Off, Power::Starting)
-                | (Power::Starting, Power::On | Power::Off)
-                | (Power::On, Power::Draining)
-                | (Power::Draining, Power::On | Power::Off)
-        );
-        ensure(legal, || format!("replica {} goes from {before:?} to {power:?}", replica.0))?;
+            | (Power::Starting, Power::Off)
+            | (Power::On, Power::Draining)
+            | (Power::Draining, Power::On | Power::Off) => true,
+            _ => false,
+        };
+        ensure(legal, || format!("replica {} goes from {before:?} since {since} to {power:?}", replica.0))?;
         if power == Power::Off {
             ensure(site.waiting == 0 && site.running == 0, || "a replica goes off with work left".into())?;
             site.adapters.clear()?;
         }
         Ok(())
-    }
-
-    fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), String> {
-        let settings = &self.settings.replicas[stretch.replica.index()];
-        let end = stretch.end();
-        let site = &mut self.replicas[stretch.replica.index()];
-        ensure(stretch.start >= site.last_end, || "two steps of a replica overlap".into())?;
-        ensure(end > stretch.start + stretch.stall && end <= self.now, || {
-            "a step takes no time, or is not over".into()
-        })?;
-        ensure(matches!(site.power, Power::On | Power::Draining), || "a replica that is not on takes a step".into())?;
-        let before = std::mem::replace(&mut site.last_end, end);
-        let emits = stretch.rows.iter().filter(|row| row.emits).map(|row| row.request).collect();
-        let batch = std::mem::replace(&mut site.batch, emits);
-        let same = stretch.same_rows as usize;
-        ensure(batch.get(..same).is_some_and(|first| Some(first) == site.batch.get(..same)), || {
-            format!("its first {same} rows are said to be those before, {batch:?}")
-        })?;
-        let goes_on = |row: crate::fact::Row| row.emits && !row.prefill && row.previous_token == Some(before);
-        ensure(stretch.rows.iter().take(same).all(goes_on), || "somebody joins the same rows".into())?;
-        let count = stretch.rows.len() as u32;
-        ensure(count > 0 && count <= settings.max_num_seqs, || format!("{count} rows in a step"))?;
-        let tokens: u32 = stretch.rows.iter().map(|row| row.tokens).sum();
-        ensure(tokens <= settings.max_num_batched_tokens, || format!("{tokens} tokens in a step"))?;
-        let mut adapters: Vec<_> = stretch.rows.iter().filter_map(|row| row.adapter).collect();
-        adapters.sort_unstable();
-        adapters.dedup();
-        let distinct = adapters.len() as u32;
-        ensure(distinct <= settings.max_loras, || format!("{distinct} adapters in a step"))?;
-        // A batcher may count decode rows to one adapter that is not theirs.
-        ensure(stretch.segments <= distinct + 1, || format!("{} segments are told", stretch.segments))?;
-        for &adapter in &adapters {
-            site.adapters.ready_by(adapter, stretch.start + stretch.stall)?;
-        }
-        let mut contexts = 0;
-        for row in stretch.rows.iter() {
-            let ghost = |ghost: &&mut Ghost| {
-                ghost.progress.id == row.request && ghost.replica == stretch.replica && ghost.gone > stretch.start
-            };
-            let runs = |progress: &&mut Progress| progress.phase == Phase::Running(stretch.replica);
-            let live = self.live.get_mut(&row.request).filter(runs);
-            let progress = match self.ghosts.iter_mut().find(ghost) {
-                Some(ghost) if !row.emits => &mut ghost.progress,
-                _ => live.ok_or_else(|| format!("request {} is in a step and does not run there", row.request.0))?,
-            };
-            contexts += progress.step(stretch, &row)?;
-        }
-        let told = stretch.decode_context_sum;
-        ensure(told >= contexts, || format!("{contexts} tokens of context in its first step, and {told} are told"))?;
-        self.blocks(stretch)?;
-        self.ghosts.retain(|ghost| ghost.replica != stretch.replica || ghost.gone > end);
-        Ok(())
-    }
-
-    fn blocks(&self, stretch: &Stretch<'_>) -> Result<(), String> {
-        let settings = &self.settings.replicas[stretch.replica.index()];
-        let runs = |progress: &&Progress| progress.phase == Phase::Running(stretch.replica);
-        let live: u32 = self.live.values().filter(runs).map(|progress| progress.blocks(settings.block_size)).sum();
-        let in_step = |ghost: &&Ghost| {
-            let row = |row: crate::fact::Row| row.request == ghost.progress.id && !row.emits;
-            ghost.replica == stretch.replica && ghost.gone > stretch.start && stretch.rows.iter().any(row)
-        };
-        let ghosts = self.ghosts.iter().filter(in_step);
-        let used = live + ghosts.map(|ghost| ghost.progress.blocks(settings.block_size)).sum::<u32>();
-        ensure(used == stretch.kv_blocks_used && used <= settings.kv_blocks, || {
-            format!("{used} KV blocks of {} are used, {} are told", settings.kv_blocks, stretch.kv_blocks_used)
-        })
     }
 }
 

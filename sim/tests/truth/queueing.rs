@@ -44,7 +44,7 @@ fn mean_and_error(samples: &[f64]) -> (f64, f64) {
 }
 
 /// Is the mean what theory says, within three standard errors that are themselves small? `bias`: what the theory leaves
-/// out, as a part of it.
+/// out, as a part of it. Each test also asks it of models that are near, and must be told that they are others.
 fn agrees(samples: &[f64], theory: f64, bias: f64) -> Result<(), String> {
     let (mean, error) = mean_and_error(samples);
     if error >= 0.04 * theory {
@@ -101,8 +101,18 @@ fn replicas_with_a_central_queue_are_an_m_m_c_queue() {
         let service = ServiceTimes(offered.iter().map(draw).collect());
         let settings = servers(count as usize, 1, Span::ZERO);
         let seen = visits(&settings, &catalog(0), &first_come(1), service, offered).unwrap();
-        let theory = erlang_c(count, rate * SERVICE) * SERVICE / (f64::from(count) * (1.0 - load));
-        assert_mean(&format!("M/M/{count}"), &waits(&seen), theory, 0.0);
+        let wait = |servers: u32, rate: f64| {
+            let busy = rate * SERVICE / f64::from(servers);
+            erlang_c(servers, rate * SERVICE) * SERVICE / (f64::from(servers) * (1.0 - busy))
+        };
+        let (seen, theory) = (waits(&seen), wait(count, rate));
+        assert_mean(&format!("M/M/{count}"), &seen, theory, 0.0);
+        agrees(&seen, wait(count + 1, rate), 0.0).expect_err("not of one server more");
+        if rate * SERVICE < f64::from(count - 1) {
+            agrees(&seen, wait(count - 1, rate), 0.0).expect_err("not of one server less");
+        }
+        agrees(&seen, wait(count, 1.03 * rate), 0.0).expect_err("not of a rate that is 3 % higher");
+        agrees(&seen, theory / 2.0, 0.0).expect_err("not of services that do not vary");
     }
 }
 
@@ -122,7 +132,12 @@ fn a_slot_that_is_loaded_anew_for_every_other_adapter_is_an_m_g_1_queue() {
     let mean = SERVICE + differs * load_time;
     let square = (1.0 - differs) * SERVICE.powi(2) + differs * (SERVICE + load_time).powi(2);
     // Pollaczek and Khinchine; the load is part of the service: it begins when the replica is free.
-    assert_mean("M/G/1", &waits(&seen), rate * square / (2.0 * (1.0 - rate * mean)), 0.0);
+    let (seen, theory) = (waits(&seen), |mean: f64, square: f64| rate * square / (2.0 * (1.0 - rate * mean)));
+    assert_mean("M/G/1", &seen, theory(mean, square), 0.0);
+    agrees(&seen, theory(mean, mean * mean), 0.0).expect_err("services vary");
+    agrees(&seen, theory(mean, 2.0 * mean * mean), 0.0).expect_err("not as exponential ones do");
+    let always = SERVICE + load_time;
+    agrees(&seen, theory(always, always * always), 0.0).expect_err("who finds the adapter there does not load it");
 }
 
 /// A vacation that the first customer of a busy period brings about: the adapter leaves with the last one who needs it.
@@ -151,6 +166,10 @@ fn a_load_that_opens_each_busy_period_is_a_queue_with_set_up() {
         let sojourns: Vec<f64> = seen.iter().map(|visit| visit.sojourn).collect();
         assert_mean("M/M/1 with set-up", &sojourns, queue + vacation + SERVICE, 0.0);
         agrees(&sojourns, queue + SERVICE, 0.0).expect_err("a set-up is felt");
+        if set_up > SERVICE {
+            // Whoever comes in the middle of a set-up that does not vary has half of it before him; of one that does, all.
+            agrees(&sojourns, queue + set_up + SERVICE, 0.0).expect_err("nor does it vary");
+        }
     }
 }
 
@@ -166,10 +185,17 @@ fn the_class_that_goes_first_waits_as_cobham_says() {
     let service = ServiceTimes(offered.iter().map(draw).collect());
     let seen = visits(&servers(1, 1, Span::ZERO), &catalog(0), &first_come(1), service, offered).unwrap();
     let residual = rate * SERVICE.powi(2);
-    let first = load * share;
-    for (class, theory) in [(0, residual / (1.0 - first)), (1, residual / ((1.0 - first) * (1.0 - load)))] {
+    let goes_first = |load_first: f64| residual / (1.0 - load_first);
+    let goes_last = |load_first: f64| residual / ((1.0 - load_first) * (1.0 - load));
+    let (first, last) = (load * share, load * (1.0 - share));
+    for (class, theory, swapped) in [(0, goes_first(first), goes_last(last)), (1, goes_last(first), goes_first(last))] {
         let of_class: Vec<f64> = seen.iter().filter(|visit| visit.class == class).map(|visit| visit.wait).collect();
         assert_mean(&format!("class {class}"), &of_class, theory, 0.0);
+        agrees(&of_class, swapped, 0.0).expect_err("the other class goes first");
+        agrees(&of_class, residual / (1.0 - load), 0.0).expect_err("nobody goes first");
+        // One that is served is not interrupted: who goes first waits for the rest of that one, whoever it is.
+        let interrupting = if class == 0 { first * SERVICE / (1.0 - first) } else { 1.15 * theory };
+        agrees(&of_class, interrupting, 0.0).expect_err("nor does anybody interrupt, nor is it anything near");
     }
 }
 
@@ -193,7 +219,12 @@ fn an_unbounded_batch_shares_the_replica_whatever_the_lengths_are() {
         let sojourns: Vec<f64> = seen.iter().map(|visit| visit.sojourn).collect();
         // A newcomer waits for the end of the step in flight: half a token of everybody else.
         let bias = load / (2.0 * mean_tokens) + 0.002;
-        assert_mean("M/G/1-PS", &sojourns, mean_tokens * token / (1.0 - load), bias);
+        let own = mean_tokens * token;
+        assert_mean("M/G/1-PS", &sojourns, own / (1.0 - load), bias);
+        let spread = (1.0 - long_share) * f64::from(short).powi(2) + long_share * f64::from(long).powi(2);
+        let in_turn = own + rate * spread * token.powi(2) / (2.0 * (1.0 - load));
+        agrees(&sojourns, in_turn, bias).expect_err("not whole requests in turn");
+        agrees(&sojourns, own / (1.0 - 1.04 * load), bias).expect_err("not of a load that is 4 % higher");
         // Everybody is slowed down alike, short or long.
         for (class, tokens) in [(0, f64::from(short)), (1, f64::from(long))] {
             let of_class: Vec<f64> =
@@ -228,5 +259,7 @@ fn a_batch_of_one_serves_whole_requests_in_turn_and_the_short_wait_for_the_long(
         let own = token * f64::from(tokens);
         assert_mean(&format!("{tokens} tokens in M/G/1"), &of_class, wait + own, 0.0);
         agrees(&of_class, own / (1.0 - load), 0.0).expect_err("nobody shares a batch of one");
+        let alike = rate * mean.powi(2) / (2.0 * (1.0 - load));
+        agrees(&of_class, alike + own, 0.0).expect_err("lengths vary");
     }
 }

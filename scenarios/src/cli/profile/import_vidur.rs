@@ -48,6 +48,7 @@ pub(super) fn import(arguments: &ImportVidurArguments) -> Result<ExitCode, ArilE
         let help = "run Vidur once with these files: its predictions are then in its cache, `cache/*_predictions.csv`";
         return Err(refuse("these are Vidur's measurements, not the predictions it makes of them".to_owned(), help));
     }
+    let tables = read_vidur_costs(folder).map_err(|error: TraceError| ArilError::Trace(error))?;
     let model = chosen(folder, "model", arguments.model.as_deref(), Model::names(), &[])?;
     let gpu = chosen(folder, "gpu", arguments.gpu.as_deref(), Gpu::names(), &DEVICES)?;
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("vidur-{gpu}-{model}.toml")));
@@ -58,7 +59,6 @@ pub(super) fn import(arguments: &ImportVidurArguments) -> Result<ExitCode, ArilE
             help: "choose another name with --out, or replace it with --force".to_owned(),
         });
     }
-    let tables = read_vidur_costs(folder).map_err(|error: TraceError| ArilError::Trace(error))?;
     let profile = profile_of(&tables, &model, &gpu, &name_of(folder))?;
     profile.check().map_err(|bad| refuse(bad.to_string(), "write the tables again"))?;
     fs::write(&out, text::write(&profile)).map_err(ArilError::io("write", &out))?;

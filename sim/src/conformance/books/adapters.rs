@@ -9,7 +9,7 @@ use crate::time::Time;
 use crate::workload::AdapterId;
 
 #[derive(Clone, Copy, Debug)]
-struct OnGpu {
+struct Place {
     bytes: u64,
     ready: Time,
     arrived: bool,
@@ -18,9 +18,9 @@ struct OnGpu {
 
 #[derive(Debug, Default)]
 pub(super) struct Adapters {
-    gpu: BTreeMap<AdapterId, OnGpu>,
-    /// Copies from disk that are on their way: when they are there.
-    from_disk: Vec<(AdapterId, Time)>,
+    gpu: BTreeMap<AdapterId, Place>,
+    /// What came from disk: it may have passed through a host memory that had no room for it.
+    host: BTreeMap<AdapterId, Place>,
     gpu_link: Vec<(Time, Time)>,
     disk_link: Vec<(Time, Time)>,
 }
@@ -36,67 +36,76 @@ impl Adapters {
         settings: &ReplicaSettings,
     ) -> Result<(), String> {
         ensure(start >= now && done >= start, || "a copy starts in the past".into())?;
+        let all_in_host = settings.host_adapters == AdapterMemory::Unbounded;
         let (link, lane) = match from {
             Tier::Disk => (settings.disk_link, &mut self.disk_link),
             _ => (settings.gpu_link, &mut self.gpu_link),
         };
+        ensure(from == Tier::Host || from == Tier::Disk && !all_in_host, || {
+            format!("a copy from the {from:?}: nothing is copied from there")
+        })?;
         ensure(done.since(start) == link.duration(bytes), || "a copy takes another time than its link says".into())?;
         lane.retain(|&(_, end)| end > now);
         let overlaps = lane.iter().any(|&(begin, end)| start < end && begin < done);
         ensure(!overlaps, || "two copies on a link overlap".into())?;
         lane.push((start, done));
+        let place = Place { bytes, ready: done, arrived: false, users: 0 };
         if from == Tier::Disk {
-            self.from_disk.push((adapter, done));
-            return Ok(());
+            let before = self.host.insert(adapter, place);
+            return ensure(before.is_none_or(|before| before.arrived), || "a copy from disk is begun twice".into());
         }
-        let in_host = self.from_disk.iter().filter(|(other, _)| *other == adapter).map(|&(_, there)| there).max();
-        ensure(in_host.is_none_or(|there| there <= start), || "a copy starts before it is in the host".into())?;
-        let before = self.gpu.insert(adapter, OnGpu { bytes, ready: done, arrived: false, users: 0 });
+        let in_host = all_in_host || self.host.get(&adapter).is_some_and(|place| place.ready <= start);
+        ensure(in_host, || "a copy starts before it is in the host".into())?;
+        let before = self.gpu.insert(adapter, place);
         ensure(before.is_none(), || "an adapter is copied that is there".into())?;
         let fits = match settings.gpu_adapters {
             AdapterMemory::Slots(slots) => self.gpu.len() as u32 <= slots,
-            AdapterMemory::Bytes(limit) => self.gpu.values().map(|entry| entry.bytes).sum::<u64>() <= limit,
+            AdapterMemory::Bytes(limit) => self.gpu.values().map(|place| place.bytes).sum::<u64>() <= limit,
             AdapterMemory::Unbounded => true,
         };
         ensure(fits, || format!("{} adapters do not fit {:?}", self.gpu.len(), settings.gpu_adapters))
     }
 
     pub(super) fn done(&mut self, now: Time, adapter: AdapterId, from: Tier) -> Result<(), String> {
-        if from == Tier::Disk {
-            let place = self.from_disk.iter().position(|&copy| copy == (adapter, now));
-            self.from_disk.swap_remove(place.ok_or("a copy from disk is done that was not due")?);
-            return Ok(());
-        }
-        let entry = self.gpu.get_mut(&adapter).ok_or("a copy is done that was not started")?;
-        ensure(!entry.arrived && entry.ready == now, || "a copy is done when it was not due".into())?;
-        entry.arrived = true;
+        let memory = if from == Tier::Disk { &mut self.host } else { &mut self.gpu };
+        let place = memory.get_mut(&adapter).ok_or("a copy is done that was not started")?;
+        ensure(from != Tier::Gpu && !place.arrived && place.ready == now, || {
+            "a copy is done when it was not due".into()
+        })?;
+        place.arrived = true;
         Ok(())
     }
 
-    pub(super) fn evicted(&mut self, adapter: AdapterId, tier: Tier, bytes: u64) -> Result<(), String> {
-        if tier != Tier::Gpu {
-            return Ok(());
-        }
-        let entry = self.gpu.remove(&adapter).ok_or("an adapter is evicted that is not there")?;
-        ensure(entry.arrived, || "an adapter is evicted that is on its way".into())?;
-        ensure(entry.users == 0, || "an adapter is evicted that is in use".into())?;
-        ensure(entry.bytes == bytes, || "an adapter leaves with other bytes".into())
+    pub(super) fn evicted(&mut self, adapter: AdapterId, tier: Tier) -> Result<(), String> {
+        let memory = if tier == Tier::Gpu { &mut self.gpu } else { &mut self.host };
+        let place = memory.remove(&adapter).filter(|_| tier != Tier::Disk);
+        let place = place.ok_or("an adapter is evicted that is not there")?;
+        ensure(place.arrived, || "an adapter is evicted that is on its way".into())?;
+        ensure(place.users == 0, || "an adapter is evicted that is in use".into())
     }
 
     pub(super) fn clear(&mut self) -> Result<(), String> {
-        let quiet = self.gpu.values().all(|entry| entry.arrived && entry.users == 0);
+        let quiet = self.gpu.values().all(|place| place.arrived);
         self.gpu.clear();
-        ensure(quiet, || "a replica goes off while adapters are copied or used".into())
+        ensure(quiet, || "a replica goes off while adapters are copied".into())
+    }
+
+    /// The run is over.
+    pub(super) fn close(&self, now: Time) -> Result<(), String> {
+        let due = |place: &Place| place.ready < now && !place.arrived;
+        ensure(!self.gpu.values().chain(self.host.values()).any(due), || "a copy was due and is not done".into())
     }
 
     pub(super) fn ready(&self, adapter: AdapterId) -> bool {
-        self.gpu.get(&adapter).is_some_and(|entry| entry.arrived)
+        self.gpu.get(&adapter).is_some_and(|place| place.arrived)
     }
 
-    /// A step computes with it from `time` on.
-    pub(super) fn ready_by(&self, adapter: AdapterId, time: Time) -> Result<(), String> {
-        let ready = self.gpu.get(&adapter).is_some_and(|entry| entry.ready <= time);
-        ensure(ready, || format!("a step computes with adapter {} before it is there", adapter.0))
+    /// From when on a step may compute with it.
+    pub(super) fn there(&self, adapter: AdapterId) -> Result<Time, String> {
+        let place = self.gpu.get(&adapter);
+        place
+            .map(|place| place.ready)
+            .ok_or_else(|| format!("a step computes with adapter {}, which is gone", adapter.0))
     }
 
     pub(super) fn used(&mut self, adapter: AdapterId) -> Result<(), String> {
@@ -104,9 +113,8 @@ impl Adapters {
         Ok(())
     }
 
-    pub(super) fn unused(&mut self, adapter: AdapterId) -> Result<(), String> {
-        let entry = self.gpu.get_mut(&adapter).ok_or("an adapter that was in use is gone")?;
-        entry.users = entry.users.checked_sub(1).ok_or("an adapter is let go of more often than it was used")?;
-        Ok(())
+    /// Nobody evicts what is in use.
+    pub(super) fn unused(&mut self, adapter: AdapterId) {
+        self.gpu.get_mut(&adapter).expect("what is in use is there").users -= 1;
     }
 }

@@ -7,8 +7,10 @@ use crate::workload::{AdapterId, Offered, ReplicaId, RequestId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// With the router.
-    Router,
+    /// Between two places, for no time at all: when, and where it is to go if that was told.
+    Nowhere { since: Time, to: Option<ReplicaId> },
+    /// In the router's queue.
+    Held,
     /// In a replica's queue.
     Waiting(ReplicaId),
     /// In a replica's batch.
@@ -17,15 +19,17 @@ pub(super) enum Phase {
 
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
-    pub(super) id: RequestId,
-    pub(super) adapter: Option<AdapterId>,
     pub(super) phase: Phase,
+    /// As it came.
+    offered: Offered,
     /// Where it was last.
-    pub(super) replica: Option<ReplicaId>,
-    pub(super) hit: Option<bool>,
-    arrival: Time,
-    prompt: u32,
-    output: u32,
+    replica: Option<ReplicaId>,
+    hit: Option<bool>,
+    /// When it first reached a replica, and when it last did.
+    first_routed: Option<Time>,
+    waits_since: Time,
+    /// When it was preempted, if nothing became of it since: the router may have it again.
+    given_way: Option<Time>,
     scheduled: Option<Time>,
     first_token: Option<Time>,
     last_token: Option<Time>,
@@ -39,16 +43,15 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(offered: &Offered) -> Progress {
-        let request = &offered.request;
+        let arrival = offered.request.arrival;
         Progress {
-            id: request.id,
-            adapter: request.adapter,
-            phase: Phase::Router,
+            phase: Phase::Nowhere { since: arrival, to: None },
+            offered: offered.clone(),
             replica: None,
             hit: None,
-            arrival: request.arrival,
-            prompt: request.prompt_tokens,
-            output: offered.outcome.output_tokens,
+            first_routed: None,
+            waits_since: arrival,
+            given_way: None,
             scheduled: None,
             first_token: None,
             last_token: None,
@@ -60,48 +63,96 @@ impl Progress {
         }
     }
 
+    pub(super) fn id(&self) -> RequestId {
+        self.offered.request.id
+    }
+
+    pub(super) fn adapter(&self) -> Option<AdapterId> {
+        self.offered.request.adapter
+    }
+
+    pub(super) fn arrival(&self) -> Time {
+        self.offered.request.arrival
+    }
+
+    /// Since when it waits where it waits.
+    pub(super) fn waits_since(&self) -> Time {
+        self.waits_since
+    }
+
     /// KV blocks that it holds: those of its whole prefill from the start, and one more when needed.
     pub(super) fn blocks(&self, block_size: u32) -> u32 {
         self.target.max(self.computed).div_ceil(block_size)
     }
 
-    pub(super) fn routed(&mut self, replica: ReplicaId, recompute: u32) -> Result<(), String> {
-        ensure(recompute == self.emitted, || format!("it has emitted {} tokens", self.emitted))?;
+    /// Something becomes of what the router has, or was not yet told to have again. Gives where it was.
+    pub(super) fn leaves_router(&mut self, now: Time) -> Result<Phase, String> {
+        let given_way = self.given_way.take();
+        match self.phase {
+            Phase::Nowhere { since, .. } => {
+                ensure(since == now, || format!("since {since} nobody was told to have it"))?;
+            }
+            Phase::Held => {}
+            Phase::Waiting(_) => ensure(given_way == Some(now), || "the router has what waits at a replica".into())?,
+            Phase::Running(_) => ensure(false, || "the router has what runs".into())?,
+        }
+        Ok(self.phase)
+    }
+
+    pub(super) fn held(&mut self) -> Result<(), String> {
+        ensure(self.phase != Phase::Held, || "it is held twice".into())?;
+        self.phase = Phase::Held;
+        Ok(())
+    }
+
+    pub(super) fn routed(&mut self, now: Time, replica: ReplicaId, recompute: u32) -> Result<(), String> {
+        let elsewhere = matches!(self.phase, Phase::Nowhere { to: Some(to), .. } if to != replica);
+        ensure(!elsewhere, || "it goes to another replica than it was to move to".into())?;
+        ensure(recompute == self.emitted, || format!("{recompute} tokens are recomputed of {}", self.emitted))?;
+        self.waits_since = now;
+        self.first_routed.get_or_insert(now);
+        Ok(())
+    }
+
+    /// It is there; is its adapter?
+    pub(super) fn reaches(&mut self, replica: ReplicaId, hit: Option<bool>) {
         self.phase = Phase::Waiting(replica);
         self.replica = Some(replica);
-        Ok(())
+        self.hit = self.hit.or(hit);
     }
 
     pub(super) fn scheduled(&mut self, now: Time, replica: ReplicaId) -> Result<(), String> {
-        ensure(self.phase == Phase::Waiting(replica), || "it does not wait there".into())?;
+        ensure(self.phase == Phase::Waiting(replica), || "it is scheduled where it does not wait".into())?;
         self.phase = Phase::Running(replica);
+        self.given_way = None;
         self.scheduled.get_or_insert(now);
-        (self.target, self.computed) = (self.prompt + self.emitted, 0);
+        (self.target, self.computed) = (self.offered.request.prompt_tokens + self.emitted, 0);
         Ok(())
     }
 
-    pub(super) fn preempted(&mut self) {
-        if let Phase::Running(replica) = self.phase {
-            self.phase = Phase::Waiting(replica);
-        }
+    pub(super) fn preempted(&mut self, now: Time, replica: ReplicaId) {
+        self.phase = Phase::Waiting(replica);
+        (self.waits_since, self.given_way) = (now, Some(now));
         self.preemptions += 1;
     }
 
-    pub(super) fn migrated(&mut self) {
-        self.phase = Phase::Router;
+    pub(super) fn migrated(&mut self, now: Time, to: ReplicaId) {
+        self.phase = Phase::Nowhere { since: now, to: Some(to) };
         self.migrations += 1;
     }
 
     /// Takes part in a stretch. Gives the context of its first step, if it decodes.
     pub(super) fn step(&mut self, stretch: &Stretch<'_>, row: &Row) -> Result<u64, String> {
         let me = || format!("request {}", row.request.0);
-        ensure(row.adapter == self.adapter, || format!("{} has another adapter", me()))?;
+        ensure(row.adapter == self.adapter(), || format!("{} has another adapter", me()))?;
         ensure(row.previous_token == self.last_token, || {
             format!("{} had its last token at {:?}", me(), self.last_token)
         })?;
         let prefill = self.computed < self.target;
-        ensure(row.prefill == prefill, || format!("{} has {} tokens of {}", me(), self.computed, self.target))?;
-        ensure(row.tokens > 0 && (prefill || row.tokens == 1), || format!("{} has {} tokens", me(), row.tokens))?;
+        ensure(row.prefill == prefill, || format!("{} has computed {} of {}", me(), self.computed, self.target))?;
+        ensure(row.tokens > 0 && (prefill || row.tokens == 1), || {
+            format!("{} computes {} tokens at once", me(), row.tokens)
+        })?;
         ensure(!prefill || stretch.steps == 1, || "a prefill is advanced by more than a step".into())?;
         let context = if prefill { 0 } else { u64::from(self.computed) + 1 };
         self.computed += row.tokens * stretch.steps;
@@ -109,8 +160,9 @@ impl Progress {
         if row.emits {
             ensure(self.computed >= self.target, || format!("{} emits in the middle of its prefill", me()))?;
             self.emitted += stretch.steps;
-            ensure(self.emitted <= self.output, || {
-                format!("{} emits {} tokens of {}", me(), self.emitted, self.output)
+            let output = self.offered.outcome.output_tokens;
+            ensure(self.emitted <= output, || {
+                format!("{} emits more than its output: {} of {output}", me(), self.emitted)
             })?;
             self.last_token = Some(stretch.end());
             self.first_token.get_or_insert(stretch.end());
@@ -120,19 +172,29 @@ impl Progress {
 
     /// Is its whole life told as it was?
     pub(super) fn ended(&self, now: Time, life: &Life<'_>) -> Result<(), String> {
+        let Life { waits, .. } = life;
         let until = self.first_token.unwrap_or(now);
-        let total = life.waits.total();
-        ensure(total == until.since(self.arrival), || {
-            format!("its waits sum to {} ps of {} ps", total.as_ps(), until.since(self.arrival).as_ps())
-        })?;
+        let (total, stay) = (waits.total(), until.since(self.arrival()));
+        ensure(total == stay, || format!("its waits sum to {} ps of {} ps", total.as_ps(), stay.as_ps()))?;
+        let router = self.first_routed.unwrap_or(now).since(self.arrival());
+        ensure(waits.router == router, || format!("it waited {} ps for the router", router.as_ps()))?;
+        let returned = self.preemptions + self.migrations > 0;
+        ensure(returned || waits.preemption.is_zero(), || "it waited to return, and never left".into())?;
+        let adapter = self.adapter().is_some();
+        ensure(adapter || waits.slot.is_zero(), || "it waited for a place for no adapter".into())?;
+        let output = self.offered.outcome.output_tokens;
         ensure(life.emitted == self.emitted, || format!("it emitted {}", self.emitted))?;
-        ensure((life.end == End::Finished) == (self.emitted == self.output), || "finished is not what it is".into())?;
+        ensure((life.end == End::Finished) == (self.emitted == output), || "finished is not what it is".into())?;
         ensure(life.end != End::Finished || self.last_token == Some(now), || "it ends after its last token".into())?;
         ensure(life.scheduled == self.scheduled, || format!("it was scheduled at {:?}", self.scheduled))?;
         ensure(life.first_token == self.first_token, || format!("its first token was at {:?}", self.first_token))?;
-        ensure(life.replica == self.replica, || format!("it was at {:?}", self.replica))?;
-        ensure(life.preemptions == self.preemptions, || format!("{} preemptions", self.preemptions))?;
-        ensure(life.migrations == self.migrations, || format!("{} migrations", self.migrations))?;
-        ensure(life.adapter_hit == self.hit, || format!("hit: {:?}", self.hit))
+        ensure(life.replica == self.replica, || format!("it was last at {:?}", self.replica))?;
+        ensure(life.preemptions == self.preemptions, || format!("it was preempted {} times", self.preemptions))?;
+        ensure(life.migrations == self.migrations, || format!("it was moved {} times", self.migrations))?;
+        ensure(life.adapter_hit == self.hit, || format!("its adapter was there: {:?}", self.hit))?;
+        // Whose it was and when it came is for Little's law to say.
+        let mut told = life.offered.clone();
+        (told.request.tenant, told.request.arrival) = (self.offered.request.tenant, self.arrival());
+        ensure(told == self.offered, || format!("it was offered as {:?}", self.offered))
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::ensure;
 use crate::time::{Span, Time};
 use crate::workload::TenantId;
 
@@ -44,13 +45,13 @@ impl Little {
     /// Does the law hold for every tenant?
     pub(super) fn check(&self) -> Result<(), String> {
         let broken = |(_, account): &(&TenantId, &Account)| account.area != account.stays || account.present > 0;
-        match self.tenants.iter().find(broken) {
-            None => Ok(()),
-            Some((tenant, account)) => Err(format!(
+        let Some((tenant, account)) = self.tenants.iter().find(broken) else { return Ok(()) };
+        ensure(false, || {
+            format!(
                 "Little's law for tenant {}: ∫N dt is {} ps, Σ sojourn is {} ps, and {} are left",
                 tenant.0, account.area, account.stays, account.present
-            )),
-        }
+            )
+        })
     }
 }
 

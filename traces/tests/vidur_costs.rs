@@ -1,0 +1,135 @@
+//! A peer's cost tables are read to the last digit, and what is wrong with them is named with its place.
+
+use std::path::Path;
+
+use aril_sim::profile::Profile;
+use aril_sim::profile::vidur::Steps;
+use aril_traces::read_vidur_costs;
+
+#[test]
+fn importing_vidurs_tables_gives_the_profile_that_lies_here() {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tables = home.join("../../shared/vidur/costs_llama2_7b_a100");
+    if !tables.exists() {
+        return println!("skipped: {} is not there", tables.display());
+    }
+    let profile: Profile = toml::from_str(
+        &std::fs::read_to_string(home.join("../scenarios/vidur/vidur-a100-80gb-llama-2-7b.toml")).unwrap(),
+    )
+    .unwrap();
+    assert_eq!(Some(read_vidur_costs(&tables).unwrap()), profile.vidur);
+}
+
+/// A folder of small tables, under the names of Vidur's cache.
+fn tables(change: impl Fn(&str, &mut Vec<String>)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let operations = ["input_layernorm", "attn_pre_proj", "attn_rope", "attn_post_proj", "post_attention_layernorm"];
+    let more = ["mlp_up_proj", "mlp_act", "mlp_down_proj", "add", "attn_kv_cache_save"];
+    let mut files: Vec<(&str, Vec<String>)> = Vec::new();
+    for name in operations.into_iter().chain(more) {
+        files.push((
+            name,
+            ["num_tokens,prediction".to_owned()].into_iter().chain((1..=16).map(|n| format!("{n},0.5"))).collect(),
+        ));
+    }
+    let mut decode = vec!["batch_size,kv_cache_size,prediction".to_owned()];
+    let mut prefill = vec!["kv_cache_size,prefill_chunk_size_squared,prediction".to_owned()];
+    for context in [0, 64, 128] {
+        decode.extend((1..=2).map(|rows| format!("{rows},{context},{}", rows + context)));
+        prefill.extend((1..=16).map(|chunk| format!("{context},{},{}", chunk * chunk, if chunk < 9 { 1 } else { 2 })));
+    }
+    files.extend([("attn_decode", decode), ("attn_prefill", prefill)]);
+    for (name, mut lines) in files {
+        change(name, &mut lines);
+        std::fs::write(folder.path().join(format!("{name}_871c8af8_predictions.csv")), lines.join("\n")).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn tables_are_read_under_the_names_of_vidurs_cache_and_holes_are_named() {
+    let whole = read_vidur_costs(tables(|_, _| ()).path()).unwrap();
+    assert_eq!(whole.decode[1], Steps { until: vec![0, 64, 128], ms: vec![2.0, 66.0, 130.0] });
+    assert_eq!(whole.prefill, vec![Steps { until: vec![8, 16], ms: vec![1.0, 2.0] }; 3]);
+    let hole = |file: &'static str, line: usize| {
+        let folder = tables(|name, lines| {
+            if name == file {
+                lines.remove(line);
+            }
+        });
+        read_vidur_costs(folder.path()).unwrap_err().to_string()
+    };
+    for (file, line, told) in [
+        ("mlp_act", 5, "where num_tokens should be 5 it is 6"),
+        ("attn_decode", 3, "where kv_cache_size should be 64 it is 128"),
+        ("attn_prefill", 20, "where prefill_chunk_size_squared (its root) should be 4 it is 5"),
+    ] {
+        let error = hole(file, line);
+        assert!(error.contains(told) && error.contains(file), "{error}");
+    }
+}
+
+fn refused(folder: &tempfile::TempDir) -> String {
+    read_vidur_costs(folder.path()).unwrap_err().to_string()
+}
+
+#[test]
+fn a_folder_without_tables_is_told_all_that_are_missing() {
+    let empty = refused(&tempfile::tempdir().unwrap());
+    for file in ["input_layernorm.csv", "add.csv", "attn_kv_cache_save.csv", "attn_decode.csv", "attn_prefill.csv"] {
+        assert!(empty.contains(file), "{empty}");
+    }
+    let few = tables(|_, _| ());
+    for name in ["attn_decode", "mlp_act"] {
+        std::fs::remove_file(few.path().join(format!("{name}_871c8af8_predictions.csv"))).unwrap();
+    }
+    let few = refused(&few);
+    assert!(few.contains("tables are missing: mlp_act.csv, attn_decode.csv;"), "{few}");
+}
+
+#[test]
+fn a_table_that_is_there_twice_is_refused_with_the_names_of_both() {
+    let plain = "num_tokens,prediction\n1,1";
+    for (more, named) in [
+        (vec!["add_00000000_predictions.csv"], "add_00000000_predictions.csv, add_871c8af8_predictions.csv"),
+        (vec!["add.csv"], "add.csv, add_871c8af8_predictions.csv"),
+        (vec!["add_871c8af8_predictions.csv.gz"], "add_871c8af8_predictions.csv, add_871c8af8_predictions.csv.gz"),
+    ] {
+        let folder = tables(|_, _| ());
+        more.iter().for_each(|file| std::fs::write(folder.path().join(file), plain).unwrap());
+        let error = refused(&folder);
+        assert!(error.contains(&format!("there are 2 tables of `add`: {named};")), "{error}");
+    }
+    let folder = tables(|_, _| ());
+    let at = |file: &str| folder.path().join(file);
+    std::fs::rename(at("add_871c8af8_predictions.csv"), at("add.csv")).unwrap();
+    read_vidur_costs(folder.path()).unwrap();
+    std::fs::copy(at("add.csv"), at("add.csv.gz")).unwrap();
+    let error = refused(&folder);
+    assert!(error.contains("there are 2 tables of `add`: add.csv, add.csv.gz;"), "{error}");
+}
+
+#[test]
+fn a_size_that_is_no_whole_number_is_refused_with_its_line_and_not_cut() {
+    for (table, line, cell, text) in [
+        ("mlp_act", 3, "`2.7`", "2.7,0.5"),
+        ("attn_decode", 2, "`1.5`", "1.5,0,1"),
+        ("attn_prefill", 5, "`0.25`", "0.25,16,1"),
+    ] {
+        let folder = tables(|name, lines| {
+            if name == table {
+                lines[line - 1] = text.to_owned();
+            }
+        });
+        let error = refused(&folder);
+        let place = format!("{table}_871c8af8_predictions.csv:{line}");
+        assert!(error.contains(&place) && error.contains(cell) && error.contains("a whole number"), "{error}");
+    }
+    // As pandas writes them.
+    let floats = tables(|name, lines| {
+        if name == "mlp_act" {
+            lines[2] = "2.0,0.5".to_owned();
+        }
+    });
+    read_vidur_costs(floats.path()).unwrap();
+}
