@@ -73,26 +73,27 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Checks every figure, and a grid of steps against the hardware and against each other.
+/// Checks every figure, and a grid of steps against the hardware and against each other: those of them that the profile says it knows.
 ///
 /// # Errors
 /// When a figure is impossible.
 pub fn check(profile: &Profile) -> Result<Vec<Doubt>, CalibrateError> {
     let mut doubts = Vec::new();
     let mut bare = Probe::new(profile, LoraKernel::None)?;
-    for shape in decode_grid().into_iter().flatten().chain(prefill_grid().into_iter().flatten()) {
-        let (us, least_us) = (bare.us(&shape), least_us(profile, &shape));
+    let lines = known(&bare, decode_grid().into_iter().chain(prefill_grid()));
+    for shape in lines.iter().flatten() {
+        let (us, least_us) = (bare.us(shape), least_us(profile, shape));
         // Picoseconds are rounded.
         if us < least_us * (1.0 - 1e-9) {
-            doubts.push(Doubt::BelowRoofline { step: describe(&shape), us, least_us });
+            doubts.push(Doubt::BelowRoofline { step: describe(shape), us, least_us });
         }
     }
-    for line in decode_grid().into_iter().chain(prefill_grid()) {
-        doubts.extend(decreasing(&mut bare, &line));
+    for line in &lines {
+        doubts.extend(decreasing(&mut bare, line));
     }
     for &kernel in profile.lora.keys() {
         let mut probe = Probe::new(profile, kernel)?;
-        for line in lora_grid() {
+        for line in known(&probe, lora_grid()) {
             doubts.extend(decreasing(&mut probe, &line));
         }
     }
@@ -114,6 +115,11 @@ pub fn least_us(profile: &Profile, shape: &Shape) -> f64 {
     let bytes = (matrices * model.weights.bytes() as f64 + head * 2.0) / degree + kv;
     let flops = 2.0 * (matrices * (shape.contexts.len() as f64 + prompts) + head * sequences) / degree;
     (bytes / (gpu.gigabytes_per_second * 1e3)).max(flops / (gpu.teraflops(model.weights) * 1e6))
+}
+
+/// Of each line the steps that are within the profile's ranges: what it says of others is what it says at their ends.
+fn known(probe: &Probe, lines: impl IntoIterator<Item = Vec<Shape>>) -> Vec<Vec<Shape>> {
+    lines.into_iter().map(|line| line.into_iter().filter(|shape| probe.knows(shape)).collect()).collect()
 }
 
 /// Neighbours on a line of growing shapes of which the larger is cheaper.

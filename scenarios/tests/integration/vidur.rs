@@ -88,6 +88,25 @@ fn what_cannot_be_imported_says_why_and_what_to_do() {
     assert_eq!((again.code, again.err.contains("replace it with --force")), (2, true), "{}", again.err);
 }
 
+#[test]
+fn a_profile_is_doubted_within_its_ranges_alone() {
+    let profile = folder().join("vidur-a100-80gb-llama-2-7b.toml");
+    let checked = Bench::new().aril(&["profile", "check", profile.to_str().expect("a path")]);
+    // Vidur's forests dip there, and its tables end at contexts of 4,096 tokens: what is beyond was never priced.
+    let dip = "4 rows of 128 tokens takes 9808.5 us, less than 3 rows of 128 tokens with 9840.7 us\n";
+    assert_eq!(
+        (checked.code, checked.out.lines().count(), checked.out.ends_with(dip)),
+        (1, 2, true),
+        "{}",
+        checked.out
+    );
+    let bench = Bench::new();
+    tables(&bench, "llama2_7b_a100");
+    bench.ok(&["profile", "import-vidur", "llama2_7b_a100"]);
+    let small = bench.aril(&["profile", "check", "vidur-a100-80gb-llama-2-7b.toml"]);
+    assert!(small.out.contains("tokens takes") && !small.out.contains("128 tokens after"), "{}", small.out);
+}
+
 /// First token and end of each request, in picoseconds.
 fn times(path: &Path) -> Vec<(u64, u64)> {
     let frame = ParquetReader::new(std::fs::File::open(path).expect("the table is there")).finish().expect("a table");
