@@ -2,17 +2,17 @@
 //!
 //! Signals are indexed as they are published, so that a router need not scan the fleet for every arrival.
 
+mod board;
+mod bounds;
 mod levels;
 
-use std::cell::OnceCell;
-
 use crate::fact::Power;
-use crate::fetch;
 use crate::replica::Replica;
 use crate::settings::ReplicaSettings;
 use crate::time::Time;
 use crate::workload::{AdapterId, ReplicaId, RequestId};
-use levels::Levels;
+pub(crate) use board::Board;
+pub use bounds::{Bounds, Group, Search};
 
 /// What a replica published of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +58,18 @@ impl Signals {
     pub fn kv_blocks_uncommitted(&self) -> u32 {
         u64::from(self.kv_blocks_free).saturating_sub(self.kv_blocks_promised) as u32
     }
+
+    /// The share of its `kv_blocks` KV blocks that are in use or promised to its queue: above 1 where the queue wants more
+    /// than there is.
+    pub fn kv_share(&self, kv_blocks: u32) -> f64 {
+        let blocks = f64::from(kv_blocks);
+        (blocks - f64::from(self.kv_blocks_free) + self.kv_blocks_promised as f64).max(0.0) / blocks
+    }
+
+    /// Of `max_loras` adapter slots of its batch, is one left when all of its queue are in?
+    pub fn has_lora_slot(&self, max_loras: u32) -> bool {
+        self.adapters_active + self.adapters_waiting < max_loras
+    }
 }
 
 /// A sequence on a replica, as a migrator sees it.
@@ -71,137 +83,6 @@ pub struct Placed {
     pub arrival: Time,
     /// Tokens that another replica would have to prefill: prompt and emitted output.
     pub tokens: u32,
-}
-
-/// Published signals and their indexes.
-#[derive(Debug)]
-pub(crate) struct Board {
-    truth: bool,
-    counts: Vec<Signals>,
-    /// Replicas that take requests, by id.
-    available: Vec<ReplicaId>,
-    by_working_set: Levels,
-    /// Adapters of the catalogue.
-    catalog: usize,
-    /// Replicas that published an adapter as on the GPU, kept from the first time that anybody asks.
-    holders: OnceCell<Vec<Vec<ReplicaId>>>,
-    /// Stale boards keep the adapters that were published: (adapter, signal), by adapter.
-    adapters: Vec<Vec<(AdapterId, AdapterSignal)>>,
-}
-
-impl Board {
-    pub(crate) fn new(replicas: &[Replica], adapters: usize, truth: bool) -> Board {
-        let mut board = Board {
-            truth,
-            counts: vec![Signals::default(); replicas.len()],
-            available: Vec::new(),
-            by_working_set: Levels::default(),
-            catalog: adapters,
-            holders: OnceCell::new(),
-            adapters: vec![Vec::new(); replicas.len()],
-        };
-        for replica in replicas {
-            board.power(replica);
-        }
-        board
-    }
-
-    /// Asks for the memory that publishing is about to change.
-    pub(crate) fn fetch(&self, replica: usize) {
-        fetch::element(&self.counts, replica);
-    }
-
-    /// How many replicas take requests?
-    pub(crate) fn available(&self) -> usize {
-        self.available.len()
-    }
-
-    /// A replica was acquired or let go of. Everybody knows at once.
-    pub(crate) fn power(&mut self, replica: &Replica) {
-        let working_set = self.counts[replica.id.index()].working_set();
-        match (replica.power == Power::On, self.available.binary_search(&replica.id)) {
-            (true, Err(position)) => {
-                self.available.insert(position, replica.id);
-                self.by_working_set.insert(working_set, replica.id);
-            }
-            (false, Ok(position)) => {
-                self.available.remove(position);
-                self.by_working_set.remove(working_set, replica.id);
-            }
-            _ => {}
-        }
-    }
-
-    /// What entered and left the GPU memory of the replica is indexed, if anybody reads the index.
-    pub(crate) fn publish_adapters(&mut self, replica: &mut Replica) {
-        let changes = replica.residency.changes.drain(..);
-        let Some(holders) = self.holders.get_mut() else { return };
-        for (adapter, entered) in changes {
-            hold(&mut holders[adapter.index()], replica.id, entered);
-        }
-    }
-
-    /// The index as it would be, had it been kept from the start: what is on the GPUs, less what was not published yet.
-    fn index(&self, replicas: &[Replica]) -> Vec<Vec<ReplicaId>> {
-        let mut holders = vec![Vec::new(); self.catalog];
-        for replica in replicas {
-            for (adapter, _) in replica.residency.on_gpu() {
-                hold(&mut holders[adapter.index()], replica.id, true);
-            }
-            for &(adapter, entered) in replica.residency.changes.iter().rev() {
-                hold(&mut holders[adapter.index()], replica.id, !entered);
-            }
-        }
-        holders
-    }
-
-    /// The replica publishes what is true of it now.
-    pub(crate) fn publish(&mut self, replica: &mut Replica, now: Time) {
-        let signals = Signals {
-            running: replica.rows.len() as u32 - replica.rows.ghosts(),
-            waiting: replica.waiting.len() as u32,
-            // Under perfect information it is read when it is asked for: it falls with every step, and rises only with
-            // what is published, so that this is a bound.
-            kv_blocks_free: if self.truth { replica.kv_free } else { replica.kv_free_at(now, false) },
-            kv_blocks_promised: replica.waiting_blocks,
-            adapters_active: replica.residency.active(),
-            adapters_waiting: replica.waiting_adapters.len() as u32,
-            adapters_resident: replica.residency.resident(),
-            adapter_bytes_resident: replica.residency.resident_bytes(),
-        };
-        let before = std::mem::replace(&mut self.counts[replica.id.index()], signals);
-        if before.working_set() != signals.working_set() && replica.power == Power::On {
-            self.by_working_set.remove(before.working_set(), replica.id);
-            self.by_working_set.insert(signals.working_set(), replica.id);
-        }
-        self.publish_adapters(replica);
-        if !self.truth {
-            let published = &mut self.adapters[replica.id.index()];
-            published.clear();
-            published.extend(replica.residency.on_gpu().map(|(adapter, active)| {
-                (adapter, if active { AdapterSignal::Active } else { AdapterSignal::Resident })
-            }));
-            published.extend(
-                replica
-                    .waiting_adapters
-                    .adapters()
-                    .filter(|&adapter| !replica.residency.holds(adapter))
-                    .map(|adapter| (adapter, AdapterSignal::Waiting)),
-            );
-            published.sort_unstable_by_key(|&(adapter, _)| adapter);
-        }
-    }
-}
-
-/// A replica begins or ends to hold an adapter, one of whose holders, by id, these are.
-fn hold(holders: &mut Vec<ReplicaId>, replica: ReplicaId, begins: bool) {
-    match (begins, holders.binary_search(&replica)) {
-        (true, Err(position)) => holders.insert(position, replica),
-        (false, Ok(position)) => {
-            holders.remove(position);
-        }
-        _ => {}
-    }
 }
 
 /// The replicas, as routers, migrators and scalers see them.
@@ -312,7 +193,7 @@ impl<'a> Fleet<'a> {
 
     /// Replicas, available or not, that published the adapter as on the GPU or on its way there, by id.
     pub fn holders(&self, adapter: AdapterId) -> &'a [ReplicaId] {
-        &self.board.holders.get_or_init(|| self.board.index(self.replicas))[adapter.index()]
+        self.board.holders(adapter, self.replicas)
     }
 
     /// Available replicas by (working set, id), smallest first; reverse it for the largest.
@@ -326,6 +207,17 @@ impl<'a> Fleet<'a> {
         range: std::ops::Range<u32>,
     ) -> impl DoubleEndedIterator<Item = (u32, ReplicaId)> + 'a {
         self.board.by_working_set.range(range)
+    }
+
+    /// What is true of each available replica of the group; none if there is none.
+    pub fn bounds(&self, group: Group) -> Option<Bounds> {
+        self.board.forest(group.of, self.replicas).root(group.number)
+    }
+
+    /// Looks for the best of the group's available replicas, at as few as it can.
+    pub fn search(&self, group: Group, search: &mut impl Search) {
+        let kv_share = |replica| self.signals(replica).kv_share(self.settings(replica).kv_blocks);
+        self.board.forest(group.of, self.replicas).search(group.number, search, kv_share);
     }
 
     /// The sequences of the replica: its batch in order of admission, then its queue. The truth at this moment.

@@ -11,6 +11,8 @@ mod random;
 mod round_robin;
 mod scorers;
 
+use std::cmp::Reverse;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +27,7 @@ pub use random::Random;
 pub use round_robin::RoundRobin;
 pub use scorers::{Picker, Scorers};
 
-use crate::fleet::Fleet;
+use crate::fleet::{Bounds, Fleet, Group, Search};
 use crate::workload::ReplicaId;
 
 /// What is load?
@@ -57,6 +59,15 @@ impl Load {
             }
         }
     }
+
+    /// No replica within these bounds is less loaded.
+    fn bound(self, bounds: &Bounds) -> (u64, u64) {
+        match self {
+            Load::Requests => (u64::from(bounds.working_set_min), 0),
+            Load::Waiting => (u64::from(bounds.waiting_min), u64::from(bounds.running_min)),
+            Load::Kv => (bounds.kv_share_min.to_bits(), u64::from(bounds.working_set_min)),
+        }
+    }
 }
 
 /// Has the replica so many KV blocks free that no prefill of its queue will take? Most that have not are told so by a
@@ -66,15 +77,12 @@ fn has_blocks(fleet: &Fleet<'_>, replica: ReplicaId, blocks: u64) -> bool {
         && u64::from(fleet.signals(replica).kv_blocks_uncommitted()) >= blocks
 }
 
-/// The share of a replica's KV blocks that are in use or promised to its queue: above 1 where the queue wants more than
-/// there is.
+/// The share of a replica's KV blocks that are in use or promised to its queue.
 fn kv_used(fleet: &Fleet<'_>, replica: ReplicaId) -> f64 {
-    let signals = fleet.signals(replica);
-    let blocks = f64::from(fleet.settings(replica).kv_blocks);
-    (blocks - f64::from(signals.kv_blocks_free) + signals.kv_blocks_promised as f64).max(0.0) / blocks
+    fleet.signals(replica).kv_share(fleet.settings(replica).kv_blocks)
 }
 
-/// The least loaded of some replicas; ties to the lowest id.
+/// The least loaded of some replicas, by a look at each; ties to the lowest id.
 fn least_of(fleet: &Fleet<'_>, load: Load, replicas: impl Iterator<Item = ReplicaId>) -> Option<ReplicaId> {
     replicas.min_by_key(|&replica| (load.of(fleet, replica), replica))
 }
@@ -83,7 +91,38 @@ fn least_of(fleet: &Fleet<'_>, load: Load, replicas: impl Iterator<Item = Replic
 fn least_loaded(fleet: &Fleet<'_>, load: Load) -> Option<ReplicaId> {
     match load {
         Load::Requests => fleet.by_working_set().next().map(|(_, replica)| replica),
-        Load::Waiting | Load::Kv => least_of(fleet, load, fleet.available().iter().copied()),
+        Load::Waiting | Load::Kv => least_in(fleet, load, Group::ALL),
+    }
+}
+
+/// The least loaded replica of a group that takes requests; ties to the lowest id.
+fn least_in(fleet: &Fleet<'_>, load: Load, group: Group) -> Option<ReplicaId> {
+    let mut least = Least { load, found: None };
+    fleet.search(group, &mut least);
+    least.found.map(|(_, replica)| replica)
+}
+
+/// A search for the least loaded.
+struct Least {
+    load: Load,
+    found: Option<((u64, u64), ReplicaId)>,
+}
+
+impl Search for Least {
+    type Hope = Reverse<((u64, u64), ReplicaId)>;
+
+    fn hope(&self, bounds: &Bounds, first: ReplicaId, _: ReplicaId) -> Option<Self::Hope> {
+        let least = (self.load.bound(bounds), first);
+        self.found.is_none_or(|found| least < found).then_some(Reverse(least))
+    }
+
+    fn look(&mut self, replica: ReplicaId, bounds: &Bounds) {
+        let load = (self.load.bound(bounds), replica);
+        self.found = Some(self.found.map_or(load, |found| found.min(load)));
+    }
+
+    fn reads_kv(&self) -> bool {
+        self.load == Load::Kv
     }
 }
 

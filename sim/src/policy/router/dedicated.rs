@@ -7,8 +7,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Load, least_of};
-use crate::fleet::Fleet;
+use super::{Load, least_in, least_of};
+use crate::fleet::{Fleet, Group};
 use crate::policy::{Asked, Ground, Route, Router, Tunable};
 use crate::random::Stream;
 use crate::workload::ReplicaId;
@@ -70,6 +70,9 @@ impl Dedicated {
     }
 }
 
+/// Beyond so many replicas a group the index of bounds finds the least loaded sooner than a look at each.
+const MEMBERS_LISTED_MAX: u32 = 8;
+
 impl Router for Dedicated {
     fn route(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>, _: &mut Stream) -> Route {
         let replicas = fleet.len() as u32;
@@ -85,8 +88,12 @@ impl Router for Dedicated {
                 (0..groups).min_by_key(|&group| self.offered[group as usize]).expect("a fleet has replicas")
             }
         });
-        let members = (group..replicas).step_by(groups as usize).map(ReplicaId);
-        let chosen = least_of(fleet, self.by, members.filter(|&replica| fleet.is_available(replica)));
+        let chosen = if replicas.div_ceil(groups) > MEMBERS_LISTED_MAX {
+            least_in(fleet, self.by, Group { number: group, of: groups })
+        } else {
+            let members = (group..replicas).step_by(groups as usize).map(ReplicaId);
+            least_of(fleet, self.by, members.filter(|&replica| fleet.is_available(replica)))
+        };
         let Some(replica) = chosen else { return Route::Hold };
         // Held requests are asked about again: they count once, when they go.
         self.offered[group as usize] += 1;

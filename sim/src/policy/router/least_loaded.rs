@@ -1,6 +1,6 @@
 //! The replica with the least to do.
 //!
-//! By requests it is read off an index; by queue length or KV use every replica is looked at.
+//! An index finds it. By KV use it looks at the few whose steps took blocks since they published, besides.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
