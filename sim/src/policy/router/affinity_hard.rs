@@ -2,7 +2,7 @@
 //!
 //! Source: rendezvous (highest random weight) hashing, Thaler and Ravishankar 1998; NVIDIA Dynamo's LoRA controller pins
 //! adapters this way. A replica that comes or goes moves only the adapters that it wins or loses. Adapters stay warm, and
-//! a popular one makes its replica hot: nobody else helps.
+//! a popular one makes its replica hot: nobody else helps. The hashes are ranked at an adapter's first request.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,15 +22,14 @@ pub struct AffinityHard {
     pub replicas_per_adapter: u32,
     /// What is load, where there is a choice?
     pub by: Load,
-    /// Pins among all replicas, on or off, by adapter: they hold as long as those replicas are on.
     #[serde(skip)]
     #[schemars(skip)]
-    pins: Vec<Vec<ReplicaId>>,
+    ranked: Ranking,
 }
 
 impl Default for AffinityHard {
     fn default() -> AffinityHard {
-        AffinityHard { replicas_per_adapter: 1, by: Load::Requests, pins: Vec::new() }
+        AffinityHard { replicas_per_adapter: 1, by: Load::Requests, ranked: Ranking::default() }
     }
 }
 
@@ -53,42 +52,63 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// The `count` replicas whose hash with the adapter is highest, best first.
-fn winners(adapter: AdapterId, replicas: impl Iterator<Item = ReplicaId>, count: usize) -> Vec<ReplicaId> {
+/// How high is the replica for the adapter? Different for each, so that there are no ties.
+fn height(adapter: AdapterId, replica: ReplicaId) -> (u64, ReplicaId) {
     let key = mix(u64::from(adapter.0).wrapping_add(0x9e37_79b9_7f4a_7c15));
-    let mut hashed: Vec<(u64, ReplicaId)> = replicas.map(|id| (mix(key ^ mix(u64::from(id.0) + 1)), id)).collect();
-    hashed.sort_unstable_by(|a, b| b.cmp(a));
-    hashed.truncate(count);
-    hashed.into_iter().map(|(_, replica)| replica).collect()
+    (mix(key ^ mix(u64::from(replica.0) + 1)), replica)
 }
 
-impl AffinityHard {
-    fn pinned(&mut self, adapter: AdapterId, fleet: &Fleet<'_>) -> &[ReplicaId] {
-        let count = self.replicas_per_adapter as usize;
-        if self.pins.len() <= adapter.index() {
-            self.pins.resize(adapter.index() + 1, Vec::new());
+/// The `count` replicas whose hash with the adapter is highest, best first.
+fn winners(adapter: AdapterId, replicas: impl Iterator<Item = ReplicaId>, count: usize) -> Vec<ReplicaId> {
+    let mut heights: Vec<(u64, ReplicaId)> = replicas.map(|replica| height(adapter, replica)).collect();
+    if count < heights.len() {
+        heights.select_nth_unstable_by(count, |a, b| b.cmp(a));
+        heights.truncate(count);
+    }
+    heights.sort_unstable_by(|a, b| b.cmp(a));
+    heights.into_iter().map(|(_, replica)| replica).collect()
+}
+
+/// So many more than are wanted are ranked at first, for when some are off.
+const MORE: usize = 7;
+
+/// The replicas whose hash with an adapter is highest, on or off, best first; by adapter, from its first request on. The
+/// lists are as long as was needed so far.
+#[derive(Clone, Debug, Default)]
+struct Ranking(Vec<Vec<ReplicaId>>);
+
+impl Ranking {
+    /// The best `count` of those that are on, or all that are.
+    fn best(&mut self, adapter: AdapterId, fleet: &Fleet<'_>, count: usize) -> Vec<ReplicaId> {
+        if self.0.len() <= adapter.index() {
+            self.0.resize(adapter.index() + 1, Vec::new());
         }
-        let pins = &mut self.pins[adapter.index()];
-        if pins.is_empty() {
-            *pins = winners(adapter, (0..fleet.len() as u32).map(ReplicaId), count);
+        let ranked = &mut self.0[adapter.index()];
+        loop {
+            let is_on = |replica: &ReplicaId| fleet.is_available(*replica);
+            let on: Vec<ReplicaId> = ranked.iter().copied().filter(is_on).take(count).collect();
+            if on.len() == count {
+                return on;
+            }
+            let available = fleet.available();
+            if available.len() <= ranked.len() {
+                // So few are on that a look at each is no more than was looked at here.
+                return winners(adapter, available.iter().copied(), count);
+            }
+            let length = (2 * ranked.len()).max(count + MORE);
+            *ranked = winners(adapter, (0..fleet.len() as u32).map(ReplicaId), length);
         }
-        pins
     }
 }
 
 impl Router for AffinityHard {
     fn route(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>, _: &mut Stream) -> Route {
-        let by = self.by;
-        let Some(adapter) = asked.request.adapter else {
-            return least_loaded(fleet, by).map_or(Route::Hold, Route::To);
-        };
-        let count = self.replicas_per_adapter as usize;
-        let pins = self.pinned(adapter, fleet);
-        let chosen = if pins.iter().all(|&replica| fleet.is_available(replica)) {
-            least_of(fleet, by, pins.iter().copied())
-        } else {
-            // Some are off: the best of those that are on, which are the same as long as the others stay on.
-            least_of(fleet, by, winners(adapter, fleet.available().iter().copied(), count).into_iter())
+        let chosen = match asked.request.adapter {
+            Some(adapter) => {
+                let pins = self.ranked.best(adapter, fleet, self.replicas_per_adapter as usize);
+                least_of(fleet, self.by, pins.into_iter())
+            }
+            None => least_loaded(fleet, self.by),
         };
         chosen.map_or(Route::Hold, Route::To)
     }
