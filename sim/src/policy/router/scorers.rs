@@ -11,14 +11,16 @@
 //! | `load` | as `queue`, over the sequences in batch and queue |
 //!
 //! `lora-affinity` is what llm-d has; `residency` was proposed there (llm-d-router 2792). Requests without adapter score 1
-//! in both. Every replica is looked at for each request, as those programs do.
+//! in both. Those programs look at every replica for each request. Here `max-score` finds the same ones with an index: it
+//! looks at those whose bounds allow the highest score, and at all that tie for it, for the draw among them. Where an idle
+//! fleet is all alike, or `residency` has weight and hosts have not every adapter, that is many. `weighted-random` draws by
+//! everybody's score, and looks at everybody; `random` at nobody.
 
 use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::kv_used;
-use crate::fleet::{AdapterSignal, Fleet, Signals};
+use crate::fleet::{AdapterSignal, Bounds, Fleet, Group, Search};
 use crate::policy::{Asked, Route, Router, Tunable, tunable};
 use crate::random::Stream;
 use crate::settings::AdapterMemory;
@@ -41,9 +43,6 @@ pub struct Scorers {
     pub load: f64,
     /// Who picks among the scored.
     pub picker: Picker,
-    #[serde(skip)]
-    #[schemars(skip)]
-    scores: Vec<(f64, ReplicaId)>,
 }
 
 /// Weights of the scorers, and who picks, as far as they are named: where no scorer is, queue, KV use and LoRA affinity have weight 1.
@@ -84,7 +83,6 @@ impl From<Named> for Scorers {
             residency: weight(residency),
             load: weight(load),
             picker,
-            scores: Vec::new(),
         }
     }
 }
@@ -111,7 +109,6 @@ impl Default for Scorers {
             residency: 0.0,
             load: 0.0,
             picker: Picker::MaxScore,
-            scores: Vec::new(),
         }
     }
 }
@@ -145,108 +142,200 @@ fn nearness(value: u32, (least, most): (u32, u32)) -> f64 {
     if most > least { f64::from(most - value) / f64::from(most - least) } else { 1.0 }
 }
 
-/// The least and the most of the fleet.
-fn range(values: impl Iterator<Item = u32>) -> (u32, u32) {
-    values.fold((u32::MAX, 0), |(least, most), value| (least.min(value), most.max(value)))
+/// Scores replicas for one request.
+struct Scoring<'a> {
+    weights: &'a Scorers,
+    fleet: &'a Fleet<'a>,
+    adapter: Option<AdapterId>,
+    /// Who has the adapter on the GPU or on its way there, by id.
+    holders: &'a [ReplicaId],
+    /// The shortest and the longest queue of the fleet.
+    queues: (u32, u32),
+    /// The fewest and the most sequences.
+    loads: (u32, u32),
 }
 
-fn lora_affinity(fleet: &Fleet<'_>, replica: ReplicaId, counts: &Signals, adapter: AdapterId) -> f64 {
-    if holds(fleet, replica, adapter) && fleet.adapter(replica, adapter) == AdapterSignal::Active {
-        1.0
-    } else if counts.adapters_active + counts.adapters_waiting < fleet.settings(replica).max_loras {
-        0.8
-    } else if counts.waiting > 0 && fleet.adapter(replica, adapter) == AdapterSignal::Waiting {
-        0.6
-    } else {
-        0.0
+impl<'a> Scoring<'a> {
+    /// None where no replica takes requests.
+    fn new(weights: &'a Scorers, asked: &Asked<'_>, fleet: &'a Fleet<'a>) -> Option<Scoring<'a>> {
+        let Bounds { waiting_min, waiting_max, .. } = fleet.bounds(Group::ALL)?;
+        let (least, most) = (fleet.by_working_set().next()?.0, fleet.by_working_set().next_back()?.0);
+        let adapter = asked.request.adapter;
+        let holders = adapter.map_or(&[][..], |adapter| fleet.holders(adapter));
+        Some(Scoring { weights, fleet, adapter, holders, queues: (waiting_min, waiting_max), loads: (least, most) })
+    }
+
+    /// The weighted sum. No part of it falls when a score grows, and neither does the sum, rounded as it is: where each is
+    /// the best of many replicas, none of them has more.
+    fn sum(&self, bounds: &Bounds, lora_affinity: f64, residency: f64) -> f64 {
+        let weights = self.weights;
+        let mut score = 0.0;
+        if weights.queue > 0.0 {
+            score += weights.queue * nearness(bounds.waiting_min, self.queues);
+        }
+        if weights.load > 0.0 {
+            score += weights.load * nearness(bounds.working_set_min, self.loads);
+        }
+        if weights.kv_utilization > 0.0 {
+            score += weights.kv_utilization * (1.0 - bounds.kv_share_min).max(0.0);
+        }
+        score += weights.lora_affinity * lora_affinity + weights.residency * residency;
+        score
+    }
+
+    /// The score of one replica. What has no weight is not looked up.
+    fn score(&self, replica: ReplicaId, bounds: &Bounds) -> f64 {
+        let Some(adapter) = self.adapter else { return self.sum(bounds, 1.0, 1.0) };
+        let held = self.holders.binary_search(&replica).is_ok();
+        let affinity =
+            if self.weights.lora_affinity > 0.0 { self.affinity(replica, bounds, adapter, held) } else { 0.0 };
+        let residency = if self.weights.residency > 0.0 { self.residency(replica, adapter, held) } else { 0.0 };
+        self.sum(bounds, affinity, residency)
+    }
+
+    /// No replica within these bounds, ids from the first to the last, scores more.
+    fn score_max(&self, bounds: &Bounds, first: ReplicaId, last: ReplicaId) -> f64 {
+        let next = self.holders.get(self.holders.partition_point(|&holder| holder < first));
+        let held = self.adapter.is_none() || next.is_some_and(|&holder| holder <= last);
+        let affinity = match bounds {
+            _ if held => 1.0,
+            bounds if bounds.lora_slot => 0.8,
+            bounds if bounds.waiting_max > 0 => 0.6,
+            _ => 0.0,
+        };
+        // Whose host has the adapter is not indexed.
+        self.sum(bounds, affinity, if held { 1.0 } else { 0.7 })
+    }
+
+    fn affinity(&self, replica: ReplicaId, bounds: &Bounds, adapter: AdapterId, held: bool) -> f64 {
+        if held && self.fleet.adapter(replica, adapter) == AdapterSignal::Active {
+            1.0
+        } else if bounds.lora_slot {
+            0.8
+        } else if bounds.waiting_min > 0 && self.fleet.adapter(replica, adapter) == AdapterSignal::Waiting {
+            0.6
+        } else {
+            0.0
+        }
+    }
+
+    fn residency(&self, replica: ReplicaId, adapter: AdapterId, held: bool) -> f64 {
+        let counts = self.fleet.counts(replica);
+        let has_free_slot = || match self.fleet.settings(replica).gpu_adapters {
+            AdapterMemory::Slots(slots) => counts.adapters_resident < slots,
+            AdapterMemory::Bytes(bytes) => counts.adapter_bytes_resident < bytes,
+            AdapterMemory::Unbounded => true,
+        };
+        if held {
+            1.0
+        } else if self.fleet.is_in_host(replica, adapter) {
+            0.7
+        } else if has_free_slot() {
+            0.6
+        } else if counts.adapters_resident > counts.adapters_active {
+            0.3
+        } else {
+            0.0
+        }
     }
 }
 
-fn residency(fleet: &Fleet<'_>, replica: ReplicaId, counts: &Signals, adapter: AdapterId) -> f64 {
-    let has_free_slot = || match fleet.settings(replica).gpu_adapters {
-        AdapterMemory::Slots(slots) => counts.adapters_resident < slots,
-        AdapterMemory::Bytes(bytes) => counts.adapter_bytes_resident < bytes,
-        AdapterMemory::Unbounded => true,
-    };
-    if holds(fleet, replica, adapter) {
-        1.0
-    } else if fleet.is_in_host(replica, adapter) {
-        0.7
-    } else if has_free_slot() {
-        0.6
-    } else if counts.adapters_resident > counts.adapters_active {
-        0.3
-    } else {
-        0.0
+/// A search for those who score highest.
+struct Highest<'a> {
+    scoring: Scoring<'a>,
+    score: f64,
+    ties: Vec<ReplicaId>,
+}
+
+impl Search for Highest<'_> {
+    type Hope = f64;
+
+    fn hope(&self, bounds: &Bounds, first: ReplicaId, last: ReplicaId) -> Option<f64> {
+        Some(self.scoring.score_max(bounds, first, last)).filter(|&most| most >= self.score)
+    }
+
+    fn look(&mut self, replica: ReplicaId, bounds: &Bounds) {
+        let score = self.scoring.score(replica, bounds);
+        if score > self.score {
+            self.score = score;
+            self.ties.clear();
+        }
+        if score == self.score {
+            self.ties.push(replica);
+        }
+    }
+
+    fn reads_kv(&self) -> bool {
+        self.scoring.weights.kv_utilization > 0.0
     }
 }
 
-/// Is the adapter on the GPU or on its way? Most replicas have it not, and the list of holders is short.
-fn holds(fleet: &Fleet<'_>, replica: ReplicaId, adapter: AdapterId) -> bool {
-    fleet.holders(adapter).binary_search(&replica).is_ok()
+/// Everybody's score, by id: where the draw is by score, each counts.
+struct Everybody<'a> {
+    scoring: Scoring<'a>,
+    scores: Vec<(f64, ReplicaId)>,
+}
+
+impl Search for Everybody<'_> {
+    type Hope = ();
+
+    fn hope(&self, _: &Bounds, _: ReplicaId, _: ReplicaId) -> Option<()> {
+        Some(())
+    }
+
+    fn look(&mut self, replica: ReplicaId, bounds: &Bounds) {
+        self.scores.push((self.scoring.score(replica, bounds), replica));
+    }
+
+    fn reads_kv(&self) -> bool {
+        self.scoring.weights.kv_utilization > 0.0
+    }
+}
+
+/// Any of them, all alike.
+fn any_of(replicas: &[ReplicaId], random: &mut Stream) -> Option<ReplicaId> {
+    (!replicas.is_empty()).then(|| replicas[random.random_range(0..replicas.len())])
 }
 
 impl Scorers {
-    fn score(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>) {
-        let available = fleet.available();
-        let queues = range(available.iter().map(|&replica| fleet.counts(replica).waiting));
-        let loads =
-            range(fleet.by_working_set().next().into_iter().chain(fleet.by_working_set().next_back()).map(|(n, _)| n));
-        self.scores.clear();
-        for &replica in available {
-            let signals = fleet.counts(replica);
-            let mut score = self.queue * nearness(signals.waiting, queues);
-            score += self.load * nearness(signals.working_set(), loads);
-            if self.kv_utilization > 0.0 {
-                score += self.kv_utilization * (1.0 - kv_used(fleet, replica)).max(0.0);
-            }
-            score += match asked.request.adapter {
-                None => self.lora_affinity + self.residency,
-                Some(adapter) => {
-                    let affinity = self.lora_affinity > 0.0;
-                    let place = self.residency > 0.0;
-                    (if affinity { self.lora_affinity * lora_affinity(fleet, replica, signals, adapter) } else { 0.0 })
-                        + (if place { self.residency * residency(fleet, replica, signals, adapter) } else { 0.0 })
-                }
-            };
-            self.scores.push((score, replica));
+    fn highest(&self, asked: &Asked<'_>, fleet: &Fleet<'_>, random: &mut Stream) -> Option<ReplicaId> {
+        let scoring = Scoring::new(self, asked, fleet)?;
+        let mut highest = Highest { scoring, score: f64::NEG_INFINITY, ties: Vec::new() };
+        fleet.search(Group::ALL, &mut highest);
+        highest.ties.sort_unstable();
+        match highest.ties[..] {
+            [only] => Some(only),
+            _ => any_of(&highest.ties, random),
         }
     }
 
-    fn pick(&self, random: &mut Stream) -> Option<ReplicaId> {
-        let total: f64 = self.scores.iter().map(|&(score, _)| score).sum();
-        match self.picker {
-            Picker::MaxScore => {
-                let most = self.scores.iter().map(|&(score, _)| score).fold(f64::NEG_INFINITY, f64::max);
-                let ties: Vec<ReplicaId> =
-                    self.scores.iter().filter(|&&(score, _)| score == most).map(|&(_, replica)| replica).collect();
-                match ties[..] {
-                    [] => None,
-                    [only] => Some(only),
-                    _ => Some(ties[random.random_range(0..ties.len())]),
-                }
-            }
-            Picker::WeightedRandom if total > 0.0 => {
-                let mut left = random.random_range(0.0..total);
-                for &(score, replica) in &self.scores {
-                    if left < score {
-                        return Some(replica);
-                    }
-                    left -= score;
-                }
-                self.scores.iter().rev().find(|&&(score, _)| score > 0.0).map(|&(_, replica)| replica)
-            }
-            Picker::Random | Picker::WeightedRandom => match self.scores.len() {
-                0 => None,
-                count => Some(self.scores[random.random_range(0..count)].1),
-            },
+    fn weighted(&self, asked: &Asked<'_>, fleet: &Fleet<'_>, random: &mut Stream) -> Option<ReplicaId> {
+        let scoring = Scoring::new(self, asked, fleet)?;
+        let mut everybody = Everybody { scoring, scores: Vec::new() };
+        fleet.search(Group::ALL, &mut everybody);
+        let scores = everybody.scores;
+        let total: f64 = scores.iter().map(|&(score, _)| score).sum();
+        if total <= 0.0 {
+            return any_of(fleet.available(), random);
         }
+        let mut left = random.random_range(0.0..total);
+        for &(score, replica) in &scores {
+            if left < score {
+                return Some(replica);
+            }
+            left -= score;
+        }
+        scores.iter().rev().find(|&&(score, _)| score > 0.0).map(|&(_, replica)| replica)
     }
 }
 
 impl Router for Scorers {
     fn route(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>, random: &mut Stream) -> Route {
-        self.score(asked, fleet);
-        self.pick(random).map_or(Route::Hold, Route::To)
+        let chosen = match self.picker {
+            Picker::MaxScore => self.highest(asked, fleet, random),
+            Picker::WeightedRandom => self.weighted(asked, fleet, random),
+            Picker::Random => any_of(fleet.available(), random),
+        };
+        chosen.map_or(Route::Hold, Route::To)
     }
 }
