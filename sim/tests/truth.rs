@@ -1,6 +1,7 @@
 //! Oracles that nobody can tune to, and relations that must hold whatever the numbers are.
 
 mod case;
+mod decisions;
 mod differential;
 mod lies;
 mod metamorphic;

@@ -179,7 +179,7 @@ impl Router for Suspicious {
     }
 }
 
-fn with_router(
+pub(super) fn with_router(
     random: &RandomPolicies,
     wrap: impl Fn(Box<dyn Router>) -> Box<dyn Router> + Send + Sync + 'static,
 ) -> Policies {
