@@ -170,6 +170,9 @@ struct Part {
     leaves: usize,
 }
 
+/// So few are looked at without a bound on each, where a look is no more than a bound is: KV use is not read.
+const LOOKED_AT_ONCE: usize = 4;
+
 /// A search in one tree.
 struct Descent<'a, F> {
     tree: &'a [Cell<Bounds>],
@@ -179,6 +182,10 @@ struct Descent<'a, F> {
 }
 
 impl<F: Fn(ReplicaId) -> f64> Descent<'_, F> {
+    fn leaves(&self) -> usize {
+        self.tree.len() / 2
+    }
+
     fn id(&self, leaf: usize) -> ReplicaId {
         ReplicaId(leaf as u32 * self.groups + self.group)
     }
@@ -192,8 +199,9 @@ impl<F: Fn(ReplicaId) -> f64> Descent<'_, F> {
     }
 
     fn go<S: Search>(&self, search: &mut S, Part { node, first, leaves }: Part) {
-        if leaves == 1 {
-            return self.look(search, node, self.id(first));
+        if leaves == 1 || leaves <= LOOKED_AT_ONCE && !search.reads_kv() {
+            let there = |leaf: &usize| !self.tree[self.leaves() + leaf].get().is_nobody();
+            return (first..first + leaves).filter(there).for_each(|leaf| self.look(search, leaf));
         }
         let leaves = leaves / 2;
         let low = Part { node: 2 * node, first, leaves };
@@ -212,13 +220,14 @@ impl<F: Fn(ReplicaId) -> f64> Descent<'_, F> {
         }
     }
 
-    fn look(&self, search: &mut impl Search, leaf: usize, replica: ReplicaId) {
-        let mut bounds = self.tree[leaf].get();
+    fn look(&self, search: &mut impl Search, leaf: usize) {
+        let (place, replica) = (&self.tree[self.leaves() + leaf], self.id(leaf));
+        let mut bounds = place.get();
         if search.reads_kv() {
             let kv_share = (self.kv_share)(replica);
             debug_assert!(kv_share >= bounds.kv_share_min, "KV blocks were freed and not published");
             bounds.kv_share_min = kv_share;
-            self.tree[leaf].set(bounds);
+            place.set(bounds);
         }
         search.look(replica, &bounds);
     }
