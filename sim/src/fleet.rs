@@ -214,6 +214,12 @@ impl<'a> Fleet<'a> {
         self.board.forest(group.of, self.replicas).root(group.number)
     }
 
+    /// What is true of one replica, that of its KV blocks if it is read.
+    pub(crate) fn bounds_of(&self, replica: ReplicaId, reads_kv: bool) -> Bounds {
+        let signals = if reads_kv { &self.signals(replica) } else { self.counts(replica) };
+        Bounds::of(&self.replicas[replica.index()], signals)
+    }
+
     /// Looks for the best of the group's available replicas, at as few as it can.
     pub fn search(&self, group: Group, search: &mut impl Search) {
         let kv_share = |replica| self.signals(replica).kv_share(self.settings(replica).kv_blocks);

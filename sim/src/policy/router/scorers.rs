@@ -270,28 +270,6 @@ impl Search for Highest<'_> {
     }
 }
 
-/// Everybody's score, by id: where the draw is by score, each counts.
-struct Everybody<'a> {
-    scoring: Scoring<'a>,
-    scores: Vec<(f64, ReplicaId)>,
-}
-
-impl Search for Everybody<'_> {
-    type Hope = ();
-
-    fn hope(&self, _: &Bounds, _: ReplicaId, _: ReplicaId) -> Option<()> {
-        Some(())
-    }
-
-    fn look(&mut self, replica: ReplicaId, bounds: &Bounds) {
-        self.scores.push((self.scoring.score(replica, bounds), replica));
-    }
-
-    fn reads_kv(&self) -> bool {
-        self.scoring.weights.kv_utilization > 0.0
-    }
-}
-
 /// Any of them, all alike.
 fn any_of(replicas: &[ReplicaId], random: &mut Stream) -> Option<ReplicaId> {
     (!replicas.is_empty()).then(|| replicas[random.random_range(0..replicas.len())])
@@ -309,11 +287,12 @@ impl Scorers {
         }
     }
 
+    /// Where the draw is by score, everybody's counts.
     fn weighted(&self, asked: &Asked<'_>, fleet: &Fleet<'_>, random: &mut Stream) -> Option<ReplicaId> {
         let scoring = Scoring::new(self, asked, fleet)?;
-        let mut everybody = Everybody { scoring, scores: Vec::new() };
-        fleet.search(Group::ALL, &mut everybody);
-        let scores = everybody.scores;
+        let of_kv = self.kv_utilization > 0.0;
+        let score = |&replica: &ReplicaId| (scoring.score(replica, &fleet.bounds_of(replica, of_kv)), replica);
+        let scores: Vec<(f64, ReplicaId)> = fleet.available().iter().map(score).collect();
         let total: f64 = scores.iter().map(|&(score, _)| score).sum();
         if total <= 0.0 {
             return any_of(fleet.available(), random);
