@@ -1,10 +1,13 @@
 //! Routers that read indexes choose whom a look at every replica would choose, and draw the same random numbers.
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex};
 
 use aril_sim::conformance::{RandomPolicies, Scenario, Terrain};
 use aril_sim::fleet::{AdapterSignal, Fleet};
-use aril_sim::policy::router::{AffinityHard, Assignment, Dedicated, LeastLoaded, Load, Picker, Scorers};
+use aril_sim::policy::router::{
+    AffinityHard, AffinitySoft, Assignment, Dedicated, LeastLoaded, Load, Picker, PunicaArtifact, PunicaPaper, Scorers,
+};
 use aril_sim::policy::{Asked, Route, Router};
 use aril_sim::random::{self, Stream};
 use aril_sim::settings::{AdapterMemory, ReplicaSettings};
@@ -20,8 +23,14 @@ enum Rule {
     Least(Load),
     Dedicated { rule: Dedicated, group_of: Vec<Option<u32>>, offered: Vec<u32> },
     Hard(AffinityHard),
+    Soft(AffinitySoft),
+    Paper(PunicaPaper),
+    Artifact(PunicaArtifact),
     Scorers(Scorers),
 }
+
+/// How many kinds of rules there are.
+const RULES: usize = 7;
 
 fn everybody(fleet: &Fleet<'_>) -> impl Iterator<Item = ReplicaId> {
     (0..fleet.len() as u32).map(ReplicaId)
@@ -134,11 +143,56 @@ fn pick(rule: &Scorers, scores: &[(f64, ReplicaId)], random: &mut Stream) -> Opt
     }
 }
 
+fn working_set(fleet: &Fleet<'_>, replica: ReplicaId) -> u32 {
+    fleet.signals(replica).running + fleet.signals(replica).waiting
+}
+
+/// The holder with the least to do, if it has not too much more than the emptiest.
+fn soft(rule: &AffinitySoft, asked: &Asked<'_>, fleet: &Fleet<'_>, random: &mut Stream) -> Option<ReplicaId> {
+    let emptiest = least(fleet, Load::Requests, everybody(fleet))?;
+    let Some(adapter) = asked.request.adapter else { return Some(emptiest) };
+    let holds = |replica: &ReplicaId| fleet.adapter(*replica, adapter) >= AdapterSignal::Resident;
+    let Some(holder) = least(fleet, Load::Requests, everybody(fleet).filter(holds)) else { return Some(emptiest) };
+    if working_set(fleet, holder) - working_set(fleet, emptiest) > rule.imbalance_max {
+        return Some(emptiest);
+    }
+    let is_full = |replica| working_set(fleet, replica) >= fleet.settings(replica).max_num_seqs;
+    if rule.skip_full && is_full(holder) && !is_full(emptiest) {
+        return Some(emptiest);
+    }
+    let prefers = rule.affinity_probability >= 1.0 || random.random_bool(rule.affinity_probability);
+    Some(if prefers { holder } else { emptiest })
+}
+
+/// Those who are on, below their limit and with blocks for the request, and so many more for each sequence, the new one included.
+fn with_place<'a>(fleet: &'a Fleet<'_>, most: u32, tokens: u32, spare: u32) -> impl Iterator<Item = ReplicaId> + 'a {
+    everybody(fleet).filter(move |&replica| {
+        let settings = fleet.settings(replica);
+        let limit = if most == 0 { settings.max_num_seqs } else { most.min(settings.max_num_seqs) };
+        let blocks = fleet.kv_blocks_for(replica, tokens) + spare * (working_set(fleet, replica) + 1);
+        fleet.is_available(replica)
+            && working_set(fleet, replica) < limit
+            && fleet.signals(replica).kv_blocks_uncommitted() >= blocks
+    })
+}
+
 impl Rule {
+    fn kind(&self) -> usize {
+        match self {
+            Rule::Least(_) => 0,
+            Rule::Dedicated { .. } => 1,
+            Rule::Hard(_) => 2,
+            Rule::Soft(_) => 3,
+            Rule::Paper(_) => 4,
+            Rule::Artifact(_) => 5,
+            Rule::Scorers(_) => 6,
+        }
+    }
+
     fn draw(random: &mut Stream) -> Rule {
         let mut below = |n: u32| random.next_u32() % n;
         let by = [Load::Requests, Load::Waiting, Load::Kv][below(3) as usize];
-        match below(4) {
+        match below(8) {
             0 => Rule::Least(by),
             1 => {
                 let mut rule = Dedicated::default();
@@ -150,6 +204,21 @@ impl Rule {
                 let mut rule = AffinityHard::default();
                 (rule.replicas_per_adapter, rule.by) = (1 + below(4), by);
                 Rule::Hard(rule)
+            }
+            3 => {
+                let (imbalance_max, skip_full) = (below(6), below(2) == 0);
+                let affinity_probability = [1.0, 0.5][below(2) as usize];
+                Rule::Soft(AffinitySoft { imbalance_max, skip_full, affinity_probability })
+            }
+            4 => {
+                let mut rule = PunicaPaper::default();
+                rule.working_set_max = below(4);
+                Rule::Paper(rule)
+            }
+            5 => {
+                let mut rule = PunicaArtifact::default();
+                (rule.working_set_max, rule.spare_blocks_per_sequence) = (below(4), below(3));
+                Rule::Artifact(rule)
             }
             _ => {
                 let mut weight = || [0.0, 0.0, 1.0, 0.1 + f64::from(below(30)) / 7.0][below(4) as usize];
@@ -168,6 +237,9 @@ impl Rule {
             Rule::Least(by) => Box::new(LeastLoaded { by }),
             Rule::Dedicated { rule, .. } => Box::new(rule),
             Rule::Hard(rule) => Box::new(rule),
+            Rule::Soft(rule) => Box::new(rule),
+            Rule::Paper(rule) => Box::new(rule),
+            Rule::Artifact(rule) => Box::new(rule),
             Rule::Scorers(rule) => Box::new(rule),
         }
     }
@@ -198,6 +270,20 @@ impl Rule {
                     None => least(fleet, rule.by, everybody(fleet)),
                 }
             }
+            Rule::Soft(rule) => soft(rule, asked, fleet, random),
+            Rule::Paper(rule) => {
+                let fitting = with_place(fleet, rule.working_set_max, asked.tokens(), 0);
+                fitting.max_by_key(|&replica| (working_set(fleet, replica), replica))
+            }
+            Rule::Artifact(rule) => {
+                let spare = rule.spare_blocks_per_sequence;
+                let fitting = with_place(fleet, rule.working_set_max, asked.tokens(), spare);
+                fitting.max_by_key(|&replica| {
+                    let same = asked.request.adapter.map_or(0, |adapter| fleet.sequences_with(replica, adapter));
+                    let free = fleet.signals(replica).kv_blocks_uncommitted();
+                    (working_set(fleet, replica), same, Reverse(free), replica)
+                })
+            }
             Rule::Scorers(rule) => pick(rule, &scores(rule, asked, fleet), random),
         }
     }
@@ -207,6 +293,8 @@ impl Rule {
 #[derive(Debug, Default)]
 struct Compared {
     choices: u64,
+    /// By each kind of rule, between two replicas at least.
+    of_rule: [u64; RULES],
     /// With a replica off.
     reduced: u64,
     /// That drew a random number.
@@ -230,6 +318,7 @@ impl Router for Twins {
         assert!(*random == same, "another number of random draws, at {}", fleet.now());
         let mut compared = self.compared.lock().unwrap();
         compared.choices += 1;
+        compared.of_rule[self.rule.kind()] += u64::from(fleet.available().len() > 1);
         compared.reduced += u64::from(fleet.available().len() < fleet.len());
         compared.drawn += u64::from(before != *random);
         route
@@ -239,7 +328,9 @@ impl Router for Twins {
 /// A scenario with as many replicas as that, set each as another scenario has them, and its requests several times.
 fn fleet_of(seed: u64, random: &mut Stream) -> Scenario {
     let mut scenario = Scenario::draw(seed, Terrain::Any);
-    let replicas = 1 + random.next_u32() % 40;
+    // Few fleets are large: one look at everybody a choice takes its time.
+    let most = if random.next_u32().is_multiple_of(8) { 120 } else { 40 };
+    let replicas = 1 + random.next_u32() % most;
     let alike = random.next_u32().is_multiple_of(2);
     let own = |id: u32| -> ReplicaSettings {
         let other = Scenario::draw(seed * 1_000 + u64::from(if alike { id % 2 } else { id }), Terrain::Any);
@@ -276,4 +367,5 @@ fn indexes_choose_as_a_look_at_every_replica_does() {
     let compared = compared.lock().unwrap();
     println!("{compared:?}");
     assert!(compared.choices > 20_000 && compared.reduced > 5_000 && compared.drawn > 1_000, "{compared:?}");
+    assert!(compared.of_rule.iter().all(|&choices| choices > 2_000), "{compared:?}");
 }

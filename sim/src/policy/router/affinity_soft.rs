@@ -41,13 +41,15 @@ impl Tunable for AffinitySoft {
     }
 }
 
-/// Beyond so many holders the index by working set finds the least loaded sooner than a look at each.
-const HOLDERS_LISTED_MAX: usize = 32;
-
-/// The holder with the smallest working set below `limit`; ties to the lowest id.
+/// The holder with the smallest working set below `limit`; ties to the lowest id. Who is looked for among the emptiest, where one of
+/// many holders mostly is, and then among the holders: at most as many looks as twice the holders.
 fn least_holder(holders: &[ReplicaId], fleet: &Fleet<'_>, limit: u32) -> Option<(u32, ReplicaId)> {
-    if holders.len() > HOLDERS_LISTED_MAX {
-        return fleet.with_working_set(0..limit).find(|(_, replica)| holders.binary_search(replica).is_ok());
+    let mut emptiest = fleet.with_working_set(0..limit);
+    for _ in 0..holders.len() {
+        let next = emptiest.next()?;
+        if holders.binary_search(&next.1).is_ok() {
+            return Some(next);
+        }
     }
     let on = holders.iter().copied().filter(|&replica| fleet.is_available(replica));
     on.map(|replica| (fleet.working_set(replica), replica)).filter(|&(working_set, _)| working_set < limit).min()
