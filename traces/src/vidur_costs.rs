@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use aril_sim::profile::vidur::{Steps, VidurOperation, VidurTables};
+use aril_sim::profile::vidur::{MS_MAX, Steps, VidurOperation, VidurTables};
 
 use crate::error::{Place, TraceError};
 use crate::input::{Content, Source};
@@ -166,7 +166,7 @@ fn is_of(file: &str, name: &str) -> bool {
 }
 
 impl Files {
-    /// The named columns of one table, checked to be finite, not negative and, but for the last, whole and below 2³².
+    /// The named columns of one table, checked: sizes whole and below 2³², and in the last milliseconds that a layer may take.
     fn read<const N: usize>(&self, name: &str, columns: [&str; N]) -> Result<(&Path, Vec<[f64; N]>), TraceError> {
         let path = self.0[name].as_path();
         Ok((path, rows(path, name, columns)?))
@@ -206,12 +206,15 @@ fn rows<const N: usize>(path: &Path, name: &str, columns: [&str; N]) -> Result<V
         for (i, (value, position)) in row.iter_mut().zip(positions).enumerate() {
             let cell = record.get(position).unwrap_or_default().trim();
             let is_size = i + 1 < N;
-            let fits = |v: f64| if is_size { v <= f64::from(u32::MAX) && v.fract() == 0.0 } else { v.is_finite() };
+            let fits = |v: f64| if is_size { v <= f64::from(u32::MAX) && v.fract() == 0.0 } else { v <= MS_MAX };
             *value = cell.parse().ok().filter(|&v: &f64| v >= 0.0 && fits(v)).ok_or_else(|| TraceError::Value {
                 place: Place::line(path, line),
                 column: columns[i].to_owned(),
                 found: format!("`{cell}`").into(),
-                expected: if is_size { "a whole number" } else { "a number that is not negative" }.into(),
+                expected: match is_size {
+                    true => "a whole number".into(),
+                    false => format!("milliseconds from 0 to {MS_MAX}").into(),
+                },
                 advice: "write the table again".into(),
             })?;
         }

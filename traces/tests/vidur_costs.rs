@@ -110,6 +110,20 @@ fn a_table_that_is_there_twice_is_refused_with_the_names_of_both() {
 }
 
 #[test]
+fn a_time_that_no_operation_takes_is_refused_with_its_line() {
+    for cell in ["-1", "nan", "inf", "1e300", "10000.5", ""] {
+        let folder = tables(|name, lines| {
+            if name == "mlp_act" {
+                lines[2] = format!("2,{cell}");
+            }
+        });
+        let error = refused(&folder);
+        let place = "mlp_act_871c8af8_predictions.csv:3";
+        assert!(error.contains(place) && error.contains("milliseconds from 0 to 10000"), "{error}");
+    }
+}
+
+#[test]
 fn a_size_that_is_no_whole_number_is_refused_with_its_line_and_not_cut() {
     for (table, line, cell, text) in [
         ("mlp_act", 3, "`2.7`", "2.7,0.5"),

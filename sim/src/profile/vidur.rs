@@ -14,6 +14,9 @@ use super::{HostCost, LoadCost, Profile, Provenance, SCHEMA, Validity, WholeStep
 use crate::gpu::Gpu;
 use crate::model::Model;
 
+/// No operation of a layer takes longer, milliseconds: what is larger is a mistake, and a few such steps would be longer than any run.
+pub const MS_MAX: f64 = 10_000.0;
+
 /// The tables of one model on one GPU: milliseconds a layer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -93,6 +96,9 @@ impl Steps {
         }
         if self.until.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err("until does not increase".to_owned());
+        }
+        if let Some(ms) = self.ms.iter().find(|ms| **ms > MS_MAX) {
+            return Err(format!("ms is {ms}: no operation of a layer takes longer than {MS_MAX}"));
         }
         self.ms.iter().try_for_each(|&ms| not_negative("ms", ms))
     }

@@ -303,6 +303,7 @@ struct Compared {
 
 /// Asks the router and the rule.
 struct Twins {
+    seed: u64,
     rule: Rule,
     router: Box<dyn Router>,
     compared: Arc<Mutex<Compared>>,
@@ -314,8 +315,8 @@ impl Router for Twins {
         let before = random.clone();
         let expected = self.rule.choose(asked, fleet, &mut same).map_or(Route::Hold, Route::To);
         let route = self.router.route(asked, fleet, random);
-        assert_eq!(route, expected, "{:?}, at {}", asked.request, fleet.now());
-        assert!(*random == same, "another number of random draws, at {}", fleet.now());
+        assert_eq!(route, expected, "seed {}, {:?}, at {}", self.seed, asked.request, fleet.now());
+        assert!(*random == same, "seed {}: another number of random draws, at {}", self.seed, fleet.now());
         let mut compared = self.compared.lock().unwrap();
         compared.choices += 1;
         compared.of_rule[self.rule.kind()] += u64::from(fleet.available().len() > 1);
@@ -360,7 +361,7 @@ fn indexes_choose_as_a_look_at_every_replica_does() {
         let rule = Rule::draw(&mut random);
         let shared = Arc::clone(&compared);
         let policies = with_router(&policies, move |_| {
-            Box::new(Twins { router: rule.router(), rule: rule.clone(), compared: Arc::clone(&shared) })
+            Box::new(Twins { seed, router: rule.router(), rule: rule.clone(), compared: Arc::clone(&shared) })
         });
         let _ = scenario.run(&policies, seed % 2 == 0, &mut ());
     }
