@@ -1,6 +1,7 @@
 //! Routers that read indexes choose whom a look at every replica would choose, and draw the same random numbers.
 
 use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use aril_sim::conformance::{RandomPolicies, Scenario, Terrain};
@@ -15,6 +16,7 @@ use aril_sim::time::Span;
 use aril_sim::workload::{AdapterId, ReplicaId, RequestId};
 use rand::{Rng, RngExt};
 
+use super::differential::soak_seeds;
 use super::signals::with_router;
 
 /// The rule as it is written, without an index.
@@ -349,10 +351,9 @@ fn fleet_of(seed: u64, random: &mut Stream) -> Scenario {
     scenario
 }
 
-#[test]
-fn indexes_choose_as_a_look_at_every_replica_does() {
+fn compare(seeds: Range<u64>) -> Compared {
     let compared = Arc::new(Mutex::new(Compared::default()));
-    for seed in 0..1_500 {
+    for seed in seeds {
         let mut random = random::stream(seed, "decisions");
         let mut scenario = fleet_of(seed, &mut random);
         scenario.settings.signals_interval =
@@ -365,8 +366,18 @@ fn indexes_choose_as_a_look_at_every_replica_does() {
         });
         let _ = scenario.run(&policies, seed % 2 == 0, &mut ());
     }
-    let compared = compared.lock().unwrap();
-    println!("{compared:?}");
+    std::mem::take(&mut *compared.lock().unwrap())
+}
+
+#[test]
+#[ignore = "a soak for idle hours: set ARIL_SOAK_SEEDS=from..to"]
+fn soak_of_choices() {
+    println!("{:?}", compare(soak_seeds()));
+}
+
+#[test]
+fn indexes_choose_as_a_look_at_every_replica_does() {
+    let compared = compare(0..1_500);
     assert!(compared.choices > 20_000 && compared.reduced > 5_000 && compared.drawn > 1_000, "{compared:?}");
     assert!(compared.of_rule.iter().all(|&choices| choices > 2_000), "{compared:?}");
 }

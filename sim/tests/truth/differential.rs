@@ -4,6 +4,7 @@
 //! `ARIL_SOAK_SEEDS=1000000..1200000 cargo test --release -p aril-sim soak -- --ignored` looks further than CI does.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use aril_sim::conformance::shrink;
 use aril_sim::fact::{End, Fact, LoadCause, Observer, Power, RejectReason, Tier};
@@ -29,9 +30,14 @@ fn many_steps_at_once_are_the_same_steps_and_the_books_balance() {
 #[test]
 #[ignore = "a soak for idle hours: set ARIL_SOAK_SEEDS=from..to"]
 fn soak() {
+    check(soak_seeds());
+}
+
+/// Those that `ARIL_SOAK_SEEDS` says.
+pub(super) fn soak_seeds() -> Range<u64> {
     let range = std::env::var("ARIL_SOAK_SEEDS").expect("ARIL_SOAK_SEEDS=from..to says which seeds");
     let (from, to) = range.split_once("..").expect("ARIL_SOAK_SEEDS=from..to");
-    check(from.parse::<u64>().expect("a number")..to.parse().expect("a number"));
+    from.parse().expect("a number")..to.parse().expect("a number")
 }
 
 /// How often each kind of fact is told.
