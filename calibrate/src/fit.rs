@@ -187,7 +187,7 @@ pub(crate) fn model(
         gpu,
         host: HostCost::default(),
         whole_step: WholeStep::default(),
-        clock_sag: sag::fit(&data.behind),
+        clock_sag: sag::fit(&data.in_a_row),
         operations,
         row_buckets: identity.row_buckets.clone(),
         prefill_attention,

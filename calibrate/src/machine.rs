@@ -1,6 +1,7 @@
 //! Who answers how long something takes: a GPU, or a made-up one whose truth is known.
 
 pub mod gpu;
+pub mod served;
 pub mod shape;
 pub mod synthetic;
 
@@ -174,6 +175,16 @@ pub enum Question {
         /// The steps before and behind.
         shape: StepShape,
     },
+    /// The GPU's part of steps with our adapters as serving meets them: each of `shapes` alone, [`served::ALONE`] times, then so many steps
+    /// one after the other, in [`served::order`]. What do clocks that sag cost a run?
+    Served {
+        /// Which steps.
+        shapes: Vec<StepShape>,
+        /// How many follow each other.
+        steps: u32,
+        /// Does the card rest between them now and then?
+        pauses: bool,
+    },
     /// What the host adds to a whole step: from the call to its return, less the GPU's part of the same step.
     Host {
         /// By which kernel.
@@ -219,7 +230,16 @@ impl Question {
             | Question::Behind { shape, .. }
             | Question::StepBesideLoad { shape } => Some(shape),
             Question::Load { beside, .. } => beside.as_ref(),
-            Question::Switch { .. } | Question::Copy { .. } => None,
+            Question::Served { .. } | Question::Switch { .. } | Question::Copy { .. } => None,
+        }
+    }
+
+    /// Every step that answering it runs.
+    pub fn shapes(&self) -> Vec<&StepShape> {
+        match self {
+            Question::Served { shapes, .. } => shapes.iter().collect(),
+            Question::Behind { prompts, shape, .. } => vec![shape, prompts],
+            _ => self.shape().into_iter().collect(),
         }
     }
 

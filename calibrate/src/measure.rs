@@ -225,6 +225,7 @@ fn heats(question: &Question) -> bool {
         Question::Lora { .. } | Question::Step { .. } | Question::Host { .. } => true,
         // Copies run beside steps, again and again.
         Question::Behind { .. }
+        | Question::Served { .. }
         | Question::Load { .. }
         | Question::StepBesideLoad { .. }
         | Question::Switch { .. }

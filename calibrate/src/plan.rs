@@ -78,6 +78,10 @@ impl Slots {
             }
             Question::Load { rank, .. } | Question::Switch { rank } => (LoraKernel::Segmented, 1, *rank),
             Question::StepBesideLoad { .. } => (LoraKernel::Segmented, 1, 16),
+            Question::Served { shapes, .. } => {
+                let most = |of: fn(&StepShape) -> u32| shapes.iter().map(of).max().unwrap_or(0);
+                (LoraKernel::Segmented, most(|shape| shape.adapters.len() as u32), most(StepShape::rank_max))
+            }
             Question::Operation { .. } | Question::Behind { .. } | Question::Copy { .. } => return None,
         };
         // Other systems' kernels have memory of their own.
@@ -129,8 +133,7 @@ impl Draft {
     /// Plans a question, unless it is there already or the machine has no room for it.
     fn ask(&mut self, stage: u32, question: Question) {
         let limits = &self.limits;
-        let prompts = if let Question::Behind { prompts, .. } = &question { Some(prompts) } else { None };
-        let fits = question.shape().into_iter().chain(prompts).all(|shape| {
+        let fits = question.shapes().into_iter().all(|shape| {
             let slots = Slots::of(&question, limits);
             let adapters = shape.adapters.len() as u32;
             fits(shape, limits) && (slots == Slots::OFF || adapters <= slots.count)

@@ -8,7 +8,7 @@ use aril_sim::profile::{Range, Validity, pad};
 use super::Sample;
 use super::others::LoadSample;
 use super::rows::RowSample;
-use super::sag::BehindSample;
+use super::sag::InARow;
 use crate::machine::{Part, Question, StepShape};
 use crate::measure::median;
 use crate::recording::{Point, Recording};
@@ -21,7 +21,7 @@ pub(crate) struct Data {
     pub(super) prompts: Vec<Sample>,
     pub(super) lora: BTreeMap<LoraKernel, Vec<Sample>>,
     pub(super) steps: Vec<Sample>,
-    pub(super) behind: Vec<BehindSample>,
+    pub(super) in_a_row: Vec<InARow>,
     pub(super) host: Vec<Sample>,
     pub(super) loads: Vec<LoadSample>,
     /// Merging another adapter into the weights, of each rank that was asked.
@@ -80,19 +80,13 @@ impl Data {
         if us <= 0.0 {
             return;
         }
-        if let Question::Behind { prompts, times, shape } = &point.question {
-            let steps_us = point.parts.iter().map(|step| median(step)).collect();
-            self.behind.push(BehindSample {
-                prompt_tokens: prompts.prompt_rows(),
-                times: *times as usize,
-                decode_rows: shape.decode_rows(),
-                steps_us,
-            });
+        let parts: Vec<f64> = point.parts.iter().map(|part| median(part)).collect();
+        if let Some(steps) = InARow::of(&point.question, &parts) {
+            self.in_a_row.push(steps);
             return;
         }
         let ratios = self.ratios.entry(of(&point.question)).or_default();
         ratios.extend(point.us.iter().map(|sample| sample / us).filter(|ratio| *ratio > 0.0));
-        let parts: Vec<f64> = point.parts.iter().map(|part| median(part)).collect();
         let sample =
             |kernel: LoraKernel, shape: &StepShape| Sample { shape: shape.clone(), kernel, us, parts: parts.clone() };
         match &point.question {
@@ -115,7 +109,7 @@ impl Data {
             }
             Question::StepBesideLoad { shape } => self.beside.push((shape.clone(), us)),
             Question::Switch { .. } => self.switches_us.push(us),
-            Question::Behind { .. } | Question::Copy { .. } => {}
+            Question::Behind { .. } | Question::Served { .. } | Question::Copy { .. } => {}
         }
     }
 
@@ -181,6 +175,7 @@ pub(super) fn of(question: &Question) -> String {
         Question::Lora { kernel, .. } => format!("lora-{kernel}"),
         Question::Step { .. } | Question::StepBesideLoad { .. } => "step".to_owned(),
         Question::Behind { .. } => "steps-behind-prompts".to_owned(),
+        Question::Served { .. } => "steps-of-a-run".to_owned(),
         Question::Host { .. } => "host".to_owned(),
         Question::Load { pinned: true, .. } => "load-pinned".to_owned(),
         Question::Load { pinned: false, .. } => "load-pageable".to_owned(),

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use aril_sim::batch::Sag;
 use aril_sim::profile::lora::LoraKernel;
-use aril_sim::profile::{HostCost, Profile};
+use aril_sim::profile::{ClockSag, HostCost, Profile, StepRows};
 
 use super::sag::step_rows;
 use crate::error::CalibrateError;
-use crate::machine::{AT_REST, BEHIND, Part, Question, StepShape};
+use crate::machine::{AT_REST, BEHIND, Part, Question, StepShape, served};
 use crate::probe::Probe;
 
 /// Asks a profile what machines are asked.
@@ -55,6 +55,7 @@ impl<'a> Predictor<'a> {
                 self.step(*kernel, shape)?.map(|us| us + super::sag::repeated_us(profile, shape, us))
             }
             Question::Behind { prompts, times, shape } => self.behind(prompts, *times, shape)?,
+            Question::Served { shapes, steps, pauses } => self.served(shapes, *steps, *pauses)?,
             Question::Host { shape, .. } => {
                 let host = &profile.host;
                 let (prompts, adapters) = (shape.prompts.len() as u32, shape.adapters.len() as u32);
@@ -93,12 +94,32 @@ impl<'a> Predictor<'a> {
         else {
             return Ok(None);
         };
-        let row = std::iter::repeat_n((step_rows(prompts), prompts_us), times as usize);
-        let row = row.chain(std::iter::repeat_n((step_rows(shape), us), BEHIND));
-        let (all, _) = row.fold((AT_REST as f64 * us, Sag::NONE), |(all, sag), (rows, us)| {
-            let (longer, after) = clocks.behind(sag, 0.0, rows, us);
-            (all + us + longer, after)
-        });
-        Ok(Some(all))
+        let row = std::iter::repeat_n((step_rows(prompts), prompts_us, 0.0), times as usize);
+        let row = row.chain(std::iter::repeat_n((step_rows(shape), us, 0.0), BEHIND));
+        Ok(Some(AT_REST as f64 * us + in_a_row(&clocks, row)))
     }
+
+    /// All steps as they are served.
+    fn served(&mut self, shapes: &[StepShape], steps: u32, pauses: bool) -> Result<Option<f64>, CalibrateError> {
+        let Some(clocks) = self.profile.clock_sag else { return Ok(None) };
+        let mut alone = Vec::with_capacity(shapes.len());
+        for shape in shapes {
+            let Some(us) = self.step(LoraKernel::Segmented, shape)? else { return Ok(None) };
+            alone.push((step_rows(shape), us));
+        }
+        let order = served::order(shapes, steps, pauses).into_iter();
+        Ok(Some(in_a_row(
+            &clocks,
+            order.map(|served| (alone[served.shape].0, alone[served.shape].1, served.rested_us)),
+        )))
+    }
+}
+
+/// Steps one after the other on a card that was at rest: rows of each, what it takes alone, and the pause before, microseconds.
+fn in_a_row(clocks: &ClockSag, steps: impl Iterator<Item = (StepRows, f64, f64)>) -> f64 {
+    let (all, _) = steps.fold((0.0, Sag::NONE), |(all, sag), (rows, us, rested_us)| {
+        let (longer, after) = clocks.behind(sag, rested_us, rows, us);
+        (all + us + longer, after)
+    });
+    all
 }

@@ -101,6 +101,7 @@ impl LlamaGpu {
                 Ok(self.steps_known(*kernel, shape, repeats)?.into_iter().map(|(_, host)| host).collect())
             }
             Question::Behind { prompts, times, shape } => return self.behind(prompts, *times, shape, repeats),
+            Question::Served { shapes, steps, pauses } => return self.served(shapes, *steps, *pauses),
             Question::Load { rank, pinned, beside } => self.load(*rank, *pinned, beside.as_ref(), repeats),
             Question::StepBesideLoad { shape } => self.step_beside_load(shape, repeats),
             Question::Switch { rank } => {
@@ -153,9 +154,8 @@ impl Machine for LlamaGpu {
     }
 
     fn make_ready(&mut self, question: &Question) -> Result<bool, MachineError> {
-        let before = if let Question::Behind { prompts, .. } = question { Some(prompts) } else { None };
         let mut chosen = false;
-        for shape in question.shape().into_iter().chain(before) {
+        for shape in question.shapes() {
             if !self.ready.insert((bucket(shape.rows()), bucket(shape.sequences()))) {
                 continue;
             }

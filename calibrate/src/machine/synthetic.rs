@@ -11,7 +11,7 @@ use aril_sim::profile::lora::LoraKernel;
 use aril_sim::random::{self, Stream};
 use rand::RngExt;
 
-use super::{Answer, Clocks, Identity, Limits, Machine, MachineError, Question, Throttle};
+use super::{Answer, Clocks, Identity, Limits, Machine, MachineError, Question, Throttle, served};
 
 pub use truth::Truth;
 
@@ -111,6 +111,15 @@ impl Machine for SyntheticGpu {
             let parts: Vec<Vec<f64>> =
                 row.iter().map(|us| (0..repeats.max(1)).map(|_| self.answer(*us)).collect()).collect();
             let us = (0..repeats.max(1) as usize).map(|repeat| parts.iter().map(|step| step[repeat]).sum()).collect();
+            return Ok(self.answered(Answer { us, parts }));
+        }
+        if let Question::Served { shapes, steps, pauses } = question {
+            let alone = shapes.iter().map(|shape| self.truth.step(LoraKernel::Segmented, shape));
+            let alone: Vec<(f64, usize)> = alone.map(|us| (us, served::ALONE)).collect();
+            let run = self.truth.served(shapes, *steps, *pauses).into_iter().map(|us| (us, 1));
+            let each = alone.into_iter().chain(run);
+            let parts: Vec<Vec<f64>> = each.map(|(us, times)| (0..times).map(|_| self.answer(us)).collect()).collect();
+            let us = vec![parts[shapes.len()..].iter().flatten().sum()];
             return Ok(self.answered(Answer { us, parts }));
         }
         let us = self.truth.us(question);

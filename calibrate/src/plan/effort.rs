@@ -2,7 +2,7 @@
 
 use aril_sim::profile::lora::LoraKernel;
 
-use crate::machine::{AT_REST, BEHIND, Identity, Question, REST_BEFORE_S, StepShape};
+use crate::machine::{AT_REST, BEHIND, Identity, Question, REST_BEFORE_S, StepShape, served};
 
 /// What a model needs, at rates that any data-centre GPU of the last years about reaches.
 pub(super) struct Effort {
@@ -70,6 +70,13 @@ impl Effort {
             Question::Behind { prompts, times, shape } => {
                 (AT_REST + BEHIND) as f64 * step(shape) + f64::from(*times) * step(prompts) + REST_BEFORE_S * 1e6
             }
+            Question::Served { shapes, steps, pauses } => {
+                let alone = |shape: &StepShape| step(shape) + REST_BEFORE_S * 1e6;
+                let all_alone: f64 = shapes.iter().map(alone).sum();
+                let order = served::order(shapes, *steps, *pauses);
+                let run: f64 = order.iter().map(|served| step(&shapes[served.shape]) + served.rested_us).sum();
+                served::ALONE as f64 * all_alone + run
+            }
             // Many replays, so that copies begin and end among them.
             Question::StepBesideLoad { shape } => 4.0 * step(shape),
             Question::Load { rank, beside, .. } => {
@@ -86,6 +93,7 @@ impl Effort {
         match question {
             Question::Step { .. } if device_us > LONG_US => 2,
             Question::Behind { .. } => 3,
+            Question::Served { .. } => 1,
             Question::Lora { kernel: LoraKernel::Segmented, shape } if shape.rows() <= BESIDE.0 => BESIDE.1,
             _ => (GIVEN_US / device_us.max(1.0)).clamp(REPEATS.0, REPEATS.1) as u32,
         }

@@ -29,6 +29,7 @@ pub fn kind(question: &Question) -> String {
             format!("step, {} {with} adapters", step(shape))
         }
         Question::Behind { .. } => "steps behind prompts".to_owned(),
+        Question::Served { .. } => "steps of a run".to_owned(),
         Question::Host { .. } => "host".to_owned(),
         Question::Load { beside: Some(_), .. } => "load beside a step".to_owned(),
         Question::Load { pinned: true, .. } => "load, pinned".to_owned(),

@@ -14,6 +14,7 @@ pub(super) fn plan(draft: &mut Draft, seed: u64) {
     grid(draft);
     curve(draft);
     behind(draft);
+    served(draft);
     at_random(draft, seed);
 }
 
@@ -68,6 +69,25 @@ fn behind(draft: &mut Draft) {
         for shape in [StepShape::decode(8, 1024), StepShape::decode(32, 512)] {
             draft.ask(1, Question::Behind { prompts: StepShape::prompt(chunk, 0), times, shape });
         }
+    }
+}
+
+/// A run of a few seconds, with pauses and without: an adapter for every two sequences, and a prompt now and then.
+fn served(draft: &mut Draft) {
+    let pairs = |shape: StepShape| {
+        let adapters = vec![2; (shape.decode_rows() / 2) as usize];
+        shape.with_adapters(16, &adapters)
+    };
+    let decode = [8, 16, 32].map(|rows| pairs(StepShape::decode(rows, 512)));
+    let mixed = [(8, 128), (24, 256), (8, 512), (24, 512), (8, 1024), (24, 2048)].map(|(rows, chunk)| {
+        let mut shape =
+            pairs(StepShape { prompts: StepShape::prompt(chunk, 0).prompts, ..StepShape::decode(rows, 512) });
+        shape.adapters.push(AdapterRows { rank: 16, decode: 0, prompts: 1 });
+        shape
+    });
+    let shapes: Vec<StepShape> = decode.into_iter().chain(mixed).collect();
+    for pauses in [false, true] {
+        draft.ask(1, Question::Served { shapes: shapes.clone(), steps: 400, pauses });
     }
 }
 

@@ -130,6 +130,7 @@ fn label(question: &Question) -> String {
         Question::Lora { kernel, .. } => format!("adapters, {kernel}, {rows} rows"),
         Question::Step { .. } => format!("a step of {rows} rows"),
         Question::Behind { .. } => format!("{rows} rows behind prompts"),
+        Question::Served { steps, .. } => format!("{steps} steps of a run"),
         Question::Host { .. } => format!("the host's part of {rows} rows"),
         Question::Load { rank, .. } => format!("a load of rank {rank}"),
         Question::StepBesideLoad { .. } => "a step beside a load".to_owned(),

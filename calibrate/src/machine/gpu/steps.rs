@@ -8,7 +8,7 @@ use aril_sim::profile::lora::LoraKernel;
 
 use super::sequences::Drawn;
 use super::{LlamaGpu, broken};
-use crate::machine::{AT_REST, Answer, BEHIND, MachineError, Question, REST_BEFORE_S, StepShape, rest_us};
+use crate::machine::{AT_REST, Answer, BEHIND, MachineError, Question, REST_BEFORE_S, StepShape, rest_us, served};
 
 /// Replays of a step that a copy lies beside: so many at least.
 const REPLAYS: usize = 20;
@@ -86,6 +86,35 @@ impl LlamaGpu {
             }
             answer.us.push(us);
         }
+        Ok(answer)
+    }
+
+    /// Each of the shapes alone, at rest; then steps of them as they are served: each of them.
+    pub(super) fn served(&mut self, shapes: &[StepShape], steps: u32, pauses: bool) -> Result<Answer, MachineError> {
+        let widest = shapes.iter().max_by_key(|shape| shape.adapters.len());
+        self.prepare(LoraKernel::Segmented, widest.unwrap_or(&StepShape::default()))?;
+        let drawn: Vec<Drawn> = shapes.iter().map(|shape| Drawn::of(shape, &self.identity, true)).collect();
+        let sequences: Vec<_> = drawn.iter().map(Drawn::sequences).collect();
+        // Kernels, plans and graphs are there before the first that counts.
+        for step in &sequences {
+            self.llama.step(step).map_err(broken)?;
+        }
+        let mut answer = Answer { us: Vec::new(), parts: vec![Vec::new(); shapes.len()] };
+        for (part, (step, shape)) in answer.parts.iter_mut().zip(sequences.iter().zip(shapes)) {
+            for time in 0..served::ALONE {
+                if time == 0 || !shape.prompts.is_empty() {
+                    rest(REST_BEFORE_S);
+                }
+                part.push(self.llama.step(step).map_err(broken)?.device_us);
+            }
+        }
+        for served in served::order(shapes, steps, pauses) {
+            if served.rested_us > 0.0 {
+                rest(served.rested_us * 1e-6);
+            }
+            answer.parts.push(vec![self.llama.step(&sequences[served.shape]).map_err(broken)?.device_us]);
+        }
+        answer.us.push(answer.parts[shapes.len()..].iter().flatten().sum());
         Ok(answer)
     }
 

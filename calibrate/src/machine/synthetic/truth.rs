@@ -5,7 +5,7 @@ use aril_sim::model::Model;
 use aril_sim::profile::doublings;
 use aril_sim::profile::lora::LoraKernel;
 
-use crate::machine::{AT_REST, BEHIND, Part, Question, StepShape, rest_us};
+use crate::machine::{AT_REST, BEHIND, Part, Question, StepShape, rest_us, served};
 
 /// Coefficients; microseconds, bytes and operations unless a name says otherwise.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +65,7 @@ impl Truth {
             Question::Lora { kernel, shape } => self.adapters(*kernel, shape),
             Question::Step { kernel, shape } => self.repeated(self.step(*kernel, shape), shape),
             Question::Behind { prompts, times, shape } => self.behind(prompts, *times, shape).iter().sum(),
+            Question::Served { shapes, steps, pauses } => self.served(shapes, *steps, *pauses).iter().sum(),
             Question::StepBesideLoad { shape } => self.step(LoraKernel::None, shape) * self.slowdown.1,
             Question::Host { shape, .. } => {
                 let (us, sequences, prompts, adapter) = self.host;
@@ -126,6 +127,19 @@ impl Truth {
         row.extend((0..times).map(|_| clocks.step(self.sag, prompts, prompted)));
         row.extend((0..BEHIND).map(|_| clocks.step(self.sag, shape, rows)));
         row
+    }
+
+    /// Steps one after the other, as they are served.
+    pub fn served(&self, shapes: &[StepShape], steps: u32, pauses: bool) -> Vec<f64> {
+        let alone: Vec<f64> = shapes.iter().map(|shape| self.step(LoraKernel::Segmented, shape)).collect();
+        let mut clocks = Clocks::default();
+        let order = served::order(shapes, steps, pauses).into_iter();
+        order
+            .map(|served| {
+                clocks.rest(self.sag, served.rested_us);
+                clocks.step(self.sag, &shapes[served.shape], alone[served.shape])
+            })
+            .collect()
     }
 
     /// One operation of one layer.
