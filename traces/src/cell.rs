@@ -122,6 +122,16 @@ impl Field<'_> {
         u32::try_from(whole).map_err(|_| wrong())
     }
 
+    /// A number of any kind; none if it is something else.
+    pub(crate) fn number(&self) -> Option<f64> {
+        match &self.cell {
+            Cell::Integer(number) => Some(*number as f64),
+            Cell::Float(number) => Some(*number),
+            Cell::Text(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
     /// A number of bytes.
     pub(crate) fn bytes(&self) -> Result<u64, TraceError> {
         let number = match &self.cell {

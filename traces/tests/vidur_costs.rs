@@ -51,22 +51,54 @@ fn tables_are_read_under_the_names_of_vidurs_cache_and_holes_are_named() {
     let whole = read_vidur_costs(tables(|_, _| ()).path()).unwrap();
     assert_eq!(whole.decode[1], Steps { until: vec![0, 64, 128], ms: vec![2.0, 66.0, 130.0] });
     assert_eq!(whole.prefill, vec![Steps { until: vec![8, 16], ms: vec![1.0, 2.0] }; 3]);
-    let hole = |file: &'static str, line: usize| {
+    for (file, row, line, told) in [
+        ("mlp_act", 5, 6, "where num_tokens should be 5 it is 6:"),
+        ("attn_decode", 3, 5, "where kv_cache_size should be 64 it is 128:"),
+        ("attn_prefill", 20, 21, "where prefill_chunk_size_squared should be 16 it is 25:"),
+    ] {
         let folder = tables(|name, lines| {
             if name == file {
-                lines.remove(line);
+                lines.remove(row);
             }
         });
-        read_vidur_costs(folder.path()).unwrap_err().to_string()
-    };
-    for (file, line, told) in [
-        ("mlp_act", 5, "where num_tokens should be 5 it is 6"),
-        ("attn_decode", 3, "where kv_cache_size should be 64 it is 128"),
-        ("attn_prefill", 20, "where prefill_chunk_size_squared (its root) should be 4 it is 5"),
-    ] {
-        let error = hole(file, line);
-        assert!(error.contains(told) && error.contains(file), "{error}");
+        let (error, place) = (refused(&folder), format!("{file}_871c8af8_predictions.csv:{line}: "));
+        assert!(error.contains(told) && error.contains(&place), "{error}");
     }
+}
+
+#[test]
+fn a_table_that_ends_early_is_refused_with_its_last_line() {
+    for (file, told) in [
+        ("mlp_act", "16: it ends at 15 tokens, but attn_kv_cache_save_871c8af8_predictions.csv at 16;"),
+        ("attn_kv_cache_save", "17: it ends at 16 tokens, but attn_kv_cache_save_871c8af8_predictions.csv at 15;"),
+        (
+            "attn_decode",
+            "5: it ends where kv_cache_size is 64, but for the first batch_size where kv_cache_size is 128;",
+        ),
+        ("attn_prefill", "48: it ends where prefill_chunk_size_squared is 225, but for the first kv_cache_size where"),
+    ] {
+        let folder = tables(|name, lines| {
+            if name == file {
+                lines.pop();
+            }
+        });
+        let error = refused(&folder);
+        assert!(error.contains(&format!("_predictions.csv:{told}")), "{error}");
+    }
+    let nothing = refused(&tables(|_, lines| lines.truncate(1)));
+    assert!(nothing.contains("there is no row of a step in it"), "{nothing}");
+}
+
+#[test]
+fn a_table_without_its_column_is_refused_with_the_line_of_its_header() {
+    let folder = tables(|name, lines| {
+        if name == "attn_rope" {
+            lines[0] = "tokens,prediction".to_owned();
+        }
+    });
+    let error = refused(&folder);
+    let told = "attn_rope_871c8af8_predictions.csv:1: there is no column `num_tokens`; it has: tokens, prediction.";
+    assert!(error.contains(told), "{error}");
 }
 
 fn refused(folder: &tempfile::TempDir) -> String {
@@ -126,9 +158,10 @@ fn a_time_that_no_operation_takes_is_refused_with_its_line() {
 #[test]
 fn a_size_that_is_no_whole_number_is_refused_with_its_line_and_not_cut() {
     for (table, line, cell, text) in [
-        ("mlp_act", 3, "`2.7`", "2.7,0.5"),
-        ("attn_decode", 2, "`1.5`", "1.5,0,1"),
-        ("attn_prefill", 5, "`0.25`", "0.25,16,1"),
+        ("mlp_act", 3, "\"2.7\"", "2.7,0.5"),
+        ("attn_decode", 2, "\"1.5\"", "1.5,0,1"),
+        ("attn_prefill", 5, "\"0.25\"", "0.25,16,1"),
+        ("attn_rope", 9, "\"4294967296\"", "4294967296,1"),
     ] {
         let folder = tables(|name, lines| {
             if name == table {
