@@ -3,21 +3,67 @@
 use std::path::Path;
 
 use aril_sim::profile::Profile;
-use aril_sim::profile::vidur::Steps;
+use aril_sim::profile::vidur::{Steps, VidurTables};
 use aril_traces::read_vidur_costs;
 
+/// The profile that was made of Vidur's whole tables.
+fn shipped() -> VidurTables {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/vidur/vidur-a100-80gb-llama-2-7b.toml");
+    let profile: Profile = toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    profile.vidur.unwrap()
+}
+
+/// What a function says up to `last`.
+fn upto(steps: &Steps, last: u32, step: u32) -> Vec<f64> {
+    steps.dense(step).take((last / step + 1) as usize).collect()
+}
+
 #[test]
-fn importing_vidurs_tables_gives_the_profile_that_lies_here() {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tables = home.join("../../shared/vidur/costs_llama2_7b_a100");
-    if !tables.exists() {
-        return println!("skipped: {} is not there", tables.display());
+fn tables_as_vidur_wrote_them_say_what_the_profile_made_of_them_says() {
+    let whole = shipped();
+    let some = read_vidur_costs(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vidur")).unwrap();
+    for (own, all) in some.operations.iter().zip(&whole.operations) {
+        assert_eq!((&own.name, own.cost.last(), upto(&own.cost, 64, 1)), (&all.name, 64, upto(&all.cost, 64, 1)));
     }
-    let profile: Profile = toml::from_str(
-        &std::fs::read_to_string(home.join("../scenarios/vidur/vidur-a100-80gb-llama-2-7b.toml")).unwrap(),
-    )
-    .unwrap();
-    assert_eq!(Some(read_vidur_costs(&tables).unwrap()), profile.vidur);
+    assert_eq!(some.operations.len(), whole.operations.len());
+    assert_eq!(upto(&some.kv_cache_save, 64, 1), upto(&whole.kv_cache_save, 64, 1));
+    assert_eq!((some.decode.len(), some.prefill.len()), (4, 3));
+    for (own, all) in some.decode.iter().zip(&whole.decode) {
+        assert_eq!(upto(own, 512, 64), upto(all, 512, 64));
+    }
+    for (own, all) in some.prefill.iter().zip(&whole.prefill) {
+        assert_eq!(upto(own, 64, 1), upto(all, 64, 1));
+    }
+}
+
+/// Rows of a table: the arguments as Vidur writes them, then the prediction.
+fn write(folder: &Path, name: &str, arguments: &str, rows: impl Iterator<Item = String>) {
+    let lines = [format!("{arguments},prediction")].into_iter().chain(rows).collect::<Vec<_>>();
+    std::fs::write(folder.join(format!("{name}.csv")), lines.join("\n")).unwrap();
+}
+
+#[test]
+fn tables_of_full_size_are_imported_without_loss() {
+    let whole = shipped();
+    let folder = tempfile::tempdir().unwrap();
+    let by_tokens = |name: &str, cost: &Steps| {
+        let rows = cost.dense(1).enumerate().skip(1).map(|(tokens, ms)| format!("{tokens},{ms}"));
+        write(folder.path(), name, "num_tokens", rows);
+    };
+    whole.operations.iter().for_each(|operation| by_tokens(&operation.name, &operation.cost));
+    by_tokens("attn_kv_cache_save", &whole.kv_cache_save);
+    let decode = whole
+        .decode
+        .iter()
+        .zip(1..)
+        .flat_map(|(steps, rows)| steps.dense(64).zip(0..).map(move |(ms, i)| format!("{rows},{},{ms}", i * 64)));
+    write(folder.path(), "attn_decode", "batch_size,kv_cache_size", decode);
+    let prefill = whole.prefill.iter().zip(0..).flat_map(|(steps, i)| {
+        let chunks = steps.dense(1).zip(0_u32..).skip(1);
+        chunks.map(move |(ms, chunk)| format!("{},{},{ms}", i * 64, chunk * chunk))
+    });
+    write(folder.path(), "attn_prefill", "kv_cache_size,prefill_chunk_size_squared", prefill);
+    assert!(read_vidur_costs(folder.path()).unwrap() == whole);
 }
 
 /// A folder of small tables, under the names of Vidur's cache.
