@@ -14,6 +14,7 @@ use std::cell::Cell;
 use crate::fact::Power;
 use crate::fleet::Signals;
 use crate::replica::Replica;
+use crate::settings::ReplicaSettings;
 use crate::workload::ReplicaId;
 
 /// Replicas whose id, modulo `of`, is `number`.
@@ -60,16 +61,19 @@ impl Bounds {
     };
 
     pub(super) fn of(replica: &Replica, signals: &Signals) -> Bounds {
-        if replica.power != Power::On {
-            return Bounds::NOBODY;
-        }
+        if replica.power == Power::On { Bounds::of_one(&replica.settings, signals) } else { Bounds::NOBODY }
+    }
+
+    /// Of one that takes requests.
+    #[inline]
+    pub(super) fn of_one(settings: &ReplicaSettings, signals: &Signals) -> Bounds {
         Bounds {
             waiting_min: signals.waiting,
             waiting_max: signals.waiting,
             running_min: signals.running,
             working_set_min: signals.working_set(),
-            kv_share_min: signals.kv_share(replica.settings.kv_blocks),
-            lora_slot: signals.has_lora_slot(replica.settings.max_loras),
+            kv_share_min: signals.kv_share(settings.kv_blocks),
+            lora_slot: signals.has_lora_slot(settings.max_loras),
         }
     }
 
