@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use aril_calibrate::CalibrateError;
 use aril_reports::ReportError;
 use aril_sim::engine::Stalled;
+use aril_sim::time::Span;
 use aril_traces::TraceError;
 
 use crate::wrong::{Wrong, suggest};
@@ -44,6 +45,17 @@ pub enum ArilError {
         seed: u64,
         /// Who waits for what.
         stalled: Stalled,
+    },
+    /// A simulation is not over when the clock ends.
+    #[error(
+        "policy `{policy}`, seed {seed}: requests are left after {} of simulated time, the longest that a run can last\n  = help: offer less traffic, or say with `horizon` when the run is cut",
+        Span::RUN_MAX
+    )]
+    TooLong {
+        /// Under which policy.
+        policy: String,
+        /// With which seed.
+        seed: u64,
     },
     /// Results cannot be made or written.
     #[error(transparent)]
@@ -112,7 +124,11 @@ impl ArilError {
         ExitCode::from(match self {
             ArilError::Profile(CalibrateError::Machine(_) | CalibrateError::File { .. }) => 4,
             ArilError::Trace(TraceError::Io { source, .. }) if !is_of_the_file(source.kind()) => 4,
-            ArilError::Scenario(_) | ArilError::Input { .. } | ArilError::Trace(_) | ArilError::Profile(_) => 2,
+            ArilError::Scenario(_)
+            | ArilError::Input { .. }
+            | ArilError::Trace(_)
+            | ArilError::Profile(_)
+            | ArilError::TooLong { .. } => 2,
             ArilError::Stalled { .. } => 3,
             ArilError::Report(
                 ReportError::Exists(_)

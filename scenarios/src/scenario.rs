@@ -48,7 +48,7 @@ pub struct Scenario {
     /// How many seeds, counted up from `seed`, or a list of them. Every policy sees the same requests under the same seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seeds: Option<Seeds>,
-    /// When a run is cut: what is not finished then ends as unfinished. Without it, runs last until everybody is served.
+    /// When a run is cut, at most 200 days: what is not finished then ends as unfinished. Without it, runs last until everybody is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub horizon: Option<Span>,
     /// Draw every step around its price, as the measurements of its profile scattered. Only with measured profiles.

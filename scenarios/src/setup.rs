@@ -101,6 +101,10 @@ impl Setup {
             let help = "write 1ms or more, or \"0s\" for routers that see the truth";
             return Err(place(Wrong::at("signals.interval", problem).help(help)).into());
         }
+        if let Some(horizon) = scenario.horizon.filter(|horizon| *horizon > Span::RUN_MAX) {
+            let help = format!("write {} or less", Span::RUN_MAX);
+            return Err(place(Wrong::at("horizon", format!("no run can last {horizon}")).help(help)).into());
+        }
         let choices = Choices::read(tree, registry, &scenario.engine, &profiles[0]).map_err(place)?;
         choices.write_to(&mut scenario);
         let (replicas, replica_pool) = memory::replicas(&scenario, &model, &profiles).map_err(place)?;
@@ -118,7 +122,7 @@ impl Setup {
             replicas: self.replicas.clone(),
             signals_interval: self.scenario.signals.interval,
             client_timeout: self.scenario.traffic.client_timeout(),
-            horizon: self.scenario.horizon,
+            horizon: Some(self.scenario.horizon.unwrap_or(Span::RUN_MAX)),
             stretches: true,
             seed,
         }

@@ -214,15 +214,16 @@ impl<'a> Fleet<'a> {
         self.board.forest(group.of, self.replicas).root(group.number)
     }
 
-    /// What is true of one replica, that of its KV blocks if it is read.
+    /// What is true of one replica that takes requests, that of its KV blocks if it is read.
+    #[inline]
     pub(crate) fn bounds_of(&self, replica: ReplicaId, reads_kv: bool) -> Bounds {
         let signals = if reads_kv { &self.signals(replica) } else { self.counts(replica) };
-        Bounds::of(&self.replicas[replica.index()], signals)
+        Bounds::of_one(self.settings(replica), signals)
     }
 
     /// Looks for the best of the group's available replicas, at as few as it can.
     pub fn search(&self, group: Group, search: &mut impl Search) {
-        let kv_share = |replica| self.signals(replica).kv_share(self.settings(replica).kv_blocks);
+        let kv_share = |replica| self.bounds_of(replica, true).kv_share_min;
         self.board.forest(group.of, self.replicas).search(group.number, search, kv_share);
     }
 

@@ -18,6 +18,10 @@ pub struct Time(u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(u64);
 
+/// What a panic says of a sum that the clock has no room for.
+const BEYOND: &str =
+    "simulated time is beyond 213 days, where its clock ends: does a step, a copy or a wait take days?";
+
 impl Time {
     /// The start of the run.
     pub const ZERO: Time = Time(0);
@@ -58,6 +62,8 @@ impl Span {
     pub const ZERO: Span = Span(0);
     /// Longer than any run.
     pub const MAX: Span = Span(u64::MAX);
+    /// The longest run that a scenario may ask for, 200 days: steps that begin before its end are over before the clock is.
+    pub const RUN_MAX: Span = Span::from_secs(200 * 86_400);
 
     /// A span of `ps` picoseconds.
     pub const fn from_ps(ps: u64) -> Span {
@@ -114,7 +120,7 @@ impl Span {
 impl Add<Span> for Time {
     type Output = Time;
     fn add(self, span: Span) -> Time {
-        Time(self.0.checked_add(span.0).expect("time is beyond 213 days"))
+        Time(self.0.checked_add(span.0).expect(BEYOND))
     }
 }
 
@@ -127,7 +133,7 @@ impl AddAssign<Span> for Time {
 impl Add for Span {
     type Output = Span;
     fn add(self, other: Span) -> Span {
-        Span(self.0.checked_add(other.0).expect("a span is beyond 213 days"))
+        Span(self.0.checked_add(other.0).expect(BEYOND))
     }
 }
 
@@ -153,7 +159,7 @@ impl SubAssign for Span {
 impl Mul<u64> for Span {
     type Output = Span;
     fn mul(self, times: u64) -> Span {
-        Span(self.0.checked_mul(times).expect("a span is beyond 213 days"))
+        Span(self.0.checked_mul(times).expect(BEYOND))
     }
 }
 
@@ -194,15 +200,22 @@ impl fmt::Display for Span {
 
 /// Why a text is not a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SpanError(String);
+pub enum SpanError {
+    /// It is no duration, or has no unit.
+    NotADuration(String),
+    /// The clock has no room for it.
+    TooLong(String),
+}
 
 impl fmt::Display for SpanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` is not a duration: write a number and a unit, such as \"250ms\", \"1.5s\" or \"1h30m\" (units: d, h, m, s, ms, us, ns, ps)",
-            self.0
-        )
+        match self {
+            SpanError::NotADuration(text) => write!(
+                f,
+                "`{text}` is not a duration: write a number and a unit, such as \"250ms\", \"1.5s\" or \"1h30m\" (units: d, h, m, s, ms, us, ns, ps)"
+            ),
+            SpanError::TooLong(text) => write!(f, "`{text}` is longer than 213 days, where the clock of a run ends"),
+        }
     }
 }
 
@@ -213,7 +226,7 @@ impl FromStr for Span {
     type Err = SpanError;
 
     fn from_str(text: &str) -> Result<Span, SpanError> {
-        let error = || SpanError(text.to_owned());
+        let error = || SpanError::NotADuration(text.to_owned());
         let mut rest = text.trim();
         if rest == "0" {
             return Ok(Span::ZERO);
@@ -221,7 +234,7 @@ impl FromStr for Span {
         if rest.is_empty() {
             return Err(error());
         }
-        let mut total: u64 = 0;
+        let mut total: u128 = 0;
         while !rest.is_empty() {
             let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(error)?;
             let (number, tail) = rest.split_at(digits);
@@ -230,15 +243,15 @@ impl FromStr for Span {
             let unit = if unit == "min" { "m" } else { unit };
             let (_, ps) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(error)?;
             let part = decimal_times(number, *ps).ok_or_else(error)?;
-            total = total.checked_add(part).ok_or_else(error)?;
+            total = total.saturating_add(part);
             rest = tail.trim_start();
         }
-        Ok(Span(total))
+        u64::try_from(total).map(Span).map_err(|_| SpanError::TooLong(text.to_owned()))
     }
 }
 
-/// `number × unit` exactly, fractions below a picosecond cut off; nothing if it is no number or too large.
-fn decimal_times(number: &str, unit: u64) -> Option<u64> {
+/// `number × unit` exactly, fractions below a picosecond cut off; nothing if it is no number or beyond `u64` before its point.
+fn decimal_times(number: &str, unit: u64) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() || fraction.contains('.') || fraction.len() > 18 {
         return None;
@@ -249,7 +262,7 @@ fn decimal_times(number: &str, unit: u64) -> Option<u64> {
         let numerator: u128 = fraction.parse::<u64>().ok()?.into();
         total += numerator * u128::from(unit) / 10u128.pow(fraction.len() as u32);
     }
-    u64::try_from(total).ok()
+    Some(total)
 }
 
 impl Serialize for Span {
@@ -313,8 +326,16 @@ mod tests {
 
     #[test]
     fn a_number_without_a_unit_is_refused() {
-        for text in ["", "5", "1.2.3s", "-1s", "5 parsecs", "99999999999999d", "s"] {
-            assert!(text.parse::<Span>().is_err(), "{text}");
+        for text in ["", "5", "1.2.3s", "-1s", "5 parsecs", "s"] {
+            assert_eq!(text.parse::<Span>(), Err(SpanError::NotADuration(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_span_that_the_clock_has_no_room_for_is_refused_as_too_long() {
+        assert_eq!("213d12h".parse::<Span>().unwrap().to_string(), "5124h");
+        for text in ["214d", "213d13h", "1ps213d23h", "99999999999999d"] {
+            assert_eq!(text.parse::<Span>(), Err(SpanError::TooLong(text.to_owned())));
         }
     }
 }

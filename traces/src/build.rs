@@ -68,9 +68,8 @@ impl Traffic {
         let law = Law::new(&popularity, Some(requests), known)?;
         let (catalog, who) =
             catalog::build(&traffic, context, table.as_deref(), &offer.clients, listed, law, &mut description)?;
-        if scaled_end(offer.span, scale).is_none() {
-            let problem = format!("{scale} stretches the traffic over more than 213 days");
-            return Err(TraceError::setting("rate_scale", problem, "choose a larger one, or a shorter window"));
+        if crate::workload::scaled(offer.span, scale) > Span::RUN_MAX {
+            return Err(traffic.over_too_long(&offer.source, requests));
         }
         let plan = Plan {
             seed: context.seed,
@@ -209,6 +208,29 @@ impl Traffic {
         Ok(())
     }
 
+    /// Requests arrive for longer than a run can last: by which setting?
+    fn over_too_long(&self, source: &Source, requests: u64) -> TraceError {
+        let most = format!("{} that a run can last", Span::RUN_MAX);
+        if let Some(scale) = self.rate_scale.filter(|scale| *scale != 1.0) {
+            let problem = format!("{scale} stretches the traffic over more than the {most}");
+            return TraceError::setting("rate_scale", problem, "choose a larger one, or a shorter window");
+        }
+        if let Some(duration) = self.window.duration {
+            let problem = format!("{duration} is longer than the {most}");
+            return TraceError::setting("window.duration", problem, "make it shorter");
+        }
+        match source {
+            Source::Law { .. } => {
+                let problem = format!("{requests} requests at this rate arrive over more than the {most}");
+                TraceError::setting("requests", problem, "offer fewer, or raise the rate")
+            }
+            Source::Rows(_) | Source::Clients { .. } => {
+                let problem = format!("its requests arrive over more than the {most}");
+                TraceError::setting("trace", problem, "cut it with a window, such as `window = { duration = \"1h\" }`")
+            }
+        }
+    }
+
     fn lengths_plan(
         &self,
         context: &Context<'_>,
@@ -238,12 +260,6 @@ impl Traffic {
         }
         Ok(plan)
     }
-}
-
-/// None if a run would be longer than the clock.
-fn scaled_end(span: Span, scale: f64) -> Option<Span> {
-    let ps = span.as_ps() as f64 / scale;
-    (ps < u64::MAX as f64).then(|| crate::workload::scaled(span, scale))
 }
 
 /// The process of a law and how many requests it gives.

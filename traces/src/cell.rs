@@ -21,6 +21,22 @@ pub(crate) enum Cell<'a> {
     Other(String),
 }
 
+impl Cell<'_> {
+    /// What the file says, for messages.
+    pub(crate) fn said(&self) -> String {
+        match self {
+            Cell::Missing => "nothing".to_owned(),
+            Cell::Text(text) if text.is_empty() => "nothing".to_owned(),
+            Cell::Text(text) => quoted(text),
+            Cell::Integer(number) => number.to_string(),
+            Cell::Float(number) => number.to_string(),
+            Cell::Instant(ps) => date_text(*ps),
+            Cell::Hashes(list) => format!("a list of {} numbers", list.len()),
+            Cell::Other(what) => what.clone(),
+        }
+    }
+}
+
 /// In what are the arrival times of a file written?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -80,20 +96,10 @@ impl Field<'_> {
     }
 
     pub(crate) fn wrong(&self, expected: impl Into<String>, advice: impl Into<String>) -> TraceError {
-        let found = match &self.cell {
-            Cell::Missing => "nothing".to_owned(),
-            Cell::Text(text) if text.is_empty() => "nothing".to_owned(),
-            Cell::Text(text) => quoted(text),
-            Cell::Integer(number) => number.to_string(),
-            Cell::Float(number) => number.to_string(),
-            Cell::Instant(_) => "a date".to_owned(),
-            Cell::Hashes(list) => format!("a list of {} numbers", list.len()),
-            Cell::Other(what) => what.clone(),
-        };
         TraceError::Value {
             place: self.place.clone(),
             column: self.column.to_owned(),
-            found: found.into(),
+            found: self.cell.said().into(),
             expected: expected.into().into(),
             advice: advice.into().into(),
         }
@@ -120,6 +126,16 @@ impl Field<'_> {
             _ => return Err(wrong()),
         };
         u32::try_from(whole).map_err(|_| wrong())
+    }
+
+    /// A number of any kind; none if it is something else.
+    pub(crate) fn number(&self) -> Option<f64> {
+        match &self.cell {
+            Cell::Integer(number) => Some(*number as f64),
+            Cell::Float(number) => Some(*number),
+            Cell::Text(text) => text.trim().parse().ok(),
+            _ => None,
+        }
     }
 
     /// A number of bytes.
@@ -243,6 +259,16 @@ pub(crate) fn date_ps(text: &str) -> Option<i128> {
     }
     let date = chrono::DateTime::parse_from_rfc3339(&text).ok()?;
     Some(i128::from(date.timestamp()) * 1_000_000_000_000 + i128::from(date.timestamp_subsec_nanos()) * 1_000)
+}
+
+/// The date and time so many picoseconds after the Unix epoch.
+pub(crate) fn date_text(ps: i128) -> String {
+    let ns = (ps.rem_euclid(1_000_000_000_000) / 1_000) as u32;
+    let seconds = i64::try_from(ps.div_euclid(1_000_000_000_000)).unwrap_or(i64::MAX);
+    match chrono::DateTime::from_timestamp(seconds, ns) {
+        Some(date) => date.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
+        None => format!("{ps}ps"),
+    }
 }
 
 /// `text × scale` exactly, rounded to nearest below 1; none if it is no finite decimal number or too large.

@@ -43,8 +43,17 @@ impl fmt::Display for Place {
         write!(f, "{}", self.file.display())?;
         match self.position {
             Some(Position::Line(line)) => write!(f, ":{line}"),
-            Some(Position::Row(row)) => write!(f, ", row {row}"),
+            Some(row @ Position::Row(_)) => write!(f, ", {row}"),
             None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Position::Line(line) => write!(f, "line {line}"),
+            Position::Row(row) => write!(f, "row {row}"),
         }
     }
 }
@@ -128,15 +137,17 @@ pub enum TraceError {
     },
     /// Arrivals go backwards.
     #[error(
-        "{place}: the arrival {now} s is before the one above it, {before} s; set `sort = true` if the order of the file has no meaning"
+        "{place}: the arrival {now} is before the one above it, {before} in {above}; set `sort = true` if the order of the file has no meaning"
     )]
     Unsorted {
         /// Where.
         place: Place,
-        /// This arrival, seconds from the first.
-        now: String,
-        /// The arrival before it, seconds from the first.
-        before: String,
+        /// This arrival, as the file says it.
+        now: Box<str>,
+        /// The arrival above it, as the file says it.
+        before: Box<str>,
+        /// Where that one is.
+        above: Position,
     },
     /// No file and no shipped trace of that name.
     #[error("trace `{name}`: there is no such file ({path}) and no shipped trace of that name{nearest}; shipped are: {}", .shipped.join(", "), path = path.display())]

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::{Instant, TimeUnit};
-use crate::error::{Place, TraceError, nearest};
+use crate::error::{Place, Position, TraceError, nearest};
 use crate::format::{Columns, Format};
 use crate::input::Source;
 use crate::rows::Reader;
@@ -84,13 +84,25 @@ pub(crate) fn read_source(
         builder.push(&reader, &positions)?;
     }
     let sort = options.sort.unwrap_or(format.is_some_and(Format::is_unordered));
-    let mut table = builder.finish(&reader, format, sort)?;
+    if let (false, Some((place, now, above))) = (sort, &builder.disorder) {
+        let before = said_at(source, positions.arrival, *above)?.into();
+        return Err(TraceError::Unsorted { place: place.clone(), now: now.as_str().into(), before, above: *above });
+    }
+    let mut table = builder.finish(&reader, format)?;
     let used: Vec<usize> = positions.all().collect();
     // The canonical table numbers its rows.
     let is_number = |name: &str| format == Some(Format::Aril) && name == "request";
     let ignored = reader.columns().iter().enumerate().filter(|(at, name)| !used.contains(at) && !is_number(name));
     table.ignored = ignored.map(|(_, name)| name.clone()).collect();
     Ok(table)
+}
+
+/// What does the file say in a column of the row at this position? It is read again: what rows say is not kept.
+fn said_at(source: &Source<'_>, column: Option<usize>, position: Position) -> Result<String, TraceError> {
+    let mut reader = Reader::new(&source.name, source.open()?)?;
+    reader.keep(column)?;
+    while reader.advance()? && reader.position() != position {}
+    Ok(column.map_or_else(String::new, |column| reader.field(column).cell.said()))
 }
 
 /// Positions of the columns in the file.
@@ -145,8 +157,10 @@ struct Builder {
     unit: Option<TimeUnit>,
     failures: Failures,
     instants: Vec<Instant>,
-    /// Place of the first row that arrives before the one above it, and the row.
-    disorder: Option<(Place, usize)>,
+    /// Where the last arrival is.
+    above: Option<Position>,
+    /// The first row that arrives before the one above it: its place, what it says, and where that one is.
+    disorder: Option<(Place, String, Position)>,
     table: Table,
     tenants: Interner,
     adapters: Interner,
@@ -161,6 +175,7 @@ impl Builder {
             unit,
             failures: options.failures,
             instants: Vec::new(),
+            above: None,
             disorder: None,
             table: Table::default(),
             tenants: Interner::default(),
@@ -204,9 +219,11 @@ impl Builder {
             self.max_tokens.push(cap);
         }
         if let Some(column) = at.arrival {
-            let instant = reader.field(column).instant(self.unit)?;
+            let field = reader.field(column);
+            let instant = field.instant(self.unit)?;
+            let above = self.above.replace(reader.position());
             if self.disorder.is_none() && self.instants.last().is_some_and(|before| before.ps > instant.ps) {
-                self.disorder = Some((reader.place(), self.instants.len()));
+                self.disorder = above.map(|above| (reader.place(), field.cell.said(), above));
             }
             self.instants.push(instant);
         }
@@ -242,7 +259,7 @@ impl Builder {
         Ok(())
     }
 
-    fn finish(mut self, reader: &Reader, format: Option<Format>, sort: bool) -> Result<Table, TraceError> {
+    fn finish(mut self, reader: &Reader, format: Option<Format>) -> Result<Table, TraceError> {
         let place = Place::file(&reader.file);
         if self.table.is_empty() {
             let detail = match self.failed {
@@ -263,10 +280,6 @@ impl Builder {
         self.table.prefixes = (!self.prefixes.is_empty()).then_some(self.prefixes);
         if self.instants.is_empty() {
             return Ok(self.table);
-        }
-        if let (false, Some((place, row))) = (sort, &self.disorder) {
-            let seconds = |row: usize| format!("{:.6}", (self.instants[row].ps - self.instants[0].ps) as f64 / 1e12);
-            return Err(TraceError::Unsorted { place: place.clone(), now: seconds(*row), before: seconds(row - 1) });
         }
         // Vidur's seconds are counted from the start of its run, and so are its results.
         let exact = matches!(format, Some(Format::Aril | Format::Vidur)) && !self.instants[0].is_date;

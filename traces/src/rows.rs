@@ -78,7 +78,11 @@ impl Reader {
         Field { cell: self.rows.cell(column), column: &self.columns()[column], place: self.place() }
     }
 
+    pub(crate) fn position(&self) -> Position {
+        self.rows.position()
+    }
+
     pub(crate) fn place(&self) -> Place {
-        Place { file: self.file.clone(), position: Some(self.rows.position()) }
+        Place { file: self.file.clone(), position: Some(self.position()) }
     }
 }

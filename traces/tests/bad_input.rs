@@ -82,14 +82,21 @@ fn a_truncated_file_is_refused_at_its_last_line() {
 fn an_unsorted_file_is_refused_with_its_first_step_back_unless_sorting_is_asked_for() {
     let (folder, path) = file("trace.csv", rows("0.0,10,5\n7.0,20,5\n3.0,30,5\n"));
     match read(&path, None, &Columns::default(), &ReadOptions::default()).unwrap_err() {
-        TraceError::Unsorted { place, now, before } => {
+        TraceError::Unsorted { place, now, before, above } => {
             assert_eq!(
-                (place.position, now.as_str(), before.as_str()),
-                (Some(Position::Line(4)), "3.000000", "7.000000")
+                (place.position, &*now, &*before, above),
+                (Some(Position::Line(4)), "\"3.0\"", "\"7.0\"", Position::Line(3))
             );
         }
         other => panic!("{other}"),
     }
+    // What the file says is told, in its own unit, and where: a failed request between them is none of the two.
+    let text = message(
+        "{\"timestamp\": 2000, \"input_length\": 9, \"output_length\": 5, \"hash_ids\": [1]}\n\
+                        {\"timestamp\": 9000, \"input_length\": 9, \"output_length\": 0, \"hash_ids\": [1]}\n\
+                        {\"timestamp\": 1500, \"input_length\": 9, \"output_length\": 5, \"hash_ids\": [1]}\n",
+    );
+    assert!(text.contains("trace.csv:3: the arrival 1500 is before the one above it, 2000 in line 1; set"), "{text}");
     let sorted = try_build("trace = \"trace.csv\"\nsort = true", folder.path(), 1, 0).unwrap();
     assert_eq!(sorted.arrivals().map(|offered| offered.request.prompt_tokens).collect::<Vec<_>>(), [10, 30, 20]);
 }

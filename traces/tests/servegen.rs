@@ -161,7 +161,11 @@ fn damage_in_an_archive_is_named_with_the_file_inside() {
         ("chunk-0-trace.csv", "0,1.0,1.0,Gamma,1.0,1.0\n600,1.0", "chunk-0-trace.csv:2"),
         ("chunk-0-trace.csv", "0,-1.0,1.0,Gamma,1.0,1.0\n", "column `rate`"),
         ("chunk-0-trace.csv", "0,1.0,1.0,Pareto,1.0,1.0\n", "\"Pareto\""),
-        ("chunk-0-trace.csv", "600,1,1,Gamma,1,1\n0,1,1,Gamma,1,1\n", "before the one above"),
+        (
+            "chunk-0-trace.csv",
+            "600,1,1,Gamma,1,1\n0,1,1,Gamma,1,1\n",
+            "chunk-0-trace.csv:2: the arrival \"0\" is before the one above it, \"600\" in line 1",
+        ),
         ("chunk-0-trace.csv", "", "a line a window"),
         ("chunk-0-dataset.json", "{\"0\": {\"input_tokens\": \"{x}\"}}", "input_tokens"),
         ("chunk-0-dataset.json", "{\"0\": ", "chunk-0-dataset.json"),

@@ -3,21 +3,67 @@
 use std::path::Path;
 
 use aril_sim::profile::Profile;
-use aril_sim::profile::vidur::Steps;
+use aril_sim::profile::vidur::{Steps, VidurTables};
 use aril_traces::read_vidur_costs;
 
+/// The profile that was made of Vidur's whole tables.
+fn shipped() -> VidurTables {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/vidur/vidur-a100-80gb-llama-2-7b.toml");
+    let profile: Profile = toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    profile.vidur.unwrap()
+}
+
+/// What a function says up to `last`.
+fn upto(steps: &Steps, last: u32, step: u32) -> Vec<f64> {
+    steps.dense(step).take((last / step + 1) as usize).collect()
+}
+
 #[test]
-fn importing_vidurs_tables_gives_the_profile_that_lies_here() {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tables = home.join("../../shared/vidur/costs_llama2_7b_a100");
-    if !tables.exists() {
-        return println!("skipped: {} is not there", tables.display());
+fn tables_as_vidur_wrote_them_say_what_the_profile_made_of_them_says() {
+    let whole = shipped();
+    let some = read_vidur_costs(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vidur")).unwrap();
+    for (own, all) in some.operations.iter().zip(&whole.operations) {
+        assert_eq!((&own.name, own.cost.last(), upto(&own.cost, 64, 1)), (&all.name, 64, upto(&all.cost, 64, 1)));
     }
-    let profile: Profile = toml::from_str(
-        &std::fs::read_to_string(home.join("../scenarios/vidur/vidur-a100-80gb-llama-2-7b.toml")).unwrap(),
-    )
-    .unwrap();
-    assert_eq!(Some(read_vidur_costs(&tables).unwrap()), profile.vidur);
+    assert_eq!(some.operations.len(), whole.operations.len());
+    assert_eq!(upto(&some.kv_cache_save, 64, 1), upto(&whole.kv_cache_save, 64, 1));
+    assert_eq!((some.decode.len(), some.prefill.len()), (4, 3));
+    for (own, all) in some.decode.iter().zip(&whole.decode) {
+        assert_eq!(upto(own, 512, 64), upto(all, 512, 64));
+    }
+    for (own, all) in some.prefill.iter().zip(&whole.prefill) {
+        assert_eq!(upto(own, 64, 1), upto(all, 64, 1));
+    }
+}
+
+/// Rows of a table: the arguments as Vidur writes them, then the prediction.
+fn write(folder: &Path, name: &str, arguments: &str, rows: impl Iterator<Item = String>) {
+    let lines = [format!("{arguments},prediction")].into_iter().chain(rows).collect::<Vec<_>>();
+    std::fs::write(folder.join(format!("{name}.csv")), lines.join("\n")).unwrap();
+}
+
+#[test]
+fn tables_of_full_size_are_imported_without_loss() {
+    let whole = shipped();
+    let folder = tempfile::tempdir().unwrap();
+    let by_tokens = |name: &str, cost: &Steps| {
+        let rows = cost.dense(1).enumerate().skip(1).map(|(tokens, ms)| format!("{tokens},{ms}"));
+        write(folder.path(), name, "num_tokens", rows);
+    };
+    whole.operations.iter().for_each(|operation| by_tokens(&operation.name, &operation.cost));
+    by_tokens("attn_kv_cache_save", &whole.kv_cache_save);
+    let decode = whole
+        .decode
+        .iter()
+        .zip(1..)
+        .flat_map(|(steps, rows)| steps.dense(64).zip(0..).map(move |(ms, i)| format!("{rows},{},{ms}", i * 64)));
+    write(folder.path(), "attn_decode", "batch_size,kv_cache_size", decode);
+    let prefill = whole.prefill.iter().zip(0..).flat_map(|(steps, i)| {
+        let chunks = steps.dense(1).zip(0_u32..).skip(1);
+        chunks.map(move |(ms, chunk)| format!("{},{},{ms}", i * 64, chunk * chunk))
+    });
+    write(folder.path(), "attn_prefill", "kv_cache_size,prefill_chunk_size_squared", prefill);
+    assert!(read_vidur_costs(folder.path()).unwrap() == whole);
 }
 
 /// A folder of small tables, under the names of Vidur's cache.
@@ -51,22 +97,54 @@ fn tables_are_read_under_the_names_of_vidurs_cache_and_holes_are_named() {
     let whole = read_vidur_costs(tables(|_, _| ()).path()).unwrap();
     assert_eq!(whole.decode[1], Steps { until: vec![0, 64, 128], ms: vec![2.0, 66.0, 130.0] });
     assert_eq!(whole.prefill, vec![Steps { until: vec![8, 16], ms: vec![1.0, 2.0] }; 3]);
-    let hole = |file: &'static str, line: usize| {
+    for (file, row, line, told) in [
+        ("mlp_act", 5, 6, "where num_tokens should be 5 it is 6:"),
+        ("attn_decode", 3, 5, "where kv_cache_size should be 64 it is 128:"),
+        ("attn_prefill", 20, 21, "where prefill_chunk_size_squared should be 16 it is 25:"),
+    ] {
         let folder = tables(|name, lines| {
             if name == file {
-                lines.remove(line);
+                lines.remove(row);
             }
         });
-        read_vidur_costs(folder.path()).unwrap_err().to_string()
-    };
-    for (file, line, told) in [
-        ("mlp_act", 5, "where num_tokens should be 5 it is 6"),
-        ("attn_decode", 3, "where kv_cache_size should be 64 it is 128"),
-        ("attn_prefill", 20, "where prefill_chunk_size_squared (its root) should be 4 it is 5"),
-    ] {
-        let error = hole(file, line);
-        assert!(error.contains(told) && error.contains(file), "{error}");
+        let (error, place) = (refused(&folder), format!("{file}_871c8af8_predictions.csv:{line}: "));
+        assert!(error.contains(told) && error.contains(&place), "{error}");
     }
+}
+
+#[test]
+fn a_table_that_ends_early_is_refused_with_its_last_line() {
+    for (file, told) in [
+        ("mlp_act", "16: it ends at 15 tokens, but attn_kv_cache_save_871c8af8_predictions.csv at 16;"),
+        ("attn_kv_cache_save", "17: it ends at 16 tokens, but attn_kv_cache_save_871c8af8_predictions.csv at 15;"),
+        (
+            "attn_decode",
+            "5: it ends where kv_cache_size is 64, but for the first batch_size where kv_cache_size is 128;",
+        ),
+        ("attn_prefill", "48: it ends where prefill_chunk_size_squared is 225, but for the first kv_cache_size where"),
+    ] {
+        let folder = tables(|name, lines| {
+            if name == file {
+                lines.pop();
+            }
+        });
+        let error = refused(&folder);
+        assert!(error.contains(&format!("_predictions.csv:{told}")), "{error}");
+    }
+    let nothing = refused(&tables(|_, lines| lines.truncate(1)));
+    assert!(nothing.contains("there is no row of a step in it"), "{nothing}");
+}
+
+#[test]
+fn a_table_without_its_column_is_refused_with_the_line_of_its_header() {
+    let folder = tables(|name, lines| {
+        if name == "attn_rope" {
+            lines[0] = "tokens,prediction".to_owned();
+        }
+    });
+    let error = refused(&folder);
+    let told = "attn_rope_871c8af8_predictions.csv:1: there is no column `num_tokens`; it has: tokens, prediction.";
+    assert!(error.contains(told), "{error}");
 }
 
 fn refused(folder: &tempfile::TempDir) -> String {
@@ -126,9 +204,10 @@ fn a_time_that_no_operation_takes_is_refused_with_its_line() {
 #[test]
 fn a_size_that_is_no_whole_number_is_refused_with_its_line_and_not_cut() {
     for (table, line, cell, text) in [
-        ("mlp_act", 3, "`2.7`", "2.7,0.5"),
-        ("attn_decode", 2, "`1.5`", "1.5,0,1"),
-        ("attn_prefill", 5, "`0.25`", "0.25,16,1"),
+        ("mlp_act", 3, "\"2.7\"", "2.7,0.5"),
+        ("attn_decode", 2, "\"1.5\"", "1.5,0,1"),
+        ("attn_prefill", 5, "\"0.25\"", "0.25,16,1"),
+        ("attn_rope", 9, "\"4294967296\"", "4294967296,1"),
     ] {
         let folder = tables(|name, lines| {
             if name == table {

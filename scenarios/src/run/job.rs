@@ -8,7 +8,7 @@ use aril_reports::change::{FactDigest, Recorded};
 use aril_reports::{Recorder, RecorderSettings, RunInfo, SloClass, Traffic};
 use aril_sim::engine::{self, Ended};
 use aril_sim::fact::Observer;
-use aril_sim::time::Span;
+use aril_sim::time::{Span, Time};
 use aril_sim::workload::Catalog;
 use aril_traces::{Context, TraceError, Workload};
 
@@ -135,6 +135,15 @@ fn simulate(
         observer,
     )
     .map_err(|stalled| ArilError::Stalled { policy: policy.to_owned(), seed, stalled })
+    .and_then(|ended| within_clock(setup, seed, policy, ended))
+}
+
+/// A run that nobody asked to cut, and that was cut because no run lasts longer, has no result.
+pub(super) fn within_clock(setup: &Setup, seed: u64, policy: &str, ended: Ended) -> Result<Ended, ArilError> {
+    if setup.scenario.horizon.is_none() && ended.at >= Time::ZERO + Span::RUN_MAX {
+        return Err(ArilError::TooLong { policy: policy.to_owned(), seed });
+    }
+    Ok(ended)
 }
 
 /// Runs it, writes nothing, and keeps what changes are judged by.

@@ -13,7 +13,7 @@ use aril_sim::fact::Observer;
 use aril_sim::model::lora::LoraTarget;
 use aril_sim::settings::ClusterSettings;
 
-use super::job::Offer;
+use super::job::{Offer, within_clock};
 use crate::error::ArilError;
 use crate::plan::Plan;
 use crate::setup::Setup;
@@ -82,7 +82,7 @@ impl Ready {
         let log = take(&log);
         match log.failure {
             Some(problem) => Err(CalibrateError::Machine(problem).into()),
-            None => Ok((ended, log)),
+            None => Ok((within_clock(setup, seed, policy, ended)?, log)),
         }
     }
 }

@@ -7,6 +7,7 @@ use aril_sim::model::Model;
 use aril_sim::model::lora::LoraTarget;
 use aril_sim::profile::Profile;
 use aril_sim::settings::{AdapterMemory, Link, ReplicaSettings};
+use aril_sim::time::Span;
 
 use crate::scenario::{AdapterRoom, Engine, EngineSettings, KvCache, LinkChoice, Pool, Scenario};
 use crate::wrong::Wrong;
@@ -16,6 +17,9 @@ const BLOCKS_UNBOUNDED: u32 = 1 << 30;
 
 /// The most replicas of a scenario.
 const REPLICAS_MAX: u32 = 1_000_000;
+
+/// The longest that a link may take before the first byte: beyond it, it is a slip, and a few copies fill the clock of a run.
+const LATENCY_MAX: Span = Span::from_secs(3_600);
 
 /// The context that a model was trained for, tokens, from its published configuration.
 pub(super) fn context(model: &Model) -> u32 {
@@ -228,6 +232,10 @@ fn check(engine: &Engine) -> Result<(), Wrong> {
                 if !(rate.is_finite() && (1e-6..=1e6).contains(&rate)) {
                     let problem = format!("{rate} GB/s is no rate of a link: between 0.000001 and 1000000");
                     return Err(at(&format!("{key}.figures.gigabytes_per_second"), problem));
+                }
+                if figures.latency > LATENCY_MAX {
+                    let problem = format!("no link takes {} to begin: at most {LATENCY_MAX}", figures.latency);
+                    return Err(at(&format!("{key}.figures.latency"), problem));
                 }
             }
             Some(LinkChoice::Profile | LinkChoice::Pageable) if key == "disk_link" => {

@@ -145,6 +145,20 @@ fn a_simulation_that_stands_still_exits_with_3_and_says_who_waits() {
     assert!(bench.files("runs").is_empty(), "nothing is left behind");
 }
 
+#[test]
+fn a_run_that_the_clock_ends_exits_with_2_unless_its_horizon_is_there() {
+    let bench = Bench::changed("arrivals = { poisson = { rate = 4.0 } }\nrequests = 60", "trace = \"t.csv\"");
+    // The second request arrives in time, and is not done in time.
+    bench.write("t.csv", "arrival,input_tokens,output_tokens\n0,9,9\n17279999.999,9,9\n");
+    let done = bench.aril(&["run", "s.toml", "--policy", "spread"]);
+    assert_eq!(done.code, 2, "{}{}", done.err, done.out);
+    let told =
+        "policy `spread`, seed 1: requests are left after 200d of simulated time, the longest that a run can last";
+    assert!(done.err.contains(told) && done.err.contains("`horizon`"), "{}", done.err);
+    assert!(bench.files("runs").is_empty(), "nothing is left behind");
+    bench.ok(&["run", "s.toml", "--policy", "spread", "--set", "horizon=200d"]);
+}
+
 /// A limit on the size of files fails in the middle of writing, as a full disk does.
 #[cfg(unix)]
 #[test]

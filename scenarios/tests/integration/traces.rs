@@ -67,7 +67,7 @@ fn a_foreign_table_is_read_by_the_options_that_its_errors_name() {
     };
     said(&[], &["--trace-format", "--columns arrival=…,input_tokens=…,output_tokens=…"]);
     let columns = ["--columns", "arrival=when,tenant=who,input_tokens=in,output_tokens=out"];
-    said(&columns, &["--sort", "t.csv:3"]);
+    said(&columns, &["--sort", "t.csv:3: the arrival \"1000\" is before the one above it, \"3000\" in line 2"]);
     said(&["--columns", "arival=when"], &["did you mean `arrival`?"]);
     said(&["--columns", "arrival=wen,input_tokens=in,output_tokens=out"], &["no column `wen`", "with `--columns`"]);
     said(&["--arrival-unit", "msec"], &["did you mean `ms`?"]);

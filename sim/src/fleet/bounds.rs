@@ -14,6 +14,7 @@ use std::cell::Cell;
 use crate::fact::Power;
 use crate::fleet::Signals;
 use crate::replica::Replica;
+use crate::settings::ReplicaSettings;
 use crate::workload::ReplicaId;
 
 /// Replicas whose id, modulo `of`, is `number`.
@@ -60,16 +61,19 @@ impl Bounds {
     };
 
     pub(super) fn of(replica: &Replica, signals: &Signals) -> Bounds {
-        if replica.power != Power::On {
-            return Bounds::NOBODY;
-        }
+        if replica.power == Power::On { Bounds::of_one(&replica.settings, signals) } else { Bounds::NOBODY }
+    }
+
+    /// Of one that takes requests.
+    #[inline]
+    pub(super) fn of_one(settings: &ReplicaSettings, signals: &Signals) -> Bounds {
         Bounds {
             waiting_min: signals.waiting,
             waiting_max: signals.waiting,
             running_min: signals.running,
             working_set_min: signals.working_set(),
-            kv_share_min: signals.kv_share(replica.settings.kv_blocks),
-            lora_slot: signals.has_lora_slot(replica.settings.max_loras),
+            kv_share_min: signals.kv_share(settings.kv_blocks),
+            lora_slot: signals.has_lora_slot(settings.max_loras),
         }
     }
 
@@ -235,7 +239,10 @@ impl<F: Fn(ReplicaId) -> f64> Descent<'_, F> {
 
 #[cfg(test)]
 mod tests {
+    use rand::RngExt;
+
     use super::*;
+    use crate::random::stream;
 
     /// The least KV share, ties to the lowest id, and how often it looks.
     struct Least {
@@ -273,34 +280,26 @@ mod tests {
         Bounds { waiting_min: 0, running_min: 0, working_set_min: 0, kv_share_min, lora_slot: true, ..nobody }
     }
 
-    fn random() -> impl FnMut(u32) -> u32 {
-        let mut state = 7_u64;
-        move |below| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as u32 % below
-        }
-    }
-
     #[test]
     fn a_search_finds_what_a_look_at_all_finds() {
-        let mut random = random();
+        let mut random = stream(7, "bounds");
         for (replicas, groups) in [(1, 1), (2, 1), (63, 1), (64, 1), (65, 1), (100, 7), (100, 100), (5, 3)] {
             // Those without a share are off; others have at least what they published.
             let mut shares = vec![f64::INFINITY; replicas as usize];
             let forest = Forest::new(groups, replicas as usize, |_| Bounds::NOBODY);
             for _ in 0..2_000 {
-                let replica = random(replicas);
-                let published = f64::from(random(20));
+                let replica = random.random_range(0..replicas);
+                let published = f64::from(random.random_range(0..20));
                 let share = &mut shares[replica as usize];
-                match random(4) {
+                match random.random_range(0..4) {
                     0 => (*share, _) = (f64::INFINITY, forest.set(ReplicaId(replica), Bounds::NOBODY)),
                     1 if share.is_finite() => *share += 1.0,
                     _ => {
-                        *share = published + f64::from(random(5));
+                        *share = published + f64::from(random.random_range(0..5));
                         forest.set(ReplicaId(replica), on(published));
                     }
                 }
-                let group = random(groups);
+                let group = random.random_range(0..groups);
                 let members = (group..replicas).step_by(groups as usize).map(|id| (shares[id as usize], ReplicaId(id)));
                 let known = members.filter(|(share, _)| share.is_finite()).min_by(|a, b| a.partial_cmp(b).unwrap());
                 assert_eq!(least(&forest, group, &shares).found, known);
@@ -311,8 +310,8 @@ mod tests {
 
     #[test]
     fn what_was_looked_at_in_vain_is_passed_over_the_next_time() {
-        let mut random = random();
-        let shares: Vec<f64> = (0..4_096).map(|_| f64::from(random(1_000_000))).collect();
+        let mut random = stream(7, "shares");
+        let shares: Vec<f64> = (0..4_096).map(|_| f64::from(random.random_range(0..1_000_000))).collect();
         let forest = Forest::new(1, shares.len(), |_| on(0.0));
         assert_eq!(least(&forest, 0, &shares).looks, 4_096, "nothing is known of anybody");
         assert_eq!(least(&forest, 0, &shares).looks, 1);

@@ -183,33 +183,32 @@ impl DoubleEndedIterator for Replicas<'_> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use rand::RngExt;
+
     use super::*;
+    use crate::random::stream;
 
     /// Against an ordered set, for fleets that fill a word, a summary, and more.
     #[test]
     fn levels_are_an_ordered_set() {
-        let mut state = 7_u64;
-        let mut random = |below: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % below
-        };
+        let mut random = stream(7, "levels");
         for replicas in [1, 5, 64, 65, 4_096, 5_000] {
             let (mut levels, mut set) = (Levels::default(), BTreeSet::new());
             let mut at: Vec<Option<u32>> = vec![None; replicas];
             for _ in 0..3_000 {
-                let id = random(replicas);
+                let id = random.random_range(0..replicas);
                 let replica = ReplicaId(id as u32);
                 if let Some(working_set) = at[id].take() {
                     levels.remove(working_set, replica);
                     set.remove(&(working_set, replica));
                 } else {
-                    let most = if random(10) == 0 { 3_000 } else { 40 };
-                    let working_set = random(most) as u32;
+                    let most = if random.random_ratio(1, 10) { 3_000 } else { 40 };
+                    let working_set = random.random_range(0..most);
                     levels.insert(working_set, replica);
                     set.insert((working_set, replica));
                     at[id] = Some(working_set);
                 }
-                let (low, high) = (random(50) as u32, random(3_500) as u32);
+                let (low, high) = (random.random_range(0..50), random.random_range(0..3_500));
                 let inside = |&&(working_set, _): &&(u32, ReplicaId)| (low..high).contains(&working_set);
                 let some = |entries: Vec<(u32, ReplicaId)>| entries.into_iter().take(5).collect::<Vec<_>>();
                 let known: Vec<_> = set.iter().filter(inside).copied().collect();

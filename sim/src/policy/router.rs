@@ -44,19 +44,12 @@ pub enum Load {
 }
 
 impl Load {
-    /// Smaller is less loaded.
+    /// Of a replica that takes requests: smaller is less loaded.
     fn of(self, fleet: &Fleet<'_>, replica: ReplicaId) -> (u64, u64) {
+        // Asked apart, so that a share that nobody reads is not worked out.
         match self {
-            Load::Requests => (u64::from(fleet.working_set(replica)), 0),
-            Load::Waiting => {
-                let counts = fleet.counts(replica);
-                (u64::from(counts.waiting), u64::from(counts.running))
-            }
-            Load::Kv => {
-                let share = kv_used(fleet, replica);
-                // Positive floats are ordered as their bits are.
-                (share.to_bits(), u64::from(fleet.working_set(replica)))
-            }
+            Load::Kv => self.bound(&fleet.bounds_of(replica, true)),
+            Load::Requests | Load::Waiting => self.bound(&fleet.bounds_of(replica, false)),
         }
     }
 
@@ -65,6 +58,7 @@ impl Load {
         match self {
             Load::Requests => (u64::from(bounds.working_set_min), 0),
             Load::Waiting => (u64::from(bounds.waiting_min), u64::from(bounds.running_min)),
+            // Positive floats are ordered as their bits are.
             Load::Kv => (bounds.kv_share_min.to_bits(), u64::from(bounds.working_set_min)),
         }
     }
@@ -77,12 +71,7 @@ fn has_blocks(fleet: &Fleet<'_>, replica: ReplicaId, blocks: u64) -> bool {
         && u64::from(fleet.signals(replica).kv_blocks_uncommitted()) >= blocks
 }
 
-/// The share of a replica's KV blocks that are in use or promised to its queue.
-fn kv_used(fleet: &Fleet<'_>, replica: ReplicaId) -> f64 {
-    fleet.signals(replica).kv_share(fleet.settings(replica).kv_blocks)
-}
-
-/// The least loaded of some replicas, by a look at each; ties to the lowest id.
+/// The least loaded of some replicas that take requests, by a look at each; ties to the lowest id.
 fn least_of(fleet: &Fleet<'_>, load: Load, replicas: impl Iterator<Item = ReplicaId>) -> Option<ReplicaId> {
     replicas.min_by_key(|&replica| (load.of(fleet, replica), replica))
 }

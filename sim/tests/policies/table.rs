@@ -73,6 +73,7 @@ fn impossible_tunables_are_refused_by_name() {
     refused::<router::Scorers>("lora-affinity = inf", "lora-affinity");
     refused::<batcher::PrefillFirst>("watermark = -0.1", "watermark");
     refused::<batcher::StaticConsecutive>("gc_cost = \"1ms\"", "gc_every");
+    refused::<batcher::StaticConsecutive>("gc_every = 1\ngc_cost = \"61m\"", "longer than 1h");
     refused::<batcher::Punica>("faults = [\"single-segment-decode\", \"single-segment-decode\"]", "faults");
     refused::<evictor::SizeAware>("size = -1", "size");
     refused::<evictor::Pinned>("ids = [1]\nrest = { size-aware = { recency = -1 } }", "recency");

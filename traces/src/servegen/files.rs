@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::error::{Place, TraceError, quoted};
+use crate::error::{Place, Position, TraceError, quoted};
 use crate::input::{Content, Source};
 use crate::servegen::{Bucket, Client, Gaps, Histogram, Window};
 
@@ -124,13 +124,15 @@ fn windows(path: &Path, text: &str) -> Result<(Vec<Window>, f64, f64), TraceErro
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
     let mut windows = Vec::new();
     let mut starts: Vec<f64> = Vec::new();
+    let mut above: Option<(Box<str>, Position)> = None;
     for record in reader.records() {
         let record = record.map_err(|error| TraceError::Malformed {
             place: Place::file(path),
             problem: error.to_string(),
             advice: "fetch the archive again".into(),
         })?;
-        let place = Place::line(path, record.position().map_or(1, csv::Position::line));
+        let position = Position::Line(record.position().map_or(1, csv::Position::line));
+        let place = Place { file: path.to_owned(), position: Some(position) };
         if record.len() != 6 {
             return Err(TraceError::Malformed {
                 place,
@@ -149,9 +151,12 @@ fn windows(path: &Path, text: &str) -> Result<(Vec<Window>, f64, f64), TraceErro
             })
         };
         let start_s = number(0, "start")?;
-        if starts.last().is_some_and(|before| *before >= start_s) {
-            let (now, before) = (start_s.to_string(), starts[starts.len() - 1].to_string());
-            return Err(TraceError::Unsorted { place, now, before });
+        let start = (quoted(&record[0]).into(), position);
+        match above.replace(start.clone()) {
+            Some((before, above)) if starts.last().is_some_and(|before| *before >= start_s) => {
+                return Err(TraceError::Unsorted { place, now: start.0, before, above });
+            }
+            _ => {}
         }
         starts.push(start_s);
         let (rate, shape) = (number(1, "rate")?, number(4, "shape")?);

@@ -8,7 +8,7 @@ use aril_sim::time::Span;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::cell::date_ps;
+use crate::cell::{date_ps, date_text};
 use crate::choice::{choice, or_its_name};
 use crate::format::{Columns, Format};
 use crate::lengths::Length;
@@ -63,14 +63,7 @@ impl fmt::Display for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Start::After(span) => span.fmt(f),
-            Start::Date(ps) => {
-                let ns = (ps.rem_euclid(1_000_000_000_000) / 1_000) as u32;
-                let seconds = i64::try_from(ps.div_euclid(1_000_000_000_000)).unwrap_or(i64::MAX);
-                match chrono::DateTime::from_timestamp(seconds, ns) {
-                    Some(date) => f.write_str(&date.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)),
-                    None => write!(f, "{ps}ps"),
-                }
-            }
+            Start::Date(ps) => f.write_str(&date_text(*ps)),
         }
     }
 }

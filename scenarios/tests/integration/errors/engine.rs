@@ -250,3 +250,17 @@ fn slots_that_the_host_has_no_adapters_for_are_told_at_what_says_how_many_the_ho
   = help: set `max_cpu_loras` to 38 or more, or `gpu_adapters` to fewer slots"#,
     );
 }
+
+#[test]
+fn a_link_that_takes_days_to_begin_is_refused() {
+    changed(
+        r#"max_num_seqs = 8"#,
+        r#"max_num_seqs = 8
+host_link = { figures = { latency = "2d", gigabytes_per_second = 20.0 } }"#,
+        r#"error: `engine.aril.host_link`: no link takes 2d to begin: at most 1h
+  --> s.toml:16:1
+   |
+16 | host_link = { figures = { latency = "2d", gigabytes_per_second = 20.0 } }
+   | ^^^^^^^^^"#,
+    );
+}

@@ -1,6 +1,6 @@
 //! Traffic that cannot be, and traces that are broken.
 
-use super::changed;
+use super::{changed, refused};
 use crate::integration::bench::Bench;
 
 #[test]
@@ -178,4 +178,76 @@ fn rates_and_waits_that_cannot_be_meant_are_refused() {
         assert!(done.err.starts_with(&format!("error: {message}")), "{set}: {}", done.err);
         assert!(done.err.contains("^\n  = help: "), "{set}: {}", done.err);
     }
+}
+
+#[test]
+fn traffic_that_lasts_longer_than_a_run_can_is_refused_where_it_says_so() {
+    changed(
+        r#"requests = 60"#,
+        r#"window = { duration = "201d" }"#,
+        r#"error: `traffic.window.duration`: 201d is longer than the 200d that a run can last
+ --> s.toml:8:23
+  |
+8 | window = { duration = "201d" }
+  |                       ^^^^^^
+  = help: make it shorter"#,
+    );
+    changed(
+        r#"rate = 4.0 } }
+requests = 60"#,
+        r#"rate = 0.000001 } }
+requests = 60"#,
+        r#"error: `traffic.requests`: 60 requests at this rate arrive over more than the 200d that a run can last
+ --> s.toml:8:12
+  |
+8 | requests = 60
+  |            ^^
+  = help: offer fewer, or raise the rate"#,
+    );
+    changed(
+        r#"requests = 60"#,
+        r#"requests = 600
+rate_scale = 0.000001"#,
+        r#"error: `traffic.rate_scale`: 0.000001 stretches the traffic over more than the 200d that a run can last
+ --> s.toml:9:14
+  |
+9 | rate_scale = 0.000001
+  |              ^^^^^^^^
+  = help: choose a larger one, or a shorter window"#,
+    );
+    let bench = Bench::changed("arrivals = { poisson = { rate = 4.0 } }\nrequests = 60", "trace = \"t.csv\"");
+    bench.write("t.csv", "arrival,input_tokens,output_tokens\n0,9,9\n17280001,9,9\n");
+    refused(
+        &bench,
+        r#"error: `traffic.trace`: its requests arrive over more than the 200d that a run can last
+ --> s.toml:7:9
+  |
+7 | trace = "t.csv"
+  |         ^^^^^^^
+  = help: cut it with a window, such as `window = { duration = "1h" }`"#,
+    );
+}
+
+#[test]
+fn a_duration_or_a_horizon_beyond_the_clock_is_refused() {
+    changed(
+        r#"requests = 60"#,
+        r#"window = { duration = "30000d" }"#,
+        r#"error: `traffic.window.duration`: `30000d` is longer than 213 days, where the clock of a run ends
+ --> s.toml:8:23
+  |
+8 | window = { duration = "30000d" }
+  |                       ^^^^^^^^"#,
+    );
+    changed(
+        r#"name = "small""#,
+        r#"name = "small"
+horizon = "213d""#,
+        r#"error: `horizon`: no run can last 213d
+ --> s.toml:2:11
+  |
+2 | horizon = "213d"
+  |           ^^^^^^
+  = help: write 200d or less"#,
+    );
 }

@@ -50,6 +50,9 @@ impl Default for StaticConsecutive {
     }
 }
 
+/// Beyond it, it is a slip, and a few steps fill the clock of a run.
+const GC_COST_MAX: Span = Span::from_secs(3_600);
+
 impl Tunable for StaticConsecutive {
     const SOURCE: &'static str = "Punica artifact, benchmarks/bench_textgen_lora.py: hf, ds, ft_backbone";
     const SUMMARY: &'static str = "a fixed batch of consecutive requests with one adapter, until its longest is done";
@@ -59,6 +62,12 @@ impl Tunable for StaticConsecutive {
             return Err(
                 "`gc_cost` is set and `gc_every` is 0: say after how many decode steps memory is collected".to_owned()
             );
+        }
+        if self.gc_cost > GC_COST_MAX {
+            return Err(format!(
+                "`gc_cost` is {}: no collection of memory takes longer than {GC_COST_MAX}",
+                self.gc_cost
+            ));
         }
         Ok(())
     }
