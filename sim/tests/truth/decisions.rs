@@ -1,52 +1,23 @@
 //! Routers that read indexes choose whom a look at every replica would choose, and draw the same random numbers.
+//!
+//! Each case is also a run in which many steps at once must be the same steps. One that fails is shrunk and kept, as in `differential`.
 
 use std::ops::Range;
 
-use aril_sim::conformance::{RandomPolicies, Scenario, Terrain};
+use aril_sim::conformance::shrink;
+use aril_sim::fleet::Fleet;
+use aril_sim::policy::router::LeastLoaded;
+use aril_sim::policy::{Asked, Route, Router};
 use aril_sim::random::{self, Stream};
-use aril_sim::settings::ReplicaSettings;
-use aril_sim::time::Span;
-use aril_sim::workload::RequestId;
-use rand::Rng;
 
-use super::differential::soak_seeds;
+use super::case::Case;
+use super::differential::{check, soak_seeds};
 use super::rules::Rule;
 use super::twins::{Compared, Counts, with_twins};
 
-/// A scenario with as many replicas as that, set each as another scenario has them, and its requests several times.
-fn fleet_of(seed: u64, random: &mut Stream) -> Scenario {
-    let mut scenario = Scenario::draw(seed, Terrain::Any);
-    // Few fleets are large: one look at everybody a choice takes its time.
-    let most = if random.next_u32().is_multiple_of(8) { 120 } else { 40 };
-    let replicas = 1 + random.next_u32() % most;
-    let alike = random.next_u32().is_multiple_of(2);
-    let own = |id: u32| -> ReplicaSettings {
-        let other = Scenario::draw(seed * 1_000 + u64::from(if alike { id % 2 } else { id }), Terrain::Any);
-        other.settings.replicas[0].clone()
-    };
-    let is_on = |id: u32, random: &mut Stream| id == 0 || !random.next_u32().is_multiple_of(4);
-    scenario.settings.replicas =
-        (0..replicas).map(|id| ReplicaSettings { starts_on: is_on(id, random), ..own(id) }).collect();
-    let times = 1 + random.next_u32() % 6;
-    let each = scenario.offered.iter().flat_map(|offered| (0..times).map(|_| offered.clone()));
-    scenario.offered = each.collect();
-    for (id, offered) in (0..).map(RequestId).zip(&mut scenario.offered) {
-        offered.request.id = id;
-    }
-    scenario
-}
-
 fn compare(seeds: Range<u64>) -> Compared {
     let counts = Counts::default();
-    for seed in seeds {
-        let mut random = random::stream(seed, "decisions");
-        let mut scenario = fleet_of(seed, &mut random);
-        scenario.settings.signals_interval =
-            if seed % 3 == 0 { scenario.unit * u64::from(1 + random.next_u32() % 60) } else { Span::ZERO };
-        let policies = RandomPolicies::draw(&mut random, scenario.unit);
-        let policies = with_twins(&policies, &Rule::draw(&mut random), Rule::router, &counts);
-        let _ = scenario.run(&policies, seed % 2 == 0, &mut ());
-    }
+    check(seeds.map(Case::of_choices), |case| case.fails_counted(&counts));
     std::mem::take(&mut *counts.lock().unwrap())
 }
 
@@ -58,7 +29,48 @@ fn soak_of_choices() {
 
 #[test]
 fn indexes_choose_as_a_look_at_every_replica_does() {
-    let compared = compare(0..1_500);
-    assert!(compared.choices > 20_000 && compared.reduced > 5_000 && compared.drawn > 1_000, "{compared:?}");
-    assert!(compared.of_rule.iter().all(|&choices| choices > 2_000), "{compared:?}");
+    let compared = compare(0..800);
+    assert!(compared.choices > 40_000 && compared.reduced > 30_000 && compared.drawn > 5_000, "{compared:?}");
+    assert!(compared.of_rule.iter().all(|&choices| choices > 3_000), "{compared:?}");
+}
+
+#[test]
+fn a_rule_in_a_file_is_the_same_rule() {
+    let mut random = random::stream(1, "rules");
+    for rule in std::iter::repeat_with(|| Rule::draw(&mut random)).take(1_000) {
+        let text = toml::to_string(&rule).expect("a rule is a table");
+        assert_eq!(toml::from_str::<Rule>(&text), Ok(rule), "{text}");
+    }
+}
+
+/// As if an index had those who are busy in the wrong order: the last of the least loaded comes first.
+struct LastOfTheLeast;
+
+impl Router for LastOfTheLeast {
+    fn route(&mut self, _: &Asked<'_>, fleet: &Fleet<'_>, _: &mut Stream) -> Route {
+        let mut all = fleet.by_working_set();
+        let Some((least, first)) = all.next() else { return Route::Hold };
+        let last = all.take_while(|&(working_set, _)| working_set == least && least > 0).last();
+        Route::To(last.map_or(first, |(_, last)| last))
+    }
+}
+
+fn fails_by_order(case: &Case) -> Option<String> {
+    let rule = case.rule.as_ref()?;
+    case.fails_under(&with_twins(&case.policies, rule, |_| Box::new(LastOfTheLeast), &Counts::default()))
+}
+
+#[test]
+fn another_choice_is_found_made_small_and_kept() {
+    let rule = || Some(Rule::LeastLoaded(LeastLoaded::default()));
+    let cases = (1..).map(|seed| Case { rule: rule(), ..Case::of_choices(seed) });
+    let mut large = cases.filter(|case| case.scenario.settings.replicas.len() >= 30);
+    let (found, told) = large.find_map(|case| fails_by_order(&case).map(|told| (case, told))).expect("one is told");
+    let (small, told) = shrink(found, told, Case::smaller, fails_by_order);
+    let size = (small.scenario.settings.replicas.len(), small.scenario.offered.len());
+    assert_eq!(size, (2, 3), "both are busy, and somebody comes");
+    assert!(told.contains("by a look at every replica"), "{told}");
+    let back = Case::of_toml(&small.to_toml());
+    assert_eq!(back, small);
+    assert_eq!(fails_by_order(&back), Some(told));
 }

@@ -1,4 +1,4 @@
-//! Built-in routers that read an index: which one, and how it is set. What they should choose is in `look`.
+//! Built-in routers that read an index: which one, how it is set, and how it is made simpler. What they should choose is in `look`.
 
 mod look;
 
@@ -7,11 +7,16 @@ use aril_sim::policy::router::{
     AffinityHard, AffinitySoft, Assignment, Dedicated, LeastLoaded, Load, Picker, PunicaArtifact, PunicaPaper, Scorers,
 };
 use aril_sim::random::Stream;
-use look::Look;
 use rand::Rng;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use look::Look;
 
 /// A router that no run has used yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Rule {
     LeastLoaded(LeastLoaded),
     Dedicated(Dedicated),
@@ -20,6 +25,13 @@ pub(super) enum Rule {
     PunicaPaper(PunicaPaper),
     PunicaArtifact(PunicaArtifact),
     Scorers(Scorers),
+}
+
+/// Routers cannot be compared; what they print is all that they are, with every digit.
+impl PartialEq for Rule {
+    fn eq(&self, other: &Rule) -> bool {
+        format!("{self:?}") == format!("{other:?}")
+    }
 }
 
 impl Rule {
@@ -81,6 +93,21 @@ impl Rule {
         }
     }
 
+    /// Rules that are each a little simpler.
+    pub(super) fn smaller(&self) -> Vec<Rule> {
+        let mut all = match self {
+            Rule::LeastLoaded(rule) => plainer(rule, Rule::LeastLoaded),
+            Rule::Dedicated(rule) => plainer(rule, Rule::Dedicated),
+            Rule::AffinityHard(rule) => plainer(rule, Rule::AffinityHard),
+            Rule::AffinitySoft(rule) => plainer(rule, Rule::AffinitySoft),
+            Rule::PunicaPaper(rule) => plainer(rule, Rule::PunicaPaper),
+            Rule::PunicaArtifact(rule) => plainer(rule, Rule::PunicaArtifact),
+            Rule::Scorers(rule) => lighter(rule),
+        };
+        all.retain(|smaller| smaller != self);
+        all
+    }
+
     /// The built-in router.
     pub(super) fn router(&self) -> Box<dyn Router> {
         match self.clone() {
@@ -98,4 +125,37 @@ impl Rule {
     pub(super) fn look(&self) -> Box<dyn Router> {
         Box::new(Look::of(self.clone()))
     }
+}
+
+/// With one tunable as it is by default.
+fn plainer<T: Default + Serialize + DeserializeOwned>(rule: &T, of: fn(T) -> Rule) -> Vec<Rule> {
+    let table = |rule: &T| Table::try_from(rule).expect("a router is a table");
+    let (own, plain) = (table(rule), table(&T::default()));
+    let others = plain.into_iter().filter(|(tunable, value)| own[tunable] != *value);
+    let with = |(tunable, value)| {
+        let mut plainer = own.clone();
+        plainer.insert(tunable, value);
+        of(plainer.try_into().expect("a router with a default is a router"))
+    };
+    others.map(with).collect()
+}
+
+/// With a scorer less while one is left, with a weight of 1, or with the highest score.
+fn lighter(rule: &Scorers) -> Vec<Rule> {
+    let weights: [fn(&mut Scorers) -> &mut f64; 5] = [
+        |rule| &mut rule.queue,
+        |rule| &mut rule.kv_utilization,
+        |rule| &mut rule.lora_affinity,
+        |rule| &mut rule.residency,
+        |rule| &mut rule.load,
+    ];
+    let scorers = || weights.into_iter().filter(|weight| *weight(&mut rule.clone()) > 0.0);
+    let least = if scorers().count() > 1 { 0.0 } else { 1.0 };
+    let mut all = vec![Scorers { picker: Picker::MaxScore, ..rule.clone() }];
+    for (weight, value) in scorers().flat_map(|weight| [(weight, least), (weight, 1.0)]) {
+        let mut lighter = rule.clone();
+        *weight(&mut lighter) = value;
+        all.push(lighter);
+    }
+    all.into_iter().map(Rule::Scorers).collect()
 }
