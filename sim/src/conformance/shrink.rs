@@ -1,5 +1,7 @@
 //! Makes a failing case as small as it can be while it still fails.
 
+use std::ops::Range;
+
 use crate::conformance::prices::{Promise, ToyPrices};
 use crate::conformance::random::RandomPolicies;
 use crate::conformance::scenario::Scenario;
@@ -33,21 +35,19 @@ pub fn shrink<T, F>(
     }
 }
 
+/// Halves of so many, quarters, and so on, down to each alone; never all of them.
+fn parts(count: usize) -> impl Iterator<Item = Range<usize>> {
+    let sizes = std::iter::successors(Some(count / 2), |size| Some(size / 2)).take_while(|&size| size > 0);
+    sizes.flat_map(move |size| (0..count).step_by(size).map(move |from| from..(from + size).min(count)))
+}
+
 impl Scenario {
     /// Cases that are each a little simpler, the boldest first.
     pub fn smaller(&self) -> Vec<Scenario> {
-        let mut all = Vec::new();
-        let count = self.offered.len();
-        let mut size = count / 2;
-        while size > 0 {
-            for from in (0..count).step_by(size) {
-                all.push(self.without(from..(from + size).min(count)));
-            }
-            size /= 2;
-        }
-        if self.settings.replicas.len() > 1 {
-            all.push(self.with(|s| s.settings.replicas.truncate(s.settings.replicas.len() - 1)));
-        }
+        let fewer_requests = parts(self.offered.len()).map(|gone| self.without(gone));
+        let replicas = parts(self.settings.replicas.len());
+        let fewer_replicas = replicas.map(|gone| self.with(|s| drop(s.settings.replicas.drain(gone))));
+        let mut all: Vec<Scenario> = fewer_requests.chain(fewer_replicas).collect();
         self.simpler_settings(&mut all);
         self.simpler_replicas(&mut all);
         self.simpler_requests(&mut all);
@@ -61,7 +61,7 @@ impl Scenario {
         scenario
     }
 
-    fn without(&self, gone: std::ops::Range<usize>) -> Scenario {
+    fn without(&self, gone: Range<usize>) -> Scenario {
         self.with(|scenario| {
             scenario.offered.drain(gone);
             for (id, offered) in scenario.offered.iter_mut().enumerate() {

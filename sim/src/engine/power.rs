@@ -66,7 +66,6 @@ impl Engine<'_, '_> {
     pub(super) fn set_power(&mut self, r: usize, power: Power) {
         self.replicas[r].power = power;
         self.board.power(&self.replicas[r]);
-        self.board.publish_adapters(&mut self.replicas[r]);
         self.publish(r);
         self.observer.observe(self.now, &Fact::Power { replica: ReplicaId(r as u32), power });
     }

@@ -96,7 +96,7 @@ impl Board {
     }
 
     /// What entered and left the GPU memory of the replica is indexed, if anybody reads the index.
-    pub(crate) fn publish_adapters(&mut self, replica: &mut Replica) {
+    fn publish_adapters(&mut self, replica: &mut Replica) {
         let changes = replica.residency.changes.drain(..);
         let Some(holders) = self.holders.get_mut() else { return };
         for (adapter, entered) in changes {

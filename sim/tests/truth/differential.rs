@@ -12,25 +12,25 @@ use aril_sim::time::Time;
 
 use super::case::Case;
 
-fn check(seeds: impl IntoIterator<Item = u64>) {
-    for seed in seeds {
-        let case = Case::draw(seed);
-        if let Some(problem) = case.fails() {
-            let (case, problem) = shrink(case, problem, Case::smaller, Case::fails);
-            panic!("seed {seed}: {problem}\nshrunk to {}", case.keep(&problem).display());
+/// Panics at the first that fails, shrunk and kept.
+pub(super) fn check(cases: impl IntoIterator<Item = Case>, fails: impl Fn(&Case) -> Option<String>) {
+    for case in cases {
+        if let Some(problem) = fails(&case) {
+            let (case, problem) = shrink(case, problem, Case::smaller, &fails);
+            panic!("seed {}: {problem}\nshrunk to {}", case.scenario.seed, case.keep(&problem).display());
         }
     }
 }
 
 #[test]
 fn many_steps_at_once_are_the_same_steps_and_the_books_balance() {
-    check(1..=4_000);
+    check((1..=4_000).map(Case::draw), Case::fails);
 }
 
 #[test]
 #[ignore = "a soak for idle hours: set ARIL_SOAK_SEEDS=from..to"]
 fn soak() {
-    check(soak_seeds());
+    check(soak_seeds().map(Case::draw), Case::fails);
 }
 
 /// Those that `ARIL_SOAK_SEEDS` says.

@@ -74,7 +74,7 @@ fn scenario(replicas: Vec<ReplicaSettings>, prices: ToyPrices, asks: &[Asks]) ->
 
 /// The run is the same step by step, and its books balance.
 fn holds(scenario: &Scenario, policies: &RandomPolicies) {
-    let case = Case { scenario: scenario.clone(), policies: policies.clone() };
+    let case = Case { rule: None, policies: policies.clone(), scenario: scenario.clone() };
     assert_eq!(case.fails(), None);
 }
 

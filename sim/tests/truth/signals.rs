@@ -226,6 +226,12 @@ impl Router for Forgetful {
         let tick = fleet.now().as_ps() / self.interval.as_ps();
         let on_tick = fleet.now().as_ps().is_multiple_of(self.interval.as_ps());
         let seen: Vec<Signals> = (0..fleet.len() as u32).map(|id| fleet.signals(ReplicaId(id))).collect();
+        // Two ways to ask for the same: neither knows what the other does not.
+        if let Some(adapter) = asked.request.adapter {
+            let holds = |&id: &ReplicaId| fleet.adapter(id, adapter) >= AdapterSignal::Resident;
+            let holders: Vec<ReplicaId> = (0..fleet.len() as u32).map(ReplicaId).filter(holds).collect();
+            assert_eq!(fleet.holders(adapter), holders, "{adapter:?}, at {}", fleet.now());
+        }
         if !on_tick {
             if tick == self.tick {
                 assert_eq!(seen, self.seen, "signals change between ticks, at {}", fleet.now());
@@ -246,7 +252,9 @@ fn with_delay_routers_see_what_was_true_at_the_last_tick() {
         let interval = scenario.unit * 97;
         scenario.settings.signals_interval = interval;
         let shared = Arc::clone(&stale);
-        let policies = with_router(&RandomPolicies::plain(seed), move |inner| {
+        let scaler_period = (seed % 2 == 0).then(|| scenario.unit * 33);
+        let policies = RandomPolicies { scaler_period, ..RandomPolicies::plain(seed) };
+        let policies = with_router(&policies, move |inner| {
             let stale = Arc::clone(&shared);
             Box::new(Forgetful { interval, tick: u64::MAX, seen: Vec::new(), stale, inner })
         });
