@@ -52,7 +52,7 @@ struct Tables {
     /// many.
     lora_few_rows: (f64, f64),
     /// And of few, for each row.
-    lora_few_row: f64,
+    lora_few_row: (f64, f64),
     few_rows: u32,
     lora_rows: (f64, f64),
     /// The same in one with a prompt.
@@ -255,7 +255,7 @@ impl Tables {
             layers: layers * scale,
             gap_us: profile.whole_step.us,
             lora_few_rows: lora_of(0),
-            lora_few_row: overlap.map_or(0.0, |few| few.us_per_layer_row * layers),
+            lora_few_row: overlap.map_or((0.0, 0.0), |few| (few.scale_row, few.us_per_layer_row * layers)),
             few_rows: overlap.map_or(0, |few| few.rows_max),
             lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
@@ -291,8 +291,8 @@ impl Tables {
         let host = host.unwrap_or_else(|| self.host.sequences_us(sequences));
         let host = self.host.beyond_us(host, prompts, prompt_tokens, segments);
         let (lora_scale, gap_lora_us) = if rows <= self.few_rows {
-            let (scale, us) = self.lora_few_rows;
-            (scale, us + self.lora_few_row * f64::from(rows))
+            let (none, row, rows) = (self.lora_few_rows, self.lora_few_row, f64::from(rows));
+            (none.0 + row.0 * rows, none.1 + row.1 * rows)
         } else {
             self.lora_rows
         };

@@ -144,6 +144,7 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
         lora(&|s| s.lora_us, true),
         lora(&|s| flag(s.lora), true),
         lora(&|s| if apart { flag(s.lora) * s.rows } else { 0.0 }, true),
+        lora(&|s| if apart { s.lora_us * s.rows } else { 0.0 }, true),
         samples.iter().map(|s| flag(s.prompt) / s.us).collect(),
         samples.iter().map(|s| flag(s.mixed) / s.us).collect(),
         samples.iter().map(|s| s.prompts_us / s.us).collect(),
@@ -175,14 +176,15 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
         lora_few_rows: apart.then(|| LoraOverlap {
             rows_max: few_rows,
             scale: scale_of(x[3]),
+            scale_row: x[6] / (1.0 + x[0]),
             us_per_layer: x[4],
             us_per_layer_row: x[5],
         }),
-        prompt_scale: scale_of(x[8]),
-        us_per_layer_prompt: x[6],
-        us_per_layer_mixed: x[7],
+        prompt_scale: scale_of(x[9]),
+        us_per_layer_prompt: x[7],
+        us_per_layer_mixed: x[8],
         rows: knots,
         us_per_layer_by_rows: x[by_rows..].to_vec(),
     };
-    (whole, x[9])
+    (whole, x[10])
 }

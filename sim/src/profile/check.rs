@@ -148,6 +148,7 @@ impl Profile {
         }
         if let Some(few) = &whole.lora_few_rows {
             above_zero("lora_few_rows.scale", few.scale)?;
+            above_zero("lora_few_rows.scale_row", few.scale + few.scale_row * f64::from(few.rows_max))?;
             finite("lora_few_rows.us_per_layer", few.us_per_layer)?;
             finite("lora_few_rows.us_per_layer_row", few.us_per_layer_row)?;
         }

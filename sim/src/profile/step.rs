@@ -86,6 +86,9 @@ pub struct LoraOverlap {
     pub rows_max: u32,
     /// As [`WholeStep::lora_scale`].
     pub scale: f64,
+    /// The same, beyond it, for each row: the more rows, the more of the adapters hides beside the products.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub scale_row: f64,
     /// As [`WholeStep::us_per_layer_lora`].
     pub us_per_layer: f64,
     /// The same, once a layer and row.
@@ -136,7 +139,10 @@ impl WholeStep {
     /// The scale of adapters and what they take once a layer, in a step of so many rows.
     pub fn lora(&self, rows: u32) -> (f64, f64) {
         match self.lora_few_rows {
-            Some(few) if rows <= few.rows_max => (few.scale, few.us_per_layer + few.us_per_layer_row * f64::from(rows)),
+            Some(few) if rows <= few.rows_max => {
+                let rows = f64::from(rows);
+                (few.scale + few.scale_row * rows, few.us_per_layer + few.us_per_layer_row * rows)
+            }
             _ => (self.lora_scale, self.us_per_layer_lora),
         }
     }
