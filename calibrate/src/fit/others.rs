@@ -133,13 +133,12 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
     let told = |want_few: bool| samples.iter().filter(|s| s.lora && few(s) == want_few).count() >= APART_LEAST;
     // Beside a product and behind it adapters are two things, where both were seen often enough.
     let apart = few_rows > 0 && told(true) && told(false);
-    let with_adapters = samples.iter().filter(|sample| sample.lora).count() >= 20;
     let lora = |of: &dyn Fn(&StepSample) -> f64, want_few: bool| -> Vec<f64> {
         samples.iter().map(|s| if (apart && few(s)) == want_few { of(s) / s.us } else { 0.0 }).collect()
     };
     let mut columns: Vec<Vec<f64>> = vec![
         samples.iter().map(|s| s.parts_us / s.us).collect(),
-        lora(&|s| if with_adapters { s.lora_us } else { 0.0 }, false),
+        // Behind a product adapters overlap with nothing: what they take alone, and a gap.
         lora(&|s| flag(s.lora), false),
         lora(&|s| s.lora_us, true),
         lora(&|s| flag(s.lora), true),
@@ -171,20 +170,20 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
         scale: 1.0 + x[0],
         us: 0.0,
         us_per_layer: 0.0,
-        lora_scale: scale_of(x[1]),
-        us_per_layer_lora: x[2],
+        lora_scale: 1.0,
+        us_per_layer_lora: x[1],
         lora_few_rows: apart.then(|| LoraOverlap {
             rows_max: few_rows,
-            scale: scale_of(x[3]),
-            scale_row: x[6] / (1.0 + x[0]),
-            us_per_layer: x[4],
-            us_per_layer_row: x[5],
+            scale: scale_of(x[2]),
+            scale_row: x[5] / (1.0 + x[0]),
+            us_per_layer: x[3],
+            us_per_layer_row: x[4],
         }),
-        prompt_scale: scale_of(x[9]),
-        us_per_layer_prompt: x[7],
-        us_per_layer_mixed: x[8],
+        prompt_scale: scale_of(x[8]),
+        us_per_layer_prompt: x[6],
+        us_per_layer_mixed: x[7],
         rows: knots,
         us_per_layer_by_rows: x[by_rows..].to_vec(),
     };
-    (whole, x[10])
+    (whole, x[9])
 }
