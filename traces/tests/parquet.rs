@@ -50,3 +50,44 @@ fn a_column_of_a_type_that_no_trace_has_is_refused_by_its_name_where_it_is_asked
         assert!(error.contains(&format!("a value of type {found}")), "{error}");
     }
 }
+
+/// A count that is damaged asks for more memory than there is, and that is no panic that could be caught.
+#[test]
+fn no_byte_that_is_damaged_ends_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let damaged = folder.path().join("damaged.parquet");
+    for name in FILES {
+        let good = std::fs::read(path(name)).unwrap();
+        let mut refused = 0;
+        for at in 0..good.len() {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x80;
+            std::fs::write(&damaged, bytes).unwrap();
+            refused += usize::from(read(&damaged, None, &Columns::default(), &ReadOptions::default()).is_err());
+        }
+        assert!(5 * refused > good.len(), "{name}: only {refused} of {} are noticed", good.len());
+    }
+}
+
+#[test]
+fn pages_that_count_otherwise_than_their_column_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let damaged = folder.path().join("damaged.parquet");
+    let good = std::fs::read(path(FILES[1])).unwrap();
+    let said: std::collections::BTreeSet<String> = (0..good.len())
+        .filter_map(|at| {
+            let mut bytes = good.clone();
+            // Counts are written as twice their value, so this is one more or one less.
+            bytes[at] ^= 2;
+            std::fs::write(&damaged, bytes).unwrap();
+            read(&damaged, None, &Columns::default(), &ReadOptions::default()).err().map(|error| error.to_string())
+        })
+        .collect();
+    for problem in [
+        "its row groups have another number of rows than the file",
+        "a column has another number of values than its row group has rows",
+        "a page has more values than its column",
+    ] {
+        assert!(said.iter().any(|text| text.contains(problem)), "{problem}: {said:#?}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Parquet: only the columns that are asked for, whatever types stand beside them.
 
+mod counts;
+
 use std::borrow::Cow;
 use std::cell::Cell as Flag;
 use std::io::Cursor;
@@ -51,10 +53,11 @@ impl Parquet {
         if wanted.is_empty() {
             return Ok(());
         }
-        let names = wanted.iter().map(|column| self.columns[*column].clone()).collect();
+        let names: Vec<String> = wanted.iter().map(|column| self.columns[*column].clone()).collect();
         let metadata = if plain { stored(&self.metadata, wanted, &self.columns) } else { self.metadata.clone() };
         let bytes = Cursor::new(self.bytes.get_ref().as_slice());
         let mut frame = guarded(&self.file, || {
+            counts::agree(bytes.get_ref(), &metadata, &names.iter().map(String::as_str).collect())?;
             let mut reader = ParquetReader::new(bytes).with_columns(Some(names)).read_parallel(ParallelStrategy::None);
             reader.set_metadata(Arc::new(metadata));
             reader.finish()
