@@ -12,7 +12,7 @@ use zstd::bulk::Compressor;
 
 use super::validity::{Validity, all_equal};
 
-/// Pages are compressed where a sample of this length shrinks by a twentieth: packed numbers often have nothing left to take out.
+/// Pages are compressed where a sample of this length shrinks by a fifth: packed numbers often have little left to take out.
 const SAMPLE: usize = 1 << 14;
 
 /// What it takes to make the pages of one column.
@@ -106,7 +106,7 @@ pub(super) fn statistics(ends: Option<(Vec<u8>, Vec<u8>)>, nulls: usize) -> Parq
 fn shrunk(bytes: &[u8], compressor: &mut Compressor<'_>) -> io::Result<Option<Vec<u8>>> {
     let sample = &bytes[..bytes.len().min(SAMPLE)];
     let packed = compressor.compress(sample)?;
-    if packed.len() > sample.len() - sample.len() / 20 {
+    if packed.len() > sample.len() - sample.len() / 5 {
         return Ok(None);
     }
     if sample.len() == bytes.len() { Ok(Some(packed)) } else { compressor.compress(bytes).map(Some) }
