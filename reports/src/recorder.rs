@@ -126,7 +126,7 @@ impl Recorder {
         };
         Ok(Recorder {
             kept: KeptAll::in_folder(dir),
-            gaps: Gaps::new(&catalog, &settings),
+            gaps: Gaps::new(&settings, dir),
             occupancy: Occupancy::new(&settings),
             counts: Counts { loads_by_adapter: vec![0; catalog.adapters.len()], ..Counts::default() },
             series: TimeBins::new(series::LEN),
@@ -172,6 +172,7 @@ impl Recorder {
         let what = if kept.is_finished() { What::Finished } else { What::Failed };
         self.note(now, life.offered.request.id.0, what);
         self.books.end(&kept, life);
+        self.gaps.over(life.offered.request.id.0);
         self.kept.push(kept, &life.waits)?;
         let Some(tables) = &mut self.tables else { return Ok(()) };
         let times = Derived { ttft: kept.ttft(), tpot: kept.tpot(), e2e: kept.e2e(), good: kept.good };
@@ -179,7 +180,7 @@ impl Recorder {
     }
 
     fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
-        let tally = self.gaps.stretch(stretch, self.settings.warmup.as_ps());
+        let tally = self.gaps.stretch(stretch, self.settings.warmup.as_ps())?;
         self.books.emitted(tally.emitted(stretch.steps));
         self.stretches.push(stretch, tally);
         if let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.is_open()) {

@@ -117,7 +117,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     })?;
 
     let asked_tenants = most_tenants.iter().chain(&worst).copied();
-    let (gaps, asked) = gaps.finish(asked_tenants, most_adapters.iter().copied(), settings.slo.len(), class_of);
+    let (gaps, asked) = gaps.finish(asked_tenants, most_adapters.iter().copied(), classes, class_of)?;
     let itl = Latency::of_histogram(&gaps);
     let mut tenant_group = |id: &u32| {
         let mut group = shown_tenants.measure(*id, tenant_name(&catalog, *id), window_s);
@@ -146,10 +146,13 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         worst: worst.iter().map(&mut tenant_group).collect(),
         tenants: tenants.ranked().len(),
     };
-    let class_gaps = |index: usize| asked.classes.get(index).map(Latency::of_histogram).unwrap_or_default();
-    let measured_classes: Vec<(Counts, [Latency; 3])> = match only_class {
-        Some(class) => vec![class],
-        None => of_class.into_iter().map(|(counts, times)| (counts, times.latencies())).collect(),
+    let measured_classes: Vec<(Counts, [Latency; 3], Latency)> = match only_class {
+        Some((counts, times)) => vec![(counts, times, itl)],
+        None => of_class
+            .into_iter()
+            .zip(&asked.classes)
+            .map(|((counts, times), gaps)| (counts, times.latencies(), Latency::of_histogram(gaps)))
+            .collect(),
     };
 
     let metrics = RunMetrics {
@@ -164,8 +167,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
             .slo
             .iter()
             .zip(&measured_classes)
-            .enumerate()
-            .map(|(index, (class, (counts, times)))| class_metrics(class, counts, *times, class_gaps(index)))
+            .map(|(class, (counts, times, itl))| class_metrics(class, counts, *times, *itl))
             .collect(),
         ttft,
         tpot,

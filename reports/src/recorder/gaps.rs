@@ -1,11 +1,14 @@
 //! Gaps between consecutive output tokens, at a cost that follows stretches and rows, not tokens.
 
+use std::path::Path;
+
 use aril_sim::fact::{Row, Stretch};
 use aril_sim::time::Time;
-use aril_sim::workload::{Catalog, Offered};
+use aril_sim::workload::Offered;
 
-use super::group_gaps::{Asked, GROUPS_MAX, GroupGaps};
+use super::group_gaps::{Asked, GroupGaps};
 use super::tables::StepRow;
+use crate::ReportError;
 use crate::distribution::BITS;
 use crate::histogram::LogLinear;
 use crate::settings::RecorderSettings;
@@ -39,17 +42,22 @@ impl Tally {
 }
 
 impl Gaps {
-    pub(crate) fn new(catalog: &Catalog, settings: &RecorderSettings) -> Gaps {
-        let (tenants, adapters, replicas) =
-            (catalog.tenants.len(), catalog.adapters.len(), settings.replica_gpus.len());
-        let groups = (settings.gaps_by_group && tenants.max(adapters) <= GROUPS_MAX)
-            .then(|| GroupGaps::new(tenants, adapters, replicas));
+    /// What is too long for memory is kept in `folder`.
+    pub(crate) fn new(settings: &RecorderSettings, folder: &Path) -> Gaps {
+        let groups = settings.gaps_by_group.then(|| GroupGaps::new(settings.replica_gpus.len(), folder));
         Gaps { all: LogLinear::default(), groups }
     }
 
     pub(crate) fn arrived(&mut self, offered: &Offered) {
         if let Some(groups) = &mut self.groups {
             groups.arrived(offered.request.tenant.0);
+        }
+    }
+
+    /// A request gets no more tokens.
+    pub(crate) fn over(&mut self, request: u32) {
+        if let Some(groups) = &mut self.groups {
+            groups.over(request);
         }
     }
 
@@ -60,17 +68,17 @@ impl Gaps {
         adapters: impl Iterator<Item = u32>,
         classes: usize,
         class_of: impl Fn(u32) -> Option<usize>,
-    ) -> (LogLinear<BITS>, Asked) {
+    ) -> Result<(LogLinear<BITS>, Asked), ReportError> {
         let asked = match self.groups {
-            Some(groups) => groups.finish(tenants, adapters, classes, class_of),
-            None => Asked::default(),
+            Some(groups) => groups.finish(tenants, adapters, classes, class_of)?,
+            None => Asked { classes: vec![LogLinear::default(); classes], ..Asked::default() },
         };
-        (self.all, asked)
+        Ok((self.all, asked))
     }
 
     /// Looks at the rows of a stretch, whose gaps are counted unless it began before `from` (the end of the warm-up): those that rows
     /// have for themselves now, the others by [`Gaps::count`].
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, from: u64) -> Tally {
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, from: u64) -> Result<Tally, ReportError> {
         let counted = stretch.start.as_ps() >= from;
         let first_end = stretch.step_end(0).as_ps();
         let (going_on, previous) = stretch.rows.going_on();
@@ -109,11 +117,11 @@ impl Gaps {
         }
         if let Some(groups) = &mut self.groups {
             if counted {
-                groups.stretch(stretch, tally.emitting as usize);
+                groups.stretch(stretch, tally.emitting as usize)?;
             }
             groups.ended(stretch);
         }
-        tally
+        Ok(tally)
     }
 
     /// Counts the gaps that the rows of a stretch share.

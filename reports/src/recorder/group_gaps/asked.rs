@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::sums::{Sums, WINDOW, bucket_and_count};
-use super::{BUCKET_MASK, Counted, GroupGaps, Histogram, Stay};
-use crate::recorder::NONE;
+use super::chapter::{Chapter, Part, Stay};
+use super::sums::{Sums, WINDOW};
+use super::{BUCKET_MASK, GroupGaps, Histogram, NONE};
+use crate::ReportError;
 
 /// Gaps of the groups that were asked for.
 #[derive(Default)]
@@ -18,67 +19,67 @@ pub(crate) struct Asked {
 
 impl GroupGaps {
     /// The gaps of these tenants and adapters, and of so many classes of tenants; `class_of` tells a tenant's, if it has one.
+    ///
+    /// # Errors
+    /// What the file system refuses.
     pub(crate) fn finish(
         mut self,
         tenants: impl Iterator<Item = u32>,
         adapters: impl Iterator<Item = u32>,
         classes: usize,
         class_of: impl Fn(u32) -> Option<usize>,
-    ) -> Asked {
-        let mut counted = self.counted.take();
-        let mut take = |of: fn(&mut Counted) -> &mut Vec<Histogram>, id: u32| {
-            let counted = counted.as_mut().and_then(|counted| of(counted).get_mut(id as usize));
-            (id, counted.cloned().unwrap_or_default())
-        };
+    ) -> Result<Asked, ReportError> {
         let mut asked = Asked {
-            tenants: tenants.map(|id| take(|counted| &mut counted.tenants, id)).collect(),
-            adapters: adapters.map(|id| take(|counted| &mut counted.adapters, id)).collect(),
+            tenants: tenants.map(|id| (id, Histogram::default())).collect(),
+            adapters: adapters.map(|id| (id, Histogram::default())).collect(),
             classes: vec![Histogram::default(); classes],
         };
-        for (tenant, histogram) in (0..).zip(counted.iter().flat_map(|counted| &counted.tenants)) {
-            if let Some(class) = class_of(tenant).and_then(|class| asked.classes.get_mut(class)) {
-                class.merge(histogram);
-            }
-        }
         self.everybody_leaves();
-        let buckets = self.buckets();
-        let mut targets = Targets::new(&self, &mut asked, class_of, buckets.len());
-        let shares = targets.share_out(&self.stays, self.replicas.len());
-        for own in &self.own {
-            targets.each(own.tenant, own.adapter, |target| Gaps::Own(own.gap).add_to(target.histogram));
+        let logs = self.replicas.into_iter().map(|replica| replica.log).collect();
+        let last = Chapter { logs, stays: self.stays, own: self.own };
+        let mut count = |chapter: &Chapter| asked.count(chapter, &class_of, self.dense);
+        self.earlier.each(&mut count)?;
+        count(&last);
+        Ok(asked)
+    }
+}
+
+impl Asked {
+    /// Counts what a chapter has of those who are asked for.
+    fn count(&mut self, chapter: &Chapter, class_of: &dyn Fn(u32) -> Option<usize>, dense: usize) {
+        let buckets = chapter.buckets();
+        let mut targets = Targets::new(self, class_of, buckets.len());
+        let shares = targets.share_out(&chapter.stays, chapter.logs.len());
+        for own in &chapter.own {
+            targets.each(own.tenant, own.adapter, |target| target.histogram.record(own.gap, 1));
         }
         // One log after the other: each is near while it is read.
         let mut sums = Sums::new(buckets.clone());
-        for (index, replica) in self.replicas.iter().enumerate() {
-            targets.count(&replica.log, shares.of(index), &mut sums, self.dense);
+        for (replica, log) in chapter.logs.iter().enumerate() {
+            targets.count(log, shares.of(replica), &mut sums, dense);
         }
         targets.finish(buckets);
-        asked
     }
+}
 
+impl Chapter {
     /// From the least to the largest bucket of the logs, or a window that holds them.
     fn buckets(&self) -> Range<usize> {
-        let buckets = self.replicas.iter().flat_map(|replica| &replica.log).map(|entry| entry & BUCKET_MASK);
+        let buckets = self.logs.iter().flatten().map(|entry| entry & BUCKET_MASK);
         let (least, most) =
             buckets.fold((BUCKET_MASK, 0), |(least, most), bucket| (least.min(bucket), most.max(bucket)));
         let least = least.min(most) as usize;
         least..(most as usize + 1).max(least + WINDOW)
-    }
-
-    pub(super) fn shared(&self, stay: &Stay) -> Gaps<'_> {
-        let part = stay.part;
-        Gaps::Shared {
-            log: &self.replicas[part.replica as usize].log[part.from as usize..part.to as usize],
-            sum: stay.sum,
-        }
     }
 }
 
 /// The histograms that were asked for, and who counts to which.
 struct Targets<'a> {
     all: Vec<Target<'a>>,
-    /// Positions in `all` of the tenant's class, of each tenant and of each adapter, or [`NONE`].
-    class_of: Vec<u32>,
+    /// The class of a tenant, which come first in `all`.
+    class_of: &'a dyn Fn(u32) -> Option<usize>,
+    classes: usize,
+    /// Positions in `all` of each tenant and of each adapter, or [`NONE`].
     tenants: Vec<u32>,
     adapters: Vec<u32>,
 }
@@ -114,72 +115,9 @@ struct Shares {
 }
 
 impl Shares {
-    fn of(&self, replica: usize) -> &[Share] {
-        &self.all[self.starts[replica]..self.starts[replica + 1]]
-    }
-}
-
-/// Who uses an adapter?
-#[derive(Clone, Copy)]
-enum Users {
-    Nobody,
-    Tenant(u32),
-    Tenants,
-}
-
-impl<'a> Targets<'a> {
-    fn new(
-        gaps: &GroupGaps,
-        asked: &'a mut Asked,
-        class_of: impl Fn(u32) -> Option<usize>,
-        buckets: usize,
-    ) -> Targets<'a> {
-        let target = |histogram| Target { histogram, counts: vec![0; buckets], sum: 0, also: [None; 2] };
-        let classes = asked.classes.len();
-        let class = |tenant| class_of(tenant).filter(|class| *class < classes).map_or(NONE, |class| class as u32);
-        let mut targets = Targets {
-            all: asked.classes.iter_mut().map(target).collect(),
-            class_of: (0..gaps.tenants as u32).map(class).collect(),
-            tenants: vec![NONE; gaps.tenants],
-            adapters: vec![NONE; gaps.adapters],
-        };
-        let groups = asked.tenants.iter_mut().map(|asked| (true, asked));
-        for (is_tenant, (id, histogram)) in groups.chain(asked.adapters.iter_mut().map(|asked| (false, asked))) {
-            let places = if is_tenant { &mut targets.tenants } else { &mut targets.adapters };
-            if let Some(place) = places.get_mut(*id as usize) {
-                *place = targets.all.len() as u32;
-                targets.all.push(target(histogram));
-            }
-        }
-        targets
-    }
-
-    /// The class of a tenant and the tenant itself, as far as somebody asks for them.
-    fn of_tenant(&self, tenant: u32) -> [Option<usize>; 2] {
-        [&self.class_of, &self.tenants].map(|places| place(places, tenant))
-    }
-
-    /// Gives each stay to those that it counts to. Where an adapter is one tenant's own, its stays are looked up once, for the adapter,
-    /// and count to the tenant and its class as well.
-    fn share_out(&mut self, stays: &[Stay], replicas: usize) -> Shares {
-        let mut users = vec![Users::Nobody; self.adapters.len()];
-        for stay in stays {
-            let Some(users) = users.get_mut(stay.adapter as usize) else { continue };
-            *users = match *users {
-                Users::Nobody => Users::Tenant(stay.tenant),
-                Users::Tenant(tenant) if tenant == stay.tenant => continue,
-                _ => Users::Tenants,
-            };
-        }
-        for (adapter, users) in (0..).zip(&users) {
-            if let (Some(place), Users::Tenant(tenant)) = (place(&self.adapters, adapter), users) {
-                self.all[place].also = self.of_tenant(*tenant);
-            }
-        }
+    fn sorted(shares: &[(u32, Share)], replicas: usize) -> Shares {
         let mut starts = vec![0; replicas + 1];
-        for stay in stays {
-            starts[stay.part.replica as usize + 1] += self.of(stay, &users).count();
-        }
+        shares.iter().for_each(|(replica, _)| starts[*replica as usize + 1] += 1);
         let mut sum = 0;
         starts.iter_mut().for_each(|start| {
             sum += *start;
@@ -187,23 +125,78 @@ impl<'a> Targets<'a> {
         });
         let mut next = starts.clone();
         let mut all = vec![Share::default(); sum];
-        for stay in stays {
-            let next = &mut next[stay.part.replica as usize];
-            for target in self.of(stay, &users) {
-                all[*next] = Share { target: target as u32, from: stay.part.from, to: stay.part.to };
-                *next += 1;
-                self.all[target].sum += u128::from(stay.sum);
-            }
+        for (replica, share) in shares {
+            let next = &mut next[*replica as usize];
+            all[*next] = *share;
+            *next += 1;
         }
         Shares { all, starts }
     }
 
-    /// The targets that look a stay up.
-    fn of(&self, stay: &Stay, users: &[Users]) -> impl Iterator<Item = usize> + use<> {
-        let adapter = place(&self.adapters, stay.adapter);
-        let once = adapter.is_some() && matches!(users.get(stay.adapter as usize), Some(Users::Tenant(_)));
-        let [class, tenant] = if once { [None; 2] } else { self.of_tenant(stay.tenant) };
-        [class, tenant, adapter].into_iter().flatten()
+    fn of(&self, replica: usize) -> &[Share] {
+        &self.all[self.starts[replica]..self.starts[replica + 1]]
+    }
+}
+
+/// Who uses an adapter?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Users {
+    Nobody,
+    Tenant(u32),
+    Tenants,
+}
+
+impl<'a> Targets<'a> {
+    fn new(asked: &'a mut Asked, class_of: &'a dyn Fn(u32) -> Option<usize>, buckets: usize) -> Targets<'a> {
+        let target = |histogram| Target { histogram, counts: vec![0; buckets], sum: 0, also: [None; 2] };
+        let all: Vec<Target<'a>> = asked.classes.iter_mut().map(target).collect();
+        let mut targets = Targets { class_of, classes: all.len(), all, tenants: Vec::new(), adapters: Vec::new() };
+        let Targets { all, tenants, adapters, .. } = &mut targets;
+        for (places, groups) in [(tenants, &mut asked.tenants), (adapters, &mut asked.adapters)] {
+            places.resize(groups.keys().next_back().map_or(0, |last| *last as usize + 1), NONE);
+            for (id, histogram) in groups {
+                places[*id as usize] = all.len() as u32;
+                all.push(target(histogram));
+            }
+        }
+        targets
+    }
+
+    /// The class of a tenant and the tenant itself, as far as somebody asks for them.
+    fn of_tenant(&self, tenant: u32) -> [Option<usize>; 2] {
+        let class = if self.classes == 0 { None } else { (self.class_of)(tenant) };
+        [class.filter(|class| *class < self.classes), place(&self.tenants, tenant)]
+    }
+
+    /// Gives each stay to those that it counts to. Where an adapter is one tenant's own, its stays are looked up once, for the adapter,
+    /// and count to the tenant and its class as well.
+    fn share_out(&mut self, stays: &[Stay], replicas: usize) -> Shares {
+        let mut users = vec![Users::Nobody; self.all.len()];
+        for stay in stays {
+            let Some(adapter) = place(&self.adapters, stay.adapter) else { continue };
+            users[adapter] = match users[adapter] {
+                Users::Nobody => Users::Tenant(stay.tenant),
+                Users::Tenant(tenant) if tenant == stay.tenant => continue,
+                _ => Users::Tenants,
+            };
+        }
+        for (adapter, users) in users.iter().enumerate() {
+            if let Users::Tenant(tenant) = users {
+                self.all[adapter].also = self.of_tenant(*tenant);
+            }
+        }
+        let mut shares = Vec::new();
+        for stay in stays {
+            let Part { replica, from, to } = stay.part;
+            let adapter = place(&self.adapters, stay.adapter);
+            let is_counted = adapter.is_some_and(|adapter| users[adapter] != Users::Tenants);
+            let [class, tenant] = if is_counted { [None; 2] } else { self.of_tenant(stay.tenant) };
+            for target in [class, tenant, adapter].into_iter().flatten() {
+                shares.push((replica, Share { target: target as u32, from, to }));
+                self.all[target].sum += u128::from(stay.sum);
+            }
+        }
+        Shares::sorted(&shares, replicas)
     }
 
     /// Counts these parts of a log. Of a target that was nearly everywhere it is counted how many were there for each entry, then the log is
@@ -246,25 +239,4 @@ impl<'a> Targets<'a> {
 /// Where a group's target is, if somebody asks for it.
 fn place(places: &[u32], group: u32) -> Option<usize> {
     places.get(group as usize).copied().filter(|place| *place != NONE).map(|place| place as usize)
-}
-
-/// Gaps of one sequence.
-pub(super) enum Gaps<'a> {
-    /// Shared with its batch: the log, and their sum.
-    Shared {
-        log: &'a [u32],
-        sum: u64,
-    },
-    Own(u64),
-}
-
-impl Gaps<'_> {
-    pub(super) fn add_to(&self, group: &mut Histogram) {
-        match self {
-            Gaps::Own(gap) => group.record(*gap, 1),
-            Gaps::Shared { log, sum } => {
-                group.add_all(log.iter().map(bucket_and_count), u128::from(*sum));
-            }
-        }
-    }
 }
