@@ -88,10 +88,15 @@ impl Tenants {
         if let Some(id) = self.ids.get(name) {
             return *id;
         }
-        let id = TenantId(self.list.len() as u32);
-        self.list.push(Tenant { name: name.to_owned(), weight: 1.0, slo_class: 0 });
+        let id = self.add(name.to_owned());
         self.ids.insert(name.to_owned(), id);
         id
+    }
+
+    /// One whose name nobody has, and nobody will ask for.
+    fn add(&mut self, name: String) -> TenantId {
+        self.list.push(Tenant { name, weight: 1.0, slo_class: 0 });
+        TenantId(self.list.len() as u32 - 1)
     }
 }
 
@@ -120,7 +125,7 @@ pub(crate) fn build(
     let mut who = Who { tenants: trace_tenants, adapters: Vec::new(), nobody: TenantId(0), law, by_tenant: false };
     for row in listed.iter().flat_map(|listed| &listed.rows) {
         let owner = row.tenant.as_ref().map(|name| tenants.id(name));
-        maker.add(&row.name, owner, row.rank, row.bytes);
+        maker.add(row.name.clone(), owner, row.rank, row.bytes);
     }
     match (&who.law, popularity) {
         (Some(law), _) => {
@@ -148,7 +153,7 @@ pub(crate) fn build(
             }
             for position in 0..tenants.list.len() {
                 let name = tenants.list[position].name.clone();
-                maker.add(&name, Some(TenantId(position as u32)), None, None);
+                maker.add(name, Some(TenantId(position as u32)), None, None);
             }
             who.by_tenant = true;
             about.assigned.push("one adapter for each tenant".into());
@@ -172,17 +177,17 @@ fn generated(maker: &mut Maker<'_>, tenants: &mut Tenants, law: &Law, traffic: &
     let adapters = law.adapters();
     if let Law::WorkingSet(law) = law {
         for tenant in 0..law.tenants {
-            tenants.id(&format!("tenant-{tenant}"));
+            tenants.add(format!("tenant-{tenant}"));
         }
         for (adapter, owner) in law.owners().into_iter().enumerate() {
-            maker.add(&format!("adapter-{adapter}"), Some(TenantId(owner)), None, None);
+            maker.add(format!("adapter-{adapter}"), Some(TenantId(owner)), None, None);
         }
         return;
     }
     for adapter in 0..adapters {
         let owner =
             (!has_tenants).then(|| tenants.id(&format!("tenant-{}", adapter % traffic.tenants.unwrap_or(adapters))));
-        maker.add(&format!("adapter-{adapter}"), owner, None, None);
+        maker.add(format!("adapter-{adapter}"), owner, None, None);
     }
 }
 
@@ -213,7 +218,7 @@ fn from_trace(
             }
             None => {
                 let rank = table.and_then(|table| table.ranks.get(position).copied()).filter(|rank| *rank > 0);
-                maker.add(name, None, rank, None)
+                maker.add(name.clone(), None, rank, None)
             }
         };
         who.adapters.push(AdapterId(id));
@@ -256,10 +261,10 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn add(&mut self, name: &str, owner: Option<TenantId>, rank: Option<u32>, bytes: Option<u64>) -> u32 {
-        let rank = rank.unwrap_or_else(|| self.rank(name));
+    fn add(&mut self, name: String, owner: Option<TenantId>, rank: Option<u32>, bytes: Option<u64>) -> u32 {
+        let rank = rank.unwrap_or_else(|| self.rank(&name));
         let bytes = bytes.unwrap_or_else(|| self.bytes(rank));
-        self.adapters.push(Adapter { name: name.to_owned(), rank, bytes, owner });
+        self.adapters.push(Adapter { name, rank, bytes, owner });
         self.adapters.len() as u32 - 1
     }
 
