@@ -7,20 +7,22 @@ mod adapters;
 mod life;
 mod little;
 mod steps;
+mod waits;
 
 use std::collections::BTreeMap;
 
-use crate::fact::{End, Fact, Life, Observer, Power};
+use crate::fact::{End, Fact, Life, Observer, Power, Tier};
 use crate::settings::ClusterSettings;
 use crate::time::{Span, Time};
-use crate::workload::{Catalog, Offered, ReplicaId, RequestId};
+use crate::workload::{AdapterId, Catalog, Offered, ReplicaId, RequestId};
 use adapters::Adapters;
 use life::{Phase, Progress};
 use little::Little;
 
 /// Watches a run and checks that every request is offered once and ends once, that its waits and tokens add up, that
-/// steps of a replica and copies on a link do not overlap, that KV blocks, adapter memory and batch limits are kept, and
-/// that Little's law holds, for every tenant. Memory follows what is in flight.
+/// nobody waits for what is not short, that steps of a replica and copies on a link do not overlap, that KV blocks,
+/// adapter memory and batch limits are kept, and that Little's law holds, for every tenant. Memory follows what is in
+/// flight.
 #[derive(Debug)]
 pub struct Books<'a> {
     settings: &'a ClusterSettings,
@@ -49,6 +51,10 @@ struct Site {
     waiting: u32,
     running: u32,
     adapters: Adapters,
+    /// When it last composed a step, and when the copies are there that this waits for.
+    composed: (Time, Time),
+    /// Adapters of those that gave way at an instant.
+    given_way: (Time, Vec<AdapterId>),
 }
 
 #[derive(Debug)]
@@ -69,6 +75,8 @@ impl<'a> Books<'a> {
             waiting: 0,
             running: 0,
             adapters: Adapters::default(),
+            composed: (Time::ZERO, Time::ZERO),
+            given_way: (Time::ZERO, Vec::new()),
         };
         Books {
             settings,
@@ -132,13 +140,20 @@ impl<'a> Books<'a> {
             Fact::LoadStarted { replica, adapter, from, bytes, start, done, .. } => {
                 let settings = &self.settings.replicas[replica.index()];
                 let adapters = &mut self.replicas[replica.index()].adapters;
-                adapters.started(now, adapter, from, bytes, (start, done), settings)
+                adapters.started(now, adapter, from, bytes, (start, done), settings)?;
+                if from == Tier::Host {
+                    self.copied(replica, adapter, done);
+                    self.crowded(replica);
+                }
+                Ok(())
             }
             Fact::LoadDone { replica, adapter, from, .. } => {
                 self.replicas[replica.index()].adapters.done(now, adapter, from)
             }
             Fact::Evicted { replica, adapter, tier, .. } => {
-                self.replicas[replica.index()].adapters.evicted(adapter, tier)
+                self.replicas[replica.index()].adapters.evicted(adapter, tier)?;
+                self.crowded(replica);
+                Ok(())
             }
         }
     }
@@ -177,8 +192,11 @@ impl<'a> Books<'a> {
         let site = &mut self.replicas[replica.index()];
         ensure(site.power == Power::On, || format!("replica {} takes a request and is not on", replica.0))?;
         site.waiting += 1;
-        let hit = self.live[&request].adapter().map(|adapter| site.adapters.ready(adapter));
-        self.live(request)?.reaches(replica, hit);
+        let adapter = self.live[&request].adapter();
+        let hit = adapter.map(|adapter| site.adapters.ready(adapter));
+        let copied = adapter.and_then(|adapter| site.adapters.coming(adapter));
+        self.live(request)?.reaches(now, replica, hit, copied);
+        self.crowded(replica);
         Ok(())
     }
 
@@ -190,9 +208,16 @@ impl<'a> Books<'a> {
         let site = &mut self.replicas[replica.index()];
         site.waiting -= 1;
         site.running += 1;
+        if site.composed.0 != now {
+            site.composed = (now, now);
+        }
         if let Some(adapter) = adapter {
             site.adapters.used(adapter)?;
+            site.composed.1 = site.composed.1.max(site.adapters.there(adapter)?);
         }
+        self.stalled(replica);
+        self.crowded(replica);
+        let site = &self.replicas[replica.index()];
         let most = self.settings.replicas[replica.index()].max_num_seqs;
         ensure(site.running <= most, || format!("{} sequences in a batch of {most}", site.running))
     }
@@ -213,7 +238,12 @@ impl<'a> Books<'a> {
         ensure(held == blocks, || format!("a preemption frees {blocks} blocks of {held}"))?;
         progress.preempted(now, replica);
         let left = progress.clone();
-        self.replicas[replica.index()].waiting += 1;
+        let site = &mut self.replicas[replica.index()];
+        site.waiting += 1;
+        if site.given_way.0 != now {
+            site.given_way = (now, Vec::new());
+        }
+        site.given_way.1.extend(left.adapter());
         self.leaves_batch(&left, replica);
         Ok(())
     }
@@ -244,7 +274,7 @@ impl<'a> Books<'a> {
 
     fn end(&mut self, life: &Life<'_>) -> Result<(), String> {
         let (now, request) = (self.now, &life.offered.request);
-        let progress = self.live.remove(&request.id).ok_or("a request ends twice, or ends before it is offered")?;
+        let mut progress = self.live.remove(&request.id).ok_or("a request ends twice, or ends before it is offered")?;
         ensure(request.arrival <= now, || "a request ends before it arrives".into())?;
         let stay = now.since(request.arrival);
         self.sojourns += u128::from(stay.as_ps());

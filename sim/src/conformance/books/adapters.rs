@@ -58,12 +58,34 @@ impl Adapters {
         ensure(in_host, || "a copy starts before it is in the host".into())?;
         let before = self.gpu.insert(adapter, place);
         ensure(before.is_none(), || "an adapter is copied that is there".into())?;
-        let fits = match settings.gpu_adapters {
-            AdapterMemory::Slots(slots) => self.gpu.len() as u32 <= slots,
-            AdapterMemory::Bytes(limit) => self.gpu.values().map(|place| place.bytes).sum::<u64>() <= limit,
+        ensure(self.fit(None, settings), || {
+            format!("{} adapters do not fit {:?}", self.gpu.len(), settings.gpu_adapters)
+        })
+    }
+
+    /// Does it all fit on the GPU, with an adapter more of so many bytes?
+    fn fit(&self, more: Option<u64>, settings: &ReplicaSettings) -> bool {
+        let all = self.gpu.values().map(|place| place.bytes).chain(more);
+        match settings.gpu_adapters {
+            AdapterMemory::Slots(slots) => all.count() as u32 <= slots,
+            AdapterMemory::Bytes(limit) => all.sum::<u64>() <= limit,
             AdapterMemory::Unbounded => true,
-        };
-        ensure(fits, || format!("{} adapters do not fit {:?}", self.gpu.len(), settings.gpu_adapters))
+        }
+    }
+
+    /// Is it there, or is there room for it?
+    pub(super) fn has_room(&self, adapter: AdapterId, bytes: u64, settings: &ReplicaSettings) -> bool {
+        self.gpu.contains_key(&adapter) || self.fit(Some(bytes), settings)
+    }
+
+    /// Does the batch use it?
+    pub(super) fn is_used(&self, adapter: AdapterId) -> bool {
+        self.gpu.get(&adapter).is_some_and(|place| place.users > 0)
+    }
+
+    /// How many does the batch use, with those that it may have used until now?
+    pub(super) fn in_batch(&self, gone: &[AdapterId]) -> u32 {
+        self.gpu.keys().filter(|&&adapter| self.is_used(adapter) || gone.contains(&adapter)).count() as u32
     }
 
     pub(super) fn done(&mut self, now: Time, adapter: AdapterId, from: Tier) -> Result<(), String> {
@@ -98,6 +120,11 @@ impl Adapters {
 
     pub(super) fn ready(&self, adapter: AdapterId) -> bool {
         self.gpu.get(&adapter).is_some_and(|place| place.arrived)
+    }
+
+    /// When is it there, if it is on its way?
+    pub(super) fn coming(&self, adapter: AdapterId) -> Option<Time> {
+        self.gpu.get(&adapter).filter(|place| !place.arrived).map(|place| place.ready)
     }
 
     /// From when on a step may compute with it.

@@ -1,6 +1,7 @@
 //! What is known of one request in the system.
 
 use super::ensure;
+use super::waits::Account;
 use crate::fact::{End, Life, Row, Stretch};
 use crate::time::Time;
 use crate::workload::{AdapterId, Offered, ReplicaId, RequestId};
@@ -20,6 +21,7 @@ pub(super) enum Phase {
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     pub(super) phase: Phase,
+    pub(super) account: Account,
     /// As it came.
     offered: Offered,
     /// Where it was last.
@@ -46,6 +48,7 @@ impl Progress {
         let arrival = offered.request.arrival;
         Progress {
             phase: Phase::Nowhere { since: arrival, to: None },
+            account: Account::new(arrival),
             offered: offered.clone(),
             replica: None,
             hit: None,
@@ -114,8 +117,10 @@ impl Progress {
         Ok(())
     }
 
-    /// It is there; is its adapter?
-    pub(super) fn reaches(&mut self, replica: ReplicaId, hit: Option<bool>) {
+    /// It is there; is its adapter, or when will it be?
+    pub(super) fn reaches(&mut self, now: Time, replica: ReplicaId, hit: Option<bool>, copied: Option<Time>) {
+        self.account.queues(now);
+        self.account.copies(now, copied.unwrap_or(now));
         self.phase = Phase::Waiting(replica);
         self.replica = Some(replica);
         self.hit = self.hit.or(hit);
@@ -124,6 +129,7 @@ impl Progress {
     pub(super) fn scheduled(&mut self, now: Time, replica: ReplicaId) -> Result<(), String> {
         ensure(self.phase == Phase::Waiting(replica), || "it is scheduled where it does not wait".into())?;
         self.phase = Phase::Running(replica);
+        self.account.joins(now);
         self.given_way = None;
         self.scheduled.get_or_insert(now);
         (self.target, self.computed) = (self.offered.request.prompt_tokens + self.emitted, 0);
@@ -132,12 +138,14 @@ impl Progress {
 
     pub(super) fn preempted(&mut self, now: Time, replica: ReplicaId) {
         self.phase = Phase::Waiting(replica);
+        self.account.leaves(now);
         (self.waits_since, self.given_way) = (now, Some(now));
         self.preemptions += 1;
     }
 
     pub(super) fn migrated(&mut self, now: Time, to: ReplicaId) {
         self.phase = Phase::Nowhere { since: now, to: Some(to) };
+        self.account.leaves(now);
         self.migrations += 1;
     }
 
@@ -165,23 +173,24 @@ impl Progress {
                 format!("{} emits more than its output: {} of {output}", me(), self.emitted)
             })?;
             self.last_token = Some(stretch.end());
-            self.first_token.get_or_insert(stretch.end());
+            if self.first_token.is_none() {
+                self.first_token = Some(stretch.end());
+                self.account.is_over(stretch.end());
+            }
         }
         Ok(context)
     }
 
     /// Is its whole life told as it was?
-    pub(super) fn ended(&self, now: Time, life: &Life<'_>) -> Result<(), String> {
+    pub(super) fn ended(&mut self, now: Time, life: &Life<'_>) -> Result<(), String> {
         let Life { waits, .. } = life;
         let until = self.first_token.unwrap_or(now);
         let (total, stay) = (waits.total(), until.since(self.arrival()));
         ensure(total == stay, || format!("its waits sum to {} ps of {} ps", total.as_ps(), stay.as_ps()))?;
         let router = self.first_routed.unwrap_or(now).since(self.arrival());
         ensure(waits.router == router, || format!("it waited {} ps for the router", router.as_ps()))?;
-        let returned = self.preemptions + self.migrations > 0;
-        ensure(returned || waits.preemption.is_zero(), || "it waited to return, and never left".into())?;
-        let adapter = self.adapter().is_some();
-        ensure(adapter || waits.slot.is_zero(), || "it waited for a place for no adapter".into())?;
+        self.account.is_over(now);
+        self.account.check(waits)?;
         let output = self.offered.outcome.output_tokens;
         ensure(life.emitted == self.emitted, || format!("it emitted {}", self.emitted))?;
         ensure((life.end == End::Finished) == (self.emitted == output), || "finished is not what it is".into())?;

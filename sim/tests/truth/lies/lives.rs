@@ -131,49 +131,6 @@ pub(super) const LIES: &[Lie] = &[
         },
     },
     Lie {
-        what: "it waited longer",
-        named: "its waits sum to",
-        tell: |run, place| {
-            run.life(place, |life, _| {
-                life.waits.queue += PS;
-                Some(())
-            })
-        },
-    },
-    Lie {
-        what: "it waited for the router and not in a queue",
-        named: " ps for the router",
-        tell: |run, place| {
-            run.life(place, |life, _| {
-                let queue = life.waits.queue;
-                (life.waits.router, life.waits.queue) = (life.waits.router + queue, Span::ZERO);
-                (!queue.is_zero()).then_some(())
-            })
-        },
-    },
-    Lie {
-        what: "it was preempted and not in a queue",
-        named: "it waited to return, and never left",
-        tell: |run, place| {
-            run.life(place, |life, _| {
-                let queue = std::mem::take(&mut life.waits.queue);
-                life.waits.preemption += queue;
-                (!queue.is_zero() && life.preemptions + life.migrations == 0).then_some(())
-            })
-        },
-    },
-    Lie {
-        what: "it waited for a slot, and needs none",
-        named: "it waited for a place for no adapter",
-        tell: |run, place| {
-            run.life(place, |life, offered| {
-                let queue = std::mem::take(&mut life.waits.queue);
-                life.waits.slot += queue;
-                (!queue.is_zero() && offered.request.adapter.is_none()).then_some(())
-            })
-        },
-    },
-    Lie {
         what: "a token too many",
         named: "it emitted ",
         tell: |run, place| {
