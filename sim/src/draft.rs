@@ -92,8 +92,9 @@ impl Distortion {
 pub struct Draft<'a> {
     pub(crate) now: Time,
     pub(crate) replica: &'a mut Replica,
-    /// Has anything changed since the batcher was last asked? If not, whoever is refused is told nothing new.
-    pub(crate) changed: bool,
+    /// Is whoever is refused told why? Not if nothing changed since the batcher was last asked, and no prompt was in the step before: what
+    /// it says then depends on when it is asked.
+    pub(crate) tells: bool,
     pub(crate) weights: &'a Weights,
     pub(crate) evictor: &'a mut dyn Evictor,
     pub(crate) host_evictor: &'a mut dyn Evictor,
@@ -320,7 +321,7 @@ impl Draft<'_> {
 
     fn refuse(&mut self, position: usize, refusal: Refusal) -> Result<u32, Refusal> {
         // A full batch tells nothing new either, as long as nobody leaves.
-        if self.changed && !matches!(refusal, Refusal::Sequences | Refusal::Taken) {
+        if self.tells && !matches!(refusal, Refusal::Sequences | Refusal::Taken) {
             let waiting = &mut self.replica.waiting[position];
             if waiting.refused != Some(refusal) {
                 waiting.refused = Some(refusal);

@@ -157,6 +157,8 @@ pub(crate) struct Replica {
     pub(crate) start_pending: bool,
     /// Has anything changed since the batcher was last asked?
     pub(crate) changed: bool,
+    /// Did the last step compute prompts? What it had left is not what the next one has.
+    pub(crate) prompted: bool,
     pub(crate) admissions: u64,
     /// Steps done since the start of the run.
     pub(crate) steps: u64,
@@ -185,6 +187,7 @@ impl Replica {
             in_flight: None,
             start_pending: false,
             changed: false,
+            prompted: false,
             admissions: 0,
             steps: 0,
             sag: Sag::NONE,

@@ -18,6 +18,7 @@ impl Engine<'_, '_> {
         let mind = &mut self.minds[r];
         let replica = &mut self.replicas[r];
         let changed = std::mem::take(&mut replica.changed);
+        let prompted = std::mem::take(&mut replica.prompted);
         self.effects.clear();
         let mut draft = Draft {
             now: self.now,
@@ -33,7 +34,7 @@ impl Engine<'_, '_> {
             overhead: Span::ZERO,
             hold_steps: u32::MAX,
             distortion: Distortion::default(),
-            changed,
+            tells: changed || prompted,
             replica,
         };
         mind.batcher.compose(&mut draft);
@@ -111,6 +112,7 @@ impl Engine<'_, '_> {
         if !shape.write(replica, &self.weights, &distortion, executor.reads_slices()) {
             return;
         }
+        replica.prompted = !shape.prefills.is_empty();
         let segments = shape.segments(replica);
         let batch = Batch {
             replica: replica.id,

@@ -189,6 +189,16 @@ fn who_finds_the_only_slot_in_use_waits_for_the_slot() {
 }
 
 #[test]
+fn who_finds_the_step_full_and_then_the_slot_in_use_waits_for_the_one_and_then_for_the_other() {
+    let mut settings = servers(1, 4, Span::ZERO);
+    settings.replicas[0].max_num_batched_tokens = 2;
+    // Adapter 0 is there. At 2 s the prompt of request 1 is all that a step takes; from 3 s to 6 s it decodes with the only slot.
+    let asks = [(0, Some(0), 1, 1), (2_000, Some(0), 2, 4), (2_000, Some(1), 1, 1)];
+    let seen = lives(&settings, &first_come(u32::MAX), &asks);
+    assert_eq!(seen[2].waits, waits(|w| (w.queue, w.slot, w.prefill) = (SECOND, SECOND * 3, SECOND)));
+}
+
+#[test]
 fn who_finds_no_place_in_the_batch_waits_in_the_queue_and_who_is_held_waits_for_the_router() {
     let asks = [(0, None, 1, 3), (500, None, 1, 1)];
     let in_replica = lives(&servers(1, 1, Span::ZERO), &first_come(u32::MAX), &asks);
