@@ -6,6 +6,7 @@ mod differential;
 mod lies;
 mod metamorphic;
 mod queueing;
+mod reasons;
 mod regressions;
 mod rules;
 mod signals;
