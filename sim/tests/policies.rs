@@ -3,6 +3,7 @@
 mod batcher;
 mod conformance;
 mod evictor;
+mod limits;
 mod load_path;
 mod migrator;
 mod preemptor;

@@ -238,6 +238,20 @@ fn every_sixteenth_decode_step_of_the_run_collects_memory() {
 }
 
 #[test]
+fn the_parts_of_a_divided_prompt_are_no_decode_steps() {
+    let collecting = |p: &mut StaticConsecutive| (p.gc_every, p.gc_cost) = (4, Span::from_ms(5));
+    let stage = Stage::of(1).each(|replica| replica.max_num_batched_tokens = 8).batcher(with(collecting));
+    let play = stage.ask(0, 0, 20, 6).play();
+    let costs: Vec<(Vec<u32>, u32, Span)> =
+        play.steps.iter().map(|steps| (steps.decodes.clone(), steps.steps, steps.first)).collect();
+    let (none, one) = (Vec::new(), vec![0]);
+    let [short, long] = [1, 6].map(Span::from_ms);
+    let prompt = (none, 1, short);
+    assert_eq!(costs[..3], [prompt.clone(), prompt.clone(), prompt]);
+    assert_eq!(costs[3..], [(one.clone(), 3, short), (one.clone(), 1, long), (one, 1, short)]);
+}
+
+#[test]
 fn strict_fcfs_waits_for_the_set_to_drain_though_later_requests_would_fit() {
     let requests = [(0, 8, 5), (1, 8, 3), (0, 8, 3)];
     let play = together(Stage::of(1).batcher(FcfsSameAdapter::default()), &requests).play();

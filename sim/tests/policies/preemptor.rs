@@ -1,13 +1,14 @@
 //! Who gives way.
 
-use aril_sim::policy::batcher::Punica;
+use aril_sim::policy::batcher::{Chunked, Punica};
+use aril_sim::policy::load_path::JoinWhenReady;
 use aril_sim::policy::preemptor::{Age, Newest, Oldest};
 use aril_sim::policy::router::{PunicaArtifact, PunicaPaper};
 use aril_sim::policy::{Preemptor, Requeue, Running};
 use aril_sim::time::Time;
 use aril_sim::workload::RequestId;
 
-use super::stage::Stage;
+use super::stage::{Stage, Steps};
 
 /// Two replicas of 12 blocks; two sequences of five blocks on the one with the highest id outgrow it.
 fn stage() -> Stage {
@@ -63,6 +64,50 @@ fn who_came_back_is_new_by_admission_and_old_by_arrival() {
     let oldest = |by| Oldest { by, ..Oldest::default() }.victim(&batch);
     assert_eq!((newest(Age::Arrival), newest(Age::Admission)), (1, 2));
     assert_eq!((oldest(Age::Arrival), oldest(Age::Admission)), (2, 0));
+    let at_once = [running(7, 20, 1), running(6, 20, 2)];
+    let by_number = (Newest::default().victim(&at_once), Oldest::default().victim(&at_once));
+    assert_eq!(by_number, (0, 1), "who came at the same instant came in the order of their numbers");
+}
+
+#[test]
+fn who_joins_later_is_newer_by_admission_whenever_it_came() {
+    let preempted = |by| {
+        let stage = Stage::of(1).blocks(12).slots(4, 10).load_path(JoinWhenReady::default());
+        let stage = stage.batcher(Chunked::default()).preemptor(Newest { by, ..Newest::default() });
+        stage.ask(0, 0, 63, 60).ask(0, None, 63, 60).play().preempted[0]
+    };
+    assert_eq!((preempted(Age::Arrival), preempted(Age::Admission)), (1, 0), "the first waits for its copy");
+}
+
+/// When one of two requests, which came at these microseconds with these prompts, decodes alone, in milliseconds.
+fn alone_ms(blocks: u32, asks: [(u64, u32); 2], preemptor: impl Preemptor + Clone + Send + Sync + 'static) -> f64 {
+    let stage = Stage::of(1).blocks(blocks).batcher(Chunked::default()).preemptor(preemptor);
+    // With a block to spare, 8 are enough for one alone.
+    let output = if blocks > 10 { 60 } else { 40 };
+    let play = asks.into_iter().fold(stage, |stage, (at, prompt)| stage.ask(at, None, prompt, output)).play();
+    let is_alone = |steps: &&Steps| steps.decodes.len() == 1 && steps.prompts.is_empty();
+    let alone = play.steps.iter().find(is_alone).expect("there is no room for both");
+    alone.start.as_secs_f64() * 1e3
+}
+
+// A step at k ms computes token 63 + k of a prompt of 63: it wants the 5th block at 2 ms, the 6th at 18 ms, the 7th at 34 ms.
+#[test]
+fn blocks_kept_for_every_sequence_are_free_before_each_step() {
+    let oldest = |reserve_per_sequence| Oldest { reserve_per_sequence, ..Oldest::default() };
+    let alone_ms = |blocks, reserve| alone_ms(blocks, [(0, 63); 2], oldest(reserve));
+    assert_eq!([13, 14].map(|blocks| alone_ms(blocks, 1)), [19.0, 35.0], "one is free after 18 ms, or two");
+    assert_eq!([13, 14].map(|blocks| alone_ms(blocks, 0)), [34.0, 50.0], "it is the next block that is missing");
+}
+
+#[test]
+fn each_may_want_to_find_a_block_free_even_if_its_last_has_room() {
+    let newest = |each_finds_a_free_block| Newest { each_finds_a_free_block, ..Newest::default() };
+    let alone_ms = |blocks, asks, each| alone_ms(blocks, asks, newest(each));
+    assert_eq!([8, 9, 10].map(|blocks| alone_ms(blocks, [(0, 63); 2], true)), [1.0, 2.0, 3.0]);
+    assert_eq!([8, 9, 10].map(|blocks| alone_ms(blocks, [(0, 63); 2], false)), [2.0, 2.0, 18.0]);
+    // At 2 ms one block is left: for the first, and the last finds none; or for the last, which does.
+    let left_at_2_ms = [[(0, 63), (1, 50)], [(0, 49), (1, 64)]];
+    assert_eq!(left_at_2_ms.map(|asks| alone_ms(9, asks, true)), [2.0, 3.0]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! S-LoRA's admission, and its GPU memory without idle adapters.
 
-use aril_sim::policy::batcher::SLora;
+use aril_sim::policy::batcher::{Chunked, SLora};
 use aril_sim::policy::evictor::AtOnce;
 
 use super::stage::{Play, Stage, with};
@@ -25,6 +25,15 @@ fn a_newcomer_waits_until_ten_tokens_were_decoded() {
 }
 
 #[test]
+fn the_ten_tokens_are_counted_from_the_last_part_of_a_divided_prompt() {
+    let stage = stage().each(|replica| replica.max_num_batched_tokens = 32);
+    let rows = rows(&stage.ask(0, 0, 40, 40).ask(500, 1, 8, 4).play());
+    assert_eq!(rows[..2], [(vec![0], vec![]), (vec![0], vec![])]);
+    assert!(rows[2..12].iter().all(|row| *row == (vec![], vec![0])), "{rows:?}");
+    assert_eq!(rows[12], (vec![1], vec![]));
+}
+
+#[test]
 fn an_idle_replica_serves_whoever_comes_at_once() {
     let play = stage().ask(0, 0, 8, 3).ask(5_000, 1, 8, 3).play();
     assert_eq!(play.began_ms(1), 5.0);
@@ -32,10 +41,10 @@ fn an_idle_replica_serves_whoever_comes_at_once() {
 
 #[test]
 fn nobody_is_admitted_while_the_batch_could_run_out_of_memory() {
-    // 64 slots. Together they come to 18 + 2 · 19 = 56 when the shorter ends: both at once.
-    let together = stage().blocks(64).ask(0, None, 8, 30).ask(0, None, 8, 20).play();
-    assert_eq!(together.steps[0].prompts, [0, 1]);
-    // 18 + 2 · 23 = 64 are too many. After n decode steps of the first it is 74 − n: the eleventh makes room.
+    // Together they come to 18 + 2 · 22 = 62 slots when the shorter ends, and have to stay below what there is.
+    let both = |slots| stage().blocks(slots).ask(0, None, 8, 30).ask(0, None, 8, 23).play().steps[0].prompts.len();
+    assert_eq!((both(63), both(62)), (2, 1));
+    // Of 64, 18 + 2 · 23 = 64 are too many. After n decode steps of the first it is 74 − n: the eleventh makes room.
     let apart = stage().blocks(64).ask(0, None, 8, 30).ask(0, None, 8, 24).play();
     let rows = rows(&apart);
     assert_eq!(rows[0], (vec![0], vec![]));
@@ -67,6 +76,7 @@ fn a_crowded_batch_takes_those_of_its_adapters_first() {
     };
     assert_eq!(asked(SLora::default()).order(), [0, 1, 2]);
     assert_eq!(asked(with(|p: &mut SLora| p.adapters_per_batch = 1)).order(), [0, 2, 1]);
+    assert_eq!(asked(with(|p: &mut SLora| p.adapters_per_batch = 2)).order(), [0, 1, 2], "one adapter is no crowd yet");
 }
 
 #[test]
@@ -74,4 +84,11 @@ fn an_adapter_leaves_with_the_last_sequence_that_used_it() {
     let stage = Stage::of(1).slots(4, 1).evictor(AtOnce::default());
     let play = stage.ask(0, 0, 8, 100).ask(10_000, 1, 8, 2).ask(20_000, 0, 8, 2).ask(40_000, 1, 8, 2).play();
     assert_eq!(play.evicted, [1, 1, 0], "0 stays as long as request 0 runs; 1 is loaded twice");
+}
+
+#[test]
+fn an_adapter_leaves_with_a_sequence_that_gives_way() {
+    let stage = Stage::of(1).blocks(12).batcher(Chunked::default()).evictor(AtOnce::default());
+    let play = stage.ask(0, 0, 63, 60).ask(0, 1, 63, 60).play();
+    assert_eq!((play.preempted, play.evicted), (vec![1], vec![1, 0, 1]));
 }

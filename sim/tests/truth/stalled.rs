@@ -45,6 +45,18 @@ impl Batcher for NeverDecodes {
     }
 }
 
+/// Decodes as long as somebody waits.
+struct Rests;
+
+impl Batcher for Rests {
+    fn compose(&mut self, draft: &mut Draft<'_>) {
+        if draft.waiting_len() > 0 {
+            draft.decode_all();
+            let _ = draft.admit(0);
+        }
+    }
+}
+
 fn stalls(settings: &ClusterSettings, policies: &Policies) -> Stalled {
     let offered = poisson(&mut random::stream(1, "stalled"), 10.0, 5, |_, offered| {
         offered.outcome.output_tokens = 3;
@@ -117,4 +129,14 @@ fn a_client_that_gives_up_ends_the_wait() {
     let offered = poisson(&mut random::stream(1, "stalled"), 10.0, 5, |_, _| {});
     let seen = visits(&settings, &catalog(0), &policies, Second, offered).expect("all give up");
     assert!(seen.len() == 5 && seen.iter().all(|visit| !visit.finished && visit.sojourn == 2.0), "{seen:?}");
+}
+
+#[test]
+fn a_batcher_that_rests_with_a_full_batch_is_asked_again_when_somebody_comes() {
+    let policies = Policies { batcher: Box::new(|| Box::new(Rests)), ..first_come(u32::MAX) };
+    let offered = poisson(&mut random::stream(1, "rests"), 0.1, 2, |_, offered| {
+        offered.outcome.output_tokens = if offered.request.id.0 == 0 { 3 } else { 1 };
+    });
+    let visits = visits(&servers(1, 1, Span::ZERO), &catalog(0), &policies, Second, offered).expect("both are served");
+    assert_eq!(visits.len(), 2);
 }
