@@ -4,6 +4,7 @@
 
 mod board;
 mod bounds;
+mod forest;
 mod levels;
 
 use crate::fact::Power;
@@ -12,7 +13,8 @@ use crate::settings::ReplicaSettings;
 use crate::time::Time;
 use crate::workload::{AdapterId, ReplicaId, RequestId};
 pub(crate) use board::Board;
-pub use bounds::{Bounds, Group, Search};
+pub use bounds::{Bounds, Group, Reads};
+pub use forest::Search;
 
 /// What a replica published of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -209,9 +211,9 @@ impl<'a> Fleet<'a> {
         self.board.by_working_set.range(range)
     }
 
-    /// What is true of each available replica of the group; none if there is none.
-    pub fn bounds(&self, group: Group) -> Option<Bounds> {
-        self.board.forest(group.of, self.replicas).root(group.number)
+    /// What is true of each available replica of the group, as far as it is read; none if there is none.
+    pub fn bounds(&self, group: Group, reads: Reads) -> Option<Bounds> {
+        self.board.forest(group.of, reads, self.replicas).root(group.number)
     }
 
     /// What is true of one replica that takes requests, that of its KV blocks if it is read.
@@ -224,7 +226,13 @@ impl<'a> Fleet<'a> {
     /// Looks for the best of the group's available replicas, at as few as it can.
     pub fn search(&self, group: Group, search: &mut impl Search) {
         let kv_share = |replica| self.bounds_of(replica, true).kv_share_min;
-        self.board.forest(group.of, self.replicas).search(group.number, search, kv_share);
+        self.board.forest(group.of, search.reads(), self.replicas).search(group.number, search, kv_share);
+    }
+
+    /// Of the best of the group's replicas from the first to the last, as a search with these reads has just taken them, the
+    /// one that `n` have a smaller id than.
+    pub fn nth_best(&self, group: Group, reads: Reads, (first, last): (ReplicaId, ReplicaId), n: u32) -> ReplicaId {
+        self.board.forest(group.of, reads, self.replicas).nth_best(first, last, n)
     }
 
     /// The sequences of the replica: its batch in order of admission, then its queue. The truth at this moment.

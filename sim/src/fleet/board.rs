@@ -4,7 +4,8 @@
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
-use super::bounds::{Bounds, Forest};
+use super::bounds::{Bounds, Reads};
+use super::forest::Forest;
 use super::levels::Levels;
 use super::{AdapterSignal, Signals};
 use crate::fact::Power;
@@ -25,7 +26,7 @@ pub(crate) struct Board {
     catalog: usize,
     /// Replicas that published an adapter as on the GPU, kept from the first time that anybody asks.
     holders: OnceCell<Vec<Vec<ReplicaId>>>,
-    /// Bounds by group, one for each number of groups that anybody asked for, kept from then on.
+    /// Bounds by group, one for each number of groups and each way to read them that anybody asked for, kept from then on.
     bounds: RefCell<Vec<Rc<Forest>>>,
     /// Stale boards keep the adapters that were published: (adapter, signal), by adapter.
     pub(super) adapters: Vec<Vec<(AdapterId, AdapterSignal)>>,
@@ -78,19 +79,29 @@ impl Board {
 
     /// The indexes learn what the replica published, those that anybody reads.
     fn bound(&mut self, replica: &Replica) {
+        let (signals, exact) = (&self.counts[replica.id.index()], self.is_exact(replica));
         for forest in self.bounds.get_mut() {
-            forest.set(replica.id, Bounds::of(replica, &self.counts[replica.id.index()]));
+            forest.set(replica.id, Bounds::of(replica, signals, exact, forest.reads()));
         }
     }
 
-    /// The index of so many groups, from now on if not from before.
-    pub(super) fn forest(&self, groups: u32, replicas: &[Replica]) -> Rc<Forest> {
+    /// Are the KV blocks that it published those that it has until it publishes again? Steps take some, but not of who has
+    /// no batch.
+    fn is_exact(&self, replica: &Replica) -> bool {
+        !self.truth || replica.rows.is_empty()
+    }
+
+    /// The index of so many groups for who reads this, from now on if not from before.
+    pub(super) fn forest(&self, groups: u32, reads: Reads, replicas: &[Replica]) -> Rc<Forest> {
         let mut forests = self.bounds.borrow_mut();
-        if let Some(forest) = forests.iter().find(|forest| forest.groups() == groups) {
+        if let Some(forest) = forests.iter().find(|forest| forest.is_of(groups, reads)) {
             return Rc::clone(forest);
         }
-        let of = |replica: usize| Bounds::of(&replicas[replica], &self.counts[replica]);
-        let forest = Rc::new(Forest::new(groups, replicas.len(), of));
+        let of = |replica: usize| {
+            let replica = &replicas[replica];
+            Bounds::of(replica, &self.counts[replica.id.index()], self.is_exact(replica), reads)
+        };
+        let forest = Rc::new(Forest::new(groups, reads, replicas.len(), of));
         forests.push(Rc::clone(&forest));
         forest
     }

@@ -1,21 +1,9 @@
-//! What is true of many replicas at once: the best of them is found without a look at each.
-//!
-//! Replicas are the leaves of a tree, in order of id, and a node bounds what those below it published. A search goes down
-//! where it hopes for most and leaves out what cannot be better than what it has found: where replicas differ, it looks at
-//! few of them, whatever their number. What a replica publishes changes the nodes above it, up to the first that stays as
-//! it was.
-//!
-//! Under perfect information KV blocks are a matter of the moment: steps take some, and nobody publishes it. What was
-//! published bounds them until something is published again, and so does what a look found: it is written down, so that the
-//! next search passes over a replica that was looked at in vain.
-
-use std::cell::Cell;
+//! What is true of many replicas at once, and how many of them are the best of those.
 
 use crate::fact::Power;
 use crate::fleet::Signals;
 use crate::replica::Replica;
-use crate::settings::ReplicaSettings;
-use crate::workload::ReplicaId;
+use crate::settings::{AdapterMemory, ReplicaSettings};
 
 /// Replicas whose id, modulo `of`, is `number`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +17,23 @@ pub struct Group {
 impl Group {
     /// The whole fleet.
     pub const ALL: Group = Group { number: 0, of: 1 };
+}
+
+/// What is read of replicas? In what is not, their bounds say that all are alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// `waiting_min`.
+    pub waiting: bool,
+    /// `running_min`.
+    pub running: bool,
+    /// `working_set_min`.
+    pub working_set: bool,
+    /// `kv_share_min`.
+    pub kv_share: bool,
+    /// `lora_slot`.
+    pub lora_slot: bool,
+    /// `best` and `kv_share_next`.
+    pub best: bool,
 }
 
 /// What is true of each of some replicas that take requests.
@@ -45,23 +50,38 @@ pub struct Bounds {
     /// No smaller share of KV blocks is in use or promised. Under perfect information the least may be larger: of one replica
     /// it is exact for who says that it reads it.
     pub kv_share_min: f64,
+    /// The same of all those of whom it is not known that their share is `kv_share_min`.
+    pub kv_share_next: f64,
     /// Would the batch of one of them have an adapter slot for one more, after all of its queue?
     pub lora_slot: bool,
+    /// Has each of them every adapter in its host?
+    pub host_has_all: bool,
+    /// So many of them have the shortest queue, the fewest sequences, a slot if anybody has one, and for all that is known
+    /// `kv_share_min`; the others are worse in one of these at least, or may be.
+    pub best: u32,
 }
 
 impl Bounds {
     /// Of no replica at all.
-    const NOBODY: Bounds = Bounds {
+    pub(super) const NOBODY: Bounds = Bounds {
         waiting_min: u32::MAX,
         waiting_max: 0,
         running_min: u32::MAX,
         working_set_min: u32::MAX,
         kv_share_min: f64::INFINITY,
+        kv_share_next: f64::INFINITY,
         lora_slot: false,
+        host_has_all: true,
+        best: 0,
     };
 
-    pub(super) fn of(replica: &Replica, signals: &Signals) -> Bounds {
-        if replica.power == Power::On { Bounds::of_one(&replica.settings, signals) } else { Bounds::NOBODY }
+    /// Of one: `exact` where no step of its takes KV blocks before it publishes again.
+    pub(super) fn of(replica: &Replica, signals: &Signals, exact: bool, reads: Reads) -> Bounds {
+        if replica.power != Power::On {
+            return Bounds::NOBODY;
+        }
+        let bounds = Bounds::of_one(&replica.settings, signals);
+        if exact { bounds.read(reads) } else { bounds.with_share_from(bounds.kv_share_min).read(reads) }
     }
 
     /// Of one that takes requests.
@@ -73,167 +93,77 @@ impl Bounds {
             running_min: signals.running,
             working_set_min: signals.working_set(),
             kv_share_min: signals.kv_share(settings.kv_blocks),
+            kv_share_next: f64::INFINITY,
             lora_slot: signals.has_lora_slot(settings.max_loras),
+            host_has_all: settings.host_adapters == AdapterMemory::Unbounded,
+            best: 1,
         }
     }
 
-    fn is_nobody(&self) -> bool {
+    /// The same, but this is all that is known of their shares of KV blocks.
+    #[inline]
+    pub(super) fn with_share_from(self, kv_share_min: f64) -> Bounds {
+        Bounds { kv_share_min, kv_share_next: kv_share_min, best: 0, ..self }
+    }
+
+    /// The same of one, as if it were like all the others in what is not read.
+    pub(super) fn read(self, reads: Reads) -> Bounds {
+        let of_kv = if reads.kv_share {
+            self
+        } else {
+            Bounds { kv_share_min: 0.0, kv_share_next: f64::INFINITY, best: 1, ..self }
+        };
+        let bounds = Bounds {
+            waiting_min: if reads.waiting { self.waiting_min } else { 0 },
+            running_min: if reads.running { self.running_min } else { 0 },
+            working_set_min: if reads.working_set { self.working_set_min } else { 0 },
+            lora_slot: self.lora_slot || !reads.lora_slot,
+            ..of_kv
+        };
+        if reads.best { bounds } else { bounds.with_share_from(bounds.kv_share_min) }
+    }
+
+    pub(super) fn is_nobody(&self) -> bool {
         self.waiting_min > self.waiting_max
     }
 
-    fn and(self, other: Bounds) -> Bounds {
+    /// Of all of these. The best are counted if that is read.
+    #[inline]
+    pub(super) fn and(self, other: Bounds, reads: Reads) -> Bounds {
         let shortest = |bounds: &Bounds| (bounds.waiting_min, bounds.running_min);
         let (waiting_min, running_min) = shortest(&self).min(shortest(&other));
-        Bounds {
+        let kv_share_min = self.kv_share_min.min(other.kv_share_min);
+        let all = Bounds {
             waiting_min,
             waiting_max: self.waiting_max.max(other.waiting_max),
             running_min,
             working_set_min: self.working_set_min.min(other.working_set_min),
-            kv_share_min: self.kv_share_min.min(other.kv_share_min),
+            kv_share_min,
+            kv_share_next: kv_share_min,
             lora_slot: self.lora_slot || other.lora_slot,
+            host_has_all: self.host_has_all && other.host_has_all,
+            best: 0,
+        };
+        if !reads.best {
+            return all;
         }
-    }
-}
-
-/// Who looks for the best of many replicas?
-pub trait Search {
-    /// How good a replica may be, more being better.
-    type Hope: PartialOrd;
-
-    /// How good may the best of these be, ids from the first to the last? None: not good enough to be looked at.
-    fn hope(&self, bounds: &Bounds, first: ReplicaId, last: ReplicaId) -> Option<Self::Hope>;
-
-    /// Looks at one of them, whose bounds are what it published.
-    fn look(&mut self, replica: ReplicaId, bounds: &Bounds);
-
-    /// Does it read `kv_share_min`?
-    fn reads_kv(&self) -> bool;
-}
-
-/// One tree for each group of replicas.
-#[derive(Debug)]
-pub(super) struct Forest {
-    groups: u32,
-    /// Leaves of each tree, a power of two; those beyond the fleet are nobody.
-    leaves: usize,
-    /// Of each tree, the root at 1 and what is below node `n` at `2n` and `2n + 1`.
-    nodes: Vec<Cell<Bounds>>,
-}
-
-impl Forest {
-    pub(super) fn new(groups: u32, replicas: usize, of: impl Fn(usize) -> Bounds) -> Forest {
-        let leaves = replicas.div_ceil(groups as usize).next_power_of_two();
-        let forest = Forest { groups, leaves, nodes: vec![Cell::new(Bounds::NOBODY); groups as usize * 2 * leaves] };
-        for replica in 0..replicas {
-            forest.set(ReplicaId(replica as u32), of(replica));
-        }
-        forest
-    }
-
-    pub(super) fn groups(&self) -> u32 {
-        self.groups
-    }
-
-    fn tree(&self, group: u32) -> &[Cell<Bounds>] {
-        &self.nodes[group as usize * 2 * self.leaves..][..2 * self.leaves]
-    }
-
-    /// All of a group; none if nobody of it takes requests.
-    pub(super) fn root(&self, group: u32) -> Option<Bounds> {
-        Some(self.tree(group)[1].get()).filter(|bounds| !bounds.is_nobody())
-    }
-
-    pub(super) fn set(&self, replica: ReplicaId, mut bounds: Bounds) {
-        let tree = self.tree(replica.0 % self.groups);
-        let mut node = self.leaves + (replica.0 / self.groups) as usize;
-        while tree[node].get() != bounds {
-            tree[node].set(bounds);
-            if node == 1 {
-                return;
-            }
-            bounds = bounds.and(tree[node ^ 1].get());
-            node /= 2;
+        Bounds {
+            kv_share_next: self.next_of(&all).min(other.next_of(&all)),
+            best: self.best_of(&all) + other.best_of(&all),
+            ..all
         }
     }
 
-    /// `kv_share` is what is true at this moment.
-    pub(super) fn search(&self, group: u32, search: &mut impl Search, kv_share: impl Fn(ReplicaId) -> f64) {
-        let descent = Descent { tree: self.tree(group), group, groups: self.groups, kv_share };
-        let root = Part { node: 1, first: 0, leaves: self.leaves };
-        if descent.hope(search, root).is_some() {
-            descent.go(search, root);
-        }
-    }
-}
-
-/// A node, and which leaves are below it.
-#[derive(Clone, Copy)]
-struct Part {
-    node: usize,
-    first: usize,
-    leaves: usize,
-}
-
-/// So few are looked at without a bound on each, where a look is no more than a bound is: KV use is not read.
-const LOOKED_AT_ONCE: usize = 4;
-
-/// A search in one tree.
-struct Descent<'a, F> {
-    tree: &'a [Cell<Bounds>],
-    group: u32,
-    groups: u32,
-    kv_share: F,
-}
-
-impl<F: Fn(ReplicaId) -> f64> Descent<'_, F> {
-    fn leaves(&self) -> usize {
-        self.tree.len() / 2
+    /// No smaller share has who is one of these and not known to have the least of all.
+    fn next_of(&self, all: &Bounds) -> f64 {
+        if self.kv_share_min > all.kv_share_min { self.kv_share_min } else { self.kv_share_next }
     }
 
-    fn id(&self, leaf: usize) -> ReplicaId {
-        ReplicaId(leaf as u32 * self.groups + self.group)
-    }
-
-    fn hope<S: Search>(&self, search: &S, Part { node, first, leaves }: Part) -> Option<S::Hope> {
-        let bounds = self.tree[node].get();
-        if bounds.is_nobody() {
-            return None;
-        }
-        search.hope(&bounds, self.id(first), self.id(first + leaves - 1))
-    }
-
-    fn go<S: Search>(&self, search: &mut S, Part { node, first, leaves }: Part) {
-        if leaves == 1 || leaves <= LOOKED_AT_ONCE && !search.reads_kv() {
-            let there = |leaf: &usize| !self.tree[self.leaves() + leaf].get().is_nobody();
-            return (first..first + leaves).filter(there).for_each(|leaf| self.look(search, leaf));
-        }
-        let leaves = leaves / 2;
-        let low = Part { node: 2 * node, first, leaves };
-        let high = Part { node: 2 * node + 1, first: first + leaves, leaves };
-        let hopes = (self.hope(search, low), self.hope(search, high));
-        let (better, other) = if hopes.1 > hopes.0 { (high, low) } else { (low, high) };
-        if hopes.0.is_some() || hopes.1.is_some() {
-            self.go(search, better);
-        }
-        // What was found there may leave nothing to hope for here.
-        if hopes.0.is_some() && hopes.1.is_some() && self.hope(search, other).is_some() {
-            self.go(search, other);
-        }
-        if search.reads_kv() {
-            self.tree[node].set(self.tree[low.node].get().and(self.tree[high.node].get()));
-        }
-    }
-
-    fn look(&self, search: &mut impl Search, leaf: usize) {
-        let (place, replica) = (&self.tree[self.leaves() + leaf], self.id(leaf));
-        let mut bounds = place.get();
-        if search.reads_kv() {
-            let kv_share = (self.kv_share)(replica);
-            debug_assert!(kv_share >= bounds.kv_share_min, "KV blocks were freed and not published");
-            bounds.kv_share_min = kv_share;
-            place.set(bounds);
-        }
-        search.look(replica, &bounds);
+    /// How many of these are among the best of all?
+    pub(super) fn best_of(&self, all: &Bounds) -> u32 {
+        let mine = (self.waiting_min, self.working_set_min, self.kv_share_min, self.lora_slot);
+        let least = (all.waiting_min, all.working_set_min, all.kv_share_min, all.lora_slot);
+        if mine == least { self.best } else { 0 }
     }
 }
 
@@ -242,82 +172,64 @@ mod tests {
     use rand::RngExt;
 
     use super::*;
-    use crate::random::stream;
+    use crate::random::{Stream, stream};
 
-    /// The least KV share, ties to the lowest id, and how often it looks.
-    struct Least {
-        found: Option<(f64, ReplicaId)>,
-        looks: u32,
-    }
+    const ALL: Reads =
+        Reads { waiting: true, running: true, working_set: true, kv_share: true, lora_slot: true, best: true };
 
-    impl Search for Least {
-        type Hope = f64;
-
-        fn hope(&self, bounds: &Bounds, first: ReplicaId, _: ReplicaId) -> Option<f64> {
-            let least = (bounds.kv_share_min, first);
-            self.found.is_none_or(|found| least < found).then_some(-bounds.kv_share_min)
-        }
-
-        fn look(&mut self, replica: ReplicaId, bounds: &Bounds) {
-            self.looks += 1;
-            let share = (bounds.kv_share_min, replica);
-            self.found = Some(self.found.map_or(share, |found| if share < found { share } else { found }));
-        }
-
-        fn reads_kv(&self) -> bool {
-            true
-        }
-    }
-
-    fn least(forest: &Forest, group: u32, shares: &[f64]) -> Least {
-        let mut least = Least { found: None, looks: 0 };
-        forest.search(group, &mut least, |replica| shares[replica.index()]);
-        least
-    }
-
-    fn on(kv_share_min: f64) -> Bounds {
-        let nobody = Bounds::NOBODY;
-        Bounds { waiting_min: 0, running_min: 0, working_set_min: 0, kv_share_min, lora_slot: true, ..nobody }
+    fn one(random: &mut Stream) -> Bounds {
+        let mut below = |n: u32| random.random_range(0..n);
+        let (waiting, running, kv_share) = (below(2), below(2), f64::from(below(2)) / 4.0);
+        let one = Bounds {
+            waiting_min: waiting,
+            waiting_max: waiting,
+            running_min: running,
+            working_set_min: waiting + running,
+            kv_share_min: kv_share,
+            lora_slot: below(4) > 0,
+            best: 1,
+            ..Bounds::NOBODY
+        };
+        if below(4) == 0 { one.with_share_from(kv_share) } else { one }
     }
 
     #[test]
-    fn a_search_finds_what_a_look_at_all_finds() {
-        let mut random = stream(7, "bounds");
-        for (replicas, groups) in [(1, 1), (2, 1), (63, 1), (64, 1), (65, 1), (100, 7), (100, 100), (5, 3)] {
-            // Those without a share are off; others have at least what they published.
-            let mut shares = vec![f64::INFINITY; replicas as usize];
-            let forest = Forest::new(groups, replicas as usize, |_| Bounds::NOBODY);
-            for _ in 0..2_000 {
-                let replica = random.random_range(0..replicas);
-                let published = f64::from(random.random_range(0..20));
-                let share = &mut shares[replica as usize];
-                match random.random_range(0..4) {
-                    0 => (*share, _) = (f64::INFINITY, forest.set(ReplicaId(replica), Bounds::NOBODY)),
-                    1 if share.is_finite() => *share += 1.0,
-                    _ => {
-                        *share = published + f64::from(random.random_range(0..5));
-                        forest.set(ReplicaId(replica), on(published));
-                    }
-                }
-                let group = random.random_range(0..groups);
-                let members = (group..replicas).step_by(groups as usize).map(|id| (shares[id as usize], ReplicaId(id)));
-                let known = members.filter(|(share, _)| share.is_finite()).min_by(|a, b| a.partial_cmp(b).unwrap());
-                assert_eq!(least(&forest, group, &shares).found, known);
-                assert_eq!(forest.root(group).is_some(), known.is_some());
-            }
+    fn the_best_are_those_who_are_known_to_be_best_in_everything() {
+        let mut random = stream(7, "best");
+        let mut counted = 0;
+        for _ in 0..20_000 {
+            let each: Vec<Bounds> = (0..random.random_range(1..8)).map(|_| one(&mut random)).collect();
+            let (low, high) = each.split_at(random.random_range(0..each.len()));
+            let of = |part: &[Bounds]| part.iter().copied().fold(Bounds::NOBODY, |all, one| all.and(one, ALL));
+            let all = of(low).and(of(high), ALL);
+            let has_least = |one: &&Bounds| one.best == 1 && one.kv_share_min == all.kv_share_min;
+            let others = each.iter().filter(|one| !has_least(one)).map(|one| one.kv_share_min);
+            assert_eq!(all.kv_share_next, others.fold(f64::INFINITY, f64::min), "{each:?}");
+            let is_best = |one: &&Bounds| {
+                let of_queue = one.waiting_min == all.waiting_min && one.working_set_min == all.working_set_min;
+                of_queue && one.lora_slot == all.lora_slot
+            };
+            let best = each.iter().filter(has_least).filter(is_best).count() as u32;
+            assert_eq!(all.best, best, "{each:?}");
+            counted += u32::from(best > 1);
         }
+        assert!(counted > 1_000, "{counted} with more than one");
     }
 
     #[test]
-    fn what_was_looked_at_in_vain_is_passed_over_the_next_time() {
-        let mut random = stream(7, "shares");
-        let shares: Vec<f64> = (0..4_096).map(|_| f64::from(random.random_range(0..1_000_000))).collect();
-        let forest = Forest::new(1, shares.len(), |_| on(0.0));
-        assert_eq!(least(&forest, 0, &shares).looks, 4_096, "nothing is known of anybody");
-        assert_eq!(least(&forest, 0, &shares).looks, 1);
-        forest.set(ReplicaId(77), on(0.0));
-        // It promised most: on the way back from it one beside it may be looked at on each level.
-        assert!((2..=13).contains(&least(&forest, 0, &shares).looks), "77 published what is true no more");
-        assert_eq!(least(&forest, 0, &shares).looks, 1);
+    fn in_what_is_not_read_all_are_alike() {
+        let mut random = stream(7, "reads");
+        for _ in 0..1_000 {
+            let each = [one(&mut random), one(&mut random)];
+            let read = |reads: Reads| {
+                each.map(|one| one.read(reads)).into_iter().fold(Bounds::NOBODY, |all, one| all.and(one, ALL))
+            };
+            let queues = each.map(|one| one.waiting_min);
+            let nothing = Reads::default();
+            assert_eq!(read(Reads { best: true, ..nothing }).best, 2);
+            let shortest = queues.iter().filter(|&queue| queue == queues.iter().min().unwrap()).count();
+            assert_eq!(read(Reads { waiting: true, best: true, ..nothing }).best, shortest as u32);
+            assert_eq!(read(Reads { best: false, ..ALL }).best, 0, "nobody asks for them");
+        }
     }
 }

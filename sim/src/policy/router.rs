@@ -27,7 +27,7 @@ pub use random::Random;
 pub use round_robin::RoundRobin;
 pub use scorers::{Picker, Scorers};
 
-use crate::fleet::{Bounds, Fleet, Group, Search};
+use crate::fleet::{Bounds, Fleet, Group, Reads, Search};
 use crate::workload::ReplicaId;
 
 /// What is load?
@@ -60,6 +60,16 @@ impl Load {
             Load::Waiting => (u64::from(bounds.waiting_min), u64::from(bounds.running_min)),
             // Positive floats are ordered as their bits are.
             Load::Kv => (bounds.kv_share_min.to_bits(), u64::from(bounds.working_set_min)),
+        }
+    }
+
+    /// What of these bounds is that?
+    fn reads(self) -> Reads {
+        let nothing = Reads::default();
+        match self {
+            Load::Requests => Reads { working_set: true, ..nothing },
+            Load::Waiting => Reads { waiting: true, running: true, ..nothing },
+            Load::Kv => Reads { kv_share: true, working_set: true, ..nothing },
         }
     }
 }
@@ -110,8 +120,8 @@ impl Search for Least {
         self.found = Some(self.found.map_or(load, |found| found.min(load)));
     }
 
-    fn reads_kv(&self) -> bool {
-        self.load == Load::Kv
+    fn reads(&self) -> Reads {
+        self.load.reads()
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use aril_sim::conformance::{RandomPolicies, Scenario, Terrain, differs, watched};
 use aril_sim::policy::Policies;
+use aril_sim::policy::router::{Picker, Scorers};
 use aril_sim::random::{self, Stream};
 use aril_sim::settings::ReplicaSettings;
 use aril_sim::time::Span;
@@ -40,6 +41,21 @@ impl Case {
             if is_stale { scenario.unit * u64::from(1 + random.next_u32() % 60) } else { Span::ZERO };
         let policies = RandomPolicies::draw(&mut random, scenario.unit);
         Case { rule: Some(Rule::draw(&mut random)), policies, scenario }
+    }
+
+    /// Replicas that are alike under scorers, so that many have the highest score: a hundred that are mostly idle, or four
+    /// whose batches have one adapter each.
+    pub(super) fn of_ties(seed: u64) -> Case {
+        let mut case = Case::of_choices(seed);
+        let replicas = &mut case.scenario.settings.replicas;
+        let starts_on: Vec<bool> = replicas.iter().map(|replica| replica.starts_on).collect();
+        let (count, max_loras) = if seed.is_multiple_of(2) { (100, replicas[0].max_loras) } else { (4, 1) };
+        let one = |&starts_on: &bool| ReplicaSettings { starts_on, max_loras, ..replicas[0].clone() };
+        *replicas = starts_on.iter().cycle().take(count).map(one).collect();
+        let mut random = random::stream(seed, "ties");
+        let highest = |rule: &Rule| matches!(rule, Rule::Scorers(Scorers { picker: Picker::MaxScore, .. }));
+        case.rule = std::iter::repeat_with(|| Rule::draw(&mut random)).find(highest);
+        case
     }
 
     /// What is wrong with the engine, or with what the router chooses, in this case? None: nothing.

@@ -15,23 +15,35 @@ use super::differential::{check, soak_seeds};
 use super::rules::Rule;
 use super::twins::{Compared, Counts, with_twins};
 
-fn compare(seeds: Range<u64>) -> Compared {
+fn compare(seeds: Range<u64>, case: fn(u64) -> Case) -> Compared {
     let counts = Counts::default();
-    check(seeds.map(Case::of_choices), |case| case.fails_counted(&counts));
+    check(seeds.map(case), |case| case.fails_counted(&counts));
     std::mem::take(&mut *counts.lock().unwrap())
 }
 
 #[test]
 #[ignore = "a soak for idle hours: set ARIL_SOAK_SEEDS=from..to"]
 fn soak_of_choices() {
-    println!("{:?}", compare(soak_seeds()));
+    println!("{:?}", compare(soak_seeds(), Case::of_choices));
+}
+
+#[test]
+#[ignore = "a soak for idle hours: set ARIL_SOAK_SEEDS=from..to"]
+fn soak_of_ties() {
+    println!("{:?}", compare(soak_seeds(), Case::of_ties));
 }
 
 #[test]
 fn indexes_choose_as_a_look_at_every_replica_does() {
-    let compared = compare(0..800);
+    let compared = compare(0..800, Case::of_choices);
     assert!(compared.choices > 40_000 && compared.reduced > 30_000 && compared.drawn > 5_000, "{compared:?}");
     assert!(compared.of_rule.iter().all(|&choices| choices > 3_000), "{compared:?}");
+}
+
+#[test]
+fn who_ties_is_drawn_as_from_a_list_of_all_who_tie() {
+    let compared = compare(0..300, Case::of_ties);
+    assert!(compared.choices > 3_000 && compared.drawn > 2_000, "{compared:?}");
 }
 
 #[test]

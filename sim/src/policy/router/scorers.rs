@@ -12,15 +12,17 @@
 //!
 //! `lora-affinity` is what llm-d has; `residency` was proposed there (llm-d-router 2792). Requests without adapter score 1
 //! in both. Those programs look at every replica for each request. Here `max-score` finds the same ones with an index: it
-//! looks at those whose bounds allow the highest score, and at all that tie for it, for the draw among them. Where an idle
-//! fleet is all alike, or `residency` has weight and hosts have not every adapter, that is many. `weighted-random` draws by
-//! everybody's score, and looks at everybody; `random` at nobody.
+//! looks at those whose bounds allow the highest score, and counts those that tie for it without a look where bounds tell
+//! that they do. They do not tell it of who holds the adapter, where that has weight, of who has no free adapter slot beside
+//! a queue, of the KV use of who has a batch (under perfect information), and of anybody where `residency` has weight and
+//! hosts have not every adapter: of those it looks at all that may tie. `weighted-random` draws by everybody's score, and
+//! looks at everybody; `random` at nobody.
 
 use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::{AdapterSignal, Bounds, Fleet, Group, Search};
+use crate::fleet::{AdapterSignal, Bounds, Fleet, Group, Reads, Search};
 use crate::policy::{Asked, Route, Router, Tunable, tunable};
 use crate::random::Stream;
 use crate::settings::AdapterMemory;
@@ -146,7 +148,9 @@ fn nearness(value: u32, (least, most): (u32, u32)) -> f64 {
 struct Scoring<'a> {
     weights: &'a Scorers,
     fleet: &'a Fleet<'a>,
+    /// What it asks for, if that has weight.
     adapter: Option<AdapterId>,
+    reads: Reads,
     /// Who has the adapter on the GPU or on its way there, by id.
     holders: &'a [ReplicaId],
     /// The shortest and the longest queue of the fleet.
@@ -158,11 +162,20 @@ struct Scoring<'a> {
 impl<'a> Scoring<'a> {
     /// None where no replica takes requests.
     fn new(weights: &'a Scorers, asked: &Asked<'_>, fleet: &'a Fleet<'a>) -> Option<Scoring<'a>> {
-        let Bounds { waiting_min, waiting_max, .. } = fleet.bounds(Group::ALL)?;
+        let adapter = asked.request.adapter.filter(|_| weights.lora_affinity > 0.0 || weights.residency > 0.0);
+        let reads = Reads {
+            waiting: weights.queue > 0.0,
+            running: false,
+            working_set: weights.load > 0.0,
+            kv_share: weights.kv_utilization > 0.0,
+            lora_slot: weights.lora_affinity > 0.0 && adapter.is_some(),
+            best: true,
+        };
+        let Bounds { waiting_min, waiting_max, .. } = fleet.bounds(Group::ALL, reads)?;
         let (least, most) = (fleet.by_working_set().next()?.0, fleet.by_working_set().next_back()?.0);
-        let adapter = asked.request.adapter;
         let holders = adapter.map_or(&[][..], |adapter| fleet.holders(adapter));
-        Some(Scoring { weights, fleet, adapter, holders, queues: (waiting_min, waiting_max), loads: (least, most) })
+        let (queues, loads) = ((waiting_min, waiting_max), (least, most));
+        Some(Scoring { weights, fleet, adapter, reads, holders, queues, loads })
     }
 
     /// The weighted sum. No part of it falls when a score grows, and neither does the sum, rounded as it is: where each is
@@ -195,8 +208,7 @@ impl<'a> Scoring<'a> {
 
     /// No replica within these bounds, ids from the first to the last, scores more.
     fn score_max(&self, bounds: &Bounds, first: ReplicaId, last: ReplicaId) -> f64 {
-        let next = self.holders.get(self.holders.partition_point(|&holder| holder < first));
-        let held = self.adapter.is_none() || next.is_some_and(|&holder| holder <= last);
+        let held = self.adapter.is_none() || self.is_held(first, last);
         let affinity = match bounds {
             _ if held => 1.0,
             bounds if bounds.lora_slot => 0.8,
@@ -207,12 +219,46 @@ impl<'a> Scoring<'a> {
         self.sum(bounds, affinity, if held { 1.0 } else { 0.7 })
     }
 
+    /// What the best within these bounds score, if it is surely the same, and more than the others there.
+    fn score_best(&self, bounds: &Bounds, first: ReplicaId, last: ReplicaId) -> Option<f64> {
+        let (affinity, residency) = match self.adapter {
+            None => (1.0, 1.0),
+            Some(_) if self.is_held(first, last) => return None,
+            Some(_) => {
+                let affinity = if bounds.lora_slot { 0.8 } else { 0.0 };
+                let waits = !bounds.lora_slot && bounds.waiting_max > 0;
+                let is_known = !waits && (bounds.host_has_all || self.weights.residency == 0.0);
+                is_known.then_some((affinity, 0.7))?
+            }
+        };
+        let best = self.sum(bounds, affinity, residency);
+        // Each of the others is worse in one part at least: a sequence, the next share, or the slot.
+        let (waiting_min, working_set_min) = (bounds.waiting_min + 1, bounds.working_set_min + 1);
+        let kv_share_min = bounds.kv_share_next;
+        let is_longer = self.reads.waiting && waiting_min <= self.queues.1;
+        let is_fuller = self.reads.working_set && working_set_min <= self.loads.1;
+        let others = [
+            is_longer.then_some((Bounds { waiting_min, ..*bounds }, affinity)),
+            is_fuller.then_some((Bounds { working_set_min, ..*bounds }, affinity)),
+            (kv_share_min < f64::INFINITY).then_some((Bounds { kv_share_min, ..*bounds }, affinity)),
+            (self.reads.lora_slot && bounds.lora_slot).then_some((*bounds, 0.6)),
+        ];
+        let score = |(bounds, affinity): &(Bounds, f64)| self.sum(bounds, *affinity, residency);
+        others.iter().flatten().all(|other| score(other) < best).then_some(best)
+    }
+
+    /// Has one of these the adapter on the GPU or on its way there, ids from the first to the last?
+    fn is_held(&self, first: ReplicaId, last: ReplicaId) -> bool {
+        let next = self.holders.get(self.holders.partition_point(|&holder| holder < first));
+        next.is_some_and(|&holder| holder <= last)
+    }
+
     fn affinity(&self, replica: ReplicaId, bounds: &Bounds, adapter: AdapterId, held: bool) -> f64 {
         if held && self.fleet.adapter(replica, adapter) == AdapterSignal::Active {
             1.0
         } else if bounds.lora_slot {
             0.8
-        } else if bounds.waiting_min > 0 && self.fleet.adapter(replica, adapter) == AdapterSignal::Waiting {
+        } else if bounds.waiting_max > 0 && self.fleet.adapter(replica, adapter) == AdapterSignal::Waiting {
             0.6
         } else {
             0.0
@@ -240,11 +286,44 @@ impl<'a> Scoring<'a> {
     }
 }
 
+/// Replicas from the first to the last: so many of them, the best, tie.
+struct Ties {
+    first: ReplicaId,
+    last: ReplicaId,
+    count: u32,
+}
+
 /// A search for those who score highest.
 struct Highest<'a> {
     scoring: Scoring<'a>,
     score: f64,
-    ties: Vec<ReplicaId>,
+    ties: Vec<Ties>,
+}
+
+impl Highest<'_> {
+    fn found(&mut self, score: f64, ties: Ties) {
+        if score > self.score {
+            self.score = score;
+            self.ties.clear();
+        }
+        if score == self.score {
+            self.ties.push(ties);
+        }
+    }
+
+    /// Any of them, all alike.
+    fn draw(mut self, random: &mut Stream) -> Option<ReplicaId> {
+        self.ties.sort_unstable_by_key(|ties| ties.first);
+        let count = self.ties.iter().map(|ties| ties.count as usize).sum();
+        let mut drawn = if count > 1 { random.random_range(0..count) as u32 } else { 0 };
+        for &Ties { first, last, count } in &self.ties {
+            if drawn < count {
+                return Some(self.scoring.fleet.nth_best(Group::ALL, self.scoring.reads, (first, last), drawn));
+            }
+            drawn -= count;
+        }
+        None
+    }
 }
 
 impl Search for Highest<'_> {
@@ -255,18 +334,16 @@ impl Search for Highest<'_> {
     }
 
     fn look(&mut self, replica: ReplicaId, bounds: &Bounds) {
-        let score = self.scoring.score(replica, bounds);
-        if score > self.score {
-            self.score = score;
-            self.ties.clear();
-        }
-        if score == self.score {
-            self.ties.push(replica);
-        }
+        self.found(self.scoring.score(replica, bounds), Ties { first: replica, last: replica, count: 1 });
     }
 
-    fn reads_kv(&self) -> bool {
-        self.scoring.weights.kv_utilization > 0.0
+    fn take(&mut self, bounds: &Bounds, first: ReplicaId, last: ReplicaId) -> bool {
+        let best = self.scoring.score_best(bounds, first, last);
+        best.inspect(|&score| self.found(score, Ties { first, last, count: bounds.best })).is_some()
+    }
+
+    fn reads(&self) -> Reads {
+        self.scoring.reads
     }
 }
 
@@ -280,11 +357,7 @@ impl Scorers {
         let scoring = Scoring::new(self, asked, fleet)?;
         let mut highest = Highest { scoring, score: f64::NEG_INFINITY, ties: Vec::new() };
         fleet.search(Group::ALL, &mut highest);
-        highest.ties.sort_unstable();
-        match highest.ties[..] {
-            [only] => Some(only),
-            _ => any_of(&highest.ties, random),
-        }
+        highest.draw(random)
     }
 
     /// Where the draw is by score, everybody's counts.
