@@ -29,7 +29,7 @@ trap 'rm -rf "$out"' EXIT
 workloads() {
   echo "vidur ../vidur/sixteen.toml --set traffic.requests=1000"
   echo "locality locality.toml --set pool.a100-80gb.replicas=20 --set traffic.arrivals.poisson.rate=16.0 --set traffic.window.duration=\"100s\" --set traffic.popularity.working-set.adapters=2000 --set traffic.popularity.working-set.tenants=500"
-  for policy in least-kv dedicated affinity scorers; do
+  for policy in least-kv dedicated affinity scorers ties; do
     echo "$policy fleet.toml --policy $policy --no-tables"
   done
 }
