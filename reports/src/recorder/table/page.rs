@@ -102,9 +102,11 @@ pub(super) fn statistics(ends: Option<(Vec<u8>, Vec<u8>)>, nulls: usize) -> Parq
     }
 }
 
-/// Compressed, if that pays. What is no longer than a sample is compressed once.
+/// Compressed, if that pays. What is no longer than a sample is compressed once. The sample is from the middle: a page begins with who has a
+/// value, which shrinks well.
 fn shrunk(bytes: &[u8], compressor: &mut Compressor<'_>) -> io::Result<Option<Vec<u8>>> {
-    let sample = &bytes[..bytes.len().min(SAMPLE)];
+    let from = bytes.len().saturating_sub(SAMPLE) / 2;
+    let sample = &bytes[from..bytes.len().min(from + SAMPLE)];
     let packed = compressor.compress(sample)?;
     if packed.len() > sample.len() - sample.len() / 5 {
         return Ok(None);
