@@ -186,7 +186,7 @@ pub(crate) fn for_each_affine_bucket<const BITS: u32>(
         return each(bucket_of::<BITS>(first), steps);
     }
     let (low, high) = bounds_of::<BITS>(bucket_of::<BITS>(first));
-    if increment > (high - low) / 8 {
+    if increment > (high - low) / 2 {
         // Few steps share a bucket: finding how many costs more than counting them one by one.
         let (mut value, mut left) = (first, steps);
         while left > 0 {
@@ -202,14 +202,19 @@ pub(crate) fn for_each_affine_bucket<const BITS: u32>(
         }
         return;
     }
-    let mut done = 0;
-    while done < steps {
-        let value = first + increment * done;
-        let bucket = bucket_of::<BITS>(value);
-        let (_, high) = bounds_of::<BITS>(bucket);
-        let here = ((high - value) / increment + 1).min(steps - done);
+    // At most one less than a quotient by the increment, without a division for each bucket.
+    let per_increment = u64::MAX / increment;
+    let (mut bucket, mut value, mut left) = (bucket_of::<BITS>(first), first, steps);
+    while left > 0 {
+        let high = value | ((1u64 << shift_of::<BITS>(value)) - 1);
+        let rest = high - value;
+        let mut more = (u128::from(rest) * u128::from(per_increment) >> 64) as u64;
+        more += u64::from((more + 1) * increment <= rest);
+        let here = (more + 1).min(left);
         each(bucket, here);
-        done += here;
+        left -= here;
+        value += here * increment;
+        bucket += 1;
     }
 }
 

@@ -27,7 +27,7 @@ const BUCKET_BITS: u32 = 15;
 const BUCKET_MASK: u32 = (1 << BUCKET_BITS) - 1;
 const COUNT_MAX: u32 = u32::MAX >> BUCKET_BITS;
 /// Longer logs and lists than this, in bytes, are put away: memory does not follow the run's length.
-const HELD_MAX: usize = 1 << 24;
+const HELD_MAX: usize = 1 << 26;
 /// In place of where the part of somebody who joins with this step begins.
 const JOINS: u32 = u32::MAX;
 
