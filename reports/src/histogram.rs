@@ -84,18 +84,19 @@ impl<const BITS: u32> LogLinear<BITS> {
         self.buckets[offset..].iter_mut().zip(&other.buckets).for_each(|(bucket, count)| *bucket += count);
     }
 
-    /// Adds counts of buckets, of at least one value; of these values only the sum is known exactly.
-    pub(crate) fn add_all(&mut self, counts: impl Iterator<Item = (usize, u64)> + Clone, sum: u128) {
-        let (mut low, mut high, mut all) = (usize::MAX, 0, 0);
-        for (bucket, count) in counts.clone() {
-            (low, high, all) = (low.min(bucket), high.max(bucket), all + count);
-        }
-        self.cover(low, high);
-        let (from, buckets) = (self.first, self.buckets.as_mut_slice());
-        for (bucket, count) in counts {
-            buckets[bucket - from] += count;
-        }
-        self.note(middle_of::<BITS>(low), middle_of::<BITS>(high), sum, all);
+    /// The same, of one that nobody needs any more.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        if self.count == 0 { *self = other } else { self.merge(&other) }
+    }
+
+    /// A histogram of counts from bucket `first` on, of whose values only the sum is known exactly.
+    pub(crate) fn of_counts(first: usize, mut counts: Vec<u64>, sum: u128) -> Self {
+        let Some(last) = counts.iter().rposition(|count| *count > 0) else { return LogLinear::default() };
+        counts.truncate(last + 1);
+        let empty = counts.iter().take_while(|count| **count == 0).count();
+        counts.drain(..empty);
+        let [min, max] = [first + empty, first + last].map(middle_of::<BITS>);
+        LogLinear { first: first + empty, count: counts.iter().sum(), buckets: counts, sum, min, max }
     }
 
     /// How many values?

@@ -58,7 +58,7 @@ impl Asked {
         for (replica, log) in chapter.logs.iter().enumerate() {
             targets.count(log, shares.of(replica), &mut sums, dense);
         }
-        targets.finish(buckets);
+        targets.finish(buckets.start);
     }
 }
 
@@ -82,7 +82,12 @@ struct Targets<'a> {
     /// Positions in `all` of each tenant and of each adapter, or [`NONE`].
     tenants: Vec<u32>,
     adapters: Vec<u32>,
+    /// By target, what it takes to count its parts of a log; zeros between logs.
+    entries: Vec<usize>,
 }
+
+/// Of a target whose parts of the log are counted.
+const COVERED: usize = usize::MAX;
 
 struct Target<'a> {
     histogram: &'a mut Histogram,
@@ -150,7 +155,8 @@ impl<'a> Targets<'a> {
     fn new(asked: &'a mut Asked, class_of: &'a dyn Fn(u32) -> Option<usize>, buckets: usize) -> Targets<'a> {
         let target = |histogram| Target { histogram, counts: vec![0; buckets], sum: 0, also: [None; 2] };
         let all: Vec<Target<'a>> = asked.classes.iter_mut().map(target).collect();
-        let mut targets = Targets { class_of, classes: all.len(), all, tenants: Vec::new(), adapters: Vec::new() };
+        let (tenants, adapters, entries) = (Vec::new(), Vec::new(), Vec::new());
+        let mut targets = Targets { class_of, classes: all.len(), all, tenants, adapters, entries };
         let Targets { all, tenants, adapters, .. } = &mut targets;
         for (places, groups) in [(tenants, &mut asked.tenants), (adapters, &mut asked.adapters)] {
             places.resize(groups.keys().next_back().map_or(0, |last| *last as usize + 1), NONE);
@@ -159,6 +165,7 @@ impl<'a> Targets<'a> {
                 all.push(target(histogram));
             }
         }
+        targets.entries = vec![0; targets.all.len()];
         targets
     }
 
@@ -202,31 +209,31 @@ impl<'a> Targets<'a> {
     /// Counts these parts of a log. Of a target that was nearly everywhere it is counted how many were there for each entry, then the log is
     /// read once.
     fn count(&mut self, log: &[u32], shares: &[Share], sums: &mut Sums, dense: usize) {
-        let mut entries = vec![0; self.all.len()];
+        let Targets { all, entries, .. } = self;
         sums.begin(log.len());
         shares.iter().for_each(|share| entries[share.target as usize] += sums.entries_read(share.part()));
-        let is_dense = |target: usize| entries[target] > dense * log.len();
-        for share in shares.iter().filter(|share| !is_dense(share.target as usize)) {
-            sums.add(log, share.part(), &mut self.all[share.target as usize].counts);
+        for share in shares {
+            let (target, read) = (share.target as usize, entries[share.target as usize]);
+            if read <= dense * log.len() {
+                sums.add(log, share.part(), &mut all[target].counts);
+            } else if read != COVERED {
+                entries[target] = COVERED;
+                let parts = shares.iter().filter(|other| other.target == share.target).map(Share::part);
+                sums.cover(log, parts, &mut all[target].counts);
+            }
         }
-        for target in (0..self.all.len()).filter(|target| is_dense(*target)) {
-            let parts = shares.iter().filter(|share| share.target as usize == target).map(Share::part);
-            sums.cover(log, parts, &mut self.all[target].counts);
-        }
+        shares.iter().for_each(|share| entries[share.target as usize] = 0);
     }
 
-    /// Everything is counted, in these buckets.
-    fn finish(&mut self, buckets: Range<usize>) {
+    /// Everything is counted, from this bucket on.
+    fn finish(&mut self, first: usize) {
         for place in 0..self.all.len() {
-            let counts = std::mem::take(&mut self.all[place].counts);
-            let nonempty = buckets.clone().zip(counts.iter().copied()).filter(|(_, count)| *count > 0);
-            if nonempty.clone().next().is_none() {
-                continue;
+            let Target { counts, sum, also, .. } = &mut self.all[place];
+            let (gaps, also) = (Histogram::of_counts(first, std::mem::take(counts), *sum), *also);
+            for place in also.into_iter().flatten() {
+                self.all[place].histogram.merge(&gaps);
             }
-            let Target { sum, also, .. } = self.all[place];
-            for place in also.into_iter().flatten().chain([place]) {
-                self.all[place].histogram.add_all(nonempty.clone(), sum);
-            }
+            self.all[place].histogram.absorb(gaps);
         }
     }
 

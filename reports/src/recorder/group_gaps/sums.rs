@@ -40,9 +40,10 @@ impl Sums {
         Sums { buckets, every: EVERY, window, sums: Vec::new(), outside: Vec::new(), changes: Vec::new() }
     }
 
-    /// The next log has so many entries.
+    /// The next log has so many entries. Of one that is shorter than its buckets are many no sums are made: finding the window would cost more.
     pub(super) fn begin(&mut self, entries: usize) {
-        self.every = EVERY.max(entries.div_ceil(SUMS_MAX));
+        let is_short = entries < self.buckets.len();
+        self.every = if is_short { entries + 1 } else { EVERY.max(entries.div_ceil(SUMS_MAX)) };
         self.sums.clear();
     }
 
