@@ -209,7 +209,7 @@ pub(crate) fn for_each_affine_bucket<const BITS: u32>(
     while left > 0 {
         let high = value | ((1u64 << shift_of::<BITS>(value)) - 1);
         let rest = high - value;
-        let mut more = (u128::from(rest) * u128::from(per_increment) >> 64) as u64;
+        let mut more = ((u128::from(rest) * u128::from(per_increment)) >> 64) as u64;
         more += u64::from((more + 1) * increment <= rest);
         let here = (more + 1).min(left);
         each(bucket, here);

@@ -5,16 +5,18 @@
 //! run, for the groups that are shown. Until then no histogram is touched, of which there are too many to be near.
 
 mod asked;
+mod batch;
 mod chapter;
 mod sums;
 mod tenants;
 
 use std::path::Path;
 
-use aril_sim::fact::{Rows, Stretch, Who};
+use aril_sim::fact::{Rows, Stretch};
 
 pub(crate) use self::asked::Asked;
-use self::chapter::{Chapter, Chapters, Own, Part, Stay};
+use self::batch::{Batch, Member, Order};
+use self::chapter::{Chapter, Chapters, Own, Stay};
 use self::tenants::Tenants;
 use super::NONE;
 use crate::ReportError;
@@ -28,8 +30,9 @@ const BUCKET_MASK: u32 = (1 << BUCKET_BITS) - 1;
 const COUNT_MAX: u32 = u32::MAX >> BUCKET_BITS;
 /// Longer logs and lists than this, in bytes, are put away: memory does not follow the run's length.
 const HELD_MAX: usize = 1 << 26;
-/// In place of where the part of somebody who joins with this step begins.
-const JOINS: u32 = u32::MAX;
+
+/// A log has room for so many entries at once: thousands of them would else grow from one entry each.
+const LOG_MIN: usize = 128;
 
 type Histogram = LogLinear<GROUP_BITS>;
 
@@ -47,8 +50,9 @@ pub(crate) struct GroupGaps {
     earlier: Chapters,
     /// A group whose stays at a replica take as much to look up as so many times the entries of its log is counted by entry, not by stay.
     dense: usize,
-    /// Memory for the next batch.
-    scratch: Batch,
+    /// Memory for the next batch, and for the places of those who join it.
+    next: Order,
+    newcomers: Vec<u32>,
 }
 
 #[derive(Default)]
@@ -60,24 +64,6 @@ struct Replica {
     /// When its last step ended; 0 before its first.
     last_end: u64,
     batch: Batch,
-}
-
-/// Those who were in the last step of a replica.
-#[derive(Default)]
-struct Batch {
-    requests: Vec<u32>,
-    members: Vec<Member>,
-}
-
-/// A sequence in a batch.
-#[derive(Clone, Copy)]
-struct Member {
-    tenant: u32,
-    /// [`NONE`]: the base model.
-    adapter: u32,
-    /// Where its part of the log begins, and when it joined.
-    from: u32,
-    joined: u64,
 }
 
 impl GroupGaps {
@@ -92,7 +78,8 @@ impl GroupGaps {
             held_max: HELD_MAX,
             earlier: Chapters::in_folder(folder),
             dense: 2,
-            scratch: Batch::default(),
+            next: Order::default(),
+            newcomers: Vec::new(),
         }
     }
 
@@ -127,22 +114,24 @@ impl GroupGaps {
         let Some(replica) = self.replicas.get(index) else { return Ok(()) };
         let last_end = replica.last_end;
         let first_end = stretch.step_end(0).as_ps();
-        let members = replica.batch.members.len();
+        let members = replica.batch.order.len();
         // Before the first stretch that is counted, nobody is known to be in the batch.
         let same = members.min(stretch.same_rows as usize);
         let is_same_batch = same == members && same == emitting;
-        let joined = if is_same_batch { 0 } else { self.change_batch(stretch, same) };
+        self.newcomers.clear();
+        if !is_same_batch {
+            self.change_batch(stretch, same);
+        }
         let replica = &mut self.replicas[index];
-        let (len, before) = (replica.batch.members.len(), replica.log.len());
-        if len > joined {
+        let (len, before) = (replica.batch.order.len(), replica.log.len());
+        if len > self.newcomers.len() {
             replica.note(bucket_of::<GROUP_BITS>(first_end.saturating_sub(last_end)), 1);
         }
-        if joined > 0 {
+        if !self.newcomers.is_empty() {
             // Whoever joins with this step has no part in its gap.
             replica.fixed = replica.log.len();
             let from = replica.log.len() as u32;
-            let rest = &mut replica.batch.members[same..];
-            rest.iter_mut().filter(|member| member.from == JOINS).for_each(|member| member.from = from);
+            self.newcomers.iter().for_each(|place| replica.batch.member_mut(*place).from = from);
         }
         let (first, increment) = (stretch.first.as_ps() + stretch.increment.as_ps(), stretch.increment.as_ps());
         let more = u64::from(stretch.steps.saturating_sub(1));
@@ -158,9 +147,9 @@ impl GroupGaps {
         Ok(())
     }
 
-    /// Lets go of those who left, and takes in those who joined, in the order of the step; tells how many joined. The first `same` stay.
-    fn change_batch(&mut self, stretch: &Stretch<'_>, same: usize) -> usize {
-        let GroupGaps { tenants, replicas, stays, own, scratch: next, .. } = self;
+    /// Lets go of those who left, and takes in those who joined, in the order of the step. The first `same` stay.
+    fn change_batch(&mut self, stretch: &Stretch<'_>, same: usize) {
+        let GroupGaps { tenants, replicas, stays, own, next, newcomers, .. } = self;
         let Replica { log, fixed, batch, last_end } = &mut replicas[stretch.replica.index()];
         let last_end = *last_end;
         let first_end = stretch.step_end(0).as_ps();
@@ -176,40 +165,34 @@ impl GroupGaps {
             _ => same,
         };
         next.clear();
-        let (mut at, mut joined) = (same, 0);
+        let mut at = same;
         for row in stretch.rows.iter_from(same).filter(|row| row.emits) {
             let request = row.request.0;
             let Some(tenant) = tenants.of(request) else { continue };
             let goes_on = row.previous_token.is_some_and(|previous| previous.as_ps() == last_end);
-            if let Some(place) = goes_on.then(|| batch.place(request, same, at)).flatten() {
-                next.push(request, batch.members[place]);
-                batch.requests[place] = NONE;
-                at = place + 1;
+            if let Some((position, place)) = goes_on.then(|| batch.order.take(request, same, at)).flatten() {
+                next.push(request, place);
+                at = position + 1;
                 continue;
             }
             let adapter = row.adapter.map_or(NONE, |adapter| adapter.0);
             if let Some(previous) = row.previous_token {
                 own.push(Own { gap: first_end.saturating_sub(previous.as_ps()), tenant, adapter });
             }
-            next.push(request, Member { tenant, adapter, from: JOINS, joined: first_end });
-            joined += 1;
+            let place = batch.seat(Member { tenant, adapter, from: 0, joined: first_end });
+            next.push(request, place);
+            newcomers.push(place);
         }
-        let rest = batch.requests[same..].iter().zip(&batch.members[same..]);
-        rest.filter(|(request, _)| **request != NONE).for_each(|(_, member)| leaves(member));
-        batch.requests.truncate(same);
-        batch.requests.extend_from_slice(&next.requests);
-        batch.members.truncate(same);
-        batch.members.extend_from_slice(&next.members);
-        joined
+        batch.replace(same, next, leaves);
     }
 
     /// The run is over.
     fn everybody_leaves(&mut self) {
         for (index, replica) in self.replicas.iter_mut().enumerate() {
             let (to, last_end) = (replica.log.len(), replica.last_end);
-            self.stays
-                .extend(replica.batch.members.iter().filter_map(|member| member.stay(index as u32, to, last_end)));
-            replica.batch.clear();
+            let stays = replica.batch.members().filter_map(|member| member.stay(index as u32, to, last_end));
+            self.stays.extend(stays);
+            replica.batch = Batch::default();
         }
     }
 
@@ -228,11 +211,11 @@ impl GroupGaps {
         (self.stays, self.own) = (chapter.stays, chapter.own);
         self.entries = 0;
         for (replica, mut log) in self.replicas.iter_mut().zip(chapter.logs) {
-            let from = replica.batch.members.iter().map(|member| member.from).min();
+            let from = replica.batch.members().map(|member| member.from).min();
             let from = from.unwrap_or(log.len() as u32);
             replica.log = log.split_off(from as usize);
             replica.fixed = replica.fixed.saturating_sub(from as usize);
-            replica.batch.members.iter_mut().for_each(|member| member.from -= from);
+            replica.batch.each_mut(|member| member.from -= from);
             self.entries += replica.log.len();
         }
         Ok(())
@@ -252,6 +235,9 @@ impl Replica {
             return;
         }
         let mut left = count;
+        if self.log.is_empty() {
+            self.log.reserve(LOG_MIN);
+        }
         while left > 0 {
             let here = left.min(u64::from(COUNT_MAX));
             self.log.push((here as u32) << BUCKET_BITS | bucket);
@@ -260,53 +246,9 @@ impl Replica {
     }
 }
 
-impl Batch {
-    fn clear(&mut self) {
-        self.requests.clear();
-        self.members.clear();
-    }
-
-    fn push(&mut self, request: u32, member: Member) {
-        self.requests.push(request);
-        self.members.push(member);
-    }
-
-    /// Lets go of those who left from among those who go on, as long as these, who come after the first `same`, keep their order. Gives
-    /// how many are the same then.
-    fn close_ranks(&mut self, who: &[Who], mut same: usize, mut leaves: impl FnMut(&Member)) -> usize {
-        while let Some(next) = who.get(same)
-            && let Some(left) = self.requests[same..].iter().position(|request| *request == next.request().0)
-        {
-            self.requests.drain(same..same + left);
-            self.members.drain(same..same + left).for_each(|member| leaves(&member));
-            let in_order = who[same..].iter().zip(&self.requests[same..]);
-            same += in_order.take_while(|(who, request)| who.request().0 == **request).count();
-        }
-        same
-    }
-
-    /// Where a request is, from `first` on, and most likely not far from `at`: those who go on mostly keep their order.
-    fn place(&self, request: u32, first: usize, at: usize) -> Option<usize> {
-        let find = |from: usize, to: usize| {
-            self.requests[from..to].iter().position(|other| *other == request).map(|place| from + place)
-        };
-        find(at, self.requests.len()).or_else(|| find(first, at))
-    }
-}
-
-impl Member {
-    /// Its stay, if it saw a gap; `to` is the end of its replica's log, `last_end` that of the last step.
-    fn stay(&self, replica: u32, to: usize, last_end: u64) -> Option<Stay> {
-        let Member { tenant, adapter, from, joined } = *self;
-        let to = to as u32;
-        let part = Part { replica, from, to };
-        (from < to).then(|| Stay { sum: last_end.saturating_sub(joined), tenant, adapter, part })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use aril_sim::fact::{Row, Rows};
+    use aril_sim::fact::{Row, Rows, Who};
     use aril_sim::time::{Span, Time};
     use aril_sim::workload::{AdapterId, ReplicaId, RequestId};
     use proptest::prelude::*;
@@ -366,7 +308,7 @@ mod tests {
                     waiting: 0,
                 };
                 let emit: Vec<u32> = rows.iter().filter(|row| row.emits).map(|row| row.request.0).collect();
-                let in_order = rows.iter().zip(&groups.replicas[replica as usize].batch.requests);
+                let in_order = rows.iter().zip(groups.replicas[replica as usize].batch.order.requests());
                 let same = in_order.take_while(|(row, request)| row.emits && goes_on(row) && row.request.0 == **request);
                 stretch.same_rows = same.count() as u32;
                 groups.stretch(&stretch, emit.len()).unwrap();
