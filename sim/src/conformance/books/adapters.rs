@@ -1,6 +1,6 @@
 //! Which adapters are on a replica's GPU, and what its links carry, from facts alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ensure;
 use crate::fact::Tier;
@@ -85,7 +85,9 @@ impl Adapters {
 
     /// How many does the batch use, with those that it may have used until now?
     pub(super) fn in_batch(&self, gone: &[AdapterId]) -> u32 {
-        self.gpu.keys().filter(|&&adapter| self.is_used(adapter) || gone.contains(&adapter)).count() as u32
+        let used = self.gpu.keys().copied().filter(|adapter| self.is_used(*adapter));
+        // What nobody uses any more may have been evicted since.
+        used.chain(gone.iter().copied()).collect::<BTreeSet<_>>().len() as u32
     }
 
     pub(super) fn done(&mut self, now: Time, adapter: AdapterId, from: Tier) -> Result<(), String> {
