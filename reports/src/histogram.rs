@@ -84,6 +84,13 @@ impl<const BITS: u32> LogLinear<BITS> {
         self.buckets[offset..].iter_mut().zip(&other.buckets).for_each(|(bucket, count)| *bucket += count);
     }
 
+    /// The same counts and sum in buckets of another width, to which they are told by their middles.
+    pub(crate) fn rebinned<const OTHER: u32>(&self) -> LogLinear<OTHER> {
+        let mut counts = LogLinear::<OTHER>::default();
+        self.nonempty().for_each(|(middle, count)| counts.record(middle, count));
+        LogLinear { sum: self.sum, ..counts }
+    }
+
     /// The same, of one that nobody needs any more.
     pub(crate) fn absorb(&mut self, other: Self) {
         if self.count == 0 { *self = other } else { self.merge(&other) }

@@ -197,7 +197,7 @@ fn definitions() -> Markup {
         ("Cost", "GPU time held inside the window, over the output tokens of requests that finished inside it."),
         (
             "Percentiles",
-            "nearest-rank: values that were observed. Those of token gaps come from a histogram with buckets of 0.05 % (0.2 % by tenant and adapter).",
+            "nearest-rank: values that were observed. Those of token gaps come from a histogram with buckets of 0.05 % (0.2 % by tenant and adapter, and where a warm-up or a drain does not count).",
         ),
         (
             "Intervals",

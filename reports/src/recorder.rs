@@ -180,7 +180,7 @@ impl Recorder {
     }
 
     fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
-        let tally = self.gaps.stretch(stretch, self.settings.warmup.as_ps())?;
+        let tally = self.gaps.stretch(stretch)?;
         self.books.emitted(tally.emitted(stretch.steps));
         self.stretches.push(stretch, tally);
         if let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.is_open()) {

@@ -68,8 +68,6 @@ pub struct RecorderSettings {
     pub tables: bool,
     /// Write `timeline.json.gz` for the first so many events? 0: no.
     pub timeline_events: u32,
-    /// Keep token gaps by tenant and by adapter? Costs a few nanoseconds a token.
-    pub gaps_by_group: bool,
     /// Up to so many requests of a run, its percentiles are exact, pooled over seeds as well; beyond, they are within 0.025 %.
     pub samples_kept: usize,
     /// So many tenants, and so many adapters, get a row of their own, those with the most requests first.
@@ -91,7 +89,6 @@ impl Default for RecorderSettings {
             usd_per_gpu_hour: BTreeMap::new(),
             tables: true,
             timeline_events: 10_000,
-            gaps_by_group: true,
             samples_kept: 1_000_000,
             groups_kept: 100,
         }

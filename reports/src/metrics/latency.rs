@@ -23,7 +23,7 @@ pub struct Latency {
     pub p99: Option<f64>,
     /// The longest.
     pub max: Option<f64>,
-    /// Are percentiles those of single observations? If not, they come from a histogram (0.05 % wide buckets; 0.2 % for token gaps by tenant and adapter, whose middle is off by less than 0.1 %).
+    /// Are percentiles those of single observations? If not, they come from a histogram (0.05 % wide buckets; 0.2 % for token gaps by tenant and adapter, or beside a warm-up or a drain, whose middle is off by less than 0.1 %).
     pub exact: bool,
 }
 

@@ -39,7 +39,11 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
 
     let mut sums = Sums::new(&catalog, (start, end), settings.samples_kept);
     let mut blocks = Blocks::new((start, end), settings.traffic, keep);
+    // Requests are numbered in the order of their arrival.
+    let (mut before, mut until) = (0_u32, 0_u32);
     kept.each(|request, parts| {
+        before += u32::from(request.arrival < start);
+        until += u32::from(request.arrival <= end);
         sums.count(request, parts, is_measured(request));
         blocks.count(request, is_measured(request));
     })?;
@@ -116,8 +120,10 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         }
     })?;
 
+    let is_cut = settings.traffic == Traffic::Open && u64::from(until - before) < kept.len();
+    let measured_ids = is_cut.then_some(before..until);
     let asked_tenants = most_tenants.iter().chain(&worst).copied();
-    let (gaps, asked) = gaps.finish(asked_tenants, most_adapters.iter().copied(), classes, class_of)?;
+    let (gaps, asked) = gaps.finish(measured_ids, asked_tenants, most_adapters.iter().copied(), classes, class_of)?;
     let itl = Latency::of_histogram(&gaps);
     let mut tenant_group = |id: &u32| {
         let mut group = shown_tenants.measure(*id, tenant_name(&catalog, *id), window_s);

@@ -1,5 +1,6 @@
 //! Gaps between consecutive output tokens, at a cost that follows stretches and rows, not tokens.
 
+use std::ops::Range;
 use std::path::Path;
 
 use aril_sim::fact::{Row, Stretch};
@@ -15,9 +16,8 @@ use crate::settings::RecorderSettings;
 
 /// Token gaps of a run: all together, by tenant and by adapter.
 pub(crate) struct Gaps {
-    pub(crate) all: LogLinear<BITS>,
-    /// None: not kept.
-    groups: Option<GroupGaps>,
+    all: LogLinear<BITS>,
+    groups: GroupGaps,
 }
 
 /// What one look at the rows of a stretch tells.
@@ -30,8 +30,6 @@ pub(crate) struct Tally {
     /// Rows whose gap in the first step is the one below, picoseconds: that of all who go on.
     together: u32,
     gap: u64,
-    /// Are its gaps counted?
-    counted: bool,
 }
 
 impl Tally {
@@ -44,62 +42,45 @@ impl Tally {
 impl Gaps {
     /// What is too long for memory is kept in `folder`.
     pub(crate) fn new(settings: &RecorderSettings, folder: &Path) -> Gaps {
-        let groups = settings.gaps_by_group.then(|| GroupGaps::new(settings.replica_gpus.len(), folder));
-        Gaps { all: LogLinear::default(), groups }
+        Gaps { all: LogLinear::default(), groups: GroupGaps::new(settings.replica_gpus.len(), folder) }
     }
 
     pub(crate) fn arrived(&mut self, offered: &Offered) {
-        if let Some(groups) = &mut self.groups {
-            groups.arrived(offered.request.tenant.0);
-        }
+        self.groups.arrived(offered.request.tenant.0);
     }
 
     /// A request gets no more tokens.
     pub(crate) fn over(&mut self, request: u32) {
-        if let Some(groups) = &mut self.groups {
-            groups.over(request);
-        }
+        self.groups.over(request);
     }
 
-    /// All gaps, and those of these tenants, adapters and classes of tenants; none if groups were not kept.
+    /// The gaps of the requests that are measured: all, and those of these tenants, adapters and classes of tenants. Requests count from 0 in the
+    /// order of their arrival; none given: all are measured.
     pub(crate) fn finish(
         self,
+        measured: Option<Range<u32>>,
         tenants: impl Iterator<Item = u32>,
         adapters: impl Iterator<Item = u32>,
         classes: usize,
         class_of: impl Fn(u32) -> Option<usize>,
     ) -> Result<(LogLinear<BITS>, Asked), ReportError> {
-        let asked = match self.groups {
-            Some(groups) => groups.finish(tenants, adapters, classes, class_of)?,
-            None => Asked { classes: vec![LogLinear::default(); classes], ..Asked::default() },
-        };
-        Ok((self.all, asked))
+        let asked = self.groups.finish(measured, tenants, adapters, classes, class_of)?;
+        let all = asked.everybody.as_ref().map_or(self.all, LogLinear::rebinned);
+        Ok((all, asked))
     }
 
-    /// Looks at the rows of a stretch, whose gaps are counted unless it began before `from` (the end of the warm-up): those that rows
-    /// have for themselves now, the others by [`Gaps::count`].
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, from: u64) -> Result<Tally, ReportError> {
-        let counted = stretch.start.as_ps() >= from;
+    /// Looks at the rows of a stretch, and counts the gaps that rows have for themselves now, the others by [`Gaps::count`].
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<Tally, ReportError> {
         let first_end = stretch.step_end(0).as_ps();
         let (going_on, previous) = stretch.rows.going_on();
-        // When the step before ended, or never. Without groups any token that many rows share will do, and what is known of the
-        // replica need not be waited for.
-        let last_end = match &self.groups {
-            Some(groups) => groups.last_end(stretch.replica.index()),
-            None if going_on > 0 => previous.as_ps(),
-            None => stretch.rows.apart().find_map(|row| row.previous_token).map_or(0, Time::as_ps),
-        };
+        // When the step before ended, or never.
+        let last_end = self.groups.last_end(stretch.replica.index());
         let before = Some(Time::from_ps(last_end));
         // Most rows were in the step before, got a token there and get one now: they have one gap, which is counted at once.
         let goes_on = |row: &Row| row.previous_token == before && row.emits && !row.prefill;
-        let mut own = |previous: Time, count: u64| {
-            if counted {
-                self.all.record(first_end.saturating_sub(previous.as_ps()), count);
-            }
-        };
+        let mut own = |previous: Time, count: u64| self.all.record(first_end.saturating_sub(previous.as_ps()), count);
         let gap = first_end.saturating_sub(last_end);
-        let mut tally =
-            Tally { emitting: going_on, decode_rows: going_on, prefill_tokens: 0, together: 0, gap, counted };
+        let mut tally = Tally { emitting: going_on, decode_rows: going_on, prefill_tokens: 0, together: 0, gap };
         if Some(previous) == before {
             tally.together = going_on;
         } else {
@@ -115,22 +96,15 @@ impl Gaps {
                 _ => {}
             }
         }
-        if let Some(groups) = &mut self.groups {
-            if counted {
-                groups.stretch(stretch, tally.emitting as usize)?;
-            }
-            groups.ended(stretch);
-        }
+        self.groups.stretch(stretch, tally.emitting as usize)?;
         Ok(tally)
     }
 
     /// Counts the gaps that the rows of a stretch share.
     pub(super) fn count(&mut self, stretch: &StepRow, tally: &Tally) {
-        if tally.counted {
-            self.all.record(tally.gap, u64::from(tally.together));
-            let first = stretch.first_ps + stretch.increment_ps;
-            let more = u64::from(stretch.steps.saturating_sub(1));
-            self.all.record_affine(first, stretch.increment_ps, more, u64::from(tally.emitting));
-        }
+        self.all.record(tally.gap, u64::from(tally.together));
+        let first = stretch.first_ps + stretch.increment_ps;
+        let more = u64::from(stretch.steps.saturating_sub(1));
+        self.all.record_affine(first, stretch.increment_ps, more, u64::from(tally.emitting));
     }
 }

@@ -98,13 +98,6 @@ impl GroupGaps {
         self.replicas.get(replica).map_or(0, |replica| replica.last_end)
     }
 
-    /// The stretch is over, counted or not.
-    pub(crate) fn ended(&mut self, stretch: &Stretch<'_>) {
-        if let Some(replica) = self.replicas.get_mut(stretch.replica.index()) {
-            replica.last_end = stretch.end().as_ps();
-        }
-    }
-
     /// Counts the gaps of a stretch, in which so many rows get tokens.
     ///
     /// # Errors
@@ -115,7 +108,6 @@ impl GroupGaps {
         let last_end = replica.last_end;
         let first_end = stretch.step_end(0).as_ps();
         let members = replica.batch.order.len();
-        // Before the first stretch that is counted, nobody is known to be in the batch.
         let same = members.min(stretch.same_rows as usize);
         let is_same_batch = same == members && same == emitting;
         self.newcomers.clear();
@@ -138,7 +130,8 @@ impl GroupGaps {
         if more > 0 && len > 0 {
             for_each_affine_bucket::<GROUP_BITS>(first, increment, more, |bucket, count| replica.note(bucket, count));
         }
-        self.entries += self.replicas[index].log.len() - before;
+        replica.last_end = stretch.end().as_ps();
+        self.entries += replica.log.len() - before;
         if self.held() > self.held_max {
             self.put_away()?;
             // What is left belongs to those who are still there.
@@ -177,9 +170,9 @@ impl GroupGaps {
             }
             let adapter = row.adapter.map_or(NONE, |adapter| adapter.0);
             if let Some(previous) = row.previous_token {
-                own.push(Own { gap: first_end.saturating_sub(previous.as_ps()), tenant, adapter });
+                own.push(Own { gap: first_end.saturating_sub(previous.as_ps()), request, tenant, adapter });
             }
-            let place = batch.seat(Member { tenant, adapter, from: 0, joined: first_end });
+            let place = batch.seat(Member { request, tenant, adapter, from: 0, joined: first_end });
             next.push(request, place);
             newcomers.push(place);
         }
@@ -264,6 +257,7 @@ mod tests {
             // Now and then, what is over is put away in the middle of the run.
             put_away_at in prop::collection::btree_set(0u32..40, 0..4),
             dense in 0usize..3,
+            measured in prop::option::of((0u32..6, 6u32..13)),
         ) {
             let folder = tempfile::tempdir().unwrap();
             let mut groups = GroupGaps { dense, ..GroupGaps::new(3, folder.path()) };
@@ -312,7 +306,6 @@ mod tests {
                 let same = in_order.take_while(|(row, request)| row.emits && goes_on(row) && row.request.0 == **request);
                 stretch.same_rows = same.count() as u32;
                 groups.stretch(&stretch, emit.len()).unwrap();
-                groups.ended(&stretch);
                 last_ends[replica as usize] = stretch.end().as_ps();
                 if put_away_at.contains(&stretch.step_end(0).as_ps().count_ones()) {
                     groups.put_away().unwrap();
@@ -320,7 +313,8 @@ mod tests {
                 for request in (0..12).filter(|request| emitting(*request)) {
                     for step in 0..steps {
                         let at = stretch.step_end(step);
-                        if let Some(before) = previous[request].replace(at) {
+                        let is_measured = measured.is_none_or(|(from, to)| (from..to).contains(&(request as u32)));
+                        if let Some(before) = previous[request].replace(at).filter(|_| is_measured) {
                             let gap = at.since(before).as_ps();
                             let adapter = (request % 5 < 4).then_some(3 + request % 5);
                             for group in [Some(request % 3), adapter].into_iter().flatten() {
@@ -331,7 +325,12 @@ mod tests {
                 }
                 now = stretch.end();
             }
-            let asked = groups.finish(0..3, 0..4, 2, |tenant| Some(tenant as usize % 2)).unwrap();
+            let asked = groups.finish(measured.map(|(from, to)| from..to), 0..3, 0..4, 2, |tenant| Some(tenant as usize % 2)).unwrap();
+            prop_assert_eq!(asked.everybody.is_some(), measured.is_some());
+            if let Some(everybody) = &asked.everybody {
+                let all = gaps[..3].iter().flatten().copied();
+                prop_assert_eq!((everybody.count(), everybody.sum()), (all.clone().count() as u64, all.map(u128::from).sum()));
+            }
             let of_class = gaps[0].iter().chain(&gaps[2]);
             prop_assert_eq!(u128::from(asked.classes[0].count()), of_class.clone().count() as u128);
             prop_assert_eq!(asked.classes[0].sum(), of_class.copied().map(u128::from).sum::<u128>());

@@ -49,7 +49,6 @@ pub(crate) struct Told {
     pub(crate) busy_ps: BTreeMap<usize, u64>,
     pub(crate) on: Vec<(Time, u32)>,
     pub(crate) stretches: u64,
-    pub(crate) start_of_step: BTreeMap<(u32, Time), Time>,
 }
 
 impl Observer for Told {
@@ -64,7 +63,6 @@ impl Observer for Told {
                     for step in 0..stretch.steps {
                         let end = stretch.step_end(step);
                         self.tokens.entry(row.request.0).or_default().push(end);
-                        self.start_of_step.insert((row.request.0, end), stretch.start);
                     }
                 }
             }

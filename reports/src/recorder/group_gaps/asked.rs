@@ -11,6 +11,8 @@ use crate::ReportError;
 /// Gaps of the groups that were asked for.
 #[derive(Default)]
 pub(crate) struct Asked {
+    /// All of them, where not all requests are measured.
+    pub(crate) everybody: Option<Histogram>,
     pub(crate) tenants: BTreeMap<u32, Histogram>,
     pub(crate) adapters: BTreeMap<u32, Histogram>,
     /// By class of tenants.
@@ -18,18 +20,21 @@ pub(crate) struct Asked {
 }
 
 impl GroupGaps {
-    /// The gaps of these tenants and adapters, and of so many classes of tenants; `class_of` tells a tenant's, if it has one.
+    /// The gaps of the requests that are measured, of these tenants and adapters, and of so many classes of tenants; `class_of` tells a
+    /// tenant's, if it has one. No requests given: all are measured.
     ///
     /// # Errors
     /// What the file system refuses.
     pub(crate) fn finish(
         mut self,
+        measured: Option<Range<u32>>,
         tenants: impl Iterator<Item = u32>,
         adapters: impl Iterator<Item = u32>,
         classes: usize,
         class_of: impl Fn(u32) -> Option<usize>,
     ) -> Result<Asked, ReportError> {
         let mut asked = Asked {
+            everybody: measured.as_ref().map(|_| Histogram::default()),
             tenants: tenants.map(|id| (id, Histogram::default())).collect(),
             adapters: adapters.map(|id| (id, Histogram::default())).collect(),
             classes: vec![Histogram::default(); classes],
@@ -37,7 +42,8 @@ impl GroupGaps {
         self.everybody_leaves();
         let logs = self.replicas.into_iter().map(|replica| replica.log).collect();
         let last = Chapter { logs, stays: self.stays, own: self.own };
-        let mut count = |chapter: &Chapter| asked.count(chapter, &class_of, self.dense);
+        let measured = measured.unwrap_or(0..u32::MAX);
+        let mut count = |chapter: &Chapter| asked.count(chapter, &measured, &class_of, self.dense);
         self.earlier.each(&mut count)?;
         count(&last);
         Ok(asked)
@@ -46,11 +52,18 @@ impl GroupGaps {
 
 impl Asked {
     /// Counts what a chapter has of those who are asked for.
-    fn count(&mut self, chapter: &Chapter, class_of: &dyn Fn(u32) -> Option<usize>, dense: usize) {
+    fn count(
+        &mut self,
+        chapter: &Chapter,
+        measured: &Range<u32>,
+        class_of: &dyn Fn(u32) -> Option<usize>,
+        dense: usize,
+    ) {
         let buckets = chapter.buckets();
         let mut targets = Targets::new(self, class_of, buckets.len());
-        let shares = targets.share_out(&chapter.stays, chapter.logs.len());
-        for own in &chapter.own {
+        let stays = chapter.stays.iter().filter(|stay| measured.contains(&stay.request));
+        let shares = targets.share_out(stays, chapter.logs.len());
+        for own in chapter.own.iter().filter(|own| measured.contains(&own.request)) {
             targets.each(own.tenant, own.adapter, |target| target.histogram.record(own.gap, 1));
         }
         // One log after the other: each is near while it is read.
@@ -76,6 +89,8 @@ impl Chapter {
 /// The histograms that were asked for, and who counts to which.
 struct Targets<'a> {
     all: Vec<Target<'a>>,
+    /// The position of everybody in `all`, if somebody asks for it.
+    everybody: Option<usize>,
     /// The class of a tenant, which come first in `all`.
     class_of: &'a dyn Fn(u32) -> Option<usize>,
     classes: usize,
@@ -95,7 +110,7 @@ struct Target<'a> {
     counts: Vec<u64>,
     sum: u128,
     /// Targets that they count to as well.
-    also: [Option<usize>; 2],
+    also: [Option<usize>; 3],
 }
 
 /// A part of a replica's log counts to a target.
@@ -153,10 +168,10 @@ enum Users {
 
 impl<'a> Targets<'a> {
     fn new(asked: &'a mut Asked, class_of: &'a dyn Fn(u32) -> Option<usize>, buckets: usize) -> Targets<'a> {
-        let target = |histogram| Target { histogram, counts: vec![0; buckets], sum: 0, also: [None; 2] };
+        let target = |histogram| Target { histogram, counts: vec![0; buckets], sum: 0, also: [None; 3] };
         let all: Vec<Target<'a>> = asked.classes.iter_mut().map(target).collect();
         let (tenants, adapters, entries) = (Vec::new(), Vec::new(), Vec::new());
-        let mut targets = Targets { class_of, classes: all.len(), all, tenants, adapters, entries };
+        let mut targets = Targets { everybody: None, class_of, classes: all.len(), all, tenants, adapters, entries };
         let Targets { all, tenants, adapters, .. } = &mut targets;
         for (places, groups) in [(tenants, &mut asked.tenants), (adapters, &mut asked.adapters)] {
             places.resize(groups.keys().next_back().map_or(0, |last| *last as usize + 1), NONE);
@@ -165,21 +180,25 @@ impl<'a> Targets<'a> {
                 all.push(target(histogram));
             }
         }
+        if let Some(histogram) = &mut asked.everybody {
+            targets.everybody = Some(targets.all.len());
+            targets.all.push(target(histogram));
+        }
         targets.entries = vec![0; targets.all.len()];
         targets
     }
 
-    /// The class of a tenant and the tenant itself, as far as somebody asks for them.
-    fn of_tenant(&self, tenant: u32) -> [Option<usize>; 2] {
+    /// Everybody, the class of a tenant and the tenant itself, as far as somebody asks for them.
+    fn of_tenant(&self, tenant: u32) -> [Option<usize>; 3] {
         let class = if self.classes == 0 { None } else { (self.class_of)(tenant) };
-        [class.filter(|class| *class < self.classes), place(&self.tenants, tenant)]
+        [self.everybody, class.filter(|class| *class < self.classes), place(&self.tenants, tenant)]
     }
 
     /// Gives each stay to those that it counts to. Where an adapter is one tenant's own, its stays are looked up once, for the adapter,
     /// and count to the tenant and its class as well.
-    fn share_out(&mut self, stays: &[Stay], replicas: usize) -> Shares {
+    fn share_out<'s>(&mut self, stays: impl Iterator<Item = &'s Stay> + Clone, replicas: usize) -> Shares {
         let mut users = vec![Users::Nobody; self.all.len()];
-        for stay in stays {
+        for stay in stays.clone() {
             let Some(adapter) = place(&self.adapters, stay.adapter) else { continue };
             users[adapter] = match users[adapter] {
                 Users::Nobody => Users::Tenant(stay.tenant),
@@ -197,8 +216,8 @@ impl<'a> Targets<'a> {
             let Part { replica, from, to } = stay.part;
             let adapter = place(&self.adapters, stay.adapter);
             let is_counted = adapter.is_some_and(|adapter| users[adapter] != Users::Tenants);
-            let [class, tenant] = if is_counted { [None; 2] } else { self.of_tenant(stay.tenant) };
-            for target in [class, tenant, adapter].into_iter().flatten() {
+            let others = if is_counted { [None; 3] } else { self.of_tenant(stay.tenant) };
+            for target in others.into_iter().chain([adapter]).flatten() {
                 shares.push((replica, Share { target: target as u32, from, to }));
                 self.all[target].sum += u128::from(stay.sum);
             }

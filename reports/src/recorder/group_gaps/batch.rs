@@ -34,6 +34,7 @@ pub(super) struct Order {
 /// A sequence in a batch.
 #[derive(Clone, Copy)]
 pub(super) struct Member {
+    pub(super) request: u32,
     pub(super) tenant: u32,
     /// [`NONE`]: the base model.
     pub(super) adapter: u32,
@@ -132,9 +133,9 @@ impl Batch {
 impl Member {
     /// Its stay, if it saw a gap; `to` is the end of its replica's log, `last_end` that of the last step.
     pub(super) fn stay(&self, replica: u32, to: usize, last_end: u64) -> Option<Stay> {
-        let Member { tenant, adapter, from, joined } = *self;
+        let Member { request, tenant, adapter, from, joined } = *self;
         let to = to as u32;
         let part = Part { replica, from, to };
-        (from < to).then(|| Stay { sum: last_end.saturating_sub(joined), tenant, adapter, part })
+        (from < to).then(|| Stay { sum: last_end.saturating_sub(joined), request, tenant, adapter, part })
     }
 }

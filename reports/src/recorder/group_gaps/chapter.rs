@@ -19,6 +19,7 @@ pub(super) struct Chapter {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stay {
     pub(super) sum: u64,
+    pub(super) request: u32,
     pub(super) tenant: u32,
     pub(super) adapter: u32,
     pub(super) part: Part,
@@ -36,6 +37,7 @@ pub(super) struct Part {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Own {
     pub(super) gap: u64,
+    pub(super) request: u32,
     pub(super) tenant: u32,
     pub(super) adapter: u32,
 }
@@ -91,25 +93,29 @@ impl Chapter {
         write_list(file, &self.logs, |file, log| {
             write_list(file, log, |file, entry| file.write_all(&entry.to_le_bytes()))
         })?;
-        write_list(file, &self.stays, |file, Stay { sum, tenant, adapter, part: Part { replica, from, to } }| {
-            let [low, high] = halves(*sum);
-            write_numbers(file, [low, high, *tenant, *adapter, *replica, *from, *to])
-        })?;
-        write_list(file, &self.own, |file, Own { gap, tenant, adapter }| {
+        write_list(
+            file,
+            &self.stays,
+            |file, Stay { sum, request, tenant, adapter, part: Part { replica, from, to } }| {
+                let [low, high] = halves(*sum);
+                write_numbers(file, [low, high, *request, *tenant, *adapter, *replica, *from, *to])
+            },
+        )?;
+        write_list(file, &self.own, |file, Own { gap, request, tenant, adapter }| {
             let [low, high] = halves(*gap);
-            write_numbers(file, [low, high, *tenant, *adapter])
+            write_numbers(file, [low, high, *request, *tenant, *adapter])
         })
     }
 
     fn read(file: &mut impl Read) -> io::Result<Chapter> {
         let logs = read_list(file, |file| read_list(file, |file| read_numbers(file).map(|[entry]| entry)))?;
         let stays = read_list(file, |file| {
-            let [low, high, tenant, adapter, replica, from, to] = read_numbers(file)?;
-            Ok(Stay { sum: whole(low, high), tenant, adapter, part: Part { replica, from, to } })
+            let [low, high, request, tenant, adapter, replica, from, to] = read_numbers(file)?;
+            Ok(Stay { sum: whole(low, high), request, tenant, adapter, part: Part { replica, from, to } })
         })?;
         let own = read_list(file, |file| {
-            let [low, high, tenant, adapter] = read_numbers(file)?;
-            Ok(Own { gap: whole(low, high), tenant, adapter })
+            let [low, high, request, tenant, adapter] = read_numbers(file)?;
+            Ok(Own { gap: whole(low, high), request, tenant, adapter })
         })?;
         Ok(Chapter { logs, stays, own })
     }
@@ -155,12 +161,15 @@ mod tests {
             stays: (0..2 * n)
                 .map(|i| Stay {
                     sum: u64::MAX - u64::from(i),
+                    request: i + 5,
                     tenant: i,
                     adapter: i + 1,
                     part: Part { replica: i + 2, from: i + 3, to: i + 4 },
                 })
                 .collect(),
-            own: (0..3 * n).map(|i| Own { gap: 1 << 40 | u64::from(i), tenant: i, adapter: i + 1 }).collect(),
+            own: (0..3 * n)
+                .map(|i| Own { gap: 1 << 40 | u64::from(i), request: i + 2, tenant: i, adapter: i + 1 })
+                .collect(),
         };
         let mut chapters = Chapters::in_folder(folder.path());
         chapters.each(|_| panic!("there is none")).unwrap();
