@@ -29,7 +29,7 @@ pub(super) fn of(plan: &Plan, finished: &[Finished]) -> Trust {
         profiles: profiles(plan, finished),
         coverage: coverage(finished),
         seeds: plan.seeds.clone(),
-        warmup: rule(plan),
+        warmup: rule(plan, finished),
         not_modelled: not_modelled(plan, finished),
         build: format!("aril {} ({})", build().version, build().commit),
     }
@@ -71,11 +71,14 @@ fn coverage(finished: &[Finished]) -> CoverageNote {
     CoverageNote { lookups, outside: outside.into_iter().map(|(what, count)| (what.to_owned(), count)).collect() }
 }
 
-fn rule(plan: &Plan) -> String {
+/// A closed loop has no warm-up, whatever the traffic says of one.
+fn rule(plan: &Plan, finished: &[Finished]) -> String {
+    let counts_all = |run: &Finished| run.result.metrics.measured.offered == run.result.metrics.all.offered;
+    let all_count = finished.iter().all(counts_all);
     let setup = &plan.variants[0].setup;
     let (warmup, drain) = (warmup(setup), setup.scenario.report.drain);
     let (first, last) = (seconds(warmup.as_secs_f64()), seconds(drain.as_secs_f64()));
-    match (warmup.is_zero(), drain.is_zero()) {
+    match (all_count || warmup.is_zero(), all_count || drain.is_zero()) {
         (true, true) => "all requests count".to_owned(),
         (false, true) => format!("requests of the first {first} do not count"),
         (true, false) => format!("requests of the last {last} do not count"),
