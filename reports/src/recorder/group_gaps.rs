@@ -253,7 +253,8 @@ mod tests {
         /// Whoever is in which step, skips some, moves, or emits nothing: each group has the gaps of its own tokens.
         #[test]
         fn groups_have_the_gaps_of_their_tokens_whoever_joins_and_leaves(
-            stretches in prop::collection::vec((0u32..3, any::<bool>(), 1u64..1 << 36, 0u64..1 << 20, 1u32..5, prop::collection::vec(0u8..4, 12)), 1..60),
+            // Many steps are of one length, which is logged once.
+            stretches in prop::collection::vec((0u32..3, any::<bool>(), prop_oneof![1u64..1 << 36, (1u64 << 30)..(1 << 30) + 4], prop_oneof![0u64..1 << 20, Just(0)], 1u32..5, prop::collection::vec(0u8..4, 12)), 1..60),
             // Now and then, what is over is put away in the middle of the run.
             put_away_at in prop::collection::btree_set(0u32..40, 0..4),
             dense in 0usize..3,
