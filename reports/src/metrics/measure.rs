@@ -39,11 +39,9 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
 
     let mut sums = Sums::new(&catalog, (start, end), settings.samples_kept);
     let mut blocks = Blocks::new((start, end), settings.traffic, keep);
-    // Requests are numbered in the order of their arrival.
-    let (mut before, mut until) = (0_u32, 0_u32);
+    let mut before = 0_u32;
     kept.each(|request, parts| {
         before += u32::from(request.arrival < start);
-        until += u32::from(request.arrival <= end);
         sums.count(request, parts, is_measured(request));
         blocks.count(request, is_measured(request));
     })?;
@@ -120,8 +118,9 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         }
     })?;
 
-    let is_cut = settings.traffic == Traffic::Open && u64::from(until - before) < kept.len();
-    let measured_ids = is_cut.then_some(before..until);
+    // Requests are numbered in the order of their arrival.
+    let measured = measured_counts.offered;
+    let measured_ids = (measured < kept.len()).then(|| before..before + measured as u32);
     let asked_tenants = most_tenants.iter().chain(&worst).copied();
     let (gaps, asked) = gaps.finish(measured_ids, asked_tenants, most_adapters.iter().copied(), classes, class_of)?;
     let itl = Latency::of_histogram(&gaps);
