@@ -4,6 +4,7 @@ mod books;
 mod gaps;
 mod group_gaps;
 pub(crate) mod kept;
+mod nameless;
 mod occupancy;
 mod stretches;
 mod table;

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aril_sim::fact::{End, Life, Waits};
 use aril_sim::time::Time;
 
+use super::nameless::Nameless;
 use crate::ReportError;
 use crate::settings::RecorderSettings;
 
@@ -115,13 +116,11 @@ pub(crate) const LOAD: usize = 3;
 /// So many requests that are over are kept in memory, and read from the file at once: few enough to stay near.
 const RECENT: usize = 1 << 12;
 
-/// All requests that are over, with the parts of their times to first token: the latest in memory, those before them in a file, which has
-/// no name and is gone with the run. Memory follows what is in flight.
+/// All requests that are over, with the parts of their times to first token: the latest in memory, those before them in a file. Memory follows what is in flight.
 pub(crate) struct KeptAll {
-    folder: PathBuf,
     /// Records.
     recent: Vec<u8>,
-    earlier: Option<File>,
+    earlier: Nameless,
     /// Requests in memory and in the file.
     len: u64,
     /// The latest arrival and the latest end.
@@ -131,7 +130,7 @@ pub(crate) struct KeptAll {
 impl KeptAll {
     /// Keeps what memory does not in a file in `folder`.
     pub(crate) fn in_folder(folder: &Path) -> KeptAll {
-        KeptAll { folder: folder.to_owned(), recent: Vec::new(), earlier: None, len: 0, lasts: None }
+        KeptAll { recent: Vec::new(), earlier: Nameless::in_folder(folder), len: 0, lasts: None }
     }
 
     pub(crate) fn push(&mut self, kept: Kept, waits: &Waits) -> Result<(), ReportError> {
@@ -143,23 +142,19 @@ impl KeptAll {
         if self.recent.len() < RECENT * RECORD {
             return Ok(());
         }
-        self.put_away().map_err(ReportError::io("keep requests in", &self.folder))
+        self.put_away().map_err(ReportError::io("keep requests in", &self.earlier.folder))
     }
 
     fn put_away(&mut self) -> io::Result<()> {
-        let file = match &mut self.earlier {
-            Some(file) => file,
-            none => none.insert(tempfile::tempfile_in(&self.folder)?),
-        };
-        file.write_all(&self.recent)?;
+        self.earlier.open()?.write_all(&self.recent)?;
         self.recent.clear();
         Ok(())
     }
 
     /// Shows each request to `look`, in the order in which they ended.
     pub(crate) fn each(&self, mut look: impl FnMut(&Kept, &Parts)) -> Result<(), ReportError> {
-        if let Some(file) = &self.earlier {
-            read_each(file, &mut look).map_err(ReportError::io("read kept requests in", &self.folder))?;
+        if let Some(file) = &self.earlier.file {
+            read_each(file, &mut look).map_err(ReportError::io("read kept requests in", &self.earlier.folder))?;
         }
         show(&self.recent, &mut look);
         Ok(())

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::ReportError;
+use crate::recorder::nameless::Nameless;
 
 /// What is over, and not counted yet.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,30 +43,25 @@ pub(super) struct Own {
     pub(super) adapter: u32,
 }
 
-/// Chapters in a file, which has no name and is gone with the run.
+/// Chapters in a file.
 pub(super) struct Chapters {
-    folder: PathBuf,
-    file: Option<File>,
+    file: Nameless,
     len: usize,
 }
 
 impl Chapters {
     /// In a file in `folder`, once there is one.
     pub(super) fn in_folder(folder: &Path) -> Chapters {
-        Chapters { folder: folder.to_owned(), file: None, len: 0 }
+        Chapters { file: Nameless::in_folder(folder), len: 0 }
     }
 
     /// Puts the next chapter away.
     pub(super) fn write(&mut self, chapter: &Chapter) -> Result<(), ReportError> {
-        self.append(chapter).map_err(ReportError::io("keep token gaps in", &self.folder))
+        self.append(chapter).map_err(ReportError::io("keep token gaps in", &self.file.folder))
     }
 
     fn append(&mut self, chapter: &Chapter) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(tempfile::tempfile_in(&self.folder)?),
-        };
-        let mut file = BufWriter::new(file);
+        let mut file = BufWriter::new(self.file.open()?);
         chapter.write(&mut file)?;
         self.len += 1;
         file.flush()
@@ -73,8 +69,8 @@ impl Chapters {
 
     /// Shows every chapter, in their order.
     pub(super) fn each(&mut self, look: impl FnMut(&Chapter)) -> Result<(), ReportError> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        read_each(file, self.len, look).map_err(ReportError::io("read token gaps in", &self.folder))
+        let Some(file) = &mut self.file.file else { return Ok(()) };
+        read_each(file, self.len, look).map_err(ReportError::io("read token gaps in", &self.file.folder))
     }
 }
 
