@@ -307,7 +307,7 @@ fn load_of(gpu: &Gpu) -> LoadCost {
     }
 }
 
-/// Every measured step beside the sum of its parts.
+/// Every measured step beside the sum of its parts, and what adapters add to one beside what they take alone.
 fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, CalibrateError> {
     let bare = Profile { host: HostCost::default(), whole_step: WholeStep::default(), ..profile.clone() };
     let mut probes: BTreeMap<LoraKernel, Probe> = BTreeMap::new();
@@ -317,6 +317,10 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
     };
     let decode_us =
         |shape: &StepShape| bare.decode_attention.us(shape.decode_rows(), shape.context_sum(), shape.context_max());
+    let lora_us = |kernel: LoraKernel, shape: &StepShape| {
+        let on = bare.lora.get(&kernel).filter(|_| !shape.adapters.is_empty());
+        on.map_or(0.0, |cost| cost.us(&shape.probe(true).view()) * f64::from(bare.model.layers))
+    };
     let sagging_us = |shape: &StepShape, us: f64| {
         profile.clock_sag.map_or(0.0, |sag| ClockSag { own: 1.0, ..sag }.own_us(shape.prompt_rows(), us))
     };
@@ -338,6 +342,7 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
         let parts_us = probe.clone().us(&sample.shape.probe(on));
         samples.push(StepSample {
             rows: f64::from(sample.shape.rows()),
+            added: false,
             lora: on,
             prompt: !sample.shape.prompts.is_empty(),
             mixed: !sample.shape.prompts.is_empty() && sample.shape.decode_rows() > 0,
@@ -345,12 +350,23 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
             parts_us,
             prompts_us: prompts_us(&sample.shape) * f64::from(bare.model.layers),
             sagging_us: sagging_us(&sample.shape, parts_us - decode_us(&sample.shape) * f64::from(bare.model.layers)),
-            lora_us: match bare.lora.get(&kernel).filter(|_| on) {
-                Some(cost) => cost.us(&sample.shape.probe(on).view()) * f64::from(bare.model.layers),
-                None => 0.0,
-            },
+            lora_us: lora_us(kernel, &sample.shape),
         });
     }
+    let sagging = |shape: &StepShape, us: f64| sag::repeated_us(profile, shape, us);
+    samples.extend(data.added.iter().filter(|sample| bare.lora.contains_key(&sample.kernel)).map(|sample| {
+        let [with, without] = [0, 1].map(|part| sample.parts.get(part).copied().unwrap_or_default());
+        let lora_us = lora_us(sample.kernel, &sample.shape);
+        StepSample {
+            rows: f64::from(sample.shape.rows()),
+            added: true,
+            lora: true,
+            us: sample.us - (sagging(&sample.shape, with) - sagging(&sample.shape, without)),
+            parts_us: lora_us,
+            lora_us,
+            ..StepSample::default()
+        }
+    }));
     Ok(samples)
 }
 

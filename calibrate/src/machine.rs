@@ -53,7 +53,7 @@ pub struct Answer {
     pub us: Vec<f64>,
     /// What each of them is the sum of, where it was measured part by part: the same repetitions of each part. Of our adapters in a layer
     /// their launches for q, k and v, for o, for gate and up and for down, then what the operations take longer that add their results. Of
-    /// steps behind others each step.
+    /// steps behind others each step. Of what adapters add to a step the step with them, and the step without, which is subtracted.
     pub parts: Vec<Vec<f64>>,
 }
 
@@ -165,6 +165,12 @@ pub enum Question {
         /// Which step.
         shape: StepShape,
     },
+    /// What our adapters add to the GPU's part of a whole step: the same step with them and without, by turns, so that what a card does from
+    /// one minute to the next is in both. A part with, a part without.
+    Added {
+        /// Which step.
+        shape: StepShape,
+    },
     /// The GPU's part of steps without adapters, one after the other after a rest: [`AT_REST`] of `shape`, as many as are told of `prompts`, [`BEHIND`] of
     /// `shape` again. What do prompts leave behind?
     Behind {
@@ -226,6 +232,7 @@ impl Question {
             Question::Operation { shape, .. }
             | Question::Lora { shape, .. }
             | Question::Step { shape, .. }
+            | Question::Added { shape }
             | Question::Host { shape, .. }
             | Question::Behind { shape, .. }
             | Question::StepBesideLoad { shape } => Some(shape),

@@ -222,7 +222,7 @@ fn heats(question: &Question) -> bool {
     const ROWS: u32 = 64;
     let multiplies = match question {
         Question::Operation { operation, .. } => operation.is_product() || *operation == Part::PrefillAttention,
-        Question::Lora { .. } | Question::Step { .. } | Question::Host { .. } => true,
+        Question::Lora { .. } | Question::Step { .. } | Question::Added { .. } | Question::Host { .. } => true,
         // Copies run beside steps, again and again.
         Question::Behind { .. }
         | Question::Served { .. }

@@ -76,6 +76,7 @@ impl Slots {
             Question::Lora { kernel, shape } | Question::Step { kernel, shape } | Question::Host { kernel, shape } => {
                 (*kernel, shape.adapters.len() as u32, shape.rank_max())
             }
+            Question::Added { shape } => (LoraKernel::Segmented, shape.adapters.len() as u32, shape.rank_max()),
             Question::Load { rank, .. } | Question::Switch { rank } => (LoraKernel::Segmented, 1, *rank),
             Question::StepBesideLoad { .. } => (LoraKernel::Segmented, 1, 16),
             Question::Served { shapes, .. } => {

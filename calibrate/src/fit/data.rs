@@ -21,6 +21,8 @@ pub(crate) struct Data {
     pub(super) prompts: Vec<Sample>,
     pub(super) lora: BTreeMap<LoraKernel, Vec<Sample>>,
     pub(super) steps: Vec<Sample>,
+    /// What our adapters add to steps; parts with them and without.
+    pub(super) added: Vec<Sample>,
     pub(super) in_a_row: Vec<InARow>,
     pub(super) host: Vec<Sample>,
     pub(super) loads: Vec<LoadSample>,
@@ -103,6 +105,7 @@ impl Data {
             }
             Question::Lora { kernel, shape } => self.lora.entry(*kernel).or_default().push(sample(*kernel, shape)),
             Question::Step { kernel, shape } => self.steps.push(sample(*kernel, shape)),
+            Question::Added { shape } => self.added.push(sample(LoraKernel::Segmented, shape)),
             Question::Host { kernel, shape } => self.host.push(sample(*kernel, shape)),
             Question::Load { rank, pinned, beside } => {
                 self.loads.push(LoadSample { rank: *rank, pinned: *pinned, beside: beside.is_some(), us });
@@ -174,6 +177,7 @@ pub(super) fn of(question: &Question) -> String {
         Question::Operation { operation, .. } => operation.as_str().to_owned(),
         Question::Lora { kernel, .. } => format!("lora-{kernel}"),
         Question::Step { .. } | Question::StepBesideLoad { .. } => "step".to_owned(),
+        Question::Added { .. } => "adapters-of-a-step".to_owned(),
         Question::Behind { .. } => "steps-behind-prompts".to_owned(),
         Question::Served { .. } => "steps-of-a-run".to_owned(),
         Question::Host { .. } => "host".to_owned(),

@@ -76,10 +76,12 @@ pub(super) fn loads(samples: &[LoadSample], step_slowdowns: &[f64], model: &Mode
     })
 }
 
-/// A measured step and the sum of its parts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A measured step and the sum of its parts; or what adapters add to one, and what they take alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct StepSample {
     pub(super) rows: f64,
+    /// Is it what adapters add, and nothing else?
+    pub(super) added: bool,
     pub(super) lora: bool,
     pub(super) prompt: bool,
     /// Prompts and decode rows.
@@ -97,6 +99,10 @@ pub(super) struct StepSample {
 /// As many steps with adapters of few rows, and of more, tell the two apart.
 const APART_LEAST: usize = 10;
 
+/// Errors beyond this count in proportion: of steps, and of what adapters add, whose form is further off.
+const FAR: f64 = 0.02;
+const ADDED_FAR: f64 = 0.05;
+
 /// Rows at which gaps have a value of their own: closer where products become longer than their weights take to come.
 const ROWS: [f64; 13] = [1.0, 8.0, 32.0, 64.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
 
@@ -105,6 +111,9 @@ const ROWS: [f64; 13] = [1.0, 8.0, 32.0, 64.0, 128.0, 192.0, 256.0, 384.0, 512.0
 /// Steps of up to `few_rows` rows compute adapters beside the products.
 ///
 /// Linear in everything, so that least squares of relative errors serve; drawn lightly towards nothing, so that few steps do not make much of noise.
+///
+/// What adapters add to a step tells of them alone, and more of them than a step does of which they are a tenth: its errors are relative to
+/// what they add.
 ///
 /// Beside it what clocks that a step's own prompts make sag take longer, share of that ([`ClockSag::own`](aril_sim::profile::ClockSag::own)).
 pub(super) fn whole(samples: &[StepSample], layers: u32, few_rows: u32) -> (WholeStep, f64) {
@@ -133,6 +142,8 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
     let told = |want_few: bool| samples.iter().filter(|s| s.lora && few(s) == want_few).count() >= APART_LEAST;
     // Beside a product and behind it adapters are two things, where both were seen often enough.
     let apart = few_rows > 0 && told(true) && told(false);
+    // What they take behind products is what they take alone, where nothing tells of them alone.
+    let scaled = samples.iter().filter(|s| s.added && !few(s)).count() >= APART_LEAST;
     let lora = |of: &dyn Fn(&StepSample) -> f64, want_few: bool| -> Vec<f64> {
         samples.iter().map(|s| if (apart && few(s)) == want_few { of(s) / s.us } else { 0.0 }).collect()
     };
@@ -140,6 +151,7 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
         samples.iter().map(|s| s.parts_us / s.us).collect(),
         // Behind a product adapters overlap with nothing: what they take alone, and a gap.
         lora(&|s| flag(s.lora), false),
+        lora(&|s| if scaled { s.lora_us } else { 0.0 }, false),
         lora(&|s| s.lora_us, true),
         lora(&|s| flag(s.lora), true),
         lora(&|s| if apart { flag(s.lora) * s.rows } else { 0.0 }, true),
@@ -151,17 +163,19 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
     ];
     let by_rows = columns.len();
     for k in 0..knots.len() {
-        columns.push(samples.iter().map(|s| layers * bounds::hat(&knots, k, s.rows) / s.us).collect());
+        let gap = |s: &StepSample| if s.added { 0.0 } else { layers * bounds::hat(&knots, k, s.rows) / s.us };
+        columns.push(samples.iter().map(gap).collect());
     }
     // What is missing beyond a scale of one.
     let target: Vec<f64> = samples.iter().map(|s| 1.0 - s.parts_us / s.us).collect();
+    let far: Vec<f64> = samples.iter().map(|s| if s.added { ADDED_FAR } else { FAR }).collect();
     let mut weights = vec![1.0; samples.len()];
     let mut x = Vec::new();
     for _ in 0..5 {
         x = any_sign(&columns, &target, &weights, 1e-5);
         for (row, weight) in weights.iter_mut().enumerate() {
             let error: f64 = columns.iter().zip(&x).map(|(column, c)| column[row] * c).sum::<f64>() - target[row];
-            *weight = (0.02 / error.abs().max(0.02)).max(1e-3);
+            *weight = (far[row] / error.abs().max(far[row])).max(1e-3);
         }
     }
     // Some of it is always seen.
@@ -170,20 +184,69 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
         scale: 1.0 + x[0],
         us: 0.0,
         us_per_layer: 0.0,
-        lora_scale: 1.0,
+        lora_scale: scale_of(x[2]),
         us_per_layer_lora: x[1],
         lora_few_rows: apart.then(|| LoraOverlap {
             rows_max: few_rows,
-            scale: scale_of(x[2]),
-            scale_row: x[5] / (1.0 + x[0]),
-            us_per_layer: x[3],
-            us_per_layer_row: x[4],
+            scale: scale_of(x[3]),
+            scale_row: x[6] / (1.0 + x[0]),
+            us_per_layer: x[4],
+            us_per_layer_row: x[5],
         }),
-        prompt_scale: scale_of(x[8]),
-        us_per_layer_prompt: x[6],
-        us_per_layer_mixed: x[7],
+        prompt_scale: scale_of(x[9]),
+        us_per_layer_prompt: x[7],
+        us_per_layer_mixed: x[8],
         rows: knots,
         us_per_layer_by_rows: x[by_rows..].to_vec(),
     };
-    (whole, x[9])
+    (whole, x[10])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYERS: u32 = 32;
+
+    /// Steps with adapters, each measured at a moment when the card was slower by a share; then what they add, by turns.
+    fn samples(slower: f64) -> (Vec<StepSample>, Vec<StepSample>) {
+        let (mut steps, mut added) = (Vec::new(), Vec::new());
+        for rows in (1..=32).chain((40..=240).step_by(8)).map(f64::from) {
+            let (bare_us, lora_us) = (7000.0 + 8.0 * rows, 500.0 + 20.0 * rows + 30.0 * (rows % 5.0));
+            // Beside products half is hidden.
+            let adds_us = if rows <= 32.0 { 0.5 * lora_us + 60.0 } else { lora_us + 30.0 };
+            let sample = StepSample { rows, ..StepSample::default() };
+            steps.push(StepSample { us: bare_us, parts_us: bare_us, ..sample });
+            let us = (bare_us + adds_us) * (1.0 + slower);
+            steps.push(StepSample { us, parts_us: bare_us + lora_us, lora: true, lora_us, ..sample });
+            added.push(StepSample { us: adds_us, parts_us: lora_us, lora: true, lora_us, added: true, ..sample });
+        }
+        (steps, added)
+    }
+
+    /// How far what adapters add is off by a fit, as a mean over few rows and over many.
+    fn off(samples: &[StepSample], added: &[StepSample]) -> [f64; 2] {
+        let (whole, _) = whole(samples, LAYERS, 32);
+        let mean = |few: bool| {
+            let errors = added.iter().filter(|s| (s.rows <= 32.0) == few).map(|s| {
+                let (scale, us_per_layer) = whole.lora(s.rows as u32);
+                (whole.scale * scale * s.lora_us + us_per_layer * f64::from(LAYERS)) / s.us - 1.0
+            });
+            let errors: Vec<f64> = errors.collect();
+            errors.iter().sum::<f64>() / errors.len() as f64
+        };
+        [mean(true), mean(false)]
+    }
+
+    #[test]
+    fn what_adapters_add_by_turns_is_believed_before_steps_of_different_moments() {
+        let (exact, added) = samples(0.0);
+        assert!(off(&exact, &added).iter().all(|off| off.abs() < 1e-3), "{:?}", off(&exact, &added));
+        let (steps, added) = samples(0.01);
+        let by_steps = off(&steps, &added);
+        assert!(by_steps[0] > 0.05 && by_steps[1] > 0.02, "{by_steps:?}");
+        let both: Vec<StepSample> = steps.iter().chain(&added).copied().collect();
+        let by_turns = off(&both, &added);
+        assert!(by_turns.iter().all(|off| off.abs() < 0.01), "{by_turns:?}");
+    }
 }

@@ -50,10 +50,8 @@ impl<'a> Predictor<'a> {
             Question::Lora { kernel, shape } => {
                 profile.lora.get(kernel).filter(|_| !kernel.is_free()).map(|cost| cost.us(&shape.probe(true).view()))
             }
-            // Measured again and again, its card at rest only in part.
-            Question::Step { kernel, shape } => {
-                self.step(*kernel, shape)?.map(|us| us + super::sag::repeated_us(profile, shape, us))
-            }
+            Question::Step { kernel, shape } => self.repeated(*kernel, shape)?,
+            Question::Added { shape } => self.added(shape)?,
             Question::Behind { prompts, times, shape } => self.behind(prompts, *times, shape)?,
             Question::Served { shapes, steps, pauses } => self.served(shapes, *steps, *pauses)?,
             Question::Host { shape, .. } => {
@@ -85,6 +83,19 @@ impl<'a> Predictor<'a> {
         }
         let probe = self.steps.get_mut(&kernel).expect("it was just made");
         Ok(Some(probe.us(&shape.probe(kernel != LoraKernel::None))))
+    }
+
+    /// The same measured again and again, its card at rest only in part.
+    fn repeated(&mut self, kernel: LoraKernel, shape: &StepShape) -> Result<Option<f64>, CalibrateError> {
+        let us = self.step(kernel, shape)?;
+        Ok(us.map(|us| us + super::sag::repeated_us(self.profile, shape, us)))
+    }
+
+    /// What our adapters add to a step.
+    fn added(&mut self, shape: &StepShape) -> Result<Option<f64>, CalibrateError> {
+        let with = self.repeated(LoraKernel::Segmented, shape)?;
+        let without = self.repeated(LoraKernel::None, shape)?;
+        Ok(with.zip(without).map(|(with, without)| with - without))
     }
 
     /// Steps at rest, prompts, and steps behind them: all of the row.

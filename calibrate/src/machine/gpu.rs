@@ -100,6 +100,7 @@ impl LlamaGpu {
             Question::Host { kernel, shape } => {
                 Ok(self.steps_known(*kernel, shape, repeats)?.into_iter().map(|(_, host)| host).collect())
             }
+            Question::Added { shape } => return self.added(shape, repeats),
             Question::Behind { prompts, times, shape } => return self.behind(prompts, *times, shape, repeats),
             Question::Served { shapes, steps, pauses } => return self.served(shapes, *steps, *pauses),
             Question::Load { rank, pinned, beside } => self.load(*rank, *pinned, beside.as_ref(), repeats),

@@ -113,6 +113,13 @@ impl Machine for SyntheticGpu {
             let us = (0..repeats.max(1) as usize).map(|repeat| parts.iter().map(|step| step[repeat]).sum()).collect();
             return Ok(self.answered(Answer { us, parts }));
         }
+        if let Question::Added { shape } = question {
+            let steps = [LoraKernel::Segmented, LoraKernel::None].map(|kernel| self.truth.repeated_step(kernel, shape));
+            let parts: Vec<Vec<f64>> =
+                steps.iter().map(|us| (0..repeats.max(1)).map(|_| self.answer(*us)).collect()).collect();
+            let us = parts[0].iter().zip(&parts[1]).map(|(with, without)| (with - without).max(0.01)).collect();
+            return Ok(self.answered(Answer { us, parts }));
+        }
         if let Question::Served { shapes, steps, pauses } = question {
             let alone = shapes.iter().map(|shape| self.truth.step(LoraKernel::Segmented, shape));
             let alone: Vec<(f64, usize)> = alone.map(|us| (us, served::ALONE)).collect();

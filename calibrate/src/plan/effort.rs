@@ -24,6 +24,8 @@ const OPERATIONS: f64 = 4e8;
 /// Device time that the repetitions of one answer are given, microseconds; and how many there are at least and at most.
 const GIVEN_US: f64 = 16_000.0;
 const REPEATS: (f64, f64) = (3.0, 11.0);
+/// The same of differences between two steps, each of which scatters.
+const ADDED_US: f64 = 150_000.0;
 /// What takes longer than this at once is steadier than what is short: two are enough.
 const LONG_US: f64 = 60_000.0;
 /// Adapters of so few rows run beside products, and are told from them by a difference: more repetitions.
@@ -67,6 +69,7 @@ impl Effort {
             }
             Question::Lora { shape, .. } => 2.0 * self.layer_us(shape),
             Question::Step { shape, .. } | Question::Host { shape, .. } => step(shape),
+            Question::Added { shape } => 2.0 * step(shape),
             Question::Behind { prompts, times, shape } => {
                 (AT_REST + BEHIND) as f64 * step(shape) + f64::from(*times) * step(prompts) + REST_BEFORE_S * 1e6
             }
@@ -92,6 +95,7 @@ impl Effort {
         let device_us = self.device_us(question);
         match question {
             Question::Step { .. } if device_us > LONG_US => 2,
+            Question::Added { .. } => (ADDED_US / device_us.max(1.0)).clamp(REPEATS.0, REPEATS.1) as u32,
             Question::Behind { .. } => 3,
             Question::Served { .. } => 1,
             Question::Lora { kernel: LoraKernel::Segmented, shape } if shape.rows() <= BESIDE.0 => BESIDE.1,

@@ -28,6 +28,7 @@ pub fn kind(question: &Question) -> String {
             let with = if shape.adapters.is_empty() { "without" } else { "with" };
             format!("step, {} {with} adapters", step(shape))
         }
+        Question::Added { shape } => format!("adapters of a step, {}", step(shape)),
         Question::Behind { .. } => "steps behind prompts".to_owned(),
         Question::Served { .. } => "steps of a run".to_owned(),
         Question::Host { .. } => "host".to_owned(),

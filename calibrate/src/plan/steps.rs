@@ -13,6 +13,7 @@ const OURS: LoraKernel = LoraKernel::Segmented;
 pub(super) fn plan(draft: &mut Draft, seed: u64) {
     grid(draft);
     curve(draft);
+    added(draft);
     behind(draft);
     served(draft);
     at_random(draft, seed);
@@ -60,6 +61,31 @@ fn curve(draft: &mut Draft) {
                 draft.ask(if index % 2 == 0 { 1 } else { 2 }, Question::Step { kernel: OURS, shape });
             }
         }
+    }
+}
+
+/// What adapters add: to few rows, beside whose products they run, to many, and to prompts. No other step has these contexts.
+fn added(draft: &mut Draft) {
+    use Popularity::{Distinct, Identical, Skewed, Uniform};
+    let few = [(16, Distinct), (16, Identical), (8, Distinct), (64, Distinct), (16, Skewed)];
+    let many = [(16, Distinct), (16, Identical), (16, Uniform), (8, Distinct), (64, Uniform)];
+    let mut ask = |stage, shape| draft.ask(stage, Question::Added { shape });
+    for (rows, context, kinds) in [1, 2, 4, 8, 16, 24, 32]
+        .map(|rows| (rows, 400, few))
+        .into_iter()
+        .chain([64, 128, 256].map(|rows| (rows, 100, many)))
+    {
+        for (index, (rank, popularity)) in kinds.into_iter().enumerate() {
+            let shape = StepShape::decode(rows, context).with_adapters(rank, &popularity.rows(rows));
+            ask(if index < 2 { 1 } else { 2 }, shape);
+        }
+    }
+    for (chunk, rows) in [64, 256, 1024].into_iter().flat_map(|chunk| [0, 8, 24].map(|rows| (chunk, rows))) {
+        let beside = if rows > 0 { StepShape::decode(rows, 400) } else { StepShape::default() };
+        let mut shape = StepShape { prompts: StepShape::prompt(chunk, 0).prompts, ..beside };
+        shape = shape.with_adapters(16, &Distinct.rows(rows));
+        shape.adapters.push(AdapterRows { rank: 16, decode: 0, prompts: 1 });
+        ask(if rows == 8 { 1 } else { 2 }, shape);
     }
 }
 

@@ -129,6 +129,7 @@ fn label(question: &Question) -> String {
         Question::Operation { operation, .. } => format!("{operation}, {rows} rows"),
         Question::Lora { kernel, .. } => format!("adapters, {kernel}, {rows} rows"),
         Question::Step { .. } => format!("a step of {rows} rows"),
+        Question::Added { .. } => format!("adapters of a step of {rows} rows"),
         Question::Behind { .. } => format!("{rows} rows behind prompts"),
         Question::Served { steps, .. } => format!("{steps} steps of a run"),
         Question::Host { .. } => format!("the host's part of {rows} rows"),

@@ -12,6 +12,8 @@ use crate::machine::{AT_REST, Answer, BEHIND, MachineError, Question, REST_BEFOR
 
 /// Replays of a step that a copy lies beside: so many at least.
 const REPLAYS: usize = 20;
+/// Steps before those that count: plans and graphs are made by the first.
+const WARM: usize = 2;
 
 impl LlamaGpu {
     /// The same steps for both questions: what the GPU takes and what the host adds.
@@ -41,8 +43,8 @@ impl LlamaGpu {
         let on = self.prepare(kernel, shape)?;
         let drawn = Drawn::of(shape, &self.identity, on);
         let mut samples = Vec::with_capacity(repeats);
-        // Plans and graphs are made by the first; a second finds them warm where a step is short.
-        let warm = if shape.prompt_rows() > 256 { 1 } else { 2 };
+        // A second finds plans and graphs warm where a step is short.
+        let warm = if shape.prompt_rows() > 256 { 1 } else { WARM };
         for repeat in 0..repeats + warm {
             let sequences = drawn.sequences();
             let began = Instant::now();
@@ -51,12 +53,28 @@ impl LlamaGpu {
             if repeat >= warm {
                 samples.push((result.device_us, (us - result.device_us).max(0.0)));
             }
-            match rest_us(shape.rows(), result.device_us) {
-                0.0 => {}
-                us => rest(us * 1e-6),
-            }
+            rest(rest_us(shape.rows(), result.device_us) * 1e-6);
         }
         Ok(samples)
+    }
+
+    /// The same step with adapters and without, by turns.
+    pub(super) fn added(&mut self, shape: &StepShape, repeats: usize) -> Result<Answer, MachineError> {
+        self.prepare(LoraKernel::Segmented, shape)?;
+        let drawn = [true, false].map(|on| Drawn::of(shape, &self.identity, on));
+        let mut parts = vec![Vec::with_capacity(repeats); drawn.len()];
+        for repeat in 0..repeats + WARM {
+            for (part, drawn) in parts.iter_mut().zip(&drawn) {
+                let us = self.llama.step(&drawn.sequences()).map_err(broken)?.device_us;
+                if repeat >= WARM {
+                    part.push(us);
+                }
+                rest(rest_us(shape.rows(), us) * 1e-6);
+            }
+        }
+        // Of next to nothing noise may be more than there is.
+        let us = parts[0].iter().zip(&parts[1]).map(|(with, without)| (with - without).max(0.01)).collect();
+        Ok(Answer { us, parts })
     }
 
     /// Steps at rest, prompts, steps behind them: each of them, one row after the other.
@@ -173,6 +191,9 @@ impl LlamaGpu {
 /// Lets the card rest, and wakes before: a thread that comes from sleep is slower at what it does next than one that serves.
 fn rest(seconds: f64) {
     const AWAKE: Duration = Duration::from_micros(400);
+    if seconds == 0.0 {
+        return;
+    }
     let began = Instant::now();
     let whole = Duration::from_secs_f64(seconds);
     std::thread::sleep(whole.saturating_sub(AWAKE));

@@ -63,7 +63,10 @@ impl Truth {
         match question {
             Question::Operation { operation, shape } => self.part(*operation, shape),
             Question::Lora { kernel, shape } => self.adapters(*kernel, shape),
-            Question::Step { kernel, shape } => self.repeated(self.step(*kernel, shape), shape),
+            Question::Step { kernel, shape } => self.repeated_step(*kernel, shape),
+            Question::Added { shape } => {
+                self.repeated_step(LoraKernel::Segmented, shape) - self.repeated_step(LoraKernel::None, shape)
+            }
             Question::Behind { prompts, times, shape } => self.behind(prompts, *times, shape).iter().sum(),
             Question::Served { shapes, steps, pauses } => self.served(shapes, *steps, *pauses).iter().sum(),
             Question::StepBesideLoad { shape } => self.step(LoraKernel::None, shape) * self.slowdown.1,
@@ -109,7 +112,8 @@ impl Truth {
     }
 
     /// The last of some steps in a row, with rests between them.
-    fn repeated(&self, alone: f64, shape: &StepShape) -> f64 {
+    pub(super) fn repeated_step(&self, kernel: LoraKernel, shape: &StepShape) -> f64 {
+        let alone = self.step(kernel, shape);
         let mut clocks = Clocks::default();
         let mut us = alone;
         for _ in 0..4 {
