@@ -26,6 +26,7 @@ mod random;
 mod scenario;
 mod shrink;
 mod told;
+mod witness;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +42,7 @@ pub use random::RandomPolicies;
 pub use scenario::{Scenario, Terrain};
 pub use shrink::shrink;
 pub use told::{Record, Told, first_difference};
+use witness::Witness;
 
 /// More facts than any small scenario has: a run that tells more goes round in circles.
 const FACTS_MAX: u64 = 2_000_000;
@@ -150,8 +152,9 @@ pub struct Run {
 pub fn watched(scenario: &Scenario, policies: &Policies, stretches: bool) -> Result<Run, String> {
     let mut books = Books::new(&scenario.settings, &scenario.catalog);
     let mut record = Record::default();
-    let mut watcher = ((&mut books, &mut record), Patience(FACTS_MAX));
-    let ended = quietly(|| scenario.run(policies, stretches, &mut watcher));
+    let witness = Witness::default();
+    let mut watcher = ((&mut books, &mut record), (&witness, Patience(FACTS_MAX)));
+    let ended = quietly(|| scenario.run_on(witness.of(scenario.prices.clone()), policies, stretches, &mut watcher));
     let problem = books.problem().map(str::to_owned);
     let ended = ended.map_err(|panic| problem.clone().unwrap_or(panic))?;
     match (problem, &ended) {

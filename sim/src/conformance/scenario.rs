@@ -52,8 +52,19 @@ impl Scenario {
     /// # Errors
     /// [`Stalled`] as the engine gives it.
     pub fn run(&self, policies: &Policies, stretches: bool, observer: &mut dyn Observer) -> Result<Ended, Stalled> {
+        self.run_on(self.prices.clone(), policies, stretches, observer)
+    }
+
+    /// The same on an executor other than its prices.
+    pub(super) fn run_on(
+        &self,
+        executor: impl Executor,
+        policies: &Policies,
+        stretches: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, Stalled> {
         let settings = ClusterSettings { stretches, ..self.settings.clone() };
-        let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(self.prices.clone())];
+        let mut executors: Vec<Box<dyn Executor + '_>> = vec![Box::new(executor)];
         let mut arrivals = self.offered.iter().cloned();
         engine::run(&settings, &self.catalog, policies, &mut executors, &mut arrivals, observer)
     }
