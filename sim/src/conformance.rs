@@ -42,7 +42,7 @@ pub use random::RandomPolicies;
 pub use scenario::{Scenario, Terrain};
 pub use shrink::shrink;
 pub use told::{Record, Told, first_difference};
-use witness::Witness;
+use witness::{Naive, Witness};
 
 /// More facts than any small scenario has: a run that tells more goes round in circles.
 const FACTS_MAX: u64 = 2_000_000;
@@ -145,7 +145,7 @@ pub struct Run {
     pub ended: Result<Ended, Stalled>,
 }
 
-/// Runs a scenario under the eyes of [`Books`].
+/// Runs a scenario under the eyes of [`Books`], and step by step on an executor that sums up every batch anew.
 ///
 /// # Errors
 /// What does not balance, or the message of a panic.
@@ -154,7 +154,10 @@ pub fn watched(scenario: &Scenario, policies: &Policies, stretches: bool) -> Res
     let mut record = Record::default();
     let witness = Witness::default();
     let mut watcher = ((&mut books, &mut record), (&witness, Patience(FACTS_MAX)));
-    let ended = quietly(|| scenario.run_on(witness.of(scenario.prices.clone()), policies, stretches, &mut watcher));
+    let ended = quietly(|| match stretches {
+        true => scenario.run_on(witness.of(scenario.prices.clone()), policies, true, &mut watcher),
+        false => scenario.run_on(witness.of(Naive(scenario.prices.clone())), policies, false, &mut watcher),
+    });
     let problem = books.problem().map(str::to_owned);
     let ended = ended.map_err(|panic| problem.clone().unwrap_or(panic))?;
     match (problem, &ended) {

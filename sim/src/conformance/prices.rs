@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Batch, BatchShape, Executor, Price, Sag};
+use crate::batch::{Batch, BatchShape, Census, Executor, Price, Sag, SegmentSums};
 use crate::time::Span;
 
 /// How far ahead does a price hold?
@@ -34,6 +34,9 @@ pub struct ToyPrices {
     pub copy: Span,
     /// A step right behind one with prompts takes four times this longer, the next one once, unless the GPU rests for a `step` in between.
     pub sag: Span,
+    /// Up to six times, as the sums and the census of the segments have it: no row may be missing there.
+    #[serde(default)]
+    pub parts: Span,
     /// How far ahead the price holds.
     pub promise: Promise,
 }
@@ -49,6 +52,7 @@ impl ToyPrices {
             segment: self.segment * times,
             copy: self.copy * times,
             sag: self.sag * times,
+            parts: self.parts * times,
             promise: self.promise,
         }
     }
@@ -76,7 +80,8 @@ impl ToyPrices {
             + self.row * rows
             + self.context * shape.decode_context_sum
             + self.prompt_token * u64::from(shape.prefill_tokens())
-            + self.segment * shape.segments.len() as u64;
+            + self.segment * shape.segments.len() as u64
+            + self.parts * (all_parts(shape) % 7);
         if shape.copies_in_flight {
             first += self.copy;
         }
@@ -94,6 +99,13 @@ impl ToyPrices {
             }
         }
     }
+}
+
+/// A number that changes with each sum of the segments, and with each part in their census.
+fn all_parts(shape: &BatchShape<'_>) -> u64 {
+    let SegmentSums { decode_rows, prefill_rows, rank_sum, row_rank_sum, ranks: (least, largest) } = shape.segment_sums;
+    let ranks = rank_sum + 2 * row_rank_sum + 3 * u64::from(least) + 4 * u64::from(largest);
+    shape.census.map_or(0, Census::print) / 8 + decode_rows + 2 * prefill_rows + ranks
 }
 
 impl Executor for ToyPrices {

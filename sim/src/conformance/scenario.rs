@@ -273,6 +273,7 @@ impl Draw {
             copy: self.units(unit, 4),
             promise,
             sag: self.units(unit, 3),
+            parts: self.units(unit, 3),
         }
     }
 }

@@ -75,13 +75,14 @@ impl Scenario {
         all.push(self.with(|s| s.settings.signals_interval = Span::ZERO));
         let affine = |prices: &mut ToyPrices| prices.promise = Promise::Affine(u32::MAX);
         all.push(self.with(|s| affine(&mut s.prices)));
-        let parts: [fn(&mut ToyPrices) -> &mut Span; 6] = [
+        let parts: [fn(&mut ToyPrices) -> &mut Span; 7] = [
             |p| &mut p.row,
             |p| &mut p.context,
             |p| &mut p.prompt_token,
             |p| &mut p.segment,
             |p| &mut p.copy,
             |p| &mut p.sag,
+            |p| &mut p.parts,
         ];
         for part in parts {
             all.push(self.with(|s| *part(&mut s.prices) = Span::ZERO));

@@ -1,9 +1,9 @@
-//! What is an executor told of a step? Held against the facts.
+//! What is an executor told of a step? Held against the facts, and summed up anew row by row.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::batch::{Batch, Executor, Price, Sag};
+use crate::batch::{Batch, BatchShape, Census, Executor, Price, Sag, SegmentSums};
 use crate::fact::{Fact, Observer};
 use crate::time::{Span, Time};
 use crate::workload::ReplicaId;
@@ -56,5 +56,23 @@ impl<E: Executor> Executor for Seen<'_, E> {
         assert_eq!(batch.shape.sag, gpu.sag, "how far the clocks of {:?} are said to have sagged", batch.replica);
         gpu.asked = Some((batch.shape.rested, price.sag));
         price
+    }
+}
+
+/// Believes no sum that the engine keeps: it looks at every row and every segment.
+#[derive(Clone, Debug)]
+pub(super) struct Naive<E>(pub(super) E);
+
+impl<E: Executor> Executor for Naive<E> {
+    fn run(&mut self, batch: &Batch<'_>) -> Price {
+        let BatchShape { decode_contexts, segments, .. } = batch.shape;
+        let shape = BatchShape {
+            decode_context_sum: decode_contexts.iter().copied().map(u64::from).sum(),
+            decode_context_max: decode_contexts.iter().copied().max().unwrap_or(0),
+            segment_sums: SegmentSums::of(segments),
+            census: Some(&Census::of(segments)),
+            ..batch.shape
+        };
+        self.0.run(&Batch { shape, ..*batch })
     }
 }

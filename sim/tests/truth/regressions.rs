@@ -52,6 +52,7 @@ fn prices([step, row, context, prompt_token]: [u64; 4]) -> ToyPrices {
         segment: Span::ZERO,
         copy: Span::ZERO,
         sag: Span::ZERO,
+        parts: Span::ZERO,
         promise: Promise::Affine(u32::MAX),
     }
 }
