@@ -331,7 +331,6 @@ impl Engine<'_, '_> {
             });
             let Some(slot) = there else { break };
             waiting.awaits = Some(replica.residency.await_(slot, waiting.awaits));
-            waiting.refused = None;
             if overlapped && let Some(ready) = replica.residency.coming(slot) {
                 waiting.refused = Some(Refusal::AdapterLoading);
                 self.sequences.get_mut(waiting.sequence).refused(self.now, Refusal::AdapterLoading, ready);
