@@ -16,7 +16,7 @@ use crate::policy::{
 };
 use crate::random::Stream;
 use crate::time::{Span, Time};
-use crate::workload::ReplicaId;
+use crate::workload::{ReplicaId, RequestId};
 
 /// Which random policies? Chances are out of 256.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -239,6 +239,11 @@ impl Router for RandomRouter {
 struct RandomBatcher(RandomPolicies);
 
 impl RandomBatcher {
+    /// Is it left out of this step, in which there is somebody else?
+    fn passes_over(&self, request: RequestId, draft: &Draft<'_>, mood: u64) -> bool {
+        draft.tokens() > 0 && chance(mix(mood, u64::from(request.0)), self.0.pass_over)
+    }
+
     fn admit(&self, draft: &mut Draft<'_>, mood: u64) {
         let chunk_max = if self.0.chunk > 0 { self.0.chunk } else { u32::MAX };
         let (mut admitted, mut position) = (0, 0);
@@ -247,8 +252,7 @@ impl RandomBatcher {
                 position += 1;
                 continue;
             };
-            let passed = draft.tokens() > 0 && chance(mix(mood, u64::from(queued.request.0)), self.0.pass_over);
-            if !passed {
+            if !self.passes_over(queued.request, draft, mood) {
                 let undivided = self.0.chunk == 0 && queued.tokens <= draft.settings().max_num_batched_tokens;
                 let result = if undivided { draft.admit(position) } else { draft.admit_chunk(position, chunk_max) };
                 match result {
@@ -275,7 +279,10 @@ impl Batcher for RandomBatcher {
         }
         let chunk_max = if self.0.chunk > 0 { self.0.chunk } else { u32::MAX };
         for position in 0..draft.running_len() {
-            let _ = draft.prefill(position, chunk_max);
+            let request = draft.running().nth(position).expect("a position of the batch").request;
+            if !self.passes_over(request, draft, mood) {
+                let _ = draft.prefill(position, chunk_max);
+            }
         }
         self.admit(draft, mood);
         let alone = self.0.prefill_alone && draft.tokens() > 0;
