@@ -137,6 +137,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::recorder::group_gaps::COUNT_MAX;
 
     proptest! {
         #[test]
@@ -160,5 +161,17 @@ mod tests {
                 prop_assert_eq!(covered, by_entry);
             }
         }
+    }
+
+    #[test]
+    fn a_part_in_whose_middle_a_sum_goes_around_counts_what_is_in_it() {
+        let log = vec![COUNT_MAX << BUCKET_BITS | 1000; 33_000];
+        let (part, mut sums, mut counts) = (32_500..33_000, Sums::new(1000..1000 + WINDOW), [0; WINDOW]);
+        let before = |entry: usize| entry as u64 * u64::from(COUNT_MAX);
+        assert!(before(part.start) < 1 << 32 && before(part.end) > 1 << 32);
+        sums.begin(log.len());
+        assert!(sums.entries_read(part.clone()) < part.len(), "it is counted by sums");
+        sums.add(&log, part, &mut counts);
+        assert_eq!(counts[0], before(500));
     }
 }
