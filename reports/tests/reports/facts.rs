@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aril_reports::{Recorder, RecorderSettings, ReportError, RunResult, SloClass, Traffic};
-use aril_sim::fact::{End, Fact, Observer, Waits};
+use aril_sim::fact::{End, Fact, Observer, Tier, Waits};
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::Offered;
 
@@ -42,7 +42,9 @@ pub(crate) struct Told {
     pub(crate) lives: Vec<Kept>,
     /// When each token of each request was there, step by step.
     pub(crate) tokens: BTreeMap<u32, Vec<Time>>,
-    pub(crate) loads: u64,
+    /// Copies from host to GPU by adapter.
+    pub(crate) loads: BTreeMap<usize, u64>,
+    pub(crate) loads_from_disk: u64,
     pub(crate) evictions: u64,
     pub(crate) stall_ps: u64,
     /// Time in steps by rows.
@@ -66,7 +68,8 @@ impl Observer for Told {
                     }
                 }
             }
-            Fact::LoadStarted { .. } => self.loads += 1,
+            Fact::LoadStarted { from: Tier::Disk, .. } => self.loads_from_disk += 1,
+            Fact::LoadStarted { adapter, .. } => *self.loads.entry(adapter.index()).or_default() += 1,
             Fact::Evicted { .. } => self.evictions += 1,
             Fact::Power { replica, .. } => self.on.push((now, replica.0)),
             Fact::Ended(life) => self.lives.push(Kept {

@@ -1,18 +1,21 @@
 //! Every metric against brute force over the same facts.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use aril_reports::metrics::{Latency, Parts};
 use aril_reports::{RunMetrics, RunResult, Traffic};
 use aril_sim::fact::End;
 use aril_sim::time::{Span, Time};
+use aril_sim::workload::AdapterId;
 
 use crate::facts::{Kept, Told, record, settings};
 use crate::queue::{Route, Setup};
 
 static SAMPLE: LazyLock<(Setup, Told, RunResult)> = LazyLock::new(|| {
-    let setup =
-        Setup { wave: true, timeout: Some(Span::from_secs(2)), rate_per_s: 40.0, ..Setup::new(Route::ByAdapter, 7) };
+    // Of eight adapters each, replicas hold six.
+    let (slots, timeout, rate_per_s) = (6, Some(Span::from_secs(2)), 40.0);
+    let setup = Setup { wave: true, slots, timeout, rate_per_s, ..Setup::new(Route::ByAdapter, 7) };
     let (told, result) = record(&setup, settings(&setup));
     (setup, told, result.unwrap())
 });
@@ -169,15 +172,33 @@ fn gpu_time_is_held_busy_and_paid_as_told() {
 
 #[test]
 fn adapters_are_counted_as_told() {
-    let (_, told, result) = sample();
+    let (setup, told, result) = sample();
     let lives = measured(told);
     let adapters = &result.metrics.adapters;
-    assert_eq!((adapters.loads, adapters.evictions), (told.loads, told.evictions));
+    assert_eq!((adapters.loads, adapters.evictions), (told.loads.values().sum::<u64>(), told.evictions));
+    assert_eq!(adapters.loads_from_disk, told.loads_from_disk);
+    assert!(adapters.loads_from_disk > 0 && adapters.loads > adapters.loads_from_disk && adapters.evictions > 0);
     assert_eq!(adapters.lookups, lives.iter().filter(|life| life.hit.is_some()).count() as u64);
     assert_eq!(adapters.hits, lives.iter().filter(|life| life.hit == Some(true)).count() as u64);
     assert!(adapters.hits > 0 && adapters.hits < adapters.lookups);
-    let loads: u64 = result.metrics.by_adapter.iter().filter_map(|group| group.loads).map(u64::from).sum();
-    assert_eq!(loads, told.loads);
+    let catalog = setup.catalog();
+    for group in &result.metrics.by_adapter {
+        let index = catalog.adapters.iter().position(|adapter| adapter.name == group.name).unwrap();
+        assert_eq!(group.loads.map(u64::from), Some(told.loads.get(&index).copied().unwrap_or(0)), "{}", group.name);
+        let own = lives.iter().filter(|life| adapter_of(life) == Some(index));
+        assert_eq!(group.hit_rate, hit_rate(own), "{}", group.name);
+    }
+}
+
+fn adapter_of(life: &Kept) -> Option<usize> {
+    life.offered.request.adapter.map(AdapterId::index)
+}
+
+/// Hits among those that looked for their adapter; who was turned away did not.
+fn hit_rate<'a>(lives: impl Iterator<Item = &'a &'a Kept>) -> Option<f64> {
+    let lookups: Vec<bool> = lives.filter_map(|life| life.hit).collect();
+    let hits = lookups.iter().filter(|hit| **hit).count();
+    (!lookups.is_empty()).then(|| hits as f64 / lookups.len() as f64)
 }
 
 #[test]
@@ -244,8 +265,20 @@ fn figures_over_time_lose_nothing() {
 fn classes_of_popularity_hold_every_request_with_an_adapter_once() {
     let (_, told, result) = sample();
     let classes = &result.metrics.by_popularity;
-    let with_adapter = measured(told).iter().filter(|life| life.offered.request.adapter.is_some()).count() as u64;
-    assert_eq!(classes.iter().map(|class| class.requests).sum::<u64>(), with_adapter);
+    let lives = measured(told);
+    let mut asked = BTreeMap::<usize, u64>::new();
+    lives.iter().filter_map(|life| adapter_of(life)).for_each(|adapter| *asked.entry(adapter).or_default() += 1);
+    assert_eq!(classes.iter().map(|class| class.requests).sum::<u64>(), asked.values().sum::<u64>());
+    let mut ranked: Vec<usize> = asked.keys().copied().collect();
+    ranked.sort_by_key(|adapter| std::cmp::Reverse(asked[adapter]));
+    for class in classes {
+        let adapters = &ranked[class.first as usize - 1..class.last as usize];
+        let own = || lives.iter().filter(|life| adapter_of(life).is_some_and(|adapter| adapters.contains(&adapter)));
+        assert_eq!((class.requests, class.hit_rate), (own().count() as u64, hit_rate(own())));
+        matches(&class.ttft, &own().filter_map(|life| life.ttft()).map(seconds).collect::<Vec<_>>());
+    }
+    let turned_away = |life: &&&Kept| life.hit.is_none() && adapter_of(life).is_some();
+    assert!(lives.iter().filter(turned_away).count() > 10, "some did not look for their adapter");
     assert_eq!(
         classes[..4].iter().map(|class| (class.first, class.last)).collect::<Vec<_>>(),
         [(1, 1), (2, 3), (4, 7), (8, 15)]

@@ -134,6 +134,7 @@ struct Replica {
     queue: VecDeque<Sequence>,
     running: Vec<Sequence>,
     resident: Vec<AdapterId>,
+    in_host: Vec<AdapterId>,
     step: Option<Step>,
     on: bool,
 }
@@ -324,11 +325,16 @@ fn load(
     }
     replica.resident.push(adapter);
     let took = Span::from_us(bytes / 10_000);
-    let done = start + took;
-    observer.observe(
-        now,
-        &Fact::LoadStarted { replica: id, adapter, from: Tier::Host, bytes, cause: LoadCause::Demand, start, done },
-    );
+    let mut tell = |from, done| {
+        let fact = Fact::LoadStarted { replica: id, adapter, from, bytes, cause: LoadCause::Demand, start, done };
+        observer.observe(now, &fact);
+    };
+    // From a disk that takes no time, once.
+    if !replica.in_host.contains(&adapter) {
+        replica.in_host.push(adapter);
+        tell(Tier::Disk, start);
+    }
+    tell(Tier::Host, start + took);
     took
 }
 

@@ -74,7 +74,7 @@ fn steps_and_events_are_all_there() {
     let count = |name: &str| names.iter().filter(|event| *event == Some(name)).count() as u64;
     assert_eq!(
         (count("load"), count("evicted"), count("power_on")),
-        (told.loads, told.evictions, told.on.len() as u64)
+        (told.loads.values().sum::<u64>() + told.loads_from_disk, told.evictions, told.on.len() as u64)
     );
 }
 
