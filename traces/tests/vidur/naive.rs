@@ -1,12 +1,13 @@
 //! Vidur's rules once more, naively: floating point, one step after the other, nothing shared with the engine.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::LazyLock;
 
 use aril_sim::profile::vidur::Steps;
 use aril_sim::workload::Offered;
 
-use super::{BLOCK, BLOCKS, Rule, SEQUENCES, WATERMARK, profile};
+use super::{BLOCK, BLOCKS, Rule, Scheduler, WATERMARK, profile};
 
 /// What became of a request, seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,8 +31,14 @@ pub(super) enum Choice {
 }
 
 /// What became of each request, and how many restarts there were.
-pub(super) fn serve(replicas: usize, rule: Rule, choice: Choice, requests: &[Offered]) -> (Vec<Served>, u32) {
-    let mut replicas: Vec<Replica> = (0..replicas).map(|_| Replica::new(rule)).collect();
+pub(super) fn serve(
+    costs: &Costs,
+    replicas: usize,
+    rule: Rule,
+    choice: Choice,
+    requests: &[Offered],
+) -> (Vec<Served>, u32) {
+    let mut replicas: Vec<Replica> = (0..replicas).map(|_| Replica::new(costs, rule)).collect();
     let mut places = Vec::new();
     for (id, offered) in requests.iter().enumerate() {
         let arrival = offered.request.arrival.as_ps() as f64 / 1e12;
@@ -60,28 +67,53 @@ pub(super) fn serve(replicas: usize, rule: Rule, choice: Choice, requests: &[Off
     (places.iter().map(served).collect(), replicas.iter().map(|replica| replica.restarts).sum())
 }
 
-/// Vidur's cost tables, spread out.
-struct Costs {
-    operations: Vec<Vec<f64>>,
-    save: Vec<f64>,
-    decode: Vec<Vec<f64>>,
-    prefill: Vec<Vec<f64>>,
+/// Vidur's cost tables: milliseconds a layer by the arguments that its files have, the last one last.
+pub(super) struct Costs {
+    operations: Vec<Table>,
+    save: Table,
+    decode: Table,
+    prefill: Table,
 }
 
-static COSTS: LazyLock<Costs> = LazyLock::new(Costs::new);
+type Table = BTreeMap<(u32, u32), f64>;
+
+/// The whole tables, as the profile that was made of them has them.
+pub(super) static WHOLE: LazyLock<Costs> = LazyLock::new(|| {
+    let tables = profile().vidur.unwrap();
+    let spread = |first: u32, steps: &Steps, by: usize, written: fn(u32) -> u32| -> Table {
+        let value = |x: u32| steps.ms[steps.until.iter().position(|until| *until >= x).unwrap()];
+        (0..=steps.last()).step_by(by).map(|x| ((first, written(x)), value(x))).collect()
+    };
+    let by_tokens = |steps: &Steps| spread(0, steps, 1, |tokens| tokens);
+    let decode = (1..).zip(&tables.decode);
+    let prefill = (0..).step_by(64).zip(&tables.prefill);
+    Costs {
+        operations: tables.operations.iter().map(|operation| by_tokens(&operation.cost)).collect(),
+        save: by_tokens(&tables.kv_cache_save),
+        decode: decode.flat_map(|(rows, steps)| spread(rows, steps, 64, |context| context)).collect(),
+        prefill: prefill.flat_map(|(context, steps)| spread(context, steps, 1, |chunk| chunk * chunk)).collect(),
+    }
+});
 
 impl Costs {
-    fn new() -> Costs {
-        let tables = profile().vidur.unwrap();
-        let spread = |steps: &Steps| -> Vec<f64> {
-            let value = |x: u32| steps.ms[steps.until.iter().position(|until| *until >= x).unwrap()];
-            (0..=*steps.until.last().unwrap()).map(value).collect()
+    /// Tables as Vidur wrote them.
+    pub(super) fn of_tables(folder: &Path) -> Costs {
+        let read = |name: &str| -> Table {
+            let text = std::fs::read_to_string(folder.join(format!("{name}.csv"))).unwrap();
+            let rows = text.lines().skip(1).map(|line| line.split(',').map(|cell| cell.parse().unwrap()).collect());
+            let entry = |row: Vec<f64>| match row[..] {
+                [tokens, ms] => ((0, tokens as u32), ms),
+                [first, second, ms] => ((first as u32, second as u32), ms),
+                _ => panic!("{name}: {row:?}"),
+            };
+            rows.map(entry).collect()
         };
+        let layer = "input_layernorm attn_pre_proj attn_rope attn_post_proj post_attention_layernorm mlp_up_proj mlp_act mlp_down_proj add";
         Costs {
-            operations: tables.operations.iter().map(|operation| spread(&operation.cost)).collect(),
-            save: spread(&tables.kv_cache_save),
-            decode: tables.decode.iter().map(spread).collect(),
-            prefill: tables.prefill.iter().map(spread).collect(),
+            operations: layer.split(' ').map(read).collect(),
+            save: read("attn_kv_cache_save"),
+            decode: read("attn_decode"),
+            prefill: read("attn_prefill"),
         }
     }
 
@@ -89,16 +121,16 @@ impl Costs {
     fn step(&self, decodes: &[u32], prefills: &[(u32, u32)]) -> f64 {
         let up = |tokens: u32, step: u32| tokens.div_ceil(step) * step;
         let tokens = decodes.len() as u32 + prefills.iter().map(|prefill| prefill.1).sum::<u32>();
-        let mut ms: f64 = self.operations.iter().map(|table| table[up(tokens, 8) as usize]).sum();
-        ms += self.save[tokens as usize];
+        let mut ms: f64 = self.operations.iter().map(|table| table[&(0, up(tokens, 8))]).sum();
+        ms += self.save[&(0, tokens)];
         if !decodes.is_empty() {
             let mean = decodes.iter().sum::<u32>() / decodes.len() as u32;
-            ms += self.decode[decodes.len() - 1][up(mean, 64) as usize];
+            ms += self.decode[&(decodes.len() as u32, up(mean, 64))];
         }
         if !prefills.is_empty() {
             let context: u32 = prefills.iter().map(|prefill| up(prefill.0, 64)).sum();
             let squares: f64 = prefills.iter().map(|prefill| f64::from(prefill.1).powi(2)).sum();
-            ms += self.prefill[context as usize / 64][squares.sqrt().round() as usize];
+            ms += self.prefill[&(context, (squares.sqrt().round() as u32).pow(2))];
         }
         32.0 * ms / 1e3
     }
@@ -121,7 +153,8 @@ struct Live {
 }
 
 /// One replica, and its requests by the order in which it got them.
-struct Replica {
+struct Replica<'a> {
+    costs: &'a Costs,
     rule: Rule,
     asked: Vec<Asked>,
     /// First token and end.
@@ -136,9 +169,10 @@ struct Replica {
     restarts: u32,
 }
 
-impl Replica {
-    fn new(rule: Rule) -> Replica {
+impl<'a> Replica<'a> {
+    fn new(costs: &'a Costs, rule: Rule) -> Replica<'a> {
         Replica {
+            costs,
             rule,
             asked: Vec::new(),
             times: Vec::new(),
@@ -180,11 +214,14 @@ impl Replica {
 
     fn step(&mut self) {
         // Those of the step and their tokens, and those who have to wait.
-        let (step, mut waits) = if self.rule == Rule::Sarathi { self.chunked() } else { self.prefill_first() };
+        let (step, mut waits) = match self.rule.scheduler {
+            Scheduler::Sarathi => self.chunked(),
+            Scheduler::Vllm => self.prefill_first(),
+        };
         let (decodes, prefills): (Vec<_>, Vec<_>) = step.iter().partition(|(live, _)| live.processed >= live.prompt);
         let decodes: Vec<u32> = decodes.into_iter().map(|(live, _)| live.processed).collect();
         let prefills: Vec<(u32, u32)> = prefills.into_iter().map(|(live, chunk)| (live.processed, chunk)).collect();
-        self.now += COSTS.step(&decodes, &prefills);
+        self.now += self.costs.step(&decodes, &prefills);
         self.ended = 0;
         for (mut live, tokens) in step {
             let prefill = live.processed < live.prompt;
@@ -209,7 +246,7 @@ impl Replica {
     fn chunked(&mut self) -> (Vec<(Live, u32)>, Vec<Live>) {
         let (mut step, prompts) = self.turns();
         let mut waits = Vec::new();
-        let mut left = self.rule.tokens() - step.len() as u32;
+        let mut left = self.rule.tokens - step.len() as u32;
         for live in prompts {
             let chunk = left.min(live.prompt - live.processed);
             if chunk > 0 {
@@ -233,7 +270,7 @@ impl Replica {
     fn prefill_first(&mut self) -> (Vec<(Live, u32)>, Vec<Live>) {
         let (mut step, mut longest) = (Vec::new(), 0);
         while let Some(live) = self.admitted(self.running.len() + step.len())
-            && (step.len() as u32 + 1) * live.prompt.max(longest) <= self.rule.tokens()
+            && (step.len() as u32 + 1) * live.prompt.max(longest) <= self.rule.tokens
         {
             self.take(&live);
             longest = longest.max(live.prompt);
@@ -252,7 +289,7 @@ impl Replica {
         let blocks = prompt.div_ceil(BLOCK);
         let spare = (f64::from(BLOCKS) * WATERMARK) as u32;
         let live = Live { id, prompt, output, processed: 0, blocks };
-        (running < SEQUENCES && self.free >= blocks + spare).then_some(live)
+        ((running as u32) < self.rule.sequences && self.free >= blocks + spare).then_some(live)
     }
 
     fn take(&mut self, live: &Live) {
