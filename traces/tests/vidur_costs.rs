@@ -131,8 +131,21 @@ fn a_table_that_ends_early_is_refused_with_its_last_line() {
         let error = refused(&folder);
         assert!(error.contains(&format!("_predictions.csv:{told}")), "{error}");
     }
-    let nothing = refused(&tables(|_, lines| lines.truncate(1)));
-    assert!(nothing.contains("there is no row of a step in it"), "{nothing}");
+}
+
+#[test]
+fn a_table_without_rows_is_told_what_is_missing_from_it() {
+    for (lines, told) in [(1, "there is no row of a step in it"), (0, "there is nothing in it")] {
+        let folder = tables(|name, all| {
+            if name == "attn_decode" {
+                all.truncate(lines);
+            }
+        });
+        let error = refused(&folder);
+        let columns =
+            "a table of `attn_decode` has the columns batch_size, kv_cache_size, prediction, and a row for each size;";
+        assert!(error.contains(&format!("attn_decode_871c8af8_predictions.csv: {told}; {columns}")), "{error}");
+    }
 }
 
 #[test]

@@ -114,8 +114,16 @@ fn malformed(file: &Path, position: Option<Position>, problem: String) -> TraceE
 
 /// The rows that say something of a step, as the file has them.
 fn rows(file: &Path, name: &str, arguments: &[Argument]) -> Result<Vec<Row>, TraceError> {
-    let mut reader = Reader::new(file, Source::file(file).open()?)?;
     let columns: Vec<&str> = arguments.iter().map(|argument| argument.column).chain([PREDICTION]).collect();
+    let nothing = |what: &str| {
+        let problem = format!("there is {what} in it; a table of `{name}` has the columns {}", columns.join(", "));
+        malformed(file, None, format!("{problem}, and a row for each size"))
+    };
+    let content = Source::file(file).open().map_err(|error| match error {
+        TraceError::Empty { .. } => nothing("nothing"),
+        other => other,
+    })?;
+    let mut reader = Reader::new(file, content)?;
     let find = |column: &&str| {
         reader.find(column).ok_or_else(|| TraceError::MissingColumn {
             place: reader.place(),
@@ -138,7 +146,7 @@ fn rows(file: &Path, name: &str, arguments: &[Argument]) -> Result<Vec<Row>, Tra
         rows.extend(counts.then_some(row));
     }
     if rows.is_empty() {
-        return Err(malformed(file, None, "there is no row of a step in it".to_owned()));
+        return Err(nothing("no row of a step"));
     }
     Ok(rows)
 }
