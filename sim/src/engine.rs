@@ -169,6 +169,7 @@ impl Engine<'_, '_> {
                 next = arrivals.next();
                 idle_ticks = 0;
                 self.arrive(offered);
+                self.sequences.fetch_next();
                 continue;
             }
             let Some(event) = self.events.pop() else { return Err(self.stalled()) };

@@ -333,9 +333,16 @@ impl Sequences {
     }
 
     pub(crate) fn remove(&mut self, key: SequenceKey) {
-        assert!(self.table[key as usize].is_some(), "a live sequence");
+        assert!(self.table[key as usize].take().is_some(), "a live sequence");
         self.free.push(key);
-        self.table[key as usize] = None;
+    }
+
+    /// Asks for the memory of the next who comes.
+    pub(crate) fn fetch_next(&self) {
+        match self.free.last() {
+            Some(key) => self.fetch(*key),
+            None => fetch::end(&self.table),
+        }
     }
 
     /// Asks for the memory of a sequence.
