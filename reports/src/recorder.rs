@@ -13,9 +13,9 @@ mod tables;
 use std::path::Path;
 use std::sync::Arc;
 
-use aril_sim::fact::{Fact, Life, LoadCause, Observer, Power, Stretch, Tier};
+use aril_sim::fact::{Fact, Life, LoadCause, Observer, Power, Soon, Stretch, Tier};
 use aril_sim::time::Time;
-use aril_sim::workload::Catalog;
+use aril_sim::workload::{Catalog, ReplicaId};
 
 pub(crate) use self::books::Books;
 use self::books::{Moment, What};
@@ -304,6 +304,10 @@ impl Observer for Recorder {
         }
         self.last = self.last.max(now.as_ps());
         self.refusal = self.take(now, fact).err();
+    }
+
+    fn expect(&self, replica: ReplicaId, soon: &Soon<'_>) {
+        self.gaps.expect(replica, soon);
     }
 }
 

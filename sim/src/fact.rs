@@ -388,6 +388,26 @@ pub enum Fact<'a> {
 pub trait Observer {
     /// What happened, and when. Times never decrease but for [`Stretch::start`].
     fn observe(&mut self, now: Time, fact: &Fact<'_>);
+
+    /// A stretch of this replica will be told soon, most likely: whoever keeps something of each of thousands of replicas can ask for that
+    /// memory now, by [`crate::fetch`]. Nothing may depend on it but how long that takes.
+    fn expect(&self, _replica: ReplicaId, _soon: &Soon<'_>) {}
+}
+
+/// What of a replica is near enough to be looked at, some events before a stretch of it is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Soon<'a> {
+    /// Nothing yet.
+    Replica,
+    /// What [`Soon::Replica`] asked for.
+    Lists,
+    /// What [`Soon::Lists`] asked for: these will be the rows, and the first `same` of them [`Stretch::same_rows`].
+    Rows {
+        /// Everybody.
+        who: &'a [Who],
+        /// How many.
+        same: usize,
+    },
 }
 
 /// Nobody watches.
@@ -401,10 +421,19 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.0.observe(now, fact);
         self.1.observe(now, fact);
     }
+
+    fn expect(&self, replica: ReplicaId, soon: &Soon<'_>) {
+        self.0.expect(replica, soon);
+        self.1.expect(replica, soon);
+    }
 }
 
 impl<O: Observer + ?Sized> Observer for &mut O {
     fn observe(&mut self, now: Time, fact: &Fact<'_>) {
         (**self).observe(now, fact);
+    }
+
+    fn expect(&self, replica: ReplicaId, soon: &Soon<'_>) {
+        (**self).expect(replica, soon);
     }
 }

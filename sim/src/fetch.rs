@@ -78,9 +78,17 @@ impl Block {
     }
 }
 
+/// Asks for the last element of a list and for the place of the next.
+#[inline]
+pub fn end<T>(of: &Vec<T>) {
+    let from = of.len().saturating_sub(1);
+    let places = of.capacity().min(of.len() + 1) - from;
+    lines(of.as_ptr().wrapping_add(from).cast(), places * size_of::<T>());
+}
+
 /// Asks for one element of a list, if it has one there.
 #[inline]
-pub(crate) fn element<T>(of: &[T], position: usize) {
+pub fn element<T>(of: &[T], position: usize) {
     if let Some(element) = of.get(position) {
         value(element);
     }

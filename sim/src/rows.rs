@@ -200,6 +200,11 @@ impl Rows {
         done.chain(self.settled..self.states.len())
     }
 
+    /// Everybody, and how many of the first got a token at the end of the stretch that was told last, and go on.
+    pub(crate) fn going_on(&self) -> (&[Who], usize) {
+        (&self.who, self.same.min(self.settled))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.states.len()
     }

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::path::Path;
 
-use aril_sim::fact::{Row, Stretch};
+use aril_sim::fact::{Row, Soon, Stretch};
 use aril_sim::time::Time;
-use aril_sim::workload::Offered;
+use aril_sim::workload::{Offered, ReplicaId};
 
 use super::group_gaps::{Asked, GroupGaps};
 use super::tables::StepRow;
@@ -47,6 +47,11 @@ impl Gaps {
 
     pub(crate) fn arrived(&mut self, offered: &Offered) {
         self.groups.arrived(offered.request.tenant.0);
+    }
+
+    /// A stretch of this replica comes soon.
+    pub(crate) fn expect(&self, replica: ReplicaId, soon: &Soon<'_>) {
+        self.groups.expect(replica.index(), soon);
     }
 
     /// A request gets no more tokens.

@@ -12,7 +12,8 @@ mod tenants;
 
 use std::path::Path;
 
-use aril_sim::fact::{Rows, Stretch};
+use aril_sim::fact::{Rows, Soon, Stretch};
+use aril_sim::fetch;
 
 pub(crate) use self::asked::Asked;
 use self::batch::{Batch, Member, Order};
@@ -55,7 +56,9 @@ pub(crate) struct GroupGaps {
     newcomers: Vec<u32>,
 }
 
+/// Whole lines of memory, which are asked for ahead of time.
 #[derive(Default)]
+#[repr(align(64))]
 struct Replica {
     /// Gaps of its steps: buckets in the lower bits, how often in the upper ones.
     log: Vec<u32>,
@@ -96,6 +99,19 @@ impl GroupGaps {
     /// When did the last step of a replica end? 0 before its first.
     pub(crate) fn last_end(&self, replica: usize) -> u64 {
         self.replicas.get(replica).map_or(0, |replica| replica.last_end)
+    }
+
+    /// Asks for the memory of a replica of which a stretch comes soon.
+    pub(crate) fn expect(&self, replica: usize, soon: &Soon<'_>) {
+        let Some(known) = self.replicas.get(replica) else { return };
+        match soon {
+            Soon::Replica => fetch::element(&self.replicas, replica),
+            Soon::Lists => {
+                fetch::end(&known.log);
+                known.batch.order.fetch();
+            }
+            Soon::Rows { who, same } => known.batch.fetch_leaving(who, *same),
+        }
     }
 
     /// Counts the gaps of a stretch, in which so many rows get tokens.

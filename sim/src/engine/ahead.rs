@@ -3,8 +3,9 @@
 
 use super::Engine;
 use crate::event::{Event, Kind};
+use crate::fact::Soon;
 use crate::fetch;
-use crate::workload::AdapterId;
+use crate::workload::{AdapterId, ReplicaId};
 
 /// How many events before its own a replica is asked for, then its lists, then those who leave or have their first token, and then their
 /// sequences and adapters: one event is not long enough for memory that is far away.
@@ -21,6 +22,7 @@ impl Engine<'_, '_> {
             if event.kind == Kind::StepDone {
                 fetch::element(&self.minds, r);
                 self.board.fetch(r);
+                self.observer.expect(ReplicaId(event.replica), &Soon::Replica);
             }
         }
         if let Some(event) = self.coming(LISTS) {
@@ -28,6 +30,7 @@ impl Engine<'_, '_> {
             if event.kind == Kind::StepDone {
                 replica.fetch_lists();
                 fetch::dynamic(&*self.minds[event.replica as usize].batcher);
+                self.observer.expect(ReplicaId(event.replica), &Soon::Lists);
             } else {
                 // That a copy is there is noted, and no more, until the step in flight is over.
                 replica.residency.fetch();
@@ -37,6 +40,8 @@ impl Engine<'_, '_> {
             let replica = &self.replicas[event.replica as usize];
             if event.kind == Kind::StepDone {
                 replica.fetch_leaving();
+                let (who, same) = replica.rows.going_on();
+                self.observer.expect(replica.id, &Soon::Rows { who, same });
             } else {
                 replica.residency.fetch_copy(AdapterId(event.number));
             }

@@ -116,7 +116,7 @@ impl Rows {
         // Does whoever decodes from here on have a token at the end of this?
         let shared = stepping || self.decoding == 0;
         let mut skipped = !stepping && self.decoding > 0;
-        told.same_rows = if stepping { self.same.min(self.settled) as u32 } else { 0 };
+        told.same_rows = if stepping { self.going_on().1 as u32 } else { 0 };
         let flagged = self.states.iter_mut().enumerate().skip(self.settled).filter(|(_, state)| state.is(ANY));
         for (position, state) in flagged {
             let cold = &mut self.cold[state.cold()];

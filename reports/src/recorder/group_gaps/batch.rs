@@ -4,6 +4,7 @@
 //! number moves when somebody before it leaves.
 
 use aril_sim::fact::Who;
+use aril_sim::fetch;
 
 use super::NONE;
 use super::chapter::{Part, Stay};
@@ -54,6 +55,12 @@ impl Order {
         &self.requests
     }
 
+    /// Asks for who is there.
+    pub(super) fn fetch(&self) {
+        fetch::list(&self.requests);
+        fetch::list(&self.places);
+    }
+
     pub(super) fn clear(&mut self) {
         self.requests.clear();
         self.places.clear();
@@ -87,6 +94,15 @@ impl Batch {
 
     pub(super) fn each_mut(&mut self, change: impl Fn(&mut Member)) {
         self.order.places.iter().for_each(|place| change(&mut self.members[*place as usize]));
+    }
+
+    /// Asks for what is known of the first who is not in the next step, after so many who are.
+    pub(super) fn fetch_leaving(&self, who: &[Who], same: usize) {
+        let requests = self.order.requests.iter().skip(same);
+        let going_on = requests.zip(who.iter().skip(same)).take_while(|(request, who)| **request == who.request().0);
+        if let Some(place) = self.order.places.get(same + going_on.count()) {
+            fetch::element(&self.members, *place as usize);
+        }
     }
 
     /// Gives a newcomer a place.
