@@ -181,7 +181,8 @@ impl Recorder {
     }
 
     fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<(), ReportError> {
-        let tally = self.gaps.stretch(stretch)?;
+        let tally = self.gaps.tally(stretch);
+        self.gaps.stretch(stretch, &tally)?;
         self.books.emitted(tally.emitted(stretch.steps));
         self.stretches.push(stretch, tally);
         if let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.is_open()) {

@@ -75,7 +75,8 @@ impl Gaps {
     }
 
     /// Looks at the rows of a stretch, and counts the gaps that rows have for themselves now, the others by [`Gaps::count`].
-    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>) -> Result<Tally, ReportError> {
+    #[inline]
+    pub(crate) fn tally(&mut self, stretch: &Stretch<'_>) -> Tally {
         let first_end = stretch.step_end(0).as_ps();
         let (going_on, previous) = stretch.rows.going_on();
         // When the step before ended, or never.
@@ -101,8 +102,12 @@ impl Gaps {
                 _ => {}
             }
         }
-        self.groups.stretch(stretch, tally.emitting as usize)?;
-        Ok(tally)
+        tally
+    }
+
+    /// Counts the gaps of groups in a stretch, of which that was seen.
+    pub(crate) fn stretch(&mut self, stretch: &Stretch<'_>, tally: &Tally) -> Result<(), ReportError> {
+        self.groups.stretch(stretch, tally.emitting as usize)
     }
 
     /// Counts the gaps that the rows of a stretch share.

@@ -175,7 +175,8 @@ impl GroupGaps {
         };
         next.clear();
         let mut at = same;
-        for row in stretch.rows.iter_from(same).filter(|row| row.emits) {
+        let mut rows = stretch.rows.iter_from(same);
+        for row in rows.by_ref().filter(|row| row.emits) {
             let request = row.request.0;
             let Some(tenant) = tenants.of(request) else { continue };
             let goes_on = row.previous_token.is_some_and(|previous| previous.as_ps() == last_end);
