@@ -9,6 +9,9 @@ use aril_sim::fetch;
 use super::NONE;
 use super::chapter::{Part, Stay};
 
+/// Rows that a batch takes memory for at first.
+const USUAL_ROWS: usize = 32;
+
 /// Those who were in the last step of a replica.
 pub(super) struct Batch {
     /// In the order of the step.
@@ -110,10 +113,20 @@ impl Batch {
         match self.members.get_mut(self.free as usize) {
             Some(free) => std::mem::replace(&mut self.free, std::mem::replace(free, member).from),
             None => {
+                if self.members.capacity() == 0 {
+                    self.move_in();
+                }
                 self.members.push(member);
                 self.members.len() as u32 - 1
             }
         }
+    }
+
+    /// Takes the memory of a usual batch at once: lists of thousands of replicas that grow are copied, again and again.
+    fn move_in(&mut self) {
+        self.members.reserve(USUAL_ROWS);
+        self.order.requests.reserve(USUAL_ROWS);
+        self.order.places.reserve(USUAL_ROWS);
     }
 
     /// Lets go of those who left from among those who go on, as long as these, who come after the first `same`, keep their order. Gives
