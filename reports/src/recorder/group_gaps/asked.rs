@@ -135,22 +135,15 @@ struct Shares {
 }
 
 impl Shares {
-    fn sorted(shares: &[(u32, Share)], replicas: usize) -> Shares {
-        let mut starts = vec![0; replicas + 1];
-        shares.iter().for_each(|(replica, _)| starts[*replica as usize + 1] += 1);
+    /// Room for so many parts of each replica's log.
+    fn of_replicas(parts: &[usize]) -> Shares {
+        let mut starts = vec![0];
         let mut sum = 0;
-        starts.iter_mut().for_each(|start| {
-            sum += *start;
-            *start = sum;
-        });
-        let mut next = starts.clone();
-        let mut all = vec![Share::default(); sum];
-        for (replica, share) in shares {
-            let next = &mut next[*replica as usize];
-            all[*next] = *share;
-            *next += 1;
-        }
-        Shares { all, starts }
+        starts.extend(parts.iter().map(|parts| {
+            sum += parts;
+            sum
+        }));
+        Shares { all: vec![Share::default(); sum], starts }
     }
 
     fn of(&self, replica: usize) -> &[Share] {
@@ -211,18 +204,31 @@ impl<'a> Targets<'a> {
                 self.all[adapter].also = self.of_tenant(*tenant);
             }
         }
-        let mut shares = Vec::new();
+        // Twice over all stays: a list of what they count to, to be sorted, would be longer than theirs.
+        let mut parts = vec![0; replicas];
+        for stay in stays.clone() {
+            parts[stay.part.replica as usize] += self.of_stay(stay, &users).count();
+        }
+        let mut shares = Shares::of_replicas(&parts);
+        let mut next = shares.starts.clone();
         for stay in stays {
             let Part { replica, from, to } = stay.part;
-            let adapter = place(&self.adapters, stay.adapter);
-            let is_counted = adapter.is_some_and(|adapter| users[adapter] != Users::Tenants);
-            let others = if is_counted { [None; 3] } else { self.of_tenant(stay.tenant) };
-            for target in others.into_iter().chain([adapter]).flatten() {
-                shares.push((replica, Share { target: target as u32, from, to }));
+            let next = &mut next[replica as usize];
+            for target in self.of_stay(stay, &users) {
+                shares.all[*next] = Share { target: target as u32, from, to };
+                *next += 1;
                 self.all[target].sum += u128::from(stay.sum);
             }
         }
-        Shares::sorted(&shares, replicas)
+        shares
+    }
+
+    /// Whom a stay counts to, but for those who get it from its adapter.
+    fn of_stay(&self, stay: &Stay, users: &[Users]) -> impl Iterator<Item = usize> + use<> {
+        let adapter = place(&self.adapters, stay.adapter);
+        let is_counted = adapter.is_some_and(|adapter| users[adapter] != Users::Tenants);
+        let others = if is_counted { [None; 3] } else { self.of_tenant(stay.tenant) };
+        others.into_iter().chain([adapter]).flatten()
     }
 
     /// Counts these parts of a log. Of a target that was nearly everywhere it is counted how many were there for each entry, then the log is
