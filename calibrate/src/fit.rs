@@ -11,6 +11,7 @@ mod descent;
 pub mod judge;
 mod least_squares;
 mod others;
+mod overlap;
 pub(crate) mod physics;
 pub(crate) mod predict;
 mod prompts;
@@ -24,7 +25,8 @@ use std::collections::btree_map::Entry;
 use aril_sim::gpu::Gpu;
 use aril_sim::profile::lora::{LoraCost, LoraKernel};
 use aril_sim::profile::{
-    ClockSag, HostCost, LoadCost, Operation, Per, Profile, Provenance, ProvenanceKind, Rows, SCHEMA, WholeStep,
+    ClockSag, HostCost, LoadCost, LoraOverlap, Operation, Per, Profile, Provenance, ProvenanceKind, Rows, SCHEMA,
+    WholeStep,
 };
 
 use crate::derive;
@@ -200,11 +202,18 @@ pub(crate) fn model(
         spread: Vec::new(),
         assumptions: BTreeMap::new(),
     };
-    let steps = step_samples(data, &profile)?;
     let few_rows = profile.lora.get(&LoraKernel::Segmented).and_then(|cost| cost.few_rows.as_ref());
     let few_rows = few_rows.map_or(0, |few| few.rows_max);
+    let overlap = overlap::fit(&added(data, &profile), few_rows);
+    let steps = step_samples(data, &profile, overlap.as_ref())?;
     let (whole, own) = others::whole(&steps, identity.model.layers, few_rows);
-    profile.whole_step = whole;
+    let scale = whole.scale;
+    let known = overlap.map(|known| LoraOverlap {
+        scale: known.scale / scale,
+        least_us: known.least_us.iter().map(|us| us / scale).collect(),
+        ..known
+    });
+    profile.whole_step = WholeStep { lora_few_rows: known.or(whole.lora_few_rows.clone()), ..whole };
     if let Some(sag) = &mut profile.clock_sag {
         sag.own = own;
     }
@@ -219,6 +228,8 @@ pub(crate) fn model(
     // Nor do a prompt's rows beside decode rows.
     whole.us_per_layer_mixed = whole.us_per_layer_mixed.max(-whole.us_per_layer_prompt - prompt_us * scale);
     whole.us_per_layer_lora = whole.us_per_layer_lora.max(-lora_us * scale * whole.lora_scale);
+    // Nor does a prompt make adapters quicker.
+    whole.us_per_layer_lora_prompt = whole.us_per_layer_lora_prompt.max(0.0);
     if let Some(few) = &mut whole.lora_few_rows {
         few.us_per_layer = few.us_per_layer.max(-lora_us * scale * few.scale);
     }
@@ -307,26 +318,53 @@ fn load_of(gpu: &Gpu) -> LoadCost {
     }
 }
 
-/// Every measured step beside the sum of its parts, and what adapters add to one beside what they take alone.
-fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, CalibrateError> {
-    let bare = Profile { host: HostCost::default(), whole_step: WholeStep::default(), ..profile.clone() };
+/// What our adapters added to steps, by turns, beside what they take alone: in a layer.
+fn added(data: &Data, profile: &Profile) -> Vec<overlap::Added> {
+    let layers = f64::from(profile.model.layers);
+    let cost = profile.lora.get(&LoraKernel::Segmented);
+    let samples = data.added.iter().filter_map(|sample| {
+        let (rows, alone_us) = (sample.shape.rows(), cost?.us(&sample.shape.probe(true).view()));
+        Some(overlap::Added { rows: profile.padded(rows), alone_us, us: added_us(profile, sample) / layers })
+    });
+    samples.collect()
+}
+
+/// What adapters added to a step, less what the longer of the two steps did to the clocks.
+fn added_us(profile: &Profile, sample: &Sample) -> f64 {
+    let sagging = |part: usize| sample.parts.get(part).map_or(0.0, |us| sag::repeated_us(profile, &sample.shape, *us));
+    sample.us - (sagging(0) - sagging(1))
+}
+
+/// Every measured step beside the sum of its parts, and what adapters add to one beside what they take alone. Of few rows adapters that are
+/// `known` are parts like others.
+fn step_samples(
+    data: &Data,
+    profile: &Profile,
+    known: Option<&LoraOverlap>,
+) -> Result<Vec<StepSample>, CalibrateError> {
+    let whole_step = WholeStep { lora_few_rows: known.cloned(), ..WholeStep::default() };
+    let bare = Profile { host: HostCost::default(), whole_step, ..profile.clone() };
+    let is_known = |shape: &StepShape| known.is_some_and(|known| shape.rows() <= known.rows_max);
     let mut probes: BTreeMap<LoraKernel, Probe> = BTreeMap::new();
+    let layers = f64::from(bare.model.layers);
     let prompts_us = |shape: &StepShape| {
         let prompts: Vec<(u32, u32)> = shape.prompt_pairs().collect();
-        bare.prefill_attention.us(&prompts)
+        bare.prefill_attention.us(&prompts) * layers
     };
-    let decode_us =
-        |shape: &StepShape| bare.decode_attention.us(shape.decode_rows(), shape.context_sum(), shape.context_max());
+    let decode_us = |shape: &StepShape| {
+        bare.decode_attention.us(shape.decode_rows(), shape.context_sum(), shape.context_max()) * layers
+    };
     let lora_us = |kernel: LoraKernel, shape: &StepShape| {
         let on = bare.lora.get(&kernel).filter(|_| !shape.adapters.is_empty());
-        on.map_or(0.0, |cost| cost.us(&shape.probe(true).view()) * f64::from(bare.model.layers))
+        on.map_or(0.0, |cost| cost.us(&shape.probe(true).view()) * layers)
     };
     let sagging_us = |shape: &StepShape, us: f64| {
         profile.clock_sag.map_or(0.0, |sag| ClockSag { own: 1.0, ..sag }.own_us(shape.prompt_rows(), us))
     };
     let mut samples = Vec::new();
     for sample in &data.steps {
-        let on = !sample.shape.adapters.is_empty();
+        let shape = &sample.shape;
+        let on = !shape.adapters.is_empty();
         let kernel = if on { sample.kernel } else { LoraKernel::None };
         if kernel != LoraKernel::None && !bare.lora.contains_key(&kernel) {
             continue;
@@ -339,29 +377,30 @@ fn step_samples(data: &Data, profile: &Profile) -> Result<Vec<StepSample>, Calib
         if sample.kernel != LoraKernel::None && !on {
             continue;
         }
-        let parts_us = probe.clone().us(&sample.shape.probe(on));
+        let parts_us = probe.clone().us(&shape.probe(on));
+        let lora = on && !is_known(shape);
         samples.push(StepSample {
-            rows: f64::from(sample.shape.rows()),
+            rows: f64::from(shape.rows()),
             added: false,
-            lora: on,
-            prompt: !sample.shape.prompts.is_empty(),
-            mixed: !sample.shape.prompts.is_empty() && sample.shape.decode_rows() > 0,
-            us: sample.us - sag::repeated_us(profile, &sample.shape, sample.us),
+            lora,
+            prompt: !shape.prompts.is_empty(),
+            mixed: !shape.prompts.is_empty() && shape.decode_rows() > 0,
+            us: sample.us - sag::repeated_us(profile, shape, sample.us),
             parts_us,
-            prompts_us: prompts_us(&sample.shape) * f64::from(bare.model.layers),
-            sagging_us: sagging_us(&sample.shape, parts_us - decode_us(&sample.shape) * f64::from(bare.model.layers)),
-            lora_us: lora_us(kernel, &sample.shape),
+            prompts_us: prompts_us(shape),
+            sagging_us: sagging_us(shape, parts_us - decode_us(shape)),
+            lora_us: if lora { lora_us(kernel, shape) } else { 0.0 },
         });
     }
-    let sagging = |shape: &StepShape, us: f64| sag::repeated_us(profile, shape, us);
-    samples.extend(data.added.iter().filter(|sample| bare.lora.contains_key(&sample.kernel)).map(|sample| {
-        let [with, without] = [0, 1].map(|part| sample.parts.get(part).copied().unwrap_or_default());
+    let added = data.added.iter().filter(|sample| bare.lora.contains_key(&sample.kernel) && !is_known(&sample.shape));
+    samples.extend(added.map(|sample| {
         let lora_us = lora_us(sample.kernel, &sample.shape);
         StepSample {
             rows: f64::from(sample.shape.rows()),
             added: true,
             lora: true,
-            us: sample.us - (sagging(&sample.shape, with) - sagging(&sample.shape, without)),
+            prompt: !sample.shape.prompts.is_empty(),
+            us: added_us(profile, sample),
             parts_us: lora_us,
             lora_us,
             ..StepSample::default()

@@ -12,7 +12,7 @@ mod vidur;
 use crate::batch::{BatchShape, CostModel, Coverage, Price, Sag, SegmentSums};
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
-use crate::profile::{HostCost, Profile, Rows, Sagging, StepRows};
+use crate::profile::{HostCost, LoraOverlap, Profile, Rows, Sagging, StepRows, beside};
 use crate::time::Span;
 use attention::Attention;
 use lora::Lora;
@@ -53,8 +53,12 @@ struct Tables {
     lora_few_rows: (f64, f64),
     /// And of few, for each row.
     lora_few_row: (f64, f64),
+    /// What products of few rows take longer beside adapters, in a layer, before the scale; none where that is not known.
+    lora_least: Vec<f64>,
     few_rows: u32,
     lora_rows: (f64, f64),
+    /// What one of more rows takes that has a prompt, too.
+    gap_lora_prompt_us: f64,
     /// The same in one with a prompt.
     gap_prompt_us: f64,
     /// The same in one with prompts and decode rows.
@@ -246,9 +250,10 @@ impl Tables {
             let (scale, us) = profile.whole_step.lora(rows);
             (scale, us * layers)
         };
-        // Only a kernel that runs few rows beside the products overlaps with them as such steps were seen to.
-        let beside_products = profile.lora.get(&kernel).is_some_and(|cost| cost.few_rows.is_some());
-        let overlap = profile.whole_step.lora_few_rows.filter(|_| beside_products);
+        // Other kernels run behind the products, however few their rows.
+        let overlap = profile.whole_step.lora_few_rows.as_ref().filter(|_| kernel == LoraKernel::Segmented);
+        let least =
+            |few: &LoraOverlap| (0..=few.rows_max).map_while(|rows| few.least_us(profile.padded(rows))).collect();
         Tables {
             slowdown,
             scale,
@@ -256,6 +261,8 @@ impl Tables {
             gap_us: profile.whole_step.us,
             lora_few_rows: lora_of(0),
             lora_few_row: overlap.map_or((0.0, 0.0), |few| (few.scale_row, few.us_per_layer_row * layers)),
+            lora_least: overlap.map(least).unwrap_or_default(),
+            gap_lora_prompt_us: profile.whole_step.us_per_layer_lora_prompt * layers,
             few_rows: overlap.map_or(0, |few| few.rows_max),
             lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
@@ -274,6 +281,20 @@ impl Tables {
         Tables { slowdown, attention, ..self.clone() }
     }
 
+    /// What adapters take in a layer, before the scale, and what they add to all layers whatever they take.
+    #[inline(always)]
+    fn lora_us(&self, rows: u32, adapters: Adapters) -> (f64, f64) {
+        if rows > self.few_rows {
+            return (self.lora_rows.0 * adapters.us, self.lora_rows.1);
+        }
+        let (none, row, count) = (self.lora_few_rows, self.lora_few_row, f64::from(rows));
+        let (us, gap_us) = ((none.0 + row.0 * count) * adapters.us, none.1 + row.1 * count);
+        match self.lora_least.get(rows as usize) {
+            Some(&least) if adapters.launched => (beside(least, us), gap_us),
+            _ => (us, gap_us),
+        }
+    }
+
     /// Everything but decode attention, microseconds.
     #[inline(always)]
     fn fixed_us(
@@ -285,25 +306,23 @@ impl Tables {
         adapters: Adapters,
         sag: Option<&Sagging>,
     ) -> f64 {
-        let rows = StepRows { prompt_tokens, decode_rows }.all();
+        let all_rows = StepRows { prompt_tokens, decode_rows }.all();
         let (prompts, segments) = (shape.prefills.len() as u32, shape.segments.len() as u32);
         let host = self.host_sequences.get(sequences as usize).copied();
         let host = host.unwrap_or_else(|| self.host.sequences_us(sequences));
         let host = self.host.beyond_us(host, prompts, prompt_tokens, segments);
-        let (lora_scale, gap_lora_us) = if rows <= self.few_rows {
-            let (none, row, rows) = (self.lora_few_rows, self.lora_few_row, f64::from(rows));
-            (none.0 + row.0 * rows, none.1 + row.1 * rows)
-        } else {
-            self.lora_rows
-        };
-        let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
-        let layers = self.layers * (prompts_us + lora_scale * adapters.us);
+        let (lora_us, gap_lora_us) = self.lora_us(all_rows, adapters);
+        let rows = self.scale * (self.all_rows.us(all_rows) + self.sequences.us(sequences));
+        let layers = self.layers * (prompts_us + lora_us);
         let mut gap = self.gap_us;
         if adapters.launched {
             gap += gap_lora_us;
         }
         if !shape.prefills.is_empty() {
             gap += self.gap_prompt_us;
+            if adapters.launched && all_rows > self.few_rows {
+                gap += self.gap_lora_prompt_us;
+            }
             if decode_rows > 0 {
                 gap += self.gap_mixed_us;
             }

@@ -34,7 +34,7 @@ use curve::Curve;
 use lora::{LoraCost, LoraKernel};
 pub(crate) use sag::Sagging;
 pub use sag::{ClockSag, Clocks, StepRows};
-pub use step::{HostCost, LoraOverlap, WholeStep, doublings};
+pub use step::{HostCost, LoraOverlap, WholeStep, beside, doublings};
 use vidur::VidurTables;
 
 /// The version of the format that this build writes.

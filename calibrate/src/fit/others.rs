@@ -142,8 +142,6 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
     let told = |want_few: bool| samples.iter().filter(|s| s.lora && few(s) == want_few).count() >= APART_LEAST;
     // Beside a product and behind it adapters are two things, where both were seen often enough.
     let apart = few_rows > 0 && told(true) && told(false);
-    // What they take behind products is what they take alone, where nothing tells of them alone.
-    let scaled = samples.iter().filter(|s| s.added && !few(s)).count() >= APART_LEAST;
     let lora = |of: &dyn Fn(&StepSample) -> f64, want_few: bool| -> Vec<f64> {
         samples.iter().map(|s| if (apart && few(s)) == want_few { of(s) / s.us } else { 0.0 }).collect()
     };
@@ -151,15 +149,15 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
         samples.iter().map(|s| s.parts_us / s.us).collect(),
         // Behind a product adapters overlap with nothing: what they take alone, and a gap.
         lora(&|s| flag(s.lora), false),
-        lora(&|s| if scaled { s.lora_us } else { 0.0 }, false),
         lora(&|s| s.lora_us, true),
         lora(&|s| flag(s.lora), true),
         lora(&|s| if apart { flag(s.lora) * s.rows } else { 0.0 }, true),
         lora(&|s| if apart { s.lora_us * s.rows } else { 0.0 }, true),
-        samples.iter().map(|s| flag(s.prompt) / s.us).collect(),
+        samples.iter().map(|s| if s.added { 0.0 } else { flag(s.prompt) / s.us }).collect(),
         samples.iter().map(|s| flag(s.mixed) / s.us).collect(),
         samples.iter().map(|s| s.prompts_us / s.us).collect(),
         samples.iter().map(|s| if sags { s.sagging_us / s.us } else { 0.0 }).collect(),
+        lora(&|s| flag(s.lora && s.prompt), false),
     ];
     let by_rows = columns.len();
     for k in 0..knots.len() {
@@ -184,69 +182,23 @@ fn whole_with(samples: &[StepSample], layers: u32, few_rows: u32, sags: bool) ->
         scale: 1.0 + x[0],
         us: 0.0,
         us_per_layer: 0.0,
-        lora_scale: scale_of(x[2]),
+        lora_scale: 1.0,
         us_per_layer_lora: x[1],
+        us_per_layer_lora_prompt: x[10],
         lora_few_rows: apart.then(|| LoraOverlap {
             rows_max: few_rows,
-            scale: scale_of(x[3]),
-            scale_row: x[6] / (1.0 + x[0]),
-            us_per_layer: x[4],
-            us_per_layer_row: x[5],
+            scale: scale_of(x[2]),
+            scale_row: x[5] / (1.0 + x[0]),
+            us_per_layer: x[3],
+            us_per_layer_row: x[4],
+            rows: Vec::new(),
+            least_us: Vec::new(),
         }),
-        prompt_scale: scale_of(x[9]),
-        us_per_layer_prompt: x[7],
-        us_per_layer_mixed: x[8],
+        prompt_scale: scale_of(x[8]),
+        us_per_layer_prompt: x[6],
+        us_per_layer_mixed: x[7],
         rows: knots,
         us_per_layer_by_rows: x[by_rows..].to_vec(),
     };
-    (whole, x[10])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LAYERS: u32 = 32;
-
-    /// Steps with adapters, each measured at a moment when the card was slower by a share; then what they add, by turns.
-    fn samples(slower: f64) -> (Vec<StepSample>, Vec<StepSample>) {
-        let (mut steps, mut added) = (Vec::new(), Vec::new());
-        for rows in (1..=32).chain((40..=240).step_by(8)).map(f64::from) {
-            let (bare_us, lora_us) = (7000.0 + 8.0 * rows, 500.0 + 20.0 * rows + 30.0 * (rows % 5.0));
-            // Beside products half is hidden.
-            let adds_us = if rows <= 32.0 { 0.5 * lora_us + 60.0 } else { lora_us + 30.0 };
-            let sample = StepSample { rows, ..StepSample::default() };
-            steps.push(StepSample { us: bare_us, parts_us: bare_us, ..sample });
-            let us = (bare_us + adds_us) * (1.0 + slower);
-            steps.push(StepSample { us, parts_us: bare_us + lora_us, lora: true, lora_us, ..sample });
-            added.push(StepSample { us: adds_us, parts_us: lora_us, lora: true, lora_us, added: true, ..sample });
-        }
-        (steps, added)
-    }
-
-    /// How far what adapters add is off by a fit, as a mean over few rows and over many.
-    fn off(samples: &[StepSample], added: &[StepSample]) -> [f64; 2] {
-        let (whole, _) = whole(samples, LAYERS, 32);
-        let mean = |few: bool| {
-            let errors = added.iter().filter(|s| (s.rows <= 32.0) == few).map(|s| {
-                let (scale, us_per_layer) = whole.lora(s.rows as u32);
-                (whole.scale * scale * s.lora_us + us_per_layer * f64::from(LAYERS)) / s.us - 1.0
-            });
-            let errors: Vec<f64> = errors.collect();
-            errors.iter().sum::<f64>() / errors.len() as f64
-        };
-        [mean(true), mean(false)]
-    }
-
-    #[test]
-    fn what_adapters_add_by_turns_is_believed_before_steps_of_different_moments() {
-        let (exact, added) = samples(0.0);
-        assert!(off(&exact, &added).iter().all(|off| off.abs() < 1e-3), "{:?}", off(&exact, &added));
-        let (steps, added) = samples(0.01);
-        let by_steps = off(&steps, &added);
-        assert!(by_steps[0] > 0.05 && by_steps[1] > 0.02, "{by_steps:?}");
-        let both: Vec<StepSample> = steps.iter().chain(&added).copied().collect();
-        let by_turns = off(&both, &added);
-        assert!(by_turns.iter().all(|off| off.abs() < 0.01), "{by_turns:?}");
-    }
+    (whole, x[9])
 }

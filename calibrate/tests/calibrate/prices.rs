@@ -6,7 +6,7 @@ use aril_sim::batch::{BatchShape, CostModel, Prefill, Segment};
 use aril_sim::cost::CompiledCost;
 use aril_sim::profile::attention::{DecodeBound, PromptCost};
 use aril_sim::profile::lora::{LoraCost, LoraKernel};
-use aril_sim::profile::{Per, Profile, ProvenanceKind, Range, Rows};
+use aril_sim::profile::{HostCost, Per, Profile, ProvenanceKind, Range, Rows};
 use aril_sim::time::Span;
 use proptest::prelude::*;
 
@@ -98,9 +98,11 @@ fn by_adapters(profile: &Profile, shape: &Shape) -> f64 {
         |cost: &&LoraCost| cost.planned.is_some() || cost.few_rows.as_ref().is_some_and(|few| few.planned.is_some());
     let Some(cost) = profile.lora.get(&LoraKernel::Segmented).filter(is_planned) else { return 0.0 };
     let prompts: u32 = shape.prefills.iter().map(|part| part.chunk).sum();
-    let (scale, us) = profile.whole_step.lora(shape.contexts.len() as u32 + prompts);
-    let gap = if shape.segments.is_empty() { 0.0 } else { us };
-    f64::from(profile.model.layers) * (profile.whole_step.scale * scale * cost.us(&shape.view()) + gap)
+    if shape.segments.is_empty() {
+        return 0.0;
+    }
+    let rows = shape.contexts.len() as u32 + prompts;
+    f64::from(profile.model.layers) * profile.whole_step.lora_us(rows, profile.padded(rows), cost.us(&shape.view()))
 }
 
 /// What the attention of a step's prompts costs, microseconds, which size of tile its kernel's plan chooses, and into how many pieces it cuts
@@ -179,6 +181,34 @@ proptest! {
             let saved = if saved > 0.0 { Span::from_secs_f64((saved + 1e-5) * 1e-6) } else { Span::ZERO };
             prop_assert!(price + saved >= base, "{}, {kernel}: {price} < {base} - {saved} for {larger:?}", profile.name);
         }
+    }
+
+    /// Of few rows what the products beside them take longer, of more a gap, of those with a prompt a longer one.
+    #[test]
+    fn adapters_add_to_a_step_what_the_profile_says(shape in decode_batch(), index in 0_usize..100, prompt in 0_u32..200) {
+        let mut profile = profile(index);
+        if !profile.lora.contains_key(&LoraKernel::Segmented) || shape.segments.is_empty() {
+            return Ok(());
+        }
+        (profile.host, profile.clock_sag) = (HostCost::default(), None);
+        profile.whole_step.us_per_layer_lora_prompt = 1.5;
+        let mut shape = shape;
+        if prompt > 0 {
+            shape.prefills.push(Prefill { chunk: prompt, prefix: 0 });
+        }
+        let without = Shape { segments: Vec::new(), slots: 0, ..shape.clone() };
+        let mut us = |kernel, shape: &Shape| {
+            let mut cost = CompiledCost::compile(&profile, kernel).unwrap();
+            price(&mut cost, shape, false).first.as_secs_f64() * 1e6
+        };
+        let added = us(LoraKernel::Segmented, &shape) - us(LoraKernel::None, &without);
+        let whole = &profile.whole_step;
+        let rows = shape.contexts.len() as u32 + prompt;
+        let few = whole.lora_few_rows.as_ref().is_some_and(|few| rows <= few.rows_max);
+        let gap = if prompt > 0 && !few { whole.us_per_layer_lora_prompt } else { 0.0 };
+        let alone = profile.lora[&LoraKernel::Segmented].us(&shape.view());
+        let says = f64::from(profile.model.layers) * (whole.lora_us(rows, profile.padded(rows), alone) + gap);
+        prop_assert!((added - says).abs() < 1e-5, "{}: {added} for {says}", profile.name);
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl Profile {
             ("us", whole.us),
             ("us_per_layer", whole.us_per_layer),
             ("us_per_layer_lora", whole.us_per_layer_lora),
+            ("us_per_layer_lora_prompt", whole.us_per_layer_lora_prompt),
             ("us_per_layer_prompt", whole.us_per_layer_prompt),
             ("us_per_layer_mixed", whole.us_per_layer_mixed),
         ] {
@@ -151,6 +152,19 @@ impl Profile {
             above_zero("lora_few_rows.scale_row", few.scale + few.scale_row * f64::from(few.rows_max))?;
             finite("lora_few_rows.us_per_layer", few.us_per_layer)?;
             finite("lora_few_rows.us_per_layer_row", few.us_per_layer_row)?;
+            if few.rows.len() != few.least_us.len() {
+                let (rows, values) = (few.rows.len(), few.least_us.len());
+                return Err(format!("{rows} lora_few_rows.rows but {values} least_us: one for each"));
+            }
+            if !few.rows.is_empty() {
+                increasing("lora_few_rows.rows", &few.rows)?;
+            }
+            for value in &few.least_us {
+                not_negative("lora_few_rows.least_us", *value)?;
+            }
+            if few.least_us.windows(2).any(|pair| pair[0] > pair[1]) {
+                return Err("lora_few_rows.least_us must not fall".to_owned());
+            }
         }
         if whole.rows.len() != whole.us_per_layer_by_rows.len() {
             let (rows, values) = (whole.rows.len(), whole.us_per_layer_by_rows.len());

@@ -56,8 +56,11 @@ pub struct WholeStep {
     /// And this, once a layer of a step that computes adapters.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub us_per_layer_lora: f64,
-    /// Both again for steps of few rows by a kernel that runs them beside the products ([`LoraCost::few_rows`](super::lora::LoraCost::few_rows));
-    /// where absent, as for all others.
+    /// And this, once a layer of one that also has a prompt; of few rows as below there is no such thing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub us_per_layer_lora_prompt: f64,
+    /// Both again for steps of few rows by [`LoraKernel::Segmented`](super::lora::LoraKernel::Segmented), which runs them beside the products; where
+    /// absent, as for all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_few_rows: Option<LoraOverlap>,
     /// What the attention of prompts takes in a whole step, over what it takes alone: above 1 where a card that multiplies without a pause is at
@@ -79,7 +82,10 @@ pub struct WholeStep {
 }
 
 /// What adapters take in a whole step of few rows, over what they take alone.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+///
+/// Products that share the chip with them take longer, however little they take: where that is known ([`LoraOverlap::least_us`]), adapters add
+/// as much as that or as they take alone, whichever is more, and up to a fifth more where the two are alike ([`beside`]).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraOverlap {
     /// The most rows of such a step, with adapters and without.
@@ -94,6 +100,30 @@ pub struct LoraOverlap {
     /// The same, once a layer and row.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub us_per_layer_row: f64,
+    /// Numbers of rows, as the machine pads them, at which the next list is given: strictly increasing; none for nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<f64>,
+    /// At each: what products beside adapters take longer in a layer, before [`WholeStep::scale`]; never falling, straight lines between them,
+    /// the first and last value outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub least_us: Vec<f64>,
+}
+
+impl LoraOverlap {
+    /// What products of so many rows take longer beside adapters; nothing where that is not known.
+    pub fn least_us(&self, rows: u32) -> Option<f64> {
+        let known = self.rows.as_slice();
+        let last = known.last()?;
+        Some(curve::interpolate_signed(known, &self.least_us, f64::from(rows).clamp(known[0], *last)))
+    }
+}
+
+/// What two take that share a chip and wait for each other: the more of the two, and both a little where they are alike. The fourth root of the sum of
+/// their fourth powers.
+#[inline(always)]
+pub fn beside(one_us: f64, other_us: f64) -> f64 {
+    let (one, other) = (one_us * one_us, other_us * other_us);
+    (one * one + other * other).sqrt().sqrt()
 }
 
 impl HostCost {
@@ -138,13 +168,21 @@ impl HostCost {
 impl WholeStep {
     /// The scale of adapters and what they take once a layer, in a step of so many rows.
     pub fn lora(&self, rows: u32) -> (f64, f64) {
-        match self.lora_few_rows {
+        match &self.lora_few_rows {
             Some(few) if rows <= few.rows_max => {
                 let rows = f64::from(rows);
                 (few.scale + few.scale_row * rows, few.us_per_layer + few.us_per_layer_row * rows)
             }
             _ => (self.lora_scale, self.us_per_layer_lora),
         }
+    }
+
+    /// What adapters that take so long alone add to a layer of a step of so many rows, padded to so many, without prompts; microseconds.
+    pub fn lora_us(&self, rows: u32, padded: u32, alone_us: f64) -> f64 {
+        let (scale, us) = self.lora(rows);
+        let few = self.lora_few_rows.as_ref().filter(|few| rows <= few.rows_max);
+        let own_us = scale * alone_us;
+        self.scale * few.and_then(|few| few.least_us(padded)).map_or(own_us, |least| beside(least, own_us)) + us
     }
 
     /// What a layer with so many rows takes beyond the sum of its parts, adapters and prompts left out; microseconds.
@@ -169,6 +207,7 @@ impl Default for WholeStep {
             us_per_layer: 0.0,
             lora_scale: 1.0,
             us_per_layer_lora: 0.0,
+            us_per_layer_lora_prompt: 0.0,
             lora_few_rows: None,
             prompt_scale: 1.0,
             us_per_layer_prompt: 0.0,
