@@ -1,6 +1,7 @@
 //! Profiles as files: what is written reads back, what is damaged is refused with its place.
 
 use aril_calibrate::{CalibrateError, find, profiles, read, text, write};
+use aril_sim::profile::LoraOverlap;
 
 const NAME: &str = "derived-h100-llama-2-7b";
 
@@ -81,6 +82,23 @@ fn impossible_figures_are_refused_with_their_key() {
             matches!(error, CalibrateError::Figures { .. }) && error.to_string().contains(&format!(": {key}: ")),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn what_products_take_longer_beside_adapters_is_checked() {
+    type Spoil = fn(&mut LoraOverlap);
+    let spoils: [(Spoil, &str); 4] = [
+        (|few| few.least_us[1] = few.least_us[0] - 1.0, "must not fall"),
+        (|few| few.least_us[0] = -1.0, "least_us"),
+        (|few| few.rows[1] = few.rows[0], "lora_few_rows.rows"),
+        (|few| few.rows.truncate(1), "one for each"),
+    ];
+    for (spoil, problem) in spoils {
+        let mut profile = find("measured-h200-llama-2-7b").unwrap().profile().unwrap();
+        spoil(profile.whole_step.lora_few_rows.as_mut().unwrap());
+        let error = read("my.toml", &write(&profile)).unwrap_err().to_string();
+        assert!(error.contains(": whole_step: ") && error.contains(problem), "{error}");
     }
 }
 
