@@ -197,7 +197,7 @@ proptest! {
             shape.prefills.push(Prefill { chunk: prompt, prefix: 0 });
         }
         let without = Shape { segments: Vec::new(), slots: 0, ..shape.clone() };
-        let mut us = |kernel, shape: &Shape| {
+        let us = |kernel, shape: &Shape| {
             let mut cost = CompiledCost::compile(&profile, kernel).unwrap();
             price(&mut cost, shape, false).first.as_secs_f64() * 1e6
         };
