@@ -68,7 +68,7 @@ mod tests {
             let us = |least: f64, alone_us: f64| beside(least, 0.9 * alone_us);
             let all =
                 truth.iter().flat_map(|&(rows, least)| [1.0, 2.0, 4.0, 8.0, 16.0, 64.0].map(|x| (rows, least, x)));
-            let sign = |index: usize| if index % 2 == 0 { 1.0 + noise } else { 1.0 - noise };
+            let sign = |index: usize| if index.is_multiple_of(2) { 1.0 + noise } else { 1.0 - noise };
             all.enumerate()
                 .map(|(i, (rows, least, alone_us))| Added { rows, alone_us, us: us(least, alone_us) * sign(i) })
                 .collect()
