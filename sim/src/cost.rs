@@ -3,6 +3,7 @@
 mod attention;
 mod lora;
 mod memory;
+mod overlap;
 mod prompts;
 mod quick;
 mod ranges;
@@ -12,10 +13,11 @@ mod vidur;
 use crate::batch::{BatchShape, CostModel, Coverage, Price, Sag, SegmentSums};
 use crate::profile::check::BadProfile;
 use crate::profile::lora::LoraKernel;
-use crate::profile::{HostCost, LoraOverlap, Profile, Rows, Sagging, StepRows, beside};
+use crate::profile::{HostCost, Profile, Rows, Sagging, StepRows};
 use crate::time::Span;
 use attention::Attention;
 use lora::Lora;
+use overlap::{Adapters, Overlap};
 use prompts::Prompts;
 use ranges::{OUTSIDE, Ranges};
 use rows::RowTable;
@@ -31,6 +33,7 @@ pub struct CompiledCost {
     /// Without and with adapter copies beside the step.
     tables: [Tables; 2],
     lora: Lora,
+    overlap: Overlap,
     prompts: Prompts,
     /// What comes on top for prompts, and behind them.
     sag: Option<Sagging>,
@@ -48,18 +51,7 @@ struct Tables {
     /// The scale over all layers.
     layers: f64,
     gap_us: f64,
-    /// The scale of adapters, and beyond the gap, over all layers, what a step that computes adapters takes: of few rows, and of more than so
-    /// many.
-    lora_few_rows: (f64, f64),
-    /// And of few, for each row.
-    lora_few_row: (f64, f64),
-    /// What products of few rows take longer beside adapters, in a layer, before the scale; none where that is not known.
-    lora_least: Vec<f64>,
-    few_rows: u32,
-    lora_rows: (f64, f64),
-    /// What one of more rows takes that has a prompt, too.
-    gap_lora_prompt_us: f64,
-    /// The same in one with a prompt.
+    /// Beyond that, over all layers, what a step with a prompt takes.
     gap_prompt_us: f64,
     /// The same in one with prompts and decode rows.
     gap_mixed_us: f64,
@@ -72,13 +64,6 @@ struct Tables {
     sequences: RowTable,
     /// Scale and slow-down are in it.
     attention: Attention,
-}
-
-/// What a step's adapters cost in each layer, and whether anything is launched for them.
-#[derive(Clone, Copy)]
-struct Adapters {
-    us: f64,
-    launched: bool,
 }
 
 /// Look-ups, and those out of range by reason.
@@ -102,11 +87,12 @@ impl CompiledCost {
     pub fn compile(profile: &Profile, kernel: LoraKernel) -> Result<CompiledCost, BadProfile> {
         profile.check()?;
         let lora = Lora::compile(profile, kernel)?;
-        let alone = Tables::compile(profile, kernel, 1.0);
+        let alone = Tables::compile(profile, 1.0);
         let beside_copies = alone.slowed(profile, profile.load.step_slowdown);
         let mut cost = CompiledCost {
             tables: [alone, beside_copies],
             lora,
+            overlap: Overlap::compile(profile, kernel),
             prompts: Prompts::new(profile.prefill_attention.clone(), profile.whole_step.prompt_scale),
             sag: profile.clock_sag.map(|sag| sag.ready()),
             vidur: profile.vidur.as_ref().map(VidurCost::new),
@@ -201,7 +187,7 @@ impl CompiledCost {
 
     fn adapters(&mut self, shape: &BatchShape<'_>, rows: StepRows) -> Adapters {
         let launched = !shape.segments.is_empty() && self.lora.launches();
-        Adapters { us: self.lora.us(shape, rows), launched }
+        self.overlap.of(self.lora.us(shape, rows), launched, rows)
     }
 
     /// Counts what is out of range, once a look-up and reason.
@@ -243,28 +229,14 @@ fn behind(sag: &Sagging, shape: &BatchShape<'_>, rows: StepRows, price: Price) -
 }
 
 impl Tables {
-    fn compile(profile: &Profile, kernel: LoraKernel, slowdown: f64) -> Tables {
+    fn compile(profile: &Profile, slowdown: f64) -> Tables {
         let layers = f64::from(profile.model.layers);
         let scale = profile.whole_step.scale;
-        let lora_of = |rows: u32| {
-            let (scale, us) = profile.whole_step.lora(rows);
-            (scale, us * layers)
-        };
-        // Other kernels run behind the products, however few their rows.
-        let overlap = profile.whole_step.lora_few_rows.as_ref().filter(|_| kernel == LoraKernel::Segmented);
-        let least =
-            |few: &LoraOverlap| (0..=few.rows_max).map_while(|rows| few.least_us(profile.padded(rows))).collect();
         Tables {
             slowdown,
             scale,
             layers: layers * scale,
             gap_us: profile.whole_step.us,
-            lora_few_rows: lora_of(0),
-            lora_few_row: overlap.map_or((0.0, 0.0), |few| (few.scale_row, few.us_per_layer_row * layers)),
-            lora_least: overlap.map(least).unwrap_or_default(),
-            gap_lora_prompt_us: profile.whole_step.us_per_layer_lora_prompt * layers,
-            few_rows: overlap.map_or(0, |few| few.rows_max),
-            lora_rows: lora_of(u32::MAX),
             gap_prompt_us: profile.whole_step.us_per_layer_prompt * layers,
             gap_mixed_us: profile.whole_step.us_per_layer_mixed * layers,
             host: profile.host.clone(),
@@ -281,20 +253,6 @@ impl Tables {
         Tables { slowdown, attention, ..self.clone() }
     }
 
-    /// What adapters take in a layer, before the scale, and what they add to all layers whatever they take.
-    #[inline(always)]
-    fn lora_us(&self, rows: u32, adapters: Adapters) -> (f64, f64) {
-        if rows > self.few_rows {
-            return (self.lora_rows.0 * adapters.us, self.lora_rows.1);
-        }
-        let (none, row, count) = (self.lora_few_rows, self.lora_few_row, f64::from(rows));
-        let (us, gap_us) = ((none.0 + row.0 * count) * adapters.us, none.1 + row.1 * count);
-        match self.lora_least.get(rows as usize) {
-            Some(&least) if adapters.launched => (beside(least, us), gap_us),
-            _ => (us, gap_us),
-        }
-    }
-
     /// Everything but decode attention, microseconds.
     #[inline(always)]
     fn fixed_us(
@@ -306,23 +264,16 @@ impl Tables {
         adapters: Adapters,
         sag: Option<&Sagging>,
     ) -> f64 {
-        let all_rows = StepRows { prompt_tokens, decode_rows }.all();
+        let rows = StepRows { prompt_tokens, decode_rows }.all();
         let (prompts, segments) = (shape.prefills.len() as u32, shape.segments.len() as u32);
         let host = self.host_sequences.get(sequences as usize).copied();
         let host = host.unwrap_or_else(|| self.host.sequences_us(sequences));
         let host = self.host.beyond_us(host, prompts, prompt_tokens, segments);
-        let (lora_us, gap_lora_us) = self.lora_us(all_rows, adapters);
-        let rows = self.scale * (self.all_rows.us(all_rows) + self.sequences.us(sequences));
-        let layers = self.layers * (prompts_us + lora_us);
-        let mut gap = self.gap_us;
-        if adapters.launched {
-            gap += gap_lora_us;
-        }
+        let rows = self.scale * (self.all_rows.us(rows) + self.sequences.us(sequences));
+        let layers = self.layers * (prompts_us + adapters.us);
+        let mut gap = self.gap_us + adapters.gap_us;
         if !shape.prefills.is_empty() {
             gap += self.gap_prompt_us;
-            if adapters.launched && all_rows > self.few_rows {
-                gap += self.gap_lora_prompt_us;
-            }
             if decode_rows > 0 {
                 gap += self.gap_mixed_us;
             }
