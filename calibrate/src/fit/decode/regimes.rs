@@ -152,7 +152,7 @@ impl Sharing {
     }
 }
 
-/// Two lines of a regime: what a chip takes that is not full of bytes, and what a full one takes.
+/// Two lines of a regime: what a chip takes that is not full of bytes, and what a full one takes, of which a token costs more.
 fn lines(samples: &[&Sample], sharing: Sharing) -> Vec<[f64; 3]> {
     let us: Vec<f64> = samples.iter().map(|sample| sample.us).collect();
     let of = |value: &dyn Fn(&Sample) -> f64| -> Vec<f64> { samples.iter().map(|sample| value(sample)).collect() };
@@ -165,7 +165,9 @@ fn lines(samples: &[&Sample], sharing: Sharing) -> Vec<[f64; 3]> {
     let starts: Vec<Vec<usize>> =
         bounds::starts_by(&sums).into_iter().chain([vec![0; us.len()], vec![1; us.len()]]).collect();
     let fit = bounds::fit_least(&[columns.clone(), columns], &us, &starts);
-    fit.coefficients.iter().map(|x| [x[0], x[1], x[2]]).collect()
+    let mut lines: Vec<[f64; 3]> = fit.coefficients.iter().map(|x| [x[0], x[1], x[2]]).collect();
+    lines.sort_by(|a, b| a[2].total_cmp(&b[2]));
+    lines
 }
 
 /// Pieces with a worker each: the bytes of pieces that are cut, without adding up; a multiprocessor with two pieces, where others have one,
@@ -182,4 +184,34 @@ fn whole(samples: &[&Sample], sharing: Sharing, [_, row, token]: [f64; 3]) -> Ve
     ];
     let x = bounds::robust(&columns, &us);
     vec![sharing.bound("bandwidth", [x[0], row * x[1], token * x[1]], x[2])]
+}
+
+#[cfg(test)]
+mod tests {
+    use aril_sim::profile::lora::LoraKernel;
+
+    use super::*;
+    use crate::machine::StepShape;
+
+    /// Whichever start finds them, and however the samples lie: the form of whole pieces reads the last.
+    #[test]
+    fn the_line_of_a_full_chip_is_the_last() {
+        let sharing = Sharing { groups: 32, workers: 264, least_us_per_token: 1e-4 };
+        let (few, full) = ([9.0, 0.0, 0.001], [4.0, 0.0, 0.004]);
+        let us = |[once, row, token]: [f64; 3], rows: f64, sum: f64| once + row * rows + token * sum;
+        // Seen from each side: where few bytes are cheaper, where the bandwidth is, and both.
+        for contexts in [300..1600_u32, 1700..12_000, 300..12_000] {
+            let samples: Vec<Sample> = contexts
+                .step_by(97)
+                .map(|context| {
+                    let shape = StepShape::decode(2, context);
+                    let sum = shape.context_sum() as f64;
+                    let us = us(few, 2.0, sum).min(us(full, 2.0, sum));
+                    Sample { shape, kernel: LoraKernel::None, us, parts: Vec::new() }
+                })
+                .collect();
+            let found = lines(&samples.iter().collect::<Vec<_>>(), sharing);
+            assert!(found[0][2] <= found[1][2], "{found:?}");
+        }
+    }
 }
