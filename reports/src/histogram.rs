@@ -1,6 +1,7 @@
 //! Counts of durations in buckets of equal relative width.
 
 /// How are many durations spread? Buckets are 2^-`BITS` of their value wide; count, sum, least and largest are exact.
+/// Where only counts are known ([`LogLinear::of_counts`]) least and largest are the middles of their buckets.
 ///
 /// Values below 2^(`BITS`+1) have a bucket each. The layout is that of an HDR histogram.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,11 +85,13 @@ impl<const BITS: u32> LogLinear<BITS> {
         self.buckets[offset..].iter_mut().zip(&other.buckets).for_each(|(bucket, count)| *bucket += count);
     }
 
-    /// The same counts and sum in buckets of another width, to which they are told by their middles.
-    pub(crate) fn rebinned<const OTHER: u32>(&self) -> LogLinear<OTHER> {
+    /// The same counts, sum and ends in buckets that are no narrower: each of these lies within one of them.
+    pub(crate) fn widened<const OTHER: u32>(&self) -> LogLinear<OTHER> {
+        assert!(OTHER <= BITS, "what is told in wide buckets is not known in narrow ones");
         let mut counts = LogLinear::<OTHER>::default();
         self.nonempty().for_each(|(middle, count)| counts.record(middle, count));
-        LogLinear { sum: self.sum, ..counts }
+        let (min, max) = (self.min, self.max);
+        if self.count == 0 { counts } else { LogLinear { sum: self.sum, min, max, ..counts } }
     }
 
     /// The same, of one that nobody needs any more.
@@ -126,7 +129,7 @@ impl<const BITS: u32> LogLinear<BITS> {
         (self.count > 0).then_some(self.max)
     }
 
-    /// The nearest-rank quantile, off by at most half a bucket; exact at both ends.
+    /// The nearest-rank quantile, off by at most half a bucket; at both ends the least and the largest that are known.
     pub fn quantile(&self, q: f64) -> Option<u64> {
         let rank = nearest_rank(q, self.count)?;
         if rank == 1 {

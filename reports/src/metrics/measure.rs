@@ -11,7 +11,7 @@ use super::{
     RunResult, Saturation, Series, Throughput, Window,
 };
 use crate::ReportError;
-use crate::distribution::{Distribution, Gathering};
+use crate::distribution::Gathering;
 use crate::recorder::kept::{LOAD, Parts};
 use crate::recorder::{Ending, Kept, KeptAll, Recorder};
 use crate::settings::{RecorderSettings, SloClass, Traffic};
@@ -123,7 +123,7 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
     let measured_ids = (measured < kept.len()).then(|| before..before + measured as u32);
     let asked_tenants = most_tenants.iter().chain(&worst).copied();
     let (gaps, asked) = gaps.finish(measured_ids, asked_tenants, most_adapters.iter().copied(), classes, class_of)?;
-    let itl = Latency::of_histogram(&gaps);
+    let itl = Latency::of(&gaps);
     let mut tenant_group = |id: &u32| {
         let mut group = shown_tenants.measure(*id, tenant_name(&catalog, *id), window_s);
         group.itl = asked.tenants.get(id).map(Latency::of_histogram).unwrap_or_default();
@@ -207,8 +207,8 @@ pub(crate) fn measure(recorder: Recorder, ended_at: u64) -> Result<RunResult, Re
         by_adapter,
         by_popularity: popularity.measure(),
     };
-    let itl = Distribution::Bucketed(gaps);
-    let distributions = Distributions { ttft: ttft_all, tpot: tpot_all, itl, e2e: e2e_all, queueing: queueing_all };
+    let distributions =
+        Distributions { ttft: ttft_all, tpot: tpot_all, itl: gaps, e2e: e2e_all, queueing: queueing_all };
     let heat = Heat::of(occupancy, settings.max_num_seqs);
     let tables = ["requests.parquet", "steps.parquet", "events.parquet"].iter().filter(|_| settings.tables);
     let timeline = ["timeline.json.gz"].iter().filter(|_| settings.timeline_events > 0);

@@ -10,7 +10,7 @@ use aril_sim::workload::{Offered, ReplicaId};
 use super::group_gaps::{Asked, GroupGaps};
 use super::tables::StepRow;
 use crate::ReportError;
-use crate::distribution::BITS;
+use crate::distribution::{BITS, Distribution};
 use crate::histogram::LogLinear;
 use crate::settings::RecorderSettings;
 
@@ -68,9 +68,9 @@ impl Gaps {
         adapters: impl Iterator<Item = u32>,
         classes: usize,
         class_of: impl Fn(u32) -> Option<usize>,
-    ) -> Result<(LogLinear<BITS>, Asked), ReportError> {
-        let asked = self.groups.finish(measured, tenants, adapters, classes, class_of)?;
-        let all = asked.everybody.as_ref().map_or(self.all, LogLinear::rebinned);
+    ) -> Result<(Distribution, Asked), ReportError> {
+        let mut asked = self.groups.finish(measured, tenants, adapters, classes, class_of)?;
+        let all = asked.everybody.take().map_or(Distribution::Bucketed(self.all), Distribution::Wide);
         Ok((all, asked))
     }
 

@@ -24,7 +24,7 @@ use crate::ReportError;
 use crate::histogram::{LogLinear, bucket_of, for_each_affine_bucket};
 
 /// Bucket width: 2^-9 of a gap. Its middle, which stands for it, is off by less than 0.1 %.
-const GROUP_BITS: u32 = 9;
+const GROUP_BITS: u32 = crate::distribution::WIDE_BITS;
 /// Bits of a log's entry that are its bucket; the rest counts.
 const BUCKET_BITS: u32 = 15;
 const BUCKET_MASK: u32 = (1 << BUCKET_BITS) - 1;

@@ -293,13 +293,14 @@ impl fmt::Display for Scenario {
         let prices = &self.prices;
         writeln!(
             f,
-            "prices: step {}, row {}, context {}, prompt token {}, segment {}, copy {}, sag {}, {:?}",
+            "prices: step {}, row {}, context {}, prompt token {}, segment {}, copy {}, parts {}, sag {}, {:?}",
             prices.step.as_ps(),
             prices.row.as_ps(),
             prices.context.as_ps(),
             prices.prompt_token.as_ps(),
             prices.segment.as_ps(),
             prices.copy.as_ps(),
+            prices.parts.as_ps(),
             prices.sag.as_ps(),
             prices.promise
         )?;
