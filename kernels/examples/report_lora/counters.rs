@@ -1,11 +1,11 @@
-//! What bounds a point that misses its target: a profiler's counters of one launch, and what other plans gave.
+//! What bounds a point that misses its target: a profiler's counters of one launch, and versions of the kernels.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{Measured, Set};
+use crate::{Measured, Set, short_hash, tried};
 
 /// Counters of one launch a point and the plans that were tried, as they were measured; without files, none.
 #[derive(Debug, Default)]
@@ -50,63 +50,62 @@ impl Counters {
         })
     }
 
-    /// The page's sections: what bounds the points that miss, if there are counters, and what was tried.
+    /// The page's sections: what bounds the points that miss, and what was tried.
     pub(crate) fn write(&self, page: &mut String, set: &Set<'_>) {
-        if !self.write_bounds(page, set) && self.versions.is_object() {
+        let missed = set.missed();
+        if !missed.is_empty() {
+            self.write_bounds(page, set, &missed);
+            tried::write(page, &self.tried, set, &missed);
+        } else if self.versions.is_object() {
             page.push_str("\n## What was tried\n");
         }
         self.write_versions(page);
     }
 
-    /// Counters and tried plans of the points that miss; whether there was something to write.
-    fn write_bounds(&self, page: &mut String, set: &Set<'_>) -> bool {
-        let launches = self.launches["launches"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let Some((head, rows)) = self.rows.split_first() else { return false };
-        // Units follow the names.
-        let rows = rows.get(1..).unwrap_or_default();
-        let missed: Vec<(&Measured<'_>, &Value, &Vec<String>)> = launches
-            .iter()
-            .zip(rows)
-            .filter_map(|(launch, row)| {
-                let point = set.points.iter().find(|point| launch["point"].as_str() == Some(point.text("point")))?;
-                // The points of Punica's figures are kernels alone, after nothing.
-                if point.text("group") == "figure" {
-                    return None;
-                }
-                let misses = point.median("pair_us") > set.target(point) || set.after(point) > set.target_after(point);
-                misses.then_some((point, launch, row))
-            })
-            .collect();
-        if missed.is_empty() {
-            return false;
+    /// The profiler's row of a point; `None` where it saw no launch of it.
+    fn row(&self, point: &Measured<'_>) -> Option<&Vec<String>> {
+        let launches = self.launches["launches"].as_array()?;
+        let index = launches.iter().position(|launch| launch["point"].as_str() == Some(point.text("point")))?;
+        // Names and units come first.
+        self.rows.get(index + 2)
+    }
+
+    /// Every point that misses, with counters of those that the profiler saw.
+    fn write_bounds(&self, page: &mut String, set: &Set<'_>, missed: &[&Measured<'_>]) {
+        page.push_str("\n## What bounds the points that miss\n");
+        if !self.rows.is_empty() {
+            let _ = writeln!(
+                page,
+                "\nCounters of one launch alone on a cold L2, by `ncu` on one {} with sources `{}`, {}: the share of its \
+                 peak that each unit reached over the launch, warps of 64 a multiprocessor while it is busy, and, of the \
+                 cycles between two instructions of a warp, the largest waits. A launch alone has no predecessor beside which \
+                 it begins, and takes longer than a call in a row. Small launches reach no unit's peak: what they take is \
+                 latency, from the start of a block over its first weights and one exchange to its last store.",
+                self.launches["gpu"].as_str().unwrap_or("?").trim_start_matches("NVIDIA "),
+                short_hash(&self.launches),
+                self.launches["date"].as_str().unwrap_or("?"),
+            );
         }
-        let _ = write!(
-            page,
-            "\n## What bounds the points that miss\n\nCounters of one launch alone on a cold L2, by `ncu` on one {} with \
-             sources `{}`, {}: the share of its peak that each unit reached over the launch, warps of 64 a multiprocessor \
-             while it is busy, and, of the cycles between two instructions of a warp, the largest waits. A launch alone has \
-             no predecessor beside which it begins, and takes longer than a call in a row. Small launches reach no unit's \
-             peak: what they take is latency, from the start of a block over its first weights and one exchange to its \
-             last store.\n\n| point | back to back, over target | after another, over target |",
-            self.launches["gpu"].as_str().unwrap_or("?").trim_start_matches("NVIDIA "),
-            &self.launches["source_sha256"].as_str().unwrap_or("?")[..8],
-            self.launches["date"].as_str().unwrap_or("?"),
-        );
+        page.push_str("\n| point | back to back, over target | after another, over target |");
         for (title, _) in COLUMNS {
             let _ = write!(page, " {title} |");
         }
         page.push_str(" warps wait for (cycles) |\n|---|---|---|");
         page.push_str(&"---|".repeat(COLUMNS.len() + 1));
         page.push('\n');
-        for (point, _, row) in &missed {
-            let over = |us: f64, target: f64| format!("{:+.0} %", (us / target - 1.0) * 100.0);
+        for &point in missed {
+            let over = |us: f64, target: f64| format!("{:+.1} %", (us / target - 1.0) * 100.0);
             let _ = write!(
                 page,
                 "| {} | {} | {} |",
                 point.text("point"),
                 over(point.median("pair_us"), set.target(point)),
-                over(set.after(point), set.target_after(point)),
+                over(set.after(point).us, set.target_after(point)),
             );
+            let (Some(head), Some(row)) = (self.rows.first(), self.row(point)) else {
+                let _ = writeln!(page, " not measured |{}", " |".repeat(COLUMNS.len()));
+                continue;
+            };
             for (_, counter) in COLUMNS {
                 let value = number(head, row, counter);
                 let is_time = counter == COLUMNS[0].1;
@@ -119,8 +118,6 @@ impl Counters {
             }
             let _ = writeln!(page, " {} |", stalls(head, row));
         }
-        self.write_tried(page, &missed);
-        true
     }
 
     fn write_versions(&self, page: &mut String) {
@@ -162,47 +159,6 @@ impl Counters {
                 }
                 page.push('\n');
             }
-        }
-    }
-
-    fn write_tried(&self, page: &mut String, missed: &[(&Measured<'_>, &Value, &Vec<String>)]) {
-        let Some(results) = self.tried["results"].as_array() else { return };
-        let _ = write!(
-            page,
-            "\nWhat other plans gave at these points, in one run on one {} with sources `{}`, {} (a copy and the target of that \
-             run beside them): the five quickest of those that were tried, as row tile, blocks, members of a cluster (1: sums \
-             go through global memory), shared memory a block, when the next launch may start its blocks; and the three \
-             quickest after the backbone's GEMM, where that was measured.\n\n| point | copy | target | tried: µs |\n|---|---|---|---|\n",
-            self.tried["gpu"].as_str().unwrap_or("?").trim_start_matches("NVIDIA "),
-            &self.tried["source_sha256"].as_str().unwrap_or("?")[..8],
-            self.tried["date"].as_str().unwrap_or("?"),
-        );
-        for (point, ..) in missed {
-            let name = point.text("point");
-            let Some(result) = results.iter().find(|result| result["point"].as_str() == Some(name)) else { continue };
-            let tried = result["tried"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let quickest = |key: &str, count: usize| -> Vec<String> {
-                let mut timed: Vec<(f64, &str)> = tried
-                    .iter()
-                    .filter_map(|tried| Some((tried[key].as_f64()?, tried["plan"].as_str()?)))
-                    .filter(|&(us, _)| us > 0.0)
-                    .collect();
-                timed.sort_by(|a, b| a.0.total_cmp(&b.0));
-                timed.iter().take(count).map(|(us, plan)| format!("{plan} **{us:.2}**")).collect()
-            };
-            let (best, after) = (quickest("pair_us", 5), quickest("after_gemm_us", 3));
-            let copy = result["copy_us"].as_f64().unwrap_or(f64::NAN);
-            let h200 = self.tried["gpu"].as_str().is_some_and(|gpu| gpu.contains("H200"));
-            let target = if h200 { result["target_us"].as_f64().unwrap_or(f64::NAN) } else { 1.15 * copy + 1.0 };
-            let after =
-                if after.is_empty() { String::new() } else { format!(". After the GEMM: {}", after.join("; ")) };
-            let _ = writeln!(
-                page,
-                "| {name} | {copy:.2} | {target:.2} | {} of {} tried: {}{after} |",
-                best.len(),
-                tried.len(),
-                best.join("; ")
-            );
         }
     }
 }

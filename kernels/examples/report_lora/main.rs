@@ -7,6 +7,7 @@ mod chart;
 mod counters;
 mod figures;
 mod page;
+mod tried;
 
 use std::path::Path;
 
@@ -106,6 +107,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// The first digits of a report's hash of its sources.
+pub(crate) fn short_hash(report: &Value) -> &str {
+    report["source_sha256"].as_str().and_then(|hash| hash.get(..8)).unwrap_or("?")
+}
+
+/// What a call takes after another kernel, in microseconds.
+pub(crate) struct After {
+    pub(crate) us: f64,
+    pub(crate) p10: f64,
+    pub(crate) p90: f64,
+    /// After a plain copy kernel, since the difference to the GEMM is no time.
+    pub(crate) stands_in: bool,
+}
+
+impl After {
+    /// The larger distance of a percentile from the median, as a share of it.
+    pub(crate) fn spread(&self) -> f64 {
+        (self.p90 / self.us - 1.0).max(1.0 - self.p10 / self.us)
+    }
+}
+
 /// One run on one GPU.
 pub(crate) struct Set<'a> {
     /// `lora-h200`, …: the name of its files.
@@ -136,11 +158,35 @@ impl Set<'_> {
         if self.is_h200() { 4.6 + point.bytes("pair") / 3.41e6 } else { 1.25 * point.median("copy_us") + 2.4 }
     }
 
+    /// Both targets in terms of the copy of another run at this point.
+    pub(crate) fn targets_at(&self, copy_us: f64, point: &Measured<'_>) -> [f64; 2] {
+        if self.is_h200() {
+            [self.target(point), self.target_after(point)]
+        } else {
+            [1.15 * copy_us + 1.0, 1.25 * copy_us + 2.4]
+        }
+    }
+
     /// A pair after a GEMM of cuBLASLt; after a plain copy kernel in runs that did not measure that, and for prompts: the
     /// GEMM takes many times as long as the call, so that the difference of the two is no time of a call.
-    pub(crate) fn after(&self, point: &Measured<'_>) -> f64 {
+    pub(crate) fn after(&self, point: &Measured<'_>) -> After {
         let gemm = point.median("pair_after_gemm_us");
-        if gemm > point.median("pair_us") { gemm } else { point.median("pair_after_uncooperative_us") }
+        let is_time = gemm > point.median("pair_us");
+        let key = if is_time { "pair_after_gemm_us" } else { "pair_after_uncooperative_us" };
+        let number = |which: &str| point.0[key][which].as_f64().unwrap_or(f64::NAN);
+        After { us: number("median"), p10: number("p10"), p90: number("p90"), stands_in: !is_time && gemm.is_finite() }
+    }
+
+    /// Whether a point misses its target back to back, and after another kernel.
+    pub(crate) fn misses(&self, point: &Measured<'_>) -> [bool; 2] {
+        let after = self.after(point).us;
+        [point.median("pair_us") > self.target(point), after > self.target_after(point)]
+    }
+
+    /// The points that miss a target. Those of Punica's figures have none: they are kernels alone, after nothing.
+    pub(crate) fn missed(&self) -> Vec<&Measured<'_>> {
+        let has_target = |point: &&Measured<'_>| point.text("group") != "figure";
+        self.points.iter().filter(has_target).filter(|point| self.misses(point).contains(&true)).collect()
     }
 
     /// What the best peer would take here: its time on an H200, or, on another GPU, as many copies of the bytes as that is

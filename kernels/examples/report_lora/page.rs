@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::counters::Counters;
-use crate::{Measured, Set};
+use crate::{After, Measured, Set};
 
 pub(crate) fn write(set: &Set<'_>, counters: &Counters) -> String {
     let Set { name, report, points, .. } = *set;
@@ -44,7 +44,7 @@ pub(crate) fn write(set: &Set<'_>, counters: &Counters) -> String {
     let preceding = if points.iter().any(|point| !point.median("pair_after_gemm_us").is_nan()) {
         "*After another*: after the backbone's GEMM of the same x into the same y by cuBLASLt, on cold weights, whose own \
          time is subtracted. Where that GEMM is long (prompts) its own time varies by more than the call takes: a difference \
-         below the call's time back to back is no time, and the figure after a plain copy kernel stands in its place. "
+         below the call's time back to back is no time, and the figure after a plain copy kernel stands in its place, marked †. "
     } else {
         "*After another*: after a plain copy kernel that does not let its successor begin early, whose own time is subtracted. "
     };
@@ -59,14 +59,15 @@ pub(crate) fn write(set: &Set<'_>, counters: &Counters) -> String {
     if points.iter().any(|point| point.0["after"].is_object()) {
         page.push_str("There the plan is told what it follows. ");
     }
+    page.push_str("Activations up to 4 MiB a call are one buffer, larger ones rotate over 128 MiB. ");
+    page.push_str(&checks(points));
     page.push_str(
-        "Activations up to 4 MiB a call are one buffer, larger ones rotate over 128 MiB. Every point was first checked \
-         against float64 on fresh random inputs, on the Hopper path and on the sm_80 path, in and out of a graph. \
-         Peers are the best and vLLM's of 14 public implementations measured by the same method on another machine \
+        "Peers are the best and vLLM's of 14 public implementations measured by the same method on another machine \
          (`peers-h200.tsv`).\n\n",
     );
     let within = |points: &[&Measured<'_>]| points.iter().filter(|p| p.median("pair_us") <= set.target(p)).count();
-    let within_after = |points: &[&Measured<'_>]| points.iter().filter(|p| set.after(p) <= set.target_after(p)).count();
+    let within_after =
+        |points: &[&Measured<'_>]| points.iter().filter(|p| set.after(p).us <= set.target_after(p)).count();
     let _ = writeln!(
         page,
         "**{} of {n}** points of the comparison are within their target back to back, {} of {n} after another \
@@ -78,6 +79,7 @@ pub(crate) fn write(set: &Set<'_>, counters: &Counters) -> String {
         n = table.len(),
         m = others.len(),
     );
+    page.push_str(&spreads(set, &[&table[..], &others[..]].concat()));
     for kernel in ["pair", "shrink", "expand"] {
         let key = format!("{kernel}_us");
         let ratios = |of: fn((f64, &str, f64)) -> f64| {
@@ -135,6 +137,63 @@ pub(crate) fn write(set: &Set<'_>, counters: &Counters) -> String {
     page
 }
 
+/// How many points were compared with float64, and which were not.
+fn checks(points: &[Measured<'_>]) -> String {
+    let count = |what: bool| points.iter().filter(|point| point.0["correct"] == what).count();
+    let (right, wrong) = (count(true), count(false));
+    let unchecked: Vec<&str> =
+        points.iter().filter(|point| !point.0["correct"].is_boolean()).map(|point| point.text("point")).collect();
+    let how = "against float64 on fresh random inputs, on the Hopper path and on the sm_80 path, in and out of a graph";
+    let mut text =
+        format!("{} of {} points were first checked {how}: {wrong} were wrong. ", right + wrong, points.len());
+    if !unchecked.is_empty() {
+        let _ = write!(
+            text,
+            "**{} were timed without a check** (`correct` is null; what the log calls wrong does not count them): {}. ",
+            unchecked.len(),
+            unchecked.join("; "),
+        );
+    }
+    text
+}
+
+/// Spread beyond which a figure after another kernel is shown with its percentiles.
+const SPREAD_SHOWN: f64 = 0.05;
+
+/// How far the figures after another kernel spread, how many of them stand in for another, and how many verdicts that leaves open.
+fn spreads(set: &Set<'_>, points: &[&Measured<'_>]) -> String {
+    let after = || points.iter().map(|point| (set.after(point), set.target_after(point)));
+    let wide = after().filter(|(after, _)| after.spread() > SPREAD_SHOWN).count();
+    let widest = after().map(|(after, _)| after.spread()).fold(0.0, f64::max);
+    let stand_in = after().filter(|(after, _)| after.stands_in).count();
+    let open = after().filter(|(after, target)| (after.p10..after.p90).contains(target)).count();
+    let mut text = format!(
+        "After another kernel the 10th or 90th percentile of {wide} of {n} points is more than {:.0} % from the median (at most \
+         {:.0} %): the table shows both there. At {open} of {n} the target lies between the two, so that one replay meets it and \
+         another does not.",
+        SPREAD_SHOWN * 100.0,
+        widest * 100.0,
+        n = points.len(),
+    );
+    if stand_in > 0 {
+        let _ = write!(text, " {stand_in} figures (†) are after a plain copy kernel.");
+    }
+    text.push_str("\n\n");
+    text
+}
+
+/// A figure after another kernel, with what must be known of it.
+fn after_cell(after: &After) -> String {
+    let mut text = format!("{:.2}", after.us);
+    if after.spread() > SPREAD_SHOWN {
+        let _ = write!(text, " ({:.2}–{:.2})", after.p10, after.p90);
+    }
+    if after.stands_in {
+        text.push_str(" †");
+    }
+    text
+}
+
 fn row(page: &mut String, set: &Set<'_>, point: &Measured<'_>, with_peers: bool) {
     let mark = |us: f64, target: f64| if us <= target { "✓" } else { "over" };
     let best = |kernel: &str| -> String {
@@ -149,11 +208,12 @@ fn row(page: &mut String, set: &Set<'_>, point: &Measured<'_>, with_peers: bool)
     let (target, target_after) = (set.target(point), set.target_after(point));
     let _ = writeln!(
         page,
-        "| {} | {:.2} | **{pair:.2}** | {target:.2} | {} | {after:.2} | {target_after:.2} | {} |{} {:.2} |{} {:.2} |{} {} | {} | {} | {:.1} |",
+        "| {} | {:.2} | **{pair:.2}** | {target:.2} | {} | {} | {target_after:.2} | {} |{} {:.2} |{} {:.2} |{} {} | {} | {} | {:.1} |",
         point.text("point"),
         point.median("copy_us"),
         mark(pair, target),
-        mark(after, target_after),
+        after_cell(&after),
+        mark(after.us, target_after),
         best("pair"),
         point.median("shrink_us"),
         best("shrink"),
