@@ -204,3 +204,32 @@ impl Set<'_> {
         Some((best * copies, name, vllm * copies))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_point_that_misses_is_among_those_that_are_looked_into() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let script = std::fs::read_to_string(folder.join("ci/gpu.sh")).expect("the script of a GPU's runs");
+        let near: Vec<&str> = script
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("near=\"")?.strip_suffix('"'))
+            .flat_map(|points| points.split('|'))
+            .collect();
+        let peers = Peers(Vec::new());
+        for card in ["h100", "h200"] {
+            let text = std::fs::read_to_string(folder.join(format!("measurements/lora-{card}.json")));
+            let report: Value = serde_json::from_str(&text.expect("measurements")).expect("JSON");
+            let points: Vec<Measured<'_>> =
+                report["results"].as_array().expect("points").iter().map(Measured).collect();
+            let set = Set { name: card, report: &report, points: &points, peers: &peers, current: "" };
+            assert!(!set.missed().is_empty());
+            for point in set.missed() {
+                let name = point.text("point");
+                assert!(near.iter().any(|part| name.contains(part)), "add {name} ({card}) to `near` in ci/gpu.sh");
+            }
+        }
+    }
+}
