@@ -13,7 +13,7 @@ use aril_kernels::timing::{Stopwatch, Summary};
 use aril_kernels::{Element, Error};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, expected_of_all, packed, y_of_all};
 use crate::points::Point;
 
 pub(crate) struct Bench {
@@ -240,14 +240,16 @@ impl Bench {
     }
 
     /// Runs pair, shrink and expand on fresh random inputs; returns the worst deviations of y, and whether the same
-    /// launches in a graph gave the same bits. v and the guard behind y are poisoned.
+    /// launches in a graph gave the same bits. v and the guard behind y are poisoned. Projections lie side by side in y, as
+    /// in the launches that are timed.
     pub(crate) fn check(&mut self, point: &Point, tuning: Tuning, seed: u64, ampere: bool) -> Result<Checked, Error> {
-        let inputs = Inputs::draw(point, seed);
+        let inputs = Inputs::draw_each(point, seed);
         let kernels = if ampere { &self.ampere } else { &self.kernels };
         let stream = &self.stream;
-        let shape = ProjectionShape { inputs: point.inputs, outputs: point.outputs };
-        let layout = AdapterLayout::new(&[shape])?;
-        let (packed, mut segments) = inputs.packed(point, &layout)?;
+        let shapes: Vec<_> =
+            point.projections().map(|outputs| ProjectionShape { inputs: point.inputs, outputs }).collect();
+        let layout = AdapterLayout::new(&shapes)?;
+        let (packed, mut segments) = packed(&inputs, point, &layout)?;
         let weights = stream.clone_htod(&packed).map_err(driver("uploading adapters"))?;
         let base = self.address(&weights);
         segments.iter_mut().for_each(|segment| segment.weights += base);
@@ -258,17 +260,29 @@ impl Bench {
         }
         let plan = Plan::new(&site, &segments, chip, tuning)?;
         let loaded = kernels.load(stream, &plan, plan.jobs().len() as u32 + 3)?;
-        let x = stream.clone_htod(&inputs.x).map_err(driver("uploading x"))?;
-        let guarded: Vec<u16> = inputs.y.iter().copied().chain([GUARD; 4096]).collect();
+        let x = stream.clone_htod(&inputs[0].x).map_err(driver("uploading x"))?;
+        let (rows, width) = (point.rows(), point.outputs_of_all());
+        let before = y_of_all(&inputs, point);
+        let guarded: Vec<u16> = before.iter().copied().chain([GUARD; 4096]).collect();
         let v_stride = plan.rank_max().max(1);
-        let poison = vec![f32::NAN; (point.rows() * v_stride) as usize + 4096];
-        let x_matrix = matrix(stream, &x, point.rows(), point.inputs);
+        let v_length = ((rows * v_stride) as usize).next_multiple_of(4);
+        let poison = vec![f32::NAN; v_length * shapes.len() + 4096];
+        let x_matrix = matrix(stream, &x, rows, point.inputs);
         let mut results = Vec::new();
         for how in 0..3 {
             let y = stream.clone_htod(&guarded).map_err(driver("uploading y"))?;
             let v = stream.clone_htod(&poison).map_err(driver("poisoning v"))?;
-            let y_matrix = [matrix(stream, &y, point.rows(), point.outputs)];
-            let v_matrix = [Intermediate { address: self.address(&v), rows: point.rows(), stride: v_stride }];
+            let mut y_address = self.address(&y);
+            let mut y_of = |columns: u32| {
+                let matrix = Matrix { address: y_address, rows, columns, stride: width };
+                y_address += u64::from(columns) * 2;
+                matrix
+            };
+            let y_matrix: Vec<Matrix> = point.projections().map(&mut y_of).collect();
+            let v_address = self.address(&v);
+            let v_of =
+                |n: usize| Intermediate { address: v_address + (n * v_length) as u64 * 4, rows, stride: v_stride };
+            let v_matrix: Vec<Intermediate> = (0..shapes.len()).map(v_of).collect();
             let inbox = &mut self.inbox;
             let overlap = Overlap::Programmatic;
             stream.synchronize().map_err(driver("uploading"))?;
@@ -286,8 +300,8 @@ impl Bench {
             stream.synchronize().map_err(driver("running a check"))?;
             results.push(stream.clone_dtoh(&y).map_err(driver("downloading y"))?);
         }
-        let expected = inputs.expected(point, 0.75);
-        let length = inputs.y.len();
+        let expected = expected_of_all(&inputs, point, 0.75);
+        let length = before.len();
         let deviation = |result: &Vec<u16>| {
             Deviation::of(result[..length].iter().map(|&bits| f64::from(point.element.decode(bits))), &expected)
         };

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::points::Point;
 
-/// Fresh random inputs of a check, as bits.
+/// Fresh random inputs of a check of one projection, as bits.
 pub(crate) struct Inputs {
     /// A[inputs][rank] and B[rank][outputs] of each segment.
     pub(crate) weights: Vec<(Vec<u16>, Vec<u16>)>,
@@ -37,17 +37,15 @@ impl Inputs {
         Inputs { weights, x: draw(rows * inputs, 1.0), y: draw(rows * outputs, 1.0) }
     }
 
-    /// The adapters as they are loaded, one behind the other, and the segments that use them, each at its offset in bytes.
-    pub(crate) fn packed(&self, point: &Point, layout: &AdapterLayout) -> Result<(Vec<u16>, Vec<Segment>), Error> {
-        let (mut packed, mut segments, mut row) = (Vec::new(), Vec::new(), 0);
-        for (&(rows, rank), (a, b)) in point.segments.iter().zip(&self.weights) {
-            let offset = packed.len();
-            packed.resize(offset + layout.elements(rank), 0);
-            layout.pack(0, rank, a, b, &mut packed[offset..])?;
-            segments.push(Segment { rows: row..row + rows, weights: offset as u64 * 2, rank, scale: 0.75 });
-            row += rows;
-        }
-        Ok((packed, segments))
+    /// Those of each projection of a point: the same x, other weights, another y.
+    pub(crate) fn draw_each(point: &Point, seed: u64) -> Vec<Inputs> {
+        let seed_of = |projection: usize| seed.wrapping_add((projection as u64) << 32);
+        let mut all: Vec<Inputs> = (0..point.projections().count())
+            .map(|projection| Inputs::draw(&point.alone(projection), seed_of(projection)))
+            .collect();
+        let x = all[0].x.clone();
+        all[1..].iter_mut().for_each(|inputs| inputs.x.clone_from(&x));
+        all
     }
 
     /// y after the pair, in float64, on all cores.
@@ -91,5 +89,111 @@ impl Inputs {
         });
         parts.sort_unstable_by_key(|&(first, _)| first);
         parts.into_iter().flat_map(|(_, part)| part).collect()
+    }
+}
+
+/// The adapters as they are loaded, one behind the other with all projections each, and the segments that use them, each at
+/// its offset in bytes.
+pub(crate) fn packed(all: &[Inputs], point: &Point, layout: &AdapterLayout) -> Result<(Vec<u16>, Vec<Segment>), Error> {
+    let (mut packed, mut segments, mut row) = (Vec::new(), Vec::new(), 0);
+    for (index, &(rows, rank)) in point.segments.iter().enumerate() {
+        let offset = packed.len();
+        packed.resize(offset + layout.elements(rank), 0);
+        for (projection, inputs) in all.iter().enumerate() {
+            let (a, b) = &inputs.weights[index];
+            layout.pack(projection, rank, a, b, &mut packed[offset..])?;
+        }
+        segments.push(Segment { rows: row..row + rows, weights: offset as u64 * 2, rank, scale: 0.75 });
+        row += rows;
+    }
+    Ok((packed, segments))
+}
+
+/// y of all projections before the pair: those of a row lie side by side.
+pub(crate) fn y_of_all(all: &[Inputs], point: &Point) -> Vec<u16> {
+    side_by_side(all.iter().map(|inputs| inputs.y.as_slice()).collect(), point)
+}
+
+/// The same after the pair, in float64.
+pub(crate) fn expected_of_all(all: &[Inputs], point: &Point, scale: f32) -> Vec<f64> {
+    let each: Vec<Vec<f64>> =
+        all.iter().enumerate().map(|(projection, inputs)| inputs.expected(&point.alone(projection), scale)).collect();
+    side_by_side(each.iter().map(Vec::as_slice).collect(), point)
+}
+
+/// Matrices of a row of each projection, as one matrix of their columns.
+fn side_by_side<T: Copy>(each: Vec<&[T]>, point: &Point) -> Vec<T> {
+    let row_of = |row: usize| {
+        let columns = each.iter().zip(point.projections());
+        columns.flat_map(move |(part, outputs)| &part[row * outputs as usize..][..outputs as usize])
+    };
+    (0..point.rows() as usize).flat_map(row_of).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aril_kernels::Element;
+    use aril_kernels::lora::layout::ProjectionShape;
+
+    use super::*;
+
+    fn point() -> Point {
+        Point {
+            group: "other",
+            element: Element::Bf16,
+            inputs: 32,
+            outputs: 16,
+            also: vec![8, 24],
+            batch: "2r8 beside a row of r16".to_owned(),
+            segments: vec![(2, 8), (1, 16)],
+        }
+    }
+
+    #[test]
+    fn projections_of_a_check_share_x_and_nothing_else() {
+        let all = Inputs::draw_each(&point(), 1);
+        assert_eq!(all.len(), 3);
+        for (inputs, outputs) in all.iter().zip([16, 8, 24]) {
+            assert_eq!(inputs.x, all[0].x);
+            assert_eq!(inputs.y.len(), 3 * outputs);
+            assert_eq!(inputs.weights[1].1.len(), 16 * outputs);
+        }
+        assert_ne!(all[0].weights[0].0, all[1].weights[0].0);
+        assert_ne!(all[1].weights[0].0, all[2].weights[0].0);
+    }
+
+    #[test]
+    fn y_of_several_projections_is_that_of_each_side_by_side() {
+        let point = point();
+        let all = Inputs::draw_each(&point, 2);
+        let (before, after) = (y_of_all(&all, &point), expected_of_all(&all, &point, 0.75));
+        assert_eq!((before.len(), after.len()), (3 * 48, 3 * 48));
+        let mut first = 0;
+        for (projection, outputs) in [16, 8, 24].into_iter().enumerate() {
+            let alone = all[projection].expected(&point.alone(projection), 0.75);
+            for row in 0..3 {
+                let columns = row * 48 + first..row * 48 + first + outputs;
+                assert_eq!(before[columns.clone()], all[projection].y[row * outputs..][..outputs]);
+                assert_eq!(after[columns], alone[row * outputs..][..outputs]);
+            }
+            first += outputs;
+        }
+    }
+
+    #[test]
+    fn an_adapter_holds_all_its_projections() -> Result<(), Error> {
+        let point = point();
+        let all = Inputs::draw_each(&point, 3);
+        let shapes: Vec<_> = point.projections().map(|outputs| ProjectionShape { inputs: 32, outputs }).collect();
+        let layout = AdapterLayout::new(&shapes)?;
+        let (packed, segments) = packed(&all, &point, &layout)?;
+        assert_eq!(packed.len(), layout.elements(8) + layout.elements(16));
+        assert_eq!(segments[1].weights as usize, layout.elements(8) * 2);
+        let mut second = vec![0; layout.elements(16)];
+        for (projection, inputs) in all.iter().enumerate() {
+            layout.pack(projection, 16, &inputs.weights[1].0, &inputs.weights[1].1, &mut second)?;
+        }
+        assert_eq!(packed[layout.elements(8)..], second);
+        Ok(())
     }
 }

@@ -187,7 +187,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let copy = bench.time_copy(2 << 30, 4)?;
     println!("copy of 2 GiB (read + written): {:.0} GB/s", (2_u64 << 30) as f64 / copy.median / 1e3);
     let mut results = Vec::new();
-    let mut wrong = 0;
+    let (mut checked, mut wrong) = (0, 0);
+    let must_be_checked = options.check && !options.explore;
     let began = Instant::now();
     for point in &chosen {
         if began.elapsed().as_secs_f64() > options.budget_s {
@@ -197,7 +198,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let result = run(&mut bench, point, &options);
         match result {
             Ok(result) => {
-                wrong += usize::from(result["correct"] == Value::Bool(false));
+                checked += usize::from(result["correct"].is_boolean());
+                wrong += usize::from(is_wrong(&result, must_be_checked));
                 if options.swift {
                     // What a run that is cut off has found stays.
                     let mut lines = std::fs::OpenOptions::new()
@@ -230,8 +232,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "results": results,
     });
     std::fs::write(&options.out, serde_json::to_string(&report)?.replace("{\"activations\"", "\n{\"activations\""))?;
-    println!("{} points, {wrong} wrong; written to {}", chosen.len(), options.out.display());
+    println!("{} points, {checked} checked, {wrong} wrong; written to {}", chosen.len(), options.out.display());
     if wrong > 0 { Err("some points are wrong".into()) } else { Ok(()) }
+}
+
+/// Whether a result is no success: what should have been checked and was not is as bad as what is wrong.
+fn is_wrong(result: &Value, must_be_checked: bool) -> bool {
+    match result["correct"] {
+        Value::Bool(correct) => !correct,
+        _ => must_be_checked,
+    }
 }
 
 /// One launch a point; the report says which, in order, so that a profiler's rows find their points.
@@ -279,8 +289,7 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
     }
     let mut correct = Value::Null;
     let mut deviation = Value::Null;
-    // A check knows of one projection.
-    if options.check && point.also.is_empty() {
+    if options.check {
         let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
         let checked = bench.check(point, options.tuning, seed, false)?;
         let without_clusters = Tuning { exchange: options.tuning.exchange.map(|_| Exchange::Global), ..options.tuning };
@@ -408,4 +417,18 @@ fn plan_host_us(bench: &Bench, prepared: &Prepared) -> Result<f64, Error> {
         drop(plan);
     }
     Ok(Summary::of(&samples).expect("twenty samples").median)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_checked_is_no_success_where_a_check_was_asked_for() {
+        let with = |correct: Value| json!({ "correct": correct });
+        assert!(!is_wrong(&with(json!(true)), true));
+        assert!(is_wrong(&with(json!(false)), false));
+        assert!(is_wrong(&with(Value::Null), true));
+        assert!(!is_wrong(&with(Value::Null), false));
+    }
 }

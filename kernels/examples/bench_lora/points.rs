@@ -31,6 +31,12 @@ impl Point {
         std::iter::once(self.outputs).chain(self.also.iter().copied())
     }
 
+    /// The point with one of its projections alone.
+    pub(crate) fn alone(&self, projection: usize) -> Point {
+        let outputs = self.projections().nth(projection).expect("a projection of the point");
+        Point { outputs, also: Vec::new(), ..self.clone() }
+    }
+
     /// The outputs of all of them.
     pub(crate) fn outputs_of_all(&self) -> u32 {
         self.projections().sum()

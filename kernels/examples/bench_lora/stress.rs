@@ -13,7 +13,7 @@ use cudarc::driver::sys;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, driver, matrix};
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, packed};
 use crate::points::Point;
 
 /// As `Poison` in `stress.cu`.
@@ -49,7 +49,7 @@ pub(crate) fn stress(
     let compare = compiler.kernel("stress.cu", Vec::new(), "count_differences")?;
     let inputs = Inputs::draw(point, 11);
     let layout = AdapterLayout::new(&[ProjectionShape { inputs: point.inputs, outputs: point.outputs }])?;
-    let (packed, mut segments) = inputs.packed(point, &layout)?;
+    let (packed, mut segments) = packed(std::slice::from_ref(&inputs), point, &layout)?;
     let stream = bench.stream.clone();
     let weights = stream.clone_htod(&packed).map_err(driver("uploading adapters"))?;
     let base = bench.address(&weights);
