@@ -16,6 +16,7 @@ mod ways;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use aril_kernels::source::Sources;
 use serde_json::Value;
 
 use peers::Peers;
@@ -110,6 +111,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
          other projects are published figures, measured by the same method on an H200 (`peers-h200.tsv`).\n\n",
         baselines["gpu"].as_str().unwrap_or("?"),
     );
+    staleness(&mut page, &[("ways", &baselines), ("copies", &copies)])?;
     provenance(&mut page, &baselines, &copies);
     ways::write(&mut page, &baselines, &read("slots").unwrap_or_default(), &peers, &card);
     copies::write(&mut page, &copies, &card);
@@ -129,10 +131,29 @@ fn copies_alone(folder: &Path, card: &str, copies: &Value) -> Result<(), Box<dyn
          `bench_copies`). Other ways of serving adapters were not measured on this card.\n\n",
         copies["gpu"].as_str().unwrap_or("?"),
     );
+    staleness(&mut page, &[("copies", copies)])?;
     provenance(&mut page, &Value::Null, copies);
     copies::write(&mut page, copies, card);
     figures::throughput(&folder.join(format!("prices-{card}-copies.svg")), copies)?;
     std::fs::write(folder.join(format!("prices-{card}.md")), page)?;
+    Ok(())
+}
+
+/// Says which of the runs measured another state of the sources than this one.
+fn staleness(page: &mut String, runs: &[(&str, &Value)]) -> Result<(), Box<dyn std::error::Error>> {
+    let current = Sources::built_in().hash()?;
+    let older: Vec<&str> = runs
+        .iter()
+        .filter(|(_, report)| report["source_sha256"].as_str() != Some(current.as_str()))
+        .map(|&(name, _)| name)
+        .collect();
+    if !older.is_empty() {
+        let _ = writeln!(
+            page,
+            "**The kernels have changed since these runs** ({}): the figures are those of an older state of the sources.\n",
+            older.join(", ")
+        );
+    }
     Ok(())
 }
 
