@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use aril_kernels::source::Sources;
 use serde_json::Value;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,9 +17,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             continue;
         }
         let report: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
-        std::fs::write(path.with_extension("md"), page(&report, name))?;
+        let log = std::fs::read_to_string(folder.join(log_of(name)))?;
+        std::fs::write(path.with_extension("md"), page(&report, name, &log)?)?;
     }
     Ok(())
+}
+
+/// The log of a run: `attention-h200.json` → `attention-h200-checks.log`.
+fn log_of(data: &str) -> String {
+    format!("{}-checks.log", data.trim_end_matches(".json"))
+}
+
+/// What a log of `kernels/ci/gpu.sh` holds: its parts, and whether the sanitizers were among them.
+fn contents(log: &str) -> String {
+    let parts: Vec<&str> = log
+        .lines()
+        .filter_map(|line| Some(line.split_once(": exit ")?.0))
+        .filter(|part| part.contains("attention"))
+        .collect();
+    let sanitized = parts.iter().any(|part| part.starts_with("memcheck"));
+    format!(
+        "{} ({})",
+        if sanitized { "its checks and compute-sanitizer" } else { "its checks, without compute-sanitizer" },
+        parts.join(", "),
+    )
 }
 
 fn number(value: &Value) -> f64 {
@@ -35,7 +57,7 @@ fn spread(point: &Value) -> String {
     format!("{:+.1} / {:+.1}", part(at(0.1)), part(at(0.9)))
 }
 
-fn page(report: &Value, data: &str) -> String {
+fn page(report: &Value, data: &str, log: &str) -> Result<String, Box<dyn std::error::Error>> {
     let text = |key: &str| report[key].as_str().unwrap_or("?").to_owned();
     let empty = Vec::new();
     let results = report["results"].as_array().unwrap_or(&empty);
@@ -50,10 +72,16 @@ fn page(report: &Value, data: &str) -> String {
     let mut page = format!(
         "# Attention kernels on one {}\n\n\
          Written by `cargo run -p aril-kernels --example report_attention` from `{data}`, which `bench_attention` measured; \
-         `{}-checks.log` is the log of its checks and of compute-sanitizer.\n\n",
+         `{}` is that run's log: {}.\n\n",
         text("gpu"),
-        data.trim_end_matches(".json")
+        log_of(data),
+        contents(log),
     );
+    if report["source_sha256"].as_str() != Some(Sources::built_in().hash_of(sources.iter().copied())?.as_str()) {
+        page.push_str(
+            "**The kernels have changed since this run**: its figures are those of an older state of the sources.\n\n",
+        );
+    }
     let _ = writeln!(
         page,
         "| | |\n|---|---|\n| GPU | {} |\n| driver, SM and memory clock, highest SM clock, °C, W before / after | {} / {} |\n\
@@ -85,7 +113,7 @@ fn page(report: &Value, data: &str) -> String {
     );
     decode(&mut page, results);
     prefill(&mut page, results, best_gemm, copy);
-    page
+    Ok(page)
 }
 
 fn of<'a>(results: &'a [Value], kernel: &str) -> impl Iterator<Item = &'a Value> {
@@ -160,5 +188,19 @@ fn prefill(page: &mut String, results: &[Value], gemm: f64, copy: f64) {
             point["blocks"].as_u64().map_or_else(|| tiles(point), |blocks| blocks.to_string()),
             number(&point["plan_host_us"]),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_without_sanitizers_is_not_called_one_with_them() {
+        let head = "kernels/ci/gpu.sh attention\nNVIDIA H200\n";
+        let measured = format!("{head}attention: exit 0, 98 s: 0 wrong\nall together: 98 s, nothing failed");
+        assert_eq!(contents(&measured), "its checks, without compute-sanitizer (attention)");
+        let sanitized = format!("{measured}\nmemcheck-attention-decode: exit 0, 1 s: 0 errors");
+        assert_eq!(contents(&sanitized), "its checks and compute-sanitizer (attention, memcheck-attention-decode)");
     }
 }
