@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use crate::batch::{Batch, BatchShape, Census, Executor, Price, Sag, SegmentSums};
-use crate::fact::{Fact, Observer};
+use crate::fact::{Fact, Observer, Tier};
 use crate::time::{Span, Time};
 use crate::workload::ReplicaId;
 
@@ -17,6 +17,8 @@ pub(super) struct Witness(RefCell<BTreeMap<ReplicaId, Gpu>>);
 struct Gpu {
     computed_until: Time,
     sag: Sag,
+    /// Copies from host memory that are under way.
+    copies: u32,
     /// Of the step that was asked for and is not told yet: how long the GPU is said to have rested, and how far its clocks will have sagged.
     asked: Option<(Span, Sag)>,
 }
@@ -30,8 +32,19 @@ impl Witness {
 
 impl Observer for &Witness {
     fn observe(&mut self, _: Time, fact: &Fact<'_>) {
-        let Fact::Stretch(stretch) = fact else { return };
         let mut gpus = self.0.borrow_mut();
+        let stretch = match fact {
+            Fact::Stretch(stretch) => stretch,
+            Fact::LoadStarted { replica, from: Tier::Host, .. } => {
+                gpus.entry(*replica).or_default().copies += 1;
+                return;
+            }
+            Fact::LoadDone { replica, from: Tier::Host, .. } => {
+                gpus.entry(*replica).or_default().copies -= 1;
+                return;
+            }
+            _ => return,
+        };
         let gpu = gpus.get_mut(&stretch.replica).expect("a step that was asked for");
         // Else it is the rest of a stretch that was told in parts.
         if let Some((rested, sag)) = gpu.asked.take() {
@@ -54,6 +67,8 @@ impl<E: Executor> Executor for Seen<'_, E> {
         let mut gpus = self.witness.0.borrow_mut();
         let gpu = gpus.entry(batch.replica).or_default();
         assert_eq!(batch.shape.sag, gpu.sag, "how far the clocks of {:?} are said to have sagged", batch.replica);
+        let copies = gpu.copies > 0;
+        assert_eq!(batch.shape.copies_in_flight, copies, "are adapters said to be copied to {:?}?", batch.replica);
         gpu.asked = Some((batch.shape.rested, price.sag));
         price
     }
