@@ -71,15 +71,16 @@ pub struct Plan {
 pub const CELL_BYTES: usize = 512;
 
 impl Plan {
-    /// Plans one launch over these segments, which must be in row order and must not overlap.
+    /// Plans one launch over these segments, which must be in row order and must not overlap. Where the tile that the rules
+    /// choose needs more shared memory than the chip has, a smaller one serves, unless `tuning` asks for that tile.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a rank out of range, rows out of order, a misaligned address, or a rank and row tile
-    /// that need more shared memory than a block can have.
+    /// [`Error::Shape`] for a rank out of range, rows out of order, a misaligned address, or a rank that needs more shared
+    /// memory than a block can have, with the row tile asked for or with any.
     pub fn new(site: &Site, segments: &[Segment], chip: Chip, tuning: Tuning) -> Result<Self, Error> {
-        let rows_end = check_segments(segments)?;
-        let rank_max = segments.iter().filter(|s| !s.rows.is_empty()).map(|s| s.rank).max().unwrap_or(0);
-        let row_tile = match tuning.row_tile {
+        check_segments(segments)?;
+        let rank_max = rank_max(segments);
+        let mut row_tile = match tuning.row_tile {
             Some(chosen) if rank_max > chosen.rank_max() => {
                 let why = format!("{} rows a group hold ranks up to {}", chosen.rows(), chosen.rank_max());
                 return Err(Error::shape(format!("rank {rank_max}"), why));
@@ -87,6 +88,30 @@ impl Plan {
             Some(chosen) => chosen,
             None => choose_row_tile(site, segments, rank_max, chip, tuning.follows),
         };
+        let shared_bytes_max = chip.shared_bytes_block_max;
+        loop {
+            let plan = Plan::of_tiles(site, segments, row_tile, chip, tuning);
+            if plan.shared_bytes <= shared_bytes_max {
+                return Ok(plan);
+            }
+            // The rules were measured on chips with more shared memory than others have.
+            row_tile = match row_tile.smaller() {
+                Some(smaller) if tuning.row_tile.is_none() => smaller,
+                smaller => {
+                    let remedy =
+                        if smaller.is_some() { "; use a smaller row tile" } else { ", too few for any row tile" };
+                    let needed = plan.shared_bytes;
+                    let why = format!(
+                        "needs {needed} bytes of shared memory a block, the GPU has {shared_bytes_max}{remedy}"
+                    );
+                    return Err(Error::shape(format!("rank {rank_max} with {} rows a group", row_tile.rows()), why));
+                }
+            };
+        }
+    }
+
+    /// The plan with groups of so many rows, whether or not the chip has the shared memory.
+    fn of_tiles(site: &Site, segments: &[Segment], row_tile: RowTile, chip: Chip, tuning: Tuning) -> Self {
         let mut groups = groups(site, segments, row_tile);
         let cluster = share_blocks(&mut groups, segments, row_tile, chip, tuning);
         let brief = row_tile == RowTile::Rows8
@@ -105,8 +130,8 @@ impl Plan {
             release,
             inbox_cells: 0,
             cluster,
-            rows_end,
-            rank_max,
+            rows_end: segments.last().map_or(0, |segment| segment.rows.end),
+            rank_max: rank_max(segments),
         };
         for group in &groups {
             let rank = segments[group.segment].rank;
@@ -124,14 +149,7 @@ impl Plan {
         // Two slots at least: one that is read and one that is filled.
         plan.depth = plan.depth.max((2 * slot).div_ceil(ring_unit(row_tile)));
         plan.shared_bytes += plan.depth * ring_unit(row_tile);
-        if plan.shared_bytes > chip.shared_bytes_block_max {
-            let why = format!(
-                "needs {} bytes of shared memory a block, the GPU has {}; use a smaller row tile",
-                plan.shared_bytes, chip.shared_bytes_block_max
-            );
-            return Err(Error::shape(format!("rank {rank_max} with {} rows a group", row_tile.rows()), why));
-        }
-        Ok(plan)
+        plan
     }
 
     /// The jobs of a group. `alone`: each member multiplies all inputs, and the group exchanges nothing.
@@ -217,7 +235,12 @@ impl Plan {
     }
 }
 
-fn check_segments(segments: &[Segment]) -> Result<u32, Error> {
+/// The largest rank that a row has.
+fn rank_max(segments: &[Segment]) -> u32 {
+    segments.iter().filter(|segment| !segment.rows.is_empty()).map(|segment| segment.rank).max().unwrap_or(0)
+}
+
+fn check_segments(segments: &[Segment]) -> Result<(), Error> {
     let mut end = 0;
     for (index, segment) in segments.iter().enumerate() {
         let Range { start, end: stop } = segment.rows;
@@ -235,7 +258,7 @@ fn check_segments(segments: &[Segment]) -> Result<u32, Error> {
             return Err(Error::shape(format!("weights of segment {index}"), why));
         }
     }
-    Ok(end)
+    Ok(())
 }
 
 /// The `member`-th of `members` nearly equal parts of `tiles`.

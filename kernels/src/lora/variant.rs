@@ -85,6 +85,15 @@ impl RowTile {
         }
     }
 
+    /// The next tile that needs less shared memory: first fewer rows or warps, then none of x and y staged.
+    pub(crate) fn smaller(self) -> Option<RowTile> {
+        match self {
+            RowTile::Staged32 | RowTile::Wide16 => Some(RowTile::Staged16),
+            RowTile::Staged16 => Some(RowTile::Rows8),
+            RowTile::Rows8 | RowTile::Brief8 => None,
+        }
+    }
+
     /// Units of weights that a warp of `lora.cu` takes from its ring at once: more of them hide more latency, and make
     /// more code.
     pub(crate) fn batch(self) -> u32 {

@@ -188,15 +188,18 @@ fn close_enough(batch: &Batch, y: &[Vec<u16>], what: &str) {
 }
 
 fn check(runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
-    check_on(ARCHITECTURES[0], runner, batch, tuning, seed);
+    check_plan(ARCHITECTURES[0], runner, batch, plan_of(batch, CHIP, tuning), seed);
     if tuning.row_tile.is_some_and(RowTile::is_staged) {
-        check_on(ARCHITECTURES[1], runner, batch, tuning, seed + 100);
+        check_plan(ARCHITECTURES[1], runner, batch, plan_of(batch, CHIP, tuning), seed + 100);
     }
 }
 
-fn check_on(architecture: &'static str, runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
+fn plan_of(batch: &Batch, chip: Chip, tuning: Tuning) -> Plan {
     let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
-    let plan = Plan::new(&batch.site, &segments, CHIP, tuning).expect("a valid batch");
+    Plan::new(&batch.site, &segments, chip, tuning).expect("a valid batch")
+}
+
+fn check_plan(architecture: &'static str, runner: &Runner, batch: &Batch, plan: Plan, seed: u64) {
     let what = format!("{:?}, {} blocks in clusters of {}", plan.variant(), plan.jobs().len(), plan.cluster());
     let launch = Launch { batch, plan, seed, architecture };
     let run = |kernel, v: &[Vec<f32>]| match launch.run(runner, kernel, v) {
@@ -262,6 +265,27 @@ fn the_plan_s_own_choices_agree_with_float64() {
             let blocks = exchange.map(|_| CHIP.multiprocessors);
             check(runner, &batch, Tuning { exchange, blocks, ..Tuning::default() }, index as u64);
         }
+    }
+}
+
+/// The tile that the rules choose does not fit: a smaller one serves.
+#[test]
+fn plans_for_chips_with_less_shared_memory_agree_with_float64() {
+    let Some(runner) = runner() else { return };
+    let chip = |shared_bytes_block_max| Chip { shared_bytes_block_max, cluster_max: 1, ..CHIP };
+    let (staged, wide) = (RowTile::Staged16, RowTile::Wide16);
+    let large = CHIP.shared_bytes_block_max;
+    let cases = [
+        (120, 101_376, [RowTile::Staged32, staged]),
+        (64, 101_376, [RowTile::Staged32, RowTile::Rows8]),
+        (220, 166_912, [wide, staged]),
+        (256, 166_912, [wide, RowTile::Rows8]),
+    ];
+    for (index, (rank, shared_bytes, tiles)) in cases.into_iter().enumerate() {
+        let batch = Batch::new(Element::ALL[index % 2], 264, &[264], &[part(80, rank)], 40 + index as u64);
+        let plan = |shared_bytes| plan_of(&batch, chip(shared_bytes), Tuning::default());
+        assert_eq!([large, shared_bytes].map(|bytes| plan(bytes).variant().rows), tiles, "rank {rank}");
+        check_plan(ARCHITECTURES[0], runner, &batch, plan(shared_bytes), index as u64);
     }
 }
 

@@ -370,3 +370,5 @@ fn prompts_are_held_in_registers_until_they_are_many_bytes() {
     assert_eq!(plan(&[512], 16, &[4096, 1024, 1024]), (RowTile::Staged16, 128, 1), "the widest has more members");
     assert_eq!(plan(&[22; 23], 16, &[4096]), (RowTile::Staged16, 184, 4), "short tails");
 }
+
+mod fit;
