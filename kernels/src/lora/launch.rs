@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, sys};
 use cudarc::nvrtc::Ptx;
 
-use super::plan::{CELL_BYTES, Job, Plan, Release, Site};
+use super::plan::{CELL_BYTES, Job, Plan, Site};
 use super::variant::Variant;
 use crate::Error;
 use crate::cache::Cache;
@@ -17,7 +16,7 @@ use crate::source::Sources;
 
 mod operands;
 
-use operands::Arguments;
+use operands::{Arguments, Cells, Held};
 pub use operands::{Intermediate, Matrix};
 
 /// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them. A clone shares them.
@@ -50,23 +49,9 @@ pub struct Inbox {
 #[derive(Debug)]
 pub struct LoadedPlan {
     functions: Arc<Functions>,
-    variant: Variant,
-    site: Site,
+    held: Held,
     jobs: CudaSlice<u8>,
-    capacity: u32,
-    threads: u32,
-    shared_bytes: u32,
-    depth: u32,
-    release: Release,
-    inbox_cells: u32,
-    cluster: u32,
-    rows_end: u32,
-    rank_max: u32,
     overlaps: bool,
-    /// The fewest rows, and the shortest row of v, of all operands that a launch was given: what a captured launch
-    /// still holds when the plan is replaced.
-    rows_given: AtomicU32,
-    v_stride_given: AtomicU32,
 }
 
 impl LoraKernels {
@@ -149,30 +134,13 @@ impl LoraKernels {
     /// # Errors
     /// [`Error::Shape`] if the plan has more jobs than `capacity`; compiler and driver errors.
     pub fn load(&self, stream: &Arc<CudaStream>, plan: &Plan, capacity: u32) -> Result<LoadedPlan, Error> {
-        let functions = self.functions(plan.variant())?;
-        let capacity = capacity.next_multiple_of(plan.cluster());
+        let held = Held::by(plan, capacity)?;
         if plan.cluster() > 1 && !self.overlaps() {
             return Err(Error::shape("plan", format!("wants clusters, which {} does not have", self.architecture)));
         }
-        let jobs = self.gpu.allocate::<u8>(stream, capacity.max(1) as usize * Job::BYTES, "the LoRA plan")?;
-        let mut loaded = LoadedPlan {
-            functions,
-            variant: plan.variant(),
-            site: plan.site().clone(),
-            jobs,
-            capacity,
-            threads: plan.variant().rows.threads(),
-            shared_bytes: plan.shared_bytes(),
-            depth: plan.depth(),
-            release: plan.release(),
-            inbox_cells: plan.inbox_cells(),
-            cluster: plan.cluster(),
-            rows_end: plan.rows_end(),
-            rank_max: plan.rank_max(),
-            overlaps: self.overlaps(),
-            rows_given: AtomicU32::new(u32::MAX),
-            v_stride_given: AtomicU32::new(u32::MAX),
-        };
+        let functions = self.functions(plan.variant())?;
+        let jobs = self.gpu.allocate::<u8>(stream, held.capacity.max(1) as usize * Job::BYTES, "the LoRA plan")?;
+        let mut loaded = LoadedPlan { functions, held, jobs, overlaps: self.overlaps() };
         loaded.write(stream, plan)?;
         Ok(loaded)
     }
@@ -199,7 +167,7 @@ impl LoadedPlan {
         overlap: Overlap,
     ) -> Result<(), Error> {
         let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
-        self.set_outputs(&mut arguments, y)?;
+        self.held.set_outputs(&mut arguments, y)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
         unsafe { self.launch(stream, &self.functions.pair, &arguments, overlap) }
     }
@@ -223,7 +191,7 @@ impl LoadedPlan {
         ready: Ready,
     ) -> Result<(), Error> {
         let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
-        self.set_outputs(&mut arguments, y)?;
+        self.held.set_outputs(&mut arguments, y)?;
         arguments.ready = ready.address;
         arguments.mark = ready.mark;
         // SAFETY: shapes were checked; the rest is the caller's promise.
@@ -247,7 +215,7 @@ impl LoadedPlan {
         overlap: Overlap,
     ) -> Result<(), Error> {
         let mut arguments = self.arguments(stream, site, Some(x), Some(inbox))?;
-        self.set_intermediates(&mut arguments, v)?;
+        self.held.set_intermediates(&mut arguments, v)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
         unsafe { self.launch(stream, &self.functions.shrink, &arguments, overlap) }
     }
@@ -269,10 +237,21 @@ impl LoadedPlan {
     ) -> Result<(), Error> {
         let mut arguments = self.arguments(stream, site, None, None)?;
         arguments.cluster = 0;
-        self.set_intermediates(&mut arguments, v)?;
-        self.set_outputs(&mut arguments, y)?;
+        self.held.set_intermediates(&mut arguments, v)?;
+        self.held.set_outputs(&mut arguments, y)?;
         // SAFETY: shapes were checked; the rest is the caller's promise.
         unsafe { self.launch(stream, &self.functions.expand, &arguments, overlap) }
+    }
+
+    fn arguments(
+        &self,
+        stream: &Arc<CudaStream>,
+        site: &Site,
+        x: Option<Matrix>,
+        inbox: Option<&mut Inbox>,
+    ) -> Result<Arguments, Error> {
+        let cells = inbox.map(|inbox| Cells { address: inbox.cells.device_ptr(stream).0, count: inbox.count });
+        self.held.arguments(self.jobs.device_ptr(stream).0, site, x, cells)
     }
 
     /// # Safety
@@ -284,7 +263,7 @@ impl LoadedPlan {
         arguments: &Arguments,
         overlap: Overlap,
     ) -> Result<(), Error> {
-        if self.capacity == 0 {
+        if self.held.capacity == 0 {
             return Ok(());
         }
         let mut attributes = Vec::with_capacity(2);
@@ -296,7 +275,7 @@ impl LoadedPlan {
             });
         }
         if arguments.cluster != 0 {
-            let dimension = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.cluster, y: 1, z: 1 };
+            let dimension = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.held.cluster, y: 1, z: 1 };
             attributes.push(sys::CUlaunchAttribute {
                 id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
                 pad: [0; 4],
@@ -304,13 +283,13 @@ impl LoadedPlan {
             });
         }
         let config = sys::CUlaunchConfig {
-            gridDimX: self.capacity,
+            gridDimX: self.held.capacity,
             gridDimY: 1,
             gridDimZ: 1,
-            blockDimX: self.threads,
+            blockDimX: self.held.variant.rows.threads(),
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: self.shared_bytes,
+            sharedMemBytes: self.held.shared_bytes,
             hStream: stream.cu_stream(),
             attrs: attributes.as_mut_ptr(),
             numAttrs: attributes.len() as u32,
@@ -328,55 +307,22 @@ impl LoadedPlan {
     /// [`Error::Shape`] if the new plan is for another site or variant, needs more blocks, shared memory or inbox than the
     /// first one had, or touches more rows than operands that it was launched with have.
     pub fn replace(&mut self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<(), Error> {
-        let why = if plan.variant() != self.variant {
-            Some(format!("it runs as {:?}, not {:?}", plan.variant(), self.variant))
-        } else if !plan.site().has_shapes_of(&self.site) {
-            Some("it is for another site".to_owned())
-        } else if plan.shared_bytes() > self.shared_bytes || plan.depth() != self.depth {
-            Some(format!(
-                "it needs {} bytes of shared memory with rings of {}, not {} with {}",
-                plan.shared_bytes(),
-                plan.depth(),
-                self.shared_bytes,
-                self.depth
-            ))
-        } else if plan.rows_end() > *self.rows_given.get_mut() || plan.rank_max() > *self.v_stride_given.get_mut() {
-            Some(format!(
-                "it touches {} rows of rank up to {}, more than operands it was launched with have",
-                plan.rows_end(),
-                plan.rank_max()
-            ))
-        } else if plan.cluster() != self.cluster {
-            Some(format!("its clusters have {} blocks, not {}", plan.cluster(), self.cluster))
-        } else if plan.inbox_cells() > self.inbox_cells {
-            Some(format!("it needs {} inbox cells, not {}", plan.inbox_cells(), self.inbox_cells))
-        } else {
-            None
-        };
-        if let Some(why) = why {
-            return Err(Error::shape("replacing a plan", why + "; load it as a new one"));
-        }
-        self.rows_end = plan.rows_end();
-        self.rank_max = plan.rank_max();
+        self.held.replace(plan)?;
         self.write(stream, plan)
     }
 
     /// Blocks that a launch has.
     pub fn capacity(&self) -> u32 {
-        self.capacity
+        self.held.capacity
     }
 
     /// Dynamic shared memory that each block of a launch has: that of the plan it was loaded with, which a plan that replaces it may not need.
     pub fn shared_bytes(&self) -> u32 {
-        self.shared_bytes
+        self.held.shared_bytes
     }
 
     fn write(&mut self, stream: &Arc<CudaStream>, plan: &Plan) -> Result<(), Error> {
-        if plan.jobs().len() > self.capacity as usize {
-            let why = format!("{} jobs do not fit a capacity of {}", plan.jobs().len(), self.capacity);
-            return Err(Error::shape("plan", why));
-        }
-        let blank = (plan.jobs().len()..self.capacity.max(1) as usize).map(|_| Job::default());
+        let blank = (plan.jobs().len()..self.held.capacity.max(1) as usize).map(|_| Job::default());
         let bytes: Vec<u8> = plan.jobs().iter().copied().chain(blank).flat_map(Job::to_bytes).collect();
         stream.memcpy_htod(&bytes, &mut self.jobs).map_err(Error::driver("copying a LoRA plan"))
     }

@@ -1,13 +1,11 @@
-//! The matrices of a launch: checked against the plan, and handed to the kernel.
+//! The matrices of a launch, and a plan that replaces another: checked against what the loaded plan holds, and handed to
+//! the kernel.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use cudarc::driver::{CudaStream, DevicePtr};
-
-use super::{Inbox, LoadedPlan};
 use crate::Error;
-use crate::lora::plan::{PROJECTIONS_MAX, Site};
+use crate::lora::plan::{PROJECTIONS_MAX, Plan, Release, Site};
+use crate::lora::variant::Variant;
 
 /// A 16-bit row-major matrix in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,19 +64,102 @@ pub(super) struct Arguments {
     pub(super) reserved_too: u32,
 }
 
-impl LoadedPlan {
+/// An inbox in device memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cells {
+    pub(super) address: u64,
+    pub(super) count: u32,
+}
+
+/// What the launches of a loaded plan have, captured ones too, and so demand of operands and of plans that replace it.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) variant: Variant,
+    pub(super) capacity: u32,
+    pub(super) shared_bytes: u32,
+    pub(super) cluster: u32,
+    site: Site,
+    depth: u32,
+    release: Release,
+    inbox_cells: u32,
+    rows_end: u32,
+    rank_max: u32,
+    /// The fewest rows, and the shortest row of v, of all operands that a launch was given: what a captured launch
+    /// still holds when the plan is replaced.
+    rows_given: AtomicU32,
+    v_stride_given: AtomicU32,
+}
+
+impl Held {
+    /// What launches of this plan have, with at least so many blocks.
+    pub(super) fn by(plan: &Plan, capacity: u32) -> Result<Self, Error> {
+        let capacity = capacity.next_multiple_of(plan.cluster());
+        check_capacity(plan, capacity)?;
+        Ok(Held {
+            variant: plan.variant(),
+            capacity,
+            shared_bytes: plan.shared_bytes(),
+            cluster: plan.cluster(),
+            site: plan.site().clone(),
+            depth: plan.depth(),
+            release: plan.release(),
+            inbox_cells: plan.inbox_cells(),
+            rows_end: plan.rows_end(),
+            rank_max: plan.rank_max(),
+            rows_given: AtomicU32::new(u32::MAX),
+            v_stride_given: AtomicU32::new(u32::MAX),
+        })
+    }
+
+    /// Holds another plan from now on, unless launches captured so far could not run it.
+    pub(super) fn replace(&mut self, plan: &Plan) -> Result<(), Error> {
+        let why = if plan.variant() != self.variant {
+            Some(format!("it runs as {:?}, not {:?}", plan.variant(), self.variant))
+        } else if !plan.site().has_shapes_of(&self.site) {
+            Some("it is for another site".to_owned())
+        } else if plan.shared_bytes() > self.shared_bytes || plan.depth() != self.depth {
+            Some(format!(
+                "it needs {} bytes of shared memory with rings of {}, not {} with {}",
+                plan.shared_bytes(),
+                plan.depth(),
+                self.shared_bytes,
+                self.depth
+            ))
+        } else if plan.rows_end() > *self.rows_given.get_mut() || plan.rank_max() > *self.v_stride_given.get_mut() {
+            Some(format!(
+                "it touches {} rows of rank up to {}, more than operands it was launched with have",
+                plan.rows_end(),
+                plan.rank_max()
+            ))
+        } else if plan.cluster() != self.cluster {
+            Some(format!("its clusters have {} blocks, not {}", plan.cluster(), self.cluster))
+        } else if plan.inbox_cells() > self.inbox_cells {
+            Some(format!("it needs {} inbox cells, not {}", plan.inbox_cells(), self.inbox_cells))
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            return Err(Error::shape("replacing a plan", why + "; load it as a new one"));
+        }
+        check_capacity(plan, self.capacity)?;
+        self.rows_end = plan.rows_end();
+        self.rank_max = plan.rank_max();
+        Ok(())
+    }
+
+    /// The arguments of a launch of the jobs at this address, still without outputs.
     pub(super) fn arguments(
         &self,
-        stream: &Arc<CudaStream>,
+        jobs: u64,
         site: &Site,
         x: Option<Matrix>,
-        inbox: Option<&mut Inbox>,
+        inbox: Option<Cells>,
     ) -> Result<Arguments, Error> {
         if !self.site.has_shapes_of(site) {
             return Err(Error::shape("site", "its element or shapes are not those that the plan was made for"));
         }
         let mut arguments = Arguments {
-            jobs: self.jobs.device_ptr(stream).0,
+            jobs,
             inputs: self.site.inputs(),
             job_count: self.capacity,
             cluster: u32::from(self.cluster > 1),
@@ -101,7 +182,7 @@ impl LoadedPlan {
                 let why = format!("has {} cells, the plan needs {}", inbox.count, self.inbox_cells);
                 return Err(Error::shape("inbox", why));
             }
-            arguments.inbox = inbox.cells.device_ptr(stream).0;
+            arguments.inbox = inbox.address;
         }
         Ok(arguments)
     }
@@ -162,3 +243,14 @@ impl LoadedPlan {
         Err(Error::shape(what, why))
     }
 }
+
+fn check_capacity(plan: &Plan, capacity: u32) -> Result<(), Error> {
+    if plan.jobs().len() > capacity as usize {
+        let why = format!("{} jobs do not fit a capacity of {capacity}", plan.jobs().len());
+        return Err(Error::shape("plan", why));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
