@@ -7,7 +7,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use super::layout::{GRANULE, stride};
 use crate::Error;
 use crate::gpu::Gpu;
-use crate::lora::layout::check_rank;
+use crate::lora::layout::{check_rank, check_scale};
 use crate::lora::plan::Segment;
 
 /// One entry; the same fields as `Segment` in `baseline.cu`.
@@ -118,6 +118,7 @@ impl Entries {
 
 fn check(segment: &Segment, rows: u32) -> Result<(), Error> {
     check_rank(segment.rank)?;
+    check_scale(segment.scale)?;
     let range = &segment.rows;
     if range.start > range.end || range.end > rows {
         return Err(Error::shape("segment", format!("rows {}..{} of {rows}", range.start, range.end)));
@@ -184,6 +185,7 @@ mod tests {
             vec![segment(0..2, 8), segment(1..3, 8)],
             vec![segment(0..1, 300)],
             vec![misaligned],
+            vec![Segment { scale: f32::NAN, ..segment(0..1, 8) }],
         ] {
             assert!(matches!(Entries::by_row(&bad, 5), Err(Error::Shape { .. })), "{bad:?}");
             assert!(matches!(Entries::by_adapter(&bad, 5, 256), Err(Error::Shape { .. })), "{bad:?}");

@@ -55,9 +55,11 @@ impl Llama {
     /// Loads an adapter into a slot and waits until it is there. y += `scale`·(x·A)·B for all of its projections.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a slot or rank that does not exist, or weights of another length; [`Error::Driver`].
+    /// [`Error::Shape`] for a slot or rank that does not exist, a scale that is no finite number, or weights of another
+    /// length; [`Error::Driver`].
     pub fn load_adapter(&mut self, slot: u32, rank: u32, scale: f32, weights: AdapterWeights<'_>) -> Result<(), Error> {
         self.check_slot(slot, rank)?;
+        layout::check_scale(scale)?;
         self.slots[slot as usize].adapter = None;
         match weights {
             AdapterWeights::Random { seed } => {
@@ -92,10 +94,11 @@ impl Llama {
     /// whole granules of rank.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a rank that does not exist or weights of another length; [`Error::Driver`] if the memory
-    /// cannot be pinned.
+    /// [`Error::Shape`] for a rank that does not exist, a scale that is no finite number, or weights of another length;
+    /// [`Error::Driver`] if the memory cannot be pinned.
     pub fn pin_adapter(&self, rank: u32, scale: f32, weights: AdapterWeights<'_>) -> Result<Arc<HostAdapter>, Error> {
         layout::check_rank(rank)?;
+        layout::check_scale(scale)?;
         let length = self.layout.elements(rank);
         let pinned = || Error::driver(format!("pinning {} bytes for an adapter", length * 2));
         // SAFETY: plain values, all written below.

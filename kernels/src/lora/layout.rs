@@ -15,23 +15,25 @@ pub const TILE_ELEMENTS: usize = (TILE_WIDTH * TILE_RANKS) as usize;
 pub const TILE_BYTES: usize = TILE_ELEMENTS * 2;
 /// The largest rank that the kernels serve.
 pub const RANK_MAX: u32 = 256;
+/// The largest width of x or y: A and B of the largest rank are then 2 GiB each.
+pub const WIDTH_MAX: u32 = 1 << 22;
 
 /// The shape of one LoRA pair, x\[inputs\] → y\[outputs\].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProjectionShape {
-    /// Width of x: any multiple of 8.
+    /// Width of x: any multiple of 8 up to [`WIDTH_MAX`].
     pub inputs: u32,
-    /// Width of y: any multiple of 8.
+    /// Width of y: any multiple of 8 up to [`WIDTH_MAX`].
     pub outputs: u32,
 }
 
 impl ProjectionShape {
     pub(crate) fn check(self) -> Result<(), Error> {
         for (name, width) in [("inputs", self.inputs), ("outputs", self.outputs)] {
-            if width == 0 || width % 8 != 0 {
+            if width == 0 || width % 8 != 0 || width > WIDTH_MAX {
                 return Err(Error::shape(
                     format!("projection {}→{}", self.inputs, self.outputs),
-                    format!("{name} must be a positive multiple of 8, not {width}"),
+                    format!("{name} must be a positive multiple of 8 up to {WIDTH_MAX}, not {width}"),
                 ));
             }
         }
@@ -52,6 +54,13 @@ pub(crate) fn pairs(rank: u32) -> u32 {
 pub(crate) fn check_rank(rank: u32) -> Result<(), Error> {
     if rank == 0 || rank > RANK_MAX {
         return Err(Error::shape("adapter rank", format!("{rank} is not in 1..={RANK_MAX}")));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_scale(scale: f32) -> Result<(), Error> {
+    if !scale.is_finite() {
+        return Err(Error::shape("adapter scale", format!("{scale} is not a finite number")));
     }
     Ok(())
 }
@@ -78,7 +87,7 @@ impl AdapterLayout {
     /// The layout of an adapter with these projections, in this order.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a width is not a positive multiple of 8.
+    /// [`Error::Shape`] if a width is not a positive multiple of 8 up to [`WIDTH_MAX`].
     pub fn new(projections: &[ProjectionShape]) -> Result<Self, Error> {
         let mut tiles = 0;
         let mut places = Vec::with_capacity(projections.len());
@@ -200,9 +209,14 @@ mod tests {
 
     #[test]
     fn shapes_that_do_not_fit_are_refused_with_what_would() {
-        let shape = ProjectionShape { inputs: 12, outputs: 8 };
-        let error = AdapterLayout::new(&[shape]).expect_err("12 is no multiple of 8");
-        assert!(matches!(error, Error::Shape { .. }), "{error}");
+        for bad in [0, 12, WIDTH_MAX + 8, 1 << 31] {
+            for (inputs, outputs, name) in [(bad, 8, "inputs"), (8, bad, "outputs")] {
+                let error = AdapterLayout::new(&[ProjectionShape { inputs, outputs }]).expect_err("a wrong width");
+                assert!(matches!(&error, Error::Shape { why, .. } if why.starts_with(name)), "{error}");
+            }
+        }
+        let widest = ProjectionShape { inputs: WIDTH_MAX, outputs: WIDTH_MAX };
+        assert_eq!(AdapterLayout::new(&[widest]).expect("the widest").elements(RANK_MAX) * 2, 2 << 31);
         let layout = AdapterLayout::new(&[ProjectionShape { inputs: 8, outputs: 8 }]).expect("multiples of 8");
         for (rank, a, b) in [(0, 0, 0), (257, 8 * 257, 8 * 257), (4, 31, 32)] {
             let mut memory = vec![0; layout.elements(rank)];

@@ -31,13 +31,13 @@ use tile::choose_row_tile;
 /// Consecutive rows of a batch that use one adapter. Rows in no segment are left alone and cost nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
-    /// Rows of x and y; may be empty.
+    /// Rows of x and y, below [`ROWS_MAX`]; may be empty.
     pub rows: Range<u32>,
     /// Device address of the adapter's packed weights, 16-byte aligned.
     pub weights: u64,
     /// The adapter's rank, 1 to 256.
     pub rank: u32,
-    /// What v·B is multiplied by.
+    /// What v·B is multiplied by: a finite number.
     pub scale: f32,
 }
 
@@ -50,6 +50,25 @@ pub struct Chip {
     pub shared_bytes_block_max: u32,
     /// Blocks in the largest cluster: 16 on Hopper, 1 where there are no clusters.
     pub cluster_max: u32,
+}
+
+impl Chip {
+    /// Far beyond any chip; sums of these stay below 2^32.
+    const MULTIPROCESSORS_MAX: u32 = 1 << 16;
+    const SHARED_BYTES_MAX: u32 = 1 << 24;
+
+    fn check(self) -> Result<(), Error> {
+        for (what, found, most) in [
+            ("multiprocessors", self.multiprocessors, Chip::MULTIPROCESSORS_MAX),
+            ("bytes of shared memory a block", self.shared_bytes_block_max, Chip::SHARED_BYTES_MAX),
+            ("blocks in the largest cluster", self.cluster_max, Chip::MULTIPROCESSORS_MAX),
+        ] {
+            if found == 0 || found > most {
+                return Err(Error::shape("chip", format!("{found} {what} are not in 1..={most}")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The work of one launch, block by block.
@@ -67,6 +86,9 @@ pub struct Plan {
     rank_max: u32,
 }
 
+/// One past the largest row of a batch.
+pub const ROWS_MAX: u32 = 1 << 24;
+
 /// Bytes of an inbox cell: partial sums of 16 ranks × 8 rows in fp32.
 pub const CELL_BYTES: usize = 512;
 
@@ -75,9 +97,11 @@ impl Plan {
     /// choose needs more shared memory than the chip has, a smaller one serves, unless `tuning` asks for that tile.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a rank out of range, rows out of order, a misaligned address, or a rank that needs more shared
-    /// memory than a block can have, with the row tile asked for or with any.
+    /// [`Error::Shape`] for a rank out of range, rows out of order or beyond [`ROWS_MAX`], an address that is null or
+    /// misaligned, a scale that is no finite number, a chip that cannot be, or a rank that needs more shared memory than
+    /// a block can have, with the row tile asked for or with any.
     pub fn new(site: &Site, segments: &[Segment], chip: Chip, tuning: Tuning) -> Result<Self, Error> {
+        chip.check()?;
         check_segments(segments)?;
         let rank_max = rank_max(segments);
         let mut row_tile = match tuning.row_tile {
@@ -248,13 +272,18 @@ fn check_segments(segments: &[Segment]) -> Result<(), Error> {
             let why = format!("rows {start}..{stop} after row {end}: segments must be in order and must not overlap");
             return Err(Error::shape(format!("segment {index}"), why));
         }
+        if stop > ROWS_MAX {
+            let why = format!("rows {start}..{stop}: a batch has {ROWS_MAX} at most");
+            return Err(Error::shape(format!("segment {index}"), why));
+        }
         end = stop;
         if start == stop {
             continue;
         }
         layout::check_rank(segment.rank)?;
-        if segment.weights % 16 != 0 {
-            let why = format!("address {:#x} is not a multiple of 16", segment.weights);
+        layout::check_scale(segment.scale)?;
+        if segment.weights == 0 || segment.weights % 16 != 0 {
+            let why = format!("address {:#x} is null or not a multiple of 16", segment.weights);
             return Err(Error::shape(format!("weights of segment {index}"), why));
         }
     }

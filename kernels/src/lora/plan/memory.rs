@@ -11,7 +11,7 @@ const STAGES_USEFUL: u32 = 2;
 
 /// Shared memory with which two blocks find room on a multiprocessor: the driver keeps 1 KiB a block for itself.
 fn half(chip: Chip) -> u32 {
-    (chip.shared_bytes_block_max + 1024) / 2 - 1024
+    ((chip.shared_bytes_block_max + 1024) / 2).saturating_sub(1024)
 }
 
 /// Depth of the ring beside these bytes of exchange, such that the blocks of the next launch find room too: beside each

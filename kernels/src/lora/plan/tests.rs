@@ -327,18 +327,6 @@ fn the_next_launch_starts_when_the_memory_has_time_for_it() {
 }
 
 #[test]
-fn bad_batches_are_refused() {
-    let site = site(4096, &[4096]);
-    let misaligned = Segment { weights: 8, ..segment(0..1, 16) };
-    for bad in
-        [vec![segment(0..1, 0)], vec![segment(0..1, 257)], vec![segment(0..2, 8), segment(1..3, 8)], vec![misaligned]]
-    {
-        let plan = Plan::new(&site, &bad, CHIP, Tuning::default());
-        assert!(matches!(plan, Err(Error::Shape { .. })), "{bad:?}");
-    }
-}
-
-#[test]
 fn a_batch_without_adapters_needs_no_block() {
     let plan = Plan::new(&site(64, &[64]), &[segment(3..3, 16)], CHIP, Tuning::default()).expect("nothing to do");
     assert!(plan.jobs().is_empty());
@@ -372,3 +360,4 @@ fn prompts_are_held_in_registers_until_they_are_many_bytes() {
 }
 
 mod fit;
+mod refused;
