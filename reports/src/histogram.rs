@@ -1,7 +1,7 @@
 //! Counts of durations in buckets of equal relative width.
 
 /// How are many durations spread? Buckets are 2^-`BITS` of their value wide; count, sum, least and largest are exact.
-/// Where only counts are known ([`LogLinear::of_counts`]) least and largest are the middles of their buckets.
+/// Where only counts are known (`of_counts`) least and largest are the middles of their buckets.
 ///
 /// Values below 2^(`BITS`+1) have a bucket each. The layout is that of an HDR histogram.
 #[derive(Clone, Debug, PartialEq, Eq)]
