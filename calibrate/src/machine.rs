@@ -57,6 +57,14 @@ pub struct Answer {
     pub parts: Vec<Vec<f64>>,
 }
 
+impl Answer {
+    /// How much longer one of two takes than the other, by the same repetitions of each. Of next to nothing noise may be more than there is.
+    fn difference(longer: Vec<f64>, shorter: Vec<f64>) -> Answer {
+        let us = longer.iter().zip(&shorter).map(|(longer, shorter)| (longer - shorter).max(0.01)).collect();
+        Answer { us, parts: vec![longer, shorter] }
+    }
+}
+
 impl From<Vec<f64>> for Answer {
     fn from(us: Vec<f64>) -> Answer {
         Answer { us, parts: Vec::new() }

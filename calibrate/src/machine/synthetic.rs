@@ -79,6 +79,11 @@ impl SyntheticGpu {
         answer
     }
 
+    /// So many answers, one at least.
+    fn answers(&mut self, us: f64, repeats: u32) -> Vec<f64> {
+        (0..repeats.max(1)).map(|_| self.answer(us)).collect()
+    }
+
     /// One answer: the truth with noise.
     fn answer(&mut self, us: f64) -> f64 {
         // The sum of twelve uniform draws is normal enough.
@@ -108,17 +113,14 @@ impl Machine for SyntheticGpu {
         }
         if let Question::Behind { prompts, times, shape } = question {
             let row = self.truth.behind(prompts, *times, shape);
-            let parts: Vec<Vec<f64>> =
-                row.iter().map(|us| (0..repeats.max(1)).map(|_| self.answer(*us)).collect()).collect();
+            let parts: Vec<Vec<f64>> = row.into_iter().map(|us| self.answers(us, repeats)).collect();
             let us = (0..repeats.max(1) as usize).map(|repeat| parts.iter().map(|step| step[repeat]).sum()).collect();
             return Ok(self.answered(Answer { us, parts }));
         }
         if let Question::Added { shape } = question {
-            let steps = [LoraKernel::Segmented, LoraKernel::None].map(|kernel| self.truth.repeated_step(kernel, shape));
-            let parts: Vec<Vec<f64>> =
-                steps.iter().map(|us| (0..repeats.max(1)).map(|_| self.answer(*us)).collect()).collect();
-            let us = parts[0].iter().zip(&parts[1]).map(|(with, without)| (with - without).max(0.01)).collect();
-            return Ok(self.answered(Answer { us, parts }));
+            let [with, without] = [LoraKernel::Segmented, LoraKernel::None]
+                .map(|kernel| self.answers(self.truth.repeated_step(kernel, shape), repeats));
+            return Ok(self.answered(Answer::difference(with, without)));
         }
         if let Question::Served { shapes, steps, pauses } = question {
             let alone = shapes.iter().map(|shape| self.truth.step(LoraKernel::Segmented, shape));
@@ -130,7 +132,7 @@ impl Machine for SyntheticGpu {
             return Ok(self.answered(Answer { us, parts }));
         }
         let us = self.truth.us(question);
-        let answers: Vec<f64> = (0..repeats.max(1)).map(|_| self.answer(us)).collect();
+        let answers = self.answers(us, repeats);
         Ok(self.answered(answers.into()))
     }
 

@@ -93,13 +93,14 @@ impl Effort {
     /// More repetitions where they are cheap.
     pub(super) fn repeats(&self, question: &Question) -> u32 {
         let device_us = self.device_us(question);
+        let given = |us: f64| (us / device_us.max(1.0)).clamp(REPEATS.0, REPEATS.1) as u32;
         match question {
             Question::Step { .. } if device_us > LONG_US => 2,
-            Question::Added { .. } => (ADDED_US / device_us.max(1.0)).clamp(REPEATS.0, REPEATS.1) as u32,
+            Question::Added { .. } => given(ADDED_US),
             Question::Behind { .. } => 3,
             Question::Served { .. } => 1,
             Question::Lora { kernel: LoraKernel::Segmented, shape } if shape.rows() <= BESIDE.0 => BESIDE.1,
-            _ => (GIVEN_US / device_us.max(1.0)).clamp(REPEATS.0, REPEATS.1) as u32,
+            _ => given(GIVEN_US),
         }
     }
 

@@ -167,7 +167,7 @@ impl HostCost {
 
 impl WholeStep {
     /// The scale of adapters and what they take once a layer, in a step of so many rows.
-    pub fn lora(&self, rows: u32) -> (f64, f64) {
+    fn lora(&self, rows: u32) -> (f64, f64) {
         match &self.lora_few_rows {
             Some(few) if rows <= few.rows_max => {
                 let rows = f64::from(rows);

@@ -62,7 +62,7 @@ impl LlamaGpu {
     pub(super) fn added(&mut self, shape: &StepShape, repeats: usize) -> Result<Answer, MachineError> {
         self.prepare(LoraKernel::Segmented, shape)?;
         let drawn = [true, false].map(|on| Drawn::of(shape, &self.identity, on));
-        let mut parts = vec![Vec::with_capacity(repeats); drawn.len()];
+        let mut parts = [Vec::with_capacity(repeats), Vec::with_capacity(repeats)];
         for repeat in 0..repeats + WARM {
             for (part, drawn) in parts.iter_mut().zip(&drawn) {
                 let us = self.llama.step(&drawn.sequences()).map_err(broken)?.device_us;
@@ -72,9 +72,8 @@ impl LlamaGpu {
                 rest(rest_us(shape.rows(), us) * 1e-6);
             }
         }
-        // Of next to nothing noise may be more than there is.
-        let us = parts[0].iter().zip(&parts[1]).map(|(with, without)| (with - without).max(0.01)).collect();
-        Ok(Answer { us, parts })
+        let [with, without] = parts;
+        Ok(Answer::difference(with, without))
     }
 
     /// Steps at rest, prompts, steps behind them: each of them, one row after the other.
