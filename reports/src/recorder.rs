@@ -266,7 +266,7 @@ impl Recorder {
                 });
             }
             Fact::Stretch(stretch) => return self.stretch(stretch),
-            Fact::Preempted { request, replica, blocks } => {
+            Fact::Preempted { request, replica, blocks, .. } => {
                 self.counts.preemptions += 1;
                 self.mark(now, replica.0, "preempted")?;
                 return self.event(EventRow {

@@ -51,12 +51,23 @@ pub(crate) struct Effects {
     pub(crate) copies: Vec<Copy>,
     pub(crate) admitted: Vec<SequenceKey>,
     pub(crate) refused: Vec<(SequenceKey, Refusal)>,
-    /// Preempted sequences, the output tokens that each had emitted, and when the last of them was there.
-    pub(crate) preempted: Vec<(SequenceKey, u32, Option<Time>, Requeue)>,
+    pub(crate) preempted: Vec<GaveWay>,
     /// Only its memory is kept, from one draft to the next.
     pub(crate) room: Room,
     /// Of all replicas.
     pub(crate) queues: SpareQueues,
+}
+
+/// A sequence that was preempted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GaveWay {
+    pub(crate) sequence: SequenceKey,
+    /// Output tokens emitted, and when the last of them was there.
+    pub(crate) emitted: u32,
+    pub(crate) last_token: Option<Time>,
+    /// Tokens of its prompt that are output from now on.
+    pub(crate) cut: u32,
+    pub(crate) requeue: Requeue,
 }
 
 impl Effects {
@@ -235,24 +246,28 @@ impl Draft<'_> {
 
     fn preempt(&mut self, position: usize) {
         let row = self.replica.remove_row(self.now, position);
+        let running = row.running;
+        let cuts = self.preemptor.cuts_prompts() && !running.decodes();
+        let cut = if cuts { running.target - running.computed } else { 0 };
         let fact =
-            Fact::Preempted { request: row.running.request, replica: self.replica.id, blocks: row.running.kv_blocks };
+            Fact::Preempted { request: running.request, replica: self.replica.id, blocks: running.kv_blocks, cut };
         self.observer.observe(self.now, &fact);
         let sequence = row.sequence.expect("a cancelled sequence leaves before the next step is composed");
         let requeue = self.preemptor.requeue();
-        self.effects.preempted.push((sequence, row.running.emitted, row.last_token, requeue));
+        let (emitted, last_token) = (running.emitted, row.last_token);
+        self.effects.preempted.push(GaveWay { sequence, emitted, last_token, cut, requeue });
         if requeue == Requeue::Replica {
             self.replica.put_waiting(
                 Waiting {
                     sequence,
-                    request: row.running.request,
-                    adapter: row.running.adapter,
-                    arrival: row.running.arrival,
-                    tokens: row.prompt + row.running.emitted,
-                    emitted: row.running.emitted,
-                    max_tokens: row.running.max_tokens,
-                    output: row.output,
-                    last_token: row.last_token,
+                    request: running.request,
+                    adapter: running.adapter,
+                    arrival: running.arrival,
+                    tokens: row.tokens - cut,
+                    emitted,
+                    max_tokens: running.max_tokens.saturating_add(cut),
+                    output: row.output + cut,
+                    last_token,
                     since: self.now,
                     awaits: None,
                     refused: None,

@@ -84,7 +84,7 @@ pub struct Life<'a> {
     pub scheduled: Option<Time>,
     /// When its first output token was there.
     pub first_token: Option<Time>,
-    /// Output tokens emitted.
+    /// Output tokens emitted. More than it was to have if a preemptor cut its prompt: what was cut is generated.
     pub emitted: u32,
     /// Where its time to first token went, or its whole time where there was none.
     pub waits: Waits,
@@ -363,6 +363,8 @@ pub enum Fact<'a> {
         replica: ReplicaId,
         /// KV blocks freed.
         blocks: u32,
+        /// Tokens of its prompt that it did not compute and will generate, as more output, where a preemptor cuts prompts.
+        cut: u32,
     },
     /// A sequence was cancelled on one replica to be added to another.
     Migrated {

@@ -83,7 +83,7 @@ pub struct Placed {
     pub adapter: Option<AdapterId>,
     /// When its request reached the cluster.
     pub arrival: Time,
-    /// Tokens that another replica would have to prefill: prompt and emitted output.
+    /// Tokens that another replica would have to prefill: prompt and emitted output, what a preemptor cut left out.
     pub tokens: u32,
 }
 
@@ -239,11 +239,11 @@ impl<'a> Fleet<'a> {
     pub fn sequences(&self, replica: ReplicaId) -> impl Iterator<Item = Placed> + 'a {
         let replica = &self.replicas[replica.index()];
         let done = replica.in_flight.as_ref().map_or(0, |flight| flight.steps_done(self.now));
-        let rows = replica.rows.live().map(move |(running, in_step, prompt)| Placed {
+        let rows = replica.rows.live().map(move |(running, in_step, anew)| Placed {
             request: running.request,
             adapter: running.adapter,
             arrival: running.arrival,
-            tokens: prompt + running.emitted + if in_step { done } else { 0 },
+            tokens: anew + if in_step { done } else { 0 },
         });
         rows.chain(replica.waiting.iter().map(|waiting| Placed {
             request: waiting.request,

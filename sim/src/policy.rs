@@ -182,6 +182,12 @@ pub trait Preemptor {
     fn each_finds_a_free_block(&self) -> bool {
         false
     }
+
+    /// Does a sequence that gives way in the middle of its prefill keep as its prompt what it had computed, and generate the rest token by
+    /// token, as more output?
+    fn cuts_prompts(&self) -> bool {
+        false
+    }
 }
 
 /// A sequence that moves: cancelled where it is, added where it goes, its KV computed again.

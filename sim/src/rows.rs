@@ -91,8 +91,8 @@ pub(crate) struct Left {
     pub(crate) running: Running,
     pub(crate) output: u32,
     pub(crate) last_token: Option<Time>,
-    /// Length of the prompt alone.
-    pub(crate) prompt: u32,
+    /// Tokens to prefill before its next one: prompt and emitted output.
+    pub(crate) tokens: u32,
     /// Where its adapter is, if it uses one.
     pub(crate) slot: SlotId,
 }
@@ -286,10 +286,14 @@ impl Rows {
         (0..self.states.len()).map(|position| self.running(position))
     }
 
-    /// Live rows, and for each whether it decodes in the step in flight, and the length of its prompt.
+    /// Live rows, and for each whether it decodes in the step in flight, and the tokens to prefill if it had to begin anew.
     pub(crate) fn live(&self) -> impl Iterator<Item = (Running, bool, u32)> + '_ {
         let live = self.states.iter().copied().enumerate().filter(|(_, state)| !state.is(GHOST));
-        live.map(|(position, state)| (self.running(position), self.decodes_in_step(state), self.cold(state).prompt()))
+        live.map(|(position, state)| {
+            let running = self.running(position);
+            let anew = self.cold(state).anew(running.emitted);
+            (running, self.decodes_in_step(state), anew)
+        })
     }
 
     /// Where is the sequence?
@@ -354,12 +358,13 @@ impl Rows {
     pub(crate) fn remove(&mut self, position: usize) -> Left {
         let state = self.states[position];
         let cold = self.cold(state);
+        let running = self.running(position);
         let left = Left {
             sequence: (!state.is(GHOST)).then_some(cold.sequence),
-            running: self.running(position),
             output: cold.output,
             last_token: self.last_token_of(state),
-            prompt: cold.prompt(),
+            tokens: cold.anew(running.emitted),
+            running,
             slot: cold.slot,
         };
         self.decoding -= u32::from(!state.is(PREFILL));
@@ -384,8 +389,8 @@ impl Rows {
 }
 
 impl Cold {
-    /// Length of the prompt alone.
-    fn prompt(&self) -> u32 {
-        self.target - self.emitted
+    /// Tokens to prefill if it has to begin anew with so many emitted.
+    fn anew(&self, emitted: u32) -> u32 {
+        self.target + (emitted - self.emitted)
     }
 }

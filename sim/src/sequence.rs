@@ -74,13 +74,15 @@ struct Rare {
     last_token: OnceTime,
     preemptions: u32,
     migrations: u32,
+    /// Tokens of its prompt that became output.
+    cut: u32,
 }
 
 impl Default for Rare {
     fn default() -> Rare {
         let zero = Span::ZERO;
         let last_token = OnceTime::NEVER;
-        Rare { router: zero, slot: zero, preemption: zero, held: 0, last_token, preemptions: 0, migrations: 0 }
+        Rare { router: zero, slot: zero, preemption: zero, held: 0, last_token, preemptions: 0, migrations: 0, cut: 0 }
     }
 }
 
@@ -225,9 +227,22 @@ impl Sequence {
         self.rare.as_ref().map_or(0, |rare| rare.migrations)
     }
 
-    /// It is preempted once more.
-    pub(crate) fn preempt(&mut self) {
-        self.rare().preemptions += 1;
+    /// It is preempted once more, and so many tokens of its prompt become output.
+    pub(crate) fn preempt(&mut self, cut: u32) {
+        let rare = self.rare();
+        rare.preemptions += 1;
+        rare.cut += cut;
+    }
+
+    /// Tokens of its prompt that became output.
+    pub(crate) fn cut(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.cut)
+    }
+
+    /// Tokens to prefill before its next one: its prompt and what it had emitted when it last left a batch.
+    pub(crate) fn tokens(&self) -> u32 {
+        // What was cut of the prompt is in the output, as far as that is there.
+        self.offered.request.prompt_tokens + self.emitted - self.cut()
     }
 
     /// It is migrated once more.

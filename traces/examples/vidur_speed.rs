@@ -73,7 +73,9 @@ fn main() {
     let settings = ClusterSettings::of(vec![replica; 16], 0);
     let policies = Policies {
         router: Box::new(|| Box::new(RoundRobin::default())),
-        batcher: Box::new(|| Box::new(Chunked { watermark: 0.01, ..Chunked::default() })),
+        batcher: Box::new(|| {
+            Box::new(Chunked { watermark: 0.01, admits_after_preemption: true, ..Chunked::default() })
+        }),
         evictor: Box::new(|| Box::new(Lru::default())),
         load_path: Box::new(|| Box::new(Blocking::default())),
         preemptor: Box::new(|| Box::new(Newest::default())),

@@ -38,11 +38,16 @@ struct Times {
     of: Vec<(Time, Time)>,
     replicas: Vec<usize>,
     restarts: u32,
+    /// Of them, those in the middle of a prompt.
+    cut: u32,
 }
 
 impl Observer for Times {
     fn observe(&mut self, now: Time, fact: &Fact<'_>) {
-        self.restarts += u32::from(matches!(fact, Fact::Preempted { .. }));
+        if let Fact::Preempted { cut, .. } = *fact {
+            self.restarts += 1;
+            self.cut += u32::from(cut > 0);
+        }
         if let Fact::Ended(life) = fact {
             assert_eq!(life.end, End::Finished);
             let index = life.offered.request.id.index();
@@ -119,7 +124,10 @@ const VLLM: Rule = Rule { scheduler: Scheduler::Vllm, tokens: 4096, sequences: 1
 impl Rule {
     fn batcher(self) -> Make<dyn Batcher> {
         match self.scheduler {
-            Scheduler::Sarathi => Box::new(|| Box::new(Chunked { watermark: WATERMARK, ..Chunked::default() })),
+            Scheduler::Sarathi => {
+                let chunked = Chunked { watermark: WATERMARK, admits_after_preemption: true, ..Chunked::default() };
+                Box::new(move || Box::new(chunked.clone()))
+            }
             Scheduler::Vllm => Box::new(|| Box::new(PrefillFirst { counts_padding: true, ..PrefillFirst::default() })),
         }
     }
@@ -146,7 +154,7 @@ fn simulated_by(
         load_path: Box::new(|| Box::new(Blocking::default())),
         preemptor: Box::new(|| {
             let (by, requeue) = (Age::Arrival, Requeue::Replica);
-            Box::new(Newest { by, requeue, each_finds_a_free_block: true })
+            Box::new(Newest { by, requeue, each_finds_a_free_block: true, cuts_prompts: true })
         }),
         migrator: None,
         scaler: None,
@@ -237,7 +245,11 @@ fn small_steps_cost_what_vidurs_own_tables_say() {
 fn other_replicas_lengths_and_rates_end_when_vidurs_rules_say() {
     let cases = [(16, SARATHI, offered("requests_r16_n10000_q64"))].into_iter().chain(other_workloads());
     for (i, (replicas, rule, requests)) in cases.enumerate() {
-        assert_eq!(agrees(&format!("case {i}"), replicas, rule, requests), 0, "none of these contains a restart");
+        assert_eq!(
+            agrees(&format!("case {i}"), replicas, rule, requests).restarts,
+            0,
+            "none of these contains a restart"
+        );
     }
 }
 
@@ -270,14 +282,14 @@ fn drawn(seed: u64, count: usize, rate: f64, lengths: impl Fn(&mut Stream) -> (u
     (0..count).map(one).collect()
 }
 
-/// Compares every request, and gives how many restarts there were.
-fn agrees(case: &str, replicas: usize, rule: Rule, requests: Vec<Offered>) -> u32 {
+/// Compares every request, and gives what was found.
+fn agrees(case: &str, replicas: usize, rule: Rule, requests: Vec<Offered>) -> Times {
     let (expected, restarts) = serve(&WHOLE, replicas, rule, Choice::InTurn, &requests);
     let found = simulated(replicas, rule, in_turn(), requests);
     let error = worst(&found.of, &times(&expected));
     assert!(error < 1e-6, "{case}, {rule:?} on {replicas} replicas, {restarts} restarts: {error} s");
     assert_eq!(found.restarts, restarts, "{case}");
-    restarts
+    found
 }
 
 #[test]
@@ -292,14 +304,32 @@ fn requests_that_vidur_restarts_end_when_its_rules_say() {
     };
     let mut restarts = 0;
     for (name, rule) in [("sarathi_r1_n1000_q4", SARATHI), ("vllm_r1_n1000_q4", VLLM)] {
-        restarts += agrees("longer outputs", 1, rule, longer(name, 1, 2));
-        restarts += agrees("longer prompts", 1, rule, longer(name, 2, 1));
+        restarts += agrees("longer outputs", 1, rule, longer(name, 1, 2)).restarts;
+        restarts += agrees("longer prompts", 1, rule, longer(name, 2, 1)).restarts;
     }
     let few: Vec<Offered> = offered("requests_r16_n10000_q64").into_iter().take(5000).collect();
     for rule in [SARATHI, VLLM] {
-        restarts += agrees("half of the replicas", 8, rule, few.clone());
+        restarts += agrees("half of the replicas", 8, rule, few.clone()).restarts;
     }
     assert!(restarts > 30, "{restarts} restarts");
+}
+
+/// Long prompts take several steps, and outputs want their blocks meanwhile: what is left of such a prompt is generated.
+#[test]
+fn requests_that_vidur_restarts_in_the_middle_of_a_prompt_end_when_its_rules_say() {
+    let mut cut = 0;
+    for seed in 0..16 {
+        for (replicas, tokens, rate) in [(1, 512, 20.0), (1, 256, 12.0), (3, 128, 30.0)] {
+            let lengths = |random: &mut Stream| {
+                let long = random.random_range(0..10) == 0;
+                let prompt = random.random_range(if long { 3700..=3990 } else { 400..=600 });
+                (prompt, random.random_range(600..=1000).min(4095 - prompt))
+            };
+            let requests = drawn(100 + seed, 500, rate, lengths);
+            cut += agrees("long prompts", replicas, Rule { tokens, ..SARATHI }, requests).cut;
+        }
+    }
+    assert!(cut > 15, "{cut} in the middle of a prompt");
 }
 
 /// At how many requests do they choose another replica? Where at none, every time is the same.

@@ -102,7 +102,7 @@ fn blocks_grow_with_a_request_and_tokens_follow_from_what_was_sampled() {
         assert!(!second[0].2.contains(&second[1].2[0]));
     }
     // Preempted: its blocks are free, and it begins again.
-    let fact = Fact::Preempted { request: RequestId(1), replica: ReplicaId(0), blocks: 2 };
+    let fact = Fact::Preempted { request: RequestId(1), replica: ReplicaId(0), blocks: 2, cut: 0 };
     hearing.observe(Time::ZERO, &fact);
     run(&mut executor, &[slice(3, None, 0, 48)]);
     assert_eq!(log.borrow().failure, None);

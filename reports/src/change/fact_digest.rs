@@ -96,8 +96,8 @@ impl Observer for FactDigest {
             Fact::Evicted { replica, adapter, tier: from, bytes } => {
                 write(&mut self.results, &[3, at, id(replica.0), id(adapter.0), tier(*from), *bytes]);
             }
-            Fact::Preempted { request, replica, blocks } => {
-                write(&mut self.results, &[4, at, id(request.0), id(replica.0), id(*blocks)]);
+            Fact::Preempted { request, replica, blocks, cut } => {
+                write(&mut self.results, &[4, at, id(request.0), id(replica.0), id(*blocks), id(*cut)]);
             }
             Fact::Migrated { request, from, to } => {
                 write(&mut self.results, &[5, at, id(request.0), id(from.0), id(to.0)]);

@@ -132,7 +132,7 @@ impl<'a> Books<'a> {
             Fact::Held(request) => self.held(request),
             Fact::Routed { request, replica, recompute } => self.routed(request, replica, recompute),
             Fact::Scheduled { request, replica } => self.scheduled(request, replica),
-            Fact::Preempted { request, replica, blocks } => self.preempted(request, replica, blocks),
+            Fact::Preempted { request, replica, blocks, cut } => self.preempted(request, replica, blocks, cut),
             Fact::Migrated { request, from, to } => self.migrated(request, from, to),
             Fact::Stretch(ref stretch) => self.stretch(stretch),
             Fact::Ended(ref life) => self.end(life),
@@ -230,13 +230,13 @@ impl<'a> Books<'a> {
         }
     }
 
-    fn preempted(&mut self, request: RequestId, replica: ReplicaId, blocks: u32) -> Result<(), String> {
+    fn preempted(&mut self, request: RequestId, replica: ReplicaId, blocks: u32, cut: u32) -> Result<(), String> {
         let (now, block_size) = (self.now, self.settings.replicas[replica.index()].block_size);
         let progress = self.live(request)?;
         ensure(progress.phase == Phase::Running(replica), || "a request is preempted that does not run there".into())?;
         let held = progress.blocks(block_size);
         ensure(held == blocks, || format!("a preemption frees {blocks} blocks of {held}"))?;
-        progress.preempted(now, replica);
+        progress.preempted(now, replica, cut)?;
         let left = progress.clone();
         let site = &mut self.replicas[replica.index()];
         site.waiting += 1;

@@ -61,6 +61,8 @@ pub struct RandomPolicies {
     pub reserve: u32,
     /// Preempted sequences go back to the router.
     pub requeue_to_cluster: bool,
+    /// Prompts that were computed in part are cut there.
+    pub cuts_prompts: bool,
     /// How often sequences are moved.
     pub migrator_period: Option<Span>,
     /// How often replicas are acquired and let go of.
@@ -97,6 +99,7 @@ impl RandomPolicies {
         policies.migrator_period = migrates.then(|| unit * u64::from(5 + below(60)));
         policies.scaler_period = scales.then(|| unit * u64::from(5 + below(60)));
         policies.keeps_idle = below(4) > 0;
+        policies.cuts_prompts = below(3) == 0;
         policies
     }
 
@@ -123,6 +126,7 @@ impl RandomPolicies {
             ahead: 0,
             reserve: 0,
             requeue_to_cluster: false,
+            cuts_prompts: false,
             migrator_period: None,
             scaler_period: None,
         }
@@ -353,6 +357,10 @@ impl Preemptor for RandomPreemptor {
 
     fn requeue(&self) -> Requeue {
         if self.0.requeue_to_cluster { Requeue::Cluster } else { Requeue::Replica }
+    }
+
+    fn cuts_prompts(&self) -> bool {
+        self.0.cuts_prompts
     }
 
     fn each_finds_a_free_block(&self) -> bool {

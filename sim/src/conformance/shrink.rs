@@ -130,7 +130,7 @@ impl RandomPolicies {
     /// Policies that are each a little simpler.
     pub fn smaller(&self) -> Vec<RandomPolicies> {
         let plain = RandomPolicies::plain(self.seed);
-        let changes: [fn(&mut RandomPolicies, &RandomPolicies); 20] = [
+        let changes: [fn(&mut RandomPolicies, &RandomPolicies); 21] = [
             |p, plain| p.migrator_period = plain.migrator_period,
             |p, plain| p.scaler_period = plain.scaler_period,
             |p, plain| p.hold = plain.hold,
@@ -146,6 +146,7 @@ impl RandomPolicies {
             |p, plain| p.reserve = plain.reserve,
             |p, plain| p.ahead = plain.ahead,
             |p, plain| p.requeue_to_cluster = plain.requeue_to_cluster,
+            |p, plain| p.cuts_prompts = plain.cuts_prompts,
             |p, plain| p.load_mode = plain.load_mode,
             |p, plain| p.chunk = plain.chunk,
             |p, plain| p.admit_max = plain.admit_max,

@@ -36,7 +36,7 @@ impl Engine<'_, '_> {
             Place::Waiting(replica) => format!(
                 "({} tokens, {}) waits in the queue of replica {}, which has {} of {} KV blocks free, {} sequences in its \
                  batch and {} adapters on its GPU: the batcher does not admit it",
-                sequence.offered.request.prompt_tokens + sequence.emitted,
+                sequence.tokens(),
                 match sequence.offered.request.adapter {
                     Some(adapter) => format!("adapter {}", self.catalog.adapters[adapter.index()].name),
                     None => "base model".to_owned(),

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::batch::{Batch, BatchShape};
-use crate::draft::{Distortion, Draft, Refusal};
+use crate::draft::{Distortion, Draft, GaveWay, Refusal};
 use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, LoadCause, Stretch, Tier};
 use crate::policy::{LoadMode, Requeue};
@@ -80,10 +80,10 @@ impl Engine<'_, '_> {
             sequence.refused(self.now, refusal, ready);
         }
         let mut homeless = Vec::new();
-        for &(key, emitted, last_token, requeue) in &self.effects.preempted {
+        for &GaveWay { sequence: key, emitted, last_token, cut, requeue } in &self.effects.preempted {
             let sequence = self.sequences.get_mut(key);
             sequence.leave(emitted, last_token);
-            sequence.preempt();
+            sequence.preempt(cut);
             sequence.waits_for(self.now, Wait::Preemption);
             sequence.put(Place::Waiting(id));
             if requeue == Requeue::Cluster {

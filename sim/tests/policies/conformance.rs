@@ -71,7 +71,7 @@ fn batchers_conform() {
         for long_prefill_token_threshold in [0, 3] {
             check(
                 "chunked",
-                stage().batcher(Chunked { when_adapters_full, long_prefill_token_threshold, watermark: 0.0 }),
+                stage().batcher(Chunked { when_adapters_full, long_prefill_token_threshold, ..Chunked::default() }),
             );
         }
     }
@@ -114,8 +114,8 @@ fn evictors_and_load_paths_conform() {
 fn preemptors_migrators_and_scalers_conform() {
     for requeue in [Requeue::Replica, Requeue::Cluster] {
         for by in [Age::Arrival, Age::Admission] {
-            for each_finds_a_free_block in [false, true] {
-                check("newest", stage().preemptor(Newest { by, requeue, each_finds_a_free_block }));
+            for (each_finds_a_free_block, cuts_prompts) in [(false, false), (true, false), (false, true)] {
+                check("newest", stage().preemptor(Newest { by, requeue, each_finds_a_free_block, cuts_prompts }));
             }
             for reserve_per_sequence in 0..2 {
                 check("oldest", stage().preemptor(Oldest { by, requeue, reserve_per_sequence }));

@@ -8,7 +8,7 @@ use aril_sim::policy::{Preemptor, Requeue, Running};
 use aril_sim::time::Time;
 use aril_sim::workload::RequestId;
 
-use super::stage::{Stage, Steps};
+use super::stage::{Play, Stage, Steps};
 
 /// Two replicas of 12 blocks; two sequences of five blocks on the one with the highest id outgrow it.
 fn stage() -> Stage {
@@ -108,6 +108,42 @@ fn each_may_want_to_find_a_block_free_even_if_its_last_has_room() {
     // At 2 ms one block is left: for the first, and the last finds none; or for the last, which does.
     let left_at_2_ms = [[(0, 63), (1, 50)], [(0, 49), (1, 64)]];
     assert_eq!(left_at_2_ms.map(|asks| alone_ms(9, asks, true)), [2.0, 3.0]);
+}
+
+// Eight tokens a step beside a decode: of the prompt of 160, 130 are computed when the other wants its third block, at 18 ms.
+#[test]
+fn what_is_left_of_a_prompt_may_become_output() {
+    let play = |cuts_prompts| {
+        let newest = Newest { requeue: Requeue::Replica, cuts_prompts, ..Newest::default() };
+        let stage = Stage::of(1).blocks(12).each(|replica| replica.max_num_batched_tokens = 9);
+        stage.batcher(Chunked::default()).preemptor(newest).ask(0, None, 16, 20).ask(0, None, 160, 10).play()
+    };
+    let (whole, cut) = (play(false), play(true));
+    assert_eq!([&whole, &cut].map(|play| &play.preempted[..]), [[1], [1]]);
+    assert_eq!((whole.cut, cut.cut), (0, 30));
+    assert_eq!([&whole, &cut].map(|play| (play.emitted[&0], play.emitted[&1])), [(20, 10), (20, 40)]);
+    let decoded = |play: &Play| {
+        let of = play.steps.iter().filter(|steps| steps.decodes.contains(&1));
+        of.map(|steps| steps.steps).sum::<u32>()
+    };
+    assert_eq!([&whole, &cut].map(decoded), [9, 39], "one token each came with the prompt");
+}
+
+#[test]
+fn a_step_that_preempted_may_admit_whoever_fits() {
+    let again_ms = |admits_after_preemption| {
+        let newest = Newest { requeue: Requeue::Replica, cuts_prompts: true, ..Newest::default() };
+        let batcher = Chunked { admits_after_preemption, ..Chunked::default() };
+        let stage = Stage::of(1).blocks(12).each(|replica| replica.max_num_batched_tokens = 9).batcher(batcher);
+        let play = stage.preemptor(newest).ask(0, None, 16, 20).ask(0, None, 160, 10).play();
+        let again = play.steps.iter().find(|steps| steps.start.as_secs_f64() >= 0.018 && steps.prompts.contains(&1));
+        again.expect("it is computed again").start.as_secs_f64() * 1e3
+    };
+    assert_eq!(
+        [true, false].map(again_ms),
+        [18.0, 19.0],
+        "nine blocks are free for the 130 tokens that are left of it"
+    );
 }
 
 #[test]

@@ -220,6 +220,10 @@ pub(crate) struct Play {
     pub(crate) loads: Vec<(Time, u32)>,
     pub(crate) evicted: Vec<u32>,
     pub(crate) preempted: Vec<u32>,
+    /// Tokens of prompts that became output.
+    pub(crate) cut: u32,
+    /// Tokens that each request got.
+    pub(crate) emitted: BTreeMap<u32, u32>,
     pub(crate) migrated: Vec<(u32, u32, u32)>,
     pub(crate) power: Vec<(Time, u32, Power)>,
     pub(crate) shapes: Vec<Shape>,
@@ -269,7 +273,10 @@ impl Observer for Play {
             }
             Fact::LoadStarted { adapter, start, .. } => self.loads.push((*start, adapter.0)),
             Fact::Evicted { adapter, .. } => self.evicted.push(adapter.0),
-            Fact::Preempted { request, .. } => self.preempted.push(request.0),
+            Fact::Preempted { request, cut, .. } => {
+                self.preempted.push(request.0);
+                self.cut += cut;
+            }
             Fact::Migrated { request, from, to } => self.migrated.push((request.0, from.0, to.0)),
             Fact::Power { replica, power } => self.power.push((now, replica.0, *power)),
             Fact::Stretch(stretch) => self.steps.push(Steps {
@@ -286,6 +293,7 @@ impl Observer for Play {
             }),
             Fact::Ended(life) => {
                 let request = life.offered.request.id.0;
+                self.emitted.insert(request, life.emitted);
                 match life.end {
                     End::Finished => {
                         self.finished.insert(request, now);

@@ -39,6 +39,8 @@ pub(super) struct Progress {
     /// Tokens to compute before the next one, and those computed, on the replica where it runs.
     target: u32,
     computed: u32,
+    /// Tokens of its prompt that became output.
+    cut: u32,
     preemptions: u32,
     migrations: u32,
 }
@@ -61,6 +63,7 @@ impl Progress {
             emitted: 0,
             target: 0,
             computed: 0,
+            cut: 0,
             preemptions: 0,
             migrations: 0,
         }
@@ -132,15 +135,24 @@ impl Progress {
         self.account.joins(now);
         self.given_way = None;
         self.scheduled.get_or_insert(now);
-        (self.target, self.computed) = (self.offered.request.prompt_tokens + self.emitted, 0);
+        (self.target, self.computed) = (self.offered.request.prompt_tokens + self.emitted - self.cut, 0);
         Ok(())
     }
 
-    pub(super) fn preempted(&mut self, now: Time, replica: ReplicaId) {
+    pub(super) fn preempted(&mut self, now: Time, replica: ReplicaId, cut: u32) -> Result<(), String> {
+        let left = self.target.saturating_sub(self.computed);
+        ensure(cut == 0 || (cut == left && self.computed > 0), || format!("{cut} tokens are cut of {left}"))?;
+        self.cut += cut;
         self.phase = Phase::Waiting(replica);
         self.account.leaves(now);
         (self.waits_since, self.given_way) = (now, Some(now));
         self.preemptions += 1;
+        Ok(())
+    }
+
+    /// Tokens after which it is done: its output, and what was cut of its prompt.
+    fn output(&self) -> u32 {
+        self.offered.outcome.output_tokens + self.cut
     }
 
     pub(super) fn migrated(&mut self, now: Time, to: ReplicaId) {
@@ -168,7 +180,7 @@ impl Progress {
         if row.emits {
             ensure(self.computed >= self.target, || format!("{} emits in the middle of its prefill", me()))?;
             self.emitted += stretch.steps;
-            let output = self.offered.outcome.output_tokens;
+            let output = self.output();
             ensure(self.emitted <= output, || {
                 format!("{} emits more than its output: {} of {output}", me(), self.emitted)
             })?;
@@ -191,7 +203,7 @@ impl Progress {
         ensure(waits.router == router, || format!("it waited {} ps for the router", router.as_ps()))?;
         self.account.is_over(now);
         self.account.check(waits)?;
-        let output = self.offered.outcome.output_tokens;
+        let output = self.output();
         ensure(life.emitted == self.emitted, || format!("it emitted {}", self.emitted))?;
         ensure((life.end == End::Finished) == (self.emitted == output), || "finished is not what it is".into())?;
         ensure(life.end != End::Finished || self.last_token == Some(now), || "it ends after its last token".into())?;

@@ -3,7 +3,7 @@
 //! Source: vLLM V1, v1/core/sched/scheduler.py: running sequences take what they need of `max_num_batched_tokens`; then
 //! the queue in order, prompts in chunks. A request whose adapter would be one too many for the step (`max_loras`) is
 //! skipped and lets later ones with a resident adapter pass; KV shortage stops the queue; a step that preempted admits
-//! nobody. vLLM takes KV blocks chunk by chunk, the draft takes those of the whole prompt at once.
+//! nobody. Vidur's sarathi admits in such a step as in any other (`admits_after_preemption`). vLLM takes KV blocks chunk by chunk, the draft takes those of the whole prompt at once.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ pub struct Chunked {
     pub when_adapters_full: WhenAdaptersFull,
     /// The share of all KV blocks that an admission must leave free while others run. vLLM V1: 0; Vidur's sarathi: 0.01.
     pub watermark: f64,
+    /// May a step that preempted admit whoever fits, the preempted too? vLLM V1's admits nobody; Vidur's sarathi whoever fits.
+    pub admits_after_preemption: bool,
 }
 
 /// What happens to a request whose adapter finds no place among those of the step or on the GPU?
@@ -53,7 +55,7 @@ impl Batcher for Chunked {
         };
         let preempted = draft.decode_all();
         continue_prefills(draft, chunk);
-        if preempted > 0 && draft.tokens() > 0 {
+        if preempted > 0 && draft.tokens() > 0 && !self.admits_after_preemption {
             return;
         }
         let watermark = (f64::from(draft.settings().kv_blocks) * self.watermark) as u32;

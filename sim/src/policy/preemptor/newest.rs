@@ -2,8 +2,9 @@
 //!
 //! Source: Punica (§5.3): the newest request is cancelled and scheduled again like a new one, on any GPU
 //! (`requeue = "cluster"`, newest by arrival). vLLM V1: the last of the running list is preempted and computed again on
-//! the same replica (`requeue = "replica"`, newest by admission). Vidur: the same by arrival, and a sequence whose last block has room
-//! looks for a free one as well (`each_finds_a_free_block`).
+//! the same replica (`requeue = "replica"`, newest by admission). Vidur: the same by arrival, a sequence whose last block has room
+//! looks for a free one as well (`each_finds_a_free_block`), and who gives way in the middle of its prompt is left with the part that was
+//! computed, and generates the rest (`cuts_prompts`; `Request.restart` there).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,11 +22,13 @@ pub struct Newest {
     pub requeue: Requeue,
     /// Must each sequence find a KV block free when its turn in a step comes, also one whose last has room? Vidur's must.
     pub each_finds_a_free_block: bool,
+    /// Is a prompt that was computed in part cut there, and its rest generated token by token, as more output? Vidur's is.
+    pub cuts_prompts: bool,
 }
 
 impl Default for Newest {
     fn default() -> Newest {
-        Newest { by: Age::Arrival, requeue: Requeue::Cluster, each_finds_a_free_block: false }
+        Newest { by: Age::Arrival, requeue: Requeue::Cluster, each_finds_a_free_block: false, cuts_prompts: false }
     }
 }
 
@@ -45,5 +48,9 @@ impl Preemptor for Newest {
 
     fn each_finds_a_free_block(&self) -> bool {
         self.each_finds_a_free_block
+    }
+
+    fn cuts_prompts(&self) -> bool {
+        self.cuts_prompts
     }
 }

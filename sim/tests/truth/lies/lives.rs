@@ -160,11 +160,11 @@ pub(super) const LIES: &[Lie] = &[
         tell: |run, place| {
             run.offered(place, |offered| {
                 offered.outcome.output_tokens -= 1;
-                let emitted = run.facts[place..].iter().find_map(|(_, fact)| match fact {
-                    Fact::Ended(life) if life.offered.request.id == offered.request.id => Some(life.emitted),
-                    _ => None,
-                });
-                (emitted > Some(offered.outcome.output_tokens)).then_some(())
+                let has_all = |(_, fact): &(_, Fact<'_>)| match fact {
+                    Fact::Ended(life) => life.offered.request.id == offered.request.id && life.end == End::Finished,
+                    _ => false,
+                };
+                run.facts[place..].iter().any(has_all).then_some(())
             })
         },
     },

@@ -49,7 +49,7 @@ pub(super) const LIES: &[Lie] = &[
                 Fact::Held(_) => Fact::Held(request),
                 Fact::Routed { replica, recompute, .. } => Fact::Routed { request, replica, recompute },
                 Fact::Scheduled { replica, .. } => Fact::Scheduled { request, replica },
-                Fact::Preempted { replica, blocks, .. } => Fact::Preempted { request, replica, blocks },
+                Fact::Preempted { replica, blocks, cut, .. } => Fact::Preempted { request, replica, blocks, cut },
                 Fact::Migrated { from, to, .. } => Fact::Migrated { request, from, to },
                 _ => return None,
             };
@@ -141,10 +141,10 @@ pub(super) const LIES: &[Lie] = &[
         what: "another replica preempts",
         named: "a request is preempted that does not run there",
         tell: |run, place| {
-            let &Fact::Preempted { request, replica, blocks } = run.at(place).1 else { return None };
+            let &Fact::Preempted { request, replica, blocks, cut } = run.at(place).1 else { return None };
             let count = run.case.scenario.settings.replicas.len() as u32;
             let replica = ReplicaId((replica.0 + 1) % count);
-            (count > 1).then(|| run.with(place, Fact::Preempted { request, replica, blocks }))
+            (count > 1).then(|| run.with(place, Fact::Preempted { request, replica, blocks, cut }))
         },
     },
     Lie {
@@ -156,8 +156,26 @@ pub(super) const LIES: &[Lie] = &[
         what: "a block too many is freed",
         named: "a preemption frees",
         tell: |run, place| {
-            let &Fact::Preempted { request, replica, blocks } = run.at(place).1 else { return None };
-            Some(run.with(place, Fact::Preempted { request, replica, blocks: blocks + 1 }))
+            let &Fact::Preempted { request, replica, blocks, cut } = run.at(place).1 else { return None };
+            Some(run.with(place, Fact::Preempted { request, replica, blocks: blocks + 1, cut }))
+        },
+    },
+    Lie {
+        what: "a token too many is cut of a prompt",
+        named: "tokens are cut of",
+        tell: |run, place| {
+            let &Fact::Preempted { request, replica, blocks, cut } = run.at(place).1 else { return None };
+            Some(run.with(place, Fact::Preempted { request, replica, blocks, cut: cut + 1 }))
+        },
+    },
+    Lie {
+        what: "nothing is cut of a prompt that was",
+        named: "emits in the middle of its prefill",
+        tell: |run, place| {
+            let &Fact::Preempted { request, replica, blocks, cut } = run.at(place).1 else { return None };
+            let finishes = |fact: &Fact<'_>| matches!(fact, Fact::Ended(life) if life.offered.request.id == request && life.end == End::Finished);
+            let told = cut > 0 && run.facts[place..].iter().any(|(_, fact)| finishes(fact));
+            told.then(|| run.with(place, Fact::Preempted { request, replica, blocks, cut: 0 }))
         },
     },
     Lie {

@@ -46,7 +46,7 @@ fn kept(fact: &Fact<'_>) -> Fact<'static> {
         }
         Fact::LoadDone { replica, adapter, from, bytes } => Fact::LoadDone { replica, adapter, from, bytes },
         Fact::Evicted { replica, adapter, tier, bytes } => Fact::Evicted { replica, adapter, tier, bytes },
-        Fact::Preempted { request, replica, blocks } => Fact::Preempted { request, replica, blocks },
+        Fact::Preempted { request, replica, blocks, cut } => Fact::Preempted { request, replica, blocks, cut },
         Fact::Migrated { request, from, to } => Fact::Migrated { request, from, to },
         Fact::Power { replica, power } => Fact::Power { replica, power },
     }
