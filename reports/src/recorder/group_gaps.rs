@@ -273,6 +273,53 @@ mod tests {
         prop_oneof![all, prop::collection::vec((0usize..12, 0u8..4), 0..3)]
     }
 
+    /// What becomes of what is held while one request after the other gets a token, each a longer one than the last.
+    fn held_after(stretches: u64, held_max: usize) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        let mut groups = GroupGaps { held_max, ..GroupGaps::new(1, folder.path()) };
+        let mut now = Time::ZERO;
+        for n in 0..stretches {
+            let request = n as u32 / 2;
+            groups.arrived(request);
+            let who = [Who::new(RequestId(request), None)];
+            let first = Span::from_ps(1_000_000 * (n + 1));
+            let row = Row {
+                request: RequestId(request),
+                adapter: None,
+                previous_token: None,
+                tokens: 1,
+                prefill: false,
+                emits: true,
+            };
+            let apart = if n % 2 == 0 { vec![(0, row)] } else { Vec::new() };
+            let stretch = Stretch {
+                replica: ReplicaId(0),
+                start: now,
+                stall: Span::ZERO,
+                first,
+                increment: Span::ZERO,
+                steps: 1,
+                rows: Rows::GoingOn { who: &who, previous_token: now, apart: &apart },
+                same_rows: (n % 2) as u32,
+                padding_rows: 0,
+                segments: 0,
+                decode_context_sum: 0,
+                kv_blocks_used: 0,
+                waiting: 0,
+            };
+            groups.stretch(&stretch, 1).unwrap();
+            now = stretch.end();
+        }
+        groups.held()
+    }
+
+    #[test]
+    fn what_is_too_much_for_memory_is_put_away() {
+        let [all, some] = [HELD_MAX, 8_000].map(|held_max| held_after(2_000, held_max));
+        assert!(all > 16_000, "{all}");
+        assert!(some > 0 && some + 7_900 <= all, "{some} of {all} bytes are held");
+    }
+
     proptest! {
         /// Whoever is in which step, skips some, moves, or emits nothing: each group has the gaps of its own tokens.
         #[test]
@@ -292,10 +339,11 @@ mod tests {
                 1..60,
             ),
             dense in 0usize..3,
+            held_max in prop_oneof![Just(HELD_MAX), 0usize..400],
             measured in prop::option::of((0u32..6, 6u32..13)),
         ) {
             let folder = tempfile::tempdir().unwrap();
-            let mut groups = GroupGaps { dense, ..GroupGaps::new(3, folder.path()) };
+            let mut groups = GroupGaps { dense, held_max, ..GroupGaps::new(3, folder.path()) };
             (0..12).for_each(|request| groups.arrived(request % 3));
             let mut gaps = vec![Vec::new(); 7];
             let mut previous = [None; 12];

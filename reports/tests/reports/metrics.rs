@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use aril_reports::metrics::{Latency, Parts};
-use aril_reports::{RunMetrics, RunResult, Traffic};
+use aril_reports::{RecorderSettings, RunMetrics, RunResult, Traffic};
 use aril_sim::fact::End;
 use aril_sim::time::{Span, Time};
 use aril_sim::workload::AdapterId;
@@ -104,9 +104,55 @@ fn token_gaps_are_counted_one_by_one_however_long_the_stretches() {
         assert!((latency.max.unwrap() / longest - 1.0).abs() <= width, "{:?} {longest}", latency.max);
     };
     check(&result.metrics.itl, &mut gaps, 0.001);
-    for group in &result.metrics.by_tenant {
+    for group in result.metrics.by_tenant.iter().chain(&result.metrics.fairness.worst) {
         let index = setup.catalog().tenants.iter().position(|tenant| tenant.name == group.name).unwrap();
         check(&group.itl, &mut of_tenant[index], 0.001);
+    }
+}
+
+#[test]
+fn token_gaps_are_counted_one_by_one_where_all_is_measured_or_from_one_arrival_to_another() {
+    // Many join while others decode.
+    let setup = Setup { requests: 400, rate_per_s: 60.0, replicas: 2, ..Setup::new(Route::RoundRobin, 3) };
+    let arrivals: Vec<Time> = setup.offered().iter().map(|offered| offered.request.arrival).collect();
+    let last = *arrivals.last().unwrap();
+    for (first, end) in [(0, 399), (100, 300)] {
+        let warmup = if first == 0 { Span::ZERO } else { arrivals[first].since(Time::ZERO) };
+        let settings = RecorderSettings { warmup, drain: last.since(arrivals[end]), ..settings(&setup) };
+        let (told, result) = record(&setup, settings);
+        let run = result.unwrap().metrics;
+        let mut gaps: Vec<Vec<u64>> = vec![Vec::new(); setup.tenants as usize];
+        for life in told.lives.iter().filter(|life| (first..=end).contains(&life.offered.request.id.index())) {
+            let tokens = told.tokens.get(&life.offered.request.id.0).map_or(&[] as &[Time], Vec::as_slice);
+            let of = &mut gaps[life.offered.request.tenant.index()];
+            of.extend(tokens.windows(2).map(|pair| pair[1].since(pair[0]).as_ps()));
+        }
+        let all: Vec<f64> = gaps.iter().flatten().map(|gap| seconds(*gap)).collect();
+        assert_eq!((run.measured.offered, run.itl.count), ((end + 1 - first) as u64, all.len() as u64));
+        assert!(close(run.itl.mean.unwrap(), all.iter().sum::<f64>() / all.len() as f64));
+        for group in &run.by_tenant {
+            let index = setup.catalog().tenants.iter().position(|tenant| tenant.name == group.name).unwrap();
+            assert_eq!(group.itl.count, gaps[index].len() as u64, "{}", group.name);
+        }
+    }
+}
+
+#[test]
+fn the_worst_are_told_their_gaps_though_others_ask_more() {
+    let (setup, told, _) = sample();
+    let run = record(setup, RecorderSettings { groups_kept: 1, ..settings(setup) }).1.unwrap().metrics;
+    assert_eq!((run.by_tenant.len(), run.fairness.worst.len()), (1, 5));
+    for group in &run.fairness.worst {
+        let is_own = |life: &&&Kept| setup.catalog().tenants[life.offered.request.tenant.index()].name == group.name;
+        let lives = measured(told);
+        let tokens =
+            lives.iter().filter(is_own).map(|life| told.tokens.get(&life.offered.request.id.0).map_or(0, Vec::len));
+        assert_eq!(
+            group.itl.count,
+            tokens.map(|tokens| tokens.saturating_sub(1) as u64).sum::<u64>(),
+            "{}",
+            group.name
+        );
     }
 }
 
@@ -305,8 +351,7 @@ fn a_cluster_that_keeps_up_is_not_saturated_and_one_that_does_not_is() {
 #[test]
 fn a_closed_loop_counts_everything_and_cannot_be_saturated() {
     let setup = Setup { rate_per_s: 1e9, requests: 500, ..Setup::new(Route::RoundRobin, 1) };
-    let (told, result) =
-        record(&setup, aril_reports::RecorderSettings { traffic: Traffic::Closed, ..settings(&setup) });
+    let (told, result) = record(&setup, RecorderSettings { traffic: Traffic::Closed, ..settings(&setup) });
     let run = result.unwrap().metrics;
     assert_eq!((run.measured.offered, run.saturation.is_none()), (500, true));
     assert!(close(run.window.end_s, told.lives.iter().map(|life| life.at).max().unwrap().as_secs_f64()));

@@ -1,13 +1,14 @@
 //! What a step computes.
 
 use aril_sim::batch::{Prefill, Segment};
-use aril_sim::policy::Requeue;
+use aril_sim::draft::Draft;
 use aril_sim::policy::batcher::{
     Chunked, Fault, FcfsSameAdapter, NextAdapter, PrefillFirst, Punica, RegroupByAdapter, StaticConsecutive,
     WhenAdaptersFull,
 };
 use aril_sim::policy::load_path::{Blocking, JoinWhenReady};
 use aril_sim::policy::preemptor::{Age, Newest};
+use aril_sim::policy::{Batcher, Requeue};
 use aril_sim::time::Span;
 
 use super::stage::{Play, Stage, with};
@@ -235,6 +236,26 @@ fn every_sixteenth_decode_step_of_the_run_collects_memory() {
         assert_eq!((decode_steps, collections), (38, vec![16, 32]));
         assert_eq!(play.finished[&1].as_secs_f64(), 0.050);
     }
+}
+
+/// Has something to do for a millisecond before each step.
+#[derive(Clone)]
+struct Slow(Punica);
+
+impl Batcher for Slow {
+    fn compose(&mut self, draft: &mut Draft<'_>) {
+        draft.overhead(Span::from_ms(1));
+        self.0.compose(draft);
+    }
+}
+
+#[test]
+fn what_a_batcher_adds_to_a_step_comes_on_top_of_a_copy_that_is_waited_for() {
+    let stage = Stage::of(1).slots(4, 10).load_path(Blocking::default()).batcher(Slow(Punica::default()));
+    let play = stage.ask(0, 0, 8, 3).play();
+    let told: Vec<(Span, Span)> = play.steps.iter().map(|steps| (steps.stall, steps.first)).collect();
+    assert_eq!(told, [(10, 2), (0, 2), (0, 2)].map(|(stall, first)| (Span::from_ms(stall), Span::from_ms(first))));
+    assert_eq!(play.finished[&0].as_secs_f64(), 0.016);
 }
 
 #[test]

@@ -217,6 +217,8 @@ struct Forgetful {
     tick: u64,
     seen: Vec<Signals>,
     stale: Arc<Mutex<u64>>,
+    /// So many times yet it does not ask who holds an adapter: the index is made between ticks.
+    asks_after: u64,
     inner: Box<dyn Router>,
 }
 
@@ -227,7 +229,8 @@ impl Router for Forgetful {
         let on_tick = fleet.now().as_ps().is_multiple_of(self.interval.as_ps());
         let seen: Vec<Signals> = (0..fleet.len() as u32).map(|id| fleet.signals(ReplicaId(id))).collect();
         // Two ways to ask for the same: neither knows what the other does not.
-        if let Some(adapter) = asked.request.adapter {
+        self.asks_after = self.asks_after.saturating_sub(1);
+        if let Some(adapter) = asked.request.adapter.filter(|_| self.asks_after == 0) {
             let holds = |&id: &ReplicaId| fleet.adapter(id, adapter) >= AdapterSignal::Resident;
             let holders: Vec<ReplicaId> = (0..fleet.len() as u32).map(ReplicaId).filter(holds).collect();
             assert_eq!(fleet.holders(adapter), holders, "{adapter:?}, at {}", fleet.now());
@@ -256,7 +259,7 @@ fn with_delay_routers_see_what_was_true_at_the_last_tick() {
         let policies = RandomPolicies { scaler_period, ..RandomPolicies::plain(seed) };
         let policies = with_router(&policies, move |inner| {
             let stale = Arc::clone(&shared);
-            Box::new(Forgetful { interval, tick: u64::MAX, seen: Vec::new(), stale, inner })
+            Box::new(Forgetful { interval, tick: u64::MAX, seen: Vec::new(), stale, asks_after: seed % 16, inner })
         });
         let mut ends = Ends(0);
         scenario.run(&policies, true, &mut ends).expect("it is served");
