@@ -219,6 +219,8 @@ struct Forgetful {
     stale: Arc<Mutex<u64>>,
     /// So many times yet it does not ask who holds an adapter: the index is made between ticks.
     asks_after: u64,
+    /// Of the catalogue.
+    adapters: u32,
     inner: Box<dyn Router>,
 }
 
@@ -230,7 +232,8 @@ impl Router for Forgetful {
         let seen: Vec<Signals> = (0..fleet.len() as u32).map(|id| fleet.signals(ReplicaId(id))).collect();
         // Two ways to ask for the same: neither knows what the other does not.
         self.asks_after = self.asks_after.saturating_sub(1);
-        if let Some(adapter) = asked.request.adapter.filter(|_| self.asks_after == 0) {
+        let asks = if self.asks_after == 0 { self.adapters } else { 0 };
+        for adapter in (0..asks).map(AdapterId) {
             let holds = |&id: &ReplicaId| fleet.adapter(id, adapter) >= AdapterSignal::Resident;
             let holders: Vec<ReplicaId> = (0..fleet.len() as u32).map(ReplicaId).filter(holds).collect();
             assert_eq!(fleet.holders(adapter), holders, "{adapter:?}, at {}", fleet.now());
@@ -242,7 +245,10 @@ impl Router for Forgetful {
             }
             (self.tick, self.seen) = (tick, seen);
         }
-        self.inner.route(asked, fleet, random)
+        match fleet.available() {
+            [first, ..] if self.asks_after > 0 => Route::To(*first),
+            _ => self.inner.route(asked, fleet, random),
+        }
     }
 }
 
@@ -255,11 +261,20 @@ fn with_delay_routers_see_what_was_true_at_the_last_tick() {
         let interval = scenario.unit * 97;
         scenario.settings.signals_interval = interval;
         let shared = Arc::clone(&stale);
+        let adapters = scenario.catalog.adapters.len() as u32;
         let scaler_period = (seed % 2 == 0).then(|| scenario.unit * 33);
         let policies = RandomPolicies { scaler_period, ..RandomPolicies::plain(seed) };
         let policies = with_router(&policies, move |inner| {
             let stale = Arc::clone(&shared);
-            Box::new(Forgetful { interval, tick: u64::MAX, seen: Vec::new(), stale, asks_after: seed % 16, inner })
+            Box::new(Forgetful {
+                interval,
+                tick: u64::MAX,
+                seen: Vec::new(),
+                stale,
+                asks_after: seed % 16,
+                adapters,
+                inner,
+            })
         });
         let mut ends = Ends(0);
         scenario.run(&policies, true, &mut ends).expect("it is served");
