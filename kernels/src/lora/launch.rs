@@ -17,7 +17,7 @@ use crate::source::Sources;
 mod operands;
 
 use operands::{Arguments, Cells, Held};
-pub use operands::{Intermediate, Matrix};
+pub use operands::{Intermediate, Matrix, STRIDE_MAX};
 
 /// The compiled LoRA kernels of one GPU; variants are compiled when a plan first needs them. A clone shares them.
 #[derive(Debug, Clone)]

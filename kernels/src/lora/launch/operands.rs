@@ -16,9 +16,16 @@ pub struct Matrix {
     pub rows: u32,
     /// Columns.
     pub columns: u32,
-    /// Elements from one row to the next, a multiple of 8.
+    /// Elements from one row to the next, a multiple of 8 up to [`STRIDE_MAX`].
     pub stride: u32,
 }
+
+/// The longest way from one row of a matrix to the next, in elements: kernels go 8 rows of x or y at a time, whose bytes are
+/// counted in 32 bits.
+pub const STRIDE_MAX: u32 = (1 << 28) - 8;
+
+/// The most blocks that a grid has.
+const BLOCKS_MAX: u32 = i32::MAX as u32;
 
 /// An fp32 row-major matrix in device memory: the intermediate v. A row holds the first `rank` columns of its segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +34,7 @@ pub struct Intermediate {
     pub address: u64,
     /// Rows.
     pub rows: u32,
-    /// Elements from one row to the next, at least the largest rank.
+    /// Elements from one row to the next, at least the largest rank and [`STRIDE_MAX`] at most.
     pub stride: u32,
 }
 
@@ -93,7 +100,11 @@ pub(super) struct Held {
 impl Held {
     /// What launches of this plan have, with at least so many blocks.
     pub(super) fn by(plan: &Plan, capacity: u32) -> Result<Self, Error> {
-        let capacity = capacity.next_multiple_of(plan.cluster());
+        let whole = capacity.checked_next_multiple_of(plan.cluster());
+        let Some(capacity) = whole.filter(|&blocks| blocks <= BLOCKS_MAX) else {
+            let why = format!("a capacity of {capacity} blocks, of which a launch has {BLOCKS_MAX} at most");
+            return Err(Error::shape("plan", why));
+        };
         check_capacity(plan, capacity)?;
         Ok(Held {
             variant: plan.variant(),
@@ -208,6 +219,9 @@ impl Held {
                 );
                 return Err(Error::shape(what(), why));
             }
+            if v.stride > STRIDE_MAX {
+                return Err(Error::shape(what(), stride_too_long(v.stride)));
+            }
             if v.address == 0 || !v.address.is_multiple_of(4) {
                 return Err(Error::shape(what(), format!("address {:#x} is null or misaligned", v.address)));
             }
@@ -234,6 +248,8 @@ impl Held {
             format!("has {} rows, the plan touches {}", matrix.rows, self.rows_end)
         } else if matrix.stride < matrix.columns || !matrix.stride.is_multiple_of(8) {
             format!("has a stride of {}; it must be a multiple of 8 and at least {}", matrix.stride, matrix.columns)
+        } else if matrix.stride > STRIDE_MAX {
+            stride_too_long(matrix.stride)
         } else if matrix.address == 0 || !matrix.address.is_multiple_of(16) {
             format!("address {:#x} is null or not a multiple of 16", matrix.address)
         } else {
@@ -242,6 +258,12 @@ impl Held {
         };
         Err(Error::shape(what, why))
     }
+}
+
+fn stride_too_long(stride: u32) -> String {
+    format!(
+        "has a stride of {stride} elements; it may have {STRIDE_MAX}, the last that 32 bits count the bytes of 8 rows of"
+    )
 }
 
 fn check_capacity(plan: &Plan, capacity: u32) -> Result<(), Error> {

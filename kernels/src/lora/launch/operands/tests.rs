@@ -83,12 +83,14 @@ fn right_operands_reach_the_kernel() {
 }
 
 /// Matrices that are wrong in one thing each, and the word that says in which.
-fn wrong_matrices(right: Matrix) -> [(Matrix, &'static str); 6] {
+fn wrong_matrices(right: Matrix) -> [(Matrix, &'static str); 8] {
     [
         (Matrix { rows: 6, ..right }, "rows"),
         (Matrix { columns: right.columns + 8, stride: right.columns + 8, ..right }, "columns"),
         (Matrix { stride: right.columns - 8, ..right }, "stride"),
         (Matrix { stride: right.columns + 4, ..right }, "stride"),
+        (Matrix { stride: STRIDE_MAX + 8, ..right }, "has a stride of 268435456 elements"),
+        (Matrix { stride: u32::MAX - 7, ..right }, "has a stride of 4294967288 elements"),
         (Matrix { address: 0, ..right }, "address"),
         (Matrix { address: 24, ..right }, "address"),
     ]
@@ -125,6 +127,7 @@ fn a_v_that_does_not_fit_the_plan_is_refused() {
         for (bad, why) in [
             (Intermediate { rows: 6, ..right }, "is 6 rows"),
             (Intermediate { stride: 23, ..right }, "× 23"),
+            (Intermediate { stride: STRIDE_MAX + 1, ..right }, "has a stride of 268435449 elements"),
             (Intermediate { address: 0, ..right }, "address"),
             (Intermediate { address: 6, ..right }, "address"),
         ] {
@@ -166,6 +169,30 @@ fn a_plan_with_more_jobs_than_blocks_is_refused() {
     assert!(cluster > 1);
     assert_eq!(Held::by(&plan, jobs - 1).expect("clusters are whole").capacity, jobs);
     refused(Held::by(&plan, jobs - cluster), "plan", "capacity");
+}
+
+#[test]
+fn the_longest_strides_reach_the_kernel_and_their_bytes_fit_32_bits() {
+    let held = held();
+    let far = |matrix| Matrix { stride: STRIDE_MAX, ..matrix };
+    let mut arguments = held.arguments(64, &usual_site(), Some(far(X)), None).expect("as far as it goes");
+    held.set_outputs(&mut arguments, &Y.map(far)).expect("as far as it goes");
+    held.set_intermediates(&mut arguments, &V.map(|v| Intermediate { stride: STRIDE_MAX, ..v })).expect("likewise");
+    assert_eq!((arguments.x_stride, arguments.projections[1].y_stride), (STRIDE_MAX, STRIDE_MAX));
+    // `8 * row_bytes` in lora_warpgroups.cuh, of rows of 2 bytes an element.
+    STRIDE_MAX.checked_mul(2 * 8).expect("it fits");
+    assert!((STRIDE_MAX + 8).checked_mul(2 * 8).is_none(), "a longer one would do");
+}
+
+#[test]
+fn more_blocks_than_a_grid_has_are_refused() {
+    let clusters = Tuning { exchange: Some(Exchange::Cluster), blocks: Some(16), ..TUNING };
+    for plan in [plan(), plan_of(&usual_site(), &[(0..3, 24), (5..7, 8)], clusters)] {
+        for capacity in [u32::MAX, BLOCKS_MAX + 1] {
+            refused(Held::by(&plan, capacity), "plan", "blocks, of which a launch has 2147483647 at most");
+        }
+    }
+    assert_eq!(Held::by(&plan(), BLOCKS_MAX).expect("a large grid").capacity, BLOCKS_MAX);
 }
 
 #[test]
