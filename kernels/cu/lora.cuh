@@ -68,13 +68,18 @@ enum Cell {
   ROWS_FIRST,   // row i: ranks 2q, 2q + 1, 2q + 8 and 2q + 9
 };
 
-// v of a cell, rows first, as the expand's operand: a high and a low 16-bit part, which are 16 to 22 bits of v together.
+// scale·v of a cell, rows first, as the expand's operand: a high and a low 16-bit part, which together are
+//   bf16: scale·v to within 2^-16 of itself, whatever an fp32 holds;
+//   fp16: to within max(2^-22 |scale·v|, 2^-25) as far as 65,504, and to within 2^-11 (|scale·v| - 65,504), at most 16, as far
+//         as 131,024, from where on the low part is an infinity: y is one or NaN, and never a number that is wrong.
+// So the high part of fp16 stops at the largest half (from an infinity the low one would take an infinity), and the low part does
+// not.
 DEVICE uint4 split(float4 sum, float scale) {
   float v0 = sum.x * scale, v1 = sum.y * scale, v2 = sum.z * scale, v3 = sum.w * scale;
   float h0 = ELEMENT::clamp(v0), h1 = ELEMENT::clamp(v1), h2 = ELEMENT::clamp(v2), h3 = ELEMENT::clamp(v3);
   u32 high01 = ELEMENT::pack(h0, h1), high23 = ELEMENT::pack(h2, h3);
-  u32 low01 = ELEMENT::pack(ELEMENT::clamp(v0 - ELEMENT::low(high01)), ELEMENT::clamp(v1 - ELEMENT::high(high01)));
-  u32 low23 = ELEMENT::pack(ELEMENT::clamp(v2 - ELEMENT::low(high23)), ELEMENT::clamp(v3 - ELEMENT::high(high23)));
+  u32 low01 = ELEMENT::pack(v0 - ELEMENT::low(high01), v1 - ELEMENT::high(high01));
+  u32 low23 = ELEMENT::pack(v2 - ELEMENT::low(high23), v3 - ELEMENT::high(high23));
   return make_uint4(high01, high23, low01, low23);
 }
 

@@ -150,6 +150,12 @@ impl LoadedPlan {
     /// y += scale·(x·A)·B for every job of the plan, in one launch. `site` says where in the adapters the
     /// projections lie: another one for each layer, with the shapes that the plan was made for. Bitwise reproducible for one plan.
     ///
+    /// v = x·A is fp32. B multiplies scale·v in two 16-bit parts ([`split_error_max`](crate::reference::lora::split_error_max)),
+    /// so that, beside the rounding of fp32 sums and of y, y is off by at most Σ |B_r|·e over the ranks r, where e is
+    /// - in bf16 2^-16 |scale·v_r|, whatever scale·v_r is;
+    /// - in fp16 the larger of 2^-22 |scale·v_r| and 2^-25 as far as |scale·v_r| = 65,504, and from there on
+    ///   2^-11 (|scale·v_r| - 65,504), at most 16. From 131,024 on, y of that row becomes an infinity or NaN: never a number.
+    ///
     /// # Errors
     /// [`Error::Shape`] if the operands do not fit the plan; [`Error::Driver`] if the launch is refused.
     ///
@@ -198,7 +204,7 @@ impl LoadedPlan {
         unsafe { self.launch(stream, &self.functions.pair, &arguments, Overlap::Programmatic) }
     }
 
-    /// v = x·A for every job of the plan, one v a projection.
+    /// v = x·A for every job of the plan, one v a projection: in fp32 as it was added up, whatever its size.
     ///
     /// # Errors
     /// As [`LoadedPlan::pair`].
@@ -220,7 +226,7 @@ impl LoadedPlan {
         unsafe { self.launch(stream, &self.functions.shrink, &arguments, overlap) }
     }
 
-    /// y += scale·(v·B) for every job of the plan.
+    /// y += scale·(v·B) for every job of the plan, as exact and as far as [`LoadedPlan::pair`] is.
     ///
     /// # Errors
     /// As [`LoadedPlan::pair`].

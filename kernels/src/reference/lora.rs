@@ -1,4 +1,6 @@
-//! v = x·A and y += scale·(v·B) in float64.
+//! v = x·A and y += scale·(v·B) in float64, and how far the kernels may be from it.
+
+use crate::Element;
 
 /// One adapter's weights for one projection, row-major.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +41,29 @@ pub fn expand(y: &[f32], outputs: usize, v: &[f64], scale: f32, weights: Weights
         out.extend(row.iter().zip(delta).map(|(&before, delta)| f64::from(before) + f64::from(scale) * delta));
     }
     out
+}
+
+/// How far from scale·v at most are the two 16-bit parts in which the expand multiplies it, of which y thereby gets
+/// Σ |B_r| times as much over the ranks r, beside the rounding of fp32 sums and of y.
+///
+/// bf16: 2^-16 |scale·v|. fp16: the larger of 2^-22 |scale·v| and 2^-25, as far as 65,504; from there on
+/// 2^-11 (|scale·v| - 65,504), at most 16; infinite from 131,024 on: there y becomes an infinity or NaN.
+///
+/// ```
+/// use aril_kernels::{Element, reference::lora::split_error_max};
+/// assert_eq!(split_error_max(Element::F16, 1.0), 2f64.powi(-22));
+/// assert_eq!(split_error_max(Element::F16, 1e-5), 2f64.powi(-25));
+/// assert_eq!(split_error_max(Element::F16, -131_024.0), f64::INFINITY);
+/// assert_eq!(split_error_max(Element::Bf16, 131_072.0), 2.0);
+/// ```
+pub fn split_error_max(element: Element, scaled: f64) -> f64 {
+    let (scaled, largest) = (scaled.abs(), 65_504.0);
+    match element {
+        Element::Bf16 => scaled * 2f64.powi(-16),
+        Element::F16 if scaled <= largest => f64::max(scaled * 2f64.powi(-22), 2f64.powi(-25)),
+        Element::F16 if scaled < 131_024.0 => (scaled - largest) * 2f64.powi(-11),
+        Element::F16 => f64::INFINITY,
+    }
 }
 
 /// W + scale·(A·B)ᵀ for W\[outputs\]\[inputs\].
