@@ -4,7 +4,10 @@
 // block, the dependency wait for the grid. Differences from plain serial execution are on purpose:
 // an asynchronous copy happens when it is waited for and not before, what the preceding kernel
 // writes appears only when every thread has waited for it, and warps run in a shuffled order, so a
-// kernel that leans on luck fails here. What this cannot find are races of the memory model.
+// kernel that leans on luck fails here. A case may ask for *delays*, too: some blocks begin after the
+// others have all that they wait for, warps fall asleep wherever they meet others, and what a block
+// stores in another's shared memory arrives at once or when somebody there waits for it. What this
+// cannot find are races of the memory model.
 #pragma once
 
 #include <cmath>
@@ -50,9 +53,13 @@ struct Fiber {
   std::vector<std::vector<Copy>> groups;
   std::vector<Copy> open;
   bool waited = false;
+  bool in_cluster_barrier = false;  // it has arrived and not waited
   void* stack_pointer = nullptr;
   void* stack = nullptr;
 };
+
+// Which of the faults that a test has planted in a source is there: 0 for none.
+extern u64 planted;
 
 extern Fiber* current;
 void yield(State state);
@@ -128,17 +135,29 @@ inline u8* in_cluster(void* p, u32 rank) {
   return shared_of(block) + ((u8*)p - shared_of(current->block));
 }
 inline void barrier_init(u64* barrier, u32 bytes) { *barrier = bytes; }
-inline void barrier_wait(u64* barrier) {
-  while (*barrier != 0) yield(State::Poll);
+// What is on its way to another block: with delays, until somebody there waits for it.
+struct Store {
+  u8* to;
+  u64* barrier;
+  u32 bytes, words[4];
+};
+extern std::vector<Store> stores;
+bool is_late();  // whether something that may be late is: by chance, and never without delays
+inline void store_now(const Store& store) {
+  memcpy(store.to, store.words, store.bytes);
+  *store.barrier -= store.bytes;
 }
-inline void store_async(float4* to, u64* barrier, u32 rank, float4 v) {
-  *(float4*)in_cluster(to, rank) = v;
-  *(u64*)in_cluster(barrier, rank) -= 16;
+inline void store_in_cluster(void* to, u64* barrier, u32 rank, const void* words, u32 bytes) {
+  Store store{in_cluster(to, rank), (u64*)(void*)in_cluster(barrier, rank), bytes, {}};
+  memcpy(store.words, words, bytes);
+  if (is_late())
+    stores.push_back(store);
+  else
+    store_now(store);
 }
-inline void store_async(u32* to, u64* barrier, u32 rank, u32 v) {
-  *(u32*)in_cluster(to, rank) = v;
-  *(u64*)in_cluster(barrier, rank) -= 4;
-}
+inline void store_async(float4* to, u64* barrier, u32 rank, float4 v) { store_in_cluster(to, barrier, rank, &v, 16); }
+inline void store_async(u32* to, u64* barrier, u32 rank, u32 v) { store_in_cluster(to, barrier, rank, &v, 4); }
+void barrier_wait(u64* barrier);
 // A barrier of many phases, as it lies in shared memory, and the bulk copies that it counts. A copy reads its source
 // when it is asked for and writes when somebody waits.
 struct Phases {
@@ -190,7 +209,10 @@ inline void copy_bulk(void* shared, const void* global, u32 bytes, u64* barrier)
   if ((uintptr_t)shared % 16 || (uintptr_t)global % 16 || bytes % 16) fail("a bulk copy is not made of 16 bytes");
   bulk_copies.push_back({shared, std::vector<u8>((const u8*)global, (const u8*)global + bytes), phases_of(barrier)});
 }
-inline void cluster_arrive() { ++cluster_arrivals[current->block / cluster_blocks]; }
+inline void cluster_arrive() {
+  ++cluster_arrivals[current->block / cluster_blocks];
+  current->in_cluster_barrier = true;
+}
 void cluster_wait();
 inline u32 matrix_transpose(u32 v) {
   current->word[0] = v;

@@ -1,8 +1,9 @@
 // Runs one launch of a kernel on the CPU: `runner CASE RESULT`.
 //
 // A case is a stream of little-endian u64 words and raw bytes:
-//   program, blocks, threads, shared bytes, blocks in a cluster, shuffle seed,
-//   buffers, then for each: bytes, flags (1 = appears only after the dependency wait, 2 = output), content,
+//   program, blocks, threads, shared bytes, blocks in a cluster, shuffle seed, whether there are delays, planted fault,
+//   buffers, then for each: bytes, flags (1 = appears only after the dependency wait, 2 = output, 4 = appears while the
+//   preceding kernel still runs, together with all others of these), content,
 //   pointers, then for each: buffer that holds it (or all ones: the arguments), offset, target buffer, addend,
 //   argument bytes, content.
 // The result holds the output buffers, in order, back to back.
@@ -79,8 +80,10 @@ static const void* scheduler_bottom = nullptr;
 static size_t scheduler_size = 0;
 static std::vector<std::unique_ptr<u8[], void (*)(void*)>> shared_memory;
 static u64 program_index;
+u64 planted;
 static const u8* kernel_arguments;
-static bool follows_a_kernel;  // some buffer is written by the preceding kernel
+static bool follows_a_kernel;  // some buffer is written by the preceding kernel, for whose end all threads wait
+static bool beside_a_kernel;   // some buffer is written by the preceding kernel, for whose end one thread at least waits
 
 void fail(const char* what) {
   if (current)
@@ -107,6 +110,25 @@ std::vector<u32> cluster_arrivals;
 static u32 threads_in_block;
 void cluster_wait() {
   while (cluster_arrivals[current->block / cluster_blocks] < cluster_blocks * threads_in_block) yield(State::Poll);
+  current->in_cluster_barrier = false;
+}
+
+static std::mt19937_64 chance;
+static bool delays;
+bool is_late() { return delays && chance() % 2; }
+
+std::vector<Store> stores;
+void barrier_wait(u64* barrier) {
+  if (delays) yield(State::Poll);  // others may be ahead
+  for (;;) {
+    for (size_t n = stores.size(); n-- > 0;) {
+      if (stores[n].barrier != barrier) continue;
+      store_now(stores[n]);
+      stores.erase(stores.begin() + (long)n);
+    }
+    if (*barrier == 0) return;
+    yield(State::Poll);
+  }
 }
 
 std::vector<BulkCopy> bulk_copies;
@@ -148,6 +170,7 @@ static void fiber_main() {
   for (auto& group : current->groups)
     if (!group.empty()) fail("ended with asynchronous copies in flight");
   if (follows_a_kernel && !current->waited) fail("ended without waiting for the preceding kernel");
+  if (current->in_cluster_barrier) fail("ended without waiting for its cluster");
   current->state = State::Done;
   SWITCH_FROM(nullptr, scheduler_bottom, scheduler_size);
   switch_stack(&current->stack_pointer, scheduler_stack_pointer);
@@ -256,6 +279,9 @@ int main(int count, char** names) {
   const u64 shared_bytes = word();
   cluster_blocks = (u32)word();
   const u64 seed = word();
+  delays = word() != 0;
+  planted = word();
+  chance.seed(seed + 1);
   if (cluster_blocks == 0 || blocks % cluster_blocks) fail("the grid is not made of whole clusters");
   cluster_arrivals.assign(blocks / cluster_blocks, 0);
   threads_in_block = threads;
@@ -282,8 +308,9 @@ int main(int count, char** names) {
     memcpy(holder + pointer.offset, &address, 8);
   }
   for (Buffer& buffer : buffers)
-    if (buffer.flags & 1) {
-      follows_a_kernel = true;
+    if (buffer.flags & 5) {
+      follows_a_kernel |= buffer.flags & 1;
+      beside_a_kernel |= (buffer.flags & 4) != 0;
       buffer.hidden.assign(buffer.memory, buffer.memory + buffer.bytes);
       memset(buffer.memory, 0xff, buffer.bytes);
     }
@@ -307,18 +334,40 @@ int main(int count, char** names) {
   std::mt19937_64 shuffle(seed);
   std::vector<u32> order(blocks * (threads / 32));
   for (u32 n = 0; n < order.size(); ++n) order[n] = n;
-  bool revealed = false;
+  // With delays: blocks that begin when the others have what they wait for, and rounds for which each warp sleeps.
+  std::vector<bool> begins_late(blocks);
+  std::vector<u32> asleep(order.size());
+  for (u32 block = 0; block < blocks; ++block) begins_late[block] = is_late();
+  for (u32 warp = 0; warp < order.size(); ++warp)
+    if (is_late()) asleep[warp] = (u32)(chance() % (begins_late[warp / (threads / 32)] ? 96 : 24));
+  bool revealed = false, marked = !beside_a_kernel;
+  auto reveal = [&](u64 flag) {
+    for (Buffer& buffer : buffers) {
+      if (!(buffer.flags & flag) || buffer.bytes == 0) continue;
+      for (u64 n = 0; n < buffer.bytes; ++n)
+        if (buffer.memory[n] != 0xff) fail("a buffer was written before the dependency wait");
+      memcpy(buffer.memory, buffer.hidden.data(), buffer.bytes);
+    }
+  };
   size_t done = 0, idle_rounds = 0;
   while (done < fibers.size()) {
     std::shuffle(order.begin(), order.end(), shuffle);
     bool progress = false;
     for (u32 warp : order) {
       Fiber* lanes = &fibers[warp * 32];
+      if (begins_late[lanes->block] && !(marked && (revealed || !follows_a_kernel))) continue;
+      if (asleep[warp] > 0) {
+        --asleep[warp];
+        progress = true;
+        continue;
+      }
+      bool awake = false;
       for (;;) {
         bool ran = false;
         for (int lane = 0; lane < 32; ++lane)
           if (lanes[lane].state == State::Ready) resume(lanes[lane]), ran = true;
         progress |= ran;
+        awake |= ran;
         int together = 0;
         for (int lane = 0; lane < 32; ++lane) together += lanes[lane].state == State::Warp;
         if (together == 0) break;
@@ -335,6 +384,7 @@ int main(int count, char** names) {
       }
       for (int lane = 0; lane < 32; ++lane)
         if (lanes[lane].state == State::Poll) lanes[lane].state = State::Ready, resume(lanes[lane]);
+      if (delays && awake && chance() % 4 == 0) asleep[warp] = (u32)(chance() % 24);
     }
     done = 0;
     size_t at_grid = 0;
@@ -374,22 +424,28 @@ int main(int count, char** names) {
         progress = true;
       }
     }
-    if (at_grid && at_grid + done == fibers.size() && !revealed) {
-      for (Buffer& buffer : buffers) {
-        if (!(buffer.flags & 1) || buffer.bytes == 0) continue;
-        for (u64 n = 0; n < buffer.bytes; ++n)
-          if (buffer.memory[n] != 0xff) fail("a buffer was written before the dependency wait");
-        memcpy(buffer.memory, buffer.hidden.data(), buffer.bytes);
-      }
+    // The preceding kernel has written what is read beside it when nobody has anything else to do, and ends when nobody has.
+    const bool stuck = !progress && idle_rounds > 2;
+    if (!marked && stuck) {
+      reveal(4);
+      marked = progress = true;
+    } else if (!revealed && (delays || beside_a_kernel ? stuck && (at_grid || follows_a_kernel)
+                                                   : at_grid && at_grid + done == fibers.size())) {
+      reveal(1);
       for (Fiber& fiber : fibers)
         if (fiber.state == State::Grid) fiber.state = State::Ready;
       revealed = progress = true;
+    } else if (revealed && at_grid) {
+      for (Fiber& fiber : fibers)
+        if (fiber.state == State::Grid) fiber.state = State::Ready;
+      progress = true;
     }
     idle_rounds = progress ? 0 : idle_rounds + 1;
     if (idle_rounds > 1000) fail("no thread can go on");
   }
 
-  if (!bulk_copies.empty() || !arrivals.empty()) fail("ended with copies in flight");
+  if (!bulk_copies.empty() || !arrivals.empty() || !stores.empty()) fail("ended with copies in flight");
+  if (beside_a_kernel && !revealed) fail("ended before the preceding kernel");
   FILE* output = fopen(names[2], "wb");
   if (!output) fail("the result cannot be written");
   for (const Buffer& buffer : buffers)

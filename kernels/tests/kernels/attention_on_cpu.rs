@@ -15,7 +15,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::shim::{Buffer, Case, Pointer, Program, Runner};
+use crate::shim::{Around, Buffer, Case, Pointer, Program, Runner};
 
 const CHIP: Chip = Chip { multiprocessors: 4, shared_bytes_block_max: 232_448, cluster_max: 16 };
 /// A chip on which the pieces of all sequences of a test find room.
@@ -209,6 +209,7 @@ fn case(batch: &Batch, variant: Variant, blocks: usize, first: Vec<Buffer>, last
         shared_bytes,
         cluster: 1,
         seed,
+        around: Around::default(),
         buffers,
         pointers,
         arguments,
@@ -436,11 +437,11 @@ fn planted_faults_in_attention_are_found() {
     let prefill_plan = chunks.prefill_plan_on(PrefillForm { fragments: 1, split: true }, LARGE);
     assert!(prefill_plan.pieces().iter().any(|piece| piece.part.1 > 1));
     for (index, (source, from, to, what)) in faults.into_iter().enumerate() {
-        let plant = |name: &str, text: &str| {
-            if name != source {
+        let plant = |program: &Program, text: &str| {
+            if program.source != source {
                 return text.to_owned();
             }
-            assert!(text.contains(from), "the fault to plant is no longer in {name}: {from}");
+            assert!(text.contains(from), "the fault to plant is no longer in {source}: {from}");
             text.replacen(from, to, 1)
         };
         let is_decode = source.starts_with("decode");

@@ -12,7 +12,7 @@ use aril_kernels::lora::plan::Segment;
 use aril_kernels::reference::lora::Deviation;
 
 use crate::batch::{Batch, Part};
-use crate::shim::{Buffer, Case, Pointer, Program, Runner};
+use crate::shim::{Around, Buffer, Case, Pointer, Program, Runner};
 
 const KERNELS: [&str; 6] = ["bgmv_shrink", "bgmv_expand", "zero_v", "padded_shrink", "padded_expand", "gather_weights"];
 const GAP: usize = 8;
@@ -125,6 +125,7 @@ impl Launch<'_> {
             shared_bytes: grid.shared_bytes as usize,
             cluster: 1,
             seed: self.seed,
+            around: Around::default(),
             buffers,
             pointers,
             arguments,
@@ -317,7 +318,7 @@ fn planted_faults_in_other_ways_are_found() {
     ];
     let batch = Batch::new(Element::Bf16, 200, &[40, 136], &RAGGED, 7);
     for (index, (from, to, what)) in faults.into_iter().enumerate() {
-        let change = |_: &str, source: &str| {
+        let change = |_: &Program, source: &str| {
             assert!(source.contains(from), "the fault to plant is no longer in the source: {from}");
             source.replacen(from, to, 1)
         };

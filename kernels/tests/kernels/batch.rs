@@ -64,6 +64,48 @@ impl Batch {
         Batch { site, adapters, segments, rows, x, y }
     }
 
+    /// The same with weights of which every two ranks nearly cancel, and y as small as what is left: an intermediate that
+    /// loses bits on its way changes y by far more than the rounding of y. Two ranks are not the same, so that one in
+    /// the place of the other is found, too.
+    pub(crate) fn cancelling(element: Element, inputs: u32, outputs: &[u32], parts: &[Part], seed: u64) -> Batch {
+        let mut batch = Batch::new(element, inputs, outputs, parts, seed);
+        let mut random = ChaCha8Rng::seed_from_u64(seed + 1);
+        let mut nearly = |bits: u16| {
+            let near = 1.0 + (random.random::<f32>() * 2.0 - 1.0) / 32.0;
+            element.encode(element.decode(bits) * near)
+        };
+        batch.change_weights(|rank, a, b| {
+            let (rank, outputs) = (rank as usize, b.len() / rank as usize);
+            for line in a.chunks_exact_mut(rank) {
+                for pair in line.chunks_exact_mut(2) {
+                    pair[1] = nearly(pair[0]) ^ 0x8000;
+                }
+                if rank % 2 == 1 {
+                    line[rank - 1] = element.encode(element.decode(line[rank - 1]) / 32.0);
+                }
+            }
+            for pair in b.chunks_exact_mut(2 * outputs) {
+                let (first, second) = pair.split_at_mut(outputs);
+                second.iter_mut().zip(first).for_each(|(second, &mut first)| *second = nearly(first));
+            }
+        });
+        let small = |bits: &mut u16| *bits = element.encode(element.decode(*bits) / 64.0);
+        batch.y.iter_mut().flatten().for_each(small);
+        batch
+    }
+
+    /// Changes A and B of every adapter and projection, given its rank, and packs them again.
+    pub(crate) fn change_weights(&mut self, mut change: impl FnMut(u32, &mut [u16], &mut [u16])) {
+        let shapes: Vec<_> = self.site.places().iter().map(|place| place.shape).collect();
+        let layout = AdapterLayout::new(&shapes).expect("those of the site");
+        for adapter in &mut self.adapters {
+            for (index, (a, b)) in adapter.weights.iter_mut().enumerate() {
+                change(adapter.rank, a, b);
+                layout.pack(index, adapter.rank, a, b, &mut adapter.packed).expect("the shapes fit");
+            }
+        }
+    }
+
     /// Segments for a plan, given each adapter's address.
     pub(crate) fn segments(&self, address: impl Fn(usize) -> u64) -> Vec<Segment> {
         self.segments

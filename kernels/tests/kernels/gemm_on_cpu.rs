@@ -9,7 +9,7 @@ use aril_kernels::reference::lora::Deviation;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::shim::{Buffer, Case, Pointer, Program, Runner};
+use crate::shim::{Around, Buffer, Case, Pointer, Program, Runner};
 
 fn program(variant: Variant) -> Program {
     Program { source: "gemm.cu", defines: variant.defines(), kernel: "gemm_few_rows" }
@@ -57,6 +57,7 @@ fn run(
         shared_bytes: variant.shared_bytes() as usize,
         cluster: 1,
         seed,
+        around: Around::default(),
         buffers: vec![
             buffer(words(&w), false, false),
             buffer(words(&x), true, false),
@@ -138,8 +139,8 @@ fn planted_faults_are_found() {
         ("rows beyond the last are written", "if (row < args.rows)", "if (true)"),
     ];
     for (index, (fault, right, wrong)) in faults.into_iter().enumerate() {
-        let plant = |name: &str, source: &str| {
-            if name != "gemm.cu" {
+        let plant = |program: &Program, source: &str| {
+            if program.source != "gemm.cu" {
                 return source.to_owned();
             }
             assert!(source.contains(right), "{fault}: the line to change is gone");

@@ -8,7 +8,11 @@ use aril_kernels::lora::variant::{RowTile, Variant};
 use aril_kernels::reference::lora::Deviation;
 
 use crate::batch::{Batch, Part};
-use crate::shim::{Buffer, Case, Pointer, Program, Runner};
+use crate::shim::{Around, Buffer, Case, Pointer, Program, Runner};
+
+mod faults;
+mod precision;
+mod schedules;
 
 const CHIP: Chip = Chip { multiprocessors: 16, shared_bytes_block_max: 232_448, cluster_max: 16 };
 
@@ -48,6 +52,8 @@ struct Launch<'a> {
     plan: Plan,
     seed: u64,
     architecture: &'static str,
+    delays: bool,
+    planted: usize,
 }
 
 const KERNELS: [&str; 3] = ["lora_pair", "lora_shrink", "lora_expand"];
@@ -56,7 +62,7 @@ const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90a"];
 const PAIR: usize = 0;
 const SHRINK: usize = 1;
 const EXPAND: usize = 2;
-/// The pair as a launch beside its predecessor: x and y are there, and one block waits at its end.
+/// The pair as a launch beside its predecessor: x and y appear while that runs, and one block waits at its end.
 const LATE_PAIR: usize = 3;
 const GAP: usize = 8;
 
@@ -76,7 +82,11 @@ fn runner() -> Option<&'static Runner> {
     RUNNER.get_or_init(|| Runner::build("lora", programs(), |_, source| source.to_owned())).as_ref()
 }
 
-impl Launch<'_> {
+impl<'a> Launch<'a> {
+    fn new(batch: &'a Batch, plan: Plan, seed: u64, architecture: &'static str) -> Launch<'a> {
+        Launch { batch, plan, seed, architecture, delays: false, planted: 0 }
+    }
+
     fn v_stride(&self) -> usize {
         self.plan.rank_max() as usize + 1
     }
@@ -91,13 +101,13 @@ impl Launch<'_> {
         let inputs = batch.site.inputs() as usize;
         let buffer = |content: Vec<u8>, hidden, output| Buffer { content, hidden, output };
         let late = kernel == LATE_PAIR;
-        // The block that waits is one with nothing to do, or, in a late launch, the last one with something to do.
-        let blank = if late { Vec::new() } else { vec![Job::default(); 2] };
+        // In a late launch the block that waits is the last one with something to do, or one with nothing to do.
+        let blank = if late && self.seed.is_multiple_of(2) { Vec::new() } else { vec![Job::default(); 2] };
         let jobs: Vec<u8> = plan.jobs().iter().chain(&blank).copied().flat_map(Job::to_bytes).collect();
         let x = if kernel == EXPAND { Vec::new() } else { spread(&batch.x, inputs, inputs + GAP) };
         let mut buffers = vec![
             buffer(jobs, false, false),
-            buffer(bytes_of(&x), !late, false),
+            buffer(bytes_of(&x), true, false),
             buffer(vec![0xff; plan.inbox_cells() as usize * CELL_BYTES], false, true),
         ];
         let pointer = |holder, offset, target| Pointer { holder, offset, target, addend: 0 };
@@ -122,7 +132,7 @@ impl Launch<'_> {
             put(at + 40, outputs as u32);
             if kernel != SHRINK {
                 pointers.push(pointer(None, at + 16, buffers.len()));
-                buffers.push(buffer(bytes_of(&spread(&batch.y[index], outputs, outputs + GAP)), !late, true));
+                buffers.push(buffer(bytes_of(&spread(&batch.y[index], outputs, outputs + GAP)), true, true));
             }
             if kernel == SHRINK || kernel == EXPAND {
                 let nan = vec![f32::NAN; batch.rows as usize * self.v_stride()];
@@ -133,7 +143,7 @@ impl Launch<'_> {
         }
         if late {
             pointers.push(pointer(None, 48 + 4 * 48, buffers.len()));
-            buffers.push(buffer(7_u32.to_le_bytes().to_vec(), false, false));
+            buffers.push(buffer(7_u32.to_le_bytes().to_vec(), true, false));
         }
         let first_adapter = buffers.len();
         for adapter in &batch.adapters {
@@ -150,6 +160,7 @@ impl Launch<'_> {
             shared_bytes: plan.shared_bytes() as usize,
             cluster,
             seed: self.seed,
+            around: Around { beside: late, delays: self.delays, planted: self.planted },
             buffers,
             pointers,
             arguments,
@@ -169,22 +180,48 @@ impl Launch<'_> {
 }
 
 fn close_enough(batch: &Batch, y: &[Vec<u16>], what: &str) {
+    if let Err(wrong) = is_close(batch, y) {
+        panic!("{what}, {wrong}");
+    }
+}
+
+fn is_close(batch: &Batch, y: &[Vec<u16>]) -> Result<(), String> {
+    // Rounding y gives 0.0017 and 0.0002. Where v were rounded, 0.03 and more, and 0.004.
     let (norm, element) = match batch.site.element() {
-        Element::Bf16 => (1e-2, 0.15),
-        Element::F16 => (2e-3, 0.02),
+        Element::Bf16 => (3e-3, 8e-3),
+        Element::F16 => (4e-4, 1e-3),
     };
     for (projection, y) in y.iter().enumerate() {
         let expected = batch.expected_y(projection);
         let deviation = Deviation::of(batch.decode(y).into_iter().map(f64::from), &expected);
-        assert!(deviation.within(norm, element), "{what}, projection {projection}: {deviation:?}");
+        if !deviation.within(norm, element) {
+            return Err(format!("projection {projection}: {deviation:?}"));
+        }
         // Rows without an adapter are untouched, to the bit.
         let outputs = batch.site.places()[projection].shape.outputs as usize;
         for row in 0..batch.rows as usize {
             let served = batch.segments.iter().any(|&(first, rows, ..)| (first..first + rows).contains(&(row as u32)));
             let range = row * outputs..(row + 1) * outputs;
-            assert!(served || y[range.clone()] == batch.y[projection][range], "{what}: row {row} was written");
+            if !served && y[range.clone()] != batch.y[projection][range] {
+                return Err(format!("row {row} was written"));
+            }
         }
     }
+    Ok(())
+}
+
+/// The same of v in fp32, whatever lies where there is none.
+fn is_close_v(batch: &Batch, v: &[Vec<f32>], stride: usize) -> Result<(), String> {
+    for (projection, v) in v.iter().enumerate() {
+        let expected = batch.expected_v(projection, stride, f64::NAN);
+        for (index, (&value, &expected)) in v.iter().zip(&expected).enumerate() {
+            let same = if expected.is_nan() { value.is_nan() } else { (f64::from(value) - expected).abs() < 3e-6 };
+            if !same {
+                return Err(format!("v[{}][{}] is {value}, not {expected}", index / stride, index % stride));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check(runner: &Runner, batch: &Batch, tuning: Tuning, seed: u64) {
@@ -201,7 +238,7 @@ fn plan_of(batch: &Batch, chip: Chip, tuning: Tuning) -> Plan {
 
 fn check_plan(architecture: &'static str, runner: &Runner, batch: &Batch, plan: Plan, seed: u64) {
     let what = format!("{:?}, {} blocks in clusters of {}", plan.variant(), plan.jobs().len(), plan.cluster());
-    let launch = Launch { batch, plan, seed, architecture };
+    let launch = Launch::new(batch, plan, seed, architecture);
     let run = |kernel, v: &[Vec<f32>]| match launch.run(runner, kernel, v) {
         Ok(outputs) => outputs,
         Err(error) => panic!("{what}, {}: {error}", name_of(kernel)),
@@ -209,19 +246,17 @@ fn check_plan(architecture: &'static str, runner: &Runner, batch: &Batch, plan: 
 
     let y = launch.y_of(&run(PAIR, &[]));
     close_enough(batch, &y, &what);
-    assert_eq!(launch.y_of(&run(LATE_PAIR, &[])), y, "{what}: beside its predecessor it gives other bits");
-    let again = Launch { batch, plan: launch.plan.clone(), seed: seed + 1, architecture };
+    let again = Launch::new(batch, launch.plan.clone(), seed + 1, architecture);
+    for late in [&launch, &again] {
+        let outputs = late.run(runner, LATE_PAIR, &[]).unwrap_or_else(|error| panic!("{what}, beside: {error}"));
+        assert_eq!(late.y_of(&outputs), y, "{what}: beside its predecessor it gives other bits");
+    }
     let repeated = again.run(runner, PAIR, &[]).expect("it ran before");
     assert_eq!(again.y_of(&repeated), y, "{what}: another order of warps gives other bits");
 
     let v: Vec<Vec<f32>> = run(SHRINK, &[]).iter().map(|bytes| floats_of(bytes)).collect();
-    let stride = launch.v_stride();
-    for (projection, v) in v.iter().enumerate() {
-        let expected = batch.expected_v(projection, stride, f64::NAN);
-        for (index, (&value, &expected)) in v.iter().zip(&expected).enumerate() {
-            let same = if expected.is_nan() { value.is_nan() } else { (f64::from(value) - expected).abs() < 1e-4 };
-            assert!(same, "{what}: v[{}][{}] is {value}, not {expected}", index / stride, index % stride);
-        }
+    if let Err(wrong) = is_close_v(batch, &v, launch.v_stride()) {
+        panic!("{what}: {wrong}");
     }
     close_enough(batch, &launch.y_of(&run(EXPAND, &v)), &format!("{what}, expand"));
 }
@@ -235,7 +270,7 @@ fn every_variant_agrees_with_float64_on_a_ragged_batch() {
     let Some(runner) = runner() else { return };
     for element in Element::ALL {
         for row_tile in RowTile::ALL {
-            let batch = Batch::new(element, 200, &[136, 40], &RAGGED, 7);
+            let batch = Batch::cancelling(element, 200, &[136, 40], &RAGGED, 7);
             // The code in both its lengths.
             for short in [false, true].into_iter().filter(|short| !(short & row_tile.is_staged())) {
                 let tuning = Tuning { row_tile: Some(row_tile), blocks: Some(30), short, ..Tuning::default() };
@@ -259,7 +294,7 @@ fn the_plan_s_own_choices_agree_with_float64() {
         (&[part(1, 16), part(2, 7), part(1, 250), part(1, 24)], 520, &[1064]),
     ];
     for (index, (parts, inputs, outputs)) in batches.into_iter().enumerate() {
-        let batch = Batch::new(Element::Bf16, inputs, outputs, parts, index as u64);
+        let batch = Batch::cancelling(Element::Bf16, inputs, outputs, parts, index as u64);
         for exchange in [None, Some(Exchange::Global)] {
             // As many blocks as multiprocessors leave the groups of a mixed batch unequal in members.
             let blocks = exchange.map(|_| CHIP.multiprocessors);
@@ -282,7 +317,7 @@ fn plans_for_chips_with_less_shared_memory_agree_with_float64() {
         (256, 166_912, [wide, RowTile::Rows8]),
     ];
     for (index, (rank, shared_bytes, tiles)) in cases.into_iter().enumerate() {
-        let batch = Batch::new(Element::ALL[index % 2], 264, &[264], &[part(80, rank)], 40 + index as u64);
+        let batch = Batch::cancelling(Element::ALL[index % 2], 264, &[264], &[part(80, rank)], 40 + index as u64);
         let plan = |shared_bytes| plan_of(&batch, chip(shared_bytes), Tuning::default());
         assert_eq!([large, shared_bytes].map(|bytes| plan(bytes).variant().rows), tiles, "rank {rank}");
         check_plan(ARCHITECTURES[0], runner, &batch, plan(shared_bytes), index as u64);
@@ -295,7 +330,7 @@ fn members_of_a_group_exchange_their_sums_in_any_number() {
     for exchange in [Exchange::Global, Exchange::Cluster] {
         let exchange = Some(exchange);
         for (blocks, rank, seed) in [(2, 16, 1), (3, 48, 3), (4, 64, 5), (8, 32, 7), (10, 16, 9), (7, 256, 11)] {
-            let batch = Batch::new(Element::F16, 512, &[512], &[part(2, rank)], seed);
+            let batch = Batch::cancelling(Element::F16, 512, &[512], &[part(2, rank)], seed);
             check(
                 runner,
                 &batch,
@@ -303,7 +338,7 @@ fn members_of_a_group_exchange_their_sums_in_any_number() {
                 seed,
             );
         }
-        let batch = Batch::new(Element::F16, 512, &[512], &[part(61, 70)], 9);
+        let batch = Batch::cancelling(Element::F16, 512, &[512], &[part(61, 70)], 9);
         check(
             runner,
             &batch,
@@ -327,7 +362,7 @@ fn many_rows_pass_through_a_short_ring() {
         (RowTile::Staged32, 680, &[520], &[part(37, 72), part(40, 61)]),
     ];
     for (index, (row_tile, inputs, outputs, parts)) in batches.into_iter().enumerate() {
-        let batch = Batch::new(Element::ALL[index % 2], inputs, outputs, parts, 20 + index as u64);
+        let batch = Batch::cancelling(Element::ALL[index % 2], inputs, outputs, parts, 20 + index as u64);
         for (exchange, members) in [(Exchange::Cluster, 1), (Exchange::Cluster, 3), (Exchange::Global, 3)] {
             let groups: u32 = parts.iter().filter(|p| p.rank > 0).map(|p| p.rows.div_ceil(row_tile.rows())).sum();
             let tuning = Tuning {
@@ -341,60 +376,5 @@ fn many_rows_pass_through_a_short_ring() {
             };
             check(runner, &batch, tuning, index as u64);
         }
-    }
-}
-
-/// What the shim is for: each of these faults passes unnoticed on some GPU, some of the time.
-#[test]
-fn planted_faults_are_found() {
-    let faults = [
-        (
-            "    else\n      copy_wait<0>();",
-            "    else\n      copy_wait<12>();",
-            "an asynchronous copy used before it is waited for",
-        ),
-        ("x.here = i < job.rows ?", "x.here = i <= job.rows ?", "x read past its last row"),
-        ("tiles_below(first, WARPS * 32, projection.columns, my_columns)", "my_columns", "y read past its last column"),
-        ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
-    ];
-    let batch = Batch::new(Element::Bf16, 72, &[40], &[part(3, 16), part(1, 9)], 5);
-    let tuning = Tuning { row_tile: Some(RowTile::Rows8), blocks: Some(4), ..Tuning::default() };
-    find_planted(&batch, tuning, ARCHITECTURES[0], &faults);
-    let faults = [
-        ("      phases_wait(full(slot), parity);", "", "a stage read before it is here"),
-        ("      phases_wait(empty(asked_slot), asked_parity);", "", "a stage overwritten while it is read"),
-        ("tile * 4 + 4 > quarters &&", "false &&", "columns of x multiplied that it does not have"),
-        ("half * 8 < lane_rows) {", "half * 8 < lane_rows + 8) {", "y written past the last row of a segment"),
-        ("  wait_for_operands(args);", "", "x read before the preceding kernel is done"),
-    ];
-    let batch = Batch::new(Element::Bf16, 1000, &[520], &[part(19, 16), part(1, 0)], 5);
-    let tuning = Tuning {
-        row_tile: Some(RowTile::Staged16),
-        blocks: Some(1),
-        shared_bytes: Some(70 << 10),
-        ..Tuning::default()
-    };
-    find_planted(&batch, tuning, ARCHITECTURES[1], &faults);
-}
-
-fn find_planted(batch: &Batch, tuning: Tuning, architecture: &'static str, faults: &[(&str, &str, &str)]) {
-    let segments = batch.segments(|adapter| (adapter as u64 + 1) * 4096);
-    let plan = Plan::new(&batch.site, &segments, CHIP, tuning).expect("valid");
-    let launch = Launch { batch, plan, seed: 11, architecture };
-    for (index, &(from, to, what)) in faults.iter().enumerate() {
-        let plant = |_: &str, source: &str| {
-            assert!(source.contains(from), "the fault to plant is no longer in the source: {from}");
-            source.replacen(from, to, 1)
-        };
-        let programs = programs(launch.plan.variant()).filter(|program| *program == launch.program(PAIR)).collect();
-        let Some(runner) = Runner::build(&format!("fault-{architecture}-{index}"), programs, plant) else {
-            return;
-        };
-        let found = launch.run(&runner, PAIR, &[]).map_or(true, |outputs| {
-            let y = launch.y_of(&outputs);
-            let deviation = Deviation::of(batch.decode(&y[0]).into_iter().map(f64::from), &batch.expected_y(0));
-            !deviation.within(1e-2, 0.15)
-        });
-        assert!(found, "not found: {what}");
     }
 }

@@ -2,7 +2,7 @@
 
 use aril_kernels::Element;
 
-use crate::shim::{Buffer, Case, Pointer, Program, Runner};
+use crate::shim::{Around, Buffer, Case, Pointer, Program, Runner};
 
 fn program(kernel: &'static str) -> Program {
     Program { source: "memory.cu", defines: Vec::new(), kernel }
@@ -20,6 +20,7 @@ fn a_copy_and_a_fill_reach_every_element_and_no_other() {
         shared_bytes: 0,
         cluster: 1,
         seed: 3,
+        around: Around::default(),
         buffers,
         pointers,
         arguments,
@@ -59,7 +60,7 @@ fn differences_are_counted_each_once_and_shared_memory_is_full_of_the_pattern() 
     let program = |kernel| Program { source: "stress.cu", defines: Vec::new(), kernel };
     let programs = vec![program("count_differences"), program("poison_shared")];
     // The pattern leaves the block through a store that is there for this test alone.
-    let plant = |_: &str, source: &str| {
+    let plant = |_: &Program, source: &str| {
         source.replacen(
             "  for (u32 n = thread_index(); n < args.bytes / 4; n += 256) words[n] = args.word;\n",
             "  for (u32 n = thread_index(); n < args.bytes / 4; n += 256) words[n] = args.word;\n  block_barrier();\n  for (u32 n = thread_index(); n < args.bytes / 4; n += 256) if (words[n] != args.word) fail(\"not filled\");\n",
@@ -87,6 +88,7 @@ fn differences_are_counted_each_once_and_shared_memory_is_full_of_the_pattern() 
         shared_bytes: 0,
         cluster: 1,
         seed: 5,
+        around: Around::default(),
         buffers: vec![input(&a), input(&b), Buffer { content: vec![0; 4], hidden: false, output: true }],
         pointers: vec![pointer(0, 0), pointer(8, 1), pointer(24, 2)],
         arguments,
@@ -99,6 +101,7 @@ fn differences_are_counted_each_once_and_shared_memory_is_full_of_the_pattern() 
         shared_bytes: 4096,
         cluster: 1,
         seed: 6,
+        around: Around::default(),
         buffers: Vec::new(),
         pointers: Vec::new(),
         arguments: [4096_u32, 0x7fc1_7fc1].iter().flat_map(|word| word.to_le_bytes()).collect(),

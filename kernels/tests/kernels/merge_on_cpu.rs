@@ -8,7 +8,7 @@ use aril_kernels::reference::lora::{Deviation, Weights, merge};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::shim::{Buffer, Case, Pointer, Program, Runner};
+use crate::shim::{Around, Buffer, Case, Pointer, Program, Runner};
 
 const GAP: u32 = 8;
 const SCALE: f32 = 0.75;
@@ -49,6 +49,7 @@ fn check(runner: &Runner, element: Element, shape: ProjectionShape, rank: u32, s
         shared_bytes: grid.shared_bytes as usize,
         cluster: 1,
         seed,
+        around: Around::default(),
         buffers,
         pointers,
         arguments,
@@ -102,7 +103,7 @@ fn planted_faults_in_the_merge_are_found() {
         (" || first_input + 32 * g + 8 * q >= args.inputs) continue", ") continue", "W written past its last column"),
     ];
     for (index, (from, to, what)) in faults.into_iter().enumerate() {
-        let change = |_: &str, source: &str| {
+        let change = |_: &Program, source: &str| {
             assert!(source.contains(from), "the fault to plant is no longer in the source: {from}");
             source.replacen(from, to, 1)
         };

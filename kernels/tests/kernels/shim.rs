@@ -47,6 +47,17 @@ pub(crate) struct Pointer {
     pub(crate) addend: usize,
 }
 
+/// What a launch meets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Around {
+    /// The preceding kernel runs beside it: hidden buffers appear, all together, while that kernel still runs.
+    pub(crate) beside: bool,
+    /// Blocks, warps and what they send to one another are late at random.
+    pub(crate) delays: bool,
+    /// Which of the faults planted in the source is there, which says `planted == 7` for the seventh: none for 0.
+    pub(crate) planted: usize,
+}
+
 /// One launch.
 pub(crate) struct Case {
     pub(crate) program: Program,
@@ -56,6 +67,7 @@ pub(crate) struct Case {
     /// Blocks in a cluster.
     pub(crate) cluster: usize,
     pub(crate) seed: u64,
+    pub(crate) around: Around,
     pub(crate) buffers: Vec<Buffer>,
     pub(crate) pointers: Vec<Pointer>,
     /// The parameters back to back, each aligned as its type demands.
@@ -67,14 +79,16 @@ impl Case {
         let mut bytes = Vec::new();
         let word = |bytes: &mut Vec<u8>, value: usize| bytes.extend((value as u64).to_le_bytes());
         word(&mut bytes, program);
-        for value in
-            [self.blocks, self.threads, self.shared_bytes, self.cluster, self.seed as usize, self.buffers.len()]
-        {
+        for value in [self.blocks, self.threads, self.shared_bytes, self.cluster, self.seed as usize] {
             word(&mut bytes, value);
         }
+        word(&mut bytes, usize::from(self.around.delays));
+        word(&mut bytes, self.around.planted);
+        word(&mut bytes, self.buffers.len());
         for buffer in &self.buffers {
             word(&mut bytes, buffer.content.len());
-            word(&mut bytes, usize::from(buffer.hidden) + 2 * usize::from(buffer.output));
+            let hidden = if self.around.beside { 4 } else { 1 };
+            word(&mut bytes, if buffer.hidden { hidden } else { 0 } + 2 * usize::from(buffer.output));
             bytes.extend(&buffer.content);
         }
         word(&mut bytes, self.pointers.len());
@@ -96,9 +110,13 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Builds the executable. `name`: a folder of the target directory, one for each runner. `change` gets the name and
-    /// the text of each source and may plant a fault. `None`, with a message, where there is no C++ compiler.
-    pub(crate) fn build(name: &str, programs: Vec<Program>, change: impl Fn(&str, &str) -> String) -> Option<Runner> {
+    /// Builds the executable. `name`: a folder of the target directory, one for each runner. `change` gets the text
+    /// of each source, and a program that is made of it, and may plant a fault. `None`, with a message, where there is no C++ compiler.
+    pub(crate) fn build(
+        name: &str,
+        programs: Vec<Program>,
+        change: impl Fn(&Program, &str) -> String,
+    ) -> Option<Runner> {
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
         if !cfg!(target_arch = "x86_64") || Command::new(&compiler).arg("--version").output().is_err() {
             eprintln!("skipped: the CPU shim needs x86-64 and a C++ compiler (g++, or the one that CXX names)");
@@ -167,13 +185,13 @@ fn with_headers(folder: &Path, name: &str) -> String {
 }
 
 /// Every source with its constants in a namespace of its own, and the function that calls a program by its index.
-fn kernels(programs: &[Program], folder: &Path, change: impl Fn(&str, &str) -> String) -> String {
+fn kernels(programs: &[Program], folder: &Path, change: impl Fn(&Program, &str) -> String) -> String {
     let mut text = "#include \"primitives.cuh\"\n".to_owned();
     let mut calls = String::new();
     for (index, program) in programs.iter().enumerate() {
         let space = programs.iter().position(|first| first.is_compiled_as(program)).expect("itself at the latest");
         if space == index {
-            let source = change(program.source, &with_headers(folder, program.source));
+            let source = change(program, &with_headers(folder, program.source));
             for (name, value) in &program.defines {
                 let _ = writeln!(text, "#define {name} {value}");
             }

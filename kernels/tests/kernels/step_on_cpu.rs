@@ -8,7 +8,7 @@ use aril_kernels::reference::step::{gated, largest, norm, rotate};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::shim::{Buffer, Case, Pointer, Program, Runner};
+use crate::shim::{Around, Buffer, Case, Pointer, Program, Runner};
 
 fn element(format: Element) -> (&'static str, String) {
     ("ELEMENT", format.device_name().to_owned())
@@ -89,8 +89,18 @@ impl Launch {
         arguments.extend(self.tail);
         let (program, blocks, shared_bytes) = (self.program, self.blocks, self.shared_bytes);
         let what = format!("{program:?}");
-        let case =
-            Case { program, blocks, threads: 256, shared_bytes, cluster: 1, seed: 5, buffers, pointers, arguments };
+        let case = Case {
+            program,
+            blocks,
+            threads: 256,
+            shared_bytes,
+            cluster: 1,
+            seed: 5,
+            around: Around::default(),
+            buffers,
+            pointers,
+            arguments,
+        };
         runner.run(&case).unwrap_or_else(|error| panic!("{what}: {error}"))
     }
 }
