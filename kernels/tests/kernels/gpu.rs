@@ -1,4 +1,7 @@
-//! What opening a GPU says, with or without one. The kernels' checks on a GPU are `kernels/ci/gpu.sh`.
+//! What opening a GPU says, with or without one, and with libraries that are made here. The kernels' checks on a GPU are
+//! `kernels/ci/gpu.sh`.
+
+use std::process::Command;
 
 use aril_kernels::Error;
 use aril_kernels::gpu::Gpu;
@@ -15,5 +18,77 @@ fn opening_a_gpu_works_or_says_what_is_missing() {
             assert!(expected, "{error}");
             assert!(error.to_string().len() > 20, "{error}");
         }
+    }
+}
+
+/// A process of its own opens a GPU, since a process loads a library once.
+#[test]
+#[ignore = "started by the tests below, with other libraries"]
+fn opening_prints_its_error() {
+    println!("{:?}", Gpu::open(2).map(|gpu| gpu.name().to_owned()));
+}
+
+/// What opening GPU 2 gives with a driver and an NVRTC of these versions (major · 1000 + minor · 10), and so many GPUs.
+/// `None`, with a message, where there is no C++ compiler.
+fn opened_with(driver: u32, nvrtc: u32, gpus: u32) -> Option<String> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
+    if !cfg!(target_os = "linux") || Command::new(&compiler).arg("--version").output().is_err() {
+        eprintln!("skipped: libraries of other versions are made on Linux, with a C++ compiler");
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let libraries = [
+        (
+            "cuda",
+            format!(
+                "extern \"C\" int cuInit(unsigned) {{ return 0; }}\n\
+                 extern \"C\" int cuDriverGetVersion(int* version) {{ return *version = {driver}, 0; }}\n\
+                 extern \"C\" int cuDeviceGetCount(int* count) {{ return *count = {gpus}, 0; }}\n"
+            ),
+        ),
+        (
+            "nvrtc",
+            format!(
+                "extern \"C\" int nvrtcVersion(int* major, int* minor) {{ return *major = {}, *minor = {}, 0; }}\n",
+                nvrtc / 1000,
+                nvrtc % 1000 / 10
+            ),
+        ),
+    ];
+    for (name, source) in libraries {
+        let path = folder.path().join(name).with_extension("cpp");
+        std::fs::write(&path, source).expect("the temporary folder is writable");
+        let library = folder.path().join(format!("lib{name}.so"));
+        let made = Command::new(&compiler).args(["-shared", "-fPIC", "-o"]).arg(library).arg(path).output();
+        let made = made.expect("the compiler starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let others = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let output = Command::new(std::env::current_exe().expect("this test's own binary"))
+        .args(["--exact", "gpu::opening_prints_its_error", "--ignored", "--nocapture"])
+        .env("LD_LIBRARY_PATH", format!("{}:{others}", folder.path().display()))
+        .output()
+        .expect("it starts again");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn a_driver_that_is_too_old_is_refused_by_its_version() {
+    let Some(says) = opened_with(12_020, 13_000, 4) else { return };
+    let expected = "LibraryTooOld { library: \"the CUDA driver\", found: \"12.2\", needed: \"12.3\" }";
+    assert!(says.contains(expected), "{says}");
+}
+
+#[test]
+fn an_nvrtc_that_is_too_old_is_refused_by_its_version() {
+    let Some(says) = opened_with(12_030, 11_080, 4) else { return };
+    assert!(says.contains("LibraryTooOld { library: \"NVRTC\", found: \"11.8\", needed: \"12.3\" }"), "{says}");
+}
+
+#[test]
+fn a_gpu_that_the_driver_does_not_see_is_refused_by_its_number() {
+    for gpus in [0, 2] {
+        let Some(says) = opened_with(12_030, 12_030, gpus) else { return };
+        assert!(says.contains(&format!("NoGpu {{ ordinal: 2, count: {gpus} }}")), "{says}");
     }
 }
