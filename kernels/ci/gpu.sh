@@ -79,6 +79,7 @@ for part in $parts; do
   case $part in
     checks)
       run check-lora 120 "$binaries/bench_lora" --check-only --points all --out "$out/check-lora.json"
+      run check-lora-ends 60 "$binaries/bench_lora" --ends
       run check-attention 120 "$binaries/bench_attention" --check-only --out "$out/check-attention.json"
       run check-baselines 120 "$binaries/bench_baselines" --check-only --points all --out "$out/check-baselines.json"
       run check-llama 90 "$binaries/bench_llama" check --out "$out/check-llama.json"

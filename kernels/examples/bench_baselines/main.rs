@@ -209,7 +209,7 @@ fn run(machine: &mut Machine, point: &Point, padded_to: Option<u32>, options: &O
     let mut deviations = Map::new();
     if options.check {
         let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
-        let inputs = Inputs::draw(point, seed);
+        let inputs = Inputs::draw_apart(point, seed);
         let expected = inputs.expected(point, 0.75);
         let mut passes = true;
         for &way in ways {

@@ -18,12 +18,42 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
+    /// Weights of which every two ranks nearly cancel, and y as small as what is left: an intermediate v that loses bits on its
+    /// way changes y by far more than the rounding of y. Two ranks are not the same, so that one in the place of the other is
+    /// found, too.
     pub(crate) fn draw(point: &Point, seed: u64) -> Inputs {
+        let mut inputs = Inputs::draw_apart(point, seed);
+        let mut random = SmallRng::seed_from_u64(!seed);
+        let element = point.element;
+        let mut nearly = |bits: u16| {
+            let near = 1.0 + (random.random::<f32>() * 2.0 - 1.0) / 32.0;
+            element.encode(element.decode(bits) * near)
+        };
+        for (&(_, rank), (a, b)) in point.segments.iter().zip(&mut inputs.weights) {
+            for line in a.chunks_exact_mut(rank as usize) {
+                line.chunks_exact_mut(2).for_each(|pair| pair[1] = nearly(pair[0]) ^ 0x8000);
+                if let [.., last] = line
+                    && rank % 2 == 1
+                {
+                    *last = element.encode(element.decode(*last) / 32.0);
+                }
+            }
+            for pair in b.chunks_exact_mut(2 * point.outputs as usize) {
+                let (first, second) = pair.split_at_mut(point.outputs as usize);
+                second.iter_mut().zip(first).for_each(|(second, &mut first)| *second = nearly(first));
+            }
+        }
+        inputs.y.iter_mut().for_each(|y| *y = element.encode(element.decode(*y) / 64.0));
+        inputs
+    }
+
+    /// The same with ranks that have nothing to do with each other.
+    pub(crate) fn draw_apart(point: &Point, seed: u64) -> Inputs {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut draw = |count: u32, scale: f32| -> Vec<u16> {
             (0..count).map(|_| point.element.encode((random.random::<f32>() * 2.0 - 1.0) * scale)).collect()
         };
-        // x·A has a standard deviation of about one third, (x·A)·B of about one.
+        // x·A has a standard deviation of about one third, (x·A)·B of about one: before ranks cancel.
         let a_scale = 1.0 / (point.inputs as f32).sqrt();
         let weights = point
             .segments

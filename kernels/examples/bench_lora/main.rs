@@ -6,9 +6,10 @@
 //! with several spreads, to choose the plan's rules by; only the row tile of `--tuning` if there is one), `--after` (with `--explore`: after other kernels too), `--swift` (with `--explore`: the plan's own shared memory and release, nothing checked), `--budget SECONDS` (points that come later are left out), `--compare FOLDER,…` (with `--explore`: the kernels of each),
 //! `--tuning TILE,EXCHANGE,BLOCKS,SHARED,RELEASE` (instead of the plan's choices), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
 //! `--stress N` (N launches in changing surroundings, each compared to the bit), `--profile` (one launch a point, for ncu), `--pair-only` (not among other kernels),
-//! `--check-only` (for compute-sanitizer), `--compile-only` (fills the cache, without a GPU).
+//! `--check-only` (for compute-sanitizer), `--ends` (v at both ends of its range, and beyond, instead of points), `--compile-only` (fills the cache, without a GPU).
 
 mod bench;
+mod ends;
 mod explore;
 mod inputs;
 mod points;
@@ -55,6 +56,7 @@ struct Options {
     stress: Option<usize>,
     profile: bool,
     pair_only: bool,
+    ends: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -76,6 +78,7 @@ fn options() -> Result<Options, String> {
         stress: None,
         profile: false,
         pair_only: false,
+        ends: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -88,6 +91,7 @@ fn options() -> Result<Options, String> {
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
             "--stress" => options.stress = Some(value()?.parse().map_err(|_| "--stress needs a number".to_owned())?),
             "--profile" => options.profile = true,
+            "--ends" => options.ends = true,
             "--pair-only" => options.pair_only = true,
             "--explore" => options.explore = true,
             "--swift" => options.swift = true,
@@ -181,6 +185,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     chosen.retain(|point| options.only.split('|').any(|part| point.name().contains(part)));
     let clocks_before = provenance::clocks();
+    if options.ends {
+        let (launches, wrong) = ends::ends(&mut bench)?;
+        wrong.iter().for_each(|line| println!("WRONG {line}"));
+        println!("v at both ends of its range: {launches} launches, {} wrong", wrong.len());
+        return if wrong.is_empty() { Ok(()) } else { Err("some launches are wrong".into()) };
+    }
     if options.profile {
         return profile(&mut bench, &chosen, &options, &sources);
     }
