@@ -89,15 +89,17 @@ for part in $parts; do
     sanitize)
       for tool in memcheck synccheck racecheck; do
         # A batch for each path of the LoRA kernels: clusters in one hop and in two, global exchange, several row tiles, odd
-        # ranks, one block a segment.
+        # ranks, one block a segment; ranks that differ in one plan, of single rows and of a prompt beside them, whose groups
+        # have different numbers of members.
         for point in "4096→4096 r16 16 identical" "1536→8960 r64 64 uniform" "bf16 4096→14336 r64 64 uniform" "40 segments" \
           "bf16 2048→8192 r16 32" "r32 1000 prefill" "r16 512 uniform" \
-          "bf16 4096→4096 r64 2048 prefill4x512"; do
+          "bf16 4096→4096 r64 2048 prefill4x512" "bf16 4096→4096 30 rows of ranks" \
+          "bf16 4096→4096 512r64 beside"; do
           [ $tool = synccheck ] && [ "$point" = "bf16 4096→14336 r64 64 uniform" ] && ! large_clusters_are_judged && continue
           # Racecheck of CUDA 13.0 holds warps that wait for their cluster until all warps of the block do: those that copy would
           # wait for a ring that nobody empties. Two members whose ring the shrink empties are below.
           [ $tool = racecheck ] && [ "$point" = "bf16 4096→4096 r64 2048 prefill4x512" ] && continue
-          sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 60 \
+          sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 90 \
             "$binaries/bench_lora" --check-only --points all --only "$point" --out /dev/null
         done
         # Warpgroups without a cluster, in clusters of six and of two, and several sets of members that share the outputs.

@@ -12,6 +12,7 @@ mod bench;
 mod ends;
 mod explore;
 mod inputs;
+mod plan_time;
 mod points;
 mod provenance;
 mod stress;
@@ -26,14 +27,14 @@ use aril_kernels::compile::Unit;
 use aril_kernels::gemm::cublaslt::CublasLt;
 use aril_kernels::gpu::Gpu;
 use aril_kernels::lora::launch::LoraKernels;
-use aril_kernels::lora::plan::{Exchange, Follows, Plan, Release, Tuning};
+use aril_kernels::lora::plan::{Exchange, Follows, Job, Release, Tuning};
 use aril_kernels::lora::variant::{RowTile, SOURCES, Variant};
 use aril_kernels::program::Compiler;
 use aril_kernels::source::Sources;
 use aril_kernels::timing::{Stopwatch, Summary};
 use serde_json::{Value, json};
 
-use bench::{Before, Bench, Call, Prepared};
+use bench::{Before, Bench, Call};
 use explore::{explore, explore_swiftly};
 use points::Point;
 use stress::stress;
@@ -396,7 +397,10 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
             "blocks": plan_after.jobs().len(), "cluster": plan_after.cluster(),
             "release": format!("{:?}", plan_after.release()),
         },
-        "plan_host_us": plan_host_us(bench, &prepared)?,
+        "plan_host_us": bench.plan_host_us(&prepared)?,
+        "plan_bytes": plan.jobs().len() * Job::BYTES,
+        "plan_device_us": figures(bench.plan_device_us(&plan, options.repeats)?),
+        "plan_replaced_us": figures(bench.plan_replaced_us(&plan, options.repeats)?),
         "copy_us": figures(copy),
         "copy_shrink_us": copy_shrink.map(figures),
         "copy_expand_us": copy_expand.map(figures),
@@ -415,18 +419,6 @@ fn run(bench: &mut Bench, point: &Point, options: &Options) -> Result<Value, Err
 fn figures(summary: Summary) -> Value {
     let rounded = |us: f64| (us * 1e3).round() / 1e3;
     json!({ "median": rounded(summary.median), "p10": rounded(summary.p10), "p90": rounded(summary.p90) })
-}
-
-/// Host time of making the plan.
-fn plan_host_us(bench: &Bench, prepared: &Prepared) -> Result<f64, Error> {
-    let mut samples = Vec::new();
-    for _ in 0..20 {
-        let start = Instant::now();
-        let plan: Plan = bench.plan(prepared, Tuning::default())?;
-        samples.push(start.elapsed().as_secs_f64() * 1e6);
-        drop(plan);
-    }
-    Ok(Summary::of(&samples).expect("twenty samples").median)
 }
 
 #[cfg(test)]
