@@ -248,8 +248,21 @@ impl Bench {
         let results = self.results(point, &inputs, &scales, tuning, ampere)?;
         let expected = expected_of_all(&inputs, point, 0.75);
         let length = expected.len();
+        let width = point.outputs_of_all() as usize;
+        // The worst of the segments, each for itself: one is not lost among others.
         let deviation = |result: &Vec<u16>| {
-            Deviation::of(result[..length].iter().map(|&bits| f64::from(point.element.decode(bits))), &expected)
+            let (mut worst, mut row) = (Deviation { relative_norm: 0.0, element_max: 0.0 }, 0);
+            for &(rows, _) in point.segments.iter().filter(|(rows, _)| *rows > 0) {
+                let range = row * width..(row + rows as usize) * width;
+                let got = result[range.clone()].iter().map(|&bits| f64::from(point.element.decode(bits)));
+                let this = Deviation::of(got, &expected[range]);
+                // Not `max`, for which NaN is nothing.
+                let larger = |a: f64, b: f64| if b > a || b.is_nan() { b } else { a };
+                worst.relative_norm = larger(worst.relative_norm, this.relative_norm);
+                worst.element_max = larger(worst.element_max, this.element_max);
+                row += rows as usize;
+            }
+            worst
         };
         Ok(Checked {
             pair: deviation(&results[0]),
@@ -341,8 +354,8 @@ pub(crate) struct Checked {
 
 impl Checked {
     pub(crate) fn passes(&self, element: Element) -> bool {
-        // Rounding y gives 0.0017 and 0.0002. Where v were rounded, 0.03, and 0.004.
-        let (norm, largest) = if element == Element::Bf16 { (3e-3, 4e-3) } else { (5e-4, 5e-4) };
+        // No rounding of y gives more than 0.0039 and 0.00049. Where v were rounded, 0.03, and 0.004.
+        let (norm, largest) = if element == Element::Bf16 { (4.4e-3, 4e-3) } else { (5.6e-4, 5e-4) };
         let close = self.pair.within(norm, largest) && self.separate.within(norm, largest);
         close && self.graph_is_equal && self.guard_is_whole
     }

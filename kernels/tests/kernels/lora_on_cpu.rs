@@ -186,19 +186,27 @@ fn close_enough(batch: &Batch, y: &[Vec<u16>], what: &str) {
 }
 
 fn is_close(batch: &Batch, y: &[Vec<u16>]) -> Result<(), String> {
-    // Rounding y gives 0.0017 and 0.0002. Where v were rounded, 0.03 and more, and 0.004.
+    // No rounding of y gives more than 0.0039 and 0.00049. Where v were rounded, 0.03 and more, and 0.004.
     let (norm, element) = match batch.site.element() {
-        Element::Bf16 => (3e-3, 8e-3),
-        Element::F16 => (4e-4, 1e-3),
+        Element::Bf16 => (4.3e-3, 8e-3),
+        Element::F16 => (5.4e-4, 1e-3),
     };
     for (projection, y) in y.iter().enumerate() {
         let expected = batch.expected_y(projection);
-        let deviation = Deviation::of(batch.decode(y).into_iter().map(f64::from), &expected);
-        if !deviation.within(norm, element) {
-            return Err(format!("projection {projection}: {deviation:?}"));
+        let outputs = batch.site.places()[projection].shape.outputs as usize;
+        // Each segment for itself: one is not lost among others.
+        for &(first, rows, adapter, _) in batch.segments.iter().filter(|(_, rows, ..)| *rows > 0) {
+            let range = first as usize * outputs..(first + rows) as usize * outputs;
+            let got = batch.decode(&y[range.clone()]).into_iter().map(f64::from);
+            let deviation = Deviation::of(got, &expected[range]);
+            if !deviation.within(norm, element) {
+                let rank = batch.adapters[adapter].rank;
+                return Err(format!(
+                    "projection {projection}, {rows} rows of rank {rank} from {first} on: {deviation:?}"
+                ));
+            }
         }
         // Rows without an adapter are untouched, to the bit.
-        let outputs = batch.site.places()[projection].shape.outputs as usize;
         for row in 0..batch.rows as usize {
             let served = batch.segments.iter().any(|&(first, rows, ..)| (first..first + rows).contains(&(row as u32)));
             let range = row * outputs..(row + 1) * outputs;
