@@ -9,7 +9,7 @@ use crate::draft::Effects;
 use crate::event::{Event, EventQueue, Kind};
 use crate::fact::{Observer, Tier};
 use crate::fleet::{Board, Fleet};
-use crate::policy::{Asked, Migrator, Policies, Route, Router, Scaler};
+use crate::policy::{Migrator, Policies, Route, Router, Scaler};
 use crate::random::{self, Stream};
 use crate::replica::{Mind, Replica, SequenceKey};
 use crate::residency::Weights;
@@ -246,7 +246,7 @@ impl Engine<'_, '_> {
     /// What does the router say to a sequence that has no replica?
     fn ask_router(&mut self, key: SequenceKey) -> Route {
         let sequence = self.sequences.get(key);
-        let asked = Asked { request: &sequence.offered.request, emitted: sequence.emitted };
+        let asked = sequence.asked();
         let fleet = fleet(self.now, self.composed, &self.replicas, &self.board);
         self.router.route(&asked, &fleet, &mut self.router_random)
     }

@@ -304,7 +304,7 @@ pub enum Fact<'a> {
         request: RequestId,
         /// To which replica.
         replica: ReplicaId,
-        /// Output tokens it brings along and that must be computed again.
+        /// Output tokens it brings along; they are computed again with its prompt, or with what was left of that.
         recompute: u32,
     },
     /// A step contains the request for the first time since it was routed.

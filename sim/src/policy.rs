@@ -31,15 +31,10 @@ use crate::workload::{AdapterId, ReplicaId, Request, RequestId};
 pub struct Asked<'a> {
     /// What arrived.
     pub request: &'a Request,
-    /// Output tokens that it has already emitted and that its next replica computes again with the prompt.
+    /// Output tokens that it has already emitted.
     pub emitted: u32,
-}
-
-impl Asked<'_> {
-    /// Tokens that its next replica must prefill.
-    pub fn tokens(&self) -> u32 {
-        self.request.prompt_tokens + self.emitted
-    }
+    /// Tokens that its next replica must prefill: its prompt, or what a preemptor left of it, and what it has emitted.
+    pub tokens: u32,
 }
 
 /// A router's choice.

@@ -3,6 +3,7 @@
 use crate::draft::Refusal;
 use crate::fact::Waits;
 use crate::fetch;
+use crate::policy::Asked;
 use crate::replica::SequenceKey;
 use crate::time::{Span, Time};
 use crate::workload::{Offered, ReplicaId, RequestId};
@@ -237,6 +238,11 @@ impl Sequence {
     /// Tokens of its prompt that became output.
     pub(crate) fn cut(&self) -> u32 {
         self.rare.as_ref().map_or(0, |rare| rare.cut)
+    }
+
+    /// As a router sees it.
+    pub(crate) fn asked(&self) -> Asked<'_> {
+        Asked { request: &self.offered.request, emitted: self.emitted, tokens: self.tokens() }
     }
 
     /// Tokens to prefill before its next one: its prompt and what it had emitted when it last left a batch.

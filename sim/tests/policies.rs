@@ -1,5 +1,6 @@
 //! Each built-in policy follows its rule: small scenarios made by hand, judged by the facts that they tell.
 
+mod asked;
 mod batcher;
 mod conformance;
 mod evictor;

@@ -99,7 +99,7 @@ impl RandomPolicies {
         policies.migrator_period = migrates.then(|| unit * u64::from(5 + below(60)));
         policies.scaler_period = scales.then(|| unit * u64::from(5 + below(60)));
         policies.keeps_idle = below(4) > 0;
-        policies.cuts_prompts = below(3) == 0;
+        policies.cuts_prompts = below(4) > 0;
         policies
     }
 
@@ -186,7 +186,7 @@ impl RandomRouter {
     /// Everything that a router can see, in one number.
     fn view(&self, asked: &Asked<'_>, fleet: &Fleet<'_>) -> u64 {
         let mut hash = mix(self.0.seed, u64::from(asked.request.id.0));
-        hash = mix(hash, u64::from(asked.tokens()));
+        hash = mix(hash, u64::from(asked.tokens));
         for id in (0..fleet.len() as u32).map(ReplicaId) {
             let s = fleet.signals(id);
             let counts =
@@ -234,7 +234,7 @@ impl Router for RandomRouter {
     fn queue_key(&self, asked: &Asked<'_>) -> u64 {
         match self.0.queue_order {
             0 => asked.request.arrival.as_ps(),
-            1 => u64::from(asked.tokens()),
+            1 => u64::from(asked.tokens),
             _ => mix(self.0.seed, u64::from(asked.request.id.0)),
         }
     }
@@ -352,7 +352,11 @@ impl Preemptor for RandomPreemptor {
             let numbers = [running.computed, running.emitted, running.kv_blocks, running.admitted as u32];
             numbers.into_iter().fold(hash, |hash, number| mix(hash, u64::from(number)))
         };
-        running.iter().fold(self.0.seed, see) as usize % running.len()
+        let hash = running.iter().fold(self.0.seed, see) as usize;
+        // Those in the middle of a prompt are few.
+        let prompts: Vec<usize> = (0..running.len()).filter(|&position| !running[position].decodes()).collect();
+        let cuts = self.0.cuts_prompts && !prompts.is_empty();
+        if cuts { prompts[hash % prompts.len()] } else { hash % running.len() }
     }
 
     fn requeue(&self) -> Requeue {

@@ -3,7 +3,7 @@
 use super::Engine;
 use crate::event::{Event, Kind};
 use crate::fact::{End, Fact, Life, Power, RejectReason};
-use crate::policy::{Asked, Route};
+use crate::policy::Route;
 use crate::replica::{RANK_MAX, SequenceKey, Waiting};
 use crate::sequence::{Place, Sequence, Wait};
 use crate::workload::{Offered, ReplicaId};
@@ -35,8 +35,7 @@ impl Engine<'_, '_> {
             }
         }
         let sequence = self.sequences.get_mut(key);
-        let asked = Asked { request: &sequence.offered.request, emitted: sequence.emitted };
-        let queue_key = self.router.queue_key(&asked);
+        let queue_key = self.router.queue_key(&sequence.asked());
         let id = sequence.id();
         sequence.put(Place::Held(queue_key));
         self.queue.insert((queue_key, id), key);

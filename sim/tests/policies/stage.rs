@@ -210,6 +210,8 @@ pub(crate) struct Steps {
 pub(crate) struct Play {
     /// Replicas that each request was given to, in order.
     pub(crate) routes: BTreeMap<u32, Vec<u32>>,
+    /// When each request was given to one.
+    pub(crate) routed: Vec<(Time, u32)>,
     pub(crate) held: Vec<u32>,
     /// When each request was first in a step.
     pub(crate) scheduled: BTreeMap<u32, Time>,
@@ -266,7 +268,10 @@ impl Play {
 impl Observer for Play {
     fn observe(&mut self, now: Time, fact: &Fact<'_>) {
         match fact {
-            Fact::Routed { request, replica, .. } => self.routes.entry(request.0).or_default().push(replica.0),
+            Fact::Routed { request, replica, .. } => {
+                self.routed.push((now, request.0));
+                self.routes.entry(request.0).or_default().push(replica.0);
+            }
             Fact::Held(request) => self.held.push(request.0),
             Fact::Scheduled { request, .. } => {
                 self.scheduled.entry(request.0).or_insert(now);

@@ -28,6 +28,11 @@ struct Tally {
     places: BTreeMap<RequestId, (ReplicaId, bool)>,
     /// Whose adapter is which.
     adapters: BTreeMap<RequestId, AdapterId>,
+    /// What is to be computed before each one's next token, if it begins anew.
+    tokens: BTreeMap<RequestId, u32>,
+    /// Of those who were asked about again, with a prompt that was cut.
+    cut: BTreeSet<RequestId>,
+    asked_again: u64,
     /// Adapters of rows that left while a step ran that contains them: in use until it is over.
     lingering: BTreeSet<(ReplicaId, AdapterId)>,
     /// Preempted requests leave their replica.
@@ -54,6 +59,7 @@ impl Tally {
         match *fact {
             Fact::Offered(offered) => {
                 self.adapters.extend(offered.request.adapter.map(|adapter| (offered.request.id, adapter)));
+                self.tokens.insert(offered.request.id, offered.request.prompt_tokens);
             }
             Fact::Routed { request, replica, .. } => {
                 self.places.insert(request, (replica, false));
@@ -64,8 +70,12 @@ impl Tally {
                 self.places.insert(request, (replica, true));
                 self.replicas[replica.index()].running += 1;
             }
-            Fact::Preempted { request, replica, .. } => {
+            Fact::Preempted { request, replica, cut, .. } => {
                 self.leaves(request);
+                *self.tokens.get_mut(&request).expect("it was offered") -= cut;
+                if cut > 0 {
+                    self.cut.insert(request);
+                }
                 if !self.to_cluster {
                     self.places.insert(request, (replica, false));
                     self.replicas[replica.index()].waiting += 1;
@@ -77,7 +87,12 @@ impl Tally {
                 self.replicas[replica.index()].resident += 1;
                 self.on_gpu[replica.index()].insert(adapter, bytes);
             }
-            Fact::Stretch(ref stretch) => self.lingering.retain(|(replica, _)| *replica != stretch.replica),
+            Fact::Stretch(ref stretch) => {
+                self.lingering.retain(|(replica, _)| *replica != stretch.replica);
+                for row in stretch.rows.iter().filter(|row| row.emits) {
+                    *self.tokens.get_mut(&row.request).expect("it was offered") += stretch.steps;
+                }
+            }
             Fact::Evicted { replica, tier: Tier::Gpu, adapter, .. } => {
                 self.replicas[replica.index()].resident -= 1;
                 self.on_gpu[replica.index()].remove(&adapter);
@@ -155,6 +170,8 @@ impl Router for Suspicious {
     fn route(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>, random: &mut Stream) -> Route {
         let mut tally = self.tally.lock().unwrap();
         tally.compared += 1;
+        assert_eq!(asked.tokens, tally.tokens[&asked.request.id], "{asked:?}, at {}", fleet.now());
+        tally.asked_again += u64::from(tally.cut.contains(&asked.request.id));
         let mut by_working_set = Vec::new();
         for (id, count) in (0..).map(ReplicaId).zip(&tally.replicas) {
             let seen = fleet.signals(id);
@@ -190,7 +207,7 @@ pub(super) fn with_router(
 
 #[test]
 fn without_delay_routers_see_the_truth() {
-    let mut compared = 0;
+    let (mut compared, mut cut) = (0, 0);
     for seed in 0..2_000 {
         let mut scenario = Scenario::draw(seed, Terrain::Any);
         scenario.settings.signals_interval = Span::ZERO;
@@ -206,9 +223,11 @@ fn without_delay_routers_see_the_truth() {
         let shared = Arc::clone(&tally);
         let policies = with_router(&random, move |inner| Box::new(Suspicious { tally: Arc::clone(&shared), inner }));
         let _ = scenario.run(&policies, seed % 2 == 0, &mut Watch(Arc::clone(&tally)));
-        compared += tally.lock().unwrap().compared;
+        let tally = tally.lock().unwrap();
+        compared += tally.compared;
+        cut += tally.asked_again;
     }
-    assert!(compared > 20_000, "{compared} comparisons");
+    assert!(compared > 20_000 && cut > 40, "{compared} comparisons, {cut} with a prompt that was cut");
 }
 
 /// Remembers what it saw since the last tick.

@@ -53,7 +53,7 @@ fn faults_are_refused_on_a_batcher_that_has_none() {
    |
 26 | spread = { batcher = "chunked", faults = ["single-segment-decode"] }
    |                                 ^^^^^^
-  = help: known keys: `long_prefill_token_threshold`, `when_adapters_full`, `watermark`"#,
+  = help: known keys: `long_prefill_token_threshold`, `when_adapters_full`, `watermark`, `admits_after_preemption`"#,
     );
 }
 

@@ -46,7 +46,7 @@ impl Tunable for PunicaArtifact {
 impl Router for PunicaArtifact {
     fn route(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>, _: &mut Stream) -> Route {
         let limit = *self.limit.get_or_insert_with(|| max_num_seqs(fleet));
-        let tokens = asked.tokens();
+        let tokens = asked.tokens;
         let mut best: Option<(u32, Reverse<u32>, ReplicaId)> = None;
         let mut best_working_set = None;
         for (working_set, replica) in fleet.with_working_set(0..limit).rev() {

@@ -41,7 +41,7 @@ pub(super) fn has_place(fleet: &Fleet<'_>, replica: ReplicaId, working_set: u32,
 impl Router for PunicaPaper {
     fn route(&mut self, asked: &Asked<'_>, fleet: &Fleet<'_>, _: &mut Stream) -> Route {
         let limit = *self.limit.get_or_insert_with(|| max_num_seqs(fleet));
-        let tokens = asked.tokens();
+        let tokens = asked.tokens;
         let fits = |&(working_set, replica): &(u32, ReplicaId)| {
             has_place(fleet, replica, working_set, self.working_set_max)
                 && has_blocks(fleet, replica, fleet.kv_blocks_for(replica, tokens).into())

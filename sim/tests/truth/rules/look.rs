@@ -33,12 +33,12 @@ impl Look {
             },
             Rule::AffinitySoft(rule) => soft(rule, asked, fleet, random),
             Rule::PunicaPaper(rule) => {
-                let fitting = with_place(fleet, rule.working_set_max, asked.tokens(), 0);
+                let fitting = with_place(fleet, rule.working_set_max, asked.tokens, 0);
                 fitting.max_by_key(|&replica| (working_set(fleet, replica), replica))
             }
             Rule::PunicaArtifact(rule) => {
                 let spare = rule.spare_blocks_per_sequence;
-                let fitting = with_place(fleet, rule.working_set_max, asked.tokens(), spare);
+                let fitting = with_place(fleet, rule.working_set_max, asked.tokens, spare);
                 fitting.max_by_key(|&replica| {
                     let same = asked.request.adapter.map_or(0, |adapter| fleet.sequences_with(replica, adapter));
                     let free = fleet.signals(replica).kv_blocks_uncommitted();
