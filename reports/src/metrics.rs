@@ -50,7 +50,7 @@ pub struct Distributions {
     pub ttft: Distribution,
     /// Time per output token: one value for each finished request of two tokens or more.
     pub tpot: Distribution,
-    /// Gaps between consecutive tokens, of steps that began after the warm-up.
+    /// Gaps between consecutive tokens.
     pub itl: Distribution,
     /// End to end: of finished requests.
     pub e2e: Distribution,

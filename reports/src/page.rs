@@ -182,10 +182,7 @@ fn definitions() -> Markup {
             "TPOT",
             "time per output token: (end to end − TTFT) / (output tokens − 1), one value a finished request of two tokens or more.",
         ),
-        (
-            "ITL",
-            "inter-token latency: every gap between consecutive tokens of a sequence, pooled, of steps that began after the warm-up.",
-        ),
+        ("ITL", "inter-token latency: every gap between consecutive tokens of a measured request, pooled."),
         ("E2E", "end to end: from arrival to the last token, of finished requests."),
         (
             "Good",
