@@ -266,13 +266,14 @@ impl Recorder {
                 });
             }
             Fact::Stretch(stretch) => return self.stretch(stretch),
-            Fact::Preempted { request, replica, blocks, .. } => {
+            Fact::Preempted { request, replica, blocks, cut } => {
                 self.counts.preemptions += 1;
                 self.mark(now, replica.0, "preempted")?;
                 return self.event(EventRow {
                     request: OrNone(request.0),
                     replica: OrNone(replica.0),
                     amount: OrNone(*blocks),
+                    cut: OrNone(*cut),
                     ..EventRow::new(now, Word::Preempted)
                 });
             }

@@ -17,7 +17,8 @@ use super::table::words::{AdapterName, TenantName};
 use crate::ReportError;
 
 row! {
-    /// One row a request, in the order in which their lives ended.
+    /// One row a request, in the order in which their lives ended. `emitted_tokens` can exceed `output_tokens`: what a preemption cut
+    /// from the prompt (`cut` of its event) is generated as more output.
     RequestRow, RequestColumns {
         request: u32, arrival_ps: u64, prompt_tokens: u32, output_tokens: u32, emitted_tokens: u32, end: Word,
         reject_reason: Option<Word>, replica: Option<u32>, scheduled_ps: Option<u64>, first_token_ps: Option<u64>, end_ps: u64,
@@ -37,10 +38,13 @@ row! {
 
 row! {
     /// One row an event. What an event does not have is null. A line of memory: with many adapters few rows are more.
+    ///
+    /// `amount`: output tokens to compute again (`routed`), KV blocks freed (`preempted`). `cut`: tokens of its prompt that a preempted
+    /// request did not compute and will generate.
     EventRow, EventColumns {
         time_ps: u64, event: Word, request: OrNone<u32>, replica: OrNone<u32>, to_replica: OrNone<u32>, tier: Option<Word>,
         bytes: OrNone<u64>, cause: Option<Word>, link_start_ps: OrNone<u64>, link_done_ps: OrNone<u64>, amount: OrNone<u32>,
-        adapter: AdapterName,
+        cut: OrNone<u32>, adapter: AdapterName,
     }
 }
 
@@ -66,6 +70,9 @@ impl StepRow {
     }
 }
 
+// Beyond a line of memory, each event of many adapters would wait for two.
+const _: () = assert!(size_of::<EventRow>() <= 64);
+
 impl EventRow {
     /// An event that has nothing but a time.
     pub(super) fn new(now: Time, event: Word) -> EventRow {
@@ -81,6 +88,7 @@ impl EventRow {
             link_start_ps: OrNone::NONE,
             link_done_ps: OrNone::NONE,
             amount: OrNone::NONE,
+            cut: OrNone::NONE,
             adapter: AdapterName(u32::MAX),
         }
     }
