@@ -2,6 +2,8 @@
 
 #[path = "../tests/reports/queue.rs"]
 mod queue;
+#[path = "../tests/reports/setup.rs"]
+mod setup;
 
 use std::collections::BTreeMap;
 use std::path::Path;

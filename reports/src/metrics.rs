@@ -174,7 +174,7 @@ pub struct GpuMetrics {
     pub stretches: u64,
     /// Rows of padding, over all steps.
     pub padding_row_steps: u64,
-    /// KV blocks in use while a step ran: mean over the time of all steps.
+    /// KV blocks in use while a step ran: mean over the time of all steps, with what held them up.
     pub kv_blocks_mean: Option<f64>,
     /// Largest number of KV blocks in use on one replica.
     pub kv_blocks_peak: u32,

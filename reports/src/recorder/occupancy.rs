@@ -36,7 +36,7 @@ const SERIES_MAX: usize = 200;
 #[derive(Clone, Copy, Default)]
 #[repr(align(32))]
 pub(crate) struct OfReplica {
-    /// KV blocks in use at stretch ends, times the time of the stretch.
+    /// KV blocks in use at stretch ends, times the time of the stretch, its stall included: blocks are held meanwhile.
     pub(crate) kv_block_ps: u128,
     /// The time of its stretches.
     pub(crate) time: u64,

@@ -3,6 +3,9 @@
 mod books;
 mod facts;
 mod metrics;
+mod over_time;
 mod pages;
 mod queue;
+mod rows;
+mod setup;
 mod tables;

@@ -4,119 +4,9 @@ use std::collections::VecDeque;
 
 use aril_sim::fact::{End, Fact, Life, LoadCause, Observer, Power, RejectReason, Row, Rows, Stretch, Tier, Waits};
 use aril_sim::time::{Span, Time};
-use aril_sim::workload::{
-    Adapter, AdapterId, Catalog, Offered, Outcome, ReplicaId, Request, RequestId, Tenant, TenantId,
-};
+use aril_sim::workload::{AdapterId, Catalog, Offered, ReplicaId};
 
-/// Where a request goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Route {
-    /// One after the other.
-    RoundRobin,
-    /// The replica with the fewest requests.
-    LeastLoaded,
-    /// The replica that an adapter always has.
-    ByAdapter,
-    /// The fullest replica with a place.
-    Fullest,
-}
-
-/// A cluster and its traffic.
-#[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    pub(crate) route: Route,
-    pub(crate) replicas: u32,
-    pub(crate) batch: usize,
-    pub(crate) slots: usize,
-    pub(crate) adapters: u32,
-    pub(crate) tenants: u32,
-    pub(crate) requests: u32,
-    pub(crate) rate_per_s: f64,
-    /// Rises and falls once over the run?
-    pub(crate) wave: bool,
-    pub(crate) timeout: Option<Span>,
-    pub(crate) seed: u64,
-}
-
-impl Setup {
-    pub(crate) fn new(route: Route, seed: u64) -> Setup {
-        Setup {
-            route,
-            replicas: 8,
-            batch: 16,
-            slots: 8,
-            adapters: 64,
-            tenants: 20,
-            requests: 4000,
-            rate_per_s: 10.0,
-            wave: false,
-            timeout: None,
-            seed,
-        }
-    }
-
-    /// Adapters of mixed ranks, tenants in two classes; some names carry markup.
-    pub(crate) fn catalog(&self) -> Catalog {
-        let tenants = (0..self.tenants).map(|i| Tenant {
-            name: if i == 3 { "<script>alert('tenant')</script>".to_owned() } else { format!("tenant-{i:02}") },
-            weight: 1.0,
-            slo_class: u32::from(i % 4 != 0),
-        });
-        let adapters = (0..self.adapters).map(|i| Adapter {
-            name: if i == 0 { "chat & \"tools\" <v2>".to_owned() } else { format!("adapter-{i:03}") },
-            rank: [8, 16, 64][i as usize % 3],
-            bytes: 20_000_000 * u64::from([1u32, 2, 8][i as usize % 3]),
-            owner: None,
-        });
-        Catalog { tenants: tenants.collect(), adapters: adapters.collect() }
-    }
-
-    /// The requests: the same for every route.
-    pub(crate) fn offered(&self) -> Vec<Offered> {
-        let mut random = Random(self.seed);
-        let mut at = 0.0;
-        let span = f64::from(self.requests) / self.rate_per_s;
-        (0..self.requests)
-            .map(|id| {
-                let here = if self.wave {
-                    self.rate_per_s * (1.2 - (at / span * std::f64::consts::TAU).cos()) / 1.2
-                } else {
-                    self.rate_per_s
-                };
-                at += -random.unit().ln() / here;
-                // Popularity falls as 1 / rank.
-                let adapter = (f64::from(self.adapters).powf(random.unit()) as u32 - 1).min(self.adapters - 1);
-                let output_tokens = 1 + (random.unit() * 200.0) as u32;
-                Offered {
-                    request: Request {
-                        id: RequestId(id),
-                        tenant: TenantId((random.unit() * random.unit() * f64::from(self.tenants)) as u32),
-                        adapter: (random.unit() < 0.95).then_some(AdapterId(adapter)),
-                        arrival: Time::from_ps((at * 1e12) as u64),
-                        prompt_tokens: 1 + (random.unit().powi(3) * 1500.0) as u32,
-                        max_tokens: 4096,
-                        predicted_output_tokens: None,
-                        prefix: None,
-                    },
-                    outcome: Outcome { output_tokens },
-                }
-            })
-            .collect()
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    /// Above 0, at most 1.
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (((z ^ (z >> 31)) >> 11) + 1) as f64 / (1u64 << 53) as f64
-    }
-}
+pub(crate) use crate::setup::{Route, Setup};
 
 #[derive(Clone)]
 struct Sequence {
@@ -125,8 +15,38 @@ struct Sequence {
     first_token: Option<Time>,
     previous_token: Option<Time>,
     emitted: u32,
+    /// Tokens to compute before its next one, and tokens whose KV is there.
+    target: u32,
+    computed: u32,
+    /// Tokens of the prompt that are generated, as more output.
+    cut: u32,
+    preempted: Option<Time>,
+    preemptions: u32,
     waits: Waits,
     hit: Option<bool>,
+}
+
+impl Sequence {
+    fn is_prefill(&self) -> bool {
+        self.computed < self.target
+    }
+
+    /// Tokens that a step computes.
+    fn tokens(&self, chunk: u32) -> u32 {
+        if self.is_prefill() { chunk.min(self.target - self.computed) } else { 1 }
+    }
+
+    fn emits(&self, chunk: u32) -> bool {
+        self.computed + self.tokens(chunk) >= self.target
+    }
+
+    fn left(&self) -> u32 {
+        self.offered.outcome.output_tokens + self.cut - self.emitted
+    }
+
+    fn blocks(&self) -> u32 {
+        self.computed.div_ceil(16)
+    }
 }
 
 #[derive(Default)]
@@ -162,7 +82,7 @@ pub(crate) fn run(setup: &Setup, observer: &mut impl Observer) -> Time {
         match (step, arrival) {
             (Some((end, index)), arrival) if arrival.is_none_or(|arrival| end <= arrival) => {
                 now = end;
-                finish_step(&mut replicas[index], index, now, observer);
+                finish_step(&mut replicas[index], index, now, setup, observer);
                 start_step(&mut replicas[index], index, now, setup, &catalog, arrival, observer);
             }
             (_, Some(arrival)) => {
@@ -224,11 +144,16 @@ fn take(replica: &mut Replica, index: usize, offered: Offered, now: Time, observ
     observer.observe(now, &Fact::Routed { request: offered.request.id, replica: id, recompute: 0 });
     let hit = offered.request.adapter.map(|adapter| replica.resident.contains(&adapter));
     replica.queue.push_back(Sequence {
+        target: offered.request.prompt_tokens,
         offered,
         scheduled: None,
         first_token: None,
         previous_token: None,
         emitted: 0,
+        computed: 0,
+        cut: 0,
+        preempted: None,
+        preemptions: 0,
         waits: Waits::default(),
         hit,
     });
@@ -244,10 +169,27 @@ fn end(sequence: &Sequence, end: End, index: usize, now: Time, observer: &mut im
         emitted: sequence.emitted,
         waits: sequence.waits,
         adapter_hit: sequence.hit,
-        preemptions: 0,
+        preemptions: sequence.preemptions,
         migrations: 0,
     };
     observer.observe(now, &Fact::Ended(life));
+}
+
+/// The youngest give way until the others fit, and the router sends them back. What is left of a first prefill is cut.
+fn make_room(replica: &mut Replica, id: ReplicaId, now: Time, kv_blocks: u32, observer: &mut impl Observer) {
+    while replica.running.len() > 1 && replica.running.iter().map(Sequence::blocks).sum::<u32>() > kv_blocks {
+        let Some(mut sequence) = replica.running.pop() else { break };
+        let (request, blocks) = (sequence.offered.request.id, sequence.blocks());
+        let cut = if sequence.emitted == 0 { sequence.target - sequence.computed } else { 0 };
+        observer.observe(now, &Fact::Preempted { request, replica: id, blocks, cut });
+        sequence.cut += cut;
+        sequence.target = sequence.offered.request.prompt_tokens + sequence.emitted - sequence.cut;
+        sequence.computed = 0;
+        sequence.preempted = Some(now);
+        sequence.preemptions += 1;
+        observer.observe(now, &Fact::Routed { request, replica: id, recompute: sequence.emitted });
+        replica.queue.push_front(sequence);
+    }
 }
 
 fn start_step(
@@ -260,36 +202,48 @@ fn start_step(
     observer: &mut impl Observer,
 ) {
     let id = ReplicaId(index as u32);
-    let (mut stall, mut prompt) = (Span::ZERO, 0u64);
+    make_room(replica, id, now, setup.kv_blocks, observer);
+    let mut stall = Span::ZERO;
     while replica.running.len() < setup.batch {
         let Some(mut sequence) = replica.queue.pop_front() else { break };
         let arrival = sequence.offered.request.arrival;
-        if setup.timeout.is_some_and(|timeout| now.since(arrival) > timeout) {
+        if sequence.scheduled.is_none() && setup.timeout.is_some_and(|timeout| now.since(arrival) > timeout) {
             sequence.waits.queue = now.since(arrival);
             end(&sequence, End::TimedOut, index, now, observer);
             continue;
         }
-        sequence.waits.queue = now.since(arrival);
-        sequence.scheduled = Some(now);
+        let used: u32 = replica.running.iter().map(Sequence::blocks).sum();
+        if !replica.running.is_empty() && used + sequence.target.div_ceil(16) > setup.kv_blocks {
+            replica.queue.push_front(sequence);
+            break;
+        }
+        match sequence.preempted.take() {
+            Some(since) if sequence.first_token.is_none() => sequence.waits.preemption += now.since(since),
+            Some(_) => {}
+            None => (sequence.waits.queue, sequence.scheduled) = (now.since(arrival), Some(now)),
+        }
         observer.observe(now, &Fact::Scheduled { request: sequence.offered.request.id, replica: id });
         if let Some(adapter) = sequence.offered.request.adapter {
             let before = stall;
             stall += load(replica, id, adapter, now + stall, now, setup, catalog, observer);
-            sequence.waits.load = stall.saturating_sub(before);
+            if sequence.first_token.is_none() {
+                sequence.waits.load += stall.saturating_sub(before);
+            }
         }
-        prompt += u64::from(sequence.offered.request.prompt_tokens);
         replica.running.push(sequence);
     }
     if replica.running.is_empty() {
         return;
     }
     let rows = replica.running.len() as u64;
+    let prefills = replica.running.iter().filter(|sequence| sequence.is_prefill());
+    let prompt = prefills.map(|sequence| u64::from(sequence.tokens(setup.chunk))).sum::<u64>();
     let first = Span::from_ms(12) + Span::from_us(180) * rows + Span::from_us(60) * prompt;
     let increment = Span::from_ns(40) * rows;
     let steps = if prompt > 0 || !replica.queue.is_empty() {
         1
     } else {
-        let left = replica.running.iter().map(|s| s.offered.outcome.output_tokens - s.emitted).min().unwrap_or(1);
+        let left = replica.running.iter().map(Sequence::left).min().unwrap_or(1);
         let free = next.map_or(u64::MAX, |next| next.since(now).as_ps() / (first + increment * 200).as_ps());
         u64::from(left).min(free.saturating_add(1)) as u32
     };
@@ -325,8 +279,10 @@ fn load(
     }
     replica.resident.push(adapter);
     let took = Span::from_us(bytes / 10_000);
+    // Every other adapter is said to be fetched ahead of need, from wherever it is.
+    let cause = if adapter.0.is_multiple_of(2) { LoadCause::Prefetch } else { LoadCause::Demand };
     let mut tell = |from, done| {
-        let fact = Fact::LoadStarted { replica: id, adapter, from, bytes, cause: LoadCause::Demand, start, done };
+        let fact = Fact::LoadStarted { replica: id, adapter, from, bytes, cause, start, done };
         observer.observe(now, &fact);
     };
     // From a disk that takes no time, once.
@@ -338,7 +294,7 @@ fn load(
     took
 }
 
-fn finish_step(replica: &mut Replica, index: usize, now: Time, observer: &mut impl Observer) {
+fn finish_step(replica: &mut Replica, index: usize, now: Time, setup: &Setup, observer: &mut impl Observer) {
     let Some(step) = replica.step.take() else { return };
     let rows: Vec<Row> = replica
         .running
@@ -347,13 +303,16 @@ fn finish_step(replica: &mut Replica, index: usize, now: Time, observer: &mut im
             request: sequence.offered.request.id,
             adapter: sequence.offered.request.adapter,
             previous_token: sequence.previous_token,
-            tokens: if sequence.emitted == 0 { sequence.offered.request.prompt_tokens } else { 1 },
-            prefill: sequence.emitted == 0,
-            emits: true,
+            tokens: sequence.tokens(setup.chunk),
+            prefill: sequence.is_prefill(),
+            emits: sequence.emits(setup.chunk),
         })
         .collect();
-    let kv: u32 =
-        replica.running.iter().map(|s| (s.offered.request.prompt_tokens + s.emitted + step.steps).div_ceil(16)).sum();
+    let decodes = replica.running.iter().filter(|sequence| !sequence.is_prefill());
+    let decode_context_sum = decodes.map(|sequence| u64::from(sequence.computed) + 1).sum();
+    for (sequence, row) in replica.running.iter_mut().zip(&rows) {
+        sequence.computed += row.tokens * step.steps;
+    }
     observer.observe(
         now,
         &Fact::Stretch(Stretch {
@@ -365,24 +324,28 @@ fn finish_step(replica: &mut Replica, index: usize, now: Time, observer: &mut im
             steps: step.steps,
             rows: Rows::Listed(&rows),
             same_rows: 0,
-            padding_rows: 0,
+            // The batch is a multiple of four.
+            padding_rows: (rows.len().next_multiple_of(4) - rows.len()) as u32,
             segments: step.segments,
-            decode_context_sum: 0,
-            kv_blocks_used: kv,
+            decode_context_sum,
+            kv_blocks_used: replica.running.iter().map(Sequence::blocks).sum(),
             waiting: replica.queue.len() as u32,
         }),
     );
-    for sequence in &mut replica.running {
+    for (sequence, row) in replica.running.iter_mut().zip(&rows) {
+        if !row.emits {
+            continue;
+        }
         sequence.emitted += step.steps;
         sequence.previous_token = Some(now);
         if sequence.first_token.is_none() {
             sequence.first_token = Some(now);
-            let ttft = now.since(sequence.offered.request.arrival);
-            sequence.waits.prefill = ttft - sequence.waits.queue - sequence.waits.load;
+            let waits = &mut sequence.waits;
+            waits.prefill = now.since(sequence.offered.request.arrival) - waits.total();
         }
     }
     let (done, running): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut replica.running).into_iter().partition(|s| s.emitted >= s.offered.outcome.output_tokens);
+        std::mem::take(&mut replica.running).into_iter().partition(|sequence| sequence.left() == 0);
     replica.running = running;
     done.iter().for_each(|sequence| end(sequence, End::Finished, index, now, observer));
 }

@@ -5,15 +5,18 @@ use std::io::Read;
 use std::path::Path;
 
 use aril_reports::{Recorder, RecorderSettings, ReportError, RunResult};
-use aril_sim::fact::End;
-use aril_sim::time::Span;
+use aril_sim::fact::{End, Fact, Observer, Power, Tier};
+use aril_sim::time::{Span, Time};
+use aril_sim::workload::{AdapterId, ReplicaId, RequestId};
 use polars::prelude::{DataFrame, ParquetReader, SerReader};
 
 use crate::facts::{Told, settings};
 use crate::queue::{self, Route, Setup};
+use crate::rows::{Cell, ToldRows};
 
 fn sample() -> Setup {
-    Setup { requests: 1500, rate_per_s: 60.0, timeout: Some(Span::from_secs(1)), ..Setup::new(Route::ByAdapter, 11) }
+    let (chunk, kv_blocks, timeout) = (256, 300, Some(Span::from_secs(1)));
+    Setup { requests: 1500, rate_per_s: 60.0, chunk, kv_blocks, timeout, ..Setup::new(Route::ByAdapter, 11) }
 }
 
 fn write(setup: &Setup, dir: &Path, timeline_events: u32) -> (Told, Result<RunResult, ReportError>) {
@@ -44,6 +47,10 @@ fn requests_are_read_back_as_they_ended() {
         let request = &life.offered.request;
         assert_eq!(number("request", row), Some(request.id.0.into()));
         assert_eq!(number("arrival_ps", row), Some(request.arrival.as_ps()));
+        assert_eq!(number("output_tokens", row), Some(life.offered.outcome.output_tokens.into()));
+        assert_eq!(number("emitted_tokens", row), Some(life.emitted.into()));
+        assert_eq!(number("preemptions", row), Some(life.preemptions.into()));
+        assert_eq!(number("scheduled_ps", row), life.scheduled.map(Time::as_ps));
         assert_eq!(number("ttft_ps", row), life.ttft());
         assert_eq!(number("e2e_ps", row), life.e2e());
         assert_eq!(number("wait_load_ps", row), Some(life.waits.load.as_ps()));
@@ -61,21 +68,53 @@ fn requests_are_read_back_as_they_ended() {
 }
 
 #[test]
-fn steps_and_events_are_all_there() {
+fn steps_and_events_are_read_back_as_told() {
     let folder = tempfile::tempdir().unwrap();
-    let (told, result) = write(&sample(), folder.path(), 0);
-    result.unwrap();
-    let steps = read(&folder.path().join("steps.parquet"));
-    assert_eq!(steps.height() as u64, told.stretches);
-    let sum = |column: &str| steps.column(column).unwrap().as_materialized_series().sum::<u64>().unwrap();
-    assert_eq!(sum("stall_ps"), told.stall_ps);
-    let events = read(&folder.path().join("events.parquet"));
-    let names = events.column("event").unwrap().str().unwrap();
-    let count = |name: &str| names.iter().filter(|event| *event == Some(name)).count() as u64;
-    assert_eq!(
-        (count("load"), count("evicted"), count("power_on")),
-        (told.loads.values().sum::<u64>() + told.loads_from_disk, told.evictions, told.on.len() as u64)
-    );
+    let setup = sample();
+    let settings = RecorderSettings { warmup: Span::ZERO, drain: Span::ZERO, tables: true, ..settings(&setup) };
+    let mut told = ToldRows::default();
+    let mut recorder = Recorder::create(folder.path(), setup.catalog(), settings).unwrap();
+    let ended_at = queue::run(&setup, &mut (&mut told, &mut recorder));
+    // Of these a toy cluster has none.
+    let rare = [
+        Fact::Held(RequestId(7)),
+        Fact::Migrated { request: RequestId(8), from: ReplicaId(1), to: ReplicaId(2) },
+        Fact::Evicted { replica: ReplicaId(3), adapter: AdapterId(4), tier: Tier::Host, bytes: 5 },
+        Fact::Power { replica: ReplicaId(0), power: Power::Draining },
+        Fact::Power { replica: ReplicaId(0), power: Power::Off },
+        Fact::Power { replica: ReplicaId(0), power: Power::Starting },
+    ];
+    rare.iter().for_each(|fact| (&mut told, &mut recorder).observe(ended_at, fact));
+    recorder.finish(ended_at).unwrap();
+    let some = |event: &'static str, column: &str| {
+        let rows = told.events.iter().filter(|cells| cells.contains(&("event", Cell::Word(event))));
+        rows.flatten().filter(|(name, cell)| *name == column && *cell != Cell::Number(0)).count()
+    };
+    let counts = [some("routed", "amount"), some("preempted", "amount"), some("preempted", "cut")];
+    assert!(counts.iter().all(|count| *count > 5), "the sample has some of each: {counts:?}");
+    let catalog = setup.catalog();
+    for (file, rows) in [("steps.parquet", &told.steps), ("events.parquet", &told.events)] {
+        let table = read(&folder.path().join(file));
+        assert_eq!(table.height(), rows.len(), "{file}");
+        for column in table.columns() {
+            for (row, cells) in rows.iter().enumerate() {
+                let told = cells.iter().find(|(name, _)| *name == column.name().as_str()).map(|(_, cell)| *cell);
+                let found = column.get(row).unwrap();
+                let is_same = match told {
+                    None => found.is_null(),
+                    Some(Cell::Number(number)) => found.extract::<u64>() == Some(number),
+                    Some(Cell::Word(word)) => found.get_str() == Some(word),
+                    Some(Cell::Adapter(id)) => found.get_str() == Some(&catalog.adapters[id as usize].name),
+                };
+                assert!(is_same, "{file}, row {row}, {}: {found:?}, told {told:?}", column.name());
+            }
+        }
+        // What was told has a column.
+        let names = table.get_column_names();
+        for (name, _) in rows.iter().flatten() {
+            assert!(names.iter().any(|column| column.as_str() == *name), "{file}: {name}");
+        }
+    }
 }
 
 #[test]
