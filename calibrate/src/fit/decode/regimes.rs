@@ -32,10 +32,13 @@ const ONCE: usize = 2;
 /// Contexts of one round, then the regimes of longer ones, then the ways of the plan; each with lines of its own where there are samples.
 pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttention> {
     let all = ways::fit(samples, sharing)?;
-    let rounds = rounds::fit(samples, sharing).unwrap_or_else(|| all.regimes.clone());
+    let [uncut, alike]: [DecodeRegime; 2] =
+        all.regimes.clone().try_into().expect("those of short contexts and of alike ones");
+    let rounds = rounds::fit(samples, sharing).unwrap_or_else(|| vec![uncut]);
     let first = rounds.len();
-    let regimes = rounds.into_iter().chain(regimes(sharing)).collect();
+    let regimes = rounds.into_iter().chain(regimes(sharing)).chain([alike]).collect();
     let mut best = DecodeAttention { regimes, ..all.clone() };
+    let last = best.regimes.len() - 1;
     let regime_of = |form: &DecodeAttention, sample: &Sample| {
         let shape = &sample.shape;
         form.regime(shape.decode_rows(), shape.context_sum(), shape.context_max())
@@ -43,12 +46,13 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
     let those = |is: &dyn Fn(&Sample) -> bool| -> Vec<&Sample> { samples.iter().filter(|s| is(s)).copied().collect() };
     // What no regime takes is told best by a fit to it alone, and to contexts of two rounds, beyond which they go on.
     let rest = those(&|sample| match regime_of(&best, sample) {
-        Some(regime) => regime < first && sample.shape.context_max() > UNCUT_TOKENS,
+        Some(regime) => regime == last || regime < first && sample.shape.context_max() > UNCUT_TOKENS,
         None => true,
     });
     let alone = if rest.len() >= REST_LEAST { ways::fit(&rest, sharing) } else { None };
     if let Some(alone) = alone.filter(|alone| loss(alone, &rest) < loss(&all, &rest)) {
         (best.ways, best.bounds) = (alone.ways, alone.bounds);
+        best.regimes[last] = alone.regimes[1].clone();
     }
     let known = best.clone();
     let mut cut: Option<[f64; 3]> = None;

@@ -3,10 +3,13 @@
 //!
 //! Pieces of up to [`UNCUT_TOKENS`] tokens have one round of a block's warps, are never cut and take as long as each other. Where others are longer,
 //! the block with the shortest contexts has most pieces, and the launch waits for it if they take more than the line gives them room.
+//!
+//! Contexts that differ take more than as many tokens in contexts that are alike: their last KV blocks are read whole, and shares of the line end
+//! anywhere in them. From [`APART`] tokens between the longest and the mean on that is so much a piece, before in proportion.
 
 use aril_kernels::attention::layout::BLOCK_TOKENS;
 use aril_kernels::attention::plan::{DECODE_EMPTY, DECODE_GRAIN};
-use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeRegime};
+use aril_sim::profile::attention::{DecodeAttention, DecodeBound, DecodeLimit, DecodeRegime};
 
 use super::super::Sample;
 use super::super::bounds::{self, Column};
@@ -52,12 +55,17 @@ const BOTH_PIECE: usize = 9;
 const BOTH_TOKEN: usize = 10;
 const UNEVEN_START: usize = 11;
 const PLACE: usize = 12;
-const COUNT: usize = 13;
+const BOTH_APART: usize = 13;
+const DENSE_APART: usize = 14;
+const COUNT: usize = 15;
 
 /// First guesses, but for the token: what an H200 needs about.
-const GUESS: [f64; COUNT] = [0.0, 2.5, 3.0, 4.0, 6.5, 0.15, 1.5, 1.6, 1.0, 1.0, 0.0, 3.0, 0.32];
+const GUESS: [f64; COUNT] = [0.0, 2.5, 3.0, 4.0, 6.5, 0.15, 1.5, 1.6, 1.0, 1.0, 0.0, 3.0, 0.32, 0.4, 0.2];
 /// What both together need at least of their sum, where they are equal: between the larger and all of it.
 const BOTH: f64 = 0.63;
+
+/// The longest of contexts that differ in full is so many tokens longer than their mean.
+const APART: f64 = 64.0;
 
 /// How much of each coefficient a line has.
 type Line = [f64; COUNT];
@@ -98,8 +106,10 @@ impl Sharing {
         Some(Sharing::line(&way))
     }
 
-    fn dense(&self, rows: u32, tokens: f64) -> Line {
-        Sharing::line(&[(DENSE_START, 1.0), (DENSE_PIECE, self.pieces(f64::from(rows))), (TOKEN, tokens)])
+    /// Pieces, as far as their contexts differ by `apart` of all that counts.
+    fn dense(&self, rows: u32, tokens: f64, apart: f64) -> Line {
+        let pieces = self.pieces(f64::from(rows));
+        Sharing::line(&[(DENSE_START, 1.0), (DENSE_PIECE, pieces), (TOKEN, tokens), (DENSE_APART, pieces * apart)])
     }
 
     /// Pieces begin and end, whatever their bytes.
@@ -108,9 +118,14 @@ impl Sharing {
     }
 
     /// Neither hides all of the other.
-    fn both(&self, rows: u32, tokens: f64) -> Line {
-        let pieces = self.pieces(f64::from(rows)).ceil();
-        Sharing::line(&[(BOTH_START, 1.0), (BOTH_PIECE, pieces), (BOTH_TOKEN, tokens)])
+    fn both(&self, rows: u32, tokens: f64, apart: f64) -> Line {
+        let pieces = self.pieces(f64::from(rows));
+        Sharing::line(&[
+            (BOTH_START, 1.0),
+            (BOTH_PIECE, pieces.ceil()),
+            (BOTH_TOKEN, tokens),
+            (BOTH_APART, pieces * apart),
+        ])
     }
 
     /// Nothing is cut: every block has as many whole pieces, but for the last.
@@ -136,17 +151,24 @@ impl Sharing {
     fn lines(&self, sample: &Sample) -> Lines {
         let (rows, tokens) = (sample.shape.decode_rows(), sample.shape.context_sum() as f64);
         let longest = f64::from(sample.shape.context_max());
-        let mut bounds = vec![self.started(rows), self.both(rows, tokens)];
+        let is_uncut = longest <= f64::from(UNCUT_TOKENS);
+        let apart = if is_uncut { 0.0 } else { apart(rows, tokens, longest).min(1.0) };
+        let mut bounds = vec![self.started(rows), self.both(rows, tokens, apart)];
         let mut ways = Vec::new();
-        if longest <= f64::from(UNCUT_TOKENS) {
+        if is_uncut {
             bounds.push(self.uncut(rows, tokens));
         } else {
-            ways.push(self.dense(rows, tokens));
+            ways.push(self.dense(rows, tokens, apart));
             ways.extend(self.even(rows, tokens, longest));
             bounds.extend((rows > self.rows_max()).then(|| self.uneven(rows, tokens)));
         }
         Lines { ways, bounds }
     }
+}
+
+/// How far the longest context is from the mean, of all that counts.
+fn apart(rows: u32, tokens: f64, longest: f64) -> f64 {
+    (longest - tokens / f64::from(rows)) / APART
 }
 
 fn value(line: &Line, x: &[f64; COUNT]) -> f64 {
@@ -192,7 +214,13 @@ pub(super) fn fit(samples: &[&Sample], sharing: Sharing) -> Option<DecodeAttenti
             (0..COUNT).filter(|&index| told(index)).for_each(|index| x[index] = f64::midpoint(x[index], next[index]));
         }
     }
-    best.map(|(x, _)| attention(sharing, &x))
+    best.map(|(mut x, _)| {
+        // A token of a context that is not the longest costs something.
+        let most = APART / sharing.pieces(1.0);
+        x[BOTH_APART] = x[BOTH_APART].min(x[BOTH_TOKEN] * most);
+        x[DENSE_APART] = x[DENSE_APART].min(x[TOKEN] * most);
+        attention(sharing, &x)
+    })
 }
 
 /// Row counts at which coefficients are given.
@@ -223,18 +251,36 @@ fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
         }
     };
     let started = bound("pieces", &|rows, _, _| sharing.started(rows));
-    let both = bound("pieces and bandwidth", &|rows, tokens, _| sharing.both(rows, tokens));
-    let dense = |rows, tokens, _| sharing.dense(rows, tokens);
+    let both = |name: &str, of: &dyn Fn(u32, f64, f64) -> f64| {
+        bound(name, &|rows, tokens, longest| sharing.both(rows, tokens, of(rows, tokens, longest)))
+    };
+    let dense = |name: &str, of: &dyn Fn(u32, f64, f64) -> f64| {
+        bound(name, &|rows, tokens, longest| sharing.dense(rows, tokens, of(rows, tokens, longest)))
+    };
+    let (none, whole) = (|_: u32, _: f64, _: f64| 0.0, |_: u32, _: f64, _: f64| 1.0);
     let even =
-        |rows, tokens, longest| sharing.even(rows, tokens, longest).unwrap_or_else(|| sharing.dense(rows, tokens));
+        |rows, tokens, longest| sharing.even(rows, tokens, longest).unwrap_or_else(|| sharing.dense(rows, tokens, 1.0));
     let uncut = bound("uncut", &|rows, tokens, _| sharing.uncut(rows, tokens));
     let uneven = bound("uneven", &|rows, tokens, _| match rows {
         rows if rows > even_max => sharing.uneven(rows, tokens),
         _ => Sharing::line(&[]),
     });
+    let knots: Vec<f64> = rows.iter().map(|&rows| f64::from(rows)).collect();
+    let alike = DecodeRegime {
+        name: "alike".to_owned(),
+        limits: vec![DecodeLimit {
+            sum: vec![-1.0; knots.len()],
+            longest: knots.clone(),
+            most: knots.iter().map(|rows| APART * rows).collect(),
+            rows: knots,
+        }],
+        bounds: vec![started.clone(), both("pieces and bandwidth", &apart), uneven.clone()],
+        ways: vec![bound("even", &even), dense("dense", &apart)],
+    };
+    let short = vec![uncut, started.clone(), both("pieces and bandwidth", &none)];
     DecodeAttention {
-        ways: vec![bound("even", &even), bound("dense", &dense)],
-        bounds: vec![started.clone(), both.clone(), uneven],
-        regimes: vec![DecodeRegime::short(UNCUT_TOKENS, vec![uncut, started, both])],
+        ways: vec![bound("even", &even), dense("dense", &whole)],
+        bounds: vec![started, both("pieces and bandwidth", &whole), uneven],
+        regimes: vec![DecodeRegime::short(UNCUT_TOKENS, short), alike],
     }
 }
