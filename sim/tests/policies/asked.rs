@@ -1,16 +1,19 @@
-//! What routers and batchers are asked about, and when.
+//! What the engine asks its policies about, when, and what it does then.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use aril_sim::draft::Draft;
+use aril_sim::fact::Power;
 use aril_sim::fleet::Fleet;
 use aril_sim::policy::batcher::Chunked;
+use aril_sim::policy::evictor::AtOnce;
+use aril_sim::policy::load_path::OnArrival;
 use aril_sim::policy::preemptor::Newest;
-use aril_sim::policy::{Asked, Batcher, Requeue, Route, Router};
+use aril_sim::policy::{Asked, Batcher, Migrator, Move, Requeue, Route, Router, Scale, Scaler};
 use aril_sim::random::Stream;
 use aril_sim::time::{Span, Time};
-use aril_sim::workload::ReplicaId;
+use aril_sim::workload::{ReplicaId, RequestId};
 
 use super::stage::Stage;
 
@@ -66,6 +69,71 @@ fn a_request_that_leaves_no_block_to_spare_is_turned_away_where_each_must_find_o
         (play.finished.len(), play.rejected.len())
     };
     assert_eq!([ends(8, false), ends(8, true), ends(9, true)], [(1, 0), (0, 1), (1, 0)]);
+}
+
+/// Everybody to the first.
+#[derive(Clone)]
+struct First;
+
+impl Router for First {
+    fn route(&mut self, _: &Asked<'_>, _: &Fleet<'_>, _: &mut Stream) -> Route {
+        Route::To(ReplicaId(0))
+    }
+}
+
+/// Admits nobody.
+#[derive(Clone)]
+struct Idle;
+
+impl Batcher for Idle {
+    fn compose(&mut self, _: &mut Draft<'_>) {}
+}
+
+/// Lets go of the first replica.
+#[derive(Clone)]
+struct LetGo;
+
+impl Scaler for LetGo {
+    fn period(&self) -> Span {
+        Span::from_ms(10)
+    }
+
+    fn plan(&mut self, _: &Fleet<'_>, _: usize) -> Vec<Scale> {
+        vec![Scale::Release(ReplicaId(0))]
+    }
+}
+
+#[test]
+fn a_replica_that_drains_is_off_when_the_last_client_gives_up() {
+    let mut stage = Stage::of(2).router(First).batcher(Idle).scaler(LetGo).ask(0, None, 8, 5);
+    stage.settings.client_timeout = Some(Span::from_us(100_200));
+    let (ended, play) = stage.try_play();
+    ended.expect("the run ends");
+    let off = play.power.iter().find(|(_, replica, power)| (*replica, *power) == (0, Power::Off));
+    assert_eq!(off.expect("it is let go of").0, Time::ZERO + Span::from_us(100_200));
+}
+
+/// Moves the second request to the second replica.
+#[derive(Clone)]
+struct Second;
+
+impl Migrator for Second {
+    fn period(&self) -> Span {
+        Span::from_ms(50)
+    }
+
+    fn plan(&mut self, _: &Fleet<'_>, _: &mut Stream) -> Vec<Move> {
+        vec![Move { request: RequestId(1), from: ReplicaId(0), to: ReplicaId(1) }]
+    }
+}
+
+#[test]
+fn an_adapter_goes_with_the_only_request_that_waited_for_it() {
+    let stage = Stage::of(2).seqs(1).slots(4, 10).router(First).load_path(OnArrival::default());
+    let stage = stage.evictor(AtOnce::default()).migrator(Second);
+    let play = stage.ask(0, 0, 8, 500).ask(1_000, 1, 8, 500).play();
+    assert_eq!(play.migrated, [(1, 0, 1)]);
+    assert_eq!((play.evicted[0], play.evicted_at[0]), (1, Time::ZERO + Span::from_ms(50)));
 }
 
 /// What was seen of a request last: by the router, and its cap by the batcher.

@@ -221,6 +221,7 @@ pub(crate) struct Play {
     /// When a copy began, of which adapter.
     pub(crate) loads: Vec<(Time, u32)>,
     pub(crate) evicted: Vec<u32>,
+    pub(crate) evicted_at: Vec<Time>,
     pub(crate) preempted: Vec<u32>,
     /// Tokens of prompts that became output.
     pub(crate) cut: u32,
@@ -277,7 +278,10 @@ impl Observer for Play {
                 self.scheduled.entry(request.0).or_insert(now);
             }
             Fact::LoadStarted { adapter, start, .. } => self.loads.push((*start, adapter.0)),
-            Fact::Evicted { adapter, .. } => self.evicted.push(adapter.0),
+            Fact::Evicted { adapter, .. } => {
+                self.evicted_at.push(now);
+                self.evicted.push(adapter.0);
+            }
             Fact::Preempted { request, cut, .. } => {
                 self.preempted.push(request.0);
                 self.cut += cut;
