@@ -251,11 +251,13 @@ fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
         }
     };
     let started = bound("pieces", &|rows, _, _| sharing.started(rows));
-    let both = |name: &str, of: &dyn Fn(u32, f64, f64) -> f64| {
-        bound(name, &|rows, tokens, longest| sharing.both(rows, tokens, of(rows, tokens, longest)))
+    let both = |apart: &dyn Fn(u32, f64, f64) -> f64| {
+        let line = |rows, tokens, longest| sharing.both(rows, tokens, apart(rows, tokens, longest));
+        bound("pieces and bandwidth", &line)
     };
-    let dense = |name: &str, of: &dyn Fn(u32, f64, f64) -> f64| {
-        bound(name, &|rows, tokens, longest| sharing.dense(rows, tokens, of(rows, tokens, longest)))
+    let dense = |apart: &dyn Fn(u32, f64, f64) -> f64| {
+        let line = |rows, tokens, longest| sharing.dense(rows, tokens, apart(rows, tokens, longest));
+        bound("dense", &line)
     };
     let (none, whole) = (|_: u32, _: f64, _: f64| 0.0, |_: u32, _: f64, _: f64| 1.0);
     let even =
@@ -274,13 +276,36 @@ fn attention(sharing: Sharing, x: &[f64; COUNT]) -> DecodeAttention {
             most: knots.iter().map(|rows| APART * rows).collect(),
             rows: knots,
         }],
-        bounds: vec![started.clone(), both("pieces and bandwidth", &apart), uneven.clone()],
-        ways: vec![bound("even", &even), dense("dense", &apart)],
+        bounds: vec![started.clone(), both(&apart), uneven.clone()],
+        ways: vec![bound("even", &even), dense(&apart)],
     };
-    let short = vec![uncut, started.clone(), both("pieces and bandwidth", &none)];
+    let short = vec![uncut, started.clone(), both(&none)];
     DecodeAttention {
-        ways: vec![bound("even", &even), dense("dense", &whole)],
-        bounds: vec![started, both("pieces and bandwidth", &whole), uneven],
+        ways: vec![bound("even", &even), dense(&whole)],
+        bounds: vec![started, both(&whole), uneven],
         regimes: vec![DecodeRegime::short(UNCUT_TOKENS, short), alike],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What differs costs more, the more the farther apart, without a jump where that is all that counts; and no token is free.
+    #[test]
+    fn contexts_that_differ_cost_more_than_as_many_tokens_that_are_alike() {
+        let sharing = Sharing { groups: 32, workers: 264, least_us_per_token: 1e-4 };
+        let mut x = GUESS;
+        (x[TOKEN], x[BOTH_TOKEN]) = (0.004, 0.003);
+        let form = attention(sharing, &x);
+        for rows in [16, 100, 512] {
+            let us = |mean: u32, longest: u32| form.us(rows, u64::from(mean) * u64::from(rows), longest);
+            let apart: Vec<f64> = (300..500).map(|longest| us(300, longest)).collect();
+            let all = x[BOTH_APART].min(x[DENSE_APART]) * sharing.pieces(f64::from(rows));
+            assert!(apart[199] - apart[0] >= all * 0.999, "{rows} rows: {} to {} us", apart[0], apart[199]);
+            assert!(apart.windows(2).all(|two| (0.0..=all / 10.0).contains(&(two[1] - two[0]))), "{rows} rows jump");
+            let longer = (100..=400).map(|mean| us(mean, 400)).collect::<Vec<_>>();
+            assert!(longer.windows(2).all(|two| two[0] < two[1]), "{rows} rows of longer contexts cost less");
+        }
     }
 }
