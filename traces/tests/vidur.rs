@@ -332,6 +332,22 @@ fn requests_that_vidur_restarts_in_the_middle_of_a_prompt_end_when_its_rules_say
     assert!(cut > 15, "{cut} in the middle of a prompt");
 }
 
+/// Whoever is let in has a token of the chunk: a larger batch than that cannot be, whatever is allowed.
+#[test]
+fn no_batch_of_vidurs_outgrows_its_chunk() {
+    for tokens in [48, 64, 100] {
+        let lengths = |random: &mut Stream| (random.random_range(1..=20), random.random_range(100..=400));
+        let requests = drawn(u64::from(tokens), 600, 60.0, lengths);
+        let (expected, _) = serve(&WHOLE, 1, Rule { tokens, ..SARATHI }, Choice::InTurn, &requests);
+        let error = |sequences| {
+            let found = simulated(1, Rule { tokens, sequences, ..SARATHI }, in_turn(), requests.clone());
+            worst(&found.of, &times(&expected))
+        };
+        assert!(error(tokens) < 1e-6, "chunks of {tokens}: {} s", error(tokens));
+        assert!(error(tokens - 1) > 1e-3, "batches are as large as chunks of {tokens}");
+    }
+}
+
 /// At how many requests do they choose another replica? Where at none, every time is the same.
 fn differs(
     (replicas, rule, requests): &(usize, Rule, Vec<Offered>),
