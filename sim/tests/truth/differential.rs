@@ -101,7 +101,9 @@ fn the_random_cases_reach_everything_that_can_happen() {
     }
     assert_eq!(reach.counts.len(), 25, "{reach:?}");
     for (what, &count) in &reach.counts {
-        assert!(count >= 50, "{what}: {count} in a thousand cases");
+        // Blocks must run out while a long prompt is on its way.
+        let least = if *what == "cut in a prompt" { 50 } else { 100 };
+        assert!(count >= least, "{what}: {count} in a thousand cases");
     }
     assert!(stalls < 50, "{stalls} of a thousand cases stall");
 }

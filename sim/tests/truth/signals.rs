@@ -249,8 +249,8 @@ impl Router for Forgetful {
         let tick = fleet.now().as_ps() / self.interval.as_ps();
         let on_tick = fleet.now().as_ps().is_multiple_of(self.interval.as_ps());
         let seen: Vec<Signals> = (0..fleet.len() as u32).map(|id| fleet.signals(ReplicaId(id))).collect();
-        // Two ways to ask for the same: neither knows what the other does not.
         self.asks_after = self.asks_after.saturating_sub(1);
+        // Two ways to ask for the same: neither knows what the other does not.
         let asks = if self.asks_after == 0 { self.adapters } else { 0 };
         for adapter in (0..asks).map(AdapterId) {
             let holds = |&id: &ReplicaId| fleet.adapter(id, adapter) >= AdapterSignal::Resident;
