@@ -138,7 +138,7 @@ for part in $parts; do
       # The profiler's own lines name the machine's folders.
       grep '^"' "$out/lora-counters.log" > "$out/lora-counters.csv"
       rm "$out/lora-counters.log"
-      run lora-stress 90 "$binaries/bench_lora" --points all --only "prefill|256 identical|40 segments|4096→14336 r64 64 uniform|5120→5120|r256 8 distinct" --stress 2000 \
+      run lora-stress 90 "$binaries/bench_lora" --points all --only "prefill|256 identical|40 segments|4096→14336 r64 64 uniform|5120→5120|r256 8 distinct|beside decode rows" --stress 2000 \
         --out "$out/lora-stress.json"
       ;;
     attention) run attention 120 "$binaries/bench_attention" --out "$out/attention.json" ;;
