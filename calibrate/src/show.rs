@@ -130,8 +130,8 @@ pub fn lora_figures(profile: &Profile, kernel: LoraKernel) -> Result<LoraFigures
 pub(crate) fn behind_prompts(sag: &ClockSag) -> String {
     format!(
         "decode rows +{:.1} to +{:.1} % (one to 32), prompts +{:.1} %; a charge of {:.0} ms, twice",
-        sag.decode_rows(1) * 1e2,
-        sag.decode_rows(32) * 1e2,
+        sag.slower(1) * 1e2,
+        sag.slower(32) * 1e2,
         sag.prompts * 1e2,
         sag.us / 1e3
     )

@@ -80,9 +80,12 @@ fn by(rows: &[&[Step]], us: f64, prompt_tokens: f64) -> (f64, ClockSag) {
             let load = (f64::from(step.rows.prompt_tokens) / prompt_tokens).min(1.0);
             clocks.run(0.0, step.rested_us / us);
             let felt = clocks.run(load, step.alone_us / us) * us / step.alone_us;
-            columns[0].push(felt * (1.0 - load));
-            columns[1].push(felt * (1.0 - load) * f64::from(step.rows.decode_rows));
-            columns[2].push(felt * load);
+            // Prompts have so many rows that they take longer by the most.
+            let prompts = step.rows.prompt_tokens > 0;
+            let (few, many) = if prompts { (0.0, felt) } else { (felt, 0.0) };
+            columns[0].push(few);
+            columns[1].push(few * f64::from(step.rows.decode_rows));
+            columns[2].push(many);
             target.push(step.us / step.alone_us - 1.0);
         }
     }

@@ -29,12 +29,12 @@ pub struct ClockSag {
     pub us: f64,
     /// Prompt tokens of a step that make the clocks sag wholly; fewer do by their share.
     pub prompt_tokens: f64,
-    /// With clocks sagged wholly: what a step of few decode rows takes longer, share of what it takes at rest.
+    /// With clocks sagged wholly: what a step of few rows takes longer, share of what it takes at rest.
     pub decode: f64,
-    /// And for each of its decode rows, up to [`ClockSag::prompts`]: memory is as fast as ever, multiplying is not.
+    /// And for each of its rows, of prompts and of sequences that decode alike: memory is as fast as ever, multiplying is not.
     #[serde(default)]
     pub decode_row: f64,
-    /// The same of a step of so many prompt tokens.
+    /// The most: what a step takes longer whose rows are so many that it only multiplies, as those of prompts are.
     pub prompts: f64,
     /// With clocks that a step's own prompts have made sag wholly: what it takes longer, share of it, beyond what its figures say, which are those of
     /// operations at full clocks.
@@ -76,12 +76,12 @@ impl ClockSag {
             felt = clocks.run(ready.load(rows.prompt_tokens), times);
             clocks.run(0.0, rests);
         }
-        ready.slower(rows) * felt * self.us
+        ready.slower(rows.all()) * felt * self.us
     }
 
-    /// With clocks sagged wholly: what a step of so many decode rows takes longer, share of what it takes at rest.
-    pub fn decode_rows(&self, rows: u32) -> f64 {
-        self.ready().decode_rows(rows)
+    /// With clocks sagged wholly: what a step of so many rows takes longer, share of what it takes at rest.
+    pub fn slower(&self, rows: u32) -> f64 {
+        self.ready().slower(rows)
     }
 
     /// # Errors
@@ -122,7 +122,7 @@ impl Sagging {
         let mut clocks = Clocks { drawn: sag.drawn(), sagged: sag.sagged() };
         clocks.run(0.0, rested_us * self.per_us);
         let felt = clocks.run(self.load(rows.prompt_tokens), us * self.per_us);
-        (self.slower(rows) * felt * self.us, Sag::of(clocks.drawn, clocks.sagged))
+        (self.slower(rows.all()) * felt * self.us, Sag::of(clocks.drawn, clocks.sagged))
     }
 
     /// How far the clocks have sagged after such a step, where they had not at all before.
@@ -150,15 +150,9 @@ impl Sagging {
         (f64::from(prompt_tokens) * self.per_token).min(1.0)
     }
 
-    /// What it takes longer where they have sagged wholly, share of it.
+    /// What a step of so many rows takes longer where they have sagged wholly, share of it.
     #[inline(always)]
-    fn slower(&self, rows: StepRows) -> f64 {
-        let decode = self.decode_rows(rows.decode_rows);
-        decode + (self.prompts - decode) * self.load(rows.prompt_tokens)
-    }
-
-    #[inline(always)]
-    fn decode_rows(&self, rows: u32) -> f64 {
+    fn slower(&self, rows: u32) -> f64 {
         (self.decode + self.decode_row * f64::from(rows)).min(self.prompts)
     }
 }
@@ -279,10 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn many_decode_rows_feel_it_as_prompts_do_and_few_less() {
-        let slower =
-            |decode_rows| SAG.behind(Sag::FULL, 0.0, StepRows { prompt_tokens: 0, decode_rows }, 10.0).0 / 10.0;
-        assert!((slower(0) - 0.12).abs() < 1e-3 && (slower(5) - 0.17).abs() < 1e-3);
-        assert_eq!((slower(10), slower(500)), (SAG.behind(Sag::FULL, 0.0, prompt(4096), 10.0).0 / 10.0, slower(11)));
+    fn many_rows_feel_it_more_than_few_whatever_they_are_of() {
+        let slower = |prompt_tokens, decode_rows| {
+            SAG.behind(Sag::FULL, 0.0, StepRows { prompt_tokens, decode_rows }, 10.0).0 / 10.0
+        };
+        assert!((slower(0, 0) - 0.12).abs() < 1e-3 && (slower(0, 5) - 0.17).abs() < 1e-3);
+        assert_eq!((slower(5, 0), slower(2, 3)), (slower(0, 5), slower(0, 5)));
+        let most = slower(0, 10);
+        assert!((most - 0.22).abs() < 1e-3);
+        assert_eq!((slower(0, 500), slower(4096, 0), slower(11, 0)), (most, most, most));
     }
 }

@@ -249,12 +249,12 @@ impl Clocks {
     fn step(&mut self, sag: (f64, f64, f64, f64, f64), shape: &StepShape, alone: f64) -> f64 {
         let (us, tokens, decode, row, prompt) = sag;
         let load = (f64::from(shape.prompt_rows()) / tokens).min(1.0);
-        let decode = (decode + row * f64::from(shape.decode_rows())).min(prompt);
+        let slower = (decode + row * f64::from(shape.rows())).min(prompt);
         // What the steps before left, and what it takes longer for that.
         let (mut left, mut longer, mut at) = (*self, 0.0, 0.0);
         while at < alone {
             let moment = MOMENT_US.min(alone - at);
-            longer += (decode + (prompt - decode) * load) * left.sag * moment;
+            longer += slower * left.sag * moment;
             left.follow(0.0, moment / us);
             self.follow(load, moment / us);
             at += moment;
