@@ -14,8 +14,9 @@ fn element(format: Element) -> (&'static str, String) {
     ("ELEMENT", format.device_name().to_owned())
 }
 
-fn rms_norm(format: Element, vectors: u32) -> Program {
-    Program { source: "norm.cu", defines: vec![element(format), ("VECTORS", vectors.to_string())], kernel: "rms_norm" }
+fn rms_norm(format: Element, threads: usize, vectors: usize) -> Program {
+    let defines = vec![element(format), ("THREADS", threads.to_string()), ("VECTORS", vectors.to_string())];
+    Program { source: "norm.cu", defines, kernel: "rms_norm" }
 }
 
 fn rope(format: Element, head: u32) -> Program {
@@ -39,8 +40,10 @@ fn runner() -> Option<&'static Runner> {
     let programs = || {
         let each = Element::ALL.into_iter().flat_map(|format| {
             [
-                rms_norm(format, 1),
-                rms_norm(format, 2),
+                rms_norm(format, 256, 1),
+                rms_norm(format, 256, 2),
+                rms_norm(format, 512, 2),
+                rms_norm(format, 1024, 2),
                 rope(format, 64),
                 rope(format, 128),
                 activation(format),
@@ -69,6 +72,7 @@ fn read(bytes: &[u8]) -> Vec<u16> {
 struct Launch {
     program: Program,
     blocks: usize,
+    threads: usize,
     shared_bytes: usize,
     /// Content, whether the preceding kernel wrote it, whether it is wanted back; `None`: a null pointer.
     buffers: Vec<Option<(Vec<u8>, bool, bool)>>,
@@ -87,12 +91,12 @@ impl Launch {
         }
         let mut arguments = vec![0; 8 * self.buffers.len()];
         arguments.extend(self.tail);
-        let (program, blocks, shared_bytes) = (self.program, self.blocks, self.shared_bytes);
+        let Launch { program, blocks, threads, shared_bytes, .. } = self;
         let what = format!("{program:?}");
         let case = Case {
             program,
             blocks,
-            threads: 256,
+            threads,
             shared_bytes,
             cluster: 1,
             seed: 5,
@@ -123,24 +127,44 @@ fn close(format: Element, result: &[u16], expected: &[f64], what: &str) {
     assert!(deviation.relative_norm < bound, "{what} {format:?}: {deviation:?}");
 }
 
+/// Each value is the expected one rounded once: fp32 on the way leaves very little more.
+fn nearest(format: Element, result: &[u16], expected: &[f64], what: &str) {
+    let round = |value: f64| format.decode(format.encode(value as f32));
+    for (index, (&bits, &expected)) in result.iter().zip(expected).enumerate() {
+        let left = expected.abs() * 2_f64.powi(-18);
+        let (value, least, most) = (format.decode(bits), round(expected - left), round(expected + left));
+        assert!((least..=most).contains(&value), "{what} {format:?}: [{index}] is {value}, not {expected}");
+    }
+}
+
 #[test]
 fn the_norm_adds_what_came_before_and_leaves_the_delta_zero() {
     let Some(runner) = runner() else { return };
     for format in Element::ALL {
-        for (width, vectors, with_y, with_delta, slots) in
-            [(72, 1, false, false, None), (2048, 1, true, false, None), (2056, 2, true, true, Some([1_i32, -1, 0]))]
-        {
+        // The widest of each block of threads, and such as leave threads without a vector, or with one of two.
+        for (width, threads, vectors, with_y, with_delta, slots) in [
+            (72, 256, 1, false, false, None),
+            (2048, 256, 1, true, false, None),
+            (2056, 256, 2, true, true, Some([1_i32, -1, 0])),
+            (5120, 512, 2, true, true, None),
+            (8192, 512, 2, true, false, Some([-1, 0, 1])),
+            (8200, 1024, 2, false, false, None),
+            (16_384, 1024, 2, true, true, Some([1, 0, -1])),
+        ] {
             let mut draw = Draw(ChaCha8Rng::seed_from_u64(1), format);
-            let rows = 3;
-            let [h, y, d] = [(); 3].map(|()| draw.values(rows * width, 2.0));
+            // Where ε is nothing, where it is about the mean of squares, and where it is nearly all.
+            let scales = [2.0, 4e-3, 6e-4];
+            let rows = scales.len();
+            let [h, y, d] = [(); 3].map(|()| scales.map(|scale| draw.values(width, scale)).concat());
             let weight = draw.values(width, 1.5);
             let mut tail = words(&[width as u32 / 8]);
             tail.extend(1e-5_f32.to_le_bytes());
             let poison = vec![0x7fff_u16; rows * width];
             let outputs = Launch {
-                program: rms_norm(format, vectors),
+                program: rms_norm(format, threads, vectors),
                 blocks: rows,
-                shared_bytes: 288 * 4,
+                threads,
+                shared_bytes: (threads + 32) * 4,
                 buffers: vec![
                     Some((halves(&h), true, true)),
                     with_y.then(|| (halves(&y), true, false)),
@@ -167,10 +191,11 @@ fn the_norm_adds_what_came_before_and_leaves_the_delta_zero() {
                 }
                 let round = |value: f64| f64::from(format.decode(format.encode(value as f32)));
                 let (expected, normalised) = norm(&sum, &weight, 1e-5, round);
-                close(format, &stored[line.clone()], &expected, "residual");
+                let what = format!("row {row} of width {width}");
+                nearest(format, &stored[line.clone()], &expected, &format!("{what}, residual"));
                 let slot = slots.map_or(row as i32, |slots| slots[row]);
                 if let Ok(slot) = usize::try_from(slot) {
-                    close(format, &out[slot * width..(slot + 1) * width], &normalised, "norm");
+                    nearest(format, &out[slot * width..(slot + 1) * width], &normalised, &what);
                 }
             }
             if slots.is_some() {
@@ -198,6 +223,7 @@ fn rotary_embedding_and_append_put_each_row_where_its_slot_says() {
             let outputs = Launch {
                 program: rope(format, head as u32),
                 blocks: rows * blocks_row,
+                threads: 256,
                 shared_bytes: 0,
                 buffers: vec![
                     Some((halves(&y), true, false)),
@@ -257,6 +283,7 @@ fn the_activation_gates_and_leaves_the_delta_zero() {
             let outputs = Launch {
                 program: activation(format),
                 blocks: (rows * width / 8).div_ceil(256),
+                threads: 256,
                 shared_bytes: 0,
                 buffers: vec![
                     Some((halves(&y), true, false)),
@@ -304,6 +331,7 @@ fn sampling_takes_the_lowest_index_of_the_largest_logit() {
         let launch = |kernel, blocks, partial: Vec<u8>| Launch {
             program: sampling(format, kernel),
             blocks,
+            threads: 256,
             shared_bytes: 256 * 8,
             buffers: vec![
                 Some((halves(&logits), true, false)),
@@ -331,6 +359,7 @@ fn the_embedding_copies_each_token_s_row() {
     let outputs = Launch {
         program: embedding(),
         blocks: tokens.len(),
+        threads: 256,
         shared_bytes: 0,
         buffers: vec![
             Some((halves(&table), false, false)),
