@@ -5,8 +5,12 @@
 #   sanitize   memcheck, synccheck and racecheck
 #   lora attention baselines copies llama      measurements, each with its checks
 #   lora-counters      a profiler's counters of the points that miss a target, other plans for them, and stress
-# Without a part: checks and sanitize. OUT/checks.log has a line for each command: what it gave and how long it took. A command
-# whose binary or tool is not there is skipped and says so.
+# Without a part: checks and sanitize. OUT/checks.log names the kernels that each binary holds, and has a line for each command:
+# what it gave and how long it took.
+#
+# A command whose binary or tool is not there is skipped, says so, and fails the whole run. Left out, with a line and counted in
+# the last one, is only what is known not to be everywhere or not to be judged rightly: Hugging Face without torch,
+# transformers and peft; what racecheck and synccheck of CUDA 13.0 take for wrong (below).
 set -u
 binaries=$1
 out=$2
@@ -15,29 +19,69 @@ parts=${*:-checks sanitize}
 here=$(dirname "$0")
 mkdir -p "$out"
 log=$out/checks.log
+commands=0
 failed=0
+skipped=0
+left_out=0
 began=$(date +%s)
-{
-  echo "kernels/ci/gpu.sh $parts, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
-  nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader
-} > "$log" 2>&1
 
-# run NAME SECONDS COMMAND...: a line of the log, and whether it failed.
+# say TEXT...: a line of the log.
+say() {
+  echo "$*" | tee -a "$log"
+}
+
+: > "$log"
+say "kernels/ci/gpu.sh $parts, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+say "$(nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader 2>&1)"
+for binary in "$binaries"/bench_*; do
+  case ${binary##*/} in
+    *-* | *.*) ;;
+    *) [ -x "$binary" ] && say "${binary##*/}: $("$binary" --source-hash 2>&1 | tail -n 1)" ;;
+  esac
+done
+
+# run NAME SECONDS COMMAND...: a line of the log, and whether it failed. The line holds what `summary` says.
 run() {
   name=$1
   seconds=$2
   shift 2
-  if ! command -v "$1" > /dev/null; then
-    echo "$name: $1 is not here: skipped" | tee -a "$log"
-    return
-  fi
+  for needed in "$1" "$@"; do
+    case $needed in
+      "$1" | "$binaries"/*)
+        if ! command -v "$needed" > /dev/null; then
+          skipped=$((skipped + 1))
+          say "$name: $needed is not here: skipped"
+          return
+        fi
+        ;;
+    esac
+  done
+  commands=$((commands + 1))
   start=$(date +%s)
   timeout -k 5 "$seconds" "$@" > "$out/$name.log" 2>&1
   code=$?
-  says=$(tail -n 1 "$out/$name.log" | cut -c1-160)
+  says=$(summary "$name" | cut -c1-160)
   [ $code -eq 124 ] && says="out of time; $says"
-  echo "$name: exit $code, $(($(date +%s) - start)) s: $says" | tee -a "$log"
-  [ $code -eq 0 ] || failed=1
+  say "$name: exit $code, $(($(date +%s) - start)) s: $says"
+  [ $code -eq 0 ] || failed=$((failed + 1))
+}
+
+# summary NAME: the last line of a command's output; of the profiler's, whose last line is a row of numbers, how many launches it
+# counted.
+summary() {
+  case $1 in
+    lora-counters) echo "$(counted) launches counted" ;;
+    *) tail -n 1 "$out/$1.log" ;;
+  esac
+}
+counted() {
+  grep -c '^"[0-9]' "$out/lora-counters.log"
+}
+
+# leave_out NAME WHY
+leave_out() {
+  left_out=$((left_out + 1))
+  say "$1: left out: $2"
 }
 
 # sanitized TOOL NAME SECONDS BINARY ARGUMENTS...
@@ -53,11 +97,19 @@ sanitized() {
 # nothing of each other. cluster_barrier.cu beside this is that kernel, in clusters of 8 and of 16; what the tool says of each is
 # in OUT/synccheck-clusters.log.
 large_clusters_are_judged() {
-  if ! command -v nvcc > /dev/null; then
-    echo "synccheck-clusters: nvcc is not here: clusters of 16 are left out" | tee -a "$log"
+  for tool in nvcc compute-sanitizer; do
+    if ! command -v $tool > /dev/null; then
+      skipped=$((skipped + 1))
+      say "synccheck-clusters: $tool is not here: skipped"
+      return 1
+    fi
+  done
+  if ! nvcc -gencode=arch=compute_90a,code=sm_90a -o "$out/cluster_barrier" "$here/cluster_barrier.cu" \
+    > "$out/synccheck-clusters.log" 2>&1; then
+    failed=$((failed + 1))
+    say "synccheck-clusters: nvcc failed: $(tail -n 1 "$out/synccheck-clusters.log" | cut -c1-160)"
     return 1
   fi
-  nvcc -gencode=arch=compute_90a,code=sm_90a -o "$out/cluster_barrier" "$here/cluster_barrier.cu" || return 1
   judged=0
   : > "$out/synccheck-clusters.log"
   for mode in alone store; do
@@ -67,7 +119,7 @@ large_clusters_are_judged() {
       timeout 20 compute-sanitizer --tool synccheck --error-exitcode 9 --show-backtrace no "$out/cluster_barrier" $blocks $mode \
         >> "$out/synccheck-clusters.log" 2>&1
       code=$?
-      echo "synccheck-cluster-$blocks-$mode: exit $code, of a kernel that is right" | tee -a "$log"
+      say "synccheck-cluster-$blocks-$mode: exit $code, of a kernel that is right"
       [ $code -eq 0 ] || judged=1
     done
   done
@@ -78,13 +130,19 @@ large_clusters_are_judged() {
 for part in $parts; do
   case $part in
     checks)
-      run check-lora 120 "$binaries/bench_lora" --check-only --points all --out "$out/check-lora.json"
+      run check-lora 200 "$binaries/bench_lora" --check-only --points all --out "$out/check-lora.json"
       run check-lora-ends 60 "$binaries/bench_lora" --ends
       run check-attention 120 "$binaries/bench_attention" --check-only --out "$out/check-attention.json"
       run check-baselines 120 "$binaries/bench_baselines" --check-only --points all --out "$out/check-baselines.json"
+      run check-gemm 90 "$binaries/bench_llama" gemm --check-only --out "$out/check-gemm.json"
+      run check-kernels 120 "$binaries/bench_llama" kernels --out "$out/check-kernels.json"
       run check-llama 90 "$binaries/bench_llama" check --out "$out/check-llama.json"
-      run hugging-face 90 python3 "$here/hf_check.py" "$binaries/bench_llama" "$out/hugging-face"
-      rm -rf "$out/hugging-face"
+      if python3 -c 'import torch, transformers, peft' > "$out/hugging-face.log" 2>&1; then
+        run hugging-face 90 python3 "$here/hf_check.py" "$binaries/bench_llama" "$out/hugging-face"
+        rm -rf "$out/hugging-face"
+      else
+        leave_out hugging-face "python3 with torch, transformers and peft is not here: $(summary hugging-face | cut -c1-80)"
+      fi
       ;;
     sanitize)
       for tool in memcheck synccheck racecheck; do
@@ -95,11 +153,18 @@ for part in $parts; do
           "bf16 2048→8192 r16 32" "r32 1000 prefill" "r16 512 uniform" \
           "bf16 4096→4096 r64 2048 prefill4x512" "bf16 4096→4096 30 rows of ranks" \
           "bf16 4096→4096 512r64 beside"; do
-          [ $tool = synccheck ] && [ "$point" = "bf16 4096→14336 r64 64 uniform" ] && ! large_clusters_are_judged && continue
+          name=lora-$(echo "$point" | tr -cd 'a-z0-9')
+          if [ $tool = synccheck ] && [ "$point" = "bf16 4096→14336 r64 64 uniform" ] && ! large_clusters_are_judged; then
+            leave_out "synccheck-$name" "clusters of 16, which it does not judge rightly"
+            continue
+          fi
           # Racecheck of CUDA 13.0 holds warps that wait for their cluster until all warps of the block do: those that copy would
           # wait for a ring that nobody empties. Two members whose ring the shrink empties are below.
-          [ $tool = racecheck ] && [ "$point" = "bf16 4096→4096 r64 2048 prefill4x512" ] && continue
-          sanitized $tool "lora-$(echo "$point" | tr -cd 'a-z0-9')" 90 \
+          if [ $tool = racecheck ] && [ "$point" = "bf16 4096→4096 r64 2048 prefill4x512" ]; then
+            leave_out "racecheck-$name" "it never ends with warps that wait for their cluster; 1536→1536 is in its place"
+            continue
+          fi
+          sanitized $tool "$name" 90 \
             "$binaries/bench_lora" --check-only --points all --only "$point" --out /dev/null
         done
         # Warpgroups without a cluster, in clusters of six and of two, and several sets of members that share the outputs.
@@ -135,9 +200,16 @@ for part in $parts; do
         --section LaunchStats --section Occupancy --section SpeedOfLight --section WarpStateStats \
         --section ComputeWorkloadAnalysis \
         "$binaries/bench_lora" --profile --points all --only "$near" --out "$out/lora-counters.json"
-      # The profiler's own lines name the machine's folders.
-      grep '^"' "$out/lora-counters.log" > "$out/lora-counters.csv"
-      rm "$out/lora-counters.log"
+      if [ -e "$out/lora-counters.log" ]; then
+        launched=$(grep -c '^{"blocks"' "$out/lora-counters.json")
+        if [ "$(counted)" != "$launched" ]; then
+          failed=$((failed + 1))
+          say "lora-counters: $(counted) launches counted, but ${launched:-none} were made"
+        fi
+        # The profiler's own lines name the machine's folders.
+        grep '^"' "$out/lora-counters.log" > "$out/lora-counters.csv"
+        rm "$out/lora-counters.log"
+      fi
       run lora-stress 90 "$binaries/bench_lora" --points all --only "prefill|256 identical|40 segments|4096→14336 r64 64 uniform|5120→5120|r256 8 distinct|beside decode rows" --stress 2000 \
         --out "$out/lora-stress.json"
       ;;
@@ -146,10 +218,17 @@ for part in $parts; do
     copies) run copies 120 "$binaries/bench_copies" --out "$out/copies.json" ;;
     llama) run llama 300 "$binaries/bench_llama" check gemm step --out "$out/llama.json" ;;
     *)
-      echo "unknown part $part; see the head of $0"
-      failed=1
+      failed=$((failed + 1))
+      say "unknown part $part; see the head of $0"
       ;;
   esac
 done
-echo "all together: $(($(date +%s) - began)) s, $([ $failed -eq 0 ] && echo "nothing failed" || echo "something failed")" | tee -a "$log"
-exit $failed
+if [ $failed -gt 0 ]; then
+  verdict="something failed"
+elif [ $skipped -gt 0 ]; then
+  verdict="something was skipped"
+else
+  verdict="nothing failed"
+fi
+say "all together: $(($(date +%s) - began)) s, $verdict: $commands commands ran, $failed failed, $skipped skipped, $left_out left out"
+[ $((failed + skipped)) -eq 0 ]

@@ -2,11 +2,14 @@
 //!
 //! `cargo run --release -p aril-kernels --example bench_attention -- --out results.json`
 //!
-//! Options: `--only TEXT` (in the point's name), `--sources FOLDER` (kernels from there), `--repeats N`, `--no-check`,
+//! Options: `--only TEXT|…` (in the point's name; an error where a text is in none), `--sources FOLDER` (kernels from there),
+//! `--source-hash` (of the kernels that this binary holds, without a GPU), `--repeats N`, `--no-check`,
 //! `--check-only` (for compute-sanitizer), `--sweep` (other workers, rings and tiles beside the plan's own choice),
 //! `--budget SECONDS` (begin no point after that; the report says which are missing).
 
 mod bench;
+#[path = "../bench_lora/only.rs"]
+mod only;
 mod points;
 #[path = "../bench_lora/provenance.rs"]
 mod provenance;
@@ -36,6 +39,7 @@ struct Options {
     check: bool,
     time: bool,
     sweep: bool,
+    source_hash: bool,
     sources: Option<PathBuf>,
     repeats: usize,
     budget_s: f64,
@@ -48,6 +52,7 @@ fn options() -> Result<Options, String> {
         check: true,
         time: true,
         sweep: false,
+        source_hash: false,
         sources: None,
         repeats: 50,
         budget_s: f64::INFINITY,
@@ -61,6 +66,7 @@ fn options() -> Result<Options, String> {
             "--sources" => options.sources = Some(value()?.into()),
             "--repeats" => options.repeats = value()?.parse().map_err(|_| "--repeats needs a number".to_owned())?,
             "--budget" => options.budget_s = value()?.parse().map_err(|_| "--budget needs seconds".to_owned())?,
+            "--source-hash" => options.source_hash = true,
             "--sweep" => options.sweep = true,
             "--no-check" => options.check = false,
             "--check-only" => options.time = false,
@@ -90,6 +96,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let begin = Instant::now();
     let options = options()?;
     let sources = options.sources.as_deref().map_or_else(Sources::built_in, Sources::in_folder);
+    if options.source_hash {
+        println!("{}", provenance::source_hashes(Some(&SOURCES))?);
+        return Ok(());
+    }
+    // A text may be in the names of small batches alone, or of timed ones.
+    let of_small = points::checks().into_iter().filter(|_| options.check).map(|point| (point, false));
+    let of_timed = points::all().into_iter().filter(|_| options.time).map(|point| (point, true));
+    let chosen = only::only(of_small.chain(of_timed).collect(), &options.only, |(point, _)| point.name())?;
     let gpu = Gpu::open(0)?;
     let stream = gpu.stream()?;
     let cache = Cache::of_user();
@@ -100,10 +114,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clocks_before = provenance::clocks();
     let mut wrong = 0;
     let (mut checked, mut results, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-    let wanted = |point: &Point| point.name().contains(&options.only);
 
     if options.check {
-        for point in points::checks().iter().filter(|point| wanted(point)) {
+        for (point, _) in chosen.iter().filter(|(_, timed)| !timed) {
             let (passes, entry) = check(&bench, point, usize::MAX);
             wrong += usize::from(!passes);
             checked.push(entry);
@@ -129,7 +142,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ceilings.gemm_flops_per_us.unwrap_or(f64::NAN) / 1e6,
             begin.elapsed().as_secs_f64()
         );
-        for point in points::all().iter().filter(|point| wanted(point)) {
+        for (point, _) in chosen.iter().filter(|(_, timed)| *timed) {
             if begin.elapsed().as_secs_f64() > options.budget_s {
                 missing.push(point.name());
                 continue;
@@ -165,7 +178,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "missing": missing,
     });
     std::fs::write(&options.out, serde_json::to_string(&report)?.replace(",{\"", ",\n{\""))?;
-    println!("{wrong} wrong, {} missing; written to {}", missing.len(), options.out.display());
+    println!("{} points, {wrong} wrong, {} missing; written to {}", chosen.len(), missing.len(), options.out.display());
     if wrong > 0 { Err("some points are wrong".into()) } else { Ok(()) }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release -p aril-kernels --example bench_baselines -- --out results.json`
 //!
-//! Options: `--points table|others|padding|all`, `--only TEXT` (in the point's name), `--sources FOLDER` (kernels from there),
+//! Options: `--points table|others|padding|all`, `--only TEXT|…` (in the point's name; an error where a text is in none), `--source-hash`
+//! (of the kernels that this binary holds, without a GPU), `--sources FOLDER` (kernels from there),
 //! `--repeats N`, `--no-check`, `--check-only` (for compute-sanitizer), `--own` (nothing through cuBLAS, whose
 //! kernels racecheck misjudges), `--no-merge`, `--budget SECONDS` (begin no point
 //! after that; the report says which points are missing).
@@ -13,6 +14,8 @@ mod bench;
 #[path = "../bench_lora/inputs.rs"]
 mod inputs;
 mod merging;
+#[path = "../bench_lora/only.rs"]
+mod only;
 mod padding;
 #[path = "../bench_lora/points.rs"]
 #[expect(dead_code, reason = "the points of Punica's figures are bench_lora's")]
@@ -50,6 +53,7 @@ struct Options {
     time: bool,
     merge: bool,
     own: bool,
+    source_hash: bool,
     sources: Option<PathBuf>,
     repeats: usize,
     budget_s: f64,
@@ -64,6 +68,7 @@ fn options() -> Result<Options, String> {
         time: true,
         merge: true,
         own: false,
+        source_hash: false,
         sources: None,
         repeats: 50,
         budget_s: f64::INFINITY,
@@ -81,6 +86,7 @@ fn options() -> Result<Options, String> {
             "--budget" => options.budget_s = number(value()?)?,
             "--no-check" => options.check = false,
             "--check-only" => options.time = false,
+            "--source-hash" => options.source_hash = true,
             "--own" => options.own = true,
             "--no-merge" => options.merge = false,
             other => return Err(format!("unknown option {other}; see the head of examples/bench_baselines/main.rs")),
@@ -138,19 +144,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = options()?;
     let begin = Instant::now();
     let sources = options.sources.as_deref().map_or_else(Sources::built_in, Sources::in_folder);
+    if options.source_hash {
+        println!("{}", provenance::source_hashes(None)?);
+        return Ok(());
+    }
+    let chosen = chosen(&options)?;
     let mut machine = Machine::open(&options, &sources)?;
     let clocks_before = provenance::clocks();
     let copy = machine.ours.time_copy(2 << 30, 4)?;
     println!("copy of 2 GiB (read + written): {:.0} GB/s", (2_u64 << 30) as f64 / copy.median / 1e3);
 
-    let with = |points: Vec<Point>| points.into_iter().map(|point| (point, None)).collect::<Vec<_>>();
-    let mut chosen = match options.points.as_str() {
-        "table" => with(points::table()),
-        "others" => with(points::others()),
-        "padding" => padding::points(),
-        _ => [with(points::table()), with(points::others()), padding::points()].concat(),
-    };
-    chosen.retain(|(point, _)| point.name().contains(&options.only));
     let merged = if options.merge { merging::measure(&mut machine, &options)? } else { Value::Null };
     let wrong_merges =
         merged["checks"].as_array().into_iter().flatten().filter(|check| check["correct"] != json!(true));
@@ -197,6 +200,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         options.out.display()
     );
     if wrong > 0 { Err("some points are wrong".into()) } else { Ok(()) }
+}
+
+/// The points that were asked for, at least one, and what each is padded to.
+fn chosen(options: &Options) -> Result<Vec<(Point, Option<u32>)>, String> {
+    let with = |points: Vec<Point>| points.into_iter().map(|point| (point, None)).collect::<Vec<_>>();
+    let all = match options.points.as_str() {
+        "table" => with(points::table()),
+        "others" => with(points::others()),
+        "padding" => padding::points(),
+        "all" => [with(points::table()), with(points::others()), padding::points()].concat(),
+        other => return Err(format!("no points {other}; see the head of examples/bench_baselines/main.rs")),
+    };
+    only::only(all, &options.only, |(point, _)| point.name())
 }
 
 fn run(machine: &mut Machine, point: &Point, padded_to: Option<u32>, options: &Options) -> Result<Value, Error> {

@@ -3,7 +3,7 @@
 //! `cargo run --release -p aril-kernels --example bench_copies -- --out results.json`
 //!
 //! Options: `--repeats N` (copies a figure), `--rows N` (of the step), `--budget SECONDS` (begin no figure
-//! after that).
+//! after that), `--source-hash` (of the kernels that this binary holds, without a GPU).
 
 #[path = "../bench_lora/provenance.rs"]
 mod provenance;
@@ -28,12 +28,18 @@ struct Options {
     repeats: usize,
     rows: u32,
     budget_s: f64,
+    source_hash: bool,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { out: "bench_copies.json".into(), repeats: 20, rows: 32, budget_s: f64::INFINITY };
+    let mut options =
+        Options { out: "bench_copies.json".into(), repeats: 20, rows: 32, budget_s: f64::INFINITY, source_hash: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
+        if argument == "--source-hash" {
+            options.source_hash = true;
+            continue;
+        }
         let value = arguments.next().ok_or_else(|| format!("{argument} needs a value"))?;
         let number = || value.parse::<u32>().map_err(|_| format!("{argument} needs a number"));
         match argument.as_str() {
@@ -183,6 +189,10 @@ fn is_complete(event: &CudaEvent) -> Result<bool, Error> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = options()?;
+    if options.source_hash {
+        println!("{}", provenance::source_hashes(None)?);
+        return Ok(());
+    }
     let start = Instant::now();
     let gpu = Gpu::open(0)?;
     let sources = Sources::built_in();

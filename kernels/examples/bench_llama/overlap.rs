@@ -33,7 +33,7 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
     let models =
         [("llama-2-7b", LlamaShape::llama_2_7b()), ("llama-3.1-70b-shard-tp8", LlamaShape::llama_3_1_70b_shard_tp8())];
     let mut results = Vec::new();
-    for (name, shape) in models.into_iter().filter(|(name, _)| name.contains(&options.model)) {
+    for (name, shape) in options.models(&models)? {
         let mut llama = steps::open(gpu, options, shape)?;
         for (rows, adapters) in [(32, 32), (32, 1), (8, 8)] {
             // Quick: the orders alone.

@@ -79,7 +79,7 @@ pub(crate) fn run(gpu: &Gpu, options: &Options) -> Result<(Value, usize), Error>
     ];
     let mut results = Vec::new();
     let mut wrong = 0;
-    for (name, shape) in models.into_iter().filter(|(name, _)| name.contains(&options.model)) {
+    for (name, shape) in options.models(&models)? {
         match model(gpu, options, name, shape, copy) {
             Ok(value) => results.push(value),
             Err(error) => {

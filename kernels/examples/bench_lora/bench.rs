@@ -240,31 +240,44 @@ impl Bench {
     }
 
     /// Runs pair, shrink and expand on fresh random inputs; returns the worst deviations of y, and whether the same
-    /// launches in a graph gave the same bits. v and the guard behind y are poisoned. Projections lie side by side in y, as
-    /// in the launches that are timed.
+    /// launches in a graph gave the same bits. Rows without an adapter must keep their bits. v and the guard behind y are
+    /// poisoned. Projections lie side by side in y, as in the launches that are timed.
     pub(crate) fn check(&mut self, point: &Point, tuning: Tuning, seed: u64, ampere: bool) -> Result<Checked, Error> {
         let inputs = Inputs::draw_each(point, seed);
         let scales = vec![0.75; point.segments.len()];
         let results = self.results(point, &inputs, &scales, tuning, ampere)?;
         let expected = expected_of_all(&inputs, point, 0.75);
+        let before = y_of_all(&inputs, point);
         let length = expected.len();
         let width = point.outputs_of_all() as usize;
         // The worst of the segments, each for itself: one is not lost among others.
         let deviation = |result: &Vec<u16>| {
             let (mut worst, mut row) = (Deviation { relative_norm: 0.0, element_max: 0.0 }, 0);
-            for &(rows, _) in point.segments.iter().filter(|(rows, _)| *rows > 0) {
+            for &(rows, rank) in &point.segments {
                 let range = row * width..(row + rows as usize) * width;
+                row += rows as usize;
+                if rows == 0 || rank == 0 {
+                    continue;
+                }
                 let got = result[range.clone()].iter().map(|&bits| f64::from(point.element.decode(bits)));
                 let this = Deviation::of(got, &expected[range]);
                 // Not `max`, for which NaN is nothing.
                 let larger = |a: f64, b: f64| if b > a || b.is_nan() { b } else { a };
                 worst.relative_norm = larger(worst.relative_norm, this.relative_norm);
                 worst.element_max = larger(worst.element_max, this.element_max);
-                row += rows as usize;
             }
             worst
         };
+        let others_are_whole = |result: &Vec<u16>| {
+            let mut row = 0;
+            point.segments.iter().all(|&(rows, rank)| {
+                let range = row * width..(row + rows as usize) * width;
+                row += rows as usize;
+                rank > 0 || result[range.clone()] == before[range]
+            })
+        };
         Ok(Checked {
+            others_are_whole: results.iter().all(others_are_whole),
             pair: deviation(&results[0]),
             separate: deviation(&results[2]),
             graph_is_equal: results[0] == results[1],
@@ -350,6 +363,8 @@ pub(crate) struct Checked {
     pub(crate) separate: Deviation,
     pub(crate) graph_is_equal: bool,
     pub(crate) guard_is_whole: bool,
+    /// Whether rows without an adapter are as they were.
+    pub(crate) others_are_whole: bool,
 }
 
 impl Checked {
@@ -357,7 +372,7 @@ impl Checked {
         // No rounding of y gives more than 0.0039 and 0.00049. Where v were rounded, 0.03, and 0.004.
         let (norm, largest) = if element == Element::Bf16 { (4.4e-3, 4e-3) } else { (5.6e-4, 5e-4) };
         let close = self.pair.within(norm, largest) && self.separate.within(norm, largest);
-        close && self.graph_is_equal && self.guard_is_whole
+        close && self.graph_is_equal && self.guard_is_whole && self.others_are_whole
     }
 }
 

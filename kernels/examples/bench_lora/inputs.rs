@@ -11,7 +11,7 @@ use crate::points::Point;
 
 /// Fresh random inputs of a check of one projection, as bits.
 pub(crate) struct Inputs {
-    /// A[inputs][rank] and B[rank][outputs] of each segment.
+    /// A[inputs][rank] and B[rank][outputs] of each segment; empty for rows without an adapter.
     pub(crate) weights: Vec<(Vec<u16>, Vec<u16>)>,
     pub(crate) x: Vec<u16>,
     pub(crate) y: Vec<u16>,
@@ -29,7 +29,7 @@ impl Inputs {
             let near = 1.0 + (random.random::<f32>() * 2.0 - 1.0) / 32.0;
             element.encode(element.decode(bits) * near)
         };
-        for (&(_, rank), (a, b)) in point.segments.iter().zip(&mut inputs.weights) {
+        for (&(_, rank), (a, b)) in point.segments.iter().zip(&mut inputs.weights).filter(|((_, rank), _)| *rank > 0) {
             for line in a.chunks_exact_mut(rank as usize) {
                 line.chunks_exact_mut(2).for_each(|pair| pair[1] = nearly(pair[0]) ^ 0x8000);
                 if let [.., last] = line
@@ -83,16 +83,21 @@ impl Inputs {
         let (inputs, outputs) = (point.inputs as usize, point.outputs as usize);
         let decode = |bits: &[u16]| -> Vec<f32> { bits.iter().map(|&bits| point.element.decode(bits)).collect() };
         // Work is split by rows, so that one long segment keeps all cores busy too.
-        let mut tasks = Vec::new();
+        let (mut tasks, mut parts): (Vec<_>, Vec<(usize, Vec<f64>)>) = (Vec::new(), Vec::new());
         let mut row = 0;
-        for (index, &(rows, _)) in point.segments.iter().enumerate() {
+        for (index, &(rows, rank)) in point.segments.iter().enumerate() {
+            if rank == 0 {
+                let y = &self.y[row * outputs..(row + rows as usize) * outputs];
+                parts.push((row, decode(y).into_iter().map(f64::from).collect()));
+                row += rows as usize;
+                continue;
+            }
             for first in (0..rows as usize).step_by(64) {
                 tasks.push((index, row + first, (rows as usize - first).min(64)));
             }
             row += rows as usize;
         }
         let next = std::sync::atomic::AtomicUsize::new(0);
-        let mut parts: Vec<(usize, Vec<f64>)> = Vec::new();
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..std::thread::available_parallelism().map_or(4, usize::from))
                 .map(|_| {
@@ -123,10 +128,14 @@ impl Inputs {
 }
 
 /// The adapters as they are loaded, one behind the other with all projections each, and the segments that use them, each at
-/// its offset in bytes.
+/// its offset in bytes. Rows without an adapter are in no segment.
 pub(crate) fn packed(all: &[Inputs], point: &Point, layout: &AdapterLayout) -> Result<(Vec<u16>, Vec<Segment>), Error> {
     let (mut packed, mut segments, mut row) = (Vec::new(), Vec::new(), 0);
     for (index, &(rows, rank)) in point.segments.iter().enumerate() {
+        if rank == 0 {
+            row += rows;
+            continue;
+        }
         let offset = packed.len();
         packed.resize(offset + layout.elements(rank), 0);
         for (projection, inputs) in all.iter().enumerate() {
@@ -208,6 +217,29 @@ mod tests {
             }
             first += outputs;
         }
+    }
+
+    #[test]
+    fn rows_without_an_adapter_are_in_no_segment_and_keep_their_y() -> Result<(), Error> {
+        let plain = point();
+        let point = plain.with_gaps();
+        assert_eq!(point.segments, [(1, 0), (2, 8), (2, 0), (1, 16), (3, 0)]);
+        let all = Inputs::draw_each(&point, 4);
+        let shapes: Vec<_> = point.projections().map(|outputs| ProjectionShape { inputs: 32, outputs }).collect();
+        let layout = AdapterLayout::new(&shapes)?;
+        let (weights, segments) = packed(&all, &point, &layout)?;
+        assert_eq!(weights.len(), layout.elements(8) + layout.elements(16));
+        assert_eq!(segments.iter().map(|segment| segment.rows.clone()).collect::<Vec<_>>(), [1..3, 5..6]);
+        let (before, after) = (y_of_all(&all, &point), expected_of_all(&all, &point, 0.75));
+        for row in 0..9 {
+            let columns = row * 48..(row + 1) * 48;
+            let same = before[columns.clone()]
+                .iter()
+                .zip(&after[columns])
+                .all(|(&before, &after)| f64::from(point.element.decode(before)) == after);
+            assert_eq!(same, ![1, 2, 5].contains(&row), "row {row}");
+        }
+        Ok(())
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use aril_kernels::Element;
 
-/// One batch: consecutive segments of (rows, rank), each with an adapter of its own.
+/// One batch: consecutive segments of (rows, rank), each with an adapter of its own; rank 0, which [`Point::with_gaps`] puts
+/// between others, is rows without one.
 #[derive(Debug, Clone)]
 pub(crate) struct Point {
     /// `table` for the 40 points of the published comparison, `figure` for those of Punica's figures, `other`.
@@ -35,6 +36,15 @@ impl Point {
     pub(crate) fn alone(&self, projection: usize) -> Point {
         let outputs = self.projections().nth(projection).expect("a projection of the point");
         Point { outputs, also: Vec::new(), ..self.clone() }
+    }
+
+    /// The point with rows without an adapter before, between and behind its segments: one to three each.
+    pub(crate) fn with_gaps(&self) -> Point {
+        let mut segments = vec![(1, 0)];
+        for (index, &segment) in (1..).zip(&self.segments) {
+            segments.extend([segment, (1 + index % 3, 0)]);
+        }
+        Point { batch: format!("{}, with gaps", self.batch), segments, ..self.clone() }
     }
 
     /// The outputs of all of them.

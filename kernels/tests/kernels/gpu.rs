@@ -92,3 +92,55 @@ fn a_gpu_that_the_driver_does_not_see_is_refused_by_its_number() {
         assert!(says.contains(&format!("NoGpu {{ ordinal: 2, count: {gpus} }}")), "{says}");
     }
 }
+
+/// What `ci/gpu.sh` says of a folder of binaries: whether it succeeds, and its log. `None` where there is no shell.
+#[cfg(unix)]
+fn checked(binaries: &std::path::Path, parts: &[&str]) -> Option<(bool, String)> {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/ci/gpu.sh");
+    let Ok(output) = Command::new("sh").arg(script).arg(binaries).arg(out.path()).args(parts).output() else {
+        eprintln!("skipped: there is no sh");
+        return None;
+    };
+    let log = std::fs::read_to_string(out.path().join("checks.log")).expect("a log");
+    Some((output.status.success(), log))
+}
+
+/// An executable that prints `says` after its first argument, and exits with `code`.
+#[cfg(unix)]
+fn stand_in(folder: &std::path::Path, name: &str, says: &str, code: i32) {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\necho \"$1 {says}\"\nexit {code}\n")).expect("it is writable");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+}
+
+#[test]
+#[cfg(unix)]
+fn checks_on_a_gpu_without_their_binaries_are_no_success() {
+    let empty = tempfile::tempdir().expect("a temporary folder");
+    for parts in [&["checks"][..], &["sanitize"], &["lora-counters", "lora"]] {
+        let Some((success, log)) = checked(empty.path(), parts) else { return };
+        assert!(!success, "{log}");
+        let last = log.lines().last().expect("a last line");
+        assert!(last.contains("something was skipped: 0 commands ran, 0 failed"), "{log}");
+        assert!(log.contains("is not here: skipped"), "{log}");
+    }
+    let Some((success, log)) = checked(empty.path(), &["chekcs"]) else { return };
+    assert!(!success && log.contains("unknown part chekcs"), "{log}");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_log_of_checks_on_a_gpu_names_the_kernels_and_what_failed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    stand_in(folder.path(), "bench_attention", "is right", 0);
+    let Some((success, log)) = checked(folder.path(), &["attention"]) else { return };
+    assert!(success, "{log}");
+    assert_eq!(log.lines().nth(2), Some("bench_attention: --source-hash is right"));
+    assert!(log.contains("\nattention: exit 0, ") && log.contains(" s: --out is right\n"), "{log}");
+    assert!(log.ends_with("nothing failed: 1 commands ran, 0 failed, 0 skipped, 0 left out\n"), "{log}");
+    stand_in(folder.path(), "bench_attention", "is wrong", 1);
+    let Some((success, log)) = checked(folder.path(), &["attention"]) else { return };
+    assert!(!success && log.contains("something failed: 1 commands ran, 1 failed"), "{log}");
+}
