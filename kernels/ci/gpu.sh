@@ -155,7 +155,7 @@ for part in $parts; do
           "bf16 4096→4096 512r64 beside"; do
           name=lora-$(echo "$point" | tr -cd 'a-z0-9')
           if [ $tool = synccheck ] && [ "$point" = "bf16 4096→14336 r64 64 uniform" ] && ! large_clusters_are_judged; then
-            leave_out "synccheck-$name" "clusters of 16, which it does not judge rightly"
+            leave_out "synccheck-$name" "clusters of 16, which it is not known to judge rightly"
             continue
           fi
           # Racecheck of CUDA 13.0 holds warps that wait for their cluster until all warps of the block do: those that copy would

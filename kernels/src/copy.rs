@@ -93,7 +93,7 @@ impl HostBuffer {
     /// itself. Asynchronous for pinned memory; for pageable memory it returns when the host buffer has been read.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a buffer is too small, [`Error::Driver`].
+    /// [`Error::Shape`] if a buffer is too small or there are no pieces, [`Error::Driver`].
     ///
     /// # Safety
     /// Until the stream has got there, nothing else uses `to`, and a pinned buffer is neither dropped nor changed.
@@ -104,10 +104,7 @@ impl HostBuffer {
         bytes: usize,
         pieces: usize,
     ) -> Result<(), Error> {
-        if bytes > self.len() || bytes > to.len() || pieces == 0 {
-            let why = format!("{bytes} bytes in {pieces} pieces, from {} to {}", self.len(), to.len());
-            return Err(Error::shape("a copy to the device", why));
-        }
+        check(bytes, pieces, self.len(), to.len())?;
         let target = to.device_ptr(stream).0;
         // SAFETY: the target holds `bytes`; the rest is the caller's promise.
         unsafe { self.copy_pieces(stream, target, bytes, pieces) }
@@ -122,9 +119,8 @@ impl HostBuffer {
     /// The address has room for `bytes`. Until the stream has got there, nothing else uses them, and a pinned buffer is neither
     /// dropped nor changed.
     pub unsafe fn copy_to_address(&self, stream: &Arc<CudaStream>, target: u64, bytes: usize) -> Result<(), Error> {
-        if bytes > self.len() {
-            return Err(Error::shape("a copy to the device", format!("{bytes} bytes of {}", self.len())));
-        }
+        // The target's room is the caller's promise.
+        check(bytes, 1, self.len(), bytes)?;
         // SAFETY: the caller's promise.
         unsafe { self.copy_pieces(stream, target, bytes, 1) }
     }
@@ -150,5 +146,29 @@ impl HostBuffer {
             .map_err(Error::driver("copying to the device"))?;
         }
         Ok(())
+    }
+}
+
+/// Whether so many bytes are in a buffer and have room in another.
+fn check(bytes: usize, pieces: usize, source_bytes: usize, target_bytes: usize) -> Result<(), Error> {
+    if bytes > source_bytes || bytes > target_bytes || pieces == 0 {
+        let why = format!("{bytes} bytes in {pieces} pieces, from {source_bytes} to {target_bytes}");
+        return Err(Error::shape("a copy to the device", why));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_a_buffer_cannot_hold_is_refused() {
+        check(100, 1, 100, 100).expect("all of both");
+        check(0, 3, 0, 0).expect("nothing");
+        for (bytes, pieces, source, target) in [(100, 1, 99, 200), (100, 1, 200, 99), (100, 0, 200, 200)] {
+            let refused = check(bytes, pieces, source, target);
+            assert!(matches!(refused, Err(Error::Shape { .. })), "{bytes} in {pieces} from {source} to {target}");
+        }
     }
 }

@@ -216,11 +216,14 @@ mod tests {
     fn operands_that_cannot_hold_their_matrix_are_refused() {
         assert!(Operand::plain(256, 16).check("a", 4, 16).is_ok());
         assert!(Operand::transposed(256, 4).check("b", 4, 16).is_ok(), "16 rows of 4");
+        assert!(Operand::plain(256, i32::MAX as u32).check("a", 4, 16).is_ok(), "the longest rows");
         for (bad, why) in [
             (Operand::plain(256, 15), "rows too short"),
             (Operand::transposed(256, 3), "columns too short"),
             (Operand::plain(0, 16), "null"),
             (Operand::plain(264, 16), "misaligned"),
+            (Operand::plain(256, 1 << 31), "rows longer than cuBLAS's 31 bits"),
+            (Operand::transposed(256, u32::MAX), "columns longer than that"),
         ] {
             assert!(matches!(bad.check("a", 4, 16), Err(Error::Shape { .. })), "{why}");
         }

@@ -144,7 +144,13 @@ mod tests {
         for bad in [KvCache { blocks: 9, ..CACHE }, KvCache { address: 24, ..CACHE }] {
             assert!(check(Q, bad, TABLE, Q).is_err(), "{bad:?}");
         }
-        for bad in [BlockTable { entries: 6, ..TABLE }, BlockTable { address: 0, ..TABLE }] {
+        assert!(check(Q, CACHE, BlockTable { address: 12, ..TABLE }, Q).is_ok(), "entries are words");
+        for bad in [
+            BlockTable { entries: 6, ..TABLE },
+            BlockTable { address: 0, ..TABLE },
+            BlockTable { address: 6, ..TABLE },
+            BlockTable { address: 5, ..TABLE },
+        ] {
             assert!(check(Q, CACHE, bad, Q).is_err(), "{bad:?}");
         }
     }
@@ -161,5 +167,29 @@ mod tests {
         check(&SHAPE, EXTENT, &given, roomy, CACHE, TABLE, roomy).expect("they fit too");
         assert!(given.allows(EXTENT).is_ok());
         assert!(given.allows(large).is_err());
+    }
+
+    #[test]
+    fn the_smallest_of_each_operand_bounds_a_replaced_plan() {
+        let roomy = Matrix { rows: 9, ..Q };
+        let (cache, table) = (KvCache { blocks: 20, ..CACHE }, BlockTable { entries: 20, ..TABLE });
+        let one_more = [
+            Extent { rows: EXTENT.rows + 1, ..EXTENT },
+            Extent { blocks: EXTENT.blocks + 1, ..EXTENT },
+            Extent { entries: EXTENT.entries + 1, ..EXTENT },
+        ];
+        for (tight, (q, cache, table, out)) in [
+            (None, (roomy, cache, table, roomy)),
+            (Some(0), (Q, cache, table, roomy)),
+            (Some(0), (roomy, cache, table, Q)),
+            (Some(1), (roomy, CACHE, table, roomy)),
+            (Some(2), (roomy, cache, TABLE, roomy)),
+        ] {
+            let given = Given::nothing();
+            check(&SHAPE, EXTENT, &given, q, cache, table, out).expect("they fit");
+            for (index, &extent) in one_more.iter().enumerate() {
+                assert_eq!(given.allows(extent).is_err(), tight == Some(index), "{extent:?} of {given:?}");
+            }
+        }
     }
 }

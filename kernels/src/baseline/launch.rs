@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::CudaStream;
 
 use super::layout::RowMajorPlace;
-use super::table::Table;
+use super::table::{Entries, Table};
 use crate::compile::Unit;
 use crate::gpu::Overlap;
 use crate::lora::launch::{Intermediate, Matrix};
@@ -134,43 +134,53 @@ impl Operands<'_> {
     }
 
     pub(super) fn arguments(&self, stream: &Arc<CudaStream>, tiles: [u32; 4]) -> Result<Arguments, Error> {
-        let shape = self.place.shape;
-        shape.check()?;
-        let entries = self.table.entries();
-        let mut arguments = Arguments {
-            segments: self.table.address(stream),
-            a_units: self.place.a_units,
-            b_units: self.place.b_units,
-            inputs: shape.inputs,
-            outputs: shape.outputs,
-            tiles,
-            ..Arguments::default()
-        };
-        if let Some(x) = self.x {
-            check_matrix("x", x, entries.rows_end(), shape.inputs)?;
-            (arguments.x, arguments.x_stride) = (x.address, x.stride);
-        }
-        if let Some(y) = self.y {
-            check_matrix("y", y, entries.rows_end(), shape.outputs)?;
-            (arguments.y, arguments.y_stride) = (y.address, y.stride);
-        }
-        if let Some(v) = self.v {
-            let aligned = v.address != 0 && v.address.is_multiple_of(16) && v.stride.is_multiple_of(4);
-            if v.rows < entries.rows_end() || v.stride < entries.stride_max() || !aligned {
-                let why = format!(
-                    "is {} rows × {} at {:#x}; {} rows of {} are needed, rows at multiples of 16 bytes",
-                    v.rows,
-                    v.stride,
-                    v.address,
-                    entries.rows_end(),
-                    entries.stride_max()
-                );
-                return Err(Error::shape("v", why));
-            }
-            (arguments.v, arguments.v_stride) = (v.address, v.stride);
-        }
-        Ok(arguments)
+        let Operands { table, place, x, v, y } = *self;
+        let arguments = arguments(table.entries(), place, x, v, y)?;
+        Ok(Arguments { segments: table.address(stream), tiles, ..arguments })
     }
+}
+
+/// The arguments of a launch on these entries, but for what only the launch knows.
+fn arguments(
+    entries: &Entries,
+    place: RowMajorPlace,
+    x: Option<Matrix>,
+    v: Option<Intermediate>,
+    y: Option<Matrix>,
+) -> Result<Arguments, Error> {
+    let shape = place.shape;
+    shape.check()?;
+    let mut arguments = Arguments {
+        a_units: place.a_units,
+        b_units: place.b_units,
+        inputs: shape.inputs,
+        outputs: shape.outputs,
+        ..Arguments::default()
+    };
+    if let Some(x) = x {
+        check_matrix("x", x, entries.rows_end(), shape.inputs)?;
+        (arguments.x, arguments.x_stride) = (x.address, x.stride);
+    }
+    if let Some(y) = y {
+        check_matrix("y", y, entries.rows_end(), shape.outputs)?;
+        (arguments.y, arguments.y_stride) = (y.address, y.stride);
+    }
+    if let Some(v) = v {
+        let aligned = v.address != 0 && v.address.is_multiple_of(16) && v.stride.is_multiple_of(4);
+        if v.rows < entries.rows_end() || v.stride < entries.stride_max() || !aligned {
+            let why = format!(
+                "is {} rows × {} at {:#x}; {} rows of {} are needed, rows at multiples of 16 bytes",
+                v.rows,
+                v.stride,
+                v.address,
+                entries.rows_end(),
+                entries.stride_max()
+            );
+            return Err(Error::shape("v", why));
+        }
+        (arguments.v, arguments.v_stride) = (v.address, v.stride);
+    }
+    Ok(arguments)
 }
 
 pub(super) fn check_matrix(what: &str, matrix: Matrix, rows: u32, columns: u32) -> Result<(), Error> {
@@ -186,4 +196,44 @@ pub(super) fn check_matrix(what: &str, matrix: Matrix, rows: u32, columns: u32) 
         return Ok(());
     };
     Err(Error::shape(what, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lora::layout::ProjectionShape;
+    use crate::lora::plan::Segment;
+
+    #[test]
+    fn operands_that_cannot_hold_the_batch_are_refused() {
+        let segment = Segment { rows: 1..4, weights: 4096, rank: 12, scale: 1.0 };
+        let entries = Entries::by_row(&[segment], 5).expect("a valid batch");
+        let place = RowMajorPlace { shape: ProjectionShape { inputs: 64, outputs: 32 }, a_units: 3, b_units: 67 };
+        let x = Matrix { address: 4096, rows: 5, columns: 64, stride: 72 };
+        let y = Matrix { address: 8192, rows: 5, columns: 32, stride: 32 };
+        let v = Intermediate { address: 16, rows: 5, stride: 16 };
+        let check = |x, v, y| arguments(&entries, place, Some(x), Some(v), Some(y));
+        let given = check(x, v, y).expect("they fit");
+        assert_eq!((given.x, given.x_stride, given.y, given.y_stride), (4096, 72, 8192, 32));
+        assert_eq!((given.v, given.v_stride, given.a_units, given.b_units), (16, 16, 3, 67));
+        let refused = |x, v, y, what: &str| {
+            let error = check(x, v, y).expect_err(what);
+            assert!(matches!(&error, Error::Shape { what: of, .. } if of == &what[..1]), "{what}: {error}");
+        };
+        refused(Matrix { rows: 4, ..x }, v, y, "x has too few rows");
+        refused(Matrix { columns: 56, ..x }, v, y, "x has too few columns");
+        refused(Matrix { stride: 56, ..x }, v, y, "x has rows that overlap");
+        refused(Matrix { stride: 68, ..x }, v, y, "x has misaligned rows");
+        refused(Matrix { address: 8, ..x }, v, y, "x is misaligned");
+        refused(Matrix { address: 0, ..x }, v, y, "x is null");
+        refused(x, v, Matrix { rows: 4, ..y }, "y has too few rows");
+        refused(x, v, Matrix { columns: 64, stride: 64, ..y }, "y has too many columns");
+        refused(x, Intermediate { rows: 4, ..v }, y, "v has too few rows");
+        refused(x, Intermediate { stride: 12, ..v }, y, "v has rows of less than the largest stride");
+        refused(x, Intermediate { stride: 18, ..v }, y, "v has misaligned rows");
+        refused(x, Intermediate { address: 0, ..v }, y, "v is null");
+        refused(x, Intermediate { address: 8, ..v }, y, "v is misaligned");
+        let narrow = RowMajorPlace { shape: ProjectionShape { inputs: 60, outputs: 32 }, ..place };
+        assert!(arguments(&entries, narrow, None, None, None).is_err(), "a width that is no multiple of 8");
+    }
 }

@@ -143,5 +143,9 @@ mod tests {
             let packed = layout.pack(0, rank, stride, &vec![0; a], &vec![0; 8 * rank as usize], &mut memory);
             assert!(matches!(packed, Err(Error::Shape { .. })), "rank {rank}, stride {stride}");
         }
+        for (b, into) in [(31, 128), (32, 127), (32, 129)] {
+            let packed = layout.pack(0, 4, 8, &[0; 32], &vec![0; b], &mut vec![0; into]);
+            assert!(matches!(packed, Err(Error::Shape { .. })), "{b} into {into}");
+        }
     }
 }

@@ -175,20 +175,7 @@ impl FewRows {
     /// # Errors
     /// As [`FewRows::plan`]; also for more blocks than the inbox has room for.
     pub fn plan_with(&self, shape: GemmShape, tuning: Tuning) -> Result<FewRowsPlan, Error> {
-        let refuse = |why: String| Err(Error::shape(format!("{shape:?}"), why));
-        if shape.rows == 0 || shape.rows > ROWS_MAX {
-            return refuse(format!("rows must be 1 to {ROWS_MAX}"));
-        }
-        if shape.weights != WeightOrder::OutputsInputs {
-            return refuse("weights must lie as [outputs][inputs]".to_owned());
-        }
-        let widths = [shape.inputs, shape.outputs, shape.x_stride, shape.y_stride];
-        if widths.iter().any(|&width| width == 0 || width % 8 != 0) {
-            return refuse("widths and strides must be positive multiples of 8".to_owned());
-        }
-        if shape.x_stride < shape.inputs || shape.y_stride < shape.outputs {
-            return refuse("a stride is shorter than its row".to_owned());
-        }
+        check(shape)?;
         let mut variant = Variant::of(shape.element, shape.rows);
         variant.stages = tuning.stages.unwrap_or(variant.stages);
         // Older GPUs have less shared memory.
@@ -199,7 +186,8 @@ impl FewRows {
         let multiprocessors = self.compiler.gpu().chip().multiprocessors;
         let blocks = tuning.blocks.unwrap_or(multiprocessors);
         if blocks > multiprocessors * BLOCKS_EACH_MAX {
-            return refuse(format!("{blocks} blocks are more than {BLOCKS_EACH_MAX} a multiprocessor"));
+            let why = format!("{blocks} blocks are more than {BLOCKS_EACH_MAX} a multiprocessor");
+            return Err(Error::shape(format!("{shape:?}"), why));
         }
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let kernel = match loaded.get(&variant) {
@@ -263,6 +251,25 @@ impl FewRows {
     }
 }
 
+/// Whether the kernel serves a shape.
+fn check(shape: GemmShape) -> Result<(), Error> {
+    let refuse = |why: String| Err(Error::shape(format!("{shape:?}"), why));
+    if shape.rows == 0 || shape.rows > ROWS_MAX {
+        return refuse(format!("rows must be 1 to {ROWS_MAX}"));
+    }
+    if shape.weights != WeightOrder::OutputsInputs {
+        return refuse("weights must lie as [outputs][inputs]".to_owned());
+    }
+    let widths = [shape.inputs, shape.outputs, shape.x_stride, shape.y_stride];
+    if widths.iter().any(|&width| width == 0 || width % 8 != 0) {
+        return refuse("widths and strides must be positive multiples of 8".to_owned());
+    }
+    if shape.x_stride < shape.inputs || shape.y_stride < shape.outputs {
+        return refuse("a stride is shorter than its row".to_owned());
+    }
+    Ok(())
+}
+
 impl FewRowsPlan {
     /// Shared memory that a block of another launch may have to find room beside each of this one's: of what a
     /// multiprocessor has, 1 KiB more than a block can ask for, the driver keeps 1 KiB a block.
@@ -284,6 +291,26 @@ mod tests {
                 assert!(shares.blocks * shares.block_steps >= shares.total_steps, "{shares:?}");
                 assert!((shares.blocks - 1) * shares.block_steps < shares.total_steps, "{shares:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_shape_that_the_kernel_does_not_serve_is_refused() {
+        let good = GemmShape { x_stride: 80, y_stride: 48, ..GemmShape::dense(Element::Bf16, 64, 72, 40) };
+        check(good).expect("64 rows, strides longer than rows");
+        for bad in [
+            GemmShape { rows: 0, ..good },
+            GemmShape { rows: 65, ..good },
+            GemmShape { weights: WeightOrder::InputsOutputs, ..good },
+            GemmShape { inputs: 68, ..good },
+            GemmShape { outputs: 36, ..good },
+            GemmShape { outputs: 0, ..good },
+            GemmShape { x_stride: 84, ..good },
+            GemmShape { y_stride: 44, ..good },
+            GemmShape { x_stride: 64, ..good },
+            GemmShape { y_stride: 32, ..good },
+        ] {
+            assert!(matches!(check(bad), Err(Error::Shape { .. })), "{bad:?}");
         }
     }
 

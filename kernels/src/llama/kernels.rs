@@ -21,7 +21,7 @@ pub struct StepKernels {
     shape: LlamaShape,
     embed: Kernel,
     norm: Kernel,
-    norm_threads: u32,
+    norm_form: NormForm,
     rope: Kernel,
     activation: Kernel,
     largest_of_parts: Kernel,
@@ -117,16 +117,12 @@ impl StepKernels {
     pub fn new(compiler: &Compiler, shape: LlamaShape, element: Element) -> Result<Self, Error> {
         shape.check()?;
         let format = || ("ELEMENT", element.device_name().to_owned());
-        let (threads, vectors) = norm_threads(&shape)?;
+        let norm_form = NormForm::of(&shape)?;
         Ok(StepKernels {
             shape,
             embed: compiler.kernel("embedding.cu", Vec::new(), "embed")?,
-            norm: compiler.kernel(
-                "norm.cu",
-                vec![format(), ("THREADS", threads.to_string()), ("VECTORS", vectors.to_string())],
-                "rms_norm",
-            )?,
-            norm_threads: threads,
+            norm: compiler.kernel("norm.cu", norm_form.defines(element), "rms_norm")?,
+            norm_form,
             rope: compiler.kernel(
                 "rope.cu",
                 vec![format(), ("HEAD", shape.head_dim.to_string())],
@@ -176,10 +172,8 @@ impl StepKernels {
     ) -> Result<(), Error> {
         arguments.vectors = self.shape.hidden / 8;
         arguments.epsilon = self.shape.rms_epsilon;
-        let threads = self.norm_threads;
-        let grid = Grid { blocks: rows, threads, shared_bytes: (threads + 32) * 4 };
         // SAFETY: the kernel's layout; the rest is the caller's promise.
-        unsafe { self.norm.launch(stream, grid, &arguments, overlap) }
+        unsafe { self.norm.launch(stream, self.norm_form.grid(rows), &arguments, overlap) }
     }
 
     /// Rotary embedding and KV append; see `rope.cu`.
@@ -257,14 +251,33 @@ impl StepKernels {
 
 /// Threads of the norm's blocks and the vectors of 8 elements that each holds: two at most, since a row's latency is that of
 /// what one thread does in turn.
-fn norm_threads(shape: &LlamaShape) -> Result<(u32, u32), Error> {
-    let vectors = shape.hidden / 8;
-    let threads = vectors.div_ceil(2).next_power_of_two().max(THREADS);
-    if threads > 1024 {
-        let why = format!("{} is more than the norm's 16384", shape.hidden);
-        return Err(Error::shape("model shape: hidden", why));
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct NormForm {
+    threads: u32,
+    vectors: u32,
+}
+
+impl NormForm {
+    fn of(shape: &LlamaShape) -> Result<Self, Error> {
+        let vectors = shape.hidden / 8;
+        let threads = vectors.div_ceil(2).next_power_of_two().max(THREADS);
+        if threads > 1024 {
+            let why = format!("{} is more than the norm's 16384", shape.hidden);
+            return Err(Error::shape("model shape: hidden", why));
+        }
+        Ok(NormForm { threads, vectors: vectors.div_ceil(threads) })
     }
-    Ok((threads, vectors.div_ceil(threads)))
+
+    fn defines(self, element: Element) -> Vec<(&'static str, String)> {
+        let NormForm { threads, vectors } = self;
+        let format = ("ELEMENT", element.device_name().to_owned());
+        vec![format, ("THREADS", threads.to_string()), ("VECTORS", vectors.to_string())]
+    }
+
+    /// `block_sum` of `norm.cu` keeps a float a thread and 32 more in shared memory.
+    fn grid(self, rows: u32) -> Grid {
+        Grid { blocks: rows, threads: self.threads, shared_bytes: (self.threads + 32) * 4 }
+    }
 }
 
 /// The (cos, sin) table of the rotary embedding, fp32, for positions below `context`: \[context\]\[D / 2\]\[2\].
@@ -300,10 +313,25 @@ mod tests {
     #[test]
     fn a_model_wider_than_the_norm_is_refused() {
         let wide = LlamaShape { hidden: 16392, ..LlamaShape::tiny() };
-        assert!(matches!(norm_threads(&wide), Err(Error::Shape { .. })));
-        assert_eq!(norm_threads(&LlamaShape::tiny()).expect("it fits"), (256, 1));
-        assert_eq!(norm_threads(&LlamaShape::llama_2_7b()).expect("it fits"), (256, 2));
-        assert_eq!(norm_threads(&LlamaShape::llama_2_13b()).expect("it fits"), (512, 2));
-        assert_eq!(norm_threads(&LlamaShape::llama_3_1_70b_shard_tp8()).expect("it fits"), (512, 2));
+        assert!(matches!(NormForm::of(&wide), Err(Error::Shape { .. })));
+        let widest = LlamaShape { hidden: 16384, ..wide };
+        for (shape, threads, vectors) in [
+            (LlamaShape::tiny(), 256, 1),
+            (LlamaShape::llama_2_7b(), 256, 2),
+            (LlamaShape::llama_2_13b(), 512, 2),
+            (LlamaShape::llama_3_1_70b_shard_tp8(), 512, 2),
+            (widest, 1024, 2),
+        ] {
+            assert_eq!(NormForm::of(&shape).expect("it fits"), NormForm { threads, vectors });
+        }
+    }
+
+    #[test]
+    fn the_norm_runs_as_many_threads_as_it_is_compiled_for_with_shared_memory_for_each() {
+        for (threads, shared_bytes) in [(256, 1152), (512, 2176), (1024, 4224)] {
+            let form = NormForm { threads, vectors: 2 };
+            assert!(form.defines(Element::Bf16).contains(&("THREADS", threads.to_string())));
+            assert_eq!(form.grid(7), Grid { blocks: 7, threads, shared_bytes });
+        }
     }
 }

@@ -218,10 +218,19 @@ mod tests {
         let widest = ProjectionShape { inputs: WIDTH_MAX, outputs: WIDTH_MAX };
         assert_eq!(AdapterLayout::new(&[widest]).expect("the widest").elements(RANK_MAX) * 2, 2 << 31);
         let layout = AdapterLayout::new(&[ProjectionShape { inputs: 8, outputs: 8 }]).expect("multiples of 8");
-        for (rank, a, b) in [(0, 0, 0), (257, 8 * 257, 8 * 257), (4, 31, 32)] {
-            let mut memory = vec![0; layout.elements(rank)];
-            let packed = layout.pack(0, rank, &vec![0; a], &vec![0; b], &mut memory);
-            assert!(matches!(packed, Err(Error::Shape { .. })), "rank {rank}");
+        let whole = layout.elements(4);
+        for (rank, a, b, into) in [
+            (0, 0, 0, 0),
+            (257, 8 * 257, 8 * 257, layout.elements(257)),
+            (4, 31, 32, whole),
+            (4, 32, 33, whole),
+            (4, 32, 32, whole - 1),
+            (4, 32, 32, whole + 1),
+            (4, 32, 32, 0),
+        ] {
+            let packed = layout.pack(0, rank, &vec![0; a], &vec![0; b], &mut vec![0; into]);
+            assert!(matches!(packed, Err(Error::Shape { .. })), "rank {rank}, {a} and {b} into {into}");
         }
+        layout.pack(0, 4, &[0; 32], &[0; 32], &mut vec![0; whole]).expect("what would fit");
     }
 }
