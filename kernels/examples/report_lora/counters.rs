@@ -16,6 +16,8 @@ pub(crate) struct Counters {
     rows: Vec<Vec<String>>,
     /// `lora-*-tried.json`, by `bench_lora --explore`.
     tried: Value,
+    /// `lora-*-prompts-bounds.log`, if there is one: what prompts took with parts of the kernels left out.
+    left_out: Option<String>,
     /// `lora-*-versions.json`: versions of the kernels beside one another, by `bench_lora`, with `--explore --compare` or a
     /// build for each.
     versions: Value,
@@ -32,6 +34,12 @@ const COLUMNS: [(&str, &str); 7] = [
     ("waves", "launch__waves_per_multiprocessor"),
 ];
 
+/// Those that are a unit's share of its peak.
+const UNITS: [(&str, &str); 4] = [COLUMNS[1], COLUMNS[2], COLUMNS[3], COLUMNS[4]];
+
+/// From this share of its peak on, percent, a unit is near it.
+const NEAR_PEAK: f64 = 80.0;
+
 const STALLS: (&str, &str) = ("smsp__average_warps_issue_stalled_", "_per_issue_active.ratio");
 
 impl Counters {
@@ -42,7 +50,9 @@ impl Counters {
         let csv = text("counters.csv").unwrap_or_default();
         // The profiler's and the program's own lines come first.
         let rows = csv.lines().filter(|line| line.starts_with('"')).map(fields).collect();
+        let left_out = format!("{name}-prompts-bounds.log");
         Ok(Counters {
+            left_out: folder.join(&left_out).exists().then_some(left_out),
             launches: json("counters.json")?,
             rows,
             tried: json("tried.json")?,
@@ -55,7 +65,7 @@ impl Counters {
         let missed = set.missed();
         if !missed.is_empty() {
             self.write_bounds(page, set, &missed);
-            tried::write(page, &self.tried, set, &missed);
+            tried::write(page, &self.tried, set, &missed, &self.bounds(&missed));
         } else if self.versions.is_object() {
             page.push_str("\n## What was tried\n");
         }
@@ -120,6 +130,26 @@ impl Counters {
         }
     }
 
+    /// What the counters say of these points: a unit that is near its peak at one of them, or that none is. Nothing where the
+    /// profiler saw none of them.
+    fn bounds(&self, points: &[&Measured<'_>]) -> String {
+        let Some(head) = self.rows.first() else { return String::new() };
+        let rows: Vec<&Vec<String>> = points.iter().filter_map(|point| self.row(point)).collect();
+        if rows.is_empty() {
+            return String::new();
+        }
+        let largest = |counter| rows.iter().map(|row| number(head, row, counter)).fold(f64::NAN, f64::max);
+        let peaks = UNITS.map(|(title, counter)| (title.trim_end_matches(" %"), largest(counter)));
+        let mut text = said_of(&peaks);
+        if let Some(log) = &self.left_out {
+            let _ = write!(
+                text,
+                " (what prompts took with parts of the kernels left out, before warpgroups multiplied them: [{log}]({log}))"
+            );
+        }
+        text
+    }
+
     fn write_versions(&self, page: &mut String) {
         let Some(runs) = self.versions["runs"].as_array() else { return };
         let what = |name: &str| self.versions["names"][name].as_str().unwrap_or("?").to_owned();
@@ -163,6 +193,23 @@ impl Counters {
     }
 }
 
+/// Which units are near their peak, of each unit's largest share of it, percent, over some launches.
+fn said_of(peaks: &[(&str, f64)]) -> String {
+    let listed = |near: bool| {
+        let which = peaks.iter().filter(|(_, share)| !near || *share >= NEAR_PEAK);
+        which.map(|(unit, share)| format!("{unit} {share:.0} %")).collect::<Vec<_>>().join(", ")
+    };
+    if peaks.iter().any(|(_, share)| *share >= NEAR_PEAK) {
+        format!(", and the counters above say where a unit is near its peak (the largest shares: {})", listed(true))
+    } else {
+        format!(
+            ". The counters above show no unit near its peak (the largest shares: {}): such launches are bound by latency and by \
+             how unevenly their blocks end",
+            listed(false)
+        )
+    }
+}
+
 /// The three largest waits.
 fn stalls(head: &[String], row: &[String]) -> String {
     let mut waits: Vec<(f64, &str)> = head
@@ -186,4 +233,17 @@ fn number(head: &[String], row: &[String], counter: &str) -> f64 {
 /// The fields of one line, all of them in quotes.
 fn fields(line: &str) -> Vec<String> {
     line.trim().trim_start_matches('"').trim_end_matches('"').split("\",\"").map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_named_as_a_bound_only_where_it_is_near_its_peak() {
+        let far = said_of(&[("DRAM", 54.2), ("L2", 62.9)]);
+        assert!(far.contains("no unit near its peak (the largest shares: DRAM 54 %, L2 63 %)"), "{far}");
+        let near = said_of(&[("DRAM", 91.0), ("L2", 62.9)]);
+        assert!(near.contains("a unit is near its peak (the largest shares: DRAM 91 %)"), "{near}");
+    }
 }

@@ -80,7 +80,9 @@ impl<'a> Trial<'a> {
 }
 
 /// The table of tried plans, and for which points one of them meets the target.
-pub(crate) fn write(page: &mut String, report: &Value, set: &Set<'_>, missed: &[&Measured<'_>]) {
+///
+/// `bounds` ends the sentence of what is left where none does.
+pub(crate) fn write(page: &mut String, report: &Value, set: &Set<'_>, missed: &[&Measured<'_>], bounds: &str) {
     if !report["results"].is_array() {
         return;
     }
@@ -105,9 +107,10 @@ pub(crate) fn write(page: &mut String, report: &Value, set: &Set<'_>, missed: &[
             .collect();
         page.push_str(&summary(name, &met));
     }
-    page.push_str(
+    let _ = write!(
+        page,
         "Where no tried plan meets its target, no rule that chooses among them would: what is left there is the kernels' or the \
-         hardware's, and the counters above say which unit is near its peak.\n\n\
+         hardware's{bounds}.\n\n\
          | point | copy | target | tried, back to back: µs | target after another | tried, after another: µs |\n\
          |---|---|---|---|---|---|\n",
     );
