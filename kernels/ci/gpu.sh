@@ -97,10 +97,10 @@ sanitized() {
 # nothing of each other. cluster_barrier.cu beside this is that kernel, in clusters of 8 and of 16; what the tool says of each is
 # in OUT/synccheck-clusters.log.
 large_clusters_are_judged() {
-  for tool in nvcc compute-sanitizer; do
-    if ! command -v $tool > /dev/null; then
+  for needed in nvcc compute-sanitizer; do
+    if ! command -v $needed > /dev/null; then
       skipped=$((skipped + 1))
-      say "synccheck-clusters: $tool is not here: skipped"
+      say "synccheck-clusters: $needed is not here: skipped"
       return 1
     fi
   done

@@ -126,6 +126,12 @@ fn checks_on_a_gpu_without_their_binaries_are_no_success() {
         assert!(last.contains("something was skipped: 0 commands ran, 0 failed"), "{log}");
         assert!(log.contains("is not here: skipped"), "{log}");
     }
+    let Some((_, log)) = checked(empty.path(), &["sanitize"]) else { return };
+    for (tool, runs) in [("memcheck-", 19), ("synccheck-", 19), ("racecheck-", 19)] {
+        // Whether clusters are judged rightly is asked beside the runs.
+        let lines = log.lines().filter(|line| line.starts_with(tool) && !line.starts_with("synccheck-cluster"));
+        assert_eq!(lines.count(), runs, "{tool}: {log}");
+    }
     let Some((success, log)) = checked(empty.path(), &["chekcs"]) else { return };
     assert!(!success && log.contains("unknown part chekcs"), "{log}");
 }
