@@ -16,7 +16,7 @@ pub(crate) struct Counters {
     rows: Vec<Vec<String>>,
     /// `lora-*-tried.json`, by `bench_lora --explore`.
     tried: Value,
-    /// `lora-*-prompts-bounds.log`, if there is one: what prompts took with parts of the kernels left out.
+    /// `lora-*-bounds.log`, if there is one: what these points took with parts of the kernels left out.
     left_out: Option<String>,
     /// `lora-*-versions.json`: versions of the kernels beside one another, by `bench_lora`, with `--explore --compare` or a
     /// build for each.
@@ -50,7 +50,7 @@ impl Counters {
         let csv = text("counters.csv").unwrap_or_default();
         // The profiler's and the program's own lines come first.
         let rows = csv.lines().filter(|line| line.starts_with('"')).map(fields).collect();
-        let left_out = format!("{name}-prompts-bounds.log");
+        let left_out = format!("{name}-bounds.log");
         Ok(Counters {
             left_out: folder.join(&left_out).exists().then_some(left_out),
             launches: json("counters.json")?,
@@ -142,10 +142,7 @@ impl Counters {
         let peaks = UNITS.map(|(title, counter)| (title.trim_end_matches(" %"), largest(counter)));
         let mut text = said_of(&peaks);
         if let Some(log) = &self.left_out {
-            let _ = write!(
-                text,
-                " (what prompts took with parts of the kernels left out, before warpgroups multiplied them: [{log}]({log}))"
-            );
+            let _ = write!(text, " ([{log}]({log}) is what they take with parts of the kernels left out, and what that says)");
         }
         text
     }
