@@ -56,3 +56,16 @@ impl Extent {
         Ok(())
     }
 }
+
+/// Chips that no plan can be made for, and what is wrong with them.
+#[cfg(test)]
+fn impossible(right: crate::lora::plan::Chip) -> Vec<(crate::lora::plan::Chip, &'static str)> {
+    use crate::lora::plan::Chip;
+    let mut chips = vec![(Chip { shared_bytes_block_max: 1024, ..right }, "decode attention")];
+    for bad in [0, (1 << 24) + 1, u32::MAX] {
+        chips.push((Chip { multiprocessors: bad, ..right }, "chip"));
+        chips.push((Chip { shared_bytes_block_max: bad, ..right }, "chip"));
+        chips.push((Chip { cluster_max: bad, ..right }, "chip"));
+    }
+    chips
+}

@@ -27,9 +27,10 @@ pub struct RowMajorLayout {
     units: u64,
 }
 
-/// The stride of an adapter that is not padded further.
+/// The stride of an adapter that is not padded further; of a rank too large for one, `u32::MAX`, which
+/// [`RowMajorLayout::pack`] refuses.
 pub fn stride(rank: u32) -> u32 {
-    rank.next_multiple_of(GRANULE)
+    rank.checked_next_multiple_of(GRANULE).unwrap_or(u32::MAX)
 }
 
 impl RowMajorLayout {
@@ -147,5 +148,9 @@ mod tests {
             let packed = layout.pack(0, 4, 8, &[0; 32], &vec![0; b], &mut vec![0; into]);
             assert!(matches!(packed, Err(Error::Shape { .. })), "{b} into {into}");
         }
+        assert_eq!(
+            [0, 1, 8, 9, 256, u32::MAX - 7, u32::MAX - 6, u32::MAX].map(stride),
+            [0, 8, 8, 16, 256, u32::MAX - 7, u32::MAX, u32::MAX]
+        );
     }
 }

@@ -177,7 +177,7 @@ pub fn bucket(rows: u32) -> u32 {
         65..=128 => rows.next_multiple_of(16),
         129..=256 => rows.next_multiple_of(32),
         257..=1024 => rows.next_multiple_of(64),
-        _ => rows.next_multiple_of(256),
+        _ => rows.checked_next_multiple_of(256).unwrap_or(u32::MAX),
     }
 }
 
@@ -246,5 +246,9 @@ mod tests {
             assert!(padded >= rows && bucket(padded) == padded, "{rows}");
             assert!(rows < 64 || padded - rows <= rows / 4 + 1, "{rows}");
         }
+        assert_eq!(
+            [u32::MAX - 256, u32::MAX - 255, u32::MAX - 254, u32::MAX].map(bucket),
+            [u32::MAX - 255, u32::MAX - 255, u32::MAX, u32::MAX]
+        );
     }
 }

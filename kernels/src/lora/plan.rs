@@ -57,7 +57,7 @@ impl Chip {
     const MULTIPROCESSORS_MAX: u32 = 1 << 16;
     const SHARED_BYTES_MAX: u32 = 1 << 24;
 
-    fn check(self) -> Result<(), Error> {
+    pub(crate) fn check(self) -> Result<(), Error> {
         for (what, found, most) in [
             ("multiprocessors", self.multiprocessors, Chip::MULTIPROCESSORS_MAX),
             ("bytes of shared memory a block", self.shared_bytes_block_max, Chip::SHARED_BYTES_MAX),

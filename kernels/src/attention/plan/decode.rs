@@ -85,8 +85,8 @@ impl DecodePlan {
     /// Plans one launch. `table`: KV blocks of all sequences, as the launch will be given them.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a shape that the kernels do not serve, a sequence without tokens, or one whose KV blocks
-    /// are not in the table.
+    /// [`Error::Shape`] for a shape that the kernels do not serve, a chip that cannot be or has too little shared memory, a
+    /// sequence without tokens, or one whose KV blocks are not in the table.
     pub fn new(
         shape: AttentionShape,
         sequences: &[DecodeSequence],
@@ -95,6 +95,7 @@ impl DecodePlan {
         tuning: DecodeTuning,
     ) -> Result<Self, Error> {
         shape.check()?;
+        chip.check()?;
         let (depth, resident) = ring(&shape, chip, tuning)?;
         let groups = groups(&shape);
         let mut extent = Extent::default();
@@ -131,6 +132,7 @@ impl DecodePlan {
     /// As [`DecodePlan::new`].
     pub fn workers_max(shape: &AttentionShape, chip: Chip) -> Result<u32, Error> {
         shape.check()?;
+        chip.check()?;
         Ok(chip.multiprocessors * ring(shape, chip, DecodeTuning::default())?.1)
     }
 
@@ -205,6 +207,7 @@ fn ring(shape: &AttentionShape, chip: Chip, tuning: DecodeTuning) -> Result<(u32
 
 #[cfg(test)]
 mod tests {
+    use super::super::impossible;
     use super::*;
     use crate::Element;
 
@@ -310,6 +313,17 @@ mod tests {
                 assert!(resident == 2 && two(depth) && depth == depths(head_dim)[0], "{shape:?}");
                 let small = Chip { multiprocessors: 46, shared_bytes_block_max: 101_376, cluster_max: 1 };
                 assert!(ring(&shape, small, DecodeTuning::default()).is_ok(), "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_chip_that_cannot_be_or_has_no_room_for_a_ring_is_refused() {
+        let shape = shape(8, 8, 128);
+        for (chip, wrong) in impossible(CHIP) {
+            let plan = DecodePlan::new(shape, &[], &[], chip, DecodeTuning::default());
+            for error in [plan.err(), DecodePlan::workers_max(&shape, chip).err()] {
+                assert!(matches!(&error, Some(Error::Shape { what, .. }) if what == wrong), "{chip:?}: {error:?}");
             }
         }
     }

@@ -68,7 +68,8 @@ impl PrefillPlan {
     /// Plans one launch. `table`: KV blocks of all sequences, as the launch will be given them.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a shape that the kernels do not serve, or a sequence whose KV blocks are not in the table.
+    /// [`Error::Shape`] for a shape that the kernels do not serve, a chip that cannot be, or a sequence whose KV blocks are
+    /// not in the table; for a form in `tuning` that there is not, or that would cut keys where not even all tiles find room.
     pub fn new(
         shape: AttentionShape,
         sequences: &[PrefillSequence],
@@ -77,6 +78,7 @@ impl PrefillPlan {
         tuning: PrefillTuning,
     ) -> Result<Self, Error> {
         shape.check()?;
+        chip.check()?;
         let mut extent = Extent::default();
         for (index, sequence) in sequences.iter().enumerate() {
             let context = u64::from(sequence.prefix) + u64::from(sequence.tokens);
@@ -166,6 +168,7 @@ fn flops(shape: &AttentionShape, sequence: PrefillSequence) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::impossible;
     use super::*;
     use crate::Element;
 
@@ -173,6 +176,15 @@ mod tests {
 
     fn shape(heads: u32, kv_heads: u32, head_dim: u32) -> AttentionShape {
         AttentionShape { element: Element::Bf16, heads, kv_heads, head_dim }
+    }
+
+    #[test]
+    fn a_chip_that_cannot_be_is_refused() {
+        let sequence = PrefillSequence { row: 0, tokens: 16, prefix: 0, table: 0 };
+        for (chip, wrong) in impossible(CHIP).into_iter().filter(|(_, wrong)| *wrong == "chip") {
+            let plan = PrefillPlan::new(shape(8, 8, 128), &[sequence], &[0], chip, PrefillTuning::default());
+            assert!(matches!(&plan, Err(Error::Shape { what, .. }) if what == wrong), "{chip:?}: {plan:?}");
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl PrefillForm {
         let cost = KEY_COST[self.fragments as usize - 1];
         if self.split {
             let quota = self.quota(shape, chunks, chip)?;
-            return Some(cost * (f64::from(quota * KEYS) + START_KEYS) + JOIN_KEYS);
+            return Some(cost * (f64::from(quota) * f64::from(KEYS) + START_KEYS) + JOIN_KEYS);
         }
         let (mut total, mut longest) = (0.0, 0.0_f64);
         for (tokens, prefix) in chunks {
@@ -83,7 +83,7 @@ impl PrefillForm {
             total += whole * (f64::from(prefix) + START_KEYS) + f64::from(rows) * whole * (whole + 1.0) / 2.0 + part;
             longest = longest.max(if tokens > 0 { keys } else { 0.0 });
         }
-        let slots = f64::from(2 * chip.multiprocessors);
+        let slots = 2.0 * f64::from(chip.multiprocessors);
         Some(cost * f64::max(total * f64::from(self.groups(shape)) / slots, longest))
     }
 
@@ -97,12 +97,16 @@ impl PrefillForm {
     ) -> Option<u32> {
         let (rows, groups) = (self.tile_tokens(shape), u64::from(self.groups(shape)));
         let slots = u64::from(self.slots(shape, chip));
-        let longest = chunks.clone().filter(|&(tokens, _)| tokens > 0).map(|(tokens, prefix)| prefix + tokens).max()?;
+        let longest = chunks
+            .clone()
+            .filter(|&(tokens, _)| tokens > 0)
+            .map(|(tokens, prefix)| prefix.saturating_add(tokens))
+            .max()?;
         let blocks = |quota: u32| {
             let mut pieces = 0;
             for (tokens, prefix) in chunks.clone() {
                 for first in (0..tokens).step_by(rows as usize) {
-                    let keys = prefix + (first + rows).min(tokens);
+                    let keys = prefix.saturating_add(first.saturating_add(rows).min(tokens));
                     pieces += u64::from(keys.div_ceil(KEYS).div_ceil(quota));
                     if pieces * groups > slots {
                         return u64::MAX;
@@ -141,8 +145,9 @@ impl PrefillForm {
     /// Blocks that find room at once: two a multiprocessor, or one where its shared memory is small.
     pub fn slots(self, shape: &AttentionShape, chip: Chip) -> u32 {
         // A block occupies 1 KiB beyond what it asks for, and a multiprocessor has that much more than a block may have.
-        let fit = (chip.shared_bytes_block_max + 1024) / (self.variant(shape).shared_bytes(shape.queries()) + 1024);
-        chip.multiprocessors * fit.min(2)
+        let occupied = self.variant(shape).shared_bytes(shape.queries()) + 1024;
+        let fit = chip.shared_bytes_block_max.saturating_add(1024) / occupied;
+        chip.multiprocessors.saturating_mul(fit.min(2))
     }
 
     /// The compiled form.
@@ -206,6 +211,22 @@ mod tests {
         assert_eq!(form.quota(&shape, [(16, 300)].into_iter(), CHIP), Some(4));
         assert_eq!(form.quota(&shape, [(16, 0); 34].into_iter(), CHIP), None);
         assert_eq!(form.quota(&shape, std::iter::empty(), CHIP), None);
+    }
+
+    #[test]
+    fn whatever_chip_and_lengths_there_are_a_form_is_chosen() {
+        let shape = shape(32, 8, 128);
+        let most = u32::MAX;
+        for multiprocessors in [0, 1, most] {
+            for shared_bytes_block_max in [0, 1, most] {
+                let chip = Chip { multiprocessors, shared_bytes_block_max, cluster_max: most };
+                for chunk in [(1, most), (1, most - 1), (16, most - 20), (0, most)] {
+                    let form = PrefillForm::of(&shape, std::iter::once(chunk), chip);
+                    let fit = if shared_bytes_block_max == most { 2 } else { 0 };
+                    assert_eq!(form.slots(&shape, chip), multiprocessors.saturating_mul(fit));
+                }
+            }
+        }
     }
 
     #[test]
