@@ -142,7 +142,10 @@ impl Counters {
         let peaks = UNITS.map(|(title, counter)| (title.trim_end_matches(" %"), largest(counter)));
         let mut text = said_of(&peaks);
         if let Some(log) = &self.left_out {
-            let _ = write!(text, " ([{log}]({log}) is what they take with parts of the kernels left out, and what that says)");
+            let _ = write!(
+                text,
+                " ([{log}]({log}) is what they take with parts of the kernels left out, and what that says)"
+            );
         }
         text
     }

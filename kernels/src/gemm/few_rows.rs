@@ -17,8 +17,10 @@ pub const ROWS_MAX: u32 = 64;
 const TILE_OUTPUTS: u32 = 128;
 const STEP_INPUTS: u32 = 64;
 const THREADS: u32 = 256;
-/// Blocks that the inbox has room for, a multiprocessor.
+/// Blocks that the inbox and the registers have room for, a multiprocessor.
 const BLOCKS_EACH_MAX: u32 = 2;
+/// One step that is read and one that is filled.
+const STAGES_MIN: u32 = 2;
 
 /// The compiled form: a number format and tiles of 8 rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,9 +38,9 @@ pub struct Variant {
 /// Choices of a plan, for measuring what they are worth. `None` leaves a choice to the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tuning {
-    /// Blocks at most; no more than find room at once.
+    /// Blocks at most, one or more; no more than find room at once.
     pub blocks: Option<u32>,
-    /// Steps in flight and in use, a block.
+    /// Steps in flight and in use, a block: two or more, fewer where a block has no room for them.
     pub stages: Option<u32>,
     /// Whether the L2 fetches two steps of a row of W at once.
     pub wide: Option<bool>,
@@ -79,8 +81,15 @@ impl Variant {
 
     /// Dynamic shared memory a block.
     pub fn shared_bytes(self) -> u32 {
-        let stage = (TILE_OUTPUTS + 8 * self.tiles) * STEP_INPUTS * 2;
-        self.stages * stage + self.tiles.min(2) * THREADS * 16
+        self.stages * self.stage_bytes() + self.exchange_bytes()
+    }
+
+    fn stage_bytes(self) -> u32 {
+        (TILE_OUTPUTS + 8 * self.tiles) * STEP_INPUTS * 2
+    }
+
+    fn exchange_bytes(self) -> u32 {
+        self.tiles.min(2) * THREADS * 16
     }
 }
 
@@ -98,13 +107,50 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Equal shares, one block a multiprocessor; the fewest blocks that are as quick.
-    pub fn new(inputs: u32, outputs: u32, multiprocessors: u32) -> Self {
+    /// Equal shares for so many blocks at most; the fewest blocks that are as quick.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for no blocks, or more steps than the kernel can count.
+    pub fn new(inputs: u32, outputs: u32, blocks_max: u32) -> Result<Self, Error> {
+        let refuse = |why: String| Err(Error::shape(format!("shares of {inputs}→{outputs}"), why));
+        if blocks_max == 0 {
+            return refuse("there must be a block".to_owned());
+        }
         let tile_steps = inputs.div_ceil(STEP_INPUTS);
-        let total_steps = tile_steps * outputs.div_ceil(TILE_OUTPUTS);
-        let block_steps = total_steps.div_ceil(multiprocessors).max(1);
-        Shares { tile_steps, total_steps, block_steps, blocks: total_steps.div_ceil(block_steps) }
+        // The kernel adds a share to its end.
+        let total_steps = match tile_steps.checked_mul(outputs.div_ceil(TILE_OUTPUTS)) {
+            Some(steps) if steps <= u32::MAX / 2 => steps,
+            _ => return refuse(format!("has more than {} steps of {TILE_OUTPUTS}×{STEP_INPUTS}", u32::MAX / 2)),
+        };
+        let block_steps = total_steps.div_ceil(blocks_max).max(1);
+        Ok(Shares { tile_steps, total_steps, block_steps, blocks: total_steps.div_ceil(block_steps) })
     }
+}
+
+/// The form and the shares of a shape on a chip.
+fn choose(shape: GemmShape, tuning: Tuning, chip: Chip) -> Result<(Variant, Shares), Error> {
+    chip.check()?;
+    let refuse = |why: String| Err(Error::shape(format!("{shape:?}"), why));
+    let mut variant = Variant::of(shape.element, shape.rows);
+    variant.wide = tuning.wide.unwrap_or(variant.wide);
+    let wanted = tuning.stages.unwrap_or(variant.stages);
+    // Older GPUs have less shared memory.
+    let room = chip.shared_bytes_block_max.saturating_sub(variant.exchange_bytes()) / variant.stage_bytes();
+    variant.stages = wanted.min(room);
+    if variant.stages < STAGES_MIN {
+        let why =
+            format!("{wanted} stages, of which {room} find room in a block's shared memory; {STAGES_MIN} at least");
+        return refuse(why);
+    }
+    // Blocks wait for one another, so all of them must find room at once. One occupies 1 KiB beyond what it asks for, and a
+    // multiprocessor has that much more than a block may have.
+    let fit = (chip.shared_bytes_block_max + 1024) / (variant.shared_bytes() + 1024);
+    let blocks_max = chip.multiprocessors * fit.min(BLOCKS_EACH_MAX);
+    let blocks = tuning.blocks.unwrap_or(chip.multiprocessors);
+    if blocks > blocks_max {
+        return refuse(format!("{blocks} blocks; {blocks_max} of {} stages find room at once", variant.stages));
+    }
+    Ok((variant, Shares::new(shape.inputs, shape.outputs, blocks)?))
 }
 
 /// The same layout as `Arguments` in `gemm.cu`.
@@ -165,7 +211,7 @@ impl FewRows {
     /// A plan for a shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the kernel does not serve it; compiler errors.
+    /// [`Error::Shape`] if the kernel does not serve it, or the GPU has too little shared memory; compiler errors.
     pub fn plan(&self, shape: GemmShape) -> Result<FewRowsPlan, Error> {
         self.plan_with(shape, Tuning::default())
     }
@@ -173,22 +219,10 @@ impl FewRows {
     /// The same with some choices made.
     ///
     /// # Errors
-    /// As [`FewRows::plan`]; also for more blocks than the inbox has room for.
+    /// As [`FewRows::plan`]; also for no blocks, for more than find room at once, and for fewer than two stages.
     pub fn plan_with(&self, shape: GemmShape, tuning: Tuning) -> Result<FewRowsPlan, Error> {
         check(shape)?;
-        let mut variant = Variant::of(shape.element, shape.rows);
-        variant.stages = tuning.stages.unwrap_or(variant.stages);
-        // Older GPUs have less shared memory.
-        while variant.shared_bytes() > self.compiler.gpu().chip().shared_bytes_block_max && variant.stages > 2 {
-            variant.stages -= 1;
-        }
-        variant.wide = tuning.wide.unwrap_or(variant.wide);
-        let multiprocessors = self.compiler.gpu().chip().multiprocessors;
-        let blocks = tuning.blocks.unwrap_or(multiprocessors);
-        if blocks > multiprocessors * BLOCKS_EACH_MAX {
-            let why = format!("{blocks} blocks are more than {BLOCKS_EACH_MAX} a multiprocessor");
-            return Err(Error::shape(format!("{shape:?}"), why));
-        }
+        let (variant, shares) = choose(shape, tuning, self.compiler.gpu().chip())?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let kernel = match loaded.get(&variant) {
             Some(kernel) => kernel.clone(),
@@ -198,7 +232,6 @@ impl FewRows {
                 kernel
             }
         };
-        let shares = Shares::new(shape.inputs, shape.outputs, blocks);
         Ok(FewRowsPlan { shape, kernel, shared_bytes: variant.shared_bytes(), shares })
     }
 
@@ -282,11 +315,13 @@ impl FewRowsPlan {
 mod tests {
     use super::*;
 
+    const CHIP: Chip = Chip { multiprocessors: 132, shared_bytes_block_max: 232_448, cluster_max: 16 };
+
     #[test]
     fn shares_cover_all_steps_and_fit_the_chip_at_once() {
         for (inputs, outputs) in [(4096, 4096), (4096, 12288), (11008, 4096), (4096, 22016), (8, 8), (200, 72)] {
             for multiprocessors in [1, 14, 132] {
-                let shares = Shares::new(inputs, outputs, multiprocessors);
+                let shares = Shares::new(inputs, outputs, multiprocessors).expect("few steps");
                 assert!(shares.blocks <= multiprocessors, "{shares:?}");
                 assert!(shares.blocks * shares.block_steps >= shares.total_steps, "{shares:?}");
                 assert!((shares.blocks - 1) * shares.block_steps < shares.total_steps, "{shares:?}");
@@ -311,6 +346,71 @@ mod tests {
             GemmShape { y_stride: 32, ..good },
         ] {
             assert!(matches!(check(bad), Err(Error::Shape { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn no_blocks_and_more_steps_than_can_be_counted_are_refused() {
+        for (inputs, outputs, blocks) in [(4096, 4096, 0), (u32::MAX, u32::MAX, 132), (1 << 22, 1 << 22, 132)] {
+            let shares = Shares::new(inputs, outputs, blocks);
+            assert!(matches!(shares, Err(Error::Shape { .. })), "{inputs}→{outputs}: {shares:?}");
+        }
+        // One step fewer in each tile.
+        let most = Shares::new((1 << 22) - 64, 1 << 22, u32::MAX).expect("as many as can be counted");
+        assert_eq!((most.total_steps, most.block_steps), ((1 << 31) - (1 << 15), 1));
+    }
+
+    #[test]
+    fn a_plan_has_no_more_blocks_than_find_room_at_once() {
+        for rows in [1, 16, 32, 64] {
+            // Few outputs and many inputs: every block of a tile waits for all others.
+            let shape = GemmShape::dense(Element::Bf16, rows, 1 << 20, 128);
+            let blocks = |blocks, stages| {
+                let tuning = Tuning { blocks, stages, wide: None };
+                choose(shape, tuning, CHIP).map(|(_, shares)| shares.blocks)
+            };
+            assert_eq!(blocks(None, None).expect("one a multiprocessor"), 132);
+            assert_eq!(blocks(Some(7), None).expect("a few"), 7);
+            // Of the usual stages one block fits a multiprocessor, of four two.
+            for (count, stages) in
+                [(Some(0), None), (Some(133), None), (Some(264), None), (Some(265), Some(4)), (Some(u32::MAX), Some(2))]
+            {
+                let found = blocks(count, stages);
+                assert!(matches!(found, Err(Error::Shape { .. })), "{count:?} of {stages:?}: {found:?}");
+            }
+            assert!(blocks(Some(264), Some(4)).expect("two a multiprocessor") > 132);
+        }
+    }
+
+    #[test]
+    fn stages_fit_the_chip_and_are_two_at_least() {
+        for variant in Variant::all() {
+            let shape = GemmShape::dense(variant.element, 8 * variant.tiles, 4096, 4096);
+            let on = |shared_bytes_block_max, stages| {
+                let chip = Chip { shared_bytes_block_max, ..CHIP };
+                choose(shape, Tuning { stages, ..Tuning::default() }, chip).map(|(variant, _)| variant)
+            };
+            assert_eq!(on(CHIP.shared_bytes_block_max, None).expect("it fits"), variant);
+            let two = Variant { stages: 2, ..variant }.shared_bytes();
+            assert_eq!(on(two, None).expect("two fit").stages, 2);
+            for shared_bytes in [101_376, 166_912, CHIP.shared_bytes_block_max, 1 << 24] {
+                for stages in [Some(2), None, Some(4), Some(8), Some(u32::MAX)] {
+                    let found = on(shared_bytes, stages).expect("two fit");
+                    assert!(found.stages >= 2 && found.shared_bytes() <= shared_bytes, "{found:?} in {shared_bytes}");
+                    assert!(found.stages <= stages.unwrap_or(variant.stages));
+                }
+            }
+            for (shared_bytes, stages) in [
+                (two - 1, None),
+                (two - 1, Some(2)),
+                (1, None),
+                (u32::MAX, None),
+                (1 << 24, Some(0)),
+                (1 << 24, Some(1)),
+            ] {
+                let found = on(shared_bytes, stages);
+                assert!(matches!(found, Err(Error::Shape { .. })), "{found:?} in {shared_bytes}");
+            }
         }
     }
 

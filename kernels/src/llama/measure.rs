@@ -213,7 +213,7 @@ impl Llama {
         self.graphs = Graphs::default();
     }
 
-    /// The same for the plans of this crate's GEMM.
+    /// The same for the plans of this crate's GEMM. A choice that cannot be is an error of the next step that it is for.
     pub fn set_gemm_tuning(&mut self, tuning: few_rows::Tuning) {
         self.gemms.set_tuning(tuning);
         self.graphs = Graphs::default();

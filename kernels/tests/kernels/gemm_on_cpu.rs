@@ -38,7 +38,7 @@ fn run(
     let (x_stride, y_stride) = (inputs + 8, outputs + 16);
     let (w, x) = (draw(outputs * inputs), draw(rows * x_stride));
     let variant = Variant::of(element, rows);
-    let shares = Shares::new(inputs, outputs, blocks_max);
+    let shares = Shares::new(inputs, outputs, blocks_max).expect("a small shape");
     let inbox = shares.blocks as usize * 2 * variant.tiles as usize * 256 * 16;
     let y = vec![0x7fff_u16; (rows * y_stride) as usize];
     let words = |values: &[u16]| bytes(values.iter().copied(), u16::to_le_bytes);
