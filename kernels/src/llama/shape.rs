@@ -209,11 +209,29 @@ impl LlamaShape {
         if !positive(self.rope_theta) || !positive(self.rms_epsilon) {
             return refuse("rope_theta and rms_epsilon", "must be positive".to_owned());
         }
-        Ok(())
+        self.rope_scaling.map_or(Ok(()), RopeScaling::check)
     }
 }
 
 impl RopeScaling {
+    /// Checks that every frequency has a scaled one.
+    fn check(self) -> Result<(), Error> {
+        let RopeScaling { factor, low_frequency_factor: low, high_frequency_factor: high, original_context } = self;
+        let refuse = |field: &str, why: String| Err(Error::shape(format!("model shape: rope_scaling.{field}"), why));
+        for (field, value) in [("factor", factor), ("low_frequency_factor", low), ("high_frequency_factor", high)] {
+            if !value.is_finite() || value <= 0.0 {
+                return refuse(field, format!("{value} is not positive and finite"));
+            }
+        }
+        if high <= low {
+            return refuse("high_frequency_factor", format!("{high} is not more than low_frequency_factor, {low}"));
+        }
+        if original_context == 0 {
+            return refuse("original_context", "must not be zero".to_owned());
+        }
+        Ok(())
+    }
+
     fn scale(self, frequency: f64) -> f64 {
         let wavelength = 2.0 * std::f64::consts::PI / frequency;
         let original = f64::from(self.original_context);
@@ -268,8 +286,49 @@ mod tests {
             LlamaShape { hidden: 252, ..tiny },
             LlamaShape { layers: 0, ..tiny },
             LlamaShape { rms_epsilon: f32::NAN, ..tiny },
+            LlamaShape { heads: 1026, ..tiny },
+            LlamaShape { heads: u32::MAX - 1, ..tiny },
+            LlamaShape { layers: 1025, ..tiny },
         ] {
             assert!(matches!(shape.check(), Err(Error::Shape { .. })), "{shape:?}");
+        }
+        LlamaShape { heads: 1024, layers: 1024, ..tiny }.check().expect("the most of both");
+    }
+
+    #[test]
+    fn a_scaling_that_gives_no_frequencies_is_refused() {
+        let right = LlamaShape::tiny().rope_scaling.expect("a scaling");
+        let of = |scaling| LlamaShape { rope_scaling: Some(scaling), ..LlamaShape::tiny() };
+        for wrong in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            for (scaling, field) in [
+                (RopeScaling { factor: wrong, ..right }, "factor"),
+                (RopeScaling { low_frequency_factor: wrong, ..right }, "low_frequency_factor"),
+                (RopeScaling { high_frequency_factor: wrong, ..right }, "high_frequency_factor"),
+            ] {
+                is_refused(of(scaling), field);
+            }
+        }
+        is_refused(of(RopeScaling { original_context: 0, ..right }), "original_context");
+        // A wave between the two would be blended by a share that is no number.
+        for high in [right.low_frequency_factor, right.low_frequency_factor / 2.0] {
+            is_refused(of(RopeScaling { high_frequency_factor: high, ..right }), "high_frequency_factor");
+        }
+        for scaling in [
+            RopeScaling { factor: f32::MIN_POSITIVE, ..right },
+            RopeScaling { factor: f32::MAX, original_context: u32::MAX, ..right },
+            RopeScaling { high_frequency_factor: f32::MAX, low_frequency_factor: f32::MIN_POSITIVE, ..right },
+        ] {
+            let shape = LlamaShape { rope_theta: f32::MAX, ..of(scaling) };
+            shape.check().expect("all of it is positive");
+            assert!(shape.rope_frequencies().into_iter().all(f64::is_finite), "{scaling:?}");
+        }
+    }
+
+    #[track_caller]
+    fn is_refused(shape: LlamaShape, field: &str) {
+        match shape.check() {
+            Err(Error::Shape { what, .. }) => assert_eq!(what, format!("model shape: rope_scaling.{field}")),
+            other => panic!("{other:?}: {shape:?}"),
         }
     }
 }
