@@ -58,6 +58,12 @@ pub fn nvrtc_version() -> Result<(i32, i32), Error> {
     let (mut major, mut minor) = (0, 0);
     // SAFETY: two valid out-pointers.
     unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+    check_version((major, minor))
+}
+
+/// Refuses an NVRTC before that of the oldest driver that [`Gpu::open`](crate::gpu::Gpu::open) takes; 12.0 does not know all instructions of
+/// the kernels (`st.async`).
+fn check_version((major, minor): (i32, i32)) -> Result<(i32, i32), Error> {
     if (major, minor) < (12, 3) {
         return Err(Error::LibraryTooOld { library: "NVRTC", found: format!("{major}.{minor}"), needed: "12.3" });
     }
@@ -210,6 +216,19 @@ fn footprints(log: &str) -> Vec<Footprint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_nvrtc_before_12_3_is_refused() {
+        for version in [(12, 3), (12, 4), (13, 0)] {
+            assert_eq!(check_version(version).expect("new enough"), version);
+        }
+        for (version, name) in [((11, 8), "11.8"), ((12, 0), "12.0"), ((12, 2), "12.2"), ((0, 0), "0.0")] {
+            match check_version(version) {
+                Err(Error::LibraryTooOld { found, needed, .. }) => assert_eq!((found.as_str(), needed), (name, "12.3")),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 
     #[test]
     fn the_assembler_report_is_read_kernel_by_kernel() {
