@@ -78,7 +78,10 @@ impl LlamaStepper {
         // Short prompts beside decode rows, each with an adapter: another kernel than long ones.
         for decode in buckets(1, rows_max.min(settings.sequences_max)) {
             let mut sequences = decodes(decode, decode.min(slots), &blocks);
-            sequences.push(prompt((decode + 24).min(most), (slots > 0).then_some(0), &tokens, &blocks));
+            // Behind theirs: a step writes to no block twice.
+            let free = &blocks[decode as usize..];
+            let rows = (decode + 24).min(most).min(free.len() as u32 * settings.block_tokens);
+            sequences.push(prompt(rows, (slots > 0).then_some(0), &tokens, free));
             self.run(&sequences)?;
         }
         for rows in buckets(1, rows_max.min(settings.sequences_max)) {

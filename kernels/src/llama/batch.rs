@@ -53,6 +53,12 @@ impl Batch {
             let why = format!("has {rows} new tokens; {} fit", settings.rows_max);
             return Err(Error::shape("step", why));
         }
+        if let Some((index, block)) = shared_write(sequences, settings) {
+            let why = format!(
+                "names KV block {block}, to which this step writes elsewhere; only blocks that no sequence writes to may be shared"
+            );
+            return Err(Error::shape(format!("sequence {index} of a step"), why));
+        }
         let mut order: Vec<usize> = (0..sequences.len()).collect();
         order.sort_by_key(|&index| {
             let Sequence { tokens, adapter, .. } = sequences[index];
@@ -168,6 +174,38 @@ fn fault(sequence: &Sequence<'_>, shape: &LlamaShape, settings: &LlamaSettings) 
     }
 }
 
+/// A sequence, and a KV block of it that the step writes to in another place too, if there is one. Every step asks: one pass over the
+/// blocks and a bit for each that there is.
+fn shared_write(sequences: &[Sequence<'_>], settings: &LlamaSettings) -> Option<(usize, u32)> {
+    let mut written = vec![0_u64; settings.kv_blocks.div_ceil(64) as usize];
+    let at = |block: u32| ((block / 64) as usize, 1_u64 << (block % 64));
+    // Blocks that are only read, and those that new tokens go to; spare ones behind them are neither.
+    let parts = |sequence: &Sequence<'_>| {
+        let first = sequence.prefix / settings.block_tokens;
+        let end = (sequence.prefix + sequence.tokens.len() as u32).div_ceil(settings.block_tokens);
+        (0..first as usize, first as usize..end as usize)
+    };
+    for (index, sequence) in sequences.iter().enumerate() {
+        for &block in &sequence.blocks[parts(sequence).1] {
+            let (word, bit) = at(block);
+            if written[word] & bit != 0 {
+                return Some((index, block));
+            }
+            written[word] |= bit;
+        }
+    }
+    for (index, sequence) in sequences.iter().enumerate() {
+        let is_written = |&&block: &&u32| {
+            let (word, bit) = at(block);
+            written[word] & bit != 0
+        };
+        if let Some(&block) = sequence.blocks[parts(sequence).0].iter().find(is_written) {
+            return Some((index, block));
+        }
+    }
+    None
+}
+
 /// Rows that a graph or a GEMM plan is made for, at least `rows`: few sizes, so that they can be kept, and little waste.
 pub fn bucket(rows: u32) -> u32 {
     match rows {
@@ -232,11 +270,69 @@ mod tests {
             sequence(&[1], 0, &[99], None),
             sequence(&[1], 0, &[0], Some(4)),
             sequence(&long, 0, &[0, 1, 2, 3, 4], None),
+            // Their sum is 1 in 32 bits.
+            sequence(&[1, 2], u32::MAX, &[0], None),
         ] {
             let batch = Batch::new(&[sequence], &shape, &settings);
             assert!(matches!(batch, Err(Error::Shape { .. })), "{sequence:?}");
         }
         assert!(Batch::new(&[], &shape, &settings).is_err());
+    }
+
+    #[track_caller]
+    fn refused(batch: Result<Batch, Error>, what_is_wrong: &str, why_it_is: &str) {
+        match batch {
+            Err(Error::Shape { what, why }) => {
+                assert!(what == what_is_wrong && why.contains(why_it_is), "{what}: {why}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_step_has_no_more_sequences_and_tokens_than_there_is_room_for() {
+        let (shape, settings) = (LlamaShape::tiny(), LlamaSettings { rows_max: 40, ..settings() });
+        let blocks: Vec<u32> = (0..9).collect();
+        let of = |count: usize| -> Vec<_> {
+            blocks[..count].iter().map(|block| sequence(&[1], 0, std::slice::from_ref(block), None)).collect()
+        };
+        assert_eq!(Batch::new(&of(8), &shape, &settings).expect("all of them").rows, 8);
+        refused(Batch::new(&of(9), &shape, &settings), "step", "9 sequences; 1 to 8");
+        let prompt = [1; 21];
+        let both = |tokens| [sequence(&prompt, 0, &[0, 1], None), sequence(tokens, 0, &[2, 3], None)];
+        assert_eq!(Batch::new(&both(&prompt[..19]), &shape, &settings).expect("all of them").rows, 40);
+        refused(Batch::new(&both(&prompt[..20]), &shape, &settings), "step", "41 new tokens; 40 fit");
+    }
+
+    #[test]
+    fn where_adapters_are_off_a_sequence_that_names_one_is_refused() {
+        let settings = LlamaSettings { lora: LoraPath::Off, ..settings() };
+        let with = |adapter| Batch::new(&[sequence(&[1], 0, &[0], adapter)], &LlamaShape::tiny(), &settings);
+        with(None).expect("no adapter");
+        refused(with(Some(0)), "sequence 0 of a step", "adapters are off");
+    }
+
+    #[test]
+    fn a_kv_block_that_a_step_writes_to_is_in_one_place() {
+        let new = |sequences: &[Sequence<'_>]| Batch::new(sequences, &LlamaShape::tiny(), &settings());
+        let prompt = [1; 20];
+        // Two new tokens' blocks, twice in a sequence, one that another reads, before it and after.
+        let (read, write) = (sequence(&[1], 16, &[3, 4], None), sequence(&[1], 15, &[3], None));
+        for (sequences, index, block) in [
+            (vec![sequence(&[1], 0, &[2], None), sequence(&[1], 9, &[2], None)], 1, 2),
+            (vec![sequence(&prompt, 0, &[5, 5], None)], 0, 5),
+            (vec![sequence(&[1], 16, &[6, 6], None)], 0, 6),
+            (vec![sequence(&prompt, 16, &[7, 8, 7], None)], 0, 7),
+            (vec![read, write], 0, 3),
+            (vec![write, read], 1, 3),
+        ] {
+            let why = format!("names KV block {block}, to which this step writes elsewhere");
+            refused(new(&sequences), &format!("sequence {index} of a step"), &why);
+        }
+        // A full block before the new tokens, and what lies behind them.
+        let shared = [sequence(&[1], 16, &[3, 4], None), sequence(&prompt, 16, &[3, 5, 6], None)];
+        new(&shared).expect("a block that is only read");
+        new(&[sequence(&[1], 0, &[0, 1], None), sequence(&[1], 0, &[1, 0], None)]).expect("spare blocks");
     }
 
     #[test]

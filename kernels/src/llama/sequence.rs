@@ -7,7 +7,8 @@ pub struct Sequence<'a> {
     pub tokens: &'a [u32],
     /// Tokens before these, whose KV is in the cache already.
     pub prefix: u32,
-    /// The sequence's KV blocks, in order: enough for prefix and new tokens.
+    /// The sequence's KV blocks, in order: enough for prefix and new tokens. Several sequences may share a block before their new tokens;
+    /// one that a step writes to must be nowhere else in it.
     pub blocks: &'a [u32],
     /// The slot of its adapter, if it has one.
     pub adapter: Option<u32>,
