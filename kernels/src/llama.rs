@@ -21,6 +21,7 @@ pub mod sequence;
 pub mod settings;
 pub mod shape;
 mod sites;
+mod slots;
 pub mod weights;
 
 pub use adapters::{HostAdapter, Loading};

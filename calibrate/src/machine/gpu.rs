@@ -116,9 +116,10 @@ impl LlamaGpu {
 
     /// Cuts adapter memory anew: seconds, for all of it is freed and allocated.
     fn cut(&mut self, slots: Slots) -> Result<(), MachineError> {
+        // Where memory runs out there are none.
+        (self.slots, self.loaded) = (Slots::OFF, Vec::new());
         self.llama.cut_slots(slots.count, slots.rank).map_err(broken)?;
-        self.slots = slots;
-        self.loaded = vec![0; slots.count as usize];
+        (self.slots, self.loaded) = (slots, vec![0; slots.count as usize]);
         Ok(())
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use cudarc::driver::{CudaEvent, PinnedHostSlice, result, sys};
 
 use super::engine::Llama;
+use super::slots::Load;
 use super::{AdapterWeights, Half, Projection};
-use crate::lora::layout;
+use crate::lora::layout::{self, AdapterLayout};
 use crate::{Element, Error};
 
 /// An adapter in pinned host memory, packed as the GPU holds it.
@@ -21,7 +22,7 @@ pub struct HostAdapter {
 #[derive(Debug)]
 #[must_use = "the slot stays empty until the load is finished"]
 pub struct Loading {
-    slot: u32,
+    load: Load,
     adapter: Arc<HostAdapter>,
     start: CudaEvent,
     end: CudaEvent,
@@ -31,6 +32,14 @@ impl Drop for Loading {
     fn drop(&mut self) {
         // The host memory may go with it, so the copy must be done. An error here was reported where it arose.
         let _ = self.end.synchronize();
+    }
+}
+
+impl Loading {
+    /// Waits for the copy. Microseconds that it took on the GPU.
+    pub(super) fn copied_us(&self) -> Result<f64, Error> {
+        self.end.synchronize().map_err(Error::driver("waiting for an adapter"))?;
+        Ok(f64::from(self.start.elapsed_ms(&self.end).map_err(Error::driver("timing a copy"))?) * 1e3)
     }
 }
 
@@ -58,36 +67,34 @@ impl Llama {
     /// [`Error::Shape`] for a slot or rank that does not exist, a scale that is no finite number, or weights of another
     /// length; [`Error::Driver`].
     pub fn load_adapter(&mut self, slot: u32, rank: u32, scale: f32, weights: AdapterWeights<'_>) -> Result<(), Error> {
-        self.check_slot(slot, rank)?;
+        self.slots.check(slot, rank)?;
         layout::check_scale(scale)?;
-        self.slots[slot as usize].adapter = None;
+        // A copy into this slot that is on its way must not end after this one.
+        self.copies.synchronize().map_err(Error::driver("waiting for adapters on their way"))?;
+        let memory = &mut self.slots.emptied(slot)?.slice;
         match weights {
             AdapterWeights::Random { seed } => {
                 // Drawn for x and v of about one: y changes by a few percent of its size.
                 let range = 0.3 * (3.0 / self.shape.hidden as f32).sqrt();
-                let memory = &mut self.slots[slot as usize].memory.slice;
                 self.stopwatch.fill(memory, self.settings.element, seed, range)?;
             }
             AdapterWeights::Given(give) => {
                 let mut packed = vec![0; self.layout.elements(rank)];
-                self.pack(rank, give, &mut packed)?;
-                let mut into = self.slots[slot as usize].memory.slice.slice_mut(..packed.len());
+                pack(&self.layout, self.shape.layers, rank, give, &mut packed)?;
+                let mut into = memory.slice_mut(..packed.len());
                 self.stream.memcpy_htod(&packed, &mut into).map_err(Error::driver("copying an adapter"))?;
             }
         }
         self.stream.synchronize().map_err(Error::driver("loading an adapter"))?;
-        self.slots[slot as usize].adapter = Some((rank, scale));
-        Ok(())
+        self.slots.fill(slot, rank, scale)
     }
 
-    /// Takes an adapter out of its slot.
+    /// Takes an adapter out of its slot, or calls off the load that would put one there.
     ///
     /// # Errors
     /// [`Error::Shape`] for a slot that does not exist.
     pub fn unload_adapter(&mut self, slot: u32) -> Result<(), Error> {
-        self.check_slot(slot, 1)?;
-        self.slots[slot as usize].adapter = None;
-        Ok(())
+        self.slots.emptied(slot).map(|_| ())
     }
 
     /// Packs an adapter into pinned host memory, from where it can be loaded any number of times. Random weights fill
@@ -108,21 +115,22 @@ impl Llama {
             AdapterWeights::Random { seed } => fill_small(into, self.settings.element, seed),
             AdapterWeights::Given(give) => {
                 into.fill(0);
-                self.pack(rank, give, into)?;
+                pack(&self.layout, self.shape.layers, rank, give, into)?;
             }
         }
         Ok(Arc::new(HostAdapter { memory, rank, scale }))
     }
 
     /// Starts copying an adapter into a slot on a stream of its own, beside whatever the model computes. No step may use
-    /// the slot until [`Llama::finish_load`], and none that used it may be running: steps are complete when they return.
+    /// the slot until [`Llama::finish_load`], and none that used it may be running: steps are complete when they return. Of
+    /// several loads into a slot, only the last to begin can be finished.
     ///
     /// # Errors
     /// [`Error::Shape`] for a slot or rank that does not exist; [`Error::Driver`].
     pub fn begin_load(&mut self, slot: u32, adapter: &Arc<HostAdapter>) -> Result<Loading, Error> {
-        self.check_slot(slot, adapter.rank)?;
-        let place = &mut self.slots[slot as usize];
-        place.adapter = None;
+        self.slots.check(slot, adapter.rank)?;
+        let load = self.slots.begin(slot)?;
+        let target = self.slots.memory(slot)?.address;
         let event = || {
             let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
             self.gpu.context().new_event(Some(flags)).map_err(Error::driver("making an event"))
@@ -131,11 +139,17 @@ impl Llama {
         let copied = || Error::driver("copying an adapter");
         let values = adapter.memory.as_slice().map_err(copied())?;
         start.record(&self.copies).map_err(copied())?;
-        // SAFETY: the slot has room for the rank; both memories live until the load is finished, since `Loading` holds the
-        // adapter and the model outlives its stream.
-        unsafe { result::memcpy_htod_async(place.memory.address, values, self.copies.cu_stream()) }.map_err(copied())?;
-        end.record(&self.copies).map_err(copied())?;
-        Ok(Loading { slot, adapter: adapter.clone(), start, end })
+        // SAFETY: the slot has room for the rank. Both memories live until the
+        // copy is done: `Loading` holds the adapter and waits when it is dropped; the model waits for this stream before it
+        // frees a slot.
+        unsafe { result::memcpy_htod_async(target, values, self.copies.cu_stream()) }.map_err(copied())?;
+        let loading = Loading { load, adapter: adapter.clone(), start, end };
+        if let Err(code) = loading.end.record(&self.copies) {
+            // There is no event to wait for.
+            let _ = self.copies.synchronize();
+            return Err(copied()(code));
+        }
+        Ok(loading)
     }
 
     /// Whether a copy is complete, without waiting.
@@ -146,40 +160,31 @@ impl Llama {
     /// Waits for a copy, after which steps may use the slot. Returns the microseconds that it took on the GPU.
     ///
     /// # Errors
+    /// [`Error::Shape`] if the slot was loaded, emptied or cut anew since this load began, which changes nothing there;
     /// [`Error::Driver`].
     pub fn finish_load(&mut self, loading: Loading) -> Result<f64, Error> {
-        loading.end.synchronize().map_err(Error::driver("waiting for an adapter"))?;
-        self.slots[loading.slot as usize].adapter = Some((loading.adapter.rank, loading.adapter.scale));
-        Ok(f64::from(loading.start.elapsed_ms(&loading.end).map_err(Error::driver("timing a copy"))?) * 1e3)
+        let us = loading.copied_us()?;
+        self.slots.finish(loading.load, loading.adapter.rank, loading.adapter.scale)?;
+        Ok(us)
     }
+}
 
-    fn pack(
-        &self,
-        rank: u32,
-        give: &mut dyn FnMut(u32, Projection, Half) -> Result<Vec<u16>, Error>,
-        into: &mut [u16],
-    ) -> Result<(), Error> {
-        for layer in 0..self.shape.layers {
-            for (index, projection) in Projection::ALL.into_iter().enumerate() {
-                let a = give(layer, projection, Half::A)?;
-                let b = give(layer, projection, Half::B)?;
-                self.layout.pack(layer as usize * Projection::ALL.len() + index, rank, &a, &b, into)?;
-            }
+/// All projections of all layers.
+fn pack(
+    layout: &AdapterLayout,
+    layers: u32,
+    rank: u32,
+    give: &mut dyn FnMut(u32, Projection, Half) -> Result<Vec<u16>, Error>,
+    into: &mut [u16],
+) -> Result<(), Error> {
+    for layer in 0..layers {
+        for (index, projection) in Projection::ALL.into_iter().enumerate() {
+            let a = give(layer, projection, Half::A)?;
+            let b = give(layer, projection, Half::B)?;
+            layout.pack(layer as usize * Projection::ALL.len() + index, rank, &a, &b, into)?;
         }
-        Ok(())
     }
-
-    pub(super) fn check_slot(&self, slot: u32, rank: u32) -> Result<(), Error> {
-        layout::check_rank(rank)?;
-        let why = if slot as usize >= self.slots.len() {
-            format!("there are {}", self.slots.len())
-        } else if rank > self.settings.rank_max {
-            format!("holds ranks up to {}, not {rank}", self.settings.rank_max)
-        } else {
-            return Ok(());
-        };
-        Err(Error::shape(format!("adapter slot {slot}"), why))
-    }
+    Ok(())
 }
 
 /// Values of either sign between 2^-7 and 2^-6, by a generator quick enough for an adapter of 100 MB.

@@ -12,9 +12,10 @@ use super::forward::{Forward, Metrics};
 use super::graphs::Graphs;
 use super::groups::Gemms;
 use super::kernels::StepKernels;
-use super::memory::{Activations, Buffer, KvCache, Slot, Weights, adapter_layout};
+use super::memory::{Activations, Buffer, KvCache, Weights, adapter_layout};
 use super::metadata::Metadata;
 use super::sites::LoraSites;
+use super::slots::Slots;
 use super::{LlamaSettings, LlamaShape, LoraPath, ModelWeights, Sequence, StepResult};
 use crate::gpu::Gpu;
 use crate::lora::launch::LoraKernels;
@@ -41,7 +42,7 @@ pub struct Llama {
     pub(super) weights: Weights,
     pub(super) activations: Activations,
     pub(super) kv: KvCache,
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Slots<Buffer<u16>>,
     pub(super) layout: AdapterLayout,
     pub(super) metadata: Metadata,
     pub(super) attention: Attention,
@@ -72,7 +73,7 @@ impl Llama {
     pub fn open(
         gpu: &Gpu,
         shape: LlamaShape,
-        settings: LlamaSettings,
+        mut settings: LlamaSettings,
         build: &Build,
         weights: ModelWeights<'_>,
     ) -> Result<Self, Error> {
@@ -94,11 +95,11 @@ impl Llama {
                 .new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
                 .map_err(Error::driver("making an event"))
         };
-        let adapter_slots = if settings.lora == LoraPath::Off { 0 } else { settings.adapter_slots };
-        let mut slots = Vec::new();
-        for _ in 0..adapter_slots {
-            let memory = Buffer::new(gpu, &stream, layout.elements(settings.rank_max), "an adapter slot")?;
-            slots.push(Slot { memory, adapter: None });
+        let mut slots = Slots::none();
+        if settings.lora != LoraPath::Off {
+            let LlamaSettings { adapter_slots, rank_max, .. } = settings;
+            let allocate = || Buffer::new(gpu, &stream, layout.elements(rank_max), "an adapter slot");
+            slots.cut(&mut settings, adapter_slots, rank_max, allocate)?;
         }
         let llama = Llama {
             kernels: StepKernels::new(&compiler, shape, settings.element)?,
@@ -211,5 +212,12 @@ impl Llama {
             .map_err(Error::driver("copying logits"))?;
         self.stream.synchronize().map_err(Error::driver("copying logits"))?;
         Ok(bits.into_iter().map(|bits| self.settings.element.decode(bits)).collect())
+    }
+}
+
+impl Drop for Llama {
+    fn drop(&mut self) {
+        // Copies into slots, whose memory goes now, may be on their way. An error was reported where it arose.
+        let _ = self.copies.synchronize();
     }
 }

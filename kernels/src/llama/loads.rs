@@ -7,31 +7,34 @@ use cudarc::driver::{CudaEvent, sys};
 use super::adapters::HostAdapter;
 use super::engine::Llama;
 use super::graphs::Graphs;
-use super::memory::{Buffer, Slot};
+use super::memory::Buffer;
 use super::{AdapterWeights, LoraPath, Sequence};
 use crate::Error;
 use crate::copy::{HostBuffer, HostMemory};
 
 impl Llama {
-    /// Cuts the memory of adapters anew: so many slots for adapters of up to `rank_max`, all empty. Graphs are dropped.
+    /// Cuts the memory of adapters anew: so many slots for adapters of up to `rank_max`, all empty. Graphs are dropped, and loads on
+    /// their way can no longer be finished. The old slots are freed first, so that both need not find room at once.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the model was opened without adapters or for an impossible rank; [`Error::OutOfMemory`].
+    /// [`Error::Shape`] if the model was opened without adapters or for an impossible rank; then nothing is changed.
+    /// [`Error::OutOfMemory`], after which there are no slots until they are cut anew; [`Error::Driver`].
     pub fn cut_slots(&mut self, count: u32, rank_max: u32) -> Result<(), Error> {
         if self.settings.lora == LoraPath::Off {
             return Err(Error::shape("adapter slots", "the model was opened without adapters"));
         }
         crate::lora::layout::check_rank(rank_max)?;
-        self.stream.synchronize().map_err(Error::driver("cutting adapter slots"))?;
-        self.graphs = Graphs::default();
-        self.slots.clear();
-        self.stream.synchronize().map_err(Error::driver("freeing adapter slots"))?;
-        (self.settings.adapter_slots, self.settings.rank_max) = (count, rank_max);
-        for _ in 0..count {
-            let memory = Buffer::new(&self.gpu, &self.stream, self.layout.elements(rank_max), "an adapter slot")?;
-            self.slots.push(Slot { memory, adapter: None });
+        // Loads on their way write to memory that goes now.
+        for stream in [&self.stream, &self.copies] {
+            stream.synchronize().map_err(Error::driver("cutting adapter slots"))?;
         }
-        self.stream.synchronize().map_err(Error::driver("cutting adapter slots"))
+        self.graphs = Graphs::default();
+        let Llama { gpu, stream, slots, settings, layout, .. } = self;
+        slots.free(settings);
+        stream.synchronize().map_err(Error::driver("freeing adapter slots"))?;
+        let allocate = || Buffer::new(gpu, stream, layout.elements(rank_max), "an adapter slot");
+        slots.cut(settings, count, rank_max, allocate)?;
+        stream.synchronize().map_err(Error::driver("cutting adapter slots"))
     }
 
     /// Microseconds of copies of an adapter of this rank into a slot, one at a time, after one that is not counted. The slot is empty
@@ -51,10 +54,10 @@ impl Llama {
                 }
             }
         } else {
-            self.check_slot(slot, rank)?;
+            self.slots.check(slot, rank)?;
             let bytes = self.adapter_bytes(rank);
             let buffer = self.unpinned(from, bytes)?;
-            let target = self.slots[slot as usize].memory.address;
+            let target = self.slots.emptied(slot)?.address;
             for repeat in 0..=repeats {
                 // SAFETY: the slot has room for the rank, and nothing else uses it: steps are complete when they return.
                 let us = unsafe { self.time_copy(&buffer, target, bytes)? };
@@ -104,9 +107,11 @@ impl Llama {
         replays: usize,
     ) -> Result<Vec<f64>, Error> {
         let timed = || Error::driver("timing a load beside steps");
-        self.check_slot(slot, rank)?;
+        self.slots.check(slot, rank)?;
         let bytes = self.adapter_bytes(rank);
         let buffer = self.unpinned(HostMemory::Pageable, bytes)?;
+        // Empty before the steps are planned: one that names it is refused.
+        let target = self.slots.emptied(slot)?.address;
         let (graph, set) = self.captured(sequences, |forward| forward.step())?;
         graph.upload().map_err(timed())?;
         for _ in 0..replays {
@@ -114,10 +119,9 @@ impl Llama {
         }
         let last = self.event()?;
         last.record(&self.stream).map_err(timed())?;
-        let target = self.slots[slot as usize].memory.address;
         let mut samples = Vec::new();
         loop {
-            // SAFETY: the slot has room for the rank, and the steps on their way use no adapter.
+            // SAFETY: the slot has room for the rank, and the steps on their way do not use it.
             let us = unsafe { self.time_copy(&buffer, target, bytes)? };
             if last.is_complete() {
                 break;
@@ -171,13 +175,12 @@ impl Llama {
         let last = &beside[replays];
         let mut copies_us = Vec::new();
         while !last.is_complete() {
-            let us = self.finish_load(loads.remove(0))?;
-            copies_us.push(us);
+            copies_us.push(loads.remove(0).copied_us()?);
             loads.push(self.begin_load(slot, adapter)?);
         }
         // Those that were still on their way ran on alone.
         for load in loads {
-            self.finish_load(load)?;
+            load.copied_us()?;
         }
         self.unload_adapter(slot)?;
         let beside_us = spans(&beside)?;

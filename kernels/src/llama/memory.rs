@@ -260,14 +260,6 @@ impl KvCache {
     }
 }
 
-/// One adapter's place on the GPU.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) memory: Buffer<u16>,
-    /// Rank and scale of the adapter that is there.
-    pub(crate) adapter: Option<(u32, f32)>,
-}
-
 /// The layout of every adapter of this model: seven projections a layer.
 pub(crate) fn adapter_layout(shape: &LlamaShape) -> Result<AdapterLayout, Error> {
     let shapes: Vec<_> =

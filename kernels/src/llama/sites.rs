@@ -66,14 +66,12 @@ impl LoraSites {
 }
 
 impl Llama {
-    /// The segments of a batch, with the addresses, ranks and scales of their adapters.
+    /// The segments of a batch, with the addresses, ranks and scales of their adapters; refuses empty slots.
     pub(super) fn segments(&self, batch: &Batch) -> Result<Vec<Segment>, Error> {
         let mut segments = Vec::new();
         for (rows, slot) in batch.segments() {
-            let Some((rank, scale)) = self.slots[slot as usize].adapter else {
-                return Err(Error::shape(format!("adapter slot {slot}"), "is empty; load an adapter first"));
-            };
-            segments.push(Segment { rows, weights: self.slots[slot as usize].memory.address, rank, scale });
+            let (rank, scale, memory) = self.slots.adapter(slot)?;
+            segments.push(Segment { rows, weights: memory.address, rank, scale });
         }
         Ok(segments)
     }
