@@ -14,8 +14,30 @@ use crate::{Element, Error};
 #[derive(Debug)]
 pub struct HostAdapter {
     memory: PinnedHostSlice<u16>,
+    packing: Packing,
     rank: u32,
     scale: f32,
+}
+
+/// What decides how an adapter's bytes are read, beside its rank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Packing {
+    element: Element,
+    layout: AdapterLayout,
+}
+
+impl Packing {
+    /// Refuses a model of another number format or shape than this was packed for.
+    fn check(&self, element: Element, layout: &AdapterLayout) -> Result<(), Error> {
+        let why = if self.element != element {
+            format!("was packed as {:?}, the model computes in {element:?}", self.element)
+        } else if self.layout != *layout {
+            "was packed for a model of another shape".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::shape("adapter", why + "; pin it with the model that it is loaded into"))
+    }
 }
 
 /// A copy on its way into a slot. The slot is empty until [`Llama::finish_load`].
@@ -118,7 +140,8 @@ impl Llama {
                 pack(&self.layout, self.shape.layers, rank, give, into)?;
             }
         }
-        Ok(Arc::new(HostAdapter { memory, rank, scale }))
+        let packing = Packing { element: self.settings.element, layout: self.layout.clone() };
+        Ok(Arc::new(HostAdapter { memory, packing, rank, scale }))
     }
 
     /// Starts copying an adapter into a slot on a stream of its own, beside whatever the model computes. No step may use
@@ -126,9 +149,11 @@ impl Llama {
     /// several loads into a slot, only the last to begin can be finished.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a slot or rank that does not exist; [`Error::Driver`].
+    /// [`Error::Shape`] for a slot or rank that does not exist, or an adapter that was pinned for a model of another shape
+    /// or number format; [`Error::Driver`].
     pub fn begin_load(&mut self, slot: u32, adapter: &Arc<HostAdapter>) -> Result<Loading, Error> {
         self.slots.check(slot, adapter.rank)?;
+        adapter.packing.check(self.settings.element, &self.layout)?;
         let load = self.slots.begin(slot)?;
         let target = self.slots.memory(slot)?.address;
         let event = || {
@@ -139,7 +164,7 @@ impl Llama {
         let copied = || Error::driver("copying an adapter");
         let values = adapter.memory.as_slice().map_err(copied())?;
         start.record(&self.copies).map_err(copied())?;
-        // SAFETY: the slot has room for the rank. Both memories live until the
+        // SAFETY: the adapter has the model's own layout and a rank for which the slot has room. Both memories live until the
         // copy is done: `Loading` holds the adapter and waits when it is dropped; the model waits for this stream before it
         // frees a slot.
         unsafe { result::memcpy_htod_async(target, values, self.copies.cu_stream()) }.map_err(copied())?;
@@ -199,5 +224,35 @@ fn fill_small(into: &mut [u16], element: Element, seed: u64) {
         state ^= state >> 7;
         state ^= state << 17;
         *value = exponent | (state as u16 & (mantissa | 0x8000));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::adapter_layout;
+    use super::*;
+    use crate::llama::LlamaShape;
+
+    #[test]
+    fn an_adapter_of_another_shape_or_number_format_is_refused() {
+        let layout = |shape: LlamaShape| adapter_layout(&shape).expect("a model's shape");
+        let packing = |element, shape| Packing { element, layout: layout(shape) };
+        let (tiny, ours) = (LlamaShape::tiny(), layout(LlamaShape::tiny()));
+        packing(Element::Bf16, tiny).check(Element::Bf16, &ours).expect("the model's own");
+        // As many elements, but in other places.
+        let other = LlamaShape { heads: 10, intermediate: 128, ..tiny };
+        assert!(layout(other).elements(8) == ours.elements(8) && layout(other) != ours);
+        for (adapter, because) in [
+            (packing(Element::F16, tiny), "was packed as F16, the model computes in Bf16"),
+            (packing(Element::Bf16, other), "a model of another shape"),
+            (packing(Element::Bf16, LlamaShape { layers: 3, ..tiny }), "a model of another shape"),
+        ] {
+            match adapter.check(Element::Bf16, &ours) {
+                Err(Error::Shape { what, why }) => assert!(what == "adapter" && why.contains(because), "{what}: {why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        let small = packing(Element::F16, LlamaShape::llama_2_7b());
+        assert!(small.check(Element::F16, &layout(LlamaShape::llama_2_13b())).is_err());
     }
 }
