@@ -95,6 +95,26 @@ impl Batch {
         Batch { shape, sequences: sequences.to_vec(), rows, row_count, entries, table, cache, q, kv }
     }
 
+    /// The same with queries some of which are many times as large: their scores lie tens of powers of two apart, and the
+    /// largest comes anywhere.
+    fn with_scores_far_apart(mut self) -> Batch {
+        let (element, stride) = (self.shape.element, self.stride() as usize);
+        for (row, scale) in self.q.chunks_exact_mut(stride).zip([12.0, 30.0, 1.0].into_iter().cycle()) {
+            row.iter_mut().for_each(|bits| *bits = element.encode(element.decode(*bits) * scale));
+        }
+        self
+    }
+
+    /// The same where a head of a sequence's first new token looks for one token: its query is that token's key.
+    fn looking_for(mut self, index: usize, head: u32, token: u32) -> Batch {
+        let width = self.shape.head_dim as usize;
+        let (keys, _) = &self.kv[index][(head / self.shape.queries()) as usize];
+        let key = keys[token as usize * width..][..width].iter().map(|&value| self.shape.element.encode(value));
+        let first = (self.rows[index] * self.stride()) as usize + head as usize * width;
+        self.q.splice(first..first + width, key);
+        self
+    }
+
     fn stride(&self) -> u32 {
         self.shape.row_elements() + GAP
     }
@@ -297,6 +317,20 @@ fn decode_splits_one_long_sequence_over_any_number_of_workers() {
     }
 }
 
+/// More than 256 parts leave more than 16 bundles: those, too, are more than are added up at once. The largest score is in
+/// the last part, so that all that was added up before is rescaled.
+#[test]
+fn decode_adds_up_more_bundles_than_at_once() {
+    let Some(runner) = runner() else { return };
+    let context = 258 * 4 * BLOCK_TOKENS;
+    let shape = shape(Element::F16, 2, 1, 64);
+    let batch = Batch::new(shape, &[(context - 1, 1)], 13).looking_for(0, 0, context - 1).looking_for(0, 1, 70);
+    let (workers, empty, grain) = (Some(258), Some(0), Some(1));
+    let plan = batch.decode_plan(DecodeTuning { workers, empty, grain, even: Some(false), ..DecodeTuning::default() });
+    assert!(plan.workers().len() > 256, "{} parts", plan.workers().len());
+    batch.check(&decode(runner, &batch, &plan, 1).expect("it runs"), "more than 16 bundles");
+}
+
 /// Shares of whole rounds of a worker's warps: no context of up to four KV blocks is cut, and none among the empty places behind it.
 #[test]
 fn decode_shares_out_whole_rounds() {
@@ -379,6 +413,36 @@ fn prefill_cuts_the_keys_of_a_tile_into_any_number_of_pieces() {
         assert!(plan.pieces().iter().any(|piece| piece.part.1 > 3));
         assert!(plan.pieces().iter().any(|piece| piece.part.1 == 1));
         check_prefill(runner, &batch, &plan, 1);
+    }
+}
+
+/// Scores that lead by more than weights may grow rescale all that was summed before, in some rows of a warp and not in
+/// others; by more still, the weights of fp16 would be infinite without.
+#[test]
+fn prefill_rescales_where_scores_are_far_apart() {
+    let Some(runner) = runner() else { return };
+    for element in Element::ALL {
+        let chunks = [(300, 1), (62, 3), (0, 130), (700, 40)];
+        let batch = Batch::new(shape(element, 2, 1, 64), &chunks, 31).with_scores_far_apart();
+        for form in PrefillForm::ALL {
+            check_prefill(runner, &batch, &batch.prefill_plan_on(form, LARGE), 3);
+        }
+    }
+    // In one piece more than are added up at once.
+    let batch = Batch::new(shape(Element::F16, 2, 1, 64), &[(4350, 20)], 32).with_scores_far_apart();
+    let plan = batch.prefill_plan_on(PrefillForm { fragments: 1, split: true }, LARGE);
+    assert!(plan.pieces().iter().all(|piece| piece.part.1 > 16));
+    check_prefill(runner, &batch, &plan, 1);
+}
+
+/// Tiles of new tokens that begin at every distance from the end of a key tile.
+#[test]
+fn prefill_sees_no_later_key_wherever_a_tile_begins() {
+    let Some(runner) = runner() else { return };
+    let chunks: Vec<_> = [58, 59, 60, 61, 62, 63, 64, 65, 126].map(|prefix| (prefix, 9)).into();
+    let batch = Batch::new(shape(Element::F16, 2, 1, 64), &chunks, 34);
+    for form in PrefillForm::ALL {
+        check_prefill(runner, &batch, &batch.prefill_plan_on(form, LARGE), 3);
     }
 }
 
