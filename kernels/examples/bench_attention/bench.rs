@@ -73,9 +73,6 @@ impl Loaded {
 
 const GUARD: u16 = 0x7fc1;
 const GUARDS: usize = 4096;
-/// Scores with a standard deviation of about two: neither an average of all values nor one of them alone.
-const Q_SCALE: f32 = 6.0;
-
 fn driver(doing: &'static str) -> impl FnOnce(cudarc::driver::DriverError) -> Error {
     move |code| Error::Driver { doing: doing.to_owned(), code: format!("{code:?}") }
 }
@@ -106,7 +103,7 @@ impl Bench {
         }
         let elements = (point.rows() * shape.row_elements()) as usize;
         let mut q = self.gpu.allocate::<u16>(&self.stream, elements, "q")?;
-        self.stopwatch.fill(&mut q, shape.element, seed + 100, Q_SCALE)?;
+        self.stopwatch.fill(&mut q, shape.element, seed + 100, point.q_scale)?;
         let poison = vec![GUARD; elements + GUARDS];
         let out = self.stream.clone_htod(&poison).map_err(driver("poisoning the result"))?;
         let table_on_gpu = self.stream.clone_htod(&table).map_err(driver("uploading the block table"))?;

@@ -14,7 +14,14 @@ pub(crate) struct Point {
     pub(crate) sequences: Vec<(u32, u32)>,
     /// Whether an issue's target is judged by it.
     pub(crate) target: bool,
+    /// q is drawn from ± this.
+    pub(crate) q_scale: f32,
 }
+
+/// Scores with a standard deviation of about two: neither an average of all values nor one of them alone.
+const Q_SCALE: f32 = 6.0;
+/// Of about twelve, seventeen powers of two: the largest score often leads those before it by more than weights may grow.
+const Q_SCALE_FAR: f32 = 36.0;
 
 impl Point {
     pub(crate) fn name(&self) -> String {
@@ -48,11 +55,11 @@ const fn shape(element: Element, heads: u32, kv_heads: u32, head_dim: u32) -> At
 
 fn decode(batch: &str, shape: AttentionShape, contexts: Vec<u32>) -> Point {
     let sequences = contexts.into_iter().map(|context| (context - 1, 1)).collect();
-    Point { kernel: "decode", batch: batch.to_owned(), shape, sequences, target: false }
+    Point { kernel: "decode", batch: batch.to_owned(), shape, sequences, target: false, q_scale: Q_SCALE }
 }
 
 fn prefill(batch: &str, shape: AttentionShape, sequences: Vec<(u32, u32)>) -> Point {
-    Point { kernel: "prefill", batch: batch.to_owned(), shape, sequences, target: false }
+    Point { kernel: "prefill", batch: batch.to_owned(), shape, sequences, target: false, q_scale: Q_SCALE }
 }
 
 /// Llama-2-7B's heads.
@@ -183,9 +190,12 @@ pub(crate) fn checks() -> Vec<Point> {
                 points.push(prefill(
                     "ragged",
                     shape,
-                    vec![(0, 1), (0, 63), (1, 64), (15, 65), (333, 129), (16, 128), (64, 257), (1000, 17)],
+                    vec![(0, 1), (0, 63), (1, 64), (15, 65), (62, 3), (333, 129), (16, 128), (64, 257), (1000, 17)],
                 ));
                 points.push(prefill("few after many", shape, vec![(4000, 33), (3000, 1), (0, 5), (700, 130)]));
+                let far = |point: Point| Point { q_scale: Q_SCALE_FAR, ..point };
+                points.push(far(decode("scores far apart", shape, vec![16, 300, 1000])));
+                points.push(far(prefill("scores far apart", shape, vec![(1000, 33), (62, 3), (0, 130)])));
             }
         }
     }
