@@ -356,6 +356,23 @@ fn members_of_a_group_exchange_their_sums_in_any_number() {
     }
 }
 
+/// More members than a warp asks for at once, which chips with few multiprocessors never have.
+#[test]
+fn more_members_than_are_asked_for_at_once_exchange_their_sums() {
+    let Some(runner) = runner() else { return };
+    let chip = Chip { multiprocessors: 48, ..CHIP };
+    // Two, three and four cells belong to 4, 2 and 2 warps each, every one of which asks four members at once. More members
+    // would take turns, and a single cell has 32 at most, which its 8 warps ask all at once.
+    for (members, rank, seed) in [(31, 32, 1), (21, 48, 3), (15, 64, 5)] {
+        let batch = Batch::cancelling(Element::F16, 1120, &[1120], &[part(2, rank)], seed);
+        let (row_tile, exchange) = (Some(RowTile::Rows8), Some(Exchange::Global));
+        let tuning = Tuning { row_tile, exchange, blocks: Some(members), ..Tuning::default() };
+        let plan = plan_of(&batch, chip, tuning);
+        assert!(plan.jobs().iter().all(|job| job.members == members), "{members} members");
+        check_plan(ARCHITECTURES[0], runner, &batch, plan, seed);
+    }
+}
+
 /// Rings of two to five slots, which stages of x and y pass through many times.
 #[test]
 fn many_rows_pass_through_a_short_ring() {
