@@ -77,6 +77,8 @@ const JOIN_KEYS: [f64; 4] = [0.0, 100.0, 200.0, 350.0];
 /// And each turn of it.
 const TURN_KEYS: [f64; 6] = [0.0, 12.0, 24.0, 36.0, 50.0, 70.0];
 
+/// Of fewer batches of a size nothing is fitted.
+const SAMPLES_OF_A_SIZE: usize = 6;
 /// So many batches tell what others ask of the memory from the way of one tile.
 const SAMPLES_LEAST: usize = 12;
 
@@ -177,7 +179,7 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
         let mut fitted: Vec<Option<OneSize>> = vec![None; forms];
         for (index, fitted) in fitted.iter_mut().enumerate() {
             let mine: Vec<usize> = (0..us.len()).filter(|&i| owner[i] == index).collect();
-            if mine.len() < 6 {
+            if mine.len() < SAMPLES_OF_A_SIZE || index >= sizes {
                 continue;
             }
             // A slot's key is that many pairs of all slots at once.
@@ -185,15 +187,11 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
             let lower = physics.kilopair_us * 1e-3 * rows * f64::from(form.slots) / f64::from(form.heads);
             let with = |all: &[TileSums]| {
                 let (us, sums): (Vec<f64>, Vec<TileSums>) = mine.iter().map(|&i| (us[i], all[i])).unzip();
-                if index >= sizes {
-                    pieces(&us, &sums)
-                } else {
-                    one_size(&us, &sums, lower, planned.is_some(), planned.is_some() && index == 0)
-                }
+                one_size(&us, &sums, lower, planned.is_some(), planned.is_some() && index == 0)
             };
             let mut best = with(&sums[index]);
             // Where the plan is known, what a key takes that shares nothing is tried.
-            if planned.is_some() && index < sizes {
+            if planned.is_some() {
                 for alone in &ALONE[1..] {
                     let other = sums_of(&form, index, *alone);
                     let found = with(&other);
@@ -203,6 +201,12 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
                 }
             }
             *fitted = Some(best);
+        }
+        if form.split.is_some() {
+            let mine =
+                |index: usize| (0..us.len()).filter(|&i| owner[i] == index).map(|i| (us[i], sums[index][i])).unzip();
+            let batches: Vec<(Vec<f64>, Vec<TileSums>)> = (sizes..forms).map(mine).collect();
+            fitted.splice(sizes.., pieces(&batches));
         }
         // What too few batches had costs what its kind does with the other size, or whole.
         let like = |index: usize| {
@@ -324,52 +328,75 @@ fn way(coefficients: &[f64]) -> TileSize {
     }
 }
 
-/// Pieces are all computed at once: the way of the longest, or the memory's; and around either what tiles full of rows leave and join. Or the way
-/// of a tile in one piece: batches where that is the longest tell nothing of the others.
-fn pieces(all_us: &[f64], all_sums: &[TileSums]) -> OneSize {
-    let told = |whole: bool| all_sums.iter().zip(all_us).filter(move |(s, _)| !whole || s.whole <= s.longest);
-    let whole = told(true).count() >= 8;
-    let (sums, us): (Vec<TileSums>, Vec<f64>) = told(whole).map(|(sums, us)| (*sums, *us)).unzip();
-    let (sums, us) = (sums.as_slice(), us.as_slice());
-    let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { sums.iter().map(value).collect() };
-    let ones = || Column::new(vec![1.0; us.len()]);
-    let filled = of(&|s| s.filled);
-    let context = of(&|s| s.context);
-    let ways = |rest: &[f64]| {
-        let mut path = vec![ones(), Column::new(of(&|s| s.longest)), Column::new(of(&|s| s.longest * s.crowded))];
-        if us.len() >= SAMPLES_LEAST {
-            path.extend([of(&|s| s.mean), of(&|s| s.taken), of(&|s| s.rows), of(&|s| s.context)].map(Column::new));
+/// Pieces are all computed at once: the way of the longest, or the memory's, which is one for tiles of every size; and around either what tiles
+/// full of rows leave and join. Or the way of a tile in one piece: batches where that is the longest tell nothing of the others.
+///
+/// Of the batches of each size; none for a size with too few.
+fn pieces(batches: &[(Vec<f64>, Vec<TileSums>)]) -> Vec<Option<OneSize>> {
+    let told = |(us, sums): &(Vec<f64>, Vec<TileSums>)| -> Vec<(f64, TileSums)> {
+        let all = || us.iter().copied().zip(sums.iter().copied());
+        let cut: Vec<(f64, TileSums)> = all().filter(|(_, s)| s.whole <= s.longest).collect();
+        if all().count() < SAMPLES_OF_A_SIZE {
+            Vec::new()
+        } else if cut.len() >= 8 {
+            cut
+        } else {
+            all().collect()
         }
-        let memory = vec![ones(), Column::new(context.clone())];
-        let mean = context.iter().sum::<f64>() / context.len().max(1) as f64;
-        // Long contexts are the memory's.
-        let long = |share: f64| context.iter().map(|context| usize::from(*context > share * mean)).collect();
-        let mut starts: Vec<Vec<usize>> = [0.2, 0.5, 1.0, 2.0].map(long).to_vec();
-        starts.extend([vec![0; us.len()], vec![1; us.len()]]);
-        bounds::fit(&[path, memory], rest, &starts)
     };
+    let told: Vec<Vec<(f64, TileSums)>> = batches.iter().map(told).collect();
+    let all: Vec<(usize, f64, TileSums)> =
+        told.iter().enumerate().flat_map(|(size, told)| told.iter().map(move |&(us, s)| (size, us, s))).collect();
+    if all.is_empty() {
+        return vec![None; batches.len()];
+    }
+    let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { all.iter().map(|(_, _, s)| value(s)).collect() };
+    let context = of(&|s| s.context);
+    // The quickest of each size.
+    let least: Vec<f64> =
+        told.iter().map(|told| told.iter().map(|(us, _)| *us).fold(f64::INFINITY, f64::min)).collect();
+    let columns = |size: usize| {
+        let mine = |value: &dyn Fn(&TileSums) -> f64| -> Column {
+            Column::new(all.iter().map(|(of, _, s)| if *of == size { value(s) } else { 0.0 }).collect())
+        };
+        let mut path = vec![mine(&|_| 1.0), mine(&|s| s.longest), mine(&|s| s.longest * s.crowded)];
+        if told[size].len() >= SAMPLES_LEAST {
+            path.extend([mine(&|s| s.mean), mine(&|s| s.taken), mine(&|s| s.rows), mine(&|s| s.context)]);
+        }
+        path
+    };
+    let mut bounds: Vec<Vec<Column>> = (0..told.len()).map(columns).collect();
+    bounds.push(vec![Column::new(vec![1.0; all.len()]), Column::new(context.clone())]);
+    let mean = context.iter().sum::<f64>() / context.len() as f64;
+    // Long contexts are the memory's.
+    let starts: Vec<Vec<usize>> = [0.2, 0.5, 1.0, 2.0, 0.0, f64::INFINITY]
+        .map(|share| all.iter().map(|(size, _, s)| if s.context > share * mean { told.len() } else { *size }).collect())
+        .to_vec();
     // What filling takes is around both: tried from nothing to half of the quickest.
-    let least = us.iter().copied().fold(f64::INFINITY, f64::min);
     let tried = (0..=10).map(|tenth| {
-        let us_filled = least * 0.08 * f64::from(tenth);
-        let rest: Vec<f64> = us.iter().zip(&filled).map(|(us, filled)| us - us_filled * filled).collect();
-        let fit = ways(&rest);
-        let loss: f64 = (0..us.len())
-            .map(|i| {
-                let s = &sums[i];
-                let (path, memory) = (&fit.coefficients[0], &fit.coefficients[1]);
-                let path = way(path).us(&TileSums { busy: 0.0, tiles: 1.0, ..*s });
-                let says = us_filled * s.filled + path.max(memory[0] + memory[1] * s.context);
-                bounds::huber(says / us[i] - 1.0)
-            })
-            .sum();
-        (loss, us_filled, fit)
+        let filled: Vec<f64> = least.iter().map(|least| least * 0.08 * f64::from(tenth)).collect();
+        let rest: Vec<f64> = all.iter().map(|(size, us, s)| us - filled[*size] * s.filled).collect();
+        let fit = bounds::fit(&bounds, &rest, &starts);
+        let memory = fit.coefficients[told.len()].clone();
+        let error = |(size, us, s): &(usize, f64, TileSums)| {
+            let path = way(&fit.coefficients[*size]).us(&TileSums { busy: 0.0, tiles: 1.0, ..*s });
+            bounds::huber((filled[*size] * s.filled + path.max(memory[0] + memory[1] * s.context)) / us - 1.0)
+        };
+        let loss: f64 = all.iter().map(error).sum();
+        (loss, filled, fit)
     });
-    let (loss, us_filled, fit) = tried.min_by(|a, b| a.0.total_cmp(&b.0)).expect("there are eleven");
-    let (path, memory) = (&fit.coefficients[0], &fit.coefficients[1]);
-    let size = way(path);
+    let (loss, filled, fit) = tried.min_by(|a, b| a.0.total_cmp(&b.0)).expect("there are eleven");
+    let memory = &fit.coefficients[told.len()];
     let memory = SplitMemory { us: memory[0], us_per_token: memory[1] };
-    OneSize { size, memory, filled: us_filled, loss }
+    let one = |size: usize| {
+        (!told[size].is_empty()).then(|| OneSize {
+            size: way(&fit.coefficients[size]),
+            memory,
+            filled: filled[size],
+            loss,
+        })
+    };
+    (0..told.len()).map(one).collect()
 }
 
 fn with_tile(samples: &[&Sample], tile: u32, least_us_per_kilopair: f64) -> (Together, f64) {
@@ -441,6 +468,28 @@ mod tests {
     use rand::RngExt;
 
     use super::*;
+
+    /// Tall tiles have six batches here, too few to tell alone what their bytes take.
+    #[test]
+    fn what_the_memory_takes_is_one_for_pieces_of_tiles_of_every_size() {
+        let batch = |size: usize| -> (Vec<f64>, Vec<TileSums>) {
+            let (count, us_per_key) = if size == 0 { (30, 0.02) } else { (6, 0.04) };
+            let sums = (1..=count).map(|i| {
+                let (longest, context) = (300.0 + 70.0 * f64::from(i * 7 % 13), 500.0 * f64::from(i * 5 % 31));
+                // None of the tall ones is bound by its bytes.
+                let context = if size == 0 { context } else { context.min(1000.0) };
+                TileSums { tiles: 1.0, longest, context, ..TileSums::default() }
+            });
+            sums.map(|s| ((2.0 + us_per_key * s.longest).max(5.0 + 0.004 * s.context), s)).unzip()
+        };
+        let found = pieces(&[batch(0), batch(1)]);
+        for one in &found {
+            let memory = one.as_ref().unwrap().memory;
+            assert!((memory.us_per_token / 0.004 - 1.0).abs() < 0.01 && (memory.us - 5.0).abs() < 0.5, "{memory:?}");
+        }
+        let key = |size: usize| found[size].as_ref().unwrap().size.us_per_key;
+        assert!((key(0) / 0.02 - 1.0).abs() < 0.05 && (key(1) / 0.04 - 1.0).abs() < 0.05, "{found:?}");
+    }
 
     #[test]
     fn the_form_of_tiles_is_the_one_that_the_kernels_plan_chooses() {
