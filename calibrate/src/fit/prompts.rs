@@ -51,8 +51,9 @@ const START_KEYS: [f64; 6] = [30.0, 60.0, 90.0, 120.0, 160.0, 400.0];
 /// What a tile without any row may take, over a full one.
 const EMPTY_SHARES: [f64; 6] = [0.1, 0.2, 0.3, 0.45, 0.65, 1.0];
 
-/// What a key may take a block that has a multiprocessor for itself, over one that shares it.
-const ALONE: [f64; 5] = [0.6, 0.5, 0.7, 0.85, 1.0];
+/// What a key may take a block that has a multiprocessor for itself, over one that shares it: of tall tiles half, for matrix instructions bound
+/// them; short ones wait for keys, beside another or alone.
+const ALONE: [&[f64]; 2] = [&[0.6, 0.5, 0.7, 0.85, 1.0], &[0.5]];
 
 /// By what our kernel's plan chooses the size: a key of either, and what it takes a tile's beginning to cost. A test compares both.
 const PLANNED: [f64; 2] = [1.135, 2.0];
@@ -96,9 +97,10 @@ fn bare(physics: PromptPhysics, walks: Walks, sizes: &[u32], planned: bool) -> T
         us_per_row: 0.0,
         us_per_token: 0.0,
         us_taken: 0.0,
+        us_per_block: 0.0,
         busy: Curve::constant(0.0),
         planned: if planned { PLANNED[index] } else { 0.0 },
-        alone: if planned { ALONE[0] } else { 0.0 },
+        alone: if planned { ALONE[index][0] } else { 0.0 },
     };
     let sizes: Vec<TileSize> = sizes.iter().enumerate().map(size).collect();
     let split = planned.then(|| Split {
@@ -192,7 +194,7 @@ fn with_sizes(samples: &[&Sample], mut form: Tiled, physics: PromptPhysics) -> O
             let mut best = with(&sums[index]);
             // Where the plan is known, what a key takes that shares nothing is tried.
             if planned.is_some() {
-                for alone in &ALONE[1..] {
+                for alone in &ALONE[index][1..] {
                     let other = sums_of(&form, index, *alone);
                     let found = with(&other);
                     if found.loss < best.loss {
@@ -276,7 +278,8 @@ struct OneSize {
     loss: f64,
 }
 
-/// Both bounds of one size of tile. Where the plan is known the busiest slot takes its keys, each alike; else what else there is bends the line.
+/// Both bounds of one size of tile. Where the plan is known the busiest slot takes its keys, each alike, and its
+/// blocks; else what else there is bends the line.
 /// `short`: so many batches are no longer than one tile that what others ask of the memory beside it can be told.
 fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, planned: bool, short: bool) -> OneSize {
     let of = |value: &dyn Fn(&TileSums) -> f64| -> Vec<f64> { sums.iter().map(value).collect() };
@@ -291,7 +294,9 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, planned: bool,
     }
     let mut all = vec![Column::new(vec![1.0; us.len()]), Column { values: busy.clone(), lower: least_us_per_key }];
     let knots = log_knots(&busy, (us.len() / 6).clamp(2, 7));
-    if !planned {
+    if planned {
+        all.push(Column::new(of(&|s| s.blocks)));
+    } else {
         all.extend(bounds::ramps(&busy, &knots));
     }
     // While one tile is the whole way, nothing else bounds it.
@@ -306,7 +311,8 @@ fn one_size(us: &[f64], sums: &[TileSums], least_us_per_key: f64, planned: bool,
         let us = rows.iter().zip(&ramp).map(|(busy, ramp)| all[0] + all[1] * busy + ramp).collect();
         Curve::Table { rows, us }
     };
-    let size = TileSize { busy, ..way(path) };
+    let us_per_block = if planned { all[2] } else { 0.0 };
+    let size = TileSize { busy, us_per_block, ..way(path) };
     OneSize { size, memory: SplitMemory::default(), filled: 0.0, loss: fit.loss }
 }
 
@@ -320,6 +326,7 @@ fn way(coefficients: &[f64]) -> TileSize {
         us_per_key_crowded: of(2),
         us_per_mean_key: of(3),
         us_taken: of(4),
+        us_per_block: 0.0,
         us_per_row: of(5),
         us_per_token: of(6),
         busy: Curve::constant(0.0),
@@ -489,6 +496,29 @@ mod tests {
         }
         let key = |size: usize| found[size].as_ref().unwrap().size.us_per_key;
         assert!((key(0) / 0.02 - 1.0).abs() < 0.05 && (key(1) / 0.04 - 1.0).abs() < 0.05, "{found:?}");
+    }
+
+    #[test]
+    fn what_a_block_takes_to_begin_and_end_is_told_from_its_keys() {
+        let sums: Vec<TileSums> = (1..60)
+            .map(|i| {
+                let (blocks, keys) = (f64::from(1 + i * 7 % 9), 100.0 * f64::from(1 + i * 5 % 11));
+                let busy = blocks * keys;
+                TileSums {
+                    tiles: 1.0,
+                    longest: keys,
+                    busy,
+                    mean: busy,
+                    taken: 1.0,
+                    crowded: 1.0,
+                    blocks,
+                    ..TileSums::default()
+                }
+            })
+            .collect();
+        let us: Vec<f64> = sums.iter().map(|s| (3.0 + 0.02 * s.longest).max(0.027 * s.busy + 2.5 * s.blocks)).collect();
+        let found = one_size(&us, &sums, 0.0, true, false).size;
+        assert!((found.us_per_block / 2.5 - 1.0).abs() < 0.02, "{found:?}");
     }
 
     #[test]

@@ -62,9 +62,12 @@ pub struct TileSize {
     /// The longest tile: each token of all prompts, whose keys and values no block has read before.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub us_per_token: f64,
-    /// The longest tile: what blocks in all slots add, in proportion to the slots that are taken.
+    /// The longest tile: what blocks on all multiprocessors add, in proportion to those that have one.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub us_taken: f64,
+    /// All tiles: what beginning and ending a block takes its slot beyond `start_keys`, for each block that a slot has on average.
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_per_block: f64,
     /// All tiles: by the keys that the busiest slot walks, as tiles are dealt out.
     pub busy: Curve,
     /// What the kernel's plan takes a key of such a tile to cost, in any unit; 0: no plan chooses, and the quickest size is taken.
@@ -105,8 +108,10 @@ pub struct TileSums {
     pub context: f64,
     /// Those computed.
     pub rows: f64,
-    /// The share of the slots that blocks take, at most all.
+    /// The share of the multiprocessors that have a block, at most all.
     pub taken: f64,
+    /// Blocks of a slot, on average.
+    pub blocks: f64,
     /// The share of the fullest tile that has rows, of those whose keys are cut.
     pub filled: f64,
 }
@@ -264,8 +269,9 @@ impl Tiled {
         } else {
             ((blocks as f64 - half as f64) / half as f64).clamp(0.0, 1.0)
         };
-        let taken = (blocks as f64 / slots as f64).min(1.0);
-        TileSums { tiles: count as f64, longest, crowded, busy, mean, taken, ..TileSums::default() }
+        let blocks = blocks as f64 / slots as f64;
+        let taken = (2.0 * blocks).min(1.0);
+        TileSums { tiles: count as f64, longest, crowded, busy, mean, taken, blocks, ..TileSums::default() }
     }
 
     /// Up to so many keys both slots of a multiprocessor end within one another's reach, so that two of the `rest` blocks of a last round come to
@@ -305,6 +311,7 @@ impl TileSize {
             ("us_per_row", self.us_per_row),
             ("us_per_token", self.us_per_token),
             ("us_taken", self.us_taken),
+            ("us_per_block", self.us_per_block),
             ("planned", self.planned),
             ("alone", self.alone),
         ] {
@@ -318,7 +325,7 @@ impl TileSize {
         if sums.tiles == 0.0 {
             return 0.0;
         }
-        self.way_us(sums.longest, sums).max(self.busy.us(sums.busy))
+        self.way_us(sums.longest, sums).max(self.busy.us(sums.busy) + self.us_per_block * sums.blocks)
     }
 
     /// What one tile's way through so many keys takes beside all others.
@@ -343,6 +350,7 @@ mod tests {
             us_per_row: 0.0,
             us_per_token: 0.0,
             us_taken: 0.0,
+            us_per_block: 0.0,
             busy: Curve::per_row(us_per_key),
             planned: 0.0,
             alone: 0.0,
@@ -440,6 +448,24 @@ mod tests {
         assert_eq!(tiled.planned(std::iter::repeat_n((8, 0), 20)), Some(1));
         tiled.sizes[0].planned = 1.3;
         assert_eq!(tiled.us([(8, 0)].into_iter()), 27.0);
+    }
+
+    #[test]
+    fn every_block_of_a_slot_begins_and_ends() {
+        let mut tiled = tiled(1, 8);
+        tiled.sizes.truncate(1);
+        let us = |tiled: &Tiled, tiles: usize| tiled.us(std::iter::repeat_n((4, 0), tiles));
+        let before = [8, 16, 32].map(|tiles| us(&tiled, tiles));
+        tiled.sizes[0].us_per_block = 3.0;
+        let after = [8, 16, 32].map(|tiles| us(&tiled, tiles));
+        assert_eq!([0, 1, 2].map(|index| after[index] - before[index]), [3.0, 6.0, 12.0]);
+    }
+
+    #[test]
+    fn a_multiprocessor_is_taken_by_its_first_block() {
+        let tiled = tiled(1, 8);
+        let taken = |tiles| tiled.sums(std::iter::repeat_n((4, 0), tiles), &tiled.sizes[0]).taken;
+        assert_eq!([1, 3, 4, 5, 9].map(taken), [0.25, 0.75, 1.0, 1.0, 1.0]);
     }
 
     #[test]

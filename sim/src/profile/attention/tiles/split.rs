@@ -191,7 +191,7 @@ impl Tiled {
             }
         }
         let (heads, slots) = (f64::from(self.heads), f64::from(self.slots.max(1)));
-        let (alone, mean) = (slots / 2.0, total * heads / slots);
+        let (alone, mean, blocks) = (slots / 2.0, total * heads / slots, pieces as f64 * heads / slots);
         TileSums {
             tiles: pieces as f64,
             longest,
@@ -201,7 +201,8 @@ impl Tiled {
             mean,
             context,
             rows: computed,
-            taken: (pieces as f64 * heads / slots).min(1.0),
+            taken: (2.0 * blocks).min(1.0),
+            blocks,
             filled,
         }
     }
