@@ -128,6 +128,7 @@ pub(super) fn lora_sites(model: &Model, degree: u32) -> Vec<PlannedSite> {
         us_waiting: 0.0,
         waiting: 0.0,
         us_hidden: 0.0,
+        more_rows: Vec::new(),
     };
     vec![site(hidden, &[query, kv, kv]), site(query, &[hidden]), site(hidden, &[mlp, mlp]), site(mlp, &[hidden])]
 }

@@ -25,8 +25,10 @@ struct Figures {
     bounds: Vec<Bound>,
     /// What else steps of few rows cost.
     few_rows: Option<FewRows>,
-    /// What is shared out by a plan: steps of many rows, and of few.
-    planned: [Option<Remembered>; 2],
+    /// What is shared out by a plan: steps of many rows.
+    planned: Option<Remembered>,
+    /// And of few, from so many rows on, those of the most first: beside other products launches fare otherwise.
+    few_planned: Vec<(u32, Remembered)>,
     /// What has a slot for each adapter and row tile.
     slotted: Option<Slotted>,
     /// What the bounds came to.
@@ -79,7 +81,7 @@ impl Lora {
         if let Some(cost) = profile.lora.get(&kernel) {
             let mut figures = Figures::of(cost);
             figures.known.remember();
-            figures.planned.iter_mut().flatten().for_each(Remembered::remember);
+            figures.plans_mut().for_each(Remembered::remember);
             return Ok(Lora(Some(figures)));
         }
         if kernel.is_free() {
@@ -103,7 +105,7 @@ impl Lora {
         self.0.as_ref().is_some_and(|figures| {
             figures.us > 0.0
                 || !figures.bounds.is_empty()
-                || figures.planned[0].is_some()
+                || figures.planned.is_some()
                 || figures.slotted.is_some()
                 || figures.few_rows.is_some()
         })
@@ -113,14 +115,14 @@ impl Lora {
     pub(super) fn forget(&mut self) {
         if let Some(figures) = &mut self.0 {
             figures.known.forget();
-            figures.planned.iter_mut().flatten().for_each(Remembered::forget);
+            figures.plans_mut().for_each(Remembered::forget);
         }
     }
 
     /// How many prices of segments were asked for, and how many of them had to be made?
     pub(super) fn asked_and_made(&self) -> (u64, u64) {
         let Some(figures) = &self.0 else { return (0, 0) };
-        let plans = figures.planned.iter().flatten().map(Remembered::asked_and_made);
+        let plans = figures.plans().map(Remembered::asked_and_made);
         plans.fold(figures.known.asked_and_made(), |(asked, made), (more, of_them)| (asked + more, made + of_them))
     }
 
@@ -164,11 +166,26 @@ impl Figures {
                 }),
             }),
             rows_per_tile: counts_tiles.then_some(cost.rows_per_tile),
-            planned: [cost.planned.clone(), few.and_then(|few| few.planned.clone())]
-                .map(|plan| plan.map(Remembered::of)),
+            planned: cost.planned.clone().map(|planned| Remembered::of(planned, u32::MAX)),
+            few_planned: few.and_then(|few| few.planned.as_ref()).map_or_else(Vec::new, |planned| {
+                planned
+                    .rows_apart()
+                    .into_iter()
+                    .rev()
+                    .map(|rows| (rows, Remembered::of(planned.clone(), rows)))
+                    .collect()
+            }),
             slotted: cost.slotted.clone(),
             known: Memory::default(),
         }
+    }
+
+    fn plans(&self) -> impl Iterator<Item = &Remembered> {
+        self.planned.iter().chain(self.few_planned.iter().map(|(_, plan)| plan))
+    }
+
+    fn plans_mut(&mut self) -> impl Iterator<Item = &mut Remembered> {
+        self.planned.iter_mut().chain(self.few_planned.iter_mut().map(|(_, plan)| plan))
     }
 
     fn us(&mut self, shape: &BatchShape<'_>, rows: u32) -> f64 {
@@ -184,7 +201,11 @@ impl Figures {
             Some(few) => (&few.bounds, few.reading.get(rows as usize).copied().unwrap_or(0.0)),
             None => (&self.bounds, 0.0),
         };
-        if let Some(planned) = &mut self.planned[usize::from(is_few)] {
+        let planned = match is_few {
+            true => self.few_planned.iter_mut().find(|(from, _)| *from <= rows).map(|(_, planned)| planned),
+            false => self.planned.as_mut(),
+        };
+        if let Some(planned) = planned {
             // A plan's figures are of launches at work, measured whole.
             return idle.max(self.us + planned.us(shape) + reading);
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ProvenanceKind;
 use super::curve::{Curve, not_negative};
 pub(crate) use planned::{Abreast, Classes, Ready, Sites};
-pub use planned::{Planned, PlannedExchange, PlannedSite, PlannedTile, SharedOut};
+pub use planned::{Planned, PlannedBeside, PlannedExchange, PlannedSite, PlannedTile, SharedOut};
 pub(crate) use slotted::Slots;
 pub use slotted::{Slotted, SlottedGrid, SlottedProjection};
 

@@ -1,7 +1,7 @@
 //! Adapters of many rows, as our kernels' plan shares them out: the figures of its blocks, by the method of Levenberg and Marquardt.
 
 use aril_sim::batch::Segment;
-use aril_sim::profile::lora::{Planned, PlannedSite, PlannedTile};
+use aril_sim::profile::lora::{Planned, PlannedBeside, PlannedSite, PlannedTile};
 
 use super::super::Sample;
 use super::super::descent::{self, Descent};
@@ -26,25 +26,29 @@ pub(super) enum Where {
     Beside,
 }
 
-/// What is left of a launch's start beside a product, microseconds.
-const BESIDE_US: f64 = 0.2;
-
 /// Figures of a tile, and of all: what is guessed of an H200, and where a fit begins.
 const TILE: [f64; PlannedTile::FIGURES] =
     [2.0, 1.0, 0.3, 0.3, 0.8, 0.02, 0.3, 0.05, 0.6, 0.7, 0.5, 0.5, 0.3, 0.05, 0.02, 0.15];
 const MEMORY: [f64; 3] = [0.25, 0.1, 0.05];
+/// The same beside a product, which hides most of a launch's start, of all models and both chips together.
+const TILE_BESIDE: [f64; PlannedTile::FIGURES] =
+    [0.25, 2.2, 0.12, 0.65, 0.17, 0.013, 0.43, 0.2, 0.06, 0.7, 0.5, 0.5, 0.3, 0.05, 0.12, 0.15];
+const MEMORY_BESIDE: [f64; 3] = [0.21, 0.23, 0.036];
 /// The cache, 10⁶ bytes, those after which it holds nothing, and what those beyond it take more.
 const CACHE: [f64; 3] = [20.0, 20.0, 0.3];
 /// Of each site: how much longer launches take there, what waiting for the product beside them costs, what that hides of them, and how much
 /// longer the memory takes of those that wait.
-const SITE: [f64; 4] = [1.0, 1.0, 5.0, 0.1];
-/// Of each kind of tile of a site behind products: how much longer launches take there once more.
+const SITE: [f64; 4] = [1.0, 0.05, 5.0, 0.05];
+/// Of each kind of tile of a site behind products, and of each figure of a site beside those of more rows: how many times as much.
 const SCALE: f64 = 1.0;
-/// How much a figure may be off its guess before it counts as much as an error of a percent in one sample: so little that only what nothing
-/// tells stays.
-const DRAWN: f64 = 0.002;
-/// The same of scales of tiles, of which some have few launches.
-const SCALE_DRAWN: f64 = 0.02;
+/// What a figure counts that is off its guess by a factor of e, as an error of one sample: so little that only what little tells stays.
+const DRAWN: f64 = 0.01;
+const DRAWN_BESIDE: f64 = 0.02;
+/// The same of scales of tiles, of which some have few launches, and of figures beside products of more rows.
+const SCALE_DRAWN: f64 = 0.1;
+const MORE_DRAWN: f64 = 0.05;
+/// The rows from which on products beside launches are other kernels (`gemm/few_rows.rs` of `aril-kernels`).
+const MORE_ROWS: [u32; 2] = [9, 17];
 /// Errors beyond this count in proportion.
 const FAR: f64 = 0.03;
 /// Steps at most, and the least share of the loss that one must gain; beside a product, where much is hidden, the way is long and flat.
@@ -53,6 +57,7 @@ const STEPS: [(u32, f64); 2] = [(25, 1e-3), (100, 1e-4)];
 /// What was measured of a batch: its launches apart, where they were recorded, or their sum.
 struct Measured {
     segments: Vec<Segment>,
+    rows: u32,
     us: f64,
     sites: Vec<f64>,
 }
@@ -73,13 +78,17 @@ struct Kernels {
     packs: bool,
     /// [`Planned::mixed`].
     mixed: bool,
+    /// [`Planned::dealt`].
+    dealt: bool,
 }
 
-const NOW: Kernels = Kernels { tiles: 4, packs: true, mixed: true };
+const NOW: Kernels = Kernels { tiles: 4, packs: true, mixed: true, dealt: true };
 /// Groups whose ranks differ were shared out by bytes.
-const BEFORE: Kernels = Kernels { tiles: 4, packs: true, mixed: false };
+const BEFORE: Kernels = Kernels { tiles: 4, packs: true, mixed: false, dealt: true };
 /// Beside a product there are few rows, which all kernels share out alike.
-const FEW_ROWS: Kernels = Kernels { tiles: 3, packs: false, mixed: false };
+const FEW_ROWS: Kernels = Kernels { tiles: 3, packs: false, mixed: false, dealt: true };
+/// Nothing is hidden there of what cache and memory serve.
+const FEW_ROWS_ADDED: Kernels = Kernels { dealt: false, ..FEW_ROWS };
 
 /// What a form is made for.
 #[derive(Clone, Copy)]
@@ -89,12 +98,13 @@ struct For<'a> {
     kernels: Kernels,
 }
 
-/// Fits the form, by the rules of today's kernels and, for recordings of older ones, of those before: whichever says it better.
+/// Fits the form, by the rules of today's kernels and, for recordings of older ones, of those before, or beside products with memory and cache that
+/// hide part of each other and with those that do not: whichever says it better.
 pub(super) fn fit(samples: &[&Sample], chip: &Chip, place: Where) -> Option<Planned> {
     if samples.len() < 60 {
         return None;
     }
-    let kernels = if place == Where::Behind { vec![NOW, BEFORE] } else { vec![FEW_ROWS] };
+    let kernels = if place == Where::Behind { vec![NOW, BEFORE] } else { vec![FEW_ROWS, FEW_ROWS_ADDED] };
     let fits = kernels.into_iter().map(|kernels| fit_for(samples, For { chip, place, kernels }));
     fits.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(planned, _)| planned)
 }
@@ -106,20 +116,24 @@ fn fit_for(samples: &[&Sample], form_of: For<'_>) -> (Planned, f64) {
         .iter()
         .map(|sample| Measured {
             segments: sample.shape.probe(true).segments,
+            rows: sample.shape.rows(),
             us: sample.us,
             sites: sample.parts.iter().take(chip.sites.len()).copied().collect(),
         })
         .collect();
-    let mut tile = TILE;
-    if place == Where::Beside {
-        tile[0] = BESIDE_US;
-    }
+    let (tile, memory, drawn) = match place {
+        Where::Behind => (TILE, MEMORY, DRAWN),
+        Where::Beside => (TILE_BESIDE, MEMORY_BESIDE, DRAWN_BESIDE),
+    };
     let of_sites = SITE.iter().cycle().take(SITE.len() * chip.sites.len());
-    let figures = tile.iter().cycle().take(kernels.tiles * TILE.len()).chain(&MEMORY).chain(&CACHE).chain(of_sites);
-    let scales = if place == Where::Behind { kernels.tiles * chip.sites.len() } else { 0 };
+    let figures = tile.iter().cycle().take(kernels.tiles * TILE.len()).chain(&memory).chain(&CACHE).chain(of_sites);
+    let (scales, scale_drawn) = match place {
+        Where::Behind => (kernels.tiles * chip.sites.len(), SCALE_DRAWN),
+        Where::Beside => (MORE_ROWS.len() * SITE.len() * chip.sites.len(), MORE_DRAWN),
+    };
     let guess: Vec<Guess> = figures
-        .map(|figure| Guess { at: figure.ln(), drawn: DRAWN })
-        .chain((0..scales).map(|_| Guess { at: SCALE.ln(), drawn: SCALE_DRAWN }))
+        .map(|figure| Guess { at: figure.ln(), drawn })
+        .chain((0..scales).map(|_| Guess { at: SCALE.ln(), drawn: scale_drawn }))
         .collect();
     let (steps, least) = STEPS[usize::from(place == Where::Beside)];
     let begin: Vec<f64> = guess.iter().map(|guess| guess.at).collect();
@@ -135,7 +149,7 @@ fn errors(measured: &[Measured], form_of: For<'_>, at: &[f64], guess: &[Guess]) 
     for m in measured {
         if m.sites.len() == chip.sites.len() {
             let count = m.sites.len() as f64;
-            let each = planned.sites_us(&m.segments).into_iter().zip(&m.sites);
+            let each = planned.sites_us(&m.segments, m.rows).into_iter().zip(&m.sites);
             // The error of the sum is what counts in the end.
             let sum: f64 = m.sites.iter().sum();
             let mut off = 0.0;
@@ -145,7 +159,7 @@ fn errors(measured: &[Measured], form_of: For<'_>, at: &[f64], guess: &[Guess]) 
             }
             errors.push(off / sum);
         } else {
-            errors.push(planned.us(&m.segments) / m.us - 1.0);
+            errors.push(planned.us(&m.segments, m.rows) / m.us - 1.0);
         }
     }
     errors.extend(at.iter().zip(guess).map(|(at, guess)| (at - guess.at) * guess.drawn));
@@ -169,6 +183,20 @@ fn form(For { chip, place, kernels }: For<'_>, at: &[f64]) -> Planned {
         site.us_waiting = if place == Where::Beside { figure(first + 1) } else { 0.0 };
         site.waiting = if place == Where::Beside { figure(first + 3) } else { 0.0 };
         site.us_hidden = if place == Where::Beside { figure(first + 2) } else { 0.0 };
+        if !behind {
+            let ratios = of_tiles + MEMORY.len() + CACHE.len() + SITE.len() * chip.sites.len();
+            let more = |number: usize| {
+                let first = ratios + (number * chip.sites.len() + index) * SITE.len();
+                PlannedBeside {
+                    rows: MORE_ROWS[number],
+                    scale: site.scale * figure(first),
+                    us_waiting: site.us_waiting * figure(first + 1),
+                    us_hidden: site.us_hidden * figure(first + 2),
+                    waiting: site.waiting * figure(first + 3),
+                }
+            };
+            site.more_rows = (0..MORE_ROWS.len()).map(more).collect();
+        }
         if behind {
             let scales = of_tiles + MEMORY.len() + CACHE.len() + SITE.len() * chip.sites.len() + index * kernels.tiles;
             site.scales = (scales..scales + kernels.tiles).map(figure).collect();
@@ -184,6 +212,7 @@ fn form(For { chip, place, kernels }: For<'_>, at: &[f64]) -> Planned {
         prompts: kernels.packs,
         mixed: kernels.mixed,
         rounds: place == Where::Behind,
+        dealt: kernels.dealt,
         sites,
         tiles: (0..kernels.tiles).map(tile).collect(),
         us_per_megabyte: figure(of_tiles),
@@ -203,11 +232,12 @@ mod tests {
     use aril_kernels::lora::plan::{Chip as KernelChip, Follows, Plan, Segment as KernelSegment, Site, Tuning};
     use aril_kernels::lora::variant::RowTile;
     use aril_sim::model::Model;
-    use aril_sim::profile::lora::SharedOut;
+    use aril_sim::profile::lora::{LoraKernel, SharedOut};
     use rand::RngExt;
 
     use super::super::super::physics;
     use super::*;
+    use crate::machine::StepShape;
 
     /// The form of today's kernels, behind products, with any figures.
     fn unfitted(chip: &Chip) -> Planned {
@@ -317,5 +347,41 @@ mod tests {
         }
         // The limit of long groups is among them, and several clusters a group.
         assert!(seen.contains(&12) && seen.last() > Some(&16), "{seen:?}");
+    }
+
+    /// Launches hide otherwise beside the kernels of products of more rows.
+    #[test]
+    fn what_products_of_more_rows_hide_is_found() {
+        let chip = Chip {
+            multiprocessors: 132,
+            sites: physics::lora_sites(&Model::named("llama-2-7b").unwrap(), 1),
+            ..physics::lora_chip("h200")
+        };
+        let figures = TILE_BESIDE.iter().cycle().take(FEW_ROWS.tiles * TILE.len()).chain(&MEMORY_BESIDE).chain(&CACHE);
+        let of_sites = (SITE.len() * (1 + MORE_ROWS.len())) * chip.sites.len();
+        let mut at: Vec<f64> =
+            figures.chain(SITE.iter().cycle().take(SITE.len() * chip.sites.len())).map(|f| f.ln()).collect();
+        at.resize(FEW_ROWS.tiles * TILE.len() + MEMORY.len() + CACHE.len() + of_sites, 0.0);
+        let mut truth = form(For { chip: &chip, place: Where::Beside, kernels: FEW_ROWS }, &at);
+        for site in &mut truth.sites {
+            (site.more_rows[0].us_hidden, site.more_rows[1].us_hidden) = (4.0, 3.0);
+        }
+        let of = |(rank, adapters, rows): (u32, usize, u32)| {
+            let shape = StepShape::decode(adapters as u32 * rows, 16).with_adapters(rank, &vec![rows; adapters]);
+            let parts = truth.sites_us(&shape.probe(true).segments, shape.rows());
+            Sample { shape, kernel: LoraKernel::Segmented, us: parts.iter().sum(), parts }
+        };
+        let samples: Vec<Sample> = [8, 16, 32, 64, 128]
+            .into_iter()
+            .flat_map(|rank| [1, 2, 3, 6, 8, 12, 16, 24, 32].map(|adapters| (rank, adapters)))
+            .flat_map(|(rank, adapters)| [1, 2, 4, 8].map(|rows| (rank, adapters, rows)))
+            .filter(|(_, adapters, rows)| *adapters as u32 * rows <= 32)
+            .map(of)
+            .collect();
+        let fitted = fit(&samples.iter().collect::<Vec<_>>(), &chip, Where::Beside).unwrap();
+        for sample in &samples {
+            let says = fitted.us(&sample.shape.probe(true).segments, sample.shape.rows());
+            assert!((says / sample.us - 1.0).abs() < 0.02, "{says} for {}: {:?}", sample.us, sample.shape);
+        }
     }
 }

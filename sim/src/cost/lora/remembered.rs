@@ -30,8 +30,8 @@ const BESIDE_PROMPTS: u32 = 32;
 
 impl Remembered {
     /// Every price is made anew.
-    pub(super) fn of(planned: Planned) -> Remembered {
-        let sites = planned.compiled();
+    pub(super) fn of(planned: Planned, rows: u32) -> Remembered {
+        let sites = planned.compiled(rows);
         Remembered {
             planned,
             sites,
@@ -92,7 +92,7 @@ impl Remembered {
         let likely = shape.is_decode_only() || shape.decode_rows() <= BESIDE_PROMPTS && classes.are_of_one_rank();
         let print_of_price = (likely && classes.comes_again()).then(|| classes.print_of_price(print_of_rules));
         let us = print_of_price.and_then(|print| prices.find(print)).unwrap_or_else(|| {
-            let ready = rules.recall(print_of_rules, || Ready::of(&planned.rules(sites, classes)));
+            let ready = rules.recall(print_of_rules, || Ready::of(planned, &planned.rules(sites, classes)));
             let us = abreast.price(planned, ready, classes, tiles).into_iter().sum();
             match print_of_price {
                 Some(print) => prices.keep(print, us),

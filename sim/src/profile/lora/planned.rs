@@ -9,6 +9,7 @@ mod classes;
 mod four;
 mod launch;
 mod mixed;
+mod places;
 mod prompts;
 mod share;
 mod site;
@@ -56,6 +57,11 @@ pub struct Planned {
     /// what it does not? Otherwise it is all blocks beside all of the memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rounds: bool,
+    /// Is it known how the hardware deals blocks out? In rounds clusters lie within a part of the chip then, the shortest blocks are the last, and
+    /// what the cache serves adds to what the memory does; otherwise cache and memory hide part of each other, too. Where it is not known, blocks are
+    /// dealt out one by one as if all were as long; in rounds cache or memory hides the other, otherwise they add.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dealt: bool,
     /// The launches of a layer.
     pub sites: Vec<PlannedSite>,
     /// What tiles of 8, 16 and 32 rows cost; and, where the kernels have them, those of 16 rows in blocks of twice as many warps.
@@ -102,6 +108,38 @@ pub struct PlannedSite {
     /// What the product beside it hides of the blocks' way, microseconds.
     #[serde(default, skip_serializing_if = "super::super::is_zero")]
     pub us_hidden: f64,
+    /// The same beside the products of more rows, which are other kernels; by their rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_rows: Vec<PlannedBeside>,
+}
+
+/// How a launch fares beside a product of many rows: in place of what its [`PlannedSite`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedBeside {
+    /// From so many rows on.
+    pub rows: u32,
+    /// As [`PlannedSite::scale`].
+    #[serde(default = "super::super::one", skip_serializing_if = "super::super::is_one")]
+    pub scale: f64,
+    /// As [`PlannedSite::us_waiting`].
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_waiting: f64,
+    /// As [`PlannedSite::waiting`].
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub waiting: f64,
+    /// As [`PlannedSite::us_hidden`].
+    #[serde(default, skip_serializing_if = "super::super::is_zero")]
+    pub us_hidden: f64,
+}
+
+impl PlannedSite {
+    /// How its launch fares in a step of so many rows.
+    pub(crate) fn beside(&self, rows: u32) -> PlannedBeside {
+        let PlannedSite { scale, us_waiting, waiting, us_hidden, .. } = *self;
+        let first = PlannedBeside { rows: 0, scale, us_waiting, waiting, us_hidden };
+        self.more_rows.iter().rev().find(|beside| beside.rows <= rows).copied().unwrap_or(first)
+    }
 }
 
 /// How a launch is shared out, for whoever compares plans.
@@ -179,31 +217,40 @@ pub(crate) type Sites = [Option<Site>; SITES];
 pub(crate) type Rules = [Option<Rule>; SITES];
 
 impl Planned {
-    /// What the launches of one layer take, microseconds.
-    pub fn us(&self, segments: &[Segment]) -> f64 {
-        self.launches_us(segments).into_iter().sum()
+    /// What the launches of one layer take in a step of so many rows, microseconds.
+    pub fn us(&self, segments: &[Segment], rows: u32) -> f64 {
+        self.launches_us(segments, rows).into_iter().sum()
     }
 
-    /// What each launch of one layer takes, microseconds.
-    pub fn sites_us(&self, segments: &[Segment]) -> Vec<f64> {
-        self.launches_us(segments)[..self.sites.len()].to_vec()
+    /// What each launch of one layer takes in a step of so many rows, microseconds.
+    pub fn sites_us(&self, segments: &[Segment], rows: u32) -> Vec<f64> {
+        self.launches_us(segments, rows)[..self.sites.len()].to_vec()
     }
 
-    fn launches_us(&self, segments: &[Segment]) -> [f64; SITES] {
-        let (sites, classes) = (self.compiled(), Classes::of(segments));
+    fn launches_us(&self, segments: &[Segment], rows: u32) -> [f64; SITES] {
+        let (sites, classes) = (self.compiled(rows), Classes::of(segments));
         self.us_by(&sites, &self.rules(&sites, &classes), &classes)
     }
 
     /// How the launch of a site is shared out.
     pub fn shared_out(&self, site: usize, segments: &[Segment]) -> SharedOut {
-        let (site, classes) = (Site::of(&self.sites[site]), Classes::of(segments));
+        let (site, classes) = (Site::of(&self.sites[site], 0), Classes::of(segments));
         let rule = self.rule(&site, &classes, self.tile(&site, &classes));
         self.shared_out_by(&site, rule, &classes)
     }
 
-    /// Its launches, made ready.
-    pub(crate) fn compiled(&self) -> Sites {
-        std::array::from_fn(|index| self.sites.get(index).map(Site::of))
+    /// The numbers of rows from which on launches fare otherwise, the first 0.
+    pub(crate) fn rows_apart(&self) -> Vec<u32> {
+        let mut rows: Vec<u32> = self.sites.iter().flat_map(|site| &site.more_rows).map(|beside| beside.rows).collect();
+        rows.push(0);
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+
+    /// Its launches in a step of so many rows, made ready.
+    pub(crate) fn compiled(&self, rows: u32) -> Sites {
+        std::array::from_fn(|index| self.sites.get(index).map(|site| Site::of(site, rows)))
     }
 
     /// The same side by side.
@@ -258,6 +305,15 @@ impl Planned {
             not_negative("us_waiting", site.us_waiting)?;
             not_negative("waiting", site.waiting)?;
             not_negative("us_hidden", site.us_hidden)?;
+            if !site.more_rows.is_sorted_by(|one, next| one.rows < next.rows) {
+                return Err("more_rows of a site: rows must rise".to_owned());
+            }
+            for beside in &site.more_rows {
+                not_negative("more_rows: scale", beside.scale)?;
+                not_negative("more_rows: us_waiting", beside.us_waiting)?;
+                not_negative("more_rows: waiting", beside.waiting)?;
+                not_negative("more_rows: us_hidden", beside.us_hidden)?;
+            }
         }
         not_negative("us_per_megabyte", self.us_per_megabyte)?;
         not_negative("us_per_megabyte_of_rows", self.us_per_megabyte_of_rows)?;

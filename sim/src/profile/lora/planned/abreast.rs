@@ -24,6 +24,9 @@ pub(crate) struct Abreast {
     waiting: Four,
     us_hidden: Four,
     tiles: TilesReady,
+    /// Blocks of clusters that find room at once, by [`Ready::of_cluster`], and [`Planned::added`].
+    of_clusters: [f64; CLUSTERS],
+    added: f64,
     /// By pairs: where members of tiles of 8 rows would multiply all inputs, each for itself; and whether that is anywhere.
     alone: [(Which, bool); PAIRS_MAX + 1],
     /// Bytes of a pair of granules and of a row, of the smallest and of the largest projection.
@@ -43,6 +46,8 @@ pub(crate) struct Abreast {
 #[derive(Clone, Copy, Debug)]
 struct Runs {
     times: Four,
+    /// Nothing; without end where there is none, which is never the shortest.
+    missing: Four,
     /// Of inputs and outputs, and of either.
     pieces: Four,
     pieces_in: Four,
@@ -112,6 +117,10 @@ const AT_ONCE: u32 = 11;
 const PROPORTIONAL: u32 = 12;
 const BY_LENGTH: u32 = 13;
 const FEW: u32 = 14;
+const PAIRS_UP: u32 = 15;
+
+/// Members of clusters, at most, by one and by two blocks a multiprocessor.
+const CLUSTERS: usize = 64;
 
 /// Segments cut into tiles.
 struct Cut<'a> {
@@ -130,10 +139,12 @@ struct Cut<'a> {
 }
 
 impl Ready {
-    pub(crate) fn of(rules: &Rules) -> Ready {
+    pub(crate) fn of(planned: &Planned, rules: &Rules) -> Ready {
         let bits = |rule: &Rule| match rule.shared {
             Shared::Equal(members) => {
                 let numbers = u16::from(members.count) << MEMBERS | u16::from(members.sets) << SETS;
+                let pairs_up = members.cluster && planned.pairs_up(u32::from(members.count));
+                let numbers = numbers | u16::from(pairs_up) << PAIRS_UP;
                 numbers | u16::from(members.two) << TWO | u16::from(members.cluster) << CLUSTER
             }
             Shared::ByBytes { at_once } => 1 << PROPORTIONAL | 1 << SETS | u16::from(at_once) << AT_ONCE,
@@ -158,6 +169,12 @@ impl Ready {
         Which::bit(self.0, bit)
     }
 
+    /// Where each launch's clusters are in a table by members, and then by whether two blocks fit.
+    #[inline(always)]
+    fn of_cluster(self) -> [usize; SITES] {
+        self.0.map(|bits| usize::from(bits & 31 | (bits >> TWO & 1) << 5))
+    }
+
     /// Is the bit there for any launch?
     #[inline(always)]
     fn any(self, bits: u16) -> bool {
@@ -175,6 +192,7 @@ impl Abreast {
             let of = |get: &dyn Fn(&super::site::Run) -> f64| four(&|site| site.runs().get(number).map_or(0.0, get));
             Runs {
                 times: of(&|run| f64::from(run.times)),
+                missing: four(&|site| if number < site.runs().len() { 0.0 } else { f64::INFINITY }),
                 pieces: of(&|run| run.pieces_in + run.pieces_out),
                 pieces_in: of(&|run| run.pieces_in),
                 pieces_out: of(&|run| run.pieces_out),
@@ -214,6 +232,8 @@ impl Abreast {
             waiting: four(&|site| site.waiting),
             us_hidden: four(&|site| site.us_hidden),
             tiles: TilesReady::of(planned),
+            of_clusters: std::array::from_fn(|index| planned.places_at_once((index as u32 & 31).max(1), index >= 32)),
+            added: planned.added(),
             alone: std::array::from_fn(alone_of),
             smallest: bytes_of(&|runs| runs.iter().copied().min_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
             largest: bytes_of(&|runs| runs.iter().copied().max_by(|a, b| a.bytes_row.total_cmp(&b.bytes_row))),
@@ -291,8 +311,11 @@ impl Abreast {
             scale: Four::of(std::array::from_fn(|site| self.scales[site][tiles[site] as usize])),
         };
         let blocks = self.blocks(planned, ready, &cut);
-        let us =
-            if planned.rounds { self.in_rounds_us(planned, &cut, blocks) } else { self.once_us(planned, &cut, blocks) };
+        let us = if planned.rounds {
+            self.in_rounds_us(planned, ready, &cut, blocks)
+        } else {
+            self.once_us(planned, &cut, blocks)
+        };
         us.there(self.there, Four::default()).get()
     }
 }

@@ -19,11 +19,14 @@ pub(super) const HARDLY: f64 = 1.0 - 8.0 * f64::EPSILON;
 #[derive(Clone, Copy)]
 struct Blocks {
     count: f64,
-    /// What all of them take, and the longest.
+    /// What all of them take, the longest, and one of the shortest groups.
     work_us: f64,
     longest_us: f64,
+    shortest_us: f64,
     /// Do two fit a multiprocessor?
     two: bool,
+    /// Those of a cluster; 1: there are none.
+    cluster: u32,
 }
 
 /// How many members has each group?
@@ -124,7 +127,7 @@ impl Planned {
         if self.rounds {
             return self.launch_in_rounds_us(site, &blocks, &moved, cut);
         }
-        let Blocks { count, work_us, longest_us, two } = blocks;
+        let Blocks { count, work_us, longest_us, two, .. } = blocks;
         let chip = f64::from(self.multiprocessors);
         let rounds = count / (chip * if two { 2.0 } else { 1.0 });
         let blocks_us = if rounds <= 1.0 {
@@ -138,7 +141,9 @@ impl Planned {
         let slower = (1.0 + cost.crowded * crowded) * if two { 1.0 } else { cost.lonely };
         let kept = moved.megabytes_granule * cut.granules + moved.megabytes_row * cut.rows;
         let beyond = self.us_per_megabyte_beyond * (kept - self.cache_megabytes).max(0.0);
-        let memory = moved.us_granule * cut.granules + moved.us_row * cut.rows + moved.us_pair * cut.weights + beyond;
+        let (fetched, cached) =
+            (moved.us_granule * cut.granules + beyond, moved.us_row * cut.rows + moved.us_pair * cut.weights);
+        let memory = if self.dealt { (fetched * fetched + cached * cached).sqrt() } else { fetched + cached };
         // What the product beside it takes anyway hides the blocks' way, but not what the memory needs for both.
         let blocks_us = (blocks_us * slower - site.us_hidden).max(0.0);
         let waiting = if count > chip * ROOM { site.us_waiting + site.waiting * memory } else { 0.0 };
@@ -148,18 +153,19 @@ impl Planned {
     /// The same, round by round: all places of the chip are taken again and again, and at last some of them.
     fn launch_in_rounds_us(&self, site: &Site, blocks: &Blocks, moved: &Moved, cut: &Cut<'_>) -> f64 {
         let cost = cut.cost;
-        let &Blocks { count, work_us, longest_us, two } = blocks;
+        let &Blocks { count, work_us, longest_us, shortest_us, two, cluster } = blocks;
         let missed = moved.megabytes_granule * cut.granules + moved.megabytes_row * cut.rows - self.cache_megabytes;
         let missed = if missed > 0.0 { (missed * (1.0 / self.cache_megabytes_more)).min(1.0) } else { 0.0 };
         let fetched = moved.us_granule * cut.granules + missed * (moved.us_row_missed * cut.rows);
         let cached = moved.us_pair * cut.weights + moved.us_row * cut.rows;
         let of_each = 1.0 / count;
-        let (memory_of_block, mean) = (fetched.max(cached) * of_each, work_us * of_each);
-        let chip = f64::from(self.multiprocessors);
-        let places = chip * if two { 2.0 } else { 1.0 };
+        let both = fetched.max(cached) + self.added() * fetched.min(cached);
+        let (memory_of_block, mean) = (both * of_each, work_us * of_each);
+        let (chip, places) = (f64::from(self.multiprocessors), self.places_at_once(cluster, two));
+        let pairs_up = self.pairs_up(cluster);
         let round = |blocks: f64, way_us: f64| {
             // Blocks that share a multiprocessor take longer, but where hardly any do the memory is not asked for enough.
-            let crowded = if blocks > chip { cost.crowded } else { 0.0 };
+            let crowded = if blocks > chip || pairs_up { cost.crowded } else { 0.0 };
             let slower = if two { 1.0 + crowded } else { cost.lonely };
             let apart = (2.0 - blocks / chip).clamp(0.0, 1.0);
             let sparse = if two { 1.0 + cost.sparse * apart } else { 1.0 };
@@ -172,7 +178,9 @@ impl Planned {
         } else {
             let full = rounds.floor();
             let left = count - full * places;
-            let last = if left > 0.0 { round(left, mean) } else { 0.0 };
+            // The longest begin first: at last there are the shortest, which begin as soon as there is room.
+            let way_us = if self.dealt { mean.min(mean * (rounds - full) + shortest_us) } else { mean };
+            let last = if left > 0.0 { round(left, way_us) } else { 0.0 };
             full * round(places, mean) + last + cost.uneven * (longest_us - mean).max(0.0)
         };
         cost.us + site.scales[cut.tile as usize] * us
@@ -195,7 +203,10 @@ impl Planned {
 
     fn blocks(&self, site: &Site, rule: Rule, cut: &Cut<'_>) -> Blocks {
         match rule.shared {
-            Shared::Equal(members) => Blocks { two: members.two, ..self.deal(site, Deal::Equal(members), cut).0 },
+            Shared::Equal(members) => {
+                let cluster = if members.cluster { u32::from(members.count) } else { 1 };
+                Blocks { two: members.two, cluster, ..self.deal(site, Deal::Equal(members), cut).0 }
+            }
             Shared::ByBytes { at_once } => self.by_bytes(site, at_once, cut),
             Shared::ByLength { few } => {
                 let lengths = cut.groups().iter().map(|group| group.count * f64::from(cut.tile.length(group.pairs)));
@@ -244,7 +255,8 @@ impl Planned {
             Deal::ByBytes(_) | Deal::ByLength(_) => (1.0, false),
         };
         let shared = cost.exchange(cluster);
-        let (mut count, mut work_us, mut longest_us, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
+        let (mut count, mut work_us, mut exchange) = (0.0, 0.0, 0);
+        let (mut longest_us, mut shortest_us) = (0.0_f64, f64::INFINITY);
         for group in cut.groups() {
             let shared_us = shared.us + shared.us_per_cell * f64::from(group.cells);
             let may_be_alone = self.is_alone(site, tile, cluster, group.pairs);
@@ -270,13 +282,15 @@ impl Planned {
                 let block = cost.us_per_block + if members > 1.0 && !alone { shared_us } else { 0.0 };
                 let mine = (members * sets) * (group.count * f64::from(run.times));
                 count += mine;
-                work_us += mine * (block + pieces * (group.piece_us + of_rows * group.rows_mean));
+                let mean_us = block + pieces * (group.piece_us + of_rows * group.rows_mean);
+                work_us += mine * mean_us;
+                shortest_us = shortest_us.min(mean_us);
                 longest_us = longest_us.max(block + pieces * (group.piece_us + of_rows * group.rows_most));
                 let exchanging = if alone { 1 } else { members as u32 };
                 exchange = exchange.max(tile.exchange(group.pairs, group.cells, exchanging, false));
             }
         }
-        (Blocks { count, work_us, longest_us, two: false }, exchange)
+        (Blocks { count, work_us, longest_us, shortest_us, two: false, cluster: 1 }, exchange)
     }
 
     /// How a launch is shared out.
@@ -296,4 +310,4 @@ impl Planned {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -80,7 +80,9 @@ impl Run {
 }
 
 impl Site {
-    pub(super) fn of(site: &PlannedSite) -> Site {
+    /// In a step of so many rows.
+    pub(super) fn of(site: &PlannedSite, rows: u32) -> Site {
+        let beside = site.beside(rows);
         let (mut runs, mut run_count) = ([Run::default(); PROJECTIONS], 0);
         for same in site.outputs.chunk_by(|a, b| a == b) {
             runs[run_count] = Run::of(site.inputs, same);
@@ -89,10 +91,10 @@ impl Site {
         let outputs = || site.outputs.iter().copied();
         let all = |of: fn(&Run) -> f64| runs[..run_count].iter().map(|run| f64::from(run.times) * of(run)).sum();
         Site {
-            scales: std::array::from_fn(|tile| site.scale * site.scales.get(tile).unwrap_or(&1.0)),
-            us_waiting: site.us_waiting,
-            waiting: site.waiting,
-            us_hidden: site.us_hidden,
+            scales: std::array::from_fn(|tile| beside.scale * site.scales.get(tile).unwrap_or(&1.0)),
+            us_waiting: beside.us_waiting,
+            waiting: beside.waiting,
+            us_hidden: beside.us_hidden,
             narrows: outputs().all(|outputs| site.inputs >= 2 * outputs),
             input_tiles: site.inputs.div_ceil(32),
             output_tiles: outputs().max().unwrap_or(0).div_ceil(32),

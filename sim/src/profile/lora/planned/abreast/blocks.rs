@@ -11,6 +11,8 @@ pub(super) struct Blocks {
     pub(super) count: Four,
     pub(super) work_us: Four,
     pub(super) longest_us: Four,
+    /// Of the shortest groups; without end where nothing is [dealt](Planned::dealt) out by it.
+    pub(super) shortest_us: Four,
     pub(super) two: Which,
 }
 
@@ -77,6 +79,7 @@ impl Abreast {
         let us_per_member = of.us_per_member.at(places);
         let several_sets = ready.any(0b110 << SETS);
         let (mut count, mut work_us, mut longest_us) = (zero, zero, zero);
+        let mut shortest_us = Four::all(f64::INFINITY);
         let (mut exchange, mut most_at_once, mut most) = (zero, Four::all(f64::INFINITY), Four::all(f64::INFINITY));
         for class in cut.classes.iter() {
             let (by_pairs, pairs) = (&of.by_pairs[class.pairs as usize], f64::from(class.pairs));
@@ -113,7 +116,9 @@ impl Abreast {
                 let block = us_per_block + (shared_us + us_per_member * members).there(shares, zero);
                 let mine = (members * sets) * (groups * run.times);
                 count += mine;
-                work_us += mine * (block + pieces * piece_us_mean);
+                let mean_us = block + pieces * piece_us_mean;
+                work_us += mine * mean_us;
+                shortest_us = shortest_us.min(mean_us + run.missing);
                 longest_us = longest_us.max(block + pieces * piece_us_most);
                 if HOW != EQUAL {
                     // `Tile::exchange` without a cluster.
@@ -135,6 +140,9 @@ impl Abreast {
             let bytes = exchange * 512.0 + of.barriers.at(places);
             two = two.or(by_bytes.and(bytes.at_most(fits)));
         }
-        Blocks { count, work_us, longest_us, two }
+        if !planned.dealt {
+            shortest_us = Four::all(f64::INFINITY);
+        }
+        Blocks { count, work_us, longest_us, shortest_us, two }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{PlannedExchange, PlannedSite, Ready, SITES, Sites};
+use super::super::{PlannedBeside, PlannedExchange, PlannedSite, Ready, SITES, Sites};
 use super::*;
 use crate::batch::Segment;
 
-fn planned() -> Planned {
+pub(in super::super) fn planned() -> Planned {
     let tile = |times: f64| PlannedTile {
         us: 0.9 * times,
         us_per_block: 1.1,
@@ -32,6 +32,7 @@ fn planned() -> Planned {
         us_waiting: 0.3,
         waiting: 0.07,
         us_hidden: 0.4,
+        more_rows: Vec::new(),
     };
     Planned {
         multiprocessors: 132,
@@ -43,6 +44,7 @@ fn planned() -> Planned {
         prompts: false,
         mixed: false,
         rounds: false,
+        dealt: false,
         sites: vec![
             site(4096, &[4096, 1024, 1024]),
             site(1024, &[8192, 512]),
@@ -103,7 +105,7 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         column * tiles(outputs)
     };
     let lengths: f64 = parts().map(|(class, outputs)| of(class, outputs).0 * length(class, outputs)).sum();
-    let (mut blocks, mut work, mut longest, mut exchange) = (0.0, 0.0, 0.0_f64, 0);
+    let (mut blocks, mut work, mut longest, mut shortest, mut exchange) = (0.0, 0.0, 0.0_f64, f64::INFINITY, 0);
     for (class, outputs) in parts() {
         let (count, bytes) = of(class, outputs);
         let most = most_of(outputs);
@@ -143,6 +145,7 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         blocks += count * members * sets;
         work += count * members * sets * block(class.rows as f64 / count);
         longest = longest.max(block(f64::from(rows_most)));
+        shortest = shortest.min(block(class.rows as f64 / count));
         let exchanging = if alone { 1 } else { members as u32 };
         exchange = exchange.max(rule.tile.exchange(class.pairs, exchanged, exchanging, false));
     }
@@ -170,15 +173,27 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         let moved = classes.rows as f64 * 2e-6 * (inputs + outputs().map(|outputs| 2.0 * outputs).sum::<f64>());
         let missed = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
         let missed = (missed / planned.cache_megabytes_more).min(1.0);
-        let memory = (weights * planned.us_per_megabyte + missed * moved * planned.us_per_megabyte_beyond)
-            .max(groups * planned.us_per_megabyte_again + moved * planned.us_per_megabyte_of_rows);
+        let fetched = weights * planned.us_per_megabyte + missed * moved * planned.us_per_megabyte_beyond;
+        let cached = groups * planned.us_per_megabyte_again + moved * planned.us_per_megabyte_of_rows;
+        let memory = if planned.dealt { fetched + cached } else { fetched.max(cached) };
         // Every round by itself, the last of what is left.
-        let places = if two { 2.0 * chip } else { chip };
+        let cluster = rule.members().filter(|members| members.cluster).map_or(1, |members| u32::from(members.count));
+        let mut places = if two { 2.0 * chip } else { chip };
+        if planned.dealt && cluster > 1 {
+            // Of 132 multiprocessors two parts have 18, six 16.
+            let of_part = |multiprocessors: u32| multiprocessors * if two { 2 } else { 1 } / cluster;
+            places = f64::from((6 * of_part(16) + 2 * of_part(18)).max(1) * cluster);
+        }
         let (mut us, mut left) = (0.0, blocks);
         while left > 0.0 {
             let round = left.min(places);
-            let way = if blocks > places { mean } else { longest };
-            let crowded = if round > chip { cost.crowded } else { 0.0 };
+            let last = blocks > places && round < places;
+            let mut way = if blocks > places { mean } else { longest };
+            if planned.dealt && last {
+                way = way.min(mean * round / places + shortest);
+            }
+            let pairs = planned.dealt && ![1, 2, 4, 8, 16].contains(&cluster);
+            let crowded = if round > chip || pairs { cost.crowded } else { 0.0 };
             let slower = if two { 1.0 + crowded } else { cost.lonely };
             let sparse = if two { cost.sparse * (2.0 - round / chip).min(1.0) } else { 0.0 };
             us += (way * slower).hypot(memory * round / blocks * (1.0 + sparse));
@@ -188,10 +203,9 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
         return cost.us + scale * (us + uneven);
     }
     let beyond = (weights + kept * classes.rows as f64 * 2e-6 - planned.cache_megabytes).max(0.0);
-    let memory = beyond * planned.us_per_megabyte_beyond
-        + weights * planned.us_per_megabyte
-        + rows * planned.us_per_megabyte_of_rows
-        + groups * planned.us_per_megabyte_again;
+    let fetched = beyond * planned.us_per_megabyte_beyond + weights * planned.us_per_megabyte;
+    let cached = rows * planned.us_per_megabyte_of_rows + groups * planned.us_per_megabyte_again;
+    let memory = if planned.dealt { fetched.hypot(cached) } else { fetched + cached };
     let waiting = if blocks > 0.9 * chip { site.us_waiting + site.waiting * memory } else { 0.0 };
     cost.us + scale * (us * crowded - site.us_hidden).max(0.0).hypot(memory) + waiting
 }
@@ -199,7 +213,7 @@ fn by_hand(planned: &Planned, site: &PlannedSite, rule: Rule, classes: &Classes)
 /// All launches side by side; `decided` sees what the plan decided, and the fingerprint of what it depends on.
 fn abreast(planned: &Planned, sites: &Sites, classes: &Classes, mut decided: impl FnMut(u64, Ready)) -> [f64; SITES] {
     let abreast = planned.abreast(sites);
-    let (tiles, ready) = (abreast.tiles(planned, sites, classes), Ready::of(&planned.rules(sites, classes)));
+    let (tiles, ready) = (abreast.tiles(planned, sites, classes), Ready::of(planned, &planned.rules(sites, classes)));
     decided(abreast.print(classes, tiles), ready);
     abreast.price(planned, ready, classes, tiles)
 }
@@ -216,6 +230,7 @@ fn sums_over_projections_are_those_of_every_group_written_out() {
     for batch in 0..4000 {
         (planned.rounds, planned.packs, planned.prompts) = (batch % 2 == 1, batch % 4 >= 2, batch % 8 >= 4);
         planned.mixed = batch % 16 >= 8;
+        planned.dealt = batch % 3 > 0;
         let ranks = [&[16_u32][..], &[8, 16, 32, 64, 128]][draw(2) as usize];
         let most = 2 << draw(6);
         let mut segment = || Segment {
@@ -239,7 +254,7 @@ fn sums_over_projections_are_those_of_every_group_written_out() {
         }
         let classes = Classes::of(&segments);
         for site in &planned.sites {
-            let ready = Site::of(site);
+            let ready = Site::of(site, 0);
             let rule = planned.rule(&ready, &classes, planned.tile(&ready, &classes));
             match rule.shared {
                 Shared::Equal(members) => (equal, sets) = (equal + 1, sets + u32::from(members.sets > 1)),
@@ -253,10 +268,10 @@ fn sums_over_projections_are_those_of_every_group_written_out() {
             );
             assert!((us / by_hand - 1.0).abs() < 1e-12, "{us} {by_hand} {rule:?} {segments:?}");
         }
-        let sites = planned.compiled();
+        let sites = planned.compiled(0);
         let one_by_one = planned.us_by(&sites, &planned.rules(&sites, &classes), &classes);
         let us = abreast(&planned, &sites, &classes, |print, ready| {
-            let known = *rules.entry((batch % 16, print)).or_insert(ready);
+            let known = *rules.entry((batch % 16, planned.dealt, print)).or_insert(ready);
             assert_eq!(known, ready, "two batches with the same print: {segments:?}");
         });
         assert_eq!(us, one_by_one, "{segments:?}");
@@ -290,4 +305,34 @@ fn two_blocks_fit_up_to_some_bytes_of_exchange_which_longer_stages_make_fewer() 
             }
         }
     }
+}
+
+#[test]
+fn launches_beside_products_of_more_rows_fare_as_these_kernels_let_them() {
+    let mut planned = planned();
+    let (first, more) = (
+        planned.sites[0].beside(0),
+        PlannedBeside { rows: 9, scale: 1.7, us_waiting: 2.0, waiting: 0.3, us_hidden: 1.1 },
+    );
+    planned.sites[0].more_rows = vec![more, PlannedBeside { rows: 17, us_hidden: 3.0, ..more }];
+    assert_eq!(planned.check(), Ok(()));
+    assert_eq!(
+        [0, 8, 9, 16, 17, 400].map(|rows| planned.sites[0].beside(rows).us_hidden),
+        [0.4, 0.4, 1.1, 1.1, 3.0, 3.0]
+    );
+    assert_eq!(planned.rows_apart(), [0, 9, 17]);
+    let segments = [Segment { rank: 16, decode_rows: 1, prefill_rows: 0 }; 5];
+    let alike = |beside: PlannedBeside| {
+        let PlannedBeside { scale, us_waiting, waiting, us_hidden, .. } = beside;
+        let mut planned = planned.clone();
+        planned.sites[0] =
+            PlannedSite { scale, us_waiting, waiting, us_hidden, more_rows: Vec::new(), ..planned.sites[0].clone() };
+        planned.us(&segments, 0)
+    };
+    let more = [9, 17].map(|rows| planned.sites[0].beside(rows));
+    assert_eq!(planned.us(&segments, 8), alike(first));
+    assert_eq!([16, 32].map(|rows| planned.us(&segments, rows)), more.map(alike));
+    assert!(planned.us(&segments, 16) > planned.us(&segments, 32));
+    planned.sites[0].more_rows.reverse();
+    assert!(planned.check().unwrap_err().contains("rows must rise"));
 }
