@@ -43,7 +43,10 @@ use vidur::VidurTables;
 /// adapters and by prompts ([`WholeStep`]), tiles of prompts ([`attention::Tiled`]), regimes of decode attention ([`attention::DecodeRegime`]), plans of adapters
 /// ([`lora::Planned`]), a host that waits longer for more ([`HostCost::us_per_doubling`]), clocks that sag under prompts ([`ClockSag`]), and the spread of measurements ([`Spread`]). What version 1 says,
 /// it still says.
-pub const SCHEMA: u32 = 2;
+///
+/// Version 3 says anew what version 2 said of tiles of prompts (what a block takes besides its keys, and which share of a chip is taken) and of clocks that sag (by rows,
+/// whatever they are of): such a profile of version 2 is not read, its recording is fitted again.
+pub const SCHEMA: u32 = 3;
 
 /// The oldest version of the format that this build reads.
 pub const SCHEMA_OLDEST: u32 = 1;

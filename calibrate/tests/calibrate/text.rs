@@ -42,12 +42,24 @@ fn a_value_of_the_wrong_kind_is_refused_at_its_line() {
 
 #[test]
 fn another_version_is_said_to_be_another_version_whatever_else_is_in_it() {
-    for (version, way_out) in [("3", "newer build"), ("0", "make the profile again")] {
+    for (version, way_out) in [("4", "newer build"), ("0", "make the profile again")] {
         let text = format!("schema = {version}\nsomething_new = true\n");
         let error = read("my.toml", &text).unwrap_err();
         assert!(matches!(error, CalibrateError::Version { line: 1, .. }), "{error}");
         assert!(error.to_string().contains(way_out), "{error}");
     }
+}
+
+/// What version 3 says otherwise than 2 is not taken for what 2 said; the rest of a profile of version 2 is what it was.
+#[test]
+fn a_profile_of_version_2_is_read_as_far_as_it_says_what_3_does() {
+    let of_2 = |name: &str| {
+        let text = find(name).expect("shipped").text.replacen("schema = 3", "schema = 2", 1);
+        read("old.toml", &text).map(|profile| profile.schema).map_err(|error| error.to_string())
+    };
+    assert_eq!(of_2("derived-a100-80gb-llama-2-7b"), Ok(2));
+    let refused = of_2("measured-h200-llama-2-7b").unwrap_err();
+    assert!(refused.contains("tiles of prompts") && refused.contains("fit its recording again"), "{refused}");
 }
 
 #[test]

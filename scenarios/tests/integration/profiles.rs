@@ -130,7 +130,7 @@ fn what_is_damaged_is_refused_with_its_line() {
     bench.write("old.jsonl", text.replacen("\"format\":2", "\"format\":9", 1));
     let done = bench.aril(&["profile", "plot", PROFILE, "--measurements", "old.jsonl"]);
     assert!(done.code == 2, "{}", done.err);
-    bench.write("new.toml", bench.text(PROFILE).replacen("schema = 2", "schema = 9", 1));
+    bench.write("new.toml", bench.text(PROFILE).replacen("schema = 3", "schema = 9", 1));
     let done = bench.aril(&["profile", "show", "new.toml"]);
     assert!(done.code == 2 && done.err.contains("new.toml:1") && done.err.contains("newer build"), "{}", done.err);
     let done = bench.aril(&["profile", "show", "derived-h20-llama-2-7b"]);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::attention::DecodeAttention;
+use super::attention::{DecodeAttention, PromptCost};
 use super::curve::{above_zero, finite, increasing, not_negative};
 use super::{HostCost, Profile, Range, SCHEMA, SCHEMA_OLDEST, Spread, WholeStep};
 
@@ -36,6 +36,13 @@ impl Profile {
             return Err(self.bad("schema")(format!(
                 "{} is none of the versions {known} that this build reads",
                 self.schema
+            )));
+        }
+        if self.schema == 2
+            && let Some(part) = self.said_anew()
+        {
+            return Err(self.bad("schema")(format!(
+                "version 3 means something else by {part} than 2: fit its recording again"
             )));
         }
         if self.name.trim().is_empty() {
@@ -111,6 +118,15 @@ impl Profile {
             }
             None => Ok(()),
         }
+    }
+
+    /// A part that version 3 says otherwise than version 2.
+    fn said_anew(&self) -> Option<&'static str> {
+        let parts = [
+            ("tiles of prompts", matches!(self.prefill_attention.prompt, PromptCost::Tiles(_))),
+            ("clocks that sag", self.clock_sag.is_some()),
+        ];
+        parts.into_iter().find_map(|(part, there)| there.then_some(part))
     }
 
     fn check_host(&self) -> Result<(), String> {
