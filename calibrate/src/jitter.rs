@@ -35,7 +35,9 @@ impl<E: Executor> Executor for Jittered<E> {
         let price = self.inner.run(batch);
         let (how, what): (f64, f64) = (self.random.random(), self.random.random());
         let factor = quantile(&self.levels, &self.ratio, how) * quantile(&self.levels, &self.residual, what);
-        Price::once(Span::from_secs_f64(price.first.as_secs_f64() * factor).max(Span::from_ps(1)))
+        let took = Span::from_secs_f64(price.first.as_secs_f64() * factor).max(Span::from_ps(1));
+        // What the step leaves of the clocks, the next one feels.
+        Price { sag: price.sag, ..Price::once(took) }
     }
 
     fn coverage(&self) -> Coverage {

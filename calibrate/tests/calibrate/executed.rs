@@ -7,9 +7,9 @@ use std::rc::Rc;
 use aril_calibrate::executor::{Computed, Part, RealExecutor, Room, Stepper};
 use aril_calibrate::find;
 use aril_calibrate::jitter::Jittered;
-use aril_calibrate::machine::MachineError;
+use aril_calibrate::machine::{MachineError, StepShape};
 use aril_calibrate::probe::Shape;
-use aril_sim::batch::{Batch, Executor, Modelled, Slice};
+use aril_sim::batch::{Batch, Executor, Modelled, Sag, Slice};
 use aril_sim::cost::CompiledCost;
 use aril_sim::fact::{Fact, LoadCause, Observer, Tier};
 use aril_sim::profile::lora::LoraKernel;
@@ -169,4 +169,23 @@ fn jitter_is_off_without_measurements_and_repeats_with_its_seed() {
     assert!(drawn.iter().all(|us| (0.89..1.21).contains(&(us / price))));
     let below = drawn.iter().filter(|us| **us < price).count();
     assert!((150..250).contains(&below), "half of them are below the price: {below}");
+}
+
+/// A draw of one changes nothing, neither what a step takes nor what it leaves of the clocks.
+#[test]
+fn jitter_leaves_the_clocks_as_the_step_does() {
+    let mut profile = find("measured-h200-llama-2-7b").unwrap().profile().unwrap();
+    assert!(profile.clock_sag.is_some());
+    let step = profile.spread.iter_mut().find(|spread| spread.of == "step").expect("scatter of steps");
+    step.ratio.fill(1.0);
+    step.residual.fill(1.0);
+    let cost = || CompiledCost::compile(&profile, LoraKernel::Segmented).unwrap();
+    let price = |executor: &mut dyn Executor| {
+        let (slices, shape) = ([slice(1, None, 0, 2048)], StepShape::prompt(2048, 0).probe(false));
+        executor.run(&Batch { replica: ReplicaId(0), slices: &slices, shape: shape.view() })
+    };
+    let plain = price(&mut Modelled(cost()));
+    let drawn = price(&mut Jittered::new(Modelled(cost()), &profile, 1, 0).unwrap());
+    assert_ne!(plain.sag, Sag::NONE, "2,048 tokens make the clocks sag");
+    assert_eq!(drawn.sag, plain.sag);
 }

@@ -12,6 +12,7 @@ use aril_calibrate::machine::{Machine, Question};
 use aril_calibrate::measure::{Budget, Measured, Progress, measure};
 use aril_calibrate::plan::{Plan, kind};
 use aril_calibrate::recording::{Recording, Writer};
+use aril_sim::gpu::Gpu;
 use aril_sim::profile::lora::LoraKernel;
 use aril_sim::time::Span;
 use clap::ValueEnum;
@@ -21,6 +22,7 @@ use super::output;
 use crate::error::ArilError;
 use crate::manifest::build;
 use crate::run::now;
+use crate::wrong::Wrong;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CalibrateArguments {
@@ -63,6 +65,7 @@ pub(super) fn calibrate(arguments: &CalibrateArguments) -> Result<ExitCode, Aril
         MachineChoice::Gpu => Box::new(LlamaGpu::open(&arguments.model, arguments.tensor_parallel)?),
         MachineChoice::Synthetic => Box::new(SyntheticGpu::h200_llama_2_7b(arguments.seed)),
     };
+    has_data_sheet(&machine.identity().gpu_name)?;
     fs::create_dir_all(&arguments.out).map_err(ArilError::io("create the folder", &arguments.out))?;
     let name = name(machine.as_ref(), arguments.machine);
     let file = arguments.out.join(format!("{name}.jsonl"));
@@ -88,6 +91,16 @@ pub(super) fn calibrate(arguments: &CalibrateArguments) -> Result<ExitCode, Aril
     let profile = arguments.out.join(format!("{name}.toml"));
     fs::write(&profile, aril_calibrate::write(&fitted.profile)).map_err(ArilError::io("write", &profile))?;
     output::print(&told(&measured, &fitted, &recording, &file, &profile))
+}
+
+/// What bounds the operations of a GPU is in its data sheet: without one, nothing that was measured could be fitted.
+fn has_data_sheet(gpu: &str) -> Result<(), Wrong> {
+    if Gpu::named(gpu).is_some() {
+        return Ok(());
+    }
+    let known: Vec<&str> = Gpu::names().collect();
+    Err(Wrong::new(format!("there is no data sheet of the GPU `{gpu}`"))
+        .help(format!("a calibration fits {}", known.join(", "))))
 }
 
 /// The family of measured profiles of this GPU, and its model: what scenarios find it by.
@@ -183,4 +196,16 @@ fn told(
     fitted.notes.iter().for_each(|note| text += &format!("note: {note}\n"));
     text += &format!("{}\n{}\n", file.display(), profile.display());
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_nothing_could_be_fitted_for_is_refused_before_it_is_measured() {
+        assert!(has_data_sheet("h200").is_ok());
+        let refused = has_data_sheet("NVIDIA RTX A6000").unwrap_err().to_string();
+        assert!(refused.contains("NVIDIA RTX A6000") && refused.contains("h100"), "{refused}");
+    }
 }

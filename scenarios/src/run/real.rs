@@ -10,7 +10,9 @@ use aril_calibrate::validate::{Lives, Validation, validate as set_beside};
 use aril_sim::cost::CompiledCost;
 use aril_sim::engine::{self, Ended};
 use aril_sim::fact::Observer;
+use aril_sim::model::Precision;
 use aril_sim::model::lora::LoraTarget;
+use aril_sim::profile::lora::LoraKernel;
 use aril_sim::settings::ClusterSettings;
 
 use super::job::{Offer, within_clock};
@@ -30,7 +32,8 @@ impl Ready {
     /// Opens the GPU, loads nothing yet, and cuts the cluster's memory to what is really there.
     ///
     /// # Errors
-    /// Where there is no GPU or model for it; for more than one replica, and for kernels that the GPU's whole step has not.
+    /// Where there is no GPU or model for it; for more than one replica, for kernels and weights that the GPU's whole step has not, and for a
+    /// profile of another GPU.
     pub(super) fn new(setup: &Setup, seed: u64, offer: &Offer) -> Result<Ready, ArilError> {
         let mut cluster = setup.cluster(seed);
         let refuse = |key: &str, problem: String, help: &str| ArilError::from(Wrong::at(key, problem).help(help));
@@ -43,10 +46,12 @@ impl Ready {
             let problem = format!("blocks of {} tokens: the GPU's KV cache has blocks of 16", replica.block_size);
             return Err(refuse("engine", problem, "set block_size = 16"));
         }
+        can_be_real(setup.kernel, setup.model.weights)?;
         let slots = replica.lora_slots.max(replica.max_loras);
         let ranks: Vec<u32> = offer.catalog().adapters.iter().map(|adapter| adapter.rank).collect();
         let widest = ranks.iter().copied().max().unwrap_or(1).max(replica.max_lora_rank.min(128));
         let stepper = LlamaStepper::open(&setup.model.name, replica.gpus, (slots, widest), &ranks)?;
+        is_its_own(&setup.profiles[replica.executor].gpu.name, &stepper.identity().gpu_name)?;
         replica.kv_blocks = replica.kv_blocks.min(stepper.room().kv_blocks);
         Ok(Ready { stepper, cluster, ranks })
     }
@@ -87,6 +92,27 @@ impl Ready {
     }
 }
 
+/// The whole step of a GPU has our kernel, or no adapters, and weights of 16 bits.
+fn can_be_real(kernel: LoraKernel, weights: Precision) -> Result<(), Wrong> {
+    if !matches!(kernel, LoraKernel::None | LoraKernel::Segmented) {
+        let problem = format!("the kernel {kernel} is priced, but no step of a GPU has it");
+        return Err(Wrong::at("engine", problem).help("set lora_kernel = \"segmented\""));
+    }
+    match weights {
+        Precision::Fp16 | Precision::Bf16 => Ok(()),
+        Precision::Fp8 => Err(Wrong::at("model", "steps of a GPU have weights of 16 bits".to_owned())),
+    }
+}
+
+/// A real run stands beside prices of the same GPU, or it says nothing of them.
+fn is_its_own(profile: &str, machine: &str) -> Result<(), Wrong> {
+    if profile == machine {
+        return Ok(());
+    }
+    let problem = format!("this machine's GPU is `{machine}`, the pool's costs are of `{profile}`");
+    Err(Wrong::at("pool", problem).help("run on that GPU, or calibrate this one and give its profile"))
+}
+
 fn take(log: &Rc<RefCell<Log>>) -> Log {
     std::mem::take(&mut *log.borrow_mut())
 }
@@ -118,4 +144,26 @@ pub fn validate(plan: &Plan) -> Result<(Validation, Log), ArilError> {
         profile.load.link(true).duration(bytes).as_secs_f64() * 1e6
     };
     Ok((set_beside(&real, &simulated, &log, load_us), log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_step_of_a_gpu_has_is_refused_before_one_is_opened() {
+        for kernel in LoraKernel::ALL {
+            let fits = matches!(kernel, LoraKernel::None | LoraKernel::Segmented);
+            assert_eq!(can_be_real(kernel, Precision::Fp16).is_ok(), fits, "{kernel}");
+        }
+        assert!(can_be_real(LoraKernel::Segmented, Precision::Bf16).is_ok());
+        assert!(can_be_real(LoraKernel::Segmented, Precision::Fp8).is_err());
+    }
+
+    #[test]
+    fn prices_of_another_gpu_are_refused() {
+        assert!(is_its_own("h200", "h200").is_ok());
+        let refused = is_its_own("h100", "h200").unwrap_err().to_string();
+        assert!(refused.contains("h100") && refused.contains("h200"), "{refused}");
+    }
 }
