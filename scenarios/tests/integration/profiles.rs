@@ -31,7 +31,7 @@ fn a_calibration_is_made_gone_on_with_shown_compared_and_drawn() {
     assert!(shown.contains("made-up GPU") && shown.contains("a fifth at random"), "{shown}");
     let json: serde_json::Value =
         serde_json::from_str(&bench.ok(&["profile", "show", PROFILE, "--format", "json"])).expect("JSON");
-    assert_eq!(json["schema"], 2);
+    assert_eq!(json["schema"], 3);
     let checked = bench.ok(&["profile", "check", PROFILE]);
     assert!(checked.contains("nothing is strange"), "{checked}");
     let same = bench.ok(&["profile", "diff", PROFILE, PROFILE, "--within", "2"]);
