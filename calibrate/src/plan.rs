@@ -204,6 +204,23 @@ mod tests {
         assert!(plan.seconds() < 9.0 * 60.0, "{} s", plan.seconds());
     }
 
+    /// Drift within a round would look like shape where questions of a kind stood together.
+    #[test]
+    fn kinds_of_questions_are_mixed_within_a_round() {
+        let (plan, _) = plan(7);
+        let rounds: BTreeSet<u32> = plan.points.iter().map(|point| point.round).collect();
+        let longest = rounds
+            .iter()
+            .map(|round| {
+                plan.points.iter().filter(|p| p.round == *round).map(|p| kind(&p.question)).collect::<Vec<_>>()
+            })
+            .max_by_key(Vec::len)
+            .expect("there are rounds");
+        let kinds: BTreeSet<&String> = longest.iter().collect();
+        let changes = longest.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert!(changes > 5 * kinds.len(), "{changes} changes among {} kinds of {}", kinds.len(), longest.len());
+    }
+
     #[test]
     fn rounds_come_in_order_and_the_first_stage_takes_half_at_most() {
         let (plan, _) = plan(7);

@@ -175,14 +175,19 @@ fn errors(
     extent: &Extent,
     split: Split,
 ) -> Result<Vec<Error>, CalibrateError> {
-    let train = data.keep(|question| !split.holds(question, extent));
-    let unseen = data.keep(|question| split.holds(question, extent) && split.judges(question));
+    let (train, unseen) = apart(data, extent, split);
     if unseen.points().is_empty() {
         return Ok(Vec::new());
     }
     let mut notes = Vec::new();
     let profile = model(&train, identity, origin, &mut notes)?;
     predictions(&unseen, &profile)
+}
+
+/// What a fit is made of, and what it never saw and is judged by.
+fn apart(data: &Data, extent: &Extent, split: Split) -> (Data, Data) {
+    let train = data.keep(|question| !split.holds(question, extent));
+    (train, data.keep(|question| split.holds(question, extent) && split.judges(question)))
 }
 
 /// What a profile says of every point, beside what was measured.
@@ -348,4 +353,40 @@ fn hash(text: &str) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     // The low bits of FNV are its weakest.
     hash ^ (hash >> 29)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn what_is_judged_was_no_part_of_the_fit_and_every_fold_is_judged_once() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("measurements/measured-h200-llama-2-7b.jsonl.gz");
+        let recording = Recording::read(&file).expect("committed");
+        let (data, machine) = (Data::of(&recording), recording.machine());
+        let extent = Extent::of(&data, &machine.row_buckets);
+        let keys =
+            |data: &Data| -> BTreeSet<String> { data.points().iter().map(|point| point.question.key()).collect() };
+        let mut judged = BTreeSet::new();
+        for fold in 0..FOLDS {
+            let (train, unseen) = apart(&data, &extent, Split::Fold(fold));
+            let (train, unseen) = (keys(&train), keys(&unseen));
+            assert!(train.is_disjoint(&unseen) && unseen.len() > 100, "fold {fold}: {} unseen", unseen.len());
+            assert_eq!(train.len() + unseen.len(), keys(&data).len());
+            assert!(judged.is_disjoint(&unseen), "fold {fold} is judged twice");
+            judged.extend(unseen);
+        }
+        for split in [Split::LongestContexts, Split::LargestBatches, Split::LongestPrompts, Split::MostAdapters] {
+            let (train, unseen) = apart(&data, &extent, split);
+            assert!(keys(&train).is_disjoint(&keys(&unseen)) && !unseen.points().is_empty());
+        }
+        let never = data.points().iter().filter(|point| !judged.contains(&point.question.key()));
+        assert!(
+            never.into_iter().all(|point| extent.is_bucket(&point.question)),
+            "only padded sizes are never held out"
+        );
+    }
 }
