@@ -214,3 +214,54 @@ impl fmt::Display for Validation {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 200 requests that wait 1, 2, … 200 ms times `waits` and take 10 ms times `gaps` for each further token, of which the first has none.
+    fn lives(waits: f64, gaps: f64) -> Lives {
+        let lives = Lives::default();
+        for n in 1..=200_u32 {
+            let (ttft_s, tokens) = (f64::from(n) * 1e-3 * waits, if n == 1 { 1 } else { 11 });
+            let got = Got { ttft_s, e2e_s: ttft_s + f64::from(tokens - 1) * 10e-3 * gaps, tokens };
+            lives.0.borrow_mut().insert(RequestId(n), got);
+        }
+        *lives.1.borrow_mut() = 4.0;
+        lives
+    }
+
+    fn set_beside(waits: f64, gaps: f64) -> Validation {
+        validate(&lives(1.0, 1.0), &lives(waits, gaps), &Log::default(), |_| 1.0)
+    }
+
+    #[test]
+    fn figures_are_of_all_requests_and_verdicts_of_what_was_promised() {
+        let found = set_beside(1.04, 0.98);
+        let of = |what: &str| found.pairs.iter().find(|pair| pair.what == what).expect("a figure");
+        let near = |what: &str, real: f64, percent: f64| {
+            let pair = of(what);
+            assert!((pair.real - real).abs() < 1e-9 * real, "{pair:?}");
+            assert!((pair.percent() - percent).abs() < 1e-9, "{pair:?}");
+        };
+        near("requests finished", 200.0, 0.0);
+        near("output tokens a second", (1.0 + 199.0 * 11.0) / 4.0, 0.0);
+        near("mean TPOT", 10.0, -2.0);
+        near("mean TTFT", 100.5, 4.0);
+        let (p99, percent) = (of("p99 TTFT").real, of("p99 TTFT").percent());
+        assert!((197.5..199.5).contains(&p99) && (percent - 4.0).abs() < 1e-9, "{p99} {percent}");
+        let ttft = found.one_by_one.iter().find(|one| one.of == "TTFT by request").expect("one by one");
+        assert_eq!(ttft.count, 200);
+        assert!((ttft.median_percent - 4.0).abs() < 1e-9 && (ttft.mean_signed_percent - 4.0).abs() < 1e-9);
+        let verdict = |validation: &Validation, what: &str| {
+            let text = validation.to_string();
+            let line = text.lines().find(|line| line.starts_with(what)).expect("a line").to_owned();
+            line.contains("MISSES")
+        };
+        assert!(!verdict(&found, "mean TPOT") && !verdict(&found, "p99 TTFT"));
+        let far = set_beside(1.06, 1.04);
+        assert!(verdict(&far, "mean TPOT") && verdict(&far, "p99 TTFT") && !verdict(&far, "output tokens"));
+        let short = set_beside(0.94, 0.96);
+        assert!(verdict(&short, "mean TPOT") && verdict(&short, "p99 TTFT"), "too short is as far");
+    }
+}
