@@ -33,6 +33,8 @@ pub struct Summary {
     pub lora: Vec<LoraFigures>,
     /// A load of a rank-16 adapter from pinned memory: (bytes, microseconds).
     pub load: (u64, f64),
+    /// A load beside a running step: how many times as long take pinned copies, pageable ones, and the step.
+    pub beside: [f64; 3],
     /// What steps take longer behind prompts, where that is known.
     pub clock_sag: Option<ClockSag>,
 }
@@ -96,6 +98,11 @@ pub fn show(profile: &Profile) -> Result<Summary, CalibrateError> {
         prefill,
         lora: lora?,
         load: (bytes, profile.load.link(true).duration(bytes).as_secs_f64() * 1e6),
+        beside: [
+            profile.load.copy_slowdown,
+            profile.load.pageable_copy_slowdown.unwrap_or(profile.load.copy_slowdown),
+            profile.load.step_slowdown,
+        ],
         clock_sag: profile.clock_sag,
     })
 }
@@ -157,6 +164,11 @@ impl fmt::Display for Summary {
             "load of a rank-{RANK} adapter, {:.1} MB:     {:>9.3} ms",
             self.load.0 as f64 / 1e6,
             self.load.1 / 1e3
+        )?;
+        let [pinned, pageable, step] = self.beside;
+        writeln!(
+            f,
+            "a load beside a step:         copies x {pinned:.2} (pageable x {pageable:.2}), the step x {step:.2}"
         )?;
         if let Some(sag) = &self.clock_sag {
             writeln!(f, "right behind long prompts:    {}", behind_prompts(sag))?;

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use aril_calibrate::CalibrateError;
 use aril_calibrate::machine::gpu::LlamaGpu;
 use aril_calibrate::machine::synthetic::SyntheticGpu;
 use aril_calibrate::machine::{Machine, Question};
@@ -63,7 +64,7 @@ enum MachineChoice {
 pub(super) fn calibrate(arguments: &CalibrateArguments) -> Result<ExitCode, ArilError> {
     let mut machine: Box<dyn Machine> = match arguments.machine {
         MachineChoice::Gpu => Box::new(LlamaGpu::open(&arguments.model, arguments.tensor_parallel)?),
-        MachineChoice::Synthetic => Box::new(SyntheticGpu::h200_llama_2_7b(arguments.seed)),
+        MachineChoice::Synthetic => Box::new(made_up(&arguments.model, arguments.seed)?),
     };
     has_data_sheet(&machine.identity().gpu_name)?;
     fs::create_dir_all(&arguments.out).map_err(ArilError::io("create the folder", &arguments.out))?;
@@ -87,10 +88,33 @@ pub(super) fn calibrate(arguments: &CalibrateArguments) -> Result<ExitCode, Aril
     bar.finish_and_clear();
     drop((machine, writer));
     let recording = Recording::read(&file)?;
-    let fitted = aril_calibrate::fit::fit(&recording, &name, &file.display().to_string())?;
+    let fitted = aril_calibrate::fit::fit(&recording, &name, &file.display().to_string())
+        .map_err(|error| too_few(error, measured.missing.len(), &file))?;
     let profile = arguments.out.join(format!("{name}.toml"));
     fs::write(&profile, aril_calibrate::write(&fitted.profile)).map_err(ArilError::io("write", &profile))?;
     output::print(&told(&measured, &fitted, &recording, &file, &profile))
+}
+
+/// The machine that is made up, which computes one model.
+fn made_up(model: &str, seed: u64) -> Result<SyntheticGpu, Wrong> {
+    let gpu = SyntheticGpu::h200_llama_2_7b(seed);
+    let known = &gpu.identity().model.name;
+    if model != known {
+        return Err(Wrong::new(format!("the made-up GPU has no `{model}`")).help(format!("it computes {known}")));
+    }
+    Ok(gpu)
+}
+
+/// Where questions are missing, more time is what helps.
+fn too_few(error: CalibrateError, missing: usize, file: &Path) -> ArilError {
+    if missing == 0 {
+        return error.into();
+    }
+    ArilError::Input {
+        path: file.to_owned(),
+        problem: format!("{error}: {missing} questions are missing"),
+        help: "what was measured is kept: go on with --resume".to_owned(),
+    }
 }
 
 /// What bounds the operations of a GPU is in its data sheet: without one, nothing that was measured could be fitted.

@@ -28,6 +28,7 @@ fn a_calibration_is_made_gone_on_with_shown_compared_and_drawn() {
     assert!(told.contains(" 0 missing"), "{told}");
 
     let shown = bench.ok(&["profile", "show", PROFILE]);
+    assert!(shown.contains("a load beside a step:         copies x 1.1"), "{shown}");
     assert!(shown.contains("made-up GPU") && shown.contains("a fifth at random"), "{shown}");
     let json: serde_json::Value =
         serde_json::from_str(&bench.ok(&["profile", "show", PROFILE, "--format", "json"])).expect("JSON");
@@ -135,6 +136,19 @@ fn what_is_damaged_is_refused_with_its_line() {
     assert!(done.code == 2 && done.err.contains("new.toml:1") && done.err.contains("newer build"), "{}", done.err);
     let done = bench.aril(&["profile", "show", "derived-h20-llama-2-7b"]);
     assert!(done.code == 2 && done.err.contains("did you mean"), "{}", done.err);
+}
+
+#[test]
+fn a_calibration_that_cannot_be_made_says_what_is_missing() {
+    let bench = Bench::new();
+    let done = bench.aril(&calibrate(&["--budget", "1s"]));
+    assert!(
+        done.code == 2 && done.err.contains("questions are missing") && done.err.contains("--resume"),
+        "{}",
+        done.err
+    );
+    let done = bench.aril(&["calibrate", "--model", "llama-2-13b", "--machine", "synthetic", "--out", "other"]);
+    assert!(done.code == 2 && done.err.contains("it computes llama-2-7b"), "{}", done.err);
 }
 
 #[test]
