@@ -176,31 +176,29 @@ fn form(For { chip, place, kernels }: For<'_>, at: &[f64]) -> Planned {
         if behind { PlannedTile { rounding: 0.0, ..figures } } else { figures }
     };
     let mut sites = chip.sites.clone();
+    let of_sites = of_tiles + MEMORY.len() + CACHE.len();
+    let beyond = of_sites + SITE.len() * sites.len();
     for (index, site) in sites.iter_mut().enumerate() {
-        let first = of_tiles + MEMORY.len() + CACHE.len() + index * SITE.len();
+        let first = of_sites + index * SITE.len();
         site.scale = figure(first);
         // Behind a product there is nothing to wait for, and nothing hides.
-        site.us_waiting = if place == Where::Beside { figure(first + 1) } else { 0.0 };
-        site.waiting = if place == Where::Beside { figure(first + 3) } else { 0.0 };
-        site.us_hidden = if place == Where::Beside { figure(first + 2) } else { 0.0 };
-        if !behind {
-            let ratios = of_tiles + MEMORY.len() + CACHE.len() + SITE.len() * chip.sites.len();
-            let more = |number: usize| {
-                let first = ratios + (number * chip.sites.len() + index) * SITE.len();
-                PlannedBeside {
-                    rows: MORE_ROWS[number],
-                    scale: site.scale * figure(first),
-                    us_waiting: site.us_waiting * figure(first + 1),
-                    us_hidden: site.us_hidden * figure(first + 2),
-                    waiting: site.waiting * figure(first + 3),
-                }
-            };
-            site.more_rows = (0..MORE_ROWS.len()).map(more).collect();
-        }
         if behind {
-            let scales = of_tiles + MEMORY.len() + CACHE.len() + SITE.len() * chip.sites.len() + index * kernels.tiles;
+            let scales = beyond + index * kernels.tiles;
             site.scales = (scales..scales + kernels.tiles).map(figure).collect();
+            continue;
         }
+        (site.us_waiting, site.us_hidden, site.waiting) = (figure(first + 1), figure(first + 2), figure(first + 3));
+        let more = |number: usize| {
+            let first = beyond + (number * chip.sites.len() + index) * SITE.len();
+            PlannedBeside {
+                rows: MORE_ROWS[number],
+                scale: site.scale * figure(first),
+                us_waiting: site.us_waiting * figure(first + 1),
+                us_hidden: site.us_hidden * figure(first + 2),
+                waiting: site.waiting * figure(first + 3),
+            }
+        };
+        site.more_rows = (0..MORE_ROWS.len()).map(more).collect();
     }
     Planned {
         multiprocessors: chip.multiprocessors,

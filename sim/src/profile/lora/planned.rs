@@ -136,9 +136,22 @@ pub struct PlannedBeside {
 impl PlannedSite {
     /// How its launch fares in a step of so many rows.
     pub(crate) fn beside(&self, rows: u32) -> PlannedBeside {
+        self.more_rows.iter().rev().find(|beside| beside.rows <= rows).copied().unwrap_or_else(|| self.own())
+    }
+
+    /// Its own figures.
+    fn own(&self) -> PlannedBeside {
         let PlannedSite { scale, us_waiting, waiting, us_hidden, .. } = *self;
-        let first = PlannedBeside { rows: 0, scale, us_waiting, waiting, us_hidden };
-        self.more_rows.iter().rev().find(|beside| beside.rows <= rows).copied().unwrap_or(first)
+        PlannedBeside { rows: 0, scale, us_waiting, waiting, us_hidden }
+    }
+}
+
+impl PlannedBeside {
+    fn check(&self) -> Result<(), String> {
+        not_negative("scale", self.scale)?;
+        not_negative("us_waiting", self.us_waiting)?;
+        not_negative("waiting", self.waiting)?;
+        not_negative("us_hidden", self.us_hidden)
     }
 }
 
@@ -297,22 +310,16 @@ impl Planned {
             {
                 return Err("a site without inputs or outputs, or with too many".to_owned());
             }
-            not_negative("scale", site.scale)?;
+            site.own().check()?;
             if site.scales.len() > TILES {
                 return Err(format!("{} scales of a site: there are {TILES} kinds of tiles", site.scales.len()));
             }
             site.scales.iter().try_for_each(|scale| not_negative("scales", *scale))?;
-            not_negative("us_waiting", site.us_waiting)?;
-            not_negative("waiting", site.waiting)?;
-            not_negative("us_hidden", site.us_hidden)?;
             if !site.more_rows.is_sorted_by(|one, next| one.rows < next.rows) {
                 return Err("more_rows of a site: rows must rise".to_owned());
             }
             for beside in &site.more_rows {
-                not_negative("more_rows: scale", beside.scale)?;
-                not_negative("more_rows: us_waiting", beside.us_waiting)?;
-                not_negative("more_rows: waiting", beside.waiting)?;
-                not_negative("more_rows: us_hidden", beside.us_hidden)?;
+                beside.check().map_err(|problem| format!("more_rows: {problem}"))?;
             }
         }
         not_negative("us_per_megabyte", self.us_per_megabyte)?;
